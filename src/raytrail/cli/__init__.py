@@ -1,0 +1,133 @@
+"""The command line: one file a command, imported when it is called; files with a leading underscore are shared."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from raytrail.errors import ConfigError, NotFoundError, RaytrailError
+
+COMMANDS = {
+    "Ship and keep": {
+        "up": "Agent, history and server in one process, for one machine.",
+        "agent": "Publish what Ray writes on this node.",
+        "history": "Keep what the agents publish.",
+        "serve": "Answer over HTTP, as the clusters would have.",
+        "import": "Read sessions that Ray left on disk into a history.",
+    },
+    "Ask": {
+        "clusters": "List the clusters of a history.",
+        "list": "List tasks, actors, nodes, jobs, ... of a cluster, as they were at any time.",
+        "get": "Show one task, actor, node, job, ... in full.",
+        "summary": "Count tasks or actors by name and state.",
+        "sql": "Ask all clusters in SQL.",
+        "ledger": "Show what was written, what was stored, and what is missing.",
+        "subscribe": "Print events as they are published.",
+        "schema": "Print the JSON Schema of events.",
+    },
+    "Care": {
+        "doctor": "Say what this node would export, and what is wrong.",
+        "settings": "Show every setting with its value.",
+        "seal": "Close a session for good.",
+        "rebuild": "Make a session's state anew from its events alone.",
+    },
+}
+"""
+Each command with the first sentence of its help, by section.
+
+It stands here so that ``raytrail --help`` imports no command; a test keeps the two equal.
+"""
+
+OK, DIFFERENT, USAGE, BROKEN, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
+
+_HELP = """\
+Ray's Export API, end to end: every state change of a Ray cluster as a stream, and a history that answers after
+the cluster is gone.
+
+\b
+    file -> tail -> chunk -> publish -> consume -> append -> fold -> serve
+            '------- agent -------'     '------ history ------'
+"""
+
+_EPILOG = """\
+\b
+Exit codes:
+  0    done
+  1    not found, or differences (doctor, ledger --check)
+  2    a wrong option, argument or setting
+  3    the store, the broker or a file could not be used
+  70   a bug in Raytrail
+  130  interrupted before it was done
+"""
+
+
+class _Main(click.Group):
+    """Imports a command when it is called, and turns errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        # import and list are words of Python's own
+        module = name + "_" if name in ("import", "list") else name
+        command: click.Command = getattr(import_module(f"raytrail.cli.{module}"), module)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, commands in COMMANDS.items():
+            with formatter.section(section):
+                formatter.write_dl(list(commands.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text(_EPILOG)
+
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except RaytrailError as error:
+            _say(error)
+            if isinstance(error, ConfigError):
+                ctx.exit(USAGE)
+            ctx.exit(DIFFERENT if isinstance(error, NotFoundError) else BROKEN)
+        except BrokenPipeError:
+            # `| head` has seen enough; Python would complain once more when it closes stdout
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(OK)
+        except OSError as error:
+            _say(error)
+            ctx.exit(BROKEN)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            click.echo(
+                "raytrail: error: this is a bug in Raytrail; please report it with the lines above", err=True
+            )
+            ctx.exit(BUG)
+
+
+def _say(error: Exception) -> None:
+    click.echo(f"raytrail: error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+
+
+@click.group(
+    cls=_Main,
+    help=_HELP,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="raytrail")
+@click.option("-v", "--verbose", is_flag=True, help="Log more, on stderr.")
+def main(verbose: bool) -> None:
+    from raytrail.cli import _log  # importing `logging` costs as much as all of --help
+
+    _log.to_stderr(verbose)

@@ -1,0 +1,142 @@
+"""What can be seen of Ray on this machine, from the outside: its processes and its session directories."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+PROC = Path("/proc")
+
+EVENT_FILE = re.compile(r"event_EXPORT_(?P<type>[A-Z_]+?)(?:_(?P<pid>\d+))?\.log(?:\.(?P<backup>\d+))?")
+"""``event_EXPORT_TASK_4711.log.3``: of which type, by which process (where each has its own), how old a backup."""
+
+_DRIVER_LOG = re.compile(r"python-core-driver-[0-9a-f]+_(\d+)\.log")
+
+
+class Process(NamedTuple):
+    """A raylet or a GCS server."""
+
+    pid: int
+    name: str
+    arguments: Mapping[str, str]
+    """Its flags, with underscores: raylet takes both ``--session_dir`` and ``--session-name``."""
+    environ: Mapping[str, str] | None
+    """None where it belongs to somebody else."""
+
+    @property
+    def session_dir(self) -> Path:
+        """Where its session is."""
+        return Path(self.arguments.get("session_dir", ""))
+
+    def system_config(self) -> Mapping[str, Any]:
+        """Return what ``ray start --system-config`` said; only the GCS server has it on its command line."""
+        try:
+            return msgspec.json.decode(base64.b64decode(self.arguments["config_list"]), type=dict[str, Any])
+        except (KeyError, binascii.Error, msgspec.DecodeError):
+            return {}
+
+
+class EventFile(NamedTuple):
+    """A file of ``export_events``."""
+
+    name: str
+    type: str
+    pid: int | None
+    backup: int
+    """0 for the one that is written to, 1 for the newest backup, ..."""
+    size: int
+    changed_s: float
+
+
+class Session(NamedTuple):
+    """A session directory."""
+
+    dir: Path
+    files: tuple[EventFile, ...]
+    drivers: frozenset[int]
+    """Processes that joined as drivers."""
+    unreadable: tuple[str, ...]
+    """What could not be read, and why."""
+
+    @property
+    def export_dir(self) -> Path:
+        """Where its event files are."""
+        return self.dir / "logs" / "export_events"
+
+
+def processes(proc: Path = PROC) -> list[Process]:
+    """Return the raylets and GCS servers that run here; other containers' are not seen."""
+    return sorted(_processes(proc))
+
+
+def _processes(proc: Path) -> Iterator[Process]:
+    for directory in proc.iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            argv = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it ended just now
+            continue
+        name = Path(argv[0]).name
+        if name in ("raylet", "gcs_server"):
+            flags = (argument[2:].partition("=") for argument in argv[1:] if argument.startswith("--"))
+            arguments = {flag.replace("-", "_"): value for flag, _, value in flags}
+            yield Process(int(directory.name), name, arguments, environ(int(directory.name), proc))
+
+
+def environ(pid: int, proc: Path = PROC) -> dict[str, str] | None:
+    """Return the environment that a process was started with; None where it cannot be read."""
+    try:
+        text = (proc / str(pid) / "environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return None
+    return {name: value for name, _, value in (line.partition("=") for line in text.split("\0")) if name}
+
+
+def alive(proc: Path = PROC) -> frozenset[Path]:
+    """Return the session directories of the raylets that run here."""
+    return frozenset(p.session_dir.resolve() for p in processes(proc) if p.name == "raylet")
+
+
+def session(directory: Path) -> Session:
+    """Read what a session directory holds, as far as it can be read."""
+    files: list[EventFile] = []
+    unreadable: list[str] = []
+    drivers: set[int] = set()
+    export_dir = directory / "logs" / "export_events"
+    try:
+        for path in sorted(export_dir.iterdir()):
+            match = EVENT_FILE.fullmatch(path.name)
+            if match is None:
+                continue
+            try:
+                with path.open("rb") as file:
+                    file.read(1)
+                found = path.stat()
+            except FileNotFoundError:  # rotated away between the two
+                continue
+            except OSError as error:
+                unreadable.append(f"{path}: {error.strerror}")
+                continue
+            pid = int(match["pid"]) if match["pid"] else None
+            files.append(
+                EventFile(path.name, match["type"], pid, int(match["backup"] or 0), found.st_size, found.st_mtime)
+            )
+    except FileNotFoundError:
+        pass  # Ray makes it with the first event file: export is off
+    except OSError as error:
+        unreadable.append(f"{export_dir}: {error.strerror}")
+    try:
+        names = [path.name for path in (directory / "logs").iterdir()]
+        drivers = {int(match[1]) for match in map(_DRIVER_LOG.fullmatch, names) if match}
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        unreadable.append(f"{directory / 'logs'}: {error.strerror}")
+    return Session(directory, tuple(files), frozenset(drivers), tuple(unreadable))

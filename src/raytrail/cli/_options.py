@@ -1,0 +1,119 @@
+"""Options that commands share, the flags of the settings among them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from raytrail import config as settings_of
+from raytrail.cli import _times
+from raytrail.config import Setting
+
+Body = TypeVar("Body", bound=Callable[..., Any])
+
+
+class SettingOption(click.Option):
+    """The flag of a setting; help lists these apart."""
+
+
+class Command(click.Command):
+    """A command whose help shows its own options first, then the settings that it minds."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own, settings = [], []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                (settings if isinstance(parameter, SettingOption) else own).append(record)
+        with formatter.section("Options"):
+            formatter.write_dl(own)
+        if settings:
+            with formatter.section(
+                "Settings (also as RAYTRAIL_<TABLE>_<NAME>, or in --config; see raytrail settings)"
+            ):
+                formatter.write_dl(settings)
+
+
+def settings(*names: str) -> Callable[[Body], Body]:
+    """
+    Add the flags of settings, and ``--config``; the command is called with the `config` made of them.
+
+    Args:
+        names: Tables (``tail``) or single settings (``store.dir``).
+    """
+    chosen = [one for one in settings_of.settings() if one.table in names or one.key in names]
+
+    def decorate(command: Body) -> Body:
+        @functools.wraps(command)
+        def with_config(*args: Any, config_file: Path | None, **kwargs: Any) -> Any:
+            flags: dict[str, dict[str, Any]] = {}
+            for one in chosen:
+                value = kwargs.pop(f"{one.table}_{one.name}")
+                if value is not None:
+                    flags.setdefault(one.table, {})[one.name] = value
+            return command(*args, config=settings_of.load(config_file, os.environ, flags), **kwargs)
+
+        decorated: Any = with_config
+        for one in reversed(chosen):
+            decorated = _flag(one)(decorated)
+        decorated = click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Settings file (TOML). [default: the one that RAYTRAIL_CONFIG names]",
+        )(decorated)
+        return decorated  # type: ignore[no-any-return]  # click returns what it was given
+
+    return decorate
+
+
+def _flag(one: Setting) -> Callable[[Any], Any]:
+    names = one.flag if one.type is not bool else f"{one.flag}/--no-{one.flag[2:]}"
+    unit = one.name.rpartition("_")[2].upper()
+    metavar = unit if unit in ("SECONDS", "BYTES", "DIR", "HOST", "PORT") else None
+    default = f" [default: {one.default_source}]" if one.default_source != '""' else ""
+    # None, and not the default, is how a flag that was not given leaves the word to the environment
+    return click.option(
+        names,
+        f"{one.table}_{one.name}",
+        cls=SettingOption,
+        default=None,
+        type=bool if one.type is bool else str,
+        metavar=None if one.type is bool else metavar or ("A,B,..." if one.kind == "list" else "TEXT"),
+        help=one.doc.replace("``", "").replace("`", "") + default,
+    )
+
+
+def cluster(command: Body) -> Body:
+    """Add ``--cluster``."""
+    return click.option(
+        "--cluster",
+        "cluster_id",
+        default="latest",
+        show_default=True,
+        metavar="ID",
+        help="A session's name, a part of it that no other has, a cluster's name, or latest.",
+    )(command)
+
+
+def at(command: Body) -> Body:
+    """Add ``--at``."""
+    return click.option("--at", metavar="TIME", help=f"As it was at that time: {_times.HELP}.")(command)
+
+
+def output_format(*formats: str) -> Callable[[Body], Body]:
+    """Add ``--format``; the first one is the default."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(formats),
+        default=formats[0],
+        show_default=True,
+        help="How to print.",
+    )

@@ -1,0 +1,245 @@
+"""Rows on stdout, for people and for programs; words about them go to stderr."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import click
+import msgspec
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from raytrail.cli import _times
+
+TEXT_CELLS = 40
+"""Widest that a text of no fixed length may be in a table for people."""
+GAP = 2
+"""Cells between two columns."""
+OFF_TERMINAL = 100_000
+"""Width where stdout is no terminal: nothing is cut or left out for want of room."""
+
+
+class Field(NamedTuple):
+    """A column of a table for people."""
+
+    name: str
+    rank: int = 0
+    """Where not all fit, those of the highest rank are left out first; those of rank 0 never."""
+    whole: bool = False
+    """Never cut, whatever its length; ids are."""
+    right: bool = False
+    """Set to the right; numbers are anyway."""
+
+
+def table(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]], *, wrap: str = "") -> list[str]:
+    """
+    Print a table that fits the terminal; off a terminal, nothing is cut or left out.
+
+    Args:
+        fields: The columns, from left to right.
+        rows: Values by column; those of columns that no field names are not shown.
+        wrap: A column whose texts go on below, in the room that the others leave.
+
+    Returns:
+        The names of the columns that there was no room for.
+    """
+    console = _console()
+    room = console.width
+    cells = {f.name: [_cell(f.name, row.get(f.name)) for row in rows] for f in fields}
+    widths = {f.name: _width(f, cells[f.name], cut=room < OFF_TERMINAL) for f in fields}
+    if wrap:
+        widths[wrap] = min(widths[wrap], TEXT_CELLS)
+    left_out = _crowded_out(fields, widths, room)
+    grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", collapse_padding=True)
+    shown = [field for field in fields if field.name not in left_out]
+    for field in shown:
+        right = field.right or _numeric(field.name, rows)
+        grid.add_column(
+            field.name,
+            justify="right" if right else "left",
+            no_wrap=field.name != wrap,
+            min_width=None if field.name == wrap else widths[field.name],
+        )
+    for index in range(len(rows)):
+        grid.add_row(
+            *(
+                Text(text if f.name == wrap else _cut(text, widths[f.name]))
+                for f in shown
+                for text in (cells[f.name][index],)
+            )
+        )
+    console.print(grid, crop=False, no_wrap=not wrap, overflow="ignore")
+    return left_out
+
+
+def record(row: Mapping[str, Any]) -> None:
+    """Print one row in full, a line a column; objects and long texts over several lines."""
+    grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in row.items():
+        if isinstance(value, (dict, list)) and value:
+            text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        else:
+            text = value if isinstance(value, str) else _cell(name, value)
+        grid.add_row(name, Text(text.rstrip("\n")))
+    _console().print(grid)
+
+
+def findings(rows: Iterable[tuple[str, str, str, str]]) -> None:
+    """Print verdicts: how it is, what was looked at, what was found, and on the line below the cure."""
+    styles = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+    grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for verdict, check, found, cure in rows:
+        grid.add_row(Text(verdict, style=styles[verdict]), Text(check), Text(found))
+        if cure:
+            grid.add_row("", Text("cure", justify="right"), Text(cure, style="bold"))
+    _console().print(grid)
+
+
+def write_json(rows: Iterable[Any], output: Path | None = None) -> None:
+    """Write rows as a JSON array, a row a line, which both ``jq`` and ``grep`` like."""
+    with _writing(output) as file:
+        separator = "[\n"
+        for row in rows:
+            file.write(separator + msgspec.json.encode(row).decode())
+            separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def write_csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]], output: Path | None = None) -> None:
+    """Write rows as CSV with a header; objects and lists as JSON, what is not known as an empty field."""
+    columns = list(columns)
+    with _writing(output) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_plain(row.get(column)) for column in columns] for row in rows)
+
+
+def write_parquet(types: Mapping[str, str], rows: Iterable[Mapping[str, Any]], output: Path) -> None:
+    """
+    Write rows as Parquet.
+
+    Args:
+        types: The engine's types, by column.
+        rows: What each row holds, by column; read once.
+        output: The file, which is replaced at once when all is written.
+    """
+    from raytrail.config import StoreConfig
+    from raytrail.store.engine import Engine, copy_parquet, lines
+
+    columns = "{" + ", ".join(f"{_literal(name)}: {_literal(kind)}" for name, kind in types.items()) + "}"
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".raytrail-") as scratch:
+        spool, finished = Path(scratch) / "rows.json", Path(scratch) / "rows.parquet"
+        longest = 0
+        with spool.open("wb") as file:
+            for row in rows:
+                longest = max(longest, file.write(msgspec.json.encode(row) + b"\n"))
+        engine = Engine(StoreConfig(), Path(scratch))
+        try:
+            engine.run(copy_parquet(f"SELECT * FROM {lines(spool, columns, longest)}", finished))
+        finally:
+            engine.close()
+        finished.replace(output)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def _writing(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield click.get_text_stream("stdout", encoding="utf-8")
+        return
+    # a name that is there is a file that is whole
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        unfinished.replace(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def note(text: str) -> None:
+    """Say something about what is printed, out of its way."""
+    click.echo(text, err=True)
+
+
+def leave_note(left_out: Sequence[str], how: str = "--format json has them") -> None:
+    """Say which columns there was no room for."""
+    if left_out:
+        few = ", ".join(left_out[:6]) + (", ..." if len(left_out) > 6 else "")
+        note(f"no room for {len(left_out)} columns ({few}); {how}")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as text, in decimal units: ``12.3 MB``."""
+    if count < 1_000:
+        return f"{count} B"
+    scaled, unit = float(count), ""
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 (read after the loop)
+        scaled /= 1_000
+        if scaled < 999.95:
+            break
+    return f"{scaled:.1f} {unit}"
+
+
+def _console() -> Console:
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=OFF_TERMINAL)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and name.endswith("_ms"):
+        return _times.show(value)
+    if isinstance(value, int) and name.endswith("_ns"):
+        return _times.show(value // 1_000_000)
+    if isinstance(value, (dict, list)):
+        return msgspec.json.encode(value).decode()
+    return " ".join(str(value).split())
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.json.encode(value).decode() if isinstance(value, (dict, list, tuple, bool)) else value
+
+
+def _numeric(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    if name.endswith(("_ms", "_ns")):
+        return False
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
+def _width(field: Field, cells: Sequence[str], *, cut: bool) -> int:
+    widest = max(map(cell_len, cells), default=0)
+    return max(cell_len(field.name), widest if field.whole or not cut else min(widest, TEXT_CELLS))
+
+
+def _cut(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _crowded_out(fields: Sequence[Field], widths: Mapping[str, int], room: int) -> list[str]:
+    out: list[str] = []
+    for field in sorted(fields, key=lambda field: -field.rank):
+        if not field.rank or sum(w + GAP for name, w in widths.items() if name not in out) - GAP <= room:
+            break
+        out.append(field.name)
+    return [field.name for field in fields if field.name in out]

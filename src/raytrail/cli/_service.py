@@ -1,0 +1,72 @@
+"""Commands that run until they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from types import ModuleType
+from typing import Any
+
+from raytrail.errors import ConfigError
+
+
+def run(body: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
+    """
+    Run `body` until it ends; SIGTERM and SIGINT set the event that it is given, so that it ends well.
+
+    A second signal ends the process at once: what was acknowledged is safe, the rest comes again.
+    """
+    asyncio.run(_until_stopped(body))
+
+
+async def _until_stopped(body: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    await body(stop)
+
+
+async def all_of(*parts: tuple[Coroutine[Any, Any, Any], asyncio.Event], stop: asyncio.Event) -> None:
+    """
+    Run the parts of one process side by side, and stop them one after the other, in their order.
+
+    So the agent has published its last before the history stops reading. When one ends by itself or fails, the
+    others are stopped too, and its error rises.
+
+    Args:
+        parts: Each with the event that tells it to stop.
+        stop: Tells all of them to.
+    """
+    tasks = [asyncio.ensure_future(part) for part, _ in parts]
+    told = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    for task, (_, stop_part) in zip(tasks, parts, strict=True):
+        stop_part.set()
+        await asyncio.wait([task])
+    for task in tasks:
+        task.result()
+
+
+def server() -> ModuleType:
+    """
+    Import the server, which needs an extra that no other command does.
+
+    Raises:
+        ConfigError: The extra is not installed.
+    """
+    try:
+        import raytrail.server
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the server needs {error.name!r}, which is not installed; run `pip install 'raytrail[server]'`"
+        ) from error
+    return raytrail.server

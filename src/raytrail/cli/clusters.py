@@ -1,0 +1,74 @@
+"""``raytrail clusters``: what this history holds."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from raytrail.cli import _history, _options, _output, _times
+from raytrail.cli._output import Field
+from raytrail.config import Config
+from raytrail.store import Cluster
+
+FIELDS = (
+    Field("cluster", rank=1),
+    Field("session", whole=True),
+    Field("state"),
+    Field("began", rank=8),
+    Field("lasted", rank=4),
+    Field("nodes", rank=5, right=True),
+    Field("jobs", rank=3, right=True),
+    Field("actors", rank=2, right=True),
+    Field("tasks", right=True),
+    Field("events", rank=6, right=True),
+    Field("stored", rank=7, right=True),
+    Field("ledger"),
+)
+
+
+@click.command(cls=_options.Command)
+@_options.output_format("table", "json", "csv")
+@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+def clusters(form: str, config: Config) -> None:
+    """List the clusters of a history."""
+    with _history.reading(config) as store:
+        found = store.clusters()
+    rows = [msgspec.structs.asdict(cluster) for cluster in found]
+    if form == "json":
+        _output.write_json(rows)
+    elif form == "csv":
+        _output.write_csv(Cluster.__struct_fields__, rows)
+    elif not found:
+        _output.note(
+            "no clusters yet; bring one in with `raytrail import`, `raytrail up` or `raytrail history`"
+        )
+    else:
+        fields = [field for field in FIELDS if field.name != "cluster" or any(c.cluster for c in found)]
+        _output.leave_note(_output.table(fields, [_shown(cluster) for cluster in found]))
+
+
+def _shown(cluster: Cluster) -> dict[str, str]:
+    ended_ms = cluster.ended_ms or cluster.last_event_ms
+    known = cluster.began_ms is not None and ended_ms is not None
+    return {
+        "cluster": cluster.cluster,
+        "session": cluster.session,
+        "state": "alive" if cluster.alive else "sealed" if cluster.sealed else "ended",
+        "began": "" if cluster.began_ms is None else _times.show(cluster.began_ms, digits=0),
+        "lasted": _times.show_span(ended_ms - cluster.began_ms) if known else "",  # type: ignore[operator]  # both known
+        "nodes": f"{cluster.nodes:,}",
+        "jobs": f"{cluster.jobs:,}",
+        "actors": f"{cluster.actors:,}",
+        "tasks": f"{cluster.tasks:,}",
+        "events": f"{cluster.events:,}",
+        "stored": _output.size(cluster.stored_bytes),
+        "ledger": balance(cluster.missing_bytes, cluster.rejected, cluster.inferred),
+    }
+
+
+def balance(missing_bytes: int, rejected: int, inferred: int) -> str:
+    """Return in a few words whether all that was written is here."""
+    missing = f"{_output.size(missing_bytes)} missing" if missing_bytes else ""
+    aside = f"{rejected:,} rejected" if rejected else ""
+    closed = f"{inferred:,} inferred" if inferred else ""
+    return ", ".join(filter(None, (missing or (not aside and "complete"), aside, closed)))

@@ -1,0 +1,396 @@
+"""``raytrail doctor``: what this node would export, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import click
+
+from raytrail.cli import _node, _options, _output, _times
+from raytrail.cli._node import Process, Session
+from raytrail.cli._output import Field
+from raytrail.config import Config
+
+EXPORT = "enable_export_api_write"
+BATCH = "export_task_events_write_batch_size"
+SILENCING = {
+    # facts of Ray 2.60: gcs_actor.cc and its like, task_event_buffer.cc
+    "enable_ray_event": "ACTOR, NODE and DRIVER_JOB",
+    "enable_core_worker_ray_event_to_aggregator": "TASK",
+    "enable_ray_task_event_recorder": "TASK",
+}
+"""Switches of Ray's newer event path: each with the event types whose files it silences."""
+ROTATION = ("RAY_EXPORT_EVENT_MAX_FILE_SIZE_BYTES", "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT")
+DEFAULT_BATCH = 10_000
+SAFE_BATCH = 100_000
+"""Task events that a process writes each second at most: with four a task, enough for 25,000 tasks a second."""
+BACKUPS = 20
+"""Backups that Ray keeps of each file; the next rotation deletes the oldest."""
+BACKUPS_TO_SPARE = 4
+FLUSH_SECONDS = 5.0
+"""After this long a process that exports has written something (Ray writes once a second)."""
+
+HEAD_CURE = (
+    """start the head with `ray start --head --system-config '{"enable_export_api_write": true, """
+    """"export_task_events_write_batch_size": 1000000}'`"""
+)
+ENV_CURE = "set RAY_enable_export_api_write=1 for `ray start` on every node"
+
+
+class Finding(NamedTuple):
+    """What one check says."""
+
+    check: str
+    verdict: Literal["ok", "warn", "bad"]
+    found: str
+    cure: str = ""
+
+
+class Node(NamedTuple):
+    """All that the checks look at."""
+
+    temp_dir: Path
+    sessions: tuple[Session, ...]
+    """The newest of the temp dir, and those of the raylets that run here."""
+    running: tuple[Process, ...]
+    drivers: Mapping[int, Mapping[str, str]]
+    """The environment of each driver that runs."""
+    now_s: float
+    error: str = ""
+    """Why the temp dir cannot be read."""
+
+    def raylets(self) -> list[Process]:
+        """Return the raylets."""
+        return [process for process in self.running if process.name == "raylet"]
+
+    def system_config(self) -> Mapping[str, Any]:
+        """Return the cluster's system config, as far as it is seen here: on the head."""
+        return {name: value for process in self.running for name, value in process.system_config().items()}
+
+    def environments(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Yield the environments that can be read, each with whose it is."""
+        for process in self.running:
+            if process.environ is not None:
+                yield f"{process.name} {process.pid}", process.environ
+        for pid, environ in self.drivers.items():
+            yield f"driver {pid}", environ
+
+    def alive(self, session: Session) -> bool:
+        """Return whether a raylet of that session runs here."""
+        return any(raylet.session_dir.resolve() == session.dir.resolve() for raylet in self.raylets())
+
+
+@click.command(cls=_options.Command)
+@_options.output_format("table", "json")
+@_options.settings("tail.temp_dir")
+def doctor(form: str, config: Config) -> None:
+    """
+    Say what this node would export, and what is wrong.
+
+    Looks at Ray's processes and session directories from the outside, and changes nothing. Run it as the user
+    that runs Ray, and in the same container: elsewhere the environment of Ray's processes cannot be seen.
+    Exits with 1 if anything is bad.
+    """
+    findings = check(read(Path(config.tail.temp_dir).expanduser()))
+    if form == "json":
+        _output.write_json([finding._asdict() for finding in findings])
+    else:
+        _show(findings)
+    if any(finding.verdict == "bad" for finding in findings):
+        click.get_current_context().exit(1)
+
+
+def read(temp_dir: Path, proc: Path = _node.PROC) -> Node:
+    """
+    Look at this node.
+
+    Args:
+        temp_dir: Ray's ``--temp-dir``.
+        proc: The kernel's view of the processes.
+    """
+    running = _node.processes(proc)
+    directories = {process.session_dir.resolve() for process in running if process.name == "raylet"}
+    error = ""
+    try:
+        found = sorted(path for path in temp_dir.glob("session_*") if path.is_dir() and not path.is_symlink())
+        latest = temp_dir / "session_latest"
+        if latest.exists():
+            directories.add(latest.resolve())
+        elif found:
+            directories.add(found[-1].resolve())
+        os.listdir(temp_dir)
+    except OSError as failure:
+        error = f"{temp_dir}: {failure.strerror}"
+    sessions = tuple(_node.session(directory) for directory in sorted(directories))
+    pids = {pid for session in sessions for pid in session.drivers} if running else set()
+    environments = {pid: _node.environ(pid, proc) for pid in pids}
+    return Node(
+        temp_dir,
+        sessions,
+        tuple(running),
+        {pid: environ for pid, environ in environments.items() if environ is not None},
+        time.time(),
+        error,
+    )
+
+
+def check(node: Node) -> list[Finding]:
+    """Return what every check says, in the order to mend things in."""
+    checks = (_temp_dir, _session, _processes, _readable, _export, _drivers, _silenced, _batch, _rotation_bug, _train)
+    findings = [finding for one in checks for finding in one(node)]
+    return findings + [finding for session in node.sessions for finding in (*_backups(session), *_files(node, session))]
+
+
+def _temp_dir(node: Node) -> Iterator[Finding]:
+    if node.error:
+        yield Finding("temp dir", "bad", node.error, "run as the user that runs Ray, or name another with --temp-dir")
+    elsewhere = {
+        raylet.arguments["temp_dir"]
+        for raylet in node.raylets()
+        if raylet.arguments.get("temp_dir") and Path(raylet.arguments["temp_dir"]).resolve() != node.temp_dir.resolve()
+    }
+    for directory in sorted(elsewhere):
+        yield Finding(
+            "temp dir",
+            "bad",
+            f"a raylet works in {directory}, and not in {node.temp_dir}",
+            f"give the agent --temp-dir {directory}, or RAYTRAIL_TAIL_TEMP_DIR={directory}",
+        )
+    if not node.error and not elsewhere:
+        yield Finding("temp dir", "ok", str(node.temp_dir))
+
+
+def _session(node: Node) -> Iterator[Finding]:
+    if not node.sessions:
+        yield Finding(
+            "session",
+            "bad",
+            f"no session in {node.temp_dir}",
+            "start Ray, or say with --temp-dir where it runs; the agent may start first",
+        )
+    for session in node.sessions:
+        yield Finding("session", "ok", f"{session.dir.name}, {'alive' if node.alive(session) else 'ended, or not here'}")
+
+
+def _processes(node: Node) -> Iterator[Finding]:
+    hidden = [process for process in node.running if process.environ is None]
+    if node.sessions and not node.raylets():
+        yield Finding(
+            "processes",
+            "warn",
+            "no raylet is seen, so its settings cannot be checked, only its files",
+            "if Ray runs, run the doctor in its container, or share the process namespace",
+        )
+    elif hidden:
+        yield Finding(
+            "processes",
+            "warn",
+            f"the environment of {_names(hidden)} cannot be read, so its settings are not checked",
+            "run the doctor as the user that runs Ray",
+        )
+    elif node.running:
+        yield Finding("processes", "ok", _names(node.running))
+
+
+def _readable(node: Node) -> Iterator[Finding]:
+    for session in node.sessions:
+        for text in session.unreadable:
+            yield Finding("reading", "bad", text, "run the agent as the user that runs Ray, or give it read permission")
+
+
+def _export(node: Node) -> Iterator[Finding]:
+    if not node.sessions or any(session.unreadable for session in node.sessions):
+        return
+    system = node.system_config()
+    written = [file for session in node.sessions for file in session.files if file.size]
+    environments = [process.environ for process in node.running if process.environ is not None]
+    by_variable = bool(environments) and all(_on(environ.get(f"RAY_{EXPORT}")) for environ in environments)
+    some = system.get(f"{EXPORT}_config") or next(
+        (environ[f"RAY_{EXPORT}_config"] for environ in environments if environ.get(f"RAY_{EXPORT}_config")), ""
+    )
+    if _on(system.get(EXPORT)) and not by_variable and environments:
+        yield Finding(
+            "export",
+            "warn",
+            "on by system config, which Python does not see: submission jobs, Ray Data and Train export nothing",
+            ENV_CURE + ", too",
+        )
+    elif by_variable or _on(system.get(EXPORT)):
+        yield Finding("export", "ok", "on" + (", by system config too" if _on(system.get(EXPORT)) else ", by variable"))
+    elif some:
+        listed = ", ".join(some) if isinstance(some, list) else str(some)
+        yield Finding("export", "warn", f"on for {listed} only", f"{ENV_CURE} to export all types")
+    elif written:
+        yield Finding("export", "ok", "on: there are events" + ("" if environments else "; settings not seen"))
+    else:
+        yield Finding("export", "bad", "off: no event was written", f"{HEAD_CURE}, and {ENV_CURE}")
+
+
+def _drivers(node: Node) -> Iterator[Finding]:
+    cluster_wide = _on(node.system_config().get(EXPORT))
+    silent, good = [], 0
+    for session in node.sessions:
+        sizes: Counter[int] = Counter()
+        changed: dict[int, float] = {}
+        for file in session.files:
+            if file.type == "TASK" and file.pid is not None:
+                sizes[file.pid] += file.size
+                changed[file.pid] = max(file.changed_s, changed.get(file.pid, 0))
+        if not any(sizes.values()):
+            continue  # all are silent: another check says why
+        for pid in sorted(session.drivers & sizes.keys()):
+            environ = node.drivers.get(pid) if node.alive(session) else None
+            if sizes[pid]:
+                good += 1
+            elif environ is not None and (cluster_wide or _on(environ.get(f"RAY_{EXPORT}"))):
+                continue  # it was told to export, and has had nothing to say yet
+            elif environ is not None or node.now_s - changed[pid] > FLUSH_SECONDS:
+                silent.append(pid)
+    if silent:
+        pids = ", ".join(map(str, silent[:5])) + (", ..." if len(silent) > 5 else "")
+        yield Finding(
+            "drivers",
+            "bad",
+            f"{_count(len(silent), 'driver')} without the variable ({pids}): "
+            "names, arguments and ends of their tasks are missing",
+            f"set RAY_{EXPORT}=1 where drivers are started, or {HEAD_CURE}, which reaches them",
+        )
+    elif good:
+        yield Finding("drivers", "ok", f"{_count(good, 'driver')} wrote events")
+
+
+def _silenced(node: Node) -> Iterator[Finding]:
+    said = False
+    for switch, types in SILENCING.items():
+        whose = [who for who, environ in node.environments() if _on(environ.get(f"RAY_{switch}"))]
+        if _on(node.system_config().get(switch)):
+            whose.insert(0, "system config")
+        if whose:
+            said = True
+            yield Finding(
+                "ray events",
+                "bad",
+                f"{switch} is on ({', '.join(whose[:3])}): the files of {types} stay empty",
+                f"unset RAY_{switch}, or take it out of --system-config",
+            )
+    for session in node.sessions:
+        sizes = _bytes_by_type(session)
+        if not said and sizes.get("TASK") and sizes.get("NODE") == 0:
+            said = True
+            yield Finding(
+                "ray events",
+                "bad",
+                f"event_EXPORT_NODE.log is empty, though tasks are exported ({session.dir.name})",
+                "unset RAY_enable_ray_event on the head; it silences ACTOR, NODE and DRIVER_JOB",
+            )
+    if not said and node.running:
+        yield Finding("ray events", "ok", "no switch silences the files")
+
+
+def _batch(node: Node) -> Iterator[Finding]:
+    if not node.running:
+        return
+    system = node.system_config().get(BATCH)
+    small = {
+        who: size
+        for who, environ in node.environments()
+        if not who.startswith("gcs_server")  # it has no tasks
+        # the system config wins over the variable
+        and (size := _number(environ.get(f"RAY_{BATCH}") if system is None else system, DEFAULT_BATCH)) < SAFE_BATCH
+    }
+    if small:
+        who, size = min(small.items(), key=lambda item: item[1])
+        yield Finding(
+            "write batch",
+            "warn",
+            f"{BATCH} is {size} ({who}): a driver above {size // 4:,} tasks/s loses the backlog when it ends",
+            f"set RAY_{BATCH}=1000000 where Ray and drivers are started, or in --system-config on the head",
+        )
+    elif any(not who.startswith("gcs_server") for who, _ in node.environments()):
+        yield Finding("write batch", "ok", f"{BATCH} is large enough")
+
+
+def _rotation_bug(node: Node) -> Iterator[Finding]:
+    for name in ROTATION:
+        whose = [who for who, environ in node.environments() if name in environ]
+        if whose:
+            yield Finding(
+                "rotation",
+                "bad",
+                f"{name} is set ({', '.join(whose[:3])}); Ray reads it as yes or no, so that files never rotate "
+                "or rotate at each byte",
+                f"unset {name}",
+            )
+
+
+def _train(node: Node) -> Iterator[Finding]:
+    for session in node.sessions:
+        if (session.dir / "logs" / "train").is_dir() and not _bytes_by_type(session).get("TRAIN_STATE"):
+            yield Finding(
+                "train",
+                "warn",
+                f"Train runs in {session.dir.name} export no state",
+                "set RAY_TRAIN_ENABLE_STATE_TRACKING=1 where their drivers are started",
+            )
+
+
+def _backups(session: Session) -> Iterator[Finding]:
+    oldest = max(session.files, key=lambda file: file.backup, default=None)
+    if oldest is not None and oldest.backup > BACKUPS - BACKUPS_TO_SPARE:
+        left = BACKUPS - oldest.backup
+        yield Finding(
+            "rotation",
+            "warn" if left else "bad",
+            f"{oldest.name} is backup {oldest.backup} of {BACKUPS}: Ray deletes the oldest at "
+            + (f"the {left + 1}th rotation from now" if left else "the next rotation"),
+            "start the agent on this node, or see in its log why it falls behind; `raytrail import` takes what is there",
+        )
+
+
+def _files(node: Node, session: Session) -> Iterator[Finding]:
+    full = [file for file in session.files if file.size]
+    if full:
+        sizes = _bytes_by_type(session)
+        counts = Counter(file.type for file in full)
+        listed = ", ".join(f"{kind} {counts[kind]} ({_output.size(sizes[kind])})" for kind in sorted(counts))
+        newest_s = max(file.changed_s for file in full)
+        ago = _times.show_span(max(0, round((node.now_s - newest_s) * 1_000)))
+        yield Finding("files", "ok", f"{_output.size(sum(sizes.values()))} in {_count(len(full), 'file')}, last {ago} ago: {listed}")
+
+
+def _bytes_by_type(session: Session) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for file in session.files:
+        sizes[file.type] = sizes.get(file.type, 0) + file.size
+    return sizes
+
+
+def _on(value: object) -> bool:
+    # as RayConfig and ray_constants.env_bool read it
+    return str(value).lower() in ("1", "true")
+
+
+def _number(value: object, default: int) -> int:
+    try:
+        return default if value is None else int(str(value))
+    except ValueError:
+        return default
+
+
+def _names(processes: Sequence[Process]) -> str:
+    return ", ".join(f"{process.name} {process.pid}" for process in processes)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    _output.findings((finding.verdict, finding.check, finding.found, finding.cure) for finding in findings)
+    worst = Counter(finding.verdict for finding in findings)
+    _output.note(f"{worst['ok']} ok, {worst['warn']} warn, {worst['bad']} bad")

@@ -1,0 +1,40 @@
+"""``raytrail history``: from a broker to the history on disk."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from raytrail import history as loop
+from raytrail.cli import _history, _options, _service
+from raytrail.config import Config
+from raytrail.pubsub import connect
+
+
+@click.command(cls=_options.Command)
+@click.option("--from", "url", required=True, metavar="URL", help="Where the agents publish.")
+@click.option(
+    "--group",
+    default="history",
+    show_default=True,
+    help="Under which name the broker remembers how far it is.",
+)
+@_options.settings("store")
+def history(url: str, group: str, config: Config) -> None:
+    """
+    Keep what the agents publish.
+
+    One history writes to a store; any number of commands and servers may read it meanwhile. It may stop or die
+    at any time: what it has not acknowledged comes again, and what comes twice is stored once.
+    """
+    _service.run(lambda stop: _keep(url, group, config, stop))
+
+
+async def _keep(url: str, group: str, config: Config, stop: asyncio.Event) -> None:
+    with _history.writing(config) as store:
+        pubsub = connect(url)
+        try:
+            await loop.run(pubsub, store, config.store, stop, group=group)
+        finally:
+            await pubsub.aclose()

@@ -1,0 +1,141 @@
+"""``raytrail list``: rows of a cluster, as they were at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raytrail.cli import _history, _nouns, _options, _output
+from raytrail.cli._nouns import Noun
+from raytrail.cli._output import Field
+from raytrail.config import Config
+from raytrail.store import Filter, Snapshot
+
+PAGE_ROWS = 50_000
+"""Rows asked of the store at once; bounds the memory of a long list."""
+
+
+@click.command("list", cls=_options.Command)
+@click.argument("noun")
+@_options.cluster
+@click.option(
+    "--filter", "filters", multiple=True, metavar="FILTER",
+    help="COLUMN=VALUE, also with != < <= > >=; several must all hold. Times may be a TIME: start_time_ms>-5m.",
+)  # fmt: skip
+@_options.at
+@click.option("--limit", type=click.IntRange(min=0), help="Most rows. [default: 100 in a table, else all]")
+@click.option(
+    "--columns", metavar="A,B,...", help="These columns, in this order. [default: all that there is room for]"
+)
+@click.option("--order", metavar="COLUMN,...", help="Sort by these; -COLUMN is largest first.")
+@_options.output_format("table", "json", "csv", "parquet")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here."
+)
+@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+def list_(
+    noun: str,
+    cluster_id: str,
+    filters: tuple[str, ...],
+    at: str | None,
+    limit: int | None,
+    columns: str | None,
+    order: str | None,
+    form: str,
+    output: Path | None,
+    config: Config,
+) -> None:
+    """
+    List tasks, actors, nodes, jobs, ... of a cluster, as they were at any time.
+
+    NOUN is one of tasks, actors, nodes, jobs, driver_jobs, submission_jobs, datasets, train_runs, files, ...
+    JSON is one array, a row a line; ids, times (integers) and nested objects come as they are stored.
+
+    \b
+    raytrail list tasks --filter state=FAILED --columns task_id,name,error_type
+    raytrail list actors --at -10m --format json
+    raytrail list tasks --format parquet --output tasks.parquet
+    """
+    if form == "parquet" and output is None:
+        raise click.UsageError("--format parquet needs --output FILE: it is not text")
+    if form == "table" and output is not None:
+        raise click.UsageError("--output needs --format json, csv or parquet")
+    one = _nouns.noun(noun)
+    names = _split(columns)
+    with _history.reading(config) as store:
+        cluster = _history.chosen(store, cluster_id)
+        view = _history.snapshot(store, cluster, at)
+        where = _nouns.where(one, filters, lambda text: _history.moment(cluster, text))
+        shown = names or list(one.types)
+        if form == "table":
+            rows = view.rows(
+                one.entity,
+                columns=names or None,
+                where=where,
+                order=_split(order),
+                limit=100 if limit is None else limit,
+            )
+            _table(one, rows, names, view.count(one.entity, where))
+            return
+        pages = _pages(view, one, names, where, _split(order), limit)
+        if form == "json":
+            _output.write_json(pages, output)
+        elif form == "csv":
+            _output.write_csv(shown, pages, output)
+        elif output is not None:
+            _output.write_parquet(
+                {name: _nouns.ENGINE_TYPES[one.types[name]] for name in shown}, pages, output
+            )
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _pages(
+    view: Snapshot,
+    one: Noun,
+    columns: Sequence[str],
+    where: Sequence[Filter],
+    order: Sequence[str],
+    limit: int | None,
+) -> Iterator[dict[str, Any]]:
+    # pages join without a gap only where the order leaves nothing open
+    complete = [*order, *(key for key in one.keys if key not in {name.lstrip("-") for name in order})]
+    offset = 0
+    while limit is None or offset < limit:
+        size = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - offset)
+        page = view.rows(
+            one.entity, columns=columns or None, where=where, order=complete, limit=size, offset=offset
+        )
+        yield from page
+        offset += len(page)
+        if len(page) < size:
+            return
+
+
+def _table(one: Noun, rows: list[dict[str, Any]], columns: list[str], total: int) -> None:
+    if not rows:
+        _output.note(f"no {one.plural}" + (f" shown of {total:,}" if total else ""))
+        return
+    ranks = {name: rank for rank, name in enumerate(columns or _by_interest(one, rows))}
+    fields = [
+        Field(name, rank=0 if columns else rank, whole=one.types.get(name) == "id" or name in one.keys)
+        for name, rank in ranks.items()
+    ]
+    left_out = _output.table(fields, rows)
+    _output.note(
+        f"{len(rows):,} of {total:,} {one.plural}" + ("" if len(rows) == total else "; more with --limit")
+    )
+    _output.leave_note(left_out, "--columns a,b chooses, --format json has them")
+
+
+def _by_interest(one: Noun, rows: list[dict[str, Any]]) -> list[str]:
+    """Return the columns that say something here: what it is, how it is, then the rest; objects and times last."""
+    said = [name for name in one.types if any(row.get(name) not in (None, "", [], {}) for row in rows)]
+    first = [name for name in (*one.keys, "name", "class_name", one.state) if name in said]
+    middle = [n for n in said if one.types[n] not in ("json", "spans", "texts") and not n.endswith("_ns")]
+    return list(dict.fromkeys([*first, *middle]))

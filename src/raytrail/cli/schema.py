@@ -1,0 +1,28 @@
+"""``raytrail schema``: what an event in its public form may hold."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from raytrail.cli import _options
+from raytrail.entities import entity, of_file_type
+from raytrail.entities.public import json_schema
+from raytrail.entities.public import schema as whole_schema
+
+
+@click.command(cls=_options.Command)
+@click.argument("event_type", metavar="[TYPE]", required=False)
+def schema(event_type: str | None) -> None:
+    """
+    Print the JSON Schema of events.
+
+    TYPE is an event type (TASK, ACTOR, ...) or a noun (task, tasks, ...); without one, the schema of every type.
+    It describes what `raytrail subscribe` prints.
+    """
+    if event_type is None:
+        found = whole_schema()
+    else:
+        read_by = of_file_type(event_type.upper())
+        found = json_schema(read_by[0] if read_by else entity(event_type.lower()))
+    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())

@@ -1,0 +1,61 @@
+"""``raytrail settings``: every setting, and where its value comes from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from raytrail import config as settings_of
+from raytrail.cli import _options, _output
+from raytrail.cli._output import Field
+from raytrail.config import Config
+
+
+@click.command(cls=_options.Command)
+@_options.output_format("table", "json", "markdown")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Settings file (TOML)."
+)
+def settings(form: str, config_file: Path | None) -> None:
+    """
+    Show every setting with its value.
+
+    A setting poll_seconds of the table tail is written as poll_seconds = 0.5 under [tail] in the settings file,
+    as RAYTRAIL_TAIL_POLL_SECONDS=0.5 in the environment, and as --poll-seconds 0.5 on the command line; later
+    ones win. Markdown is the table of the docs: defaults, not values.
+    """
+    if form == "markdown":
+        click.echo(settings_of.markdown(), nl=False)
+        return
+    config = settings_of.load(config_file, os.environ, {})
+    rows = _rows(config, settings_of.layers(config_file, os.environ))
+    if form == "json":
+        _output.write_json(rows)
+        return
+    for row in rows:
+        row["value"] = msgspec.json.encode(row["value"]).decode()  # which is how TOML writes these, too
+    fields = (
+        Field("setting", whole=True),
+        Field("value", whole=True),
+        Field("from"),
+        Field("meaning", rank=1),
+    )
+    _output.leave_note(_output.table(fields, rows, wrap="meaning"))
+
+
+def _rows(config: Config, layers: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "setting": one.key,
+            "value": getattr(getattr(config, one.table), one.name),
+            "from": next(
+                (said for said in reversed(layers) if one.name in layers[said].get(one.table, {})), "default"
+            ),
+            "meaning": one.doc.replace("``", "").replace("`", ""),
+        }
+        for one in settings_of.settings()
+    ]

@@ -1,0 +1,48 @@
+"""``raytrail sql``: one question to all clusters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from raytrail.cli import _history, _options, _output
+from raytrail.cli._output import Field
+from raytrail.config import Config
+
+
+@click.command(cls=_options.Command)
+@click.argument("query")
+@_options.output_format("table", "json", "csv", "parquet")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here."
+)
+@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+def sql(query: str, form: str, output: Path | None, config: Config) -> None:
+    """
+    Ask all clusters in SQL.
+
+    QUERY is one statement of DuckDB's SQL; it can read the history and nothing else, and change nothing.
+    The views are named after the entities (task, actor, node, job, driver_job, ...); their first two columns
+    are cluster and session. A dash (-) reads the query from stdin.
+
+    \b
+    raytrail sql "SELECT session, state, count(*) FROM task GROUP BY ALL ORDER BY ALL"
+    """
+    if form == "parquet" and output is None:
+        raise click.UsageError("--format parquet needs --output FILE: it is not text")
+    if form == "table" and output is not None:
+        raise click.UsageError("--output needs --format json, csv or parquet")
+    text = click.get_text_stream("stdin").read() if query == "-" else query
+    with _history.reading(config) as store:
+        found = store.sql(text)
+    rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+    if form == "json":
+        _output.write_json(rows, output)
+    elif form == "csv":
+        _output.write_csv(found.columns, rows, output)
+    elif output is not None:
+        _output.write_parquet(dict(zip(found.columns, found.types, strict=True)), rows, output)
+    else:
+        _output.table([Field(name, whole=True) for name in found.columns], rows)
+        _output.note(f"{len(rows):,} row" + ("" if len(rows) == 1 else "s"))

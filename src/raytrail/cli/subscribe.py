@@ -1,0 +1,86 @@
+"""``raytrail subscribe``: events as they are published."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from contextlib import aclosing
+
+import click
+import msgspec
+
+from raytrail.cli import _options, _service
+from raytrail.entities.public import public_events
+from raytrail.pubsub import Delivery, Subscriber, connect
+
+EPHEMERAL = "ephemeral"
+
+
+@click.command(cls=_options.Command)
+@click.argument("url")
+@click.option(
+    "--types", metavar="A,B,...", default="", help="Only these event types: TASK, ACTOR, ... [default: all]"
+)
+@click.option(
+    "--group", default=EPHEMERAL, show_default=True, metavar="NAME",
+    help="Go on where this name left off; ephemeral has no past, and is forgotten at the end.",
+)  # fmt: skip
+@click.option("--from-start", is_flag=True, help="From the first event that the broker still holds.")
+@click.option(
+    "--follow/--no-follow", default=True, show_default=True, help="Wait for more, or end when there is none."
+)
+@click.option(
+    "--idle-seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
+    help="With --no-follow: there is none when nothing came for so long.",
+)  # fmt: skip
+def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, idle_seconds: float) -> None:
+    """
+    Print events as they are published.
+
+    URL is the broker that the agents publish to. Prints the public form, an event a line (NDJSON); its JSON
+    Schema is what `raytrail schema` prints.
+
+    \b
+    raytrail subscribe file:///var/lib/raytrail/events --types ACTOR | jq .actor.state
+    """
+    wanted = frozenset(part.strip().upper() for part in types.split(",") if part.strip())
+    name = f"subscribe-{uuid.uuid4().hex}" if group == EPHEMERAL else group
+    idle = None if follow else idle_seconds
+
+    async def body(stop: asyncio.Event) -> None:
+        pubsub = connect(url)
+        try:
+            await _print(pubsub, name, from_start, wanted, idle, stop)
+        finally:
+            await pubsub.aclose()
+
+    _service.run(body)
+
+
+async def _print(
+    subscriber: Subscriber,
+    group: str,
+    from_start: bool,
+    wanted: frozenset[str],
+    idle_seconds: float | None,
+    stop: asyncio.Event,
+) -> None:
+    stopped = asyncio.ensure_future(stop.wait())
+    async with aclosing(subscriber.subscribe(group, from_start=from_start)) as deliveries:
+        while True:
+            arriving = asyncio.ensure_future(anext(deliveries))
+            await asyncio.wait([arriving, stopped], timeout=idle_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not arriving.done():
+                arriving.cancel()
+                await asyncio.wait([arriving])
+                return
+            await _show(arriving.result(), wanted)
+
+
+async def _show(delivery: Delivery, wanted: frozenset[str]) -> None:
+    for event in public_events(delivery.chunk):
+        if not wanted or event["event_type"] in wanted:
+            sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
+    sys.stdout.flush()
+    await delivery.ack()

@@ -1,0 +1,327 @@
+"""
+Every setting: its name, unit, default and meaning, in one place.
+
+Read from a TOML file with one table a room, then from the environment (``RAYTRAIL_TAIL_POLL_SECONDS``), then
+from the command line (``--poll-seconds``); later ones win. The flags, ``raytrail settings`` and the table in
+the docs are made from here too (`settings`, `markdown`).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+import msgspec.inspect
+
+from raytrail.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Positive = msgspec.Meta(gt=0)
+AtLeastOne = msgspec.Meta(ge=1)
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One table of the settings file."""
+
+
+class TailConfig(_Table, frozen=True, kw_only=True):
+    """Files to chunks, on every node."""
+
+    cluster: str = ""
+    """
+    The name you give this cluster. Sessions of one name are listed together; each keeps its own
+    history.
+    """
+    temp_dir: str = "/tmp/ray"
+    """Ray's ``--temp-dir``: where its session directories are."""
+    sessions: Literal["new", "all"] = "new"
+    """
+    Which sessions to ship: ``new`` (``session_latest`` and all that begin later) or ``all`` that are
+    there.
+    """
+    event_types: tuple[str, ...] = ()
+    """Event types to ship, as in file names (``TASK``, ``ACTOR``, ...); none means all."""
+    poll_seconds: Annotated[float, Positive] = 0.1
+    """How often new bytes are looked for; also the most that an event waits for company."""
+    sweep_seconds: Annotated[float, Positive] = 2.0
+    """How often the directories are listed in full, whatever inotify said."""
+    inotify: bool = True
+    """
+    Let the kernel name the files that grew. Off, or where there is no inotify: look at all of them each
+    time.
+    """
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024
+    """Most bytes in a chunk; one longer line makes a chunk of its own."""
+    max_line_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
+    """A longer line is set aside: its range is reported as skipped, the file goes on after it."""
+    state_dir: str = "~/.local/state/raytrail"
+    """Where the checkpoint is kept, and ``raytrail up`` keeps all that it has."""
+
+
+class AgentConfig(_Table, frozen=True, kw_only=True):
+    """Chunks to the broker, on every node."""
+
+    in_flight_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
+    """
+    Most bytes that are read and not yet acknowledged. At the limit, reading stops: the file is the
+    buffer.
+    """
+    retry_seconds: Annotated[float, Positive] = 1.0
+    """How long to wait before an absent broker is tried again."""
+    report_seconds: Annotated[float, Positive] = 10.0
+    """How often the agent reports what it has seen written, for the completeness ledger."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 20.0
+    """How long an agent that is told to stop goes on shipping what is left. Kubernetes kills after 30."""
+
+
+class StoreConfig(_Table, frozen=True, kw_only=True):
+    """The history on disk."""
+
+    dir: str = ""
+    """Where the history is; empty means ``store`` in `tail.state_dir`."""
+    threads: Annotated[int, AtLeastOne] = max(1, os.cpu_count() or 1)
+    """Threads of the engine."""
+    memory_bytes: Annotated[int, msgspec.Meta(ge=256 * 1024 * 1024)] = 1024 * 1024 * 1024
+    """Memory of the engine; what does not fit spills to the store's ``tmp``."""
+    batch_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
+    """Most bytes of lines appended at once; bounds memory and the time to an ack."""
+    batch_seconds: Annotated[float, Positive] = 1.0
+    """
+    How long arriving chunks are gathered before they are appended, unless `batch_bytes` is reached
+    first.
+    """
+    fold_seconds: Annotated[float, Positive] = 2.0
+    """How often appended events are folded into what is served."""
+    seal_after_end_seconds: Annotated[float, Positive] = 15.0
+    """A session whose nodes are all dead is sealed when nothing has arrived for this long."""
+    seal_after_quiet_seconds: Annotated[float, Positive] = 3600.0
+    """
+    A session of which nothing was heard for this long is sealed, and what was open is closed as
+    inferred.
+    """
+
+
+class ServerConfig(_Table, frozen=True, kw_only=True):
+    """The store over HTTP."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8365
+    """Port to listen on; 0 takes a free one."""
+
+
+class Config(_Table, frozen=True, kw_only=True):
+    """One table a room."""
+
+    tail: TailConfig = TailConfig()
+    agent: AgentConfig = AgentConfig()
+    store: StoreConfig = StoreConfig()
+    server: ServerConfig = ServerConfig()
+
+
+class Setting(NamedTuple):
+    """One setting as its users see it."""
+
+    table: str
+    name: str
+    type: Any
+    kind: str
+    """What it may be, in words: ``integer >= 1``."""
+    default: Any
+    default_source: str
+    """The default as it is written in this file: it may depend on the machine."""
+    doc: str
+
+    @property
+    def key(self) -> str:
+        """Its place in the settings file, e.g. ``tail.poll_seconds``."""
+        return f"{self.table}.{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return f"RAYTRAIL_{self.table}_{self.name}".upper()
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line; a table's ``dir`` goes by the table's name."""
+        return "--" + (self.table if self.name == "dir" else self.name.replace("_", "-"))
+
+
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Return every setting, in the order of this file."""
+    docs = _docstrings()
+    return tuple(
+        Setting(
+            table.name,
+            field.name,
+            field.type,
+            _kind(msgspec.inspect.type_info(field.type)),
+            field.default,
+            *docs[table.type.__name__, field.name],
+        )
+        for table in msgspec.structs.fields(Config)
+        for field in msgspec.structs.fields(table.type)
+    )
+
+
+def markdown() -> str:
+    """Return the docs' table of all settings."""
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for one in settings():
+        doc = re.sub(r"``(.+?)``|`(.+?)`", r"`\1\2`", one.doc).replace("|", "\\|")
+        names = f"`{one.key}`<br>`{one.variable}`<br>`{one.flag}`"
+        lines.append(f"| {names} | `{one.default_source}`<br>{one.kind} | {doc} |")
+    return "\n".join(lines) + "\n"
+
+
+def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapping[str, Any]]) -> Config:
+    """
+    Read the settings: file, then environment, then flags.
+
+    Args:
+        path: The TOML file; None reads the one that ``RAYTRAIL_CONFIG`` names, if any.
+        environ: The process's environment. ``RAYTRAIL_<TABLE>_<NAME>``; a list is comma-separated.
+        flags: What the command line said, by table and name; text is read as the environment's is.
+
+    Raises:
+        ConfigError: The file cannot be read, or a setting is unknown or out of range.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for layer in layers(path, environ).values():
+        for table, values in layer.items():
+            tables.setdefault(table, {}).update(values)
+    known = {(one.table, one.name): one for one in settings()}
+    for table, given in flags.items():
+        for name, value in given.items():
+            one = known[table, name]
+            text = isinstance(value, str)
+            tables.setdefault(table, {})[name] = _from_text(one.flag, value, one.type) if text else value
+    try:
+        return msgspec.convert(tables, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"settings: {error}") from error
+
+
+def layers(path: Path | None, environ: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """
+    Return what the settings file and the environment say, by where they say it; later ones win.
+
+    Raises:
+        ConfigError: As in `load`.
+    """
+    if path is None and environ.get("RAYTRAIL_CONFIG"):
+        path = Path(environ["RAYTRAIL_CONFIG"])
+    return ({} if path is None else {str(path): _read(path)}) | {"environment": _from_environment(environ)}
+
+
+def store_dir(config: Config) -> Path:
+    """Return where the history is."""
+    return Path(config.store.dir).expanduser() if config.store.dir else state_dir(config) / "store"
+
+
+def state_dir(config: Config) -> Path:
+    """Return where the agent keeps its checkpoint."""
+    return Path(config.tail.state_dir).expanduser()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        tables: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
+        msgspec.convert(tables, Config)
+    except OSError as error:
+        raise ConfigError(f"settings file {path}: {error.strerror}; create it, or mend its path") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return tables
+
+
+_KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)$")
+"""What Kubernetes tells every pod of a namespace about a service named, say, ``raytrail-server``."""
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    tables: dict[str, dict[str, Any]] = {}
+    known = {one.variable: one for one in settings()}
+    prefixes = tuple({f"RAYTRAIL_{one.table}_".upper() for one in known.values()})
+    for name, text in environ.items():
+        # ... and it calls its URL RAYTRAIL_SERVER_PORT
+        if not name.startswith(prefixes) or _KUBERNETES.search(name) or "://" in text:
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or sorted(known)
+            raise ConfigError(f"no setting {name} (={text!r}) in the environment; did you mean {near[0]}?")
+        setting = known[name]
+        tables.setdefault(setting.table, {})[setting.name] = _from_text(name, text, setting.type)
+    return tables
+
+
+def _from_text(name: str, text: str, kind: Any) -> Any:
+    value: Any = tuple(part for part in text.split(",") if part) if kind == tuple[str, ...] else text
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}={text!r}: {error}") from error
+
+
+def _kind(info: Any) -> str:
+    match info:
+        case msgspec.inspect.LiteralType(values=values):
+            return " or ".join(map(str, values))
+        case msgspec.inspect.BoolType():
+            return "true or false"
+        case msgspec.inspect.VarTupleType():
+            return "list"
+        case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
+            word = "integer" if isinstance(info, msgspec.inspect.IntType) else "number"
+            bounds = ((">", info.gt), (">=", info.ge), ("<", info.lt), ("<=", info.le))
+            return ", ".join([word, *(f"{sign} {bound:.12g}" for sign, bound in bounds if bound is not None)])
+        case _:
+            return "text"
+
+
+def _docstrings() -> dict[tuple[str, str], tuple[str, str]]:
+    """Return each field's default as it is written and its docstring, neither of which a struct keeps."""
+    return {
+        (table.name, name): (_written(default), " ".join(doc.split()))
+        for table in ast.parse(inspect.getsource(sys.modules[__name__])).body
+        if isinstance(table, ast.ClassDef)
+        for name, default, doc in _fields(table)
+    }
+
+
+def _fields(table: ast.ClassDef) -> Iterator[tuple[str, ast.expr, str]]:
+    for field, after in zip(table.body, table.body[1:], strict=False):
+        match field, after:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as default),
+                ast.Expr(value=ast.Constant(value=str() as doc)),
+            ):
+                yield name, default, doc
+
+
+def _written(default: ast.expr) -> str:
+    """Return a default as a TOML value, or as Python writes it where it depends on the machine."""
+    match default:
+        case ast.Constant(value=bool() as value):
+            return str(value).lower()
+        case ast.Constant(value=str() as value):
+            return f'"{value}"'
+        case ast.Tuple(elts=[]):
+            return "[]"
+        case _:
+            return ast.unparse(default)

@@ -1,0 +1,175 @@
+"""
+What Ray's events are about, declared once.
+
+An entity is one file here (or in your own package) with one `Entity`, named in the entry-point group
+``raytrail.entities``. Its decoding, its table, its fold, its URL, its noun on the command line, its JSON
+Schema and its page in the docs all follow from its columns; `raytrail.testing.check_entity` is its contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Literal, cast
+
+import msgspec
+
+from raytrail.errors import NotFoundError
+
+Type = Literal["id", "text", "texts", "int", "float", "bool", "json", "spans"]
+"""
+What a column holds, and how it looks to the world:
+
+id      bytes, base64 in Ray's files, stored as bytes, shown as the hex that Ray shows
+text    a string, a name of an enumeration's value among them
+texts   a list of strings
+int     64 bits; its name ends in the unit. Ray writes most of them as strings
+float   a double
+bool    true or false
+json    an object or list that is kept as Ray wrote it, and shown as such
+spans   profile events: a list of ``{event_name, start_time, end_time, extra_data}``, times in nanoseconds
+"""
+
+Merge = Literal["key", "max", "min", "last", "union"]
+"""
+How two known values of a column become one. None minds order or repetition, and a null never erases a value.
+
+key     what they are grouped by
+max     the larger; right for what is written once, and for times that only move forward
+min     the smaller
+last    the one written later: by the event's timestamp, then by its place in its writer's files
+union   the distinct members of both lists
+"""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """What a column is, where it comes from, how two values of it merge."""
+
+    name: str
+    """Ray's own name in its State API, where that has one."""
+    type: Type
+    origin: str
+    """
+    Path in the line that Ray writes, e.g. ``event_data.task_info.type``.
+
+    Starting with ``=``: an SQL expression over the event's other columns, for what an event says only by
+    being there (that an actor restarted, say). Such a column is folded but not kept in the log.
+    """
+    merge: Merge
+    doc: str
+    unset: str = ""
+    """The value that Ray prints for "not known", as text; it is read as null. For `text` always the empty string."""
+    since: str = ""
+    """The column of the time from which this one is known, for the state at an earlier moment."""
+    ids_inside: tuple[str, ...] = ()
+    """Members of a `json` column, at any depth, that are ids: base64 in Ray's files, shown as hex."""
+    scale: int = 1
+    """What the number in the file is multiplied by (1000 for float seconds that become milliseconds)."""
+
+    @property
+    def computed(self) -> str:
+        """The SQL expression that gives the column, or an empty string where it is read from the line."""
+        return self.origin[1:].strip() if self.origin.startswith("=") else ""
+
+
+class Derived(msgspec.Struct, frozen=True):
+    """A column that follows from the folded ones, by an SQL expression over them."""
+
+    name: str
+    type: Type
+    sql: str
+    doc: str
+    ids_inside: tuple[str, ...] = ()
+    """As `Column.ids_inside`."""
+    stored: bool = False
+    """Whether it is worked out once when a session is sealed, as it is filtered by or dear."""
+
+
+class Entity(msgspec.Struct, frozen=True, kw_only=True):
+    """Names the table, the URL and the noun on the command line."""
+
+    name: str
+    """Singular: the table's name."""
+    plural: str
+    """The noun on the command line and in URLs."""
+    doc: str
+    event_types: tuple[str, ...]
+    """Ray's `source_type` of the lines that it reads, e.g. ``EXPORT_TASK``."""
+    file_types: tuple[str, ...]
+    """The event type of the chunks these lines come in, which is what the file's name says, e.g. ``TASK``."""
+    key: tuple[str, ...]
+    """The columns that tell one from another."""
+    columns: tuple[Column, ...]
+    derived: tuple[Derived, ...] = ()
+    ignored: tuple[str, ...] = ()
+    """Paths in the line that say nothing new, and are not kept."""
+    sort: tuple[str, ...] = ()
+    """The order of the rows of a sealed session; what queries narrow down by comes first."""
+    state: str = ""
+    """The column, folded or derived, that says which state it is in; empty where it has none."""
+    terminal: tuple[str, ...] = ()
+    """The values of `state` that end its life."""
+    complete: str = ""
+    """An SQL condition over the folded columns: nothing more is expected of this one. Empty: never said."""
+    settled: str = ""
+    """A weaker condition: stragglers apart, which are waited for a minute, nothing more is expected."""
+    closing: tuple[tuple[str, str], ...] = ()
+    """What becomes of one that is open when its session ends: columns, each with an SQL expression that may use
+    ``{end_ms}``, the session's end."""
+    view: str = ""
+    """For what has no events of its own: the SELECT that makes its states of other entities', each named in braces."""
+    at_from_times: bool = False
+    """Whether the state at a moment follows from the folded times (columns named ``*_ns``) alone; else the
+    events up to that moment are folded anew."""
+
+    def column(self, name: str) -> Column | Derived:
+        """
+        Return the column of that name.
+
+        Raises:
+            NotFoundError: It has none of that name.
+        """
+        for column in (*self.columns, *self.derived):
+            if column.name == name:
+                return column
+        raise NotFoundError(
+            f"{self.name} has no column {name!r}; it has {', '.join(sorted(self.names()))}"
+        )
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of what a row shows, derived columns last."""
+        return tuple(c.name for c in (*self.columns, *self.derived) if not c.name.startswith("_"))
+
+    def ordered(self) -> bool:
+        """Return whether the fold must know where in its file a line stood."""
+        return any(column.merge == "last" for column in self.columns)
+
+
+@cache
+def installed() -> Mapping[str, Entity]:
+    """Return every entity of this installation, by its name."""
+    points = entry_points(group="raytrail.entities")
+    entities = (cast("Entity", point.load()) for point in points)
+    return {entity.name: entity for entity in sorted(entities, key=lambda entity: entity.name)}
+
+
+def entity(noun: str) -> Entity:
+    """
+    Return the entity of that name, singular or plural.
+
+    Raises:
+        NotFoundError: None is installed under it.
+    """
+    for one in installed().values():
+        if noun in (one.name, one.plural):
+            return one
+    raise NotFoundError(
+        f"no entity {noun!r}; there are {', '.join(sorted(e.plural for e in installed().values()))}"
+    )
+
+
+@cache
+def of_file_type(file_type: str) -> tuple[Entity, ...]:
+    """Return the entities that read chunks of this event type; none where it is not known."""
+    return tuple(one for one in installed().values() if file_type in one.file_types)

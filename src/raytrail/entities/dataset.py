@@ -1,0 +1,44 @@
+"""A Ray Data dataset and its operators, from ``EXPORT_DATASET_METADATA`` (export_dataset_metadata.proto)."""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Entity
+
+DATASET = Entity(
+    name="dataset",
+    plural="datasets",
+    doc="A Ray Data dataset, its operators and how they hang together. Written when it or an operator changes state.",
+    event_types=("EXPORT_DATASET_METADATA",),
+    file_types=("DATASET_METADATA",),
+    key=("dataset_id",),
+    columns=(
+        Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
+        Column("job_id", "text", "event_data.job_id", "last", "The driver job that runs it."),
+        Column("state", "text", "event_data.state", "last", "PENDING, RUNNING, FINISHED or FAILED."),
+        Column("start_time_ms", "int", "event_data.start_time", "min", "When it was made.", unset="0", scale=1000),
+        Column(
+            "execution_start_time_ms", "int", "event_data.execution_start_time", "max",
+            "When it began to run.", unset="0", scale=1000,
+        ),
+        Column(
+            "execution_end_time_ms", "int", "event_data.execution_end_time", "max",
+            "When it ended.", unset="0", scale=1000,
+        ),
+        Column(
+            "topology", "json", "event_data.topology", "last",
+            "Its operators: name, id, uuid, inputs, sub-stages, state and times. Ray writes their arguments only once: see `operator_args`.",
+        ),
+        Column(
+            "operator_args", "json",
+            "= CASE WHEN state = 'PENDING' THEN to_json(json_extract(topology, '$.operators[*].args'))::VARCHAR END",
+            "last",
+            "The arguments of each operator, in the order of `topology`.",
+        ),
+        Column("data_context", "json", "event_data.data_context", "last", "Settings of Ray Data.", unset="{}"),
+        Column("operator_panels", "json", "event_data.operator_panels", "last", "Panels of Ray's Grafana dashboard."),
+    ),
+    sort=("job_id", "start_time_ms"),
+    state="state",
+    terminal=("FINISHED", "FAILED"),
+    closing=(("state", "'FAILED'"), ("execution_end_time_ms", "{end_ms}")),
+)

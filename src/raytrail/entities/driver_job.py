@@ -1,0 +1,47 @@
+"""A driver's job, from ``EXPORT_DRIVER_JOB`` (`ExportDriverJobEventData`, export_driver_job_event.proto)."""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Derived, Entity
+
+DRIVER_JOB = Entity(
+    name="driver_job",
+    plural="driver_jobs",
+    doc="A driver's job. The GCS writes its start and its end; Ray's own internal jobs have no event.",
+    event_types=("EXPORT_DRIVER_JOB",),
+    file_types=("DRIVER_JOB",),
+    key=("job_id",),
+    columns=(
+        Column("job_id", "id", "event_data.job_id", "key", "The job."),
+        Column("is_dead", "bool", "event_data.is_dead", "max", "Whether its driver has gone."),
+        Column("driver_pid", "int", "event_data.driver_pid", "last", "Process of the driver."),
+        Column("driver_ip_address", "text", "event_data.driver_ip_address", "last", "Address of the driver's node."),
+        Column("entrypoint", "text", "event_data.entrypoint", "last", "The command that was run."),
+        Column("start_time_ms", "int", "event_data.start_time", "max", "When it began.", unset="0"),
+        Column("end_time_ms", "int", "event_data.end_time", "max", "When it ended.", unset="0"),
+        Column("metadata", "json", "event_data.config.metadata", "last", "What its user said of it."),
+        Column(
+            "runtime_env", "text", "event_data.config.runtime_env_info.serialized_runtime_env", "last",
+            "Its runtime environment, serialized.",
+        ),
+        Column(
+            "_runtime_env_config", "json", "event_data.config.runtime_env_info.runtime_env_config", "last",
+            "How its runtime environment is set up.",
+        ),
+        Column("_runtime_env_uris", "json", "event_data.config.runtime_env_info.uris", "last", "Its packages."),
+    ),
+    derived=(
+        Derived(
+            "submission_id", "text", "json_extract_string(metadata, '$.job_submission_id')",
+            "The submission job that ran this driver.",
+        ),
+        Derived(
+            "status", "text", "CASE WHEN is_dead THEN 'SUCCEEDED' ELSE 'RUNNING' END",
+            "RUNNING or SUCCEEDED: a driver's exit code is not known, and Ray says the same.",
+        ),
+    ),
+    sort=("job_id",),
+    state="status",
+    terminal=("SUCCEEDED",),
+    closing=(("is_dead", "true"), ("end_time_ms", "{end_ms}")),
+)

@@ -1,0 +1,28 @@
+"""An event file as its node's agent saw it: Raytrail's own report, for the completeness ledger."""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Entity
+
+FILE = Entity(
+    name="file",
+    plural="files",
+    doc="An event file, as the agent on its node last reported it. What was written, less what is stored, is missing.",
+    event_types=("RAYTRAIL_FILE",),
+    file_types=("FILE",),
+    key=("file", "generation"),
+    columns=(
+        Column("file", "text", "event_data.file", "key", "The file's id."),
+        Column("generation", "int", "event_data.generation", "key", "0; one more each time it was seen to shrink."),
+        Column("name", "text", "event_data.name", "max", "Its name when first seen."),
+        Column("event_type", "text", "event_data.event_type", "max", "What its name says, e.g. TASK."),
+        Column("node_id", "text", "event_data.node_id", "max", "The node that it lies on, as hex."),
+        Column("written_bytes", "int", "event_data.written_bytes", "max", "What Ray has written."),
+        Column("published_bytes", "int", "event_data.published_bytes", "max", "The prefix that the broker acknowledged."),
+        Column("published_events", "int", "event_data.published_events", "max", "Lines in that prefix."),
+        Column("skipped_bytes", "int", "event_data.skipped_bytes", "max", "Lines too long to ship."),
+        Column("lost_bytes", "int", "event_data.lost_bytes", "max", "Gone from the disk before they were read."),
+        Column("reported_ms", "int", "event_data.reported_ms", "max", "When the agent reported last."),
+    ),
+    sort=("event_type", "file"),
+)

@@ -1,0 +1,47 @@
+"""A node of the cluster, from ``EXPORT_NODE`` (`ExportNodeData`, export_node_data.proto)."""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Derived, Entity
+
+NODE = Entity(
+    name="node",
+    plural="nodes",
+    doc="A node of the cluster. The GCS writes that it is alive, and that it died.",
+    event_types=("EXPORT_NODE",),
+    file_types=("NODE",),
+    key=("node_id",),
+    columns=(
+        Column("node_id", "id", "event_data.node_id", "key", "The node."),
+        Column("node_ip", "text", "event_data.node_manager_address", "last", "Its address."),
+        Column("node_name", "text", "event_data.node_name", "last", "Its name, by default its address."),
+        Column("is_head_node", "bool", "event_data.is_head_node", "last", "Whether the GCS runs on it."),
+        Column("state", "text", "event_data.state", "last", "ALIVE or DEAD."),
+        Column("resources_total", "json", "event_data.resources_total", "last", "Amounts by resource."),
+        Column("labels", "json", "event_data.labels", "last", "Its labels."),
+        Column("start_time_ms", "int", "event_data.start_time_ms", "max", "When it joined.", unset="0"),
+        Column("end_time_ms", "int", "event_data.end_time_ms", "max", "When it was found dead.", unset="0"),
+        Column("_death_reason", "text", "event_data.death_info.reason", "last", "Why it died, as an enumeration."),
+        Column("_death_message", "text", "event_data.death_info.reason_message", "last", "Why it died, in words."),
+    ),
+    derived=(
+        Derived(
+            "state_message", "text",
+            # protobuf_message_to_dict and NodeState in ray/util/state/state_aggregator.py, Ray 2.60
+            "CASE _death_reason WHEN 'EXPECTED_TERMINATION' THEN 'Expected termination: ' || coalesce(_death_message, '') "
+            "WHEN 'UNEXPECTED_TERMINATION' THEN 'Unexpected termination: ' || coalesce(_death_message, '') "
+            "WHEN 'AUTOSCALER_DRAIN_PREEMPTED' THEN 'Terminated due to preemption: ' || coalesce(_death_message, '') "
+            "WHEN 'AUTOSCALER_DRAIN_IDLE' THEN 'Terminated due to idle (no Ray activity): ' || coalesce(_death_message, '') END",
+            "Why it died, in words.",
+        ),
+        Derived(
+            "death_info", "json",
+            "CASE WHEN _death_reason IS NOT NULL THEN to_json({'reason': _death_reason, 'reason_message': _death_message}) END",
+            "Why it died, as Ray wrote it.",
+        ),
+    ),
+    sort=("node_id",),
+    state="state",
+    terminal=("DEAD",),
+    closing=(("state", "'DEAD'"), ("end_time_ms", "{end_ms}")),
+)

@@ -1,0 +1,248 @@
+"""
+The SQL that follows from an entity's columns, in DuckDB's dialect.
+
+    line --decode--> log row --lift--> partial state --fold--> partial state --final--> state --public--> what is shown
+
+A *partial state* is what is known of one key from some of its events. `fold` makes one of many, minding neither
+order nor repetition, and may fold its own results again: so the same GROUP BY serves live batches, sealing and
+rebuilding. A value that merges by `last` travels in it as ``{t, f, o, v}``: the event's timestamp, its file and
+its offset there, and the value, so that the larger of two is the later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+from raytrail.entities import Column, Derived, Entity, Type
+
+STORED: dict[Type, str] = {
+    "id": "BLOB",
+    "text": "VARCHAR",
+    "texts": "VARCHAR[]",
+    "int": "BIGINT",
+    "float": "DOUBLE",
+    "bool": "BOOLEAN",
+    "json": "VARCHAR",
+    "spans": "STRUCT(event_name VARCHAR, start_time BIGINT, end_time BIGINT, extra_data VARCHAR)[]",
+}
+"""The engine's type for each of ours, on disk and in the fold."""
+
+_IN_LINE: dict[Type, str] = {**STORED, "id": "VARCHAR", "json": "JSON"}
+
+EXTRA = Column(
+    "extra", "json", "_extra", "max", "Fields that this version does not know, by their path in the line."
+)
+FIRST = Column("first_event_s", "int", "= timestamp", "min", "Timestamp of its first event, in seconds since the epoch.")
+LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its last event, in seconds since the epoch.")
+INFERRED = Derived(
+    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null."
+)
+COMMON = (EXTRA, FIRST, LAST)
+"""Columns that every entity has."""
+
+
+def quote(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def shown(entity: Entity) -> tuple[Column | Derived, ...]:
+    """Return the columns of a row as the world sees it."""
+    return tuple(c for c in (*entity.columns, *entity.derived, INFERRED, *COMMON) if not c.name.startswith("_"))
+
+
+def in_log(entity: Entity) -> tuple[Column, ...]:
+    """Return the columns that the log keeps of an event, besides its timestamp and place."""
+    return (*(c for c in entity.columns if not c.computed), EXTRA)
+
+
+def _in_state(entity: Entity) -> tuple[Column, ...]:
+    return (*entity.columns, *COMMON)
+
+
+@cache
+def line_type(entity: Entity) -> str:
+    """Return the ``columns`` argument of `read_json`: the type of a line of the spool."""
+    tree: dict[str, object] = {"timestamp": "BIGINT", "source_type": "VARCHAR"}
+    if entity.ordered():
+        tree |= {"_file": "VARCHAR", "_offset": "BIGINT"}
+    for column in in_log(entity):
+        *parents, leaf = column.origin.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})  # type: ignore[assignment]  # a tree of str and dict
+        node[leaf] = "DOUBLE" if column.scale != 1 else _IN_LINE[column.type]
+
+    def render(node: object) -> str:
+        if isinstance(node, dict):
+            return "STRUCT(" + ", ".join(f"{quote(k)} {render(v)}" for k, v in node.items()) + ")"
+        return str(node)
+
+    return "{" + ", ".join(f"{quote(k)}: {literal(render(v))}" for k, v in tree.items()) + "}"
+
+
+def _decoded(column: Column) -> str:
+    head, *rest = column.origin.split(".")
+    value = ".".join([quote(head), *map(quote, rest)])
+    if column.type == "id":
+        return f"from_base64(nullif({value}, ''))"
+    if column.type == "text":
+        return f"nullif({value}, '')"
+    if column.scale != 1:
+        value = f"round({value} * {column.scale})::BIGINT"
+    if column.type == "json":
+        value = f"{value}::VARCHAR"
+    if column.unset:
+        unset = column.unset if column.type in ("int", "float") else literal(column.unset)
+        return f"nullif({value}, {unset})"
+    return value
+
+
+def decode(entity: Entity, source: str) -> str:
+    """Return the SELECT that reads the log's rows from `source`, the relation of a spool of lines."""
+    columns = ["timestamp"]
+    if entity.ordered():
+        columns += ['"_file" AS file', '"_offset" AS line_offset']
+    columns += [f"{_decoded(column)} AS {quote(column.name)}" for column in in_log(entity)]
+    types = ", ".join(literal(event_type) for event_type in entity.event_types)
+    return f"SELECT {', '.join(columns)} FROM {source} WHERE source_type IN ({types})"
+
+
+@cache
+def lift(entity: Entity) -> str:
+    """Return the select list that makes a partial state of each row of the log."""
+    items = []
+    for column in _in_state(entity):
+        value = column.computed or quote(column.name)
+        if column.merge == "last":
+            value = f"CASE WHEN {value} IS NOT NULL THEN {{'t': timestamp, 'f': file, 'o': line_offset, 'v': {value}}} END"
+        items.append(f"{value} AS {quote(column.name)}")
+    return ", ".join(items)
+
+
+def fold(entity: Entity, source: str) -> str:
+    """Return the GROUP BY that makes one partial state of all those of a key in `source`."""
+    items, unions = [], []
+    for column in _in_state(entity):
+        name = quote(column.name)
+        if column.merge == "key":
+            value = name
+        elif column.merge == "min":
+            value = f"min({name})"
+        elif column.merge == "union":
+            value = f"list({name}) FILTER ({name} IS NOT NULL)"
+            # mostly one list, whose members are distinct already: telling them apart anew would double the fold's cost
+            unions.append(f"CASE WHEN len({name}) > 1 THEN list_distinct(flatten({name})) ELSE {name}[1] END AS {name}")
+        else:
+            value = f"max({name})"
+        items.append(f"{value} AS {name}")
+    key = ", ".join(quote(name) for name in entity.key)
+    select = f"SELECT {', '.join(items)} FROM {source} GROUP BY {key}"
+    return f"SELECT * REPLACE ({', '.join(unions)}) FROM ({select})" if unions else select
+
+
+def final(entity: Entity, source: str) -> str:
+    """Return the SELECT that makes states of `source`, which has one partial state a key."""
+    items = [
+        f"{quote(c.name)}.v AS {quote(c.name)}" if c.merge == "last" else quote(c.name) for c in _in_state(entity)
+    ]
+    select = f"SELECT {', '.join(items)}, NULL::VARCHAR AS inferred FROM {source}"
+    return with_derived(entity, f"({select})")
+
+
+def with_derived(entity: Entity, source: str) -> str:
+    """Return the SELECT that adds the derived columns that are stored to states that lack them."""
+    derived = "".join(f", {d.sql} AS {quote(d.name)}" for d in entity.derived if d.stored)
+    return f"SELECT *{derived} FROM {source}"
+
+
+def empty(entity: Entity, *, partial: bool) -> str:
+    """Return a SELECT with the columns of (partial) states and no row."""
+    items = []
+    for column in _in_state(entity):
+        kind = STORED[column.type]
+        if partial and column.merge == "last":
+            kind = f"STRUCT(t BIGINT, f VARCHAR, o BIGINT, v {kind})"
+        items.append(f"NULL::{kind} AS {quote(column.name)}")
+    if not partial:
+        items.append("NULL::VARCHAR AS inferred")
+        items += [f"NULL::{STORED[d.type]} AS {quote(d.name)}" for d in entity.derived if d.stored]
+    return f"SELECT {', '.join(items)} LIMIT 0"
+
+
+def empty_log(entity: Entity) -> str:
+    """Return a SELECT with the columns of the log and no row."""
+    items = ["NULL::BIGINT AS timestamp"]
+    if entity.ordered():
+        items += ["NULL::VARCHAR AS file", "NULL::BIGINT AS line_offset"]
+    items += [f"NULL::{STORED[column.type]} AS {quote(column.name)}" for column in in_log(entity)]
+    return f"SELECT {', '.join(items)} LIMIT 0"
+
+
+def folded(entity: Entity, log: str) -> str:
+    """Return the SELECT that folds rows of the log, all at once, into partial states."""
+    return fold(entity, f"(SELECT {lift(entity)} FROM {log})")
+
+
+def at_times(entity: Entity, source: str, at_ms: int) -> str:
+    """
+    Return the SELECT that shows states as they were at a moment, from the times in them.
+
+    What had not happened yet is null; what had not begun is left out.
+    """
+    at_ns = (at_ms + 1) * 1_000_000 - 1
+    times = [c.name for c in entity.columns if c.name.endswith("_ns")]
+    replaced = [f"CASE WHEN {quote(name)} <= {at_ns} THEN {quote(name)} END AS {quote(name)}" for name in times]
+    replaced += [
+        f"CASE WHEN {quote(c.since)} <= {at_ns} THEN {quote(c.name)} END AS {quote(c.name)}"
+        for c in entity.columns
+        if c.since
+    ]
+    dropped = ", ".join(quote(d.name) for d in entity.derived if d.stored)
+    exclude = f" EXCLUDE ({dropped})" if dropped else ""
+    began = f"least({', '.join(quote(name) for name in times)}) <= {at_ns}"
+    return with_derived(
+        entity, f"(SELECT *{exclude} REPLACE ({', '.join(replaced)}) FROM {source} WHERE {began})"
+    )
+
+
+def public(column: Column | Derived) -> str:
+    """Return the expression that shows a column of a state to the world."""
+    stored = isinstance(column, Column) or column.stored or column is INFERRED
+    value = quote(column.name) if stored else f"({column.sql})"
+    if column.type == "id":
+        return f"lower(hex({value}))"
+    if column.type == "json":
+        return f"({value})::JSON"
+    return value
+
+
+def raw(column: Column | Derived) -> str:
+    """Return the expression to filter and sort a column by: what `public` shows, before it is made readable."""
+    stored = isinstance(column, Column) or column.stored or column is INFERRED
+    return quote(column.name) if stored else f"({column.sql})"
+
+
+def public_view(entity: Entity, source: str, names: Iterable[str] | None = None) -> str:
+    """Return the SELECT that shows states to the world, with these columns or all."""
+    wanted = shown(entity) if names is None else [find(entity, name) for name in names]
+    return f"SELECT {', '.join(f'{public(c)} AS {quote(c.name)}' for c in wanted)} FROM {source}"
+
+
+def find(entity: Entity, name: str) -> Column | Derived:
+    """
+    Return the column of that name, those that every entity has among them.
+
+    Raises:
+        NotFoundError: It has none of that name.
+    """
+    for column in (INFERRED, *COMMON):
+        if column.name == name:
+            return column
+    return entity.column(name)

@@ -1,0 +1,35 @@
+"""A submitted job, from ``EXPORT_SUBMISSION_JOB`` (`ExportSubmissionJobEventData`, export_submission_job_event.proto)."""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Entity
+
+SUBMISSION_JOB = Entity(
+    name="submission_job",
+    plural="submission_jobs",
+    doc="A job submitted through Ray's Jobs API. Its manager and its supervisor write each change.",
+    event_types=("EXPORT_SUBMISSION_JOB",),
+    file_types=("SUBMISSION_JOB",),
+    key=("submission_id",),
+    columns=(
+        Column("submission_id", "text", "event_data.submission_job_id", "key", "The submission."),
+        Column("status", "text", "event_data.status", "last", "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."),
+        Column("entrypoint", "text", "event_data.entrypoint", "last", "The command that is run."),
+        Column("message", "text", "event_data.message", "last", "What Ray says of its status."),
+        Column("error_type", "text", "event_data.error_type", "last", "Why it failed."),
+        Column("start_time_ms", "int", "event_data.start_time", "max", "When it was submitted.", unset="0"),
+        Column("end_time_ms", "int", "event_data.end_time", "max", "When it ended.", unset="0"),
+        Column("metadata", "json", "event_data.metadata", "last", "What its user said of it."),
+        Column("runtime_env", "text", "event_data.runtime_env_json", "last", "Its runtime environment, as JSON."),
+        Column(
+            "driver_agent_http_address", "text", "event_data.driver_agent_http_address", "last",
+            "The dashboard agent beside its driver.",
+        ),
+        Column("driver_node_id", "text", "event_data.driver_node_id", "last", "Where its driver runs."),
+        Column("driver_exit_code", "int", "event_data.driver_exit_code", "last", "What its command returned."),
+    ),
+    sort=("submission_id",),
+    state="status",
+    terminal=("STOPPED", "SUCCEEDED", "FAILED"),
+    closing=(("status", "'FAILED'"), ("end_time_ms", "{end_ms}")),
+)

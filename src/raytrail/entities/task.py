@@ -1,0 +1,202 @@
+"""One attempt of a task, from ``EXPORT_TASK`` (`ExportTaskEventData`, export_task_event.proto)."""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Derived, Entity
+
+STATES = (
+    # rpc.TaskStatus (common.proto, Ray 2.60): its number, its name
+    (1, "PENDING_ARGS_AVAIL"),
+    (2, "PENDING_NODE_ASSIGNMENT"),
+    (3, "PENDING_OBJ_STORE_MEM_AVAIL"),
+    (4, "PENDING_ARGS_FETCH"),
+    (5, "SUBMITTED_TO_WORKER"),
+    (6, "PENDING_ACTOR_TASK_ARGS_FETCH"),
+    (7, "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"),
+    (8, "RUNNING"),
+    (9, "RUNNING_IN_RAY_GET"),
+    (10, "RUNNING_IN_RAY_WAIT"),
+    (11, "FINISHED"),
+    (12, "FAILED"),
+    (13, "GETTING_AND_PINNING_ARGS"),
+)
+
+RANK = (12, 11, 10, 9, 8, 13, 7, 6, 5, 4, 3, 2, 1)
+"""
+Which of the states present is the state: the first of these.
+
+Ray takes the one with the highest number (`protobuf_to_task_state_dict`, ray/util/state/common.py). That is
+this order, but for GETTING_AND_PINNING_ARGS, which is numbered last though it comes before RUNNING: by Ray's
+rule a finished attempt that went through it would never read FINISHED.
+"""
+
+_NAMES = dict(STATES)
+
+
+def _time(number: int) -> str:
+    return f"{_NAMES[number].lower()}_ns"
+
+
+def _info(name: str) -> str:
+    return f"event_data.task_info.{name}"
+
+
+def _update(name: str) -> str:
+    return f"event_data.state_updates.{name}"
+
+
+def _log(name: str, doc: str) -> Column:
+    kind = "text" if name.endswith("file") else "int"
+    return Column(
+        f"_{name}", kind, _update(f"task_log_info.{name}"), "max", doc, since="running_ns"  # type: ignore[arg-type]  # Literal from a conditional
+    )
+
+
+_LOG_NAME_SQL = (
+    # Ray exports no file for ordinary workers; this is how a worker that was started for a job names its own
+    "'worker-' || lower(hex(worker_id)) || '-' || lower(hex(job_id)) || '-' || worker_pid"
+)
+
+STATE_SQL = "CASE " + " ".join(f"WHEN {_time(n)} IS NOT NULL THEN '{_NAMES[n]}'" for n in RANK) + " ELSE 'NIL' END"
+
+
+
+def _ms(ns: str) -> str:
+    """
+    Return milliseconds as Ray rounds them.
+
+    Ray computes ``int(ns) // 1e6``: the nanoseconds pass through a double, whose steps are 256 ns today, so a time
+    that lies on a millisecond may come out one lower.
+    """
+    return f"({ns})::DOUBLE::BIGINT // 1000000"
+
+
+_BASE_NAME_SQL = (
+    "coalesce(_span_name, CASE WHEN type = 'ACTOR_CREATION_TASK' THEN coalesce(_actor_name || ':', '') ELSE '' END"
+    " || func_or_class_name)"
+)
+_NAME_SQL = (
+    # as GCS and Ray's State API name it: the name given in options(), and an actor's __repr__ for its methods
+    "CASE WHEN type = 'ACTOR_TASK' AND worker_pid IS NOT NULL AND _actor_repr_name IS NOT NULL"
+    f" AND {_BASE_NAME_SQL} = func_or_class_name"
+    " THEN _actor_repr_name || '.' || split_part(func_or_class_name, '.', -1)"
+    f" ELSE {_BASE_NAME_SQL} END"
+)
+
+_EVENTS_SQL = (
+    "list_filter(["
+    + ", ".join(f"{{'state': '{name}', 'created_ms': {_ms(_time(n))}}}" for n, name in STATES)
+    + "], lambda e: e.created_ms IS NOT NULL)"
+)
+
+TASK = Entity(
+    name="task",
+    plural="tasks",
+    doc="One attempt of a task. Its owner and its executor each write part of it, each in its own file.",
+    event_types=("EXPORT_TASK",),
+    file_types=("TASK",),
+    key=("task_id", "attempt_number"),
+    columns=(
+        Column("task_id", "id", "event_data.task_id", "key", "The task."),
+        Column("attempt_number", "int", "event_data.attempt_number", "key", "0 for the first attempt."),
+        Column("job_id", "id", "event_data.job_id", "max", "The driver job that it belongs to."),
+        Column("type", "text", _info("type"), "max", "NORMAL_TASK, ACTOR_CREATION_TASK, ACTOR_TASK or DRIVER_TASK."),
+        Column("func_or_class_name", "text", _info("func_or_class_name"), "max", "What is called."),
+        Column("language", "text", _info("language"), "max", "PYTHON, JAVA or CPP."),
+        Column("actor_id", "id", _info("actor_id"), "max", "The actor that it creates or calls."),
+        Column("parent_task_id", "id", _info("parent_task_id"), "max", "The task that submitted it."),
+        Column("placement_group_id", "id", _info("placement_group_id"), "max", "Where it was placed."),
+        Column("required_resources", "json", _info("required_resources"), "max", "Amounts by resource."),
+        Column("_runtime_env_info", "json", _info("runtime_env_info"), "max", "Its runtime environment."),
+        Column("labels", "json", _info("labels"), "max", "Labels given by libraries, such as Ray Data's operator."),
+        Column("label_selector", "json", _info("label_selector"), "max", "Labels that its node must have."),
+        Column("node_id", "id", _update("node_id"), "max", "Where it ran.", since="submitted_to_worker_ns"),
+        Column("worker_id", "id", _update("worker_id"), "max", "Who ran it.", since="submitted_to_worker_ns"),
+        Column("worker_pid", "int", _update("worker_pid"), "max", "Process of the worker.", since="running_ns"),
+        Column("error_type", "text", _update("error_info.error_type"), "max", "Why it failed.", since="failed_ns"),
+        Column(
+            "_error_message", "text", _update("error_info.error_message"), "max", "What the error said.",
+            since="failed_ns",
+        ),
+        Column("is_debugger_paused", "bool", _update("is_debugger_paused"), "max", "Whether a debugger holds it."),
+        _log("stdout_file", "File of its output; Ray leaves it empty for ordinary workers."),
+        _log("stdout_start", "Where in the file its output begins, in bytes."),
+        _log("stdout_end", "Where in the file its output ends, in bytes."),
+        _log("stderr_file", "File of its errors."),
+        _log("stderr_start", "Where in the file its errors begin, in bytes."),
+        _log("stderr_end", "Where in the file its errors end, in bytes."),
+        *(
+            Column(
+                _time(number), "int", _update(f"state_ts_ns.{number}"), "max",
+                f"When it entered {name} ({number}), in nanoseconds since the epoch.",
+            )
+            for number, name in STATES
+        ),
+        Column("_profile_component_id", "id", "event_data.profile_events.component_id", "max", "Process that was profiled."),
+        Column("_profile_component_type", "text", "event_data.profile_events.component_type", "max", "``worker`` or ``driver``."),
+        Column("_profile_node_ip_address", "text", "event_data.profile_events.node_ip_address", "max", "Address of its node."),
+        Column("_profile_events", "spans", "event_data.profile_events.events", "union", "What the process did, and when."),
+        Column(
+            "_span_name", "text",
+            "= list_extract(list_filter(_profile_events, lambda s: starts_with(s.event_name, 'task::')), 1).event_name[7:]",
+            "max",
+            "The name given to the task, which Ray exports only as the name of a profile event.",
+        ),
+        Column("_actor_name", "text", "= NULL::VARCHAR", "max", "The name of its actor, filled in when sealed."),
+        Column("_actor_repr_name", "text", "= NULL::VARCHAR", "max", "What its actor's ``__repr__`` says, likewise."),
+    ),
+    derived=(
+        Derived("state", "text", STATE_SQL, "The state it is in, or NIL where no event said.", stored=True),
+        Derived("name", "text", _NAME_SQL, "The name given to it, else what is called.", stored=True),
+        Derived(
+            "runtime_env_info", "json",
+            # Ray's own answer leaves out `uris` where it says nothing
+            "CASE WHEN contains(_runtime_env_info, '\"uris\":{\"py_modules_uris\":[],\"working_dir_uri\":\"\"}') "
+            "THEN json_merge_patch(_runtime_env_info, '{\"uris\": null}') ELSE _runtime_env_info END",
+            "Its runtime environment.",
+        ),
+        Derived(
+            "error_message", "text",
+            # the codes that colour a terminal are cut, as Ray does
+            "CASE WHEN error_type IS NOT NULL THEN regexp_replace(coalesce(_error_message, ''), '\x1b[^m]*m', '', 'g') END",
+            "What the error said.",
+        ),
+        Derived("creation_time_ms", "int", _ms("pending_args_avail_ns"), "When it was submitted."),
+        Derived("start_time_ms", "int", _ms("running_ns"), "When it began to run."),
+        Derived("end_time_ms", "int", _ms("coalesce(failed_ns, finished_ns)"), "When it finished or failed."),
+        Derived("events", "json", f"to_json({_EVENTS_SQL})", "Its states, each with the time that it was entered."),
+        Derived(
+            "profiling_data", "json",
+            "CASE WHEN _profile_component_type IS NULL THEN '{}' ELSE to_json({'component_type': _profile_component_type, "
+            "'component_id': lower(hex(_profile_component_id)), 'node_ip_address': _profile_node_ip_address, 'events': "
+            "list_transform(list_sort(list_transform(_profile_events, lambda s: {'end_time': s.end_time, 'start_time': s.start_time, "
+            "'event_name': s.event_name, 'extra_data': s.extra_data})), lambda s: {'start_time': s.start_time / 1e6, "
+            "'end_time': s.end_time / 1e6, 'extra_data': coalesce(s.extra_data, '{}')::JSON, 'event_name': s.event_name})}) END",
+            "What the process did, and when, in milliseconds.",
+        ),
+        Derived(
+            "task_log_info", "json",
+            "CASE WHEN coalesce(_stdout_end, _stderr_end) IS NOT NULL THEN to_json({"
+            f"'stdout_file': coalesce(_stdout_file, {_LOG_NAME_SQL} || '.out'), "
+            f"'stderr_file': coalesce(_stderr_file, {_LOG_NAME_SQL} || '.err'), "
+            "'stdout_start': _stdout_start, 'stdout_end': _stdout_end, "
+            "'stderr_start': _stderr_start, 'stderr_end': _stderr_end}) END",
+            "Where its output is.",
+        ),
+    ),
+    ignored=("event_data.task_info.task_id",),
+    sort=("job_id", "pending_args_avail_ns", "task_id"),
+    state="state",
+    terminal=("FINISHED", "FAILED"),
+    closing=(
+        ("failed_ns", "{end_ms} * 1000000"),
+        ("error_type", "'WORKER_DIED'"),
+        ("_error_message", "'The session ended while it was open.'"),
+    ),
+    complete=(
+        "func_or_class_name IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL"
+        " AND _span_name IS NOT NULL AND running_ns IS NOT NULL AND _stdout_end IS NOT NULL"
+    ),
+    settled="type IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL",
+    at_from_times=True,
+)

@@ -1,0 +1,31 @@
+"""One attempt of a Ray Train run, from ``EXPORT_TRAIN_RUN_ATTEMPT`` (`ExportTrainRunAttemptEventData`, export_train_state.proto)."""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Entity
+
+TRAIN_RUN_ATTEMPT = Entity(
+    name="train_run_attempt",
+    plural="train_run_attempts",
+    doc="One attempt of a Ray Train run, with its workers.",
+    event_types=("EXPORT_TRAIN_RUN_ATTEMPT",),
+    file_types=("TRAIN_STATE",),
+    key=("run_id", "attempt_id"),
+    columns=(
+        Column("run_id", "text", "event_data.run_id", "key", "The run."),
+        Column("attempt_id", "text", "event_data.attempt_id", "key", "The attempt."),
+        Column("status", "text", "event_data.status", "last", "PENDING, RUNNING, FINISHED, ERRORED or ABORTED."),
+        Column("status_detail", "text", "event_data.status_detail", "last", "What Ray says of its status."),
+        Column("start_time_ns", "int", "event_data.start_time_ns", "max", "When it began.", unset="0"),
+        Column("end_time_ns", "int", "event_data.end_time_ns", "max", "When it ended.", unset="0"),
+        Column("resources", "json", "event_data.resources", "last", "What each worker asked for."),
+        Column("workers", "json", "event_data.workers", "last", "Its workers: rank, actor, node, process, log.", unset="[]",
+               ids_inside=("actor_id", "node_id")),
+        Column("ray_train_version", "int", "event_data.ray_train_version", "last", "Ray Train's generation."),
+        Column("schema_version", "int", "event_data.schema_version", "last", "Version of this event's form."),
+    ),
+    sort=("run_id", "attempt_id"),
+    state="status",
+    terminal=("FINISHED", "ERRORED", "ABORTED"),
+    closing=(("status", "'ABORTED'"), ("end_time_ns", "{end_ms} * 1000000")),
+)

@@ -1,0 +1,121 @@
+"""
+What flows along the line: a chunk of whole lines, and the byte ranges of the files that it came from.
+
+A chunk travels as a value (its lines, plain NDJSON, as Ray wrote them) and string headers:
+
+    raytrail-version  1
+    cluster, session, node_id, event_type
+    segments          <file>:<generation>:<start>:<length>[,...]     in the order of the lines
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from raytrail.errors import EventError
+
+FileId = str
+"""
+Names an event file for good, across renames, copies and machines: ``<began>-<hash>``.
+
+``began`` is the ``timestamp`` of the file's first line (whole seconds, ten digits; zeros where the line has
+none), so that ids sort as the files of one writer rotated. ``hash`` is the BLAKE2b-128 hex digest of the
+session's name and the file's first line, which no other file has (every line carries a random event id).
+"""
+
+FORMAT_VERSION = "1"
+
+
+class Segment(NamedTuple):
+    """
+    A byte range of one file, cut at line ends: ``[start, start + length)``.
+
+    Loss and repetition are arithmetic on it.
+    """
+
+    file: FileId
+    generation: int
+    """0; one more each time the file was seen to shrink while its first line stayed."""
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Offset after the last byte."""
+        return self.start + self.length
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Whole lines of one event type, as Ray wrote them.
+
+    Its segments cover `data` in order: their lengths add up to ``len(data)``. A chunk of Raytrail's own
+    reports, which no file holds, has no segments.
+    """
+
+    cluster: str
+    """The name its operator gave the cluster; may be empty. A session's name tells clusters apart."""
+    session: str
+    """Ray's session, e.g. ``session_2026-11-23_07-40-30_867494_13129``."""
+    node_id: str
+    """Hex id of the node whose agent read the lines; empty where it could not be known."""
+    event_type: str
+    """What the file's name says: ``TASK`` for ``event_EXPORT_TASK_123.log``."""
+    segments: tuple[Segment, ...]
+    data: bytes
+    """Lines, each ending in a newline."""
+
+    def headers(self) -> dict[str, str]:
+        """Return everything but the lines, for the wire."""
+        return {
+            "raytrail-version": FORMAT_VERSION,
+            "cluster": self.cluster,
+            "session": self.session,
+            "node_id": self.node_id,
+            "event_type": self.event_type,
+            "segments": ",".join(f"{s.file}:{s.generation}:{s.start}:{s.length}" for s in self.segments),
+        }
+
+    @classmethod
+    def from_wire(cls, headers: Mapping[str, str], data: bytes) -> Chunk:
+        """
+        Make the chunk that `headers` and `data` describe.
+
+        Raises:
+            EventError: A header is missing or unreadable, or the version is not ours.
+        """
+        version = headers.get("raytrail-version")
+        if version != FORMAT_VERSION:
+            raise EventError(
+                f"chunk format {version!r} is not {FORMAT_VERSION!r}; a newer agent wrote it: upgrade the reader"
+            )
+        try:
+            segments = tuple(
+                Segment(file, int(generation), int(start), int(length))
+                for file, generation, start, length in (
+                    part.split(":") for part in headers["segments"].split(",") if part
+                )
+            )
+            chunk = cls(
+                cluster=headers["cluster"],
+                session=headers["session"],
+                node_id=headers["node_id"],
+                event_type=headers["event_type"],
+                segments=segments,
+                data=data,
+            )
+        except (KeyError, ValueError) as error:
+            raise EventError(f"chunk headers {dict(headers)!r}: {error!r}; they were cut or altered") from error
+        if segments and sum(segment.length for segment in segments) != len(data):
+            raise EventError(f"chunk of {len(data)} bytes with segments {headers['segments']!r}: lengths differ")
+        return chunk
+
+    def parts(self) -> Iterator[tuple[Segment, memoryview]]:
+        """Yield each segment with its lines."""
+        view, offset = memoryview(self.data), 0
+        for segment in self.segments:
+            yield segment, view[offset : offset + segment.length]
+            offset += segment.length

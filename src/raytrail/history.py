@@ -1,0 +1,96 @@
+"""consume -> append -> fold: what keeps the history up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+
+from raytrail.config import StoreConfig
+from raytrail.errors import StoreError
+from raytrail.pubsub import Delivery, Subscriber
+from raytrail.store import Store
+
+log = logging.getLogger(__name__)
+
+WAITING = 64
+"""Most chunks that wait for the store; above that the broker keeps them."""
+
+
+async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: asyncio.Event, *, group: str) -> None:
+    """Append what arrives, acknowledge it once it is durable, and fold; until `stop` is set."""
+    waiting: asyncio.Queue[Delivery] = asyncio.Queue(WAITING)
+    consuming = asyncio.create_task(_consume(subscriber, waiting, group))
+    folded = sealed = 0.0
+    try:
+        while not stop.is_set():
+            if consuming.done():
+                consuming.result()
+            batch = await _gather(waiting, config)
+            if batch:
+                await _append(store, batch, config, stop)
+            if time.monotonic() - folded >= config.fold_seconds:
+                folded = await _fold(store)
+            if time.monotonic() - sealed >= config.fold_seconds:
+                sealed = await _seal(store)
+    finally:
+        consuming.cancel()
+        await asyncio.gather(consuming, return_exceptions=True)
+    await _fold(store)
+
+
+async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], group: str) -> None:
+    async with aclosing(subscriber.subscribe(group)) as deliveries:
+        async for delivery in deliveries:
+            await waiting.put(delivery)
+
+
+async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list[Delivery]:
+    """Return what arrives within `batch_seconds`, sooner where it is `batch_bytes`."""
+    batch: list[Delivery] = []
+    size, deadline = 0, time.monotonic() + config.batch_seconds
+    while size < config.batch_bytes and (left := deadline - time.monotonic()) > 0:
+        try:
+            delivery = await asyncio.wait_for(waiting.get(), left)
+        except asyncio.TimeoutError:
+            break
+        batch.append(delivery)
+        size += len(delivery.chunk.data)
+    return batch
+
+
+async def _append(store: Store, batch: list[Delivery], config: StoreConfig, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(store.append, [delivery.chunk for delivery in batch])
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            log.error("%s; nothing is lost, %d chunks wait at the broker", error, len(batch))
+            await asyncio.sleep(config.batch_seconds)
+        else:
+            for delivery in batch:
+                await delivery.ack()
+            return
+
+
+async def _fold(store: Store) -> float:
+    try:
+        await asyncio.to_thread(store.fold)
+    except StoreError as error:
+        if not error.retryable:
+            raise
+        log.error("%s; what is served stays as it was", error)
+    return time.monotonic()
+
+
+async def _seal(store: Store) -> float:
+    try:
+        for session in await asyncio.to_thread(store.seal_due, time.time_ns() // 1_000_000):
+            log.info("sealed %s", session)
+    except StoreError as error:
+        if not error.retryable:
+            raise
+        log.error("%s; the session is sealed later", error)
+    return time.monotonic()

@@ -1,0 +1,85 @@
+"""
+Chunks over the wire.
+
+A backend is one file, here or in your own package, with one class that fits `PubSub`, named under its URL's
+scheme in the entry-point group ``raytrail.pubsub``. `raytrail.testing.check_pubsub` is its contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from importlib.metadata import entry_points
+from typing import Literal, NamedTuple, Protocol, cast
+from urllib.parse import urlsplit
+
+from raytrail.errors import ConfigError
+from raytrail.event import Chunk
+
+Guarantee = Literal["at-least-once", "at-most-once"]
+
+
+class Delivery(NamedTuple):
+    """A chunk as it arrives, and the way to say that it is safe with us."""
+
+    chunk: Chunk
+    ack: Callable[[], Awaitable[None]]
+    """Call once the chunk is durable. One that is not acked comes again, where the guarantee is
+    at-least-once. Acks may come in any order; they may be called in batches."""
+
+
+class Publisher(Protocol):
+    """The agent's end."""
+
+    async def publish(self, chunk: Chunk) -> None:
+        """
+        Send one chunk, returning once the broker has stored it. May be called concurrently.
+
+        Raises:
+            PublishError: It was not stored, or nobody knows; send it again where `retryable`.
+        """
+        ...
+
+
+class Subscriber(Protocol):
+    """The history's end."""
+
+    def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
+        """
+        Yield chunks from where `group` left off, each file's in the order published.
+
+        Close the generator (`contextlib.aclosing`) to leave the group.
+
+        Args:
+            group: Who reads together; each group reads everything.
+            from_start: Forget where the group left off, and read all that the broker still holds.
+        """
+        ...
+
+
+class PubSub(Publisher, Subscriber, Protocol):
+    """A broker, made from its URL. Nothing is opened before first use."""
+
+    guarantee: Guarantee
+
+    def __init__(self, url: str) -> None: ...
+
+    async def aclose(self) -> None:
+        """Drop the connection. Safe to call twice."""
+        ...
+
+
+def connect(url: str) -> PubSub:
+    """
+    Make the backend that the URL's scheme names, e.g. ``file:///var/lib/raytrail/events``.
+
+    Raises:
+        ConfigError: No installed backend has that scheme, or it cannot use this URL.
+    """
+    scheme = urlsplit(url).scheme
+    installed = {point.name: point for point in entry_points(group="raytrail.pubsub")}
+    if scheme not in installed:
+        raise ConfigError(
+            f"no pub/sub backend for {url!r}: scheme {scheme!r} is not among {sorted(installed)}; "
+            f"install one with `pip install 'raytrail[{scheme}]'`, or mend the URL"
+        )
+    return cast("type[PubSub]", installed[scheme].load())(url)

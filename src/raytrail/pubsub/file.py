@@ -1,0 +1,697 @@
+"""
+Chunks through a directory: ``file:///dir``, the broker that needs no broker.
+
+Every publisher appends to files of its own and calls a chunk stored once it is synced to disk; every group
+reads all files from its own place. Processes and threads of one machine may share the directory; over a
+network file system nothing is promised, since all of it rests on flock and on appends seen in order.
+
+    /dir/00000000000000000001-4be1c09a63d7.chunks     what publisher 4be1c09a63d7 wrote first
+    /dir/00000000000000000002-4be1c09a63d7.chunks     what it wrote after file_bytes were full
+    /dir/groups/history.json                          {"<file>": <bytes acknowledged>, ...}
+    /dir/groups/history.lock                          held by the one reader of group `history`, with its pid
+    /dir/groups/.lock                                 held for a moment, by who joins a group or deletes files
+
+A file's number is one more than the greatest in the directory when it was made, so that a publisher's files,
+and those of its successor after a restart, sort in the order they were written. A chunk in a file is a frame,
+all of it text, so that ``grep -hv '^#' /dir/*.chunks`` prints plain NDJSON:
+
+    #raytrail 00000195 000000262144 1c291ca3 5a4f8a11⏎     50 bytes
+    |         |        |            |        crc32 of the lines
+    |         |        |            crc32 of the two lengths as written, and of the headers
+    |         |        bytes of lines, decimal
+    |         bytes of headers, decimal, with their # and newline
+    magic
+    #{"raytrail-version": "1", "cluster": "", ...}⏎        headers, JSON
+    {"event_id": ...}⏎ ...                                 lines, as Ray wrote them
+
+A publisher takes an exclusive flock on its file while the file is still empty and holds it to the end, so
+whoever finds a file that has bytes and no lock knows that it will not grow: a frame that is not whole at its
+end is the write in which its publisher was killed, and was never called stored. At the end of a locked file a
+reader waits. After a failed write or sync a file is cut back to its last stored frame and never written to
+again: a reader may have seen what was cut off, and must not find other bytes at the same offsets.
+
+A frame whose checksum fails elsewhere, or that a whole frame follows, is damage. It is set aside (left in
+its file, skipped by readers), logged as an error, counted in `FilePubSub.damaged_bytes`, and reading goes on
+at the next whole frame; the completeness ledger shows the ranges that are missing.
+
+Settings, in the URL's query, and what they mean for whole files, oldest first:
+
+    retain_bytes     4 GiB    files beyond this total are deleted once every group has acknowledged them
+    retain_seconds   7 days   older files are deleted once every group has acknowledged them
+    file_bytes       64 MiB   a file that has reached this is closed, and a new one begun
+
+A group counts while somebody reads as it, and for `retain_seconds` after; a longer absent one no longer holds
+files back (a warning names what it had not read). What a counting group has not acknowledged is kept whatever
+its size (a warning says so), and where no group counts, all that is younger than `retain_seconds` is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import functools
+import json
+import logging
+import os
+import re
+import threading
+import time
+import uuid
+import zlib
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import Annotated, ClassVar, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from raytrail.errors import BrokerUnavailable, ConfigError
+from raytrail.event import Chunk
+from raytrail.pubsub import Delivery, Guarantee
+
+_MAGIC = b"#raytrail "
+_PREFIX = re.compile(_MAGIC + rb"(([0-9]{8}) ([0-9]{12})) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
+_PREFIX_BYTES = 50
+_CHUNK_FILE = re.compile(r"([0-9]{20})-[0-9a-f]{12}\.chunks")
+_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+_BLOCK_BYTES = 1024 * 1024
+_BUFFERS_A_WRITE = 1024  # IOV_MAX of Linux and macOS
+_LOOK_SECONDS = 0.05
+_COMMIT_SECONDS = 0.05
+_COMMIT_RETRY_SECONDS = 5.0
+_TIDY_SECONDS = 60.0
+_STILLBORN_SECONDS = 3600.0
+
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+log = logging.getLogger(__name__)
+
+
+class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the URL's query may say; the module's docstring says what it means."""
+
+    retain_bytes: Annotated[int, msgspec.Meta(ge=0)] = 4 * 1024**3
+    retain_seconds: Annotated[int, msgspec.Meta(ge=1)] = 7 * 24 * 3600
+    file_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024**2
+
+
+class FilePubSub:
+    """
+    A directory of append-only files: ``file:///dir?retain_bytes=...&retain_seconds=...&file_bytes=...``.
+
+    A group has one reader at a time here; a second is refused with a `ConfigError`. Acks are written down
+    every 50 ms and when the reader leaves, unsynced: what a crash loses of them comes again.
+    """
+
+    guarantee: ClassVar[Guarantee] = "at-least-once"
+
+    damaged_bytes: int
+    """Bytes that this connection's subscriptions found damaged, and went on after."""
+
+    def __init__(self, url: str) -> None:
+        self._directory, self._settings = _parse_url(url)
+        self._writer = _Writer(self._directory, self._settings)
+        self._turn = asyncio.Lock()
+        self._gathering: _Batch | None = None
+        self.damaged_bytes = 0
+
+    async def publish(self, chunk: Chunk) -> None:
+        """
+        Append one chunk, returning once it is synced to disk.
+
+        Chunks that come while others are being written are gathered, written together and share one sync.
+
+        Raises:
+            BrokerUnavailable: It could not be written (disk full, no directory, an I/O error), nor any other
+                chunk written with it.
+        """
+        batch = self._gathering
+        if batch is None or batch.stored.done():  # done without being stored: its event loop was cancelled
+            batch = self._gathering = _Batch([chunk])
+            batch.stored = asyncio.ensure_future(self._store(batch))
+        else:
+            batch.chunks.append(chunk)
+        # a publisher that is cancelled must not cancel the write that others wait for
+        await asyncio.shield(batch.stored)
+
+    async def _store(self, batch: _Batch) -> None:
+        async with self._turn:
+            self._gathering = None
+            await asyncio.to_thread(self._writer.append, batch.chunks)
+
+    async def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
+        """
+        Yield chunks from where `group` left off, each publisher's in the order published.
+
+        A new group begins with the oldest chunk that is still held. An ack that comes after the generator was
+        closed is lost, and its chunk comes again.
+
+        Args:
+            group: Who reads: letters, digits, ``_``, ``-`` and ``.``, at most 100.
+            from_start: Forget where the group left off, and read all that the directory still holds.
+
+        Raises:
+            ConfigError: `group` cannot name a file, or somebody reads as that group already.
+            BrokerUnavailable: The directory cannot be read.
+            EventError: A chunk is of a newer format; what follows it is not read.
+        """
+        if not _GROUP.fullmatch(group):
+            raise ConfigError(
+                f"group {group!r} cannot name a file; use at most 100 letters, digits, '_', '-' and '.', "
+                f"not beginning with '-' or '.'"
+            )
+        # joined and left without a thread: cancelling must neither leak the lock nor skip the last commit
+        with _reached(self._directory):
+            place = _Place(self._directory, group, from_start=from_start)
+        try:
+            tidied = float("-inf")
+            while True:
+                if time.monotonic() - tidied >= _TIDY_SECONDS:
+                    await asyncio.to_thread(place.commit)  # shows by its time that the group is not away
+                    await asyncio.to_thread(_tidy, self._directory, self._settings)
+                    tidied = time.monotonic()
+                with _reached(self._directory):
+                    sources = await asyncio.to_thread(place.look)
+                idle = True
+                for source in sources:
+                    while True:
+                        with _reached(source.path):
+                            frames = await asyncio.to_thread(place.read, source)
+                        if not frames:
+                            break
+                        idle = False
+                        for frame in frames:
+                            source.sent(frame.end)
+                            if frame.headers is None:
+                                self._set_aside(source, frame, group)
+                                await source.ack(frame.end)
+                                continue
+                            chunk = Chunk.from_wire(frame.headers, frame.data)
+                            yield Delivery(chunk, functools.partial(source.ack, frame.end))
+                if idle:
+                    await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            place.leave()
+
+    def _set_aside(self, source: _Source, frame: _Frame, group: str) -> None:
+        if frame.torn:
+            log.info(
+                "%s: %d bytes at its end are a write that never finished; they were never called stored",
+                source.path,
+                frame.end - frame.start,
+            )
+            return
+        self.damaged_bytes += frame.end - frame.start
+        log.error(
+            "%s: bytes %d to %d are damaged and set aside; group %r goes on after them, and its ledger shows "
+            "what is missing",
+            source.path,
+            frame.start,
+            frame.end,
+            group,
+        )
+
+    async def aclose(self) -> None:
+        """Finish what is being published and give up the file. Safe to call twice."""
+        async with self._turn:
+            await asyncio.to_thread(self._writer.close)
+
+
+def _parse_url(url: str) -> tuple[Path, _Settings]:
+    parts = urlsplit(url)
+    directory = unquote(parts.path)
+    if parts.netloc or not directory.startswith("/") or parts.fragment or "\0" in directory:
+        raise ConfigError(
+            f"{url!r} names no directory of this machine; write file:///path/to/directory, "
+            f"with %23 for a '#' and %3F for a '?' in its name"
+        )
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    try:
+        if len(dict(pairs)) < len(pairs):
+            raise msgspec.ValidationError("a setting is given twice")
+        settings = msgspec.convert(dict(pairs), _Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{url!r}: {error}; the settings are retain_bytes (integer >= 0), retain_seconds (integer >= 1) "
+            f"and file_bytes (integer >= 1)"
+        ) from error
+    return Path(directory), settings
+
+
+@contextmanager
+def _reached(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BrokerUnavailable(f"{path} cannot be read: {error}; mend it, then subscribe again") from error
+
+
+# -- writing
+
+
+class _Batch:
+    """Chunks that are written together."""
+
+    def __init__(self, chunks: list[Chunk]) -> None:
+        self.chunks = chunks
+        self.stored: asyncio.Future[None]
+
+
+class _Writer:
+    """The file that a publisher appends to."""
+
+    def __init__(self, directory: Path, settings: _Settings) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._id = uuid.uuid4().hex[:12]
+        self._number = 0
+        self._path = directory
+        self._file: FileIO | None = None
+        self._stored_bytes = 0
+        # a cancelled event loop leaves its thread behind, still writing
+        self._one_at_a_time = threading.Lock()
+
+    def append(self, chunks: Sequence[Chunk]) -> None:
+        """
+        Append and sync `chunks`, all or none.
+
+        Raises:
+            BrokerUnavailable: They could not be written. The next append begins a new file.
+        """
+        buffers = [buffer for chunk in chunks for buffer in _encode(chunk)]
+        with self._one_at_a_time:
+            stored = False
+            try:
+                file = self._file or self._create()
+                _write(file.fileno(), buffers)
+                _sync(file.fileno())
+                if os.fstat(file.fileno()).st_nlink == 0:
+                    raise FileNotFoundError(errno.ENOENT, "deleted while it was written to")
+                stored = True
+            except OSError as error:
+                raise BrokerUnavailable(
+                    f"{self._path}: {len(chunks)} chunks could not be stored: {error}; "
+                    f"make room or mend the disk, then send them again"
+                ) from error
+            finally:
+                if not stored:
+                    self._abandon()
+            self._stored_bytes += sum(map(len, buffers))
+            if self._stored_bytes >= self._settings.file_bytes:
+                self._close()
+
+    def close(self) -> None:
+        """Give up the file, so that readers know it as finished."""
+        with self._one_at_a_time:
+            self._close()
+
+    def _create(self) -> FileIO:
+        self._path = self._directory
+        _make_directory(_groups(self._directory))
+        _tidy(self._directory, self._settings)
+        names = [_CHUNK_FILE.fullmatch(name) for name in os.listdir(self._directory)]
+        self._number = 1 + max([self._number, *(int(name[1]) for name in names if name)])
+        self._path = self._directory / f"{self._number:020}-{self._id}.chunks"
+        self._stored_bytes = 0
+        self._file = file = FileIO(self._path, "xb")
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # before its first byte: see _Source.look
+        _sync_directory(self._directory)
+        return file
+
+    def _abandon(self) -> None:
+        file, self._file = self._file, None
+        if file is None:
+            return
+        # where the disk refuses this too, readers skip what is torn; a whole frame that remains comes twice
+        with suppress(OSError):
+            os.ftruncate(file.fileno(), self._stored_bytes)
+            if self._stored_bytes == 0:
+                self._path.unlink()
+        file.close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _encode(chunk: Chunk) -> tuple[bytes, bytes]:
+    # the standard library's JSON, since it keeps the lone surrogates that names from the environment may hold
+    headers = b"#" + json.dumps(chunk.headers()).encode("ascii") + b"\n"
+    lengths = b"%08d %012d" % (len(headers), len(chunk.data))
+    check = zlib.crc32(headers, zlib.crc32(lengths))
+    return _MAGIC + b"%b %08x %08x\n" % (lengths, check, zlib.crc32(chunk.data)) + headers, chunk.data
+
+
+def _write(fd: int, buffers: Sequence[bytes]) -> None:
+    left = deque(memoryview(buffer) for buffer in buffers)
+    while left:
+        written = os.writev(fd, [left[index] for index in range(min(len(left), _BUFFERS_A_WRITE))])
+        while left and written >= len(left[0]):
+            written -= len(left.popleft())
+        if written:
+            left[0] = left[0][written:]
+
+
+def _make_directory(directory: Path) -> None:
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+# -- reading
+
+
+class _Frame(NamedTuple):
+    """A chunk in its file, or a range that holds none."""
+
+    start: int
+    end: int
+    headers: dict[str, str] | None
+    """None: the range is set aside."""
+    data: bytes
+    torn: bool = False
+    """Set aside because its writer was killed in the middle of it."""
+
+
+class _Source:
+    """One file of chunks, as one group reads it."""
+
+    def __init__(self, path: Path, offset: int) -> None:
+        self.path = path
+        self.position = offset
+        """Read up to here."""
+        self.acknowledged = offset
+        """All before this is acknowledged."""
+        self.size = 0
+        """Its bytes when it was last looked at; reading goes no further."""
+        self.finished = False
+        """Whether its writer had given it up by then."""
+        self._searched_size = 0
+        self._sent: deque[int] = deque()
+        self._acked: set[int] = set()
+
+    def look(self) -> None:
+        """See how far the file goes now, and whether it may still grow."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            # in this order: with a first byte there was a lock; without the lock the size is the last
+            self.finished = os.fstat(fd).st_size > 0 and _unlocked(fd)
+            self.size = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    def read(self) -> list[_Frame]:
+        """Return the next frames, about a block of them; none at `size`, or where one is being written."""
+        if self.position >= self.size:
+            return []
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            frames, claimed = self._frames(fd, self.position)
+            if not frames:
+                frames = self._set_aside(fd, short=claimed > 0)
+        finally:
+            os.close(fd)
+        if frames:
+            self.position = frames[-1].end
+        return frames
+
+    def sent(self, end: int) -> None:
+        """Note that the frame that ends at `end` was handed out."""
+        self._sent.append(end)
+
+    async def ack(self, end: int) -> None:
+        """Acknowledge the frame that ends at `end`; a second time is harmless."""
+        if end > self.acknowledged:
+            self._acked.add(end)
+        while self._sent and self._sent[0] in self._acked:
+            self.acknowledged = self._sent.popleft()
+            self._acked.remove(self.acknowledged)
+
+    def _frames(self, fd: int, start: int) -> tuple[list[_Frame], int]:
+        block = os.pread(fd, min(_BLOCK_BYTES, self.size - start), start)
+        frames, claimed = _decode(block, start)
+        if not frames and len(block) < claimed <= self.size - start:
+            frames, claimed = _decode(os.pread(fd, claimed, start), start)
+        return frames, claimed
+
+    def _set_aside(self, fd: int, *, short: bool) -> list[_Frame]:
+        if not self.finished and (short or self.size == self._searched_size):
+            return []
+        end = self._next_whole(fd, self.position + 1)
+        if end is None and not self.finished:
+            self._searched_size = self.size
+            return []
+        torn = short and end is None
+        return [_Frame(self.position, self.size if end is None else end, None, b"", torn)]
+
+    def _next_whole(self, fd: int, start: int) -> int | None:
+        while start < self.size:
+            block = os.pread(fd, min(_BLOCK_BYTES, self.size - start), start)
+            found = block.find(_MAGIC)
+            if found < 0:
+                start += max(1, len(block) - len(_MAGIC) + 1)
+                continue
+            start += found
+            if self._frames(fd, start)[0]:
+                return start
+            start += 1
+        return None
+
+
+def _decode(block: bytes, start: int) -> tuple[list[_Frame], int]:
+    """Return the whole frames that `block` begins with, and the length that the next claims; 0 is damage."""
+    frames: list[_Frame] = []
+    at, view = 0, memoryview(block)
+    while len(block) - at >= _PREFIX_BYTES:
+        prefix = _PREFIX.match(block, at)
+        if prefix is None:
+            return frames, 0
+        data_at = at + _PREFIX_BYTES + int(prefix[2])
+        end = data_at + int(prefix[3])
+        headers = view[at + _PREFIX_BYTES : data_at]
+        if data_at <= len(block) and zlib.crc32(headers, zlib.crc32(prefix[1])) != int(prefix[4], 16):
+            return frames, 0
+        if end > len(block):
+            return frames, end - at
+        if zlib.crc32(view[data_at:end]) != int(prefix[5], 16):
+            return frames, 0
+        frames.append(_Frame(start + at, start + end, json.loads(bytes(headers[1:])), block[data_at:end]))
+        at = end
+    return frames, _PREFIX_BYTES
+
+
+class _Place:
+    """Where a group is in every file, and the lock that makes us its only reader."""
+
+    def __init__(self, directory: Path, group: str, *, from_start: bool) -> None:
+        self._directory = directory
+        self._group = group
+        self._path = _groups(directory) / f"{group}.json"
+        _make_directory(self._path.parent)
+        with _undisturbed(directory):
+            self._lock = _take_lock(self._path.with_name(f"{group}.lock"), directory, group)
+        positions = {} if from_start else _positions(self._path)
+        self._sources = {name: _Source(directory / name, offset) for name, offset in positions.items()}
+        self._committed: dict[str, int] | None = None
+        self._next_commit = 0.0
+        # a cancelled commit leaves its thread behind, and must not write after another reader has joined
+        self._one_at_a_time = threading.Lock()
+        self.commit()
+
+    def look(self) -> list[_Source]:
+        """Return the files that have something to read, oldest first."""
+        self._commit_changes()
+        names = sorted(name for name in os.listdir(self._directory) if _CHUNK_FILE.fullmatch(name))
+        sources = {name: self._sources.get(name) or _Source(self._directory / name, 0) for name in names}
+        for name, source in self._sources.items():
+            if name not in sources and source.position < source.size:
+                log.warning(
+                    "%s was deleted before group %r had read its last %d bytes; retention did not do that",
+                    source.path,
+                    self._group,
+                    source.size - source.position,
+                )
+        # sizes from new to old, then read from old to new: whatever is read of a publisher's (or of its
+        # successor's) later file, all that was published before it has been read by then
+        for name in reversed(names):
+            source = sources[name]
+            if not source.finished:
+                with suppress(FileNotFoundError):  # deleted since it was listed
+                    source.look()
+        self._sources = sources
+        return [source for source in sources.values() if source.position < source.size]
+
+    def read(self, source: _Source) -> list[_Frame]:
+        """Return the next frames of `source`."""
+        self._commit_changes()
+        return source.read()
+
+    def commit(self) -> None:
+        """Write down what is acknowledged. Where that fails, a warning says so; reading goes on."""
+        with self._one_at_a_time:
+            if self._lock.closed:
+                return
+            positions = {name: source.acknowledged for name, source in self._sources.items()}
+            unfinished = self._path.with_name(f"{self._path.name}.new")
+            try:
+                unfinished.write_bytes(msgspec.json.encode(positions))
+                unfinished.replace(self._path)
+                self._committed = positions
+                self._next_commit = time.monotonic() + _COMMIT_SECONDS
+            except OSError as error:
+                self._next_commit = time.monotonic() + _COMMIT_RETRY_SECONDS
+                log.warning(
+                    "%s: acks could not be written: %s; until they are, a crash brings chunks again",
+                    self._path,
+                    error,
+                )
+
+    def _commit_changes(self) -> None:
+        if time.monotonic() >= self._next_commit and self._committed != {
+            name: source.acknowledged for name, source in self._sources.items()
+        }:
+            self.commit()
+
+    def leave(self) -> None:
+        """Commit, and let another reader join."""
+        self.commit()
+        with self._one_at_a_time:
+            self._lock.close()
+
+
+def _take_lock(path: Path, directory: Path, group: str) -> FileIO:
+    lock = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = lock.read(20).decode(errors="replace").strip() or "unknown"
+        lock.close()
+        raise ConfigError(
+            f"group {group!r} of {directory} is being read by process {holder}, and has one reader at "
+            f"a time; stop that one, or read as another group"
+        ) from error
+    with suppress(OSError):  # on a full disk the lock holds without a name
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
+    return lock
+
+
+def _unlocked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return True
+
+
+# -- retention
+
+
+def _groups(directory: Path) -> Path:
+    return directory / "groups"
+
+
+@contextmanager
+def _undisturbed(directory: Path) -> Iterator[None]:
+    """Keep joining and retention apart: one tries the locks that the other takes, and counts who is there."""
+    fd = os.open(_groups(directory) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _positions(path: Path) -> dict[str, int]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:  # the machine went down before it was on disk
+        log.warning("%s: %s; the group reads from the start again", path, error)
+        return {}
+
+
+def _tidy(directory: Path, settings: _Settings) -> None:
+    """Delete what retention no longer keeps. Where that fails, a warning says so; nothing else is held up."""
+    try:
+        with _undisturbed(directory):
+            _retain(directory, settings)
+    except OSError as error:
+        log.warning("%s: old files could not be deleted: %s; mend it, or it grows", directory, error)
+
+
+def _retain(directory: Path, settings: _Settings) -> None:
+    now = time.time()
+    counting: dict[str, dict[str, int]] = {}
+    away: dict[str, dict[str, int]] = {}
+    for path in sorted(_groups(directory).glob("*.json")):
+        present = not _is_unlocked(path.with_suffix(".lock"))
+        recent = now - path.stat().st_mtime <= settings.retain_seconds
+        (counting if present or recent else away)[path.stem] = _positions(path)
+    files = {
+        path.name: path.stat()
+        for path in sorted(directory.glob("*.chunks"))
+        if _CHUNK_FILE.fullmatch(path.name)
+    }
+    total = sum(stat.st_size for stat in files.values())
+    unread: set[str] = set()
+    for name, stat in files.items():
+        age = now - stat.st_mtime
+        if stat.st_size == 0:
+            if age < _STILLBORN_SECONDS:  # its publisher may be about to lock it
+                continue
+        elif age <= settings.retain_seconds and (total <= settings.retain_bytes or not counting):
+            continue
+        behind = [group for group, positions in counting.items() if positions.get(name, 0) < stat.st_size]
+        unread.update(behind)
+        path = directory / name
+        if behind or not _is_unlocked(path):
+            continue
+        missed = sorted(group for group, positions in away.items() if positions.get(name, 0) < stat.st_size)
+        if missed:
+            log.warning(
+                "%s is deleted unread by the groups %s, which have been away longer than retain_seconds=%d",
+                path,
+                missed,
+                settings.retain_seconds,
+            )
+        path.unlink(missing_ok=True)
+        total -= stat.st_size
+    if total > settings.retain_bytes and unread:
+        log.warning(
+            "%s holds %d bytes, more than retain_bytes=%d, since the groups %s have not acknowledged them; "
+            "start their readers, or delete the files of those no longer used in %s",
+            directory,
+            total,
+            settings.retain_bytes,
+            sorted(unread),
+            _groups(directory),
+        )
+
+
+def _is_unlocked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        return _unlocked(fd)
+    finally:
+        os.close(fd)

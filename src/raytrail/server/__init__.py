@@ -1,0 +1,7 @@
+"""The store over HTTP: Ray's State API and Jobs API for any cluster at any time, and plain pages."""
+
+from __future__ import annotations
+
+from raytrail.server.app import app, serve
+
+__all__ = ["app", "serve"]

@@ -1,0 +1,410 @@
+"""
+The history on disk: the log of all events, and the states folded from it.
+
+    <root>/
+      catalogue.sqlite              sessions, files, byte ranges seen, rejected lines
+      log/<session>/*.parquet       every event as typed columns: the truth
+      state/<session>/*.parquet     what the events add up to; *.duckdb beside it serves a sealed session faster
+      tmp/                          the spool, and what the engine spills
+
+One process writes; any number read, while it writes too. Whoever reads looks at files that no longer change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from raytrail.config import StoreConfig
+from raytrail.entities import Entity, installed, sql
+from raytrail.errors import NotFoundError, StoreError, StoreLocked
+from raytrail.event import Chunk
+from raytrail.store.append import UNKNOWN, Appender
+from raytrail.store.catalogue import Catalogue
+from raytrail.store.engine import Engine, Rows, UnreadableError, parquet
+from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
+from raytrail.store.live import LiveFold
+from raytrail.store.read import Filter, Snapshot
+from raytrail.store.seal import Sealer
+
+__all__ = [
+    "Cluster",
+    "Filter",
+    "LedgerRow",
+    "Missing",
+    "Rejected",
+    "Rows",
+    "Snapshot",
+    "Store",
+    "UnreadableError",
+]
+
+_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
+ATTACHED = 64
+"""Most sealed sessions that are held open at once."""
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """One session of a cluster, in figures."""
+
+    session: str
+    cluster: str
+    """The name its operator gave it; may be empty."""
+    began_ms: int | None
+    """When its first node joined; None before that is known."""
+    ended_ms: int | None
+    """When its last node died; None while one is alive, or where no event says."""
+    last_event_ms: int | None
+    alive: bool
+    """Whether a node is alive, as far as the events say, and it is not sealed."""
+    sealed: bool
+    nodes: int
+    jobs: int
+    actors: int
+    tasks: int
+    """Task attempts that the State API counts: those of which more is known than a fragment, drivers apart."""
+    events: int
+    stored_bytes: int
+    missing_bytes: int
+    rejected: int
+    inferred: int
+
+
+class Store:
+    """A history on disk."""
+
+    def __init__(self, root: Path, config: StoreConfig, *, write: bool) -> None:
+        self._root = root
+        self._config = config
+        self._lock = threading.RLock()
+        self._attached: dict[str, str] = {}
+        self._attach_lock = threading.Lock()
+        self._lock_file = None
+        if write:
+            for name in ("log", "state", "tmp"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+            self._lock_file = (root / "lock").open("w")
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock_file.close()
+                raise StoreLocked(
+                    f"{root}: another process writes to this store; stop it, or open another store"
+                ) from None
+        elif not (root / "catalogue.sqlite").exists():
+            raise NotFoundError(f"{root}: no store there; fill one with `raytrail import` or `raytrail history`")
+        try:
+            self._catalogue = Catalogue(root / "catalogue.sqlite", write=write)
+        except StoreError:
+            if self._lock_file is not None:
+                self._lock_file.close()
+            raise
+        self._engine = Engine(config, root / "tmp" if write else None)
+        if write:
+            self._sweep()
+            self._appender = Appender(root, self._catalogue, self._engine)
+            self._live = LiveFold(root, self._catalogue, self._engine)
+            self._sealer = Sealer(root, self._catalogue, self._engine)
+
+    @classmethod
+    def open(cls, root: Path, config: StoreConfig | None = None, *, write: bool = False) -> Store:
+        """
+        Open a store.
+
+        Args:
+            root: Its directory; made where `write` is set and it is not there.
+            config: The engine's settings.
+            write: Whether to append and fold: one process at a time may.
+
+        Raises:
+            NotFoundError: There is no store, and none is to be made.
+            StoreLocked: Another process writes to it.
+            StoreTooNew: A newer Raytrail wrote it.
+            StoreError: The directory cannot be used.
+        """
+        try:
+            return cls(root.expanduser().absolute(), config or StoreConfig(), write=write)
+        except OSError as error:
+            raise StoreError(f"{root}: {error}; choose a directory that can be written") from error
+
+    def close(self) -> None:
+        """Close it. What was appended is durable without that."""
+        self._engine.close()
+        self._catalogue.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, chunks: Sequence[Chunk]) -> None:
+        """
+        Append chunks; what was appended before is passed over, what is unreadable is set aside.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
+        """
+        for chunk in chunks:
+            if not _SESSION.fullmatch(chunk.session):
+                raise StoreError(f"chunk of session {chunk.session!r}: not a name that Ray gives; is it from an agent?")
+        with self._lock:
+            self._appender.append(chunks)
+
+    def fold(self) -> None:
+        """
+        Fold what was appended since the last time.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
+        """
+        with self._lock:
+            for (session,) in self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0"):
+                self._live.fold(session)
+
+    def seal_due(self, now_ms: int) -> list[str]:
+        """Seal the sessions that ended or went quiet, and return their names."""
+        due = []
+        rows = self._catalogue.query(
+            "SELECT session, last_heard_ms, last_grew_ms FROM sessions WHERE sealed_ms IS NULL"
+        )
+        for session, heard_ms, grew_ms in rows:
+            quiet_s, still_s = (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000
+            if quiet_s >= self._config.seal_after_quiet_seconds or (
+                still_s >= self._config.seal_after_end_seconds and self._ended_ms(session) is not None
+            ):
+                due.append(session)
+        for session in due:
+            self.seal(session)
+        return due
+
+    def seal(self, session: str) -> None:
+        """
+        Fold a session's log for good, and close what was left open as inferred.
+
+        Raises:
+            NotFoundError: There is no such session.
+            StoreUnavailable: The disk is full, or fails; what is served is as it was.
+        """
+        with self._lock:
+            if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
+                raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
+            old = self._sealer.seal(session)
+            self._live.forget(session)
+            self._live.retire(old)
+
+    def rebuild(self, session: str) -> None:
+        """Fold a session anew from its log alone, as `seal` does; lines that no version could read before are read."""
+        with self._lock:
+            self._read_unknown(session)
+            self.seal(session)
+
+    def clusters(self) -> list[Cluster]:
+        """Return every session, newest first."""
+        with self._catalogue.reading():
+            names = self._catalogue.query("SELECT session FROM sessions")
+            found = [self._cluster(session) for (session,) in names]
+        return sorted(found, key=lambda one: (one.began_ms or one.last_event_ms or 0, one.session), reverse=True)
+
+    def find(self, id: str) -> Cluster:
+        """
+        Return the session that is meant: by its name, a part of it that no other has, its cluster's name (the newest
+        session of it), or ``latest``.
+
+        Raises:
+            NotFoundError: None is meant, or several are.
+        """
+        if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", id):
+            return self._cluster(id)
+        every = self.clusters()
+        if id == "latest" and every:
+            return every[0]
+        for one in every:
+            if one.cluster == id and id:
+                return one
+        near = [one for one in every if id in one.session]
+        if len(near) == 1:
+            return near[0]
+        known = ", ".join(one.session for one in (near or every)[:5]) or "none yet"
+        raise NotFoundError(
+            f"cluster {id!r}: {'not one but several have it' if near else 'not in the store'}; there are {known}"
+        )
+
+    def ledger(self, session: str) -> list[LedgerRow]:
+        """Return what of each event type was written, published, stored, missing, rejected and inferred."""
+        return ledger(self._catalogue, self.snapshot(session))
+
+    def snapshot(self, session: str, at_ms: int | None = None) -> Snapshot:
+        """
+        Return a session as it was.
+
+        Args:
+            session: Its whole name.
+            at_ms: The moment, in milliseconds since the epoch; None is its end, or now while it lives.
+
+        Raises:
+            NotFoundError: There is no such session.
+        """
+        if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
+            raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
+        return Snapshot(self._engine, session, at_ms, lambda one: self._states(session, one, at_ms))
+
+    def sql(self, statement: str) -> Rows:
+        """
+        Run a SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and ``session``.
+
+        Raises:
+            UnreadableError: The statement is wrong, or no SELECT.
+        """
+        views = []
+        sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
+        for one in installed().values():
+            names = ", ".join(sql.quote(column.name) for column in sql.shown(one))
+            parts = [
+                f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
+                f"({sql.public_view(one, f'{self.snapshot(session).source(one)} s')})"
+                for session, cluster in sessions
+            ] or [f"SELECT '' AS cluster, '' AS session, * FROM ({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"]
+            views.append(f"{sql.quote(one.name)} AS ({' UNION ALL BY NAME '.join(parts)})")
+        return self._engine.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')})")
+
+    def _states(self, session: str, one: Entity, at_ms: int | None) -> str:
+        """Return the relation of an entity's states in a session."""
+        if at_ms is not None and not one.at_from_times:
+            paths = [self._root / file.path for file in self._catalogue.log_files(session, one.name)]
+            if not paths:
+                return f"({sql.empty(one, partial=False)})"
+            log = f"(SELECT * FROM {parquet(paths)} WHERE timestamp * 1000 <= {at_ms})"
+            return f"({sql.final(one, f'({sql.folded(one, log)})')})"
+        source = self._last_states(session, one)
+        return source if at_ms is None else f"({sql.at_times(one, source, at_ms)})"
+
+    def _last_states(self, session: str, one: Entity) -> str:
+        files = self._catalogue.state_files(session)
+        for file in files:
+            if file.kind == "cache" and (attached := self._attach(file.path)):
+                return f"{attached}.{sql.quote(one.name)}"
+        sealed = [self._root / f.path for f in files if f.entity == one.name and f.kind == "sealed"]
+        if sealed:
+            return parquet(sealed)
+        live = [self._root / f.path for f in files if f.entity == one.name and f.rows]
+        if not live:
+            return f"({sql.empty(one, partial=False)})"
+        return f"({sql.final(one, parquet(live))})"
+
+    def _attach(self, path: str) -> str | None:
+        """Return the name under which a sealed session's tables are open; None where the file is gone."""
+        with self._attach_lock:
+            if path not in self._attached:
+                if not (self._root / path).exists():
+                    return None
+                while len(self._attached) >= ATTACHED:
+                    oldest = next(iter(self._attached))
+                    self._engine.run(f"DETACH {self._attached.pop(oldest)}")
+                name = f"sealed_{time.monotonic_ns()}"
+                self._engine.run(f"ATTACH {sql.literal(str(self._root / path))} AS {name} (READ_ONLY)")
+                self._attached[path] = name
+            return self._attached[path]
+
+    def _ended_ms(self, session: str) -> int | None:
+        found = self.snapshot(session).rows("node", columns=["state", "end_time_ms"])
+        if not found or any(node["state"] != "DEAD" for node in found):
+            return None
+        return max((node["end_time_ms"] or 0 for node in found), default=0) or None
+
+    def _cluster(self, session: str) -> Cluster:
+        [(cluster, sealed_ms, summary)] = self._catalogue.query(
+            "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
+        )
+        known = msgspec.json.decode(summary) if summary else {}
+        marks = self._catalogue.query(
+            "SELECT path FROM state WHERE session = ? ORDER BY path", session
+        )
+        mark = ",".join(path for (path,) in marks)
+        if known.get("mark") != mark:
+            known = {**self._summary(session), "mark": mark}
+        [(events, stored, rejected)] = self._catalogue.query(
+            "SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0), coalesce(sum(rejected), 0) FROM counts "
+            "WHERE session = ? AND event_type != 'FILE'", session
+        )
+        return Cluster(
+            session=session,
+            cluster=cluster,
+            began_ms=known["began_ms"],
+            ended_ms=known["ended_ms"],
+            last_event_ms=known["last_event_ms"],
+            alive=sealed_ms is None and known["ended_ms"] is None,
+            sealed=sealed_ms is not None,
+            nodes=known["nodes"],
+            jobs=known["jobs"],
+            actors=known["actors"],
+            tasks=known["tasks"],
+            events=events,
+            stored_bytes=stored,
+            missing_bytes=known["missing_bytes"],
+            rejected=rejected,
+            inferred=known["inferred"],
+        )
+
+    def _summary(self, session: str) -> dict[str, Any]:
+        """Work out a session's figures; the writer keeps them beside the session, for a quick list."""
+        snapshot = self.snapshot(session)
+        nodes = snapshot.rows("node", columns=["state", "start_time_ms", "end_time_ms", "last_event_s"])
+        ended = bool(nodes) and all(node["state"] == "DEAD" for node in nodes)
+        last = 0
+        inferred = 0
+        for one in installed().values():
+            if one.view or one.name == "file":
+                continue
+            [(latest, count)] = self._engine.run(
+                f"SELECT max(last_event_s), count(*) FILTER (inferred IS NOT NULL) FROM {snapshot.source(one)}"
+            )
+            last, inferred = max(last, latest or 0), inferred + count
+        [(tasks,)] = self._engine.run(
+            f"SELECT count(*) FROM {snapshot.source(installed()['task'])} WHERE type IS NOT NULL AND type != 'DRIVER_TASK'"
+        )
+        return {
+            "began_ms": min((node["start_time_ms"] for node in nodes if node["start_time_ms"]), default=None),
+            "ended_ms": max((node["end_time_ms"] or 0 for node in nodes), default=0) or None if ended else None,
+            "last_event_ms": last * 1000 or None,
+            "nodes": len(nodes),
+            "jobs": snapshot.count("job"),
+            "actors": snapshot.count("actor"),
+            "tasks": tasks,
+            "missing_bytes": sum(row.missing_bytes for row in ledger(self._catalogue, snapshot)),
+            "inferred": inferred,
+        }
+
+    def _sweep(self) -> None:
+        """Delete what a crash left behind: files that the catalogue does not name."""
+        named = {path for (path,) in self._catalogue.query("SELECT path FROM log UNION SELECT path FROM state")}
+        for kind in ("log", "state"):
+            for path in (self._root / kind).glob("*/*"):
+                if str(path.relative_to(self._root)) not in named:
+                    path.unlink()
+        for path in (self._root / "tmp").iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _read_unknown(self, session: str) -> None:
+        """Append the lines that were not known when they came, and are now."""
+        from raytrail.entities import of_file_type
+
+        for file in self._catalogue.log_files(session, UNKNOWN):
+            rows = self._engine.run(
+                f"SELECT event_type, file, generation, line_offset, line FROM {parquet([self._root / file.path])}"
+            )
+            if all(of_file_type(event_type) for event_type, *_ in rows):
+                self._appender.read_again(session, file, rows)

@@ -1,0 +1,332 @@
+"""
+Append: chunks to rows of the log, once.
+
+What of a chunk was stored before is cut off by its byte ranges. The rest goes as lines into a spool, which the
+engine reads by column into Parquet; the files are named in the catalogue together with the ranges they came
+from, in one transaction. A crash before it leaves files that nobody names; after it, everything.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from raytrail.entities import Entity, of_file_type, sql
+from raytrail.entities.lines import check, sort_out
+from raytrail.errors import StoreError, StoreUnavailable
+from raytrail.event import Chunk, Segment
+from raytrail.store.catalogue import Catalogue, FileKey, LogFile, Ranges
+from raytrail.store.engine import Engine, UnreadableError, copy_parquet, lines
+
+UNKNOWN = "unknown"
+"""The log of what this version cannot decode, kept as lines until one that can."""
+
+KEPT_LINE_BYTES = 1024 * 1024
+"""How much of a rejected line is kept; more would let a file of garbage fill the catalogue."""
+
+
+class Line(NamedTuple):
+    """A line with its place."""
+
+    file: str
+    generation: int
+    offset: int
+    data: bytes
+
+
+class _Rejected(NamedTuple):
+    line: Line
+    reason: str
+
+
+class _Group:
+    """What one batch brings of one session and event type."""
+
+    def __init__(self, session: str, event_type: str) -> None:
+        self.session = session
+        self.event_type = event_type
+        self.pieces: list[tuple[Segment, bytes]] = []
+        self.unknown: list[Line] = []
+        self.rejected: list[_Rejected] = []
+        self.files: list[tuple[str, Path, int]] = []
+        self.events = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(segment.length for segment, _ in self.pieces)
+
+
+class Appender:
+    """Writes the log of a store."""
+
+    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine) -> None:
+        self._root = root
+        self._catalogue = catalogue
+        self._engine = engine
+        self._ranges: dict[FileKey, Ranges] = {}
+        self._serial = 0
+
+    def append(self, chunks: Sequence[Chunk]) -> None:
+        """
+        Store what is new in these chunks; it is durable when this returns.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
+        """
+        groups: dict[tuple[str, str], _Group] = {}
+        touched: dict[FileKey, Ranges] = {}
+        for chunk in chunks:
+            group = groups.setdefault(
+                (chunk.session, chunk.event_type), _Group(chunk.session, chunk.event_type)
+            )
+            if not chunk.segments:
+                group.pieces.append((Segment("", 0, 0, len(chunk.data)), chunk.data))
+            for segment, data in chunk.parts():
+                key = FileKey(chunk.session, segment.file, segment.generation)
+                ranges = touched.get(key) or self._seen(key)
+                for start, end in ranges.missing(segment.start, segment.end):
+                    piece = bytes(data[start - segment.start : end - segment.start])
+                    group.pieces.append((Segment(segment.file, segment.generation, start, end - start), piece))
+                ranges.add(segment.start, segment.end)
+                touched[key] = ranges
+        written: list[Path] = []
+        try:
+            for group in groups.values():
+                self._write(group, written)
+            sync_directories(path.parent for path in written)
+            self._commit(chunks, groups.values(), touched)
+        except (OSError, StoreError) as error:
+            for path in written:
+                path.unlink(missing_ok=True)
+            if isinstance(error, StoreError):
+                raise
+            raise StoreUnavailable(f"{self._root}: {error}; make room on the disk or mend it, and go on") from error
+        self._ranges.update(touched)
+
+    def read_again(self, session: str, file: LogFile, rows: Sequence[tuple[str, str, int, int, bytes]]) -> None:
+        """Decode lines that were kept because their event type was unknown when they came."""
+        groups: dict[str, _Group] = {}
+        written: list[Path] = []
+        for event_type, name, generation, offset, line in rows:
+            group = groups.setdefault(event_type, _Group(session, event_type))
+            group.pieces.append((Segment(name, generation, offset, len(line) + 1), line + b"\n"))
+        for group in groups.values():
+            self._write(group, written)
+        sync_directories(path.parent for path in written)
+        with self._catalogue.transaction() as db:
+            db.execute("DELETE FROM log WHERE id = ?", (file.id,))
+            for group in groups.values():
+                self._name_files(db, group)
+                db.execute(
+                    "UPDATE counts SET events = events + ?, unknown = unknown - ?, rejected = rejected + ? "
+                    "WHERE session = ? AND event_type = ?",
+                    (group.events, len(group.pieces), len(group.rejected), session, group.event_type),
+                )
+        (self._root / file.path).unlink(missing_ok=True)
+
+    def _seen(self, key: FileKey) -> Ranges:
+        known = self._ranges.get(key)
+        return Ranges(known) if known is not None else self._catalogue.ranges(key)
+
+    def _write(self, group: _Group, written: list[Path]) -> None:
+        entities = of_file_type(group.event_type)
+        if not entities:
+            group.unknown = [line for segment, data in group.pieces for line in _lines(segment, data)]
+        elif group.pieces:
+            self._write_known(group, entities, written)
+        if group.unknown:
+            self._write_unknown(group, written)
+
+    def _write_known(self, group: _Group, entities: tuple[Entity, ...], written: list[Path]) -> None:
+        placed = any(entity.ordered() for entity in entities)
+        spool = self._root / "tmp" / f"spool-{os.getpid()}-{group.event_type}.ndjson"
+        longest = 0
+        suspects: list[Line] = []
+        count = 0
+        with spool.open("wb") as file:
+            for segment, data in group.pieces:
+                longest = max(longest, len(data))
+                if not check(group.event_type, data):
+                    suspects += _lines(segment, data)
+                elif placed:
+                    for line in _lines(segment, data):
+                        file.write(_placed(line.data, line))
+                        count += 1
+                else:
+                    file.write(data)
+                    count += data.count(b"\n")
+            for good in self._sorted(group, suspects, placed=placed):
+                longest = max(longest, len(good))
+                file.write(good)
+                count += 1
+        try:
+            try:
+                self._decode(group, entities, spool, longest, count, written)
+            except UnreadableError:
+                # the check let something pass that the engine refuses: sort every line, and if need be halve
+                every = [line for segment, data in group.pieces for line in _lines(segment, data)]
+                self._decode_sorted(group, entities, spool, every, written, placed=placed)
+        finally:
+            spool.unlink(missing_ok=True)
+
+    def _sorted(self, group: _Group, suspects: Iterable[Line], *, placed: bool) -> list[bytes]:
+        good = []
+        for line in suspects:
+            sorted_out = sort_out(group.event_type, line.data)
+            if sorted_out.verdict == "good":
+                good.append(_placed(sorted_out.line, line) if placed else sorted_out.line + b"\n")
+            elif sorted_out.verdict == "unknown":
+                group.unknown.append(line)
+            else:
+                group.rejected.append(_Rejected(line, sorted_out.reason))
+        return good
+
+    def _decode_sorted(
+        self,
+        group: _Group,
+        entities: tuple[Entity, ...],
+        spool: Path,
+        every: list[Line],
+        written: list[Path],
+        *,
+        placed: bool,
+    ) -> None:
+        unknown, rejected = len(group.unknown), len(group.rejected)
+        good = self._sorted(group, every, placed=placed)
+        spool.write_bytes(b"".join(good))
+        try:
+            self._decode(group, entities, spool, max(map(len, good), default=0), len(good), written)
+        except UnreadableError as error:
+            del group.unknown[unknown:], group.rejected[rejected:]
+            if len(every) == 1:
+                group.rejected.append(_Rejected(every[0], str(error)))
+                return
+            half = len(every) // 2
+            for part in (every[:half], every[half:]):
+                self._decode_sorted(group, entities, spool, part, written, placed=placed)
+
+    def _decode(
+        self, group: _Group, entities: tuple[Entity, ...], spool: Path, longest: int, count: int, written: list[Path]
+    ) -> None:
+        found: list[tuple[str, Path, int]] = []
+        try:
+            for entity in entities:
+                select = sql.decode(entity, lines(spool, sql.line_type(entity), longest))
+                path = self._new_file(group.session, entity.name)
+                written.append(path)
+                [(rows,)] = self._engine.run(copy_parquet(select, path))
+                found.append((entity.name, path, rows))
+            if sum(rows for _, _, rows in found) != count:
+                raise UnreadableError(f"{count} lines gave {sum(rows for _, _, rows in found)} rows")
+        except UnreadableError:
+            for _, path, _ in found:
+                path.unlink(missing_ok=True)
+            raise
+        for name, path, rows in found:
+            if rows:
+                sync(path)
+                group.files.append((name, path, rows))
+            else:
+                path.unlink()
+        group.events += count
+
+    def _write_unknown(self, group: _Group, written: list[Path]) -> None:
+        path = self._new_file(group.session, UNKNOWN)
+        written.append(path)
+        self._engine.run(
+            "CREATE OR REPLACE TABLE unknown_lines"
+            "(event_type VARCHAR, file VARCHAR, generation BIGINT, line_offset BIGINT, line BLOB)"
+        )
+        for line in group.unknown:
+            self._engine.run(
+                "INSERT INTO unknown_lines VALUES (?, ?, ?, ?, ?)",
+                (group.event_type, line.file, line.generation, line.offset, line.data),
+            )
+        self._engine.run(copy_parquet("SELECT * FROM unknown_lines", path))
+        self._engine.run("DROP TABLE unknown_lines")
+        sync(path)
+        group.files.append((UNKNOWN, path, len(group.unknown)))
+
+    def _new_file(self, session: str, name: str) -> Path:
+        self._serial += 1
+        directory = self._root / "log" / session
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory / f"{name}-{time.time_ns():020d}-{self._serial:06d}.parquet"
+
+    def _commit(self, chunks: Sequence[Chunk], groups: Iterable[_Group], touched: dict[FileKey, Ranges]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        with self._catalogue.transaction() as db:
+            for session, cluster in dict.fromkeys((chunk.session, chunk.cluster) for chunk in chunks):
+                db.execute(
+                    "INSERT INTO sessions(session, cluster, first_heard_ms, last_heard_ms, last_grew_ms) VALUES(?, ?, ?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET last_heard_ms = excluded.last_heard_ms, cluster = max(cluster, excluded.cluster)",
+                    (session, cluster, now_ms, now_ms, now_ms),
+                )
+            for group in groups:
+                self._name_files(db, group)
+                db.execute(
+                    "INSERT INTO counts VALUES(?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET events = events + excluded.events, "
+                    "bytes = bytes + excluded.bytes, rejected = rejected + excluded.rejected, unknown = unknown + excluded.unknown",
+                    (group.session, group.event_type, group.events, group.bytes, len(group.rejected), len(group.unknown)),
+                )
+                if group.bytes and any(segment.file for segment, _ in group.pieces):
+                    # a sealed session that grows after all is folded anew
+                    db.execute("UPDATE sessions SET last_grew_ms = ? WHERE session = ?", (now_ms, group.session))
+                    if db.execute(
+                        "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL", (group.session,)
+                    ).rowcount:
+                        db.execute("UPDATE log SET folded = 0 WHERE session = ?", (group.session,))
+                        db.execute("DELETE FROM state WHERE session = ?", (group.session,))
+                db.executemany(
+                    "INSERT OR IGNORE INTO file_types VALUES(?, ?, ?)",
+                    {(group.session, segment.file, group.event_type) for segment, _ in group.pieces if segment.file},
+                )
+            for key, ranges in touched.items():
+                db.execute("DELETE FROM ranges WHERE session = ? AND file = ? AND generation = ?", key)
+                db.executemany("INSERT INTO ranges VALUES(?, ?, ?, ?, ?)", [(*key, *one) for one in ranges])
+
+
+    def _name_files(self, db: sqlite3.Connection, group: _Group) -> None:
+        for name, path, rows in group.files:
+            db.execute(
+                "INSERT INTO log(session, entity, path, events, bytes) VALUES(?, ?, ?, ?, ?)",
+                (group.session, name, str(path.relative_to(self._root)), rows, path.stat().st_size),
+            )
+        db.executemany(
+            "INSERT OR IGNORE INTO rejected VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (group.session, group.event_type, *line[:3], len(line.data), reason, line.data[:KEPT_LINE_BYTES])
+                for line, reason in group.rejected
+            ],
+        )
+
+
+def _lines(segment: Segment, data: bytes) -> list[Line]:
+    found, offset = [], segment.start
+    for line in data.split(b"\n")[:-1]:
+        found.append(Line(segment.file, segment.generation, offset, line))
+        offset += len(line) + 1
+    return found
+
+
+def _placed(data: bytes, line: Line) -> bytes:
+    """Return a line that says where it stood, for what merges by order."""
+    return b'{"_file":"%s.%d","_offset":%d,%s\n' % (line.file.encode(), line.generation, line.offset, data.lstrip()[1:])
+
+
+def sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directories(directories: Iterable[Path]) -> None:
+    for directory in set(directories):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,215 @@
+"""
+What the store holds, in SQLite: sessions, files of the log and of the state, and the byte ranges seen.
+
+A batch's rows lie in Parquet files that nobody knows of until one transaction here names them, together with the
+ranges that they came from. A file that no row names is a leftover of a crash, and is deleted on opening.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raytrail.errors import StoreError, StoreTooNew, StoreUnavailable
+
+VERSION = 1
+"""Version of the store's layout; raised when an older Raytrail could harm or misread it."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sessions(
+  session TEXT PRIMARY KEY, cluster TEXT NOT NULL DEFAULT '',
+  first_heard_ms INTEGER NOT NULL, last_heard_ms INTEGER NOT NULL, last_grew_ms INTEGER NOT NULL,
+  sealed_ms INTEGER, summary TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS log(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, entity TEXT NOT NULL, path TEXT NOT NULL,
+  events INTEGER NOT NULL, bytes INTEGER NOT NULL, folded INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS log_session ON log(session, entity);
+CREATE INDEX IF NOT EXISTS log_unfolded ON log(session) WHERE folded = 0;
+CREATE TABLE IF NOT EXISTS state(
+  session TEXT NOT NULL, entity TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, rows INTEGER NOT NULL,
+  PRIMARY KEY(session, entity, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ranges(
+  session TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL, start INTEGER NOT NULL,
+  end INTEGER NOT NULL, PRIMARY KEY(session, file, generation, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counts(
+  session TEXT NOT NULL, event_type TEXT NOT NULL, events INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+  rejected INTEGER NOT NULL DEFAULT 0, unknown INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(session, event_type)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS file_types(
+  session TEXT NOT NULL, file TEXT NOT NULL, event_type TEXT NOT NULL, PRIMARY KEY(session, file)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rejected(
+  session TEXT NOT NULL, event_type TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL,
+  line_offset INTEGER NOT NULL, length INTEGER NOT NULL, reason TEXT NOT NULL, line BLOB NOT NULL,
+  PRIMARY KEY(session, file, generation, line_offset)) WITHOUT ROWID;
+"""
+
+
+class FileKey(NamedTuple):
+    """Which file a range belongs to."""
+
+    session: str
+    file: str
+    generation: int
+
+
+class LogFile(NamedTuple):
+    """A file of the log."""
+
+    id: int
+    session: str
+    entity: str
+    path: str
+    events: int
+
+
+class StateFile(NamedTuple):
+    """A file of folded states."""
+
+    entity: str
+    kind: str
+    """``closed`` and ``open`` hold partial states of a live session, ``sealed`` the states of a sealed one."""
+    path: str
+    rows: int
+
+
+class Ranges:
+    """Byte ranges of one file, none touching the next."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self._ranges = sorted(ranges)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._ranges)
+
+    def missing(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the parts of ``[start, end)`` that are not in here."""
+        gaps = []
+        for low, high in self._ranges:
+            if high <= start:
+                continue
+            if low >= end:
+                break
+            if low > start:
+                gaps.append((start, low))
+            start = max(start, high)
+        if start < end:
+            gaps.append((start, end))
+        return gaps
+
+    def add(self, start: int, end: int) -> None:
+        """Add ``[start, end)``, joining what it touches."""
+        if start >= end:
+            return
+        keep = []
+        for low, high in self._ranges:
+            if high < start or low > end:
+                keep.append((low, high))
+            else:
+                start, end = min(start, low), max(end, high)
+        self._ranges = sorted([*keep, (start, end)])
+
+    def length(self) -> int:
+        """Return how many bytes are in here."""
+        return sum(high - low for low, high in self._ranges)
+
+
+class Catalogue:
+    """The store's only mutable file. One writer; readers in any number, each seeing whole transactions."""
+
+    def __init__(self, path: Path, *, write: bool) -> None:
+        self._path = path
+        self._write = write
+        self._lock = threading.RLock()
+        uri = f"file:{path}?mode={'rwc' if write else 'ro'}"
+        try:
+            self._db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
+            if write:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                # a batch is acknowledged to the broker once it is here: it must survive the machine too
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute("BEGIN IMMEDIATE")
+                for statement in _TABLES.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute("INSERT OR IGNORE INTO meta VALUES('version', ?)", (str(VERSION),))
+                self._db.execute("COMMIT")
+            (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{path}: {error}; is it a Raytrail store, on a local disk with room left?") from error
+        if int(found) > VERSION:
+            raise StoreTooNew(
+                f"{path}: written by a newer Raytrail (layout {found}, this one knows {VERSION}); upgrade this one"
+            )
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """
+        Commit what is done inside together, or nothing of it.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; nothing was changed.
+        """
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise StoreUnavailable(f"{self._path}: {error}; make room on the disk or mend it, and go on") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """See one moment of the catalogue throughout."""
+        with self._lock:
+            if self._db.in_transaction:
+                yield self._db
+                return
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                self._db.execute("ROLLBACK")
+
+    def query(self, sql: str, *params: Any) -> list[Any]:
+        """Return the rows of one SELECT."""
+        with self._lock:
+            return self._db.execute(sql, params).fetchall()
+
+    def ranges(self, key: FileKey) -> Ranges:
+        """Return the ranges of a file that are stored."""
+        return Ranges(
+            self.query("SELECT start, end FROM ranges WHERE session = ? AND file = ? AND generation = ?", *key)
+        )
+
+    def log_files(self, session: str, entity: str | None = None, *, unfolded: bool = False) -> list[LogFile]:
+        """Return the files of a session's log, oldest first."""
+        sql = "SELECT id, session, entity, path, events FROM log WHERE session = ?"
+        params: list[Any] = [session]
+        if entity is not None:
+            sql += " AND entity = ?"
+            params.append(entity)
+        if unfolded:
+            sql += " AND folded = 0"
+        return [LogFile(*row) for row in self.query(sql + " ORDER BY id", *params)]
+
+    def state_files(self, session: str, entity: str | None = None) -> list[StateFile]:
+        """Return the files of a session's states."""
+        sql = "SELECT entity, kind, path, rows FROM state WHERE session = ?"
+        params: list[Any] = [session]
+        if entity is not None:
+            sql += " AND entity = ?"
+            params.append(entity)
+        return [StateFile(*row) for row in self.query(sql, *params)]

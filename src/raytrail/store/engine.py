@@ -1,0 +1,112 @@
+"""DuckDB, as the store uses it: the only file that meets its client."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from raytrail.config import StoreConfig
+from raytrail.entities.sql import literal
+from raytrail.errors import StoreError, StoreUnavailable
+
+
+class Rows(NamedTuple):
+    """What a query gives."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    """The engine's names of the columns' types."""
+    rows: list[tuple[Any, ...]]
+
+
+class UnreadableError(StoreError):
+    """The engine could not read what it was given: a line, a file or a query."""
+
+
+class Engine:
+    """
+    An in-memory database that reads and writes Parquet.
+
+    Each call takes a cursor of its own, so that threads may share the engine.
+    """
+
+    def __init__(self, config: StoreConfig, scratch: Path | None = None, *, closed: bool = False) -> None:
+        """
+        Start the engine.
+
+        Args:
+            config: Threads and memory.
+            scratch: Where it may spill; None makes a directory of its own.
+            closed: Whether queries are strangers': then nothing outside the tables can be read or written.
+        """
+        self._own = Path(tempfile.mkdtemp(prefix="raytrail-")) if scratch is None else None
+        self._db = duckdb.connect(
+            config={
+                "threads": config.threads,
+                "memory_limit": f"{config.memory_bytes}B",
+                "temp_directory": str(scratch or self._own),
+                "preserve_insertion_order": False,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            }
+        )
+        self.run("SET enable_progress_bar = false")
+
+    def run(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """
+        Run one statement and return its rows.
+
+        Raises:
+            UnreadableError: The statement, or what it reads, is wrong.
+            StoreUnavailable: There is no room, in memory or on the disk, or a file is gone.
+        """
+        return self.query(sql, params).rows
+
+    def query(self, sql: str, params: Sequence[Any] = ()) -> Rows:
+        """Run one statement; as `run`, with the columns' names and types."""
+        try:
+            cursor = self._db.cursor().execute(sql, params or None)
+            described = cursor.description or []
+            return Rows(
+                tuple(column[0] for column in described),
+                tuple(str(column[1]) for column in described),
+                cursor.fetchall(),
+            )
+        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.BinderException,
+                duckdb.ParserException, duckdb.CatalogException, duckdb.OutOfRangeException) as error:  # fmt: skip
+            raise UnreadableError(str(error).splitlines()[0]) from error
+        except duckdb.Error as error:
+            raise StoreUnavailable(f"{str(error).splitlines()[0]}; make room, or mend the store's disk") from error
+
+    def close(self) -> None:
+        """Stop the engine and remove what it spilled."""
+        self._db.close()
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
+
+
+def parquet(paths: Iterable[str | Path], *, filename: bool = False) -> str:
+    """Return the relation of Parquet files that have the same columns."""
+    listed = ", ".join(literal(str(path)) for path in paths)
+    extra = ", filename = true" if filename else ""
+    # a path may hold `=`, which is not a partition
+    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true{extra})"
+
+
+def lines(path: Path, columns: str, max_line: int) -> str:
+    """Return the relation of a spool of lines."""
+    return (
+        f"read_json({literal(str(path))}, format = 'newline_delimited', columns = {columns}, "
+        f"maximum_object_size = {max(max_line + 1024, 16 * 1024 * 1024)})"
+    )
+
+
+def copy_parquet(select: str, path: Path) -> str:
+    """Return the statement that writes a Parquet file that every engine can read."""
+    # version 1: DataFusion 55 cannot skip through version 2's delta pages
+    return f"COPY ({select}) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v1)"

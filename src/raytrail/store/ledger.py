@@ -1,0 +1,143 @@
+"""The completeness ledger: of each event type, what was written, published, stored, missing, rejected and inferred."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import msgspec
+
+from raytrail.entities import installed, of_file_type
+from raytrail.store.catalogue import Catalogue, FileKey
+from raytrail.store.read import Snapshot
+
+SHOWN = 100
+"""How many missing ranges and rejected lines a row names; the counts are of all."""
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that an agent saw or published, and that are not stored: ``[start, end)``."""
+
+    file: str
+    name: str
+    generation: int
+    start: int
+    end: int
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
+    """A line that arrived and cannot be read."""
+
+    file: str
+    generation: int
+    offset: int
+    length: int
+    reason: str
+
+
+class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One event type of a session. Bytes are those of the files that Ray wrote."""
+
+    event_type: str
+    files: int
+    written_bytes: int
+    """What the agents saw on their disks; without an agent, what is stored."""
+    published_bytes: int
+    published_events: int
+    stored_bytes: int
+    stored_events: int
+    missing_bytes: int
+    missing: tuple[Missing, ...]
+    """The first hundred ranges."""
+    rejected_events: int
+    rejected: tuple[Rejected, ...]
+    """The first hundred lines."""
+    unknown_events: int
+    """Lines of event types that this version does not know; they are kept until one that does."""
+    skipped_bytes: int
+    """Lines that were too long to ship."""
+    lost_bytes: int
+    """Gone from the disk before the agent could read them."""
+    inferred: int
+    """States that no event ended; we closed them."""
+
+
+def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
+    """Return the ledger of a snapshot's session, by event type."""
+    session = snapshot.session
+    reports = {(row["file"], row["generation"]): row for row in snapshot.rows("file")}
+    types = dict(catalogue.query("SELECT file, event_type FROM file_types WHERE session = ?", session))
+    keys: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for file, generation in catalogue.query(
+        "SELECT DISTINCT file, generation FROM ranges WHERE session = ?", session
+    ):
+        keys[types[file]].add((file, generation))
+    for (file, generation), report in reports.items():
+        keys[report["event_type"] or ""].add((file, generation))
+    counts = {
+        event_type: rest
+        for event_type, *rest in catalogue.query(
+            "SELECT event_type, events, bytes, rejected, unknown FROM counts WHERE session = ? AND event_type != 'FILE'",
+            session,
+        )
+    }
+    rows = []
+    for event_type in sorted(keys.keys() | counts.keys()):
+        events, _, rejected, unknown = counts.get(event_type, (0, 0, 0, 0))
+        written = published = published_events = stored = skipped = lost = 0
+        missing: list[Missing] = []
+        for file, generation in sorted(keys[event_type]):
+            ranges = catalogue.ranges(FileKey(session, file, generation))
+            report = reports.get((file, generation), {})
+            last = max((end for _, end in ranges), default=0)
+            sent = report.get("published_bytes") or last
+            seen = max(report.get("written_bytes") or 0, last)
+            stored += ranges.length()
+            written += seen
+            published += max(sent, last)
+            published_events += report.get("published_events") or 0
+            skipped += report.get("skipped_bytes") or 0
+            lost += report.get("lost_bytes") or 0
+            missing += [
+                Missing(file=file, name=report.get("name") or "", generation=generation, start=start, end=end)
+                for start, end in ranges.missing(0, max(sent, last))
+            ]
+        rows.append(
+            LedgerRow(
+                event_type=event_type,
+                files=len(keys[event_type]),
+                written_bytes=written,
+                published_bytes=published,
+                published_events=published_events,
+                stored_bytes=stored,
+                stored_events=events,
+                missing_bytes=sum(one.end - one.start for one in missing),
+                missing=tuple(missing[:SHOWN]),
+                rejected_events=rejected,
+                rejected=tuple(
+                    Rejected(file=file, generation=generation, offset=offset, length=length, reason=reason)
+                    for file, generation, offset, length, reason in catalogue.query(
+                        "SELECT file, generation, line_offset, length, reason FROM rejected "
+                        "WHERE session = ? AND event_type = ? ORDER BY file, line_offset LIMIT ?",
+                        session,
+                        event_type,
+                        SHOWN,
+                    )
+                ),
+                unknown_events=unknown,
+                skipped_bytes=skipped,
+                lost_bytes=lost,
+                inferred=_inferred(snapshot, event_type),
+            )
+        )
+    return rows
+
+
+def _inferred(snapshot: Snapshot, event_type: str) -> int:
+    """Return how many states of an event type we closed."""
+    return sum(
+        group["count"]
+        for one in of_file_type(event_type)
+        if one.name in installed()
+        for group in snapshot.group(one.name, ["inferred"])
+        if group["inferred"] is not None
+    )

@@ -1,0 +1,221 @@
+"""What a session was, at one moment or at last: rows of entities, filtered and sorted by the engine."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from raytrail.entities import Column, Derived, Entity, entity, installed, sql
+from raytrail.errors import ConfigError
+from raytrail.store.engine import Engine, Rows
+
+Op = Literal["=", "!=", "<", "<=", ">", ">="]
+
+
+class Filter(NamedTuple):
+    """A condition on one column. A null differs from every value, and is neither less nor greater than one."""
+
+    column: str
+    op: Op
+    value: Any
+    """Ids as hex text. A value that the column cannot hold equals nothing."""
+    ignore_case: bool = False
+
+
+class Snapshot:
+    """
+    A session at one moment.
+
+    What a column holds is given as the world knows it: ids as hex text, JSON decoded, times as integers.
+    """
+
+    def __init__(self, engine: Engine, session: str, at_ms: int | None, base: Callable[[Entity], str]) -> None:
+        self.session = session
+        self.at_ms = at_ms
+        self._engine = engine
+        self._base = base
+
+    def source(self, one: Entity) -> str:
+        """Return the relation of an entity's states."""
+        if not one.view:
+            return self._base(one)
+        view = one.view
+        for name, other in installed().items():
+            if f"{{{name}}}" in view:
+                view = view.replace(f"{{{name}}}", self._base(other))
+        return f"({view})"
+
+    def rows(
+        self,
+        noun: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Filter] = (),
+        order: Sequence[str] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[dict[str, Any]]:
+        """
+        Return states of an entity.
+
+        Args:
+            noun: The entity's name, singular or plural.
+            columns: Which columns, in this order; None gives all.
+            where: Conditions that all must hold.
+            order: Columns to sort by, with ``-`` before one that descends; none sorts as the session was sealed.
+            limit: Most rows; None gives all.
+            offset: Rows to skip first.
+
+        Raises:
+            NotFoundError: There is no such entity or column.
+        """
+        one = entity(noun)
+        wanted = sql.shown(one) if columns is None else tuple(sql.find(one, name) for name in columns)
+        statement, params = self.select(one, wanted, where, order, limit, offset)
+        found = self._engine.query(statement, params)
+        decoders = [_decoder(column) for column in wanted]
+        names = found.columns
+        return [
+            {
+                name: value if decode is None or value is None else decode(value)
+                for name, decode, value in zip(names, decoders, row, strict=True)
+            }
+            for row in found.rows
+        ]
+
+    def select(
+        self,
+        one: Entity,
+        wanted: Sequence[Column | Derived],
+        where: Sequence[Filter] = (),
+        order: Sequence[str] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> tuple[str, list[Any]]:
+        """Return the statement, with its parameters, that shows these columns."""
+        condition, params = _condition(one, where)
+        items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
+        statement = f"SELECT {items} FROM {self.source(one)} s{condition}"
+        keys = [_order(one, name) for name in order] or list(one.sort)
+        if keys:
+            statement += f" ORDER BY {', '.join(keys)}"
+        if limit is not None:
+            statement += f" LIMIT {int(limit)}"
+        if offset:
+            statement += f" OFFSET {int(offset)}"
+        return statement, params
+
+    def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
+        """Return how many states there are."""
+        one = entity(noun)
+        condition, params = _condition(one, where)
+        [(count,)] = self._engine.run(f"SELECT count(*) FROM {self.source(one)} s{condition}", params)
+        return int(count)
+
+    def group(self, noun: str, by: Sequence[str], where: Sequence[Filter] = ()) -> list[dict[str, Any]]:
+        """Return how many states there are of each combination of these columns, as ``count``."""
+        one = entity(noun)
+        condition, params = _condition(one, where)
+        wanted = [sql.find(one, name) for name in by]
+        shown = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
+        raw = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
+        inner = f"SELECT {raw}, count(*) AS n FROM {self.source(one)} s{condition} GROUP BY ALL"
+        stored = [Column(c.name, c.type, "", "max", c.doc) for c in wanted]
+        shown = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in stored)
+        found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL", params)
+        return [dict(zip((*by, "count"), row, strict=True)) for row in found.rows]
+
+    def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:
+        """
+        Run a SELECT over views named after the entities, ids as hex text.
+
+        Raises:
+            UnreadableError: The statement is wrong.
+        """
+        views = ", ".join(
+            f"{sql.quote(one.name)} AS ({sql.public_view(one, f'{self.source(one)} s')})"
+            for one in installed().values()
+        )
+        return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')})", params)
+
+
+def _order(one: Entity, name: str) -> str:
+    column = sql.find(one, name.removeprefix("-"))
+    return f"{sql.raw(column)} {'DESC' if name.startswith('-') else 'ASC'} NULLS LAST"
+
+
+def _condition(one: Entity, where: Sequence[Filter]) -> tuple[str, list[Any]]:
+    terms, params = [], []
+    for condition in where:
+        term, values = _term(sql.find(one, condition.column), condition)
+        terms.append(term)
+        params += values
+    return (f" WHERE {' AND '.join(terms)}" if terms else ""), params
+
+
+_OPERATORS = {"=": "=", "!=": "IS DISTINCT FROM", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+
+def _term(column: Column | Derived, condition: Filter) -> tuple[str, list[Any]]:
+    operator = _OPERATORS.get(condition.op)
+    if operator is None:
+        raise ConfigError(f"filter {condition.column}{condition.op}: not one of {', '.join(_OPERATORS)}")
+    left = sql.raw(column)
+    if condition.value is None:
+        return (f"{left} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"), []
+    try:
+        value = _stored_value(column, condition.value)
+    except (ValueError, TypeError):
+        return ("TRUE" if condition.op == "!=" else "FALSE"), []
+    if isinstance(value, str) and condition.ignore_case:
+        return f"lower({left}) {operator} lower(?)", [value]
+    if column.type == "id" and condition.op == "=" and column.name == "task_id" and len(value) == 24:
+        # a task's id ends in its job's: the rows are sorted by job, so most need not be looked at
+        return f"({left} = ? AND job_id = ?)", [value, value[-4:]]
+    return f"{left} {operator} ?", [value]
+
+
+def _stored_value(column: Column | Derived, value: Any) -> Any:
+    if column.type == "id":
+        return bytes.fromhex(value)
+    if column.type == "int":
+        return int(value)
+    if column.type == "float":
+        return float(value)
+    if column.type == "bool":
+        text = str(value).lower()
+        if text not in ("true", "false", "1", "0"):
+            raise ValueError(value)
+        return text in ("true", "1")
+    return str(value)
+
+
+def _decoder(column: Column | Derived) -> Callable[[Any], Any] | None:
+    if column.type != "json":
+        return None
+    if not column.ids_inside:
+        return msgspec.json.decode
+    inside = frozenset(column.ids_inside)
+    return lambda text: _hex_inside(msgspec.json.decode(text), inside)
+
+
+def _hex_inside(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, list):
+        return [_hex_inside(item, names) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _hex(item) if key in names and isinstance(item, str) else _hex_inside(item, names)
+        for key, item in value.items()
+    }
+
+
+def _hex(text: str) -> str:
+    try:
+        return base64.b64decode(text, validate=True).hex()
+    except binascii.Error:
+        return text

@@ -1,0 +1,183 @@
+"""
+Seal: a session's whole log folded for good, and what was left open closed as inferred.
+
+What Ray's GCS concludes without writing an event is concluded here in the same way: the open tasks of a job that
+ended, of an actor that died, of a node that died are FAILED. What is open when the session itself ends is closed with
+it. Each such row says so in ``inferred``.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from raytrail.entities import Derived, Entity, installed, sql
+from raytrail.store.append import sync, sync_directories
+from raytrail.store.catalogue import Catalogue
+from raytrail.store.engine import Engine, copy_parquet, parquet
+
+_WORKER_DIED = "The actor is dead because its worker process has died. Worker exit type: "
+
+_EXIT_TYPES = ("SYSTEM_ERROR", "INTENDED_SYSTEM_EXIT", "USER_ERROR", "INTENDED_USER_EXIT", "NODE_OUT_OF_MEMORY")
+"""rpc.WorkerExitType (common.proto, Ray 2.60), by number; GCS prints the number."""
+
+
+class Sealer:
+    """Writes the sealed states of a session."""
+
+    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine) -> None:
+        self._root = root
+        self._catalogue = catalogue
+        self._engine = engine
+
+    def seal(self, session: str) -> list[Path]:
+        """
+        Fold a session's log for good.
+
+        Returns:
+            The files that are named no more; delete them once nobody reads them.
+        """
+        logs = {
+            entity.name: paths
+            for entity in installed().values()
+            if (paths := [self._root / file.path for file in self._catalogue.log_files(session, entity.name)])
+        }
+        directory = self._root / "state" / session
+        directory.mkdir(parents=True, exist_ok=True)
+        stamp = f"{time.time_ns():020d}"
+        cache = directory / f"{stamp}.duckdb"
+        found: list[tuple[str, str, Path, int]] = []
+        self._engine.run(f"ATTACH {sql.literal(str(cache))} AS sealing")
+        try:
+            end_ms = self._end_ms(logs)
+            for entity in sorted((e for e in installed().values() if not e.view), key=_turn):
+                select = self._states(entity, logs.get(entity.name, []), end_ms)
+                order = f" ORDER BY {', '.join(map(sql.quote, entity.sort))}" if entity.sort else ""
+                path = directory / f"{entity.name}-sealed-{stamp}.parquet"
+                [(rows,)] = self._engine.run(copy_parquet(f"{select}{order}", path))
+                sync(path)
+                self._engine.run(
+                    f"CREATE TABLE sealing.{sql.quote(entity.name)} AS SELECT * FROM {parquet([path])}"
+                )
+                found.append((entity.name, "sealed", path, rows))
+            self._engine.run("CHECKPOINT sealing")
+        finally:
+            self._engine.run("DETACH sealing")
+        found.append(("", "cache", cache, 0))
+        sync(cache)
+        sync_directories([directory])
+        with self._catalogue.transaction() as db:
+            old = [
+                self._root / path for (path,) in db.execute("SELECT path FROM state WHERE session = ?", (session,))
+            ]
+            db.execute("DELETE FROM state WHERE session = ?", (session,))
+            db.executemany(
+                "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
+                [(session, name, kind, str(path.relative_to(self._root)), rows) for name, kind, path, rows in found],
+            )
+            db.execute("UPDATE log SET folded = 1 WHERE session = ?", (session,))
+            db.execute("UPDATE sessions SET sealed_ms = ? WHERE session = ?", (time.time_ns() // 1_000_000, session))
+        return old
+
+    def _end_ms(self, logs: dict[str, list[Path]]) -> int:
+        """Return when the session ended: when its last node died, or else when its last event was written."""
+        if logs.get("node"):
+            [(alive, end_ms)] = self._engine.run(
+                f"SELECT bool_or(state != 'DEAD'), max(end_time_ms) FROM ({self._folded('node', logs['node'])})"
+            )
+            if not alive and end_ms:
+                return int(end_ms)
+        latest = [
+            f"SELECT max(timestamp) AS t FROM {parquet(paths)}" for name, paths in logs.items() if name != "file"
+        ]
+        if not latest:
+            return time.time_ns() // 1_000_000
+        [(end_s,)] = self._engine.run(f"SELECT max(t) FROM ({' UNION ALL '.join(latest)})")
+        return int(end_s or 0) * 1000
+
+    def _folded(self, name: str, paths: list[Path]) -> str:
+        entity = installed()[name]
+        source = sql.folded(entity, parquet(paths)) if paths else sql.empty(entity, partial=True)
+        return sql.final(entity, f"({source})")
+
+    def _states(self, entity: Entity, paths: list[Path], end_ms: int) -> str:
+        stored = ", ".join(sql.quote(d.name) for d in entity.derived if d.stored)
+        bare = f"(SELECT *{f' EXCLUDE ({stored})' if stored else ''} FROM ({self._folded(entity.name, paths)}))"
+        if entity.name == "task":
+            bare = _close_tasks(bare)
+        elif entity.name == "actor":
+            bare = _close_actors(bare)
+        if not entity.closing:
+            closed = bare
+        else:
+            # the state of one that is open, worked out on states whose closing columns are as the events left them
+            column = entity.column(entity.state)
+            state = column.sql if isinstance(column, Derived) else sql.quote(column.name)
+            terminal = ", ".join(sql.literal(one) for one in entity.terminal)
+            is_open = f"inferred IS NULL AND ({state}) NOT IN ({terminal})"
+            replaced = ", ".join(
+                f"CASE WHEN {is_open} THEN {value.format(end_ms=end_ms)} ELSE {sql.quote(name)} END AS {sql.quote(name)}"
+                for name, value in (*entity.closing, ("inferred", "'session ended'"))
+            )
+            closed = f"(SELECT * REPLACE ({replaced}) FROM {bare})"
+        return sql.with_derived(entity, closed)
+
+
+def _turn(entity: Entity) -> int:
+    """Return when an entity is sealed: after those that say what became of it."""
+    turns = ("node", "driver_job", "actor", "task")
+    return turns.index(entity.name) if entity.name in turns else len(turns)
+
+
+def _close_actors(source: str) -> str:
+    """Return the actors, those dead whose job has ended or whose node has died."""
+    ends = (
+        "list_min(list_filter(["
+        "CASE WHEN d.is_dead AND NOT coalesce(a.is_detached, false) THEN {'ms': d.end_time_ms, 'why': 'job ended'} END, "
+        "CASE WHEN n.state = 'DEAD' AND a.state = 'ALIVE' THEN {'ms': n.end_time_ms, 'why': 'node died'} END"
+        "], lambda e: e IS NOT NULL))"
+    )
+    return (
+        "(SELECT * EXCLUDE (ended) REPLACE (CASE WHEN ended IS NULL THEN state ELSE 'DEAD' END AS state, "
+        "CASE WHEN ended IS NULL THEN _dead_ms ELSE ended.ms END AS _dead_ms, ended.why AS inferred) FROM ("
+        f"SELECT a.*, CASE WHEN a.state != 'DEAD' THEN {ends} END AS ended FROM {source} a "
+        "LEFT JOIN sealing.driver_job d ON d.job_id = a.job_id LEFT JOIN sealing.node n ON n.node_id = a.node_id))"
+    )
+
+
+def _close_tasks(source: str) -> str:
+    """Return the tasks, named after their actors, those FAILED that GCS would have marked so."""
+    numbers = " ".join(f"WHEN '{name}' THEN {number}" for number, name in enumerate(_EXIT_TYPES))
+    died = "json_extract_string(a._death_cause, '$.actor_died_error_context.error_message')"
+    exit_type = f"regexp_extract({died}, 'Worker exit type: (\\w+) Worker exit detail: ', 1)"
+    detail = f"regexp_extract({died}, 'Worker exit detail: (.*)', 1, 's')"
+    # mark_tasks_failed_on_job_ends and _on_worker_dead, ray/dashboard/modules/task_events/task_event_storage.py, Ray 2.60
+    by_job = (
+        "'Job finishes (' || lower(hex(t.job_id)) || ') as driver exits. Marking all non-terminal tasks as failed.'"
+    )
+    by_worker = (
+        "'Worker running the task (' || lower(hex(t.worker_id)) || ') died with exit_type: ' || "
+        f"CASE {exit_type} {numbers} END || ' with error_message: ' || {detail}"
+    )
+    ends = (
+        "list_min(list_filter(["
+        "CASE WHEN d.is_dead THEN {'ns': d.end_time_ms * 1000000, 'why': 'job ended', "
+        f"'says': {by_job}}} END, "
+        "CASE WHEN t.worker_id IS NOT NULL AND a.state = 'DEAD' AND t.type = 'ACTOR_TASK' THEN "
+        "{'ns': a._dead_ms * 1000000, 'why': 'actor died', "
+        f"'says': coalesce({by_worker}, {died}, '')}} END, "
+        "CASE WHEN t.worker_id IS NOT NULL AND n.state = 'DEAD' THEN {'ns': n.end_time_ms * 1000000, 'why': 'node died', "
+        "'says': 'Node ' || lower(hex(t.node_id)) || ' died: ' || coalesce(n._death_message, '')} END"
+        "], lambda e: e IS NOT NULL AND e.ns IS NOT NULL))"
+    )
+    return (
+        "(SELECT * EXCLUDE (ended) REPLACE ("
+        "CASE WHEN ended IS NULL THEN failed_ns ELSE ended.ns END AS failed_ns, "
+        "CASE WHEN ended IS NOT NULL THEN 'WORKER_DIED' WHEN failed_ns IS NOT NULL THEN error_type END AS error_type, "
+        "CASE WHEN ended IS NULL THEN _error_message ELSE ended.says END AS _error_message, "
+        "ended.why AS inferred) FROM ("
+        "SELECT t.* REPLACE (a.name AS _actor_name, a.repr_name AS _actor_repr_name), "
+        f"CASE WHEN t.finished_ns IS NULL AND t.failed_ns IS NULL THEN {ends} END AS ended FROM {source} t "
+        "LEFT JOIN sealing.actor a ON a.actor_id = t.actor_id LEFT JOIN sealing.driver_job d ON d.job_id = t.job_id "
+        "LEFT JOIN sealing.node n ON n.node_id = t.node_id))"
+    )

@@ -235,8 +235,13 @@ def store_dir(config: Config) -> Path:
 
 
 def state_dir(config: Config) -> Path:
-    """Return where the agent keeps its checkpoint."""
+    """Return where the agent, and ``raytrail up``, keep what is theirs."""
     return Path(config.tail.state_dir).expanduser()
+
+
+def checkpoint_file(config: Config) -> Path:
+    """Return where the agent keeps how far it is."""
+    return state_dir(config) / "checkpoint.sqlite"
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

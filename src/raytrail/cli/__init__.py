@@ -1,4 +1,8 @@
-"""The command line: one file a command, imported when it is called; files with a leading underscore are shared."""
+"""
+The command line: one file a command, imported when it is called.
+
+Files whose names begin with an underscore are shared by the commands.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,8 @@ It stands here so that ``raytrail --help`` imports no command; a test keeps the 
 OK, DIFFERENT, USAGE, BROKEN, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
 _HELP = """\
-Ray's Export API, end to end: every state change of a Ray cluster as a stream, and a history that answers after
-the cluster is gone.
+Ray's Export API, end to end: every state change of a Ray cluster as a stream, and a history that answers
+after the cluster is gone.
 
 \b
     file -> tail -> chunk -> publish -> consume -> append -> fold -> serve
@@ -107,11 +111,9 @@ class _Main(click.Group):
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 (the outermost line)
             sys.excepthook(*sys.exc_info())
-            click.echo(
-                "raytrail: error: this is a bug in Raytrail; please report it with the lines above", err=True
-            )
+            click.echo("raytrail: error: this is a bug in Raytrail; please report it with the lines above", err=True)
             ctx.exit(BUG)
 
 
@@ -128,6 +130,7 @@ def _say(error: Exception) -> None:
 @click.version_option(package_name="raytrail")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, on stderr.")
 def main(verbose: bool) -> None:
+    """Read `_HELP`."""
     from raytrail.cli import _log  # importing `logging` costs as much as all of --help
 
     _log.to_stderr(verbose)

@@ -10,7 +10,7 @@ import time
 class _Formatter(logging.Formatter):
     """Times in UTC with their zone, as everywhere in Raytrail."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 PROC = Path("/proc")
+"""The kernel's view of the processes."""
 
 EVENT_FILE = re.compile(r"event_EXPORT_(?P<type>[A-Z_]+?)(?:_(?P<pid>\d+))?\.log(?:\.(?P<backup>\d+))?")
-"""``event_EXPORT_TASK_4711.log.3``: of which type, by which process (where each has its own), how old a backup."""
+"""``event_EXPORT_TASK_4711.log.3``: its type, its process (where each has its own), its age among backups."""
 
 _DRIVER_LOG = re.compile(r"python-core-driver-[0-9a-f]+_(\d+)\.log")
 
@@ -34,6 +37,11 @@ class Process(NamedTuple):
         """Where its session is."""
         return Path(self.arguments.get("session_dir", ""))
 
+    @property
+    def temp_dir(self) -> Path:
+        """Ray's temp dir, where all its sessions are."""
+        return self.session_dir.resolve().parent
+
     def system_config(self) -> Mapping[str, Any]:
         """Return what ``ray start --system-config`` said; only the GCS server has it on its command line."""
         try:
@@ -52,6 +60,8 @@ class EventFile(NamedTuple):
     """0 for the one that is written to, 1 for the newest backup, ..."""
     size: int
     changed_s: float
+    inode: str
+    """``<device>:<inode>`` in hex, as the agent's checkpoint has it."""
 
 
 class Session(NamedTuple):
@@ -70,15 +80,13 @@ class Session(NamedTuple):
         return self.dir / "logs" / "export_events"
 
 
-def processes(proc: Path = PROC) -> list[Process]:
+def processes(proc: Path) -> list[Process]:
     """Return the raylets and GCS servers that run here; other containers' are not seen."""
     return sorted(_processes(proc))
 
 
 def _processes(proc: Path) -> Iterator[Process]:
-    for directory in proc.iterdir():
-        if not directory.name.isdigit():
-            continue
+    for directory in proc.glob("[0-9]*"):  # none at all where the system has no /proc
         try:
             argv = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it ended just now
@@ -90,7 +98,7 @@ def _processes(proc: Path) -> Iterator[Process]:
             yield Process(int(directory.name), name, arguments, environ(int(directory.name), proc))
 
 
-def environ(pid: int, proc: Path = PROC) -> dict[str, str] | None:
+def environ(pid: int, proc: Path) -> dict[str, str] | None:
     """Return the environment that a process was started with; None where it cannot be read."""
     try:
         text = (proc / str(pid) / "environ").read_bytes().decode(errors="replace")
@@ -99,9 +107,15 @@ def environ(pid: int, proc: Path = PROC) -> dict[str, str] | None:
     return {name: value for name, _, value in (line.partition("=") for line in text.split("\0")) if name}
 
 
-def alive(proc: Path = PROC) -> frozenset[Path]:
-    """Return the session directories of the raylets that run here."""
-    return frozenset(p.session_dir.resolve() for p in processes(proc) if p.name == "raylet")
+def acknowledged(checkpoint: Path) -> dict[str, int]:
+    """Return how many bytes of each inode the agent of this node has shipped; it may be running meanwhile."""
+    if not checkpoint.exists():
+        return {}
+    with closing(sqlite3.connect(f"{checkpoint.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            return dict(database.execute("SELECT inode, max(acknowledged) FROM file GROUP BY inode"))
+        except sqlite3.Error:  # of another version, or damaged: the agent says so when it starts
+            return {}
 
 
 def session(directory: Path) -> Session:
@@ -125,9 +139,9 @@ def session(directory: Path) -> Session:
                 unreadable.append(f"{path}: {error.strerror}")
                 continue
             pid = int(match["pid"]) if match["pid"] else None
-            files.append(
-                EventFile(path.name, match["type"], pid, int(match["backup"] or 0), found.st_size, found.st_mtime)
-            )
+            inode = f"{found.st_dev:x}:{found.st_ino:x}"
+            backup = int(match["backup"] or 0)
+            files.append(EventFile(path.name, match["type"], pid, backup, found.st_size, found.st_mtime, inode))
     except FileNotFoundError:
         pass  # Ray makes it with the first event file: export is off
     except OSError as error:

@@ -1,120 +1,72 @@
-"""Nouns on the command line: the entities, and ``jobs``, which is Ray's own view of two of them."""
+"""What ``list`` and ``get`` say about an entity: its columns' types, and how a filter is written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
-from raytrail.entities import Type, installed
-from raytrail.entities import entity as entity_of
-from raytrail.entities.sql import shown
+from raytrail.entities import Entity, Type
+from raytrail.entities.sql import STORED, shown
 from raytrail.errors import ConfigError
 from raytrail.store import Filter
+from raytrail.store.read import Op
+
+FILE_TYPES: dict[Type, str] = {**STORED, "id": "VARCHAR"}
+"""The engine's type of each of ours in a Parquet file for others: ids as the hex that Ray shows."""
 
 _FILTER = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 
-_JOB: dict[str, Type] = {
-    # JobState in ray/util/state/common.py, Ray 2.60
-    "job_id": "id",
-    "submission_id": "text",
-    "type": "text",
-    "status": "text",
-    "entrypoint": "text",
-    "start_time_ms": "int",
-    "end_time_ms": "int",
-    "message": "text",
-    "error_type": "text",
-    "driver_exit_code": "int",
-    "driver_info": "json",
-    "metadata": "json",
-    "runtime_env": "json",
-    "driver_agent_http_address": "text",
-    "driver_node_id": "id",
-}
+
+def types(entity: Entity) -> dict[str, Type]:
+    """Return what each column holds, in the order declared."""
+    return {column.name: column.type for column in shown(entity)}
 
 
-ENGINE_TYPES: dict[Type, str] = {
-    "id": "VARCHAR",
-    "text": "VARCHAR",
-    "texts": "VARCHAR[]",
-    "int": "BIGINT",
-    "float": "DOUBLE",
-    "bool": "BOOLEAN",
-    "json": "JSON",
-    "spans": "JSON",
-}
-"""What a Parquet file of rows holds."""
-
-
-class Noun(NamedTuple):
-    """What can be listed."""
-
-    entity: str
-    plural: str
-    keys: tuple[str, ...]
-    """The columns that one is got by: the first that has the value given, further ones narrow it down."""
-    state: str
-    types: dict[str, Type]
-    """Each column with what it holds, in the order of a table."""
-
-
-def noun(word: str) -> Noun:
-    """
-    Return the noun of that name, singular or plural.
-
-    Raises:
-        NotFoundError: There is none.
-    """
-    if word in ("job", "jobs"):
-        return Noun("job", "jobs", ("job_id", "submission_id"), "status", _JOB)
-    entity = entity_of(word)
-    return Noun(entity.name, entity.plural, entity.key, entity.state, {c.name: c.type for c in shown(entity)})
-
-
-def nouns() -> list[str]:
-    """Return every noun, in the plural."""
-    return sorted(["jobs", *(entity.plural for entity in installed().values())])
-
-
-def where(one: Noun, filters: tuple[str, ...], parse_time: Callable[[str], int]) -> list[Filter]:
+def where(entity: Entity, filters: Sequence[str], parse_time: Callable[[str], int]) -> list[Filter]:
     """
     Return what ``--filter`` says.
 
     Args:
-        one: What is listed.
+        entity: What is listed.
         filters: ``state=FAILED``, ``attempt_number>0``, ``start_time_ms>-5m``, ...
         parse_time: How a TIME becomes milliseconds.
 
     Raises:
         ConfigError: One is not of this form, or its value is not of the column's type.
+        NotFoundError: There is no such column.
     """
-    return [_filter(one, text, parse_time) for text in filters]
+    return [_filter(types(entity), entity, text, parse_time) for text in filters]
 
 
-def _filter(one: Noun, text: str, parse_time: Callable[[str], int]) -> Filter:
+def _filter(known: dict[str, Type], entity: Entity, text: str, parse_time: Callable[[str], int]) -> Filter:
     match = _FILTER.fullmatch(text)
     if match is None:
         raise ConfigError(
-            f"filter {text!r} is not COLUMN OPERATOR VALUE; write it like state=FAILED, attempt_number>0 or name!=f"
+            f"filter {text!r} is not COLUMN OPERATOR VALUE; write it like state=FAILED or attempt_number>0"
         )
-    column, operator, value = match[1], _operator(match[2]), match[3].strip()
-    return Filter(column, operator, _value(column, one.types.get(column, "text"), value, parse_time))
-
-
-def _operator(text: str) -> Literal["=", "!=", "<", "<=", ">", ">="]:
-    return text  # type: ignore[return-value]  # the expression matches no others
+    column, value = match[1], match[3].strip()
+    kind = known[column] if column in known else entity.column(column).type
+    return Filter(column, cast("Op", match[2]), _value(column, kind, value, parse_time))
 
 
 def _value(column: str, kind: Type, text: str, parse_time: Callable[[str], int]) -> Any:
-    if kind == "int" and column.endswith("_ms"):
-        return parse_time(text)
-    if kind == "int" and column.endswith("_ns"):
-        return parse_time(text) * 1_000_000
+    if text == "null":
+        return None
+    for unit, per_ms in (("_ms", 1), ("_ns", 1_000_000)):
+        if kind == "int" and column.endswith(unit):
+            return parse_time(text) * per_ms
     try:
         if kind == "bool":
             return {"true": True, "false": False}[text.lower()]
+        if kind == "id":
+            bytes.fromhex(text)
         return int(text) if kind == "int" else float(text) if kind == "float" else text
     except (ValueError, KeyError) as error:
-        wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
+        wanted = {
+            "int": "a whole number",
+            "float": "a number",
+            "bool": "true or false",
+            "id": "an id in hex",
+        }[kind]
         raise ConfigError(f"filter on {column}: {text!r} is not {wanted}") from error

@@ -25,7 +25,8 @@ class Command(click.Command):
     """A command whose help shows its own options first, then the settings that it minds."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        own, settings = [], []
+        own: list[tuple[str, str]] = []
+        settings: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
@@ -33,9 +34,7 @@ class Command(click.Command):
         with formatter.section("Options"):
             formatter.write_dl(own)
         if settings:
-            with formatter.section(
-                "Settings (also as RAYTRAIL_<TABLE>_<NAME>, or in --config; see raytrail settings)"
-            ):
+            with formatter.section("Settings (also as RAYTRAIL_<TABLE>_<NAME>, or in --config; see raytrail settings)"):
                 formatter.write_dl(settings)
 
 

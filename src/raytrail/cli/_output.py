@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,11 +21,24 @@ from rich.table import Table
 from rich.text import Text
 
 from raytrail.cli import _times
+from raytrail.config import StoreConfig
+from raytrail.entities.sql import literal
+from raytrail.store.engine import Engine, copy_parquet, lines
 
 TEXT_CELLS = 40
 """Widest that a text of no fixed length may be in a table for people."""
+FLAT_CELLS = 64
+"""A JSON value up to this long stays on one line."""
+WRAPPED_CELLS = 24
+"""Least room for a column whose texts are wrapped."""
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 GAP = 2
 """Cells between two columns."""
+TIMES = ("_ms", "_ns", "_event_s")
+"""How the names of columns end that hold a time since the epoch."""
+NOTE_CELLS = 40
+"""Room for names in a note."""
 OFF_TERMINAL = 100_000
 """Width where stdout is no terminal: nothing is cut or left out for want of room."""
 
@@ -57,8 +72,9 @@ def table(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]], *, wrap: s
     cells = {f.name: [_cell(f.name, row.get(f.name)) for row in rows] for f in fields}
     widths = {f.name: _width(f, cells[f.name], cut=room < OFF_TERMINAL) for f in fields}
     if wrap:
-        widths[wrap] = min(widths[wrap], TEXT_CELLS)
+        widths[wrap] = min(widths[wrap], WRAPPED_CELLS)
     left_out = _crowded_out(fields, widths, room)
+    _spread(widths, cells, left_out, room, wrap)
     grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", collapse_padding=True)
     shown = [field for field in fields if field.name not in left_out]
     for field in shown:
@@ -82,17 +98,36 @@ def table(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]], *, wrap: s
 
 
 def record(row: Mapping[str, Any]) -> None:
-    """Print one row in full, a line a column; objects and long texts over several lines."""
-    grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in row.items():
-        if isinstance(value, (dict, list)) and value:
-            text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    """Print what is known of one row, a line a column; large objects and long texts go on below."""
+    known = {name: value for name, value in row.items() if value is not None}
+    indent = max(map(len, known)) + GAP
+    for name, value in known.items():
+        if isinstance(value, str):
+            text = _printable(value)
         else:
-            text = value if isinstance(value, str) else _cell(name, value)
-        grid.add_row(name, Text(text.rstrip("\n")))
-    _console().print(grid)
+            text = _pretty(value) if isinstance(value, (dict, list)) else _cell(name, value)
+        first, *more = text.splitlines() or [""]
+        click.echo(click.style(name.ljust(indent), bold=True) + first)
+        for line in more:
+            click.echo(" " * indent + line)
+    if len(known) < len(row):
+        note(f"not known: {', '.join(name for name in row if name not in known)}")
+
+
+def _pretty(value: Any, indent: str = "") -> str:
+    """Return JSON with each member that is short on one line."""
+    flat = msgspec.json.encode(value).decode()
+    if not isinstance(value, (dict, list)) or len(flat) <= FLAT_CELLS:
+        return flat
+    inner = indent + "  "
+    if isinstance(value, list):
+        members, ends = [_pretty(one, inner) for one in value], "[]"
+    else:
+        members, ends = (
+            [f"{msgspec.json.encode(k).decode()}: {_pretty(v, inner)}" for k, v in value.items()],
+            "{}",
+        )
+    return f"{ends[0]}\n{inner}" + f",\n{inner}".join(members) + f"\n{indent}{ends[1]}"
 
 
 def findings(rows: Iterable[tuple[str, str, str, str]]) -> None:
@@ -114,9 +149,16 @@ def write_json(rows: Iterable[Any], output: Path | None = None) -> None:
     with _writing(output) as file:
         separator = "[\n"
         for row in rows:
-            file.write(separator + msgspec.json.encode(row).decode())
+            file.write(separator + _encode(row))
             separator = ",\n"
         file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _encode(row: Any) -> str:
+    try:
+        return msgspec.json.encode(row).decode()
+    except OverflowError:  # msgspec stops at 64 bits, where SQL's sums go further
+        return json.dumps(row, default=str, separators=(",", ":"))
 
 
 def write_csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]], output: Path | None = None) -> None:
@@ -137,10 +179,7 @@ def write_parquet(types: Mapping[str, str], rows: Iterable[Mapping[str, Any]], o
         rows: What each row holds, by column; read once.
         output: The file, which is replaced at once when all is written.
     """
-    from raytrail.config import StoreConfig
-    from raytrail.store.engine import Engine, copy_parquet, lines
-
-    columns = "{" + ", ".join(f"{_literal(name)}: {_literal(kind)}" for name, kind in types.items()) + "}"
+    columns = "{" + ", ".join(f"{literal(name)}: {literal(kind)}" for name, kind in types.items()) + "}"
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".raytrail-") as scratch:
         spool, finished = Path(scratch) / "rows.json", Path(scratch) / "rows.parquet"
         longest = 0
@@ -155,14 +194,10 @@ def write_parquet(types: Mapping[str, str], rows: Iterable[Mapping[str, Any]], o
         finished.replace(output)
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 @contextmanager
 def _writing(output: Path | None) -> Iterator[TextIO]:
     if output is None:
-        yield click.get_text_stream("stdout", encoding="utf-8")
+        yield sys.stdout
         return
     # a name that is there is a file that is whole
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
@@ -179,11 +214,12 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def leave_note(left_out: Sequence[str], how: str = "--format json has them") -> None:
+def leave_note(left_out: Sequence[str], how: str = "--format json has all") -> None:
     """Say which columns there was no room for."""
     if left_out:
-        few = ", ".join(left_out[:6]) + (", ..." if len(left_out) > 6 else "")
-        note(f"no room for {len(left_out)} columns ({few}); {how}")
+        few = [name for index, name in enumerate(left_out) if len(", ".join(left_out[: index + 1])) < NOTE_CELLS]
+        more = ", ..." if len(few) < len(left_out) else ""
+        note(f"not shown: {', '.join(few)}{more} ({how})")
 
 
 def size(count: int) -> str:
@@ -207,13 +243,17 @@ def _cell(name: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int) and name.endswith("_ms"):
-        return _times.show(value)
-    if isinstance(value, int) and name.endswith("_ns"):
-        return _times.show(value // 1_000_000)
+    if isinstance(value, int) and name.endswith(TIMES):
+        unit = name.rpartition("_")[2]
+        return _times.show({"s": value * 1_000, "ms": value, "ns": value // 1_000_000}[unit], digits=3 * (unit != "s"))
     if isinstance(value, (dict, list)):
         return msgspec.json.encode(value).decode()
-    return " ".join(str(value).split())
+    return " ".join(_printable(str(value)).split())
+
+
+def _printable(text: str) -> str:
+    # Ray colours its error messages; anything else that steers a terminal is somebody's trick
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _COLOUR.sub("", text))
 
 
 def _plain(value: Any) -> Any:
@@ -221,7 +261,7 @@ def _plain(value: Any) -> Any:
 
 
 def _numeric(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    if name.endswith(("_ms", "_ns")):
+    if name.endswith(TIMES):
         return False
     values = [row[name] for row in rows if row.get(name) is not None]
     return bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
@@ -230,6 +270,18 @@ def _numeric(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 def _width(field: Field, cells: Sequence[str], *, cut: bool) -> int:
     widest = max(map(cell_len, cells), default=0)
     return max(cell_len(field.name), widest if field.whole or not cut else min(widest, TEXT_CELLS))
+
+
+def _spread(
+    widths: dict[str, int], cells: Mapping[str, Sequence[str]], left_out: Sequence[str], room: int, wrap: str
+) -> None:
+    """Give what room is left to the columns that are cut, from left to right."""
+    spare = room - sum(width + GAP for name, width in widths.items() if name not in left_out)
+    for name in widths:
+        if name not in left_out and name != wrap and spare > 0:
+            more = min(spare, max(map(cell_len, cells[name]), default=0) - widths[name])
+            widths[name] += max(0, more)
+            spare -= max(0, more)
 
 
 def _cut(text: str, width: int) -> str:

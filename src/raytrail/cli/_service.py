@@ -38,8 +38,8 @@ async def all_of(*parts: tuple[Coroutine[Any, Any, Any], asyncio.Event], stop: a
     """
     Run the parts of one process side by side, and stop them one after the other, in their order.
 
-    So the agent has published its last before the history stops reading. When one ends by itself or fails, the
-    others are stopped too, and its error rises.
+    So the agent has published its last before the history stops reading. When one ends by itself or
+    fails, the others are stopped too, and its error rises.
 
     Args:
         parts: Each with the event that tells it to stop.

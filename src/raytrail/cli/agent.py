@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import click
 
 from raytrail import agent as loop
 from raytrail.cli import _options, _service
-from raytrail.config import Config, state_dir
+from raytrail.config import Config, checkpoint_file
 from raytrail.pubsub import Publisher, connect
 from raytrail.tail import Checkpoint, Tailer
 
@@ -28,9 +28,9 @@ def agent(url: str, config: Config) -> None:
     """
     Publish what Ray writes on this node.
 
-    Reads the event files of Ray's sessions and nothing else of Ray: it may start before Ray, and stop or die
-    at any time; the next start goes on where the broker's acknowledgements left off. SIGTERM ships what is left
-    first. `raytrail doctor` says whether there is anything to ship.
+    Reads the event files of Ray's sessions and nothing else of Ray: it may start before Ray, and stop or
+    die at any time; the next start goes on where the broker's acknowledgements left off. SIGTERM ships what
+    is left first. `raytrail doctor` says whether there is anything to ship.
     """
     _service.run(lambda stop: _agent(url, config, stop))
 
@@ -46,20 +46,13 @@ async def _agent(url: str, config: Config, stop: asyncio.Event) -> None:
 async def tailing(publisher: Publisher, config: Config, stop: asyncio.Event) -> None:
     """Ship this node's events until told to stop."""
     with _tailer(config) as (tailer, checkpoint):
-        await loop.run(
-            tailer, checkpoint, publisher, config.agent, stop, drain_seconds=config.agent.drain_seconds
-        )
+        await loop.run(tailer, checkpoint, publisher, config.agent, stop, drain_seconds=config.agent.drain_seconds)
 
 
 @contextmanager
 def _tailer(config: Config) -> Iterator[tuple[Tailer, Checkpoint]]:
-    state_dir(config).mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint(state_dir(config) / "checkpoint.sqlite")
-    try:
-        tailer = Tailer(config.tail, checkpoint)
-        try:
-            yield tailer, checkpoint
-        finally:
-            tailer.close()
-    finally:
-        checkpoint.close()
+    with (
+        closing(Checkpoint(checkpoint_file(config))) as checkpoint,
+        closing(Tailer(config.tail, checkpoint)) as tailer,
+    ):
+        yield tailer, checkpoint

@@ -39,23 +39,20 @@ def clusters(form: str, config: Config) -> None:
     elif form == "csv":
         _output.write_csv(Cluster.__struct_fields__, rows)
     elif not found:
-        _output.note(
-            "no clusters yet; bring one in with `raytrail import`, `raytrail up` or `raytrail history`"
-        )
+        _output.note("no clusters yet; bring one in with `raytrail import`, `raytrail up` or `raytrail history`")
     else:
         fields = [field for field in FIELDS if field.name != "cluster" or any(c.cluster for c in found)]
         _output.leave_note(_output.table(fields, [_shown(cluster) for cluster in found]))
 
 
 def _shown(cluster: Cluster) -> dict[str, str]:
-    ended_ms = cluster.ended_ms or cluster.last_event_ms
-    known = cluster.began_ms is not None and ended_ms is not None
+    began_ms, ended_ms = cluster.began_ms, cluster.ended_ms or cluster.last_event_ms
     return {
         "cluster": cluster.cluster,
         "session": cluster.session,
         "state": "alive" if cluster.alive else "sealed" if cluster.sealed else "ended",
-        "began": "" if cluster.began_ms is None else _times.show(cluster.began_ms, digits=0),
-        "lasted": _times.show_span(ended_ms - cluster.began_ms) if known else "",  # type: ignore[operator]  # both known
+        "began": "" if began_ms is None else _times.show(began_ms, digits=0),
+        "lasted": "" if began_ms is None or ended_ms is None else _times.show_span(ended_ms - began_ms),
         "nodes": f"{cluster.nodes:,}",
         "jobs": f"{cluster.jobs:,}",
         "actors": f"{cluster.actors:,}",
@@ -68,7 +65,9 @@ def _shown(cluster: Cluster) -> dict[str, str]:
 
 def balance(missing_bytes: int, rejected: int, inferred: int) -> str:
     """Return in a few words whether all that was written is here."""
-    missing = f"{_output.size(missing_bytes)} missing" if missing_bytes else ""
-    aside = f"{rejected:,} rejected" if rejected else ""
-    closed = f"{inferred:,} inferred" if inferred else ""
-    return ", ".join(filter(None, (missing or (not aside and "complete"), aside, closed)))
+    words = [
+        f"{_output.size(missing_bytes)} missing" if missing_bytes else "" if rejected else "complete",
+        f"{rejected:,} rejected" if rejected else "",
+        f"{inferred:,} inferred" if inferred else "",
+    ]
+    return ", ".join(word for word in words if word)

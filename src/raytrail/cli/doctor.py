@@ -13,8 +13,7 @@ import click
 
 from raytrail.cli import _node, _options, _output, _times
 from raytrail.cli._node import Process, Session
-from raytrail.cli._output import Field
-from raytrail.config import Config
+from raytrail.config import Config, checkpoint_file
 
 EXPORT = "enable_export_api_write"
 BATCH = "export_task_events_write_batch_size"
@@ -28,7 +27,7 @@ SILENCING = {
 ROTATION = ("RAY_EXPORT_EVENT_MAX_FILE_SIZE_BYTES", "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT")
 DEFAULT_BATCH = 10_000
 SAFE_BATCH = 100_000
-"""Task events that a process writes each second at most: with four a task, enough for 25,000 tasks a second."""
+"""Task events that a process writes each second at most: enough for 25,000 tasks a second, at four a task."""
 BACKUPS = 20
 """Backups that Ray keeps of each file; the next rotation deletes the oldest."""
 BACKUPS_TO_SPARE = 4
@@ -58,9 +57,14 @@ class Node(NamedTuple):
     sessions: tuple[Session, ...]
     """The newest of the temp dir, and those of the raylets that run here."""
     running: tuple[Process, ...]
+    """Those that work in the temp dir; where none does, all there are."""
+    elsewhere: tuple[Path, ...]
+    """The temp dirs of the other raylets that run here."""
     drivers: Mapping[int, Mapping[str, str]]
     """The environment of each driver that runs."""
     now_s: float
+    acknowledged: Mapping[str, int]
+    """How many bytes of each inode an agent has shipped."""
     error: str = ""
     """Why the temp dir cannot be read."""
 
@@ -87,7 +91,7 @@ class Node(NamedTuple):
 
 @click.command(cls=_options.Command)
 @_options.output_format("table", "json")
-@_options.settings("tail.temp_dir")
+@_options.settings("tail.temp_dir", "tail.state_dir")
 def doctor(form: str, config: Config) -> None:
     """
     Say what this node would export, and what is wrong.
@@ -96,7 +100,7 @@ def doctor(form: str, config: Config) -> None:
     that runs Ray, and in the same container: elsewhere the environment of Ray's processes cannot be seen.
     Exits with 1 if anything is bad.
     """
-    findings = check(read(Path(config.tail.temp_dir).expanduser()))
+    findings = check(read(Path(config.tail.temp_dir).expanduser(), _node.PROC, checkpoint_file(config)))
     if form == "json":
         _output.write_json([finding._asdict() for finding in findings])
     else:
@@ -105,15 +109,18 @@ def doctor(form: str, config: Config) -> None:
         click.get_current_context().exit(1)
 
 
-def read(temp_dir: Path, proc: Path = _node.PROC) -> Node:
+def read(temp_dir: Path, proc: Path, checkpoint: Path) -> Node:
     """
     Look at this node.
 
     Args:
         temp_dir: Ray's ``--temp-dir``.
         proc: The kernel's view of the processes.
+        checkpoint: Where this node's agent keeps how far it is.
     """
-    running = _node.processes(proc)
+    every = _node.processes(proc)
+    elsewhere = {p.temp_dir for p in every if p.name == "raylet"} - {temp_dir.resolve()}
+    running = [process for process in every if process.temp_dir == temp_dir.resolve()] or every
     directories = {process.session_dir.resolve() for process in running if process.name == "raylet"}
     error = ""
     try:
@@ -133,36 +140,48 @@ def read(temp_dir: Path, proc: Path = _node.PROC) -> Node:
         temp_dir,
         sessions,
         tuple(running),
+        tuple(sorted(elsewhere)),
         {pid: environ for pid, environ in environments.items() if environ is not None},
         time.time(),
+        _node.acknowledged(checkpoint),
         error,
     )
 
 
 def check(node: Node) -> list[Finding]:
     """Return what every check says, in the order to mend things in."""
-    checks = (_temp_dir, _session, _processes, _readable, _export, _drivers, _silenced, _batch, _rotation_bug, _train)
+    checks = (
+        _temp_dir,
+        _session,
+        _processes,
+        _readable,
+        _export,
+        _drivers,
+        _silenced,
+        _batch,
+        _rotation_bug,
+        _train,
+    )
     findings = [finding for one in checks for finding in one(node)]
-    return findings + [finding for session in node.sessions for finding in (*_backups(session), *_files(node, session))]
+    return findings + [
+        finding for session in node.sessions for finding in (*_backups(node, session), *_files(node, session))
+    ]
 
 
 def _temp_dir(node: Node) -> Iterator[Finding]:
-    if node.error:
-        yield Finding("temp dir", "bad", node.error, "run as the user that runs Ray, or name another with --temp-dir")
-    elsewhere = {
-        raylet.arguments["temp_dir"]
-        for raylet in node.raylets()
-        if raylet.arguments.get("temp_dir") and Path(raylet.arguments["temp_dir"]).resolve() != node.temp_dir.resolve()
-    }
-    for directory in sorted(elsewhere):
+    if node.error and not node.elsewhere:
+        yield Finding("temp dir", "bad", node.error, "name Ray's temp dir with --temp-dir, or start Ray")
+        return
+    also = not node.elsewhere or any(process.temp_dir == node.temp_dir.resolve() for process in node.running)
+    if also:
+        yield Finding("temp dir", "ok", str(node.temp_dir))
+    for other in node.elsewhere:
         yield Finding(
             "temp dir",
-            "bad",
-            f"a raylet works in {directory}, and not in {node.temp_dir}",
-            f"give the agent --temp-dir {directory}, or RAYTRAIL_TAIL_TEMP_DIR={directory}",
+            "warn" if also else "bad",
+            f"another Ray runs in {other}" if also else f"Ray runs in {other}, and not in {node.temp_dir}",
+            f"start an agent with --temp-dir {other} (or RAYTRAIL_TAIL_TEMP_DIR={other})",
         )
-    if not node.error and not elsewhere:
-        yield Finding("temp dir", "ok", str(node.temp_dir))
 
 
 def _session(node: Node) -> Iterator[Finding]:
@@ -174,7 +193,9 @@ def _session(node: Node) -> Iterator[Finding]:
             "start Ray, or say with --temp-dir where it runs; the agent may start first",
         )
     for session in node.sessions:
-        yield Finding("session", "ok", f"{session.dir.name}, {'alive' if node.alive(session) else 'ended, or not here'}")
+        yield Finding(
+            "session", "ok", f"{session.dir.name}, {'alive' if node.alive(session) else 'ended, or not here'}"
+        )
 
 
 def _processes(node: Node) -> Iterator[Finding]:
@@ -211,13 +232,14 @@ def _export(node: Node) -> Iterator[Finding]:
     environments = [process.environ for process in node.running if process.environ is not None]
     by_variable = bool(environments) and all(_on(environ.get(f"RAY_{EXPORT}")) for environ in environments)
     some = system.get(f"{EXPORT}_config") or next(
-        (environ[f"RAY_{EXPORT}_config"] for environ in environments if environ.get(f"RAY_{EXPORT}_config")), ""
+        (environ[f"RAY_{EXPORT}_config"] for environ in environments if environ.get(f"RAY_{EXPORT}_config")),
+        "",
     )
     if _on(system.get(EXPORT)) and not by_variable and environments:
         yield Finding(
             "export",
             "warn",
-            "on by system config, which Python does not see: submission jobs, Ray Data and Train export nothing",
+            "on by system config only, which Python does not see: submission jobs, Data and Train are silent",
             ENV_CURE + ", too",
         )
     elif by_variable or _on(system.get(EXPORT)):
@@ -322,8 +344,8 @@ def _rotation_bug(node: Node) -> Iterator[Finding]:
             yield Finding(
                 "rotation",
                 "bad",
-                f"{name} is set ({', '.join(whose[:3])}); Ray reads it as yes or no, so that files never rotate "
-                "or rotate at each byte",
+                f"{name} is set ({', '.join(whose[:3])}); Ray reads it as yes or no: files never rotate, "
+                "or at each byte",
                 f"unset {name}",
             )
 
@@ -339,16 +361,17 @@ def _train(node: Node) -> Iterator[Finding]:
             )
 
 
-def _backups(session: Session) -> Iterator[Finding]:
-    oldest = max(session.files, key=lambda file: file.backup, default=None)
+def _backups(node: Node, session: Session) -> Iterator[Finding]:
+    unread = [file for file in session.files if file.size > node.acknowledged.get(file.inode, 0)]
+    oldest = max(unread, key=lambda file: file.backup, default=None)
     if oldest is not None and oldest.backup > BACKUPS - BACKUPS_TO_SPARE:
         left = BACKUPS - oldest.backup
         yield Finding(
             "rotation",
             "warn" if left else "bad",
-            f"{oldest.name} is backup {oldest.backup} of {BACKUPS}: Ray deletes the oldest at "
+            f"{oldest.name} was not shipped, and is backup {oldest.backup} of {BACKUPS}: Ray deletes it at "
             + (f"the {left + 1}th rotation from now" if left else "the next rotation"),
-            "start the agent on this node, or see in its log why it falls behind; `raytrail import` takes what is there",
+            "start the agent, or see in its log why it falls behind; `raytrail import` takes what is left",
         )
 
 
@@ -360,7 +383,11 @@ def _files(node: Node, session: Session) -> Iterator[Finding]:
         listed = ", ".join(f"{kind} {counts[kind]} ({_output.size(sizes[kind])})" for kind in sorted(counts))
         newest_s = max(file.changed_s for file in full)
         ago = _times.show_span(max(0, round((node.now_s - newest_s) * 1_000)))
-        yield Finding("files", "ok", f"{_output.size(sum(sizes.values()))} in {_count(len(full), 'file')}, last {ago} ago: {listed}")
+        yield Finding(
+            "files",
+            "ok",
+            f"{_output.size(sum(sizes.values()))} in {_count(len(full), 'file')}, last {ago} ago: {listed}",
+        )
 
 
 def _bytes_by_type(session: Session) -> dict[str, int]:

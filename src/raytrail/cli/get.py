@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 import click
 
 from raytrail.cli import _history, _nouns, _options, _output
 from raytrail.config import Config
+from raytrail.entities import Entity, entity
 from raytrail.errors import NotFoundError
 
 
@@ -22,22 +26,17 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
 
     KEY is its id. A task shows all its attempts; ID:1 is only the attempt of that number.
     """
-    one = _nouns.noun(noun)
-    value, _, second = key.partition(":") if len(one.keys) > 1 and one.entity != "job" else (key, "", "")
+    one = entity(noun)
     with _history.reading(config) as store:
         cluster = _history.chosen(store, cluster_id)
         view = _history.snapshot(store, cluster, at)
-        ways = [[one.keys[0]], [one.keys[1]]] if one.entity == "job" else [[*one.keys[: 2 if second else 1]]]
-        for keys in ways:
-            texts = tuple(f"{name}={text}" for name, text in zip(keys, (value, second), strict=False))
-            rows = view.rows(one.entity, where=_nouns.where(one, texts, int), order=one.keys)
+        for filters in _ways(one, key):
+            rows = view.rows(one.name, where=_nouns.where(one, filters, int), order=one.key)
             if rows:
                 break
         else:
             when = f" at {at}" if at else ""
-            raise NotFoundError(
-                f"no {one.entity} {key!r} in {cluster.session}{when}; see `raytrail list {one.plural}`"
-            )
+            raise NotFoundError(f"no {one.name} {key!r} in {cluster.session}{when}; see `raytrail list {one.plural}`")
     if form == "json":
         _output.write_json(rows)
         return
@@ -45,3 +44,18 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
         if index:
             click.echo()
         _output.record(row)
+
+
+def _ways(one: Entity, key: str) -> Iterator[list[str]]:
+    """Yield the filters that KEY may stand for."""
+    first, _, second = key.rpartition(":")
+    if one.view:  # a job has an id, or a submission id, or both
+        yield from ([f"{name}={key}"] for name in one.key if one.column(name).type != "id" or _is_hex(key))
+    elif len(one.key) > 1 and first:
+        yield [f"{one.key[0]}={first}", f"{one.key[1]}={second}"]
+    else:
+        yield [f"{one.key[0]}={key}"]
+
+
+def _is_hex(text: str) -> bool:
+    return re.fullmatch("([0-9a-f]{2})+", text) is not None

@@ -25,8 +25,8 @@ def history(url: str, group: str, config: Config) -> None:
     """
     Keep what the agents publish.
 
-    One history writes to a store; any number of commands and servers may read it meanwhile. It may stop or die
-    at any time: what it has not acknowledged comes again, and what comes twice is stored once.
+    One history writes to a store; any number of commands and servers may read it meanwhile. It may stop or
+    die at any time: what it has not acknowledged comes again, and what comes twice is stored once.
     """
     _service.run(lambda stop: _keep(url, group, config, stop))
 

@@ -53,9 +53,9 @@ def show(rows: Sequence[LedgerRow]) -> None:
         Field("unknown", right=True, rank=1),
         Field("inferred", right=True),
     ]
-    for name in ("skipped", "lost"):
-        if any(getattr(row, f"{name}_bytes") for row in rows):
-            fields.append(Field(name, right=True))
+    fields += [
+        Field(name, right=True) for name in ("skipped", "lost") if any(getattr(r, f"{name}_bytes") for r in rows)
+    ]
     lines = [_line(row) for row in rows]
     if len(rows) > 1:
         lines.append(_line(_sum(rows)))
@@ -110,10 +110,7 @@ def details(rows: Sequence[LedgerRow]) -> None:
         click.echo("\nrejected")
         _output.table(
             [Field("file", whole=True), Field("offset", right=True), Field("reason")],
-            [
-                {"file": r.file, "offset": f"{r.offset:,}", "reason": r.reason}
-                for r in rejected[:SHOWN_RANGES]
-            ],
+            [{"file": r.file, "offset": f"{r.offset:,}", "reason": r.reason} for r in rejected[:SHOWN_RANGES]],
         )
         _more(len(rejected), "lines")
 

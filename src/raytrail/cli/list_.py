@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from raytrail.cli import _history, _nouns, _options, _output
-from raytrail.cli._nouns import Noun
 from raytrail.cli._output import Field
 from raytrail.config import Config
+from raytrail.entities import Entity, Type, entity
 from raytrail.store import Filter, Snapshot
 
 PAGE_ROWS = 50_000
 """Rows asked of the store at once; bounds the memory of a long list."""
+FIRST = ("name", "class_name", "entrypoint")
+"""Columns that say what a row is, of whatever entity: a table shows them before others."""
 
 
 @click.command("list", cls=_options.Command)
@@ -23,7 +25,7 @@ PAGE_ROWS = 50_000
 @_options.cluster
 @click.option(
     "--filter", "filters", multiple=True, metavar="FILTER",
-    help="COLUMN=VALUE, also with != < <= > >=; several must all hold. Times may be a TIME: start_time_ms>-5m.",
+    help="COLUMN=VALUE, also != < <= > >=; all must hold. A time may be a TIME: start_time_ms>-5m.",
 )  # fmt: skip
 @_options.at
 @click.option("--limit", type=click.IntRange(min=0), help="Most rows. [default: 100 in a table, else all]")
@@ -32,9 +34,7 @@ PAGE_ROWS = 50_000
 )
 @click.option("--order", metavar="COLUMN,...", help="Sort by these; -COLUMN is largest first.")
 @_options.output_format("table", "json", "csv", "parquet")
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here."
-)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
 @_options.settings("store.dir", "store.threads", "store.memory_bytes")
 def list_(
     noun: str,
@@ -52,7 +52,8 @@ def list_(
     List tasks, actors, nodes, jobs, ... of a cluster, as they were at any time.
 
     NOUN is one of tasks, actors, nodes, jobs, driver_jobs, submission_jobs, datasets, train_runs, files, ...
-    JSON is one array, a row a line; ids, times (integers) and nested objects come as they are stored.
+    Tasks are attempts; drivers, and attempts of which only a part was exported, are among them (Ray's own
+    list leaves them out). JSON is one array, a row a line, with times as integers.
 
     \b
     raytrail list tasks --filter state=FAILED --columns task_id,name,error_type
@@ -63,22 +64,22 @@ def list_(
         raise click.UsageError("--format parquet needs --output FILE: it is not text")
     if form == "table" and output is not None:
         raise click.UsageError("--output needs --format json, csv or parquet")
-    one = _nouns.noun(noun)
-    names = _split(columns)
+    one = entity(noun)
+    types, names = _nouns.types(one), _split(columns)
     with _history.reading(config) as store:
         cluster = _history.chosen(store, cluster_id)
         view = _history.snapshot(store, cluster, at)
         where = _nouns.where(one, filters, lambda text: _history.moment(cluster, text))
-        shown = names or list(one.types)
+        shown = names or list(types)
         if form == "table":
             rows = view.rows(
-                one.entity,
+                one.name,
                 columns=names or None,
                 where=where,
                 order=_split(order),
                 limit=100 if limit is None else limit,
             )
-            _table(one, rows, names, view.count(one.entity, where))
+            _table(one, rows, names, view.count(one.name, where))
             return
         pages = _pages(view, one, names, where, _split(order), limit)
         if form == "json":
@@ -86,9 +87,7 @@ def list_(
         elif form == "csv":
             _output.write_csv(shown, pages, output)
         elif output is not None:
-            _output.write_parquet(
-                {name: _nouns.ENGINE_TYPES[one.types[name]] for name in shown}, pages, output
-            )
+            _output.write_parquet({name: _nouns.FILE_TYPES[types[name]] for name in shown}, pages, output)
 
 
 def _split(text: str | None) -> list[str]:
@@ -97,45 +96,42 @@ def _split(text: str | None) -> list[str]:
 
 def _pages(
     view: Snapshot,
-    one: Noun,
+    one: Entity,
     columns: Sequence[str],
     where: Sequence[Filter],
     order: Sequence[str],
     limit: int | None,
 ) -> Iterator[dict[str, Any]]:
     # pages join without a gap only where the order leaves nothing open
-    complete = [*order, *(key for key in one.keys if key not in {name.lstrip("-") for name in order})]
+    complete = [*order, *(key for key in one.key if key not in {name.lstrip("-") for name in order})]
     offset = 0
     while limit is None or offset < limit:
         size = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - offset)
-        page = view.rows(
-            one.entity, columns=columns or None, where=where, order=complete, limit=size, offset=offset
-        )
+        page = view.rows(one.name, columns=columns or None, where=where, order=complete, limit=size, offset=offset)
         yield from page
         offset += len(page)
         if len(page) < size:
             return
 
 
-def _table(one: Noun, rows: list[dict[str, Any]], columns: list[str], total: int) -> None:
+def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: int) -> None:
     if not rows:
         _output.note(f"no {one.plural}" + (f" shown of {total:,}" if total else ""))
         return
-    ranks = {name: rank for rank, name in enumerate(columns or _by_interest(one, rows))}
+    types = _nouns.types(one)
     fields = [
-        Field(name, rank=0 if columns else rank, whole=one.types.get(name) == "id" or name in one.keys)
-        for name, rank in ranks.items()
+        Field(name, rank=0 if columns else rank, whole=types[name] == "id" or name in one.key)
+        for rank, name in enumerate(columns or _by_interest(one, types, rows))
     ]
     left_out = _output.table(fields, rows)
-    _output.note(
-        f"{len(rows):,} of {total:,} {one.plural}" + ("" if len(rows) == total else "; more with --limit")
-    )
-    _output.leave_note(left_out, "--columns a,b chooses, --format json has them")
+    _output.note(f"{len(rows):,} of {total:,} {one.plural}" + ("" if len(rows) == total else "; --limit shows more"))
+    _output.leave_note(left_out, "--columns a,b chooses, --format json has all")
 
 
-def _by_interest(one: Noun, rows: list[dict[str, Any]]) -> list[str]:
-    """Return the columns that say something here: what it is, how it is, then the rest; objects and times last."""
-    said = [name for name in one.types if any(row.get(name) not in (None, "", [], {}) for row in rows)]
-    first = [name for name in (*one.keys, "name", "class_name", one.state) if name in said]
-    middle = [n for n in said if one.types[n] not in ("json", "spans", "texts") and not n.endswith("_ns")]
-    return list(dict.fromkeys([*first, *middle]))
+def _by_interest(one: Entity, types: Mapping[str, Type], rows: list[dict[str, Any]]) -> list[str]:
+    """Return the columns that say something: what and how it is first, what all share last, no objects."""
+    said = [name for name in types if any(row[name] not in (None, "") for row in rows)]
+    first = [name for name in (*one.key, *FIRST, one.state, "start_time_ms") if name in said]
+    plain = [name for name in said if types[name] not in ("json", "spans", "texts") and not name.endswith("_ns")]
+    common = [name for name in plain if len(rows) > 1 and all(row[name] == rows[0][name] for row in rows)]
+    return list(dict.fromkeys([*first, *(name for name in plain if name not in common), *common]))

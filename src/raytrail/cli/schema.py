@@ -9,6 +9,7 @@ from raytrail.cli import _options
 from raytrail.entities import entity, of_file_type
 from raytrail.entities.public import json_schema
 from raytrail.entities.public import schema as whole_schema
+from raytrail.errors import NotFoundError
 
 
 @click.command(cls=_options.Command)
@@ -17,12 +18,15 @@ def schema(event_type: str | None) -> None:
     """
     Print the JSON Schema of events.
 
-    TYPE is an event type (TASK, ACTOR, ...) or a noun (task, tasks, ...); without one, the schema of every type.
-    It describes what `raytrail subscribe` prints.
+    TYPE is an event type (TASK, ACTOR, ...) or a noun (task, tasks, ...); without one, the schema of every
+    type. It describes what `raytrail subscribe` prints.
     """
     if event_type is None:
         found = whole_schema()
     else:
         read_by = of_file_type(event_type.upper())
-        found = json_schema(read_by[0] if read_by else entity(event_type.lower()))
+        one = read_by[0] if read_by else entity(event_type.lower())
+        if not one.event_types:
+            raise NotFoundError(f"{one.plural} have no events of their own; see `raytrail list {one.plural}`")
+        found = json_schema(one)
     click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())

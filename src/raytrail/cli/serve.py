@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import click
 
 from raytrail.cli import _history, _options, _output, _service
@@ -15,8 +14,8 @@ def serve(config: Config) -> None:
     """
     Answer over HTTP, as the clusters would have.
 
-    Any number of servers may read one history, also while it is written to. Point Ray's own tools at a cluster:
-    ray list tasks --address http://HOST:PORT/clusters/ID
+    Any number of servers may read one history, also while it is written to. Point Ray's own tools at a
+    cluster: ray list tasks --address http://HOST:PORT/clusters/ID
     """
     # starlette and uvicorn come with an extra, which no other command needs
     server = _service.server()

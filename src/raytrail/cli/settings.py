@@ -17,15 +17,13 @@ from raytrail.config import Config
 
 @click.command(cls=_options.Command)
 @_options.output_format("table", "json", "markdown")
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Settings file (TOML)."
-)
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Settings file (TOML).")
 def settings(form: str, config_file: Path | None) -> None:
     """
     Show every setting with its value.
 
-    A setting poll_seconds of the table tail is written as poll_seconds = 0.5 under [tail] in the settings file,
-    as RAYTRAIL_TAIL_POLL_SECONDS=0.5 in the environment, and as --poll-seconds 0.5 on the command line; later
+    The setting tail.poll_seconds is written as poll_seconds = 0.5 under [tail] in the settings file, as
+    RAYTRAIL_TAIL_POLL_SECONDS=0.5 in the environment, and as --poll-seconds 0.5 on the command line; later
     ones win. Markdown is the table of the docs: defaults, not values.
     """
     if form == "markdown":
@@ -52,9 +50,7 @@ def _rows(config: Config, layers: dict[str, dict[str, dict[str, Any]]]) -> list[
         {
             "setting": one.key,
             "value": getattr(getattr(config, one.table), one.name),
-            "from": next(
-                (said for said in reversed(layers) if one.name in layers[said].get(one.table, {})), "default"
-            ),
+            "from": next((said for said in reversed(layers) if one.name in layers[said].get(one.table, {})), "default"),
             "meaning": one.doc.replace("``", "").replace("`", ""),
         }
         for one in settings_of.settings()

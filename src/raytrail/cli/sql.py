@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -14,9 +15,7 @@ from raytrail.config import Config
 @click.command(cls=_options.Command)
 @click.argument("query")
 @_options.output_format("table", "json", "csv", "parquet")
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here."
-)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
 @_options.settings("store.dir", "store.threads", "store.memory_bytes")
 def sql(query: str, form: str, output: Path | None, config: Config) -> None:
     """
@@ -33,7 +32,7 @@ def sql(query: str, form: str, output: Path | None, config: Config) -> None:
         raise click.UsageError("--format parquet needs --output FILE: it is not text")
     if form == "table" and output is not None:
         raise click.UsageError("--output needs --format json, csv or parquet")
-    text = click.get_text_stream("stdin").read() if query == "-" else query
+    text = sys.stdin.read() if query == "-" else query
     with _history.reading(config) as store:
         found = store.sql(text)
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]

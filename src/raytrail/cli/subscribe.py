@@ -19,17 +19,13 @@ EPHEMERAL = "ephemeral"
 
 @click.command(cls=_options.Command)
 @click.argument("url")
-@click.option(
-    "--types", metavar="A,B,...", default="", help="Only these event types: TASK, ACTOR, ... [default: all]"
-)
+@click.option("--types", metavar="A,B,...", default="", help="Only these event types: TASK, ACTOR, ... [default: all]")
 @click.option(
     "--group", default=EPHEMERAL, show_default=True, metavar="NAME",
-    help="Go on where this name left off; ephemeral has no past, and is forgotten at the end.",
+    help="Go on where this name left off; a new one begins with all that the broker holds, ephemeral is new.",
 )  # fmt: skip
-@click.option("--from-start", is_flag=True, help="From the first event that the broker still holds.")
-@click.option(
-    "--follow/--no-follow", default=True, show_default=True, help="Wait for more, or end when there is none."
-)
+@click.option("--from-start", is_flag=True, help="Forget where the group left off.")
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Wait for more, or end when there is none.")
 @click.option(
     "--idle-seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
     help="With --no-follow: there is none when nothing came for so long.",
@@ -45,7 +41,7 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
     raytrail subscribe file:///var/lib/raytrail/events --types ACTOR | jq .actor.state
     """
     wanted = frozenset(part.strip().upper() for part in types.split(",") if part.strip())
-    name = f"subscribe-{uuid.uuid4().hex}" if group == EPHEMERAL else group
+    name = f"{EPHEMERAL}-{uuid.uuid4().hex}" if group == EPHEMERAL else group
     idle = None if follow else idle_seconds
 
     async def body(stop: asyncio.Event) -> None:

@@ -9,11 +9,14 @@ import click
 from raytrail.cli import _history, _options, _output
 from raytrail.cli._output import Field
 from raytrail.config import Config
+from raytrail.store import Filter
 
 BY = {
     "tasks": ("task", ("func_or_class_name", "type"), "state"),
     "actors": ("actor", ("class_name",), "state"),
 }
+
+COUNTED = {"tasks": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")), "actors": ()}
 
 
 @click.command(cls=_options.Command)
@@ -23,11 +26,16 @@ BY = {
 @_options.output_format("table", "json", "csv")
 @_options.settings("store.dir", "store.threads", "store.memory_bytes")
 def summary(noun: str, cluster_id: str, at: str | None, form: str, config: Config) -> None:
-    """Count tasks or actors by name and state."""
+    """
+    Count tasks or actors by name and state.
+
+    Counts the task attempts that `ray summary tasks` would: without drivers, and without those of which only
+    a part was exported.
+    """
     entity, names, state = BY[noun]
     with _history.reading(config) as store:
         cluster = _history.chosen(store, cluster_id)
-        groups = _history.snapshot(store, cluster, at).group(entity, (*names, state))
+        groups = _history.snapshot(store, cluster, at).group(entity, (*names, state), COUNTED[noun])
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for group in groups:
         row = rows.setdefault(

@@ -21,7 +21,7 @@ def up(url: str | None, config: Config) -> None:
     Agent, history and server in one process, for one machine.
 
     Ships what Ray writes here, keeps it, and serves it while it happens and after Ray is gone. SIGTERM or
-    Ctrl-C ships and keeps what is left, then ends.
+    Ctrl-C ships what is left, then ends; what was published and not yet kept is kept at the next start.
     """
     # absolute, as a relative path would become the URL's host
     url = url or f"file://{(state_dir(config) / 'events').absolute()}"

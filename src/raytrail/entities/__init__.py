@@ -105,7 +105,7 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()
     """Paths in the line that say nothing new, and are not kept."""
     sort: tuple[str, ...] = ()
-    """The order of the rows of a sealed session; what queries narrow down by comes first."""
+    """The order in which rows are kept together and shown; what queries narrow down by comes first."""
     state: str = ""
     """The column, folded or derived, that says which state it is in; empty where it has none."""
     terminal: tuple[str, ...] = ()
@@ -133,9 +133,7 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
         for column in (*self.columns, *self.derived):
             if column.name == name:
                 return column
-        raise NotFoundError(
-            f"{self.name} has no column {name!r}; it has {', '.join(sorted(self.names()))}"
-        )
+        raise NotFoundError(f"{self.name} has no column {name!r}; it has {', '.join(sorted(self.names()))}")
 
     def names(self) -> tuple[str, ...]:
         """Return the names of what a row shows, derived columns last."""
@@ -164,9 +162,7 @@ def entity(noun: str) -> Entity:
     for one in installed().values():
         if noun in (one.name, one.plural):
             return one
-    raise NotFoundError(
-        f"no entity {noun!r}; there are {', '.join(sorted(e.plural for e in installed().values()))}"
-    )
+    raise NotFoundError(f"no entity {noun!r}; there are {', '.join(sorted(e.plural for e in installed().values()))}")
 
 
 @cache

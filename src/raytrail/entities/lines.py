@@ -94,9 +94,17 @@ def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
                 required.append((f"f{len(required)}_{len(optional)}", kind, msgspec.field(name=field)))
             else:
                 optional.append(
-                    (f"f{len(required)}_{len(optional)}", kind | None, msgspec.field(name=field, default=None))
+                    (
+                        f"f{len(required)}_{len(optional)}",
+                        kind | None,
+                        msgspec.field(name=field, default=None),
+                    )
                     if kind is not msgspec.Raw
-                    else (f"f{len(required)}_{len(optional)}", kind, msgspec.field(name=field, default=msgspec.Raw()))
+                    else (
+                        f"f{len(required)}_{len(optional)}",
+                        kind,
+                        msgspec.field(name=field, default=msgspec.Raw()),
+                    )
                 )
         if not path:
             known = event_types(file_type)
@@ -105,9 +113,7 @@ def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
                 ("timestamp", int, msgspec.field(name="timestamp")),
             ]
             optional.append(("event_id", msgspec.Raw, msgspec.field(name="event_id", default=msgspec.Raw())))
-        return msgspec.defstruct(
-            name, [*required, *optional], forbid_unknown_fields=True, frozen=True, gc=False
-        )
+        return msgspec.defstruct(name, [*required, *optional], forbid_unknown_fields=True, frozen=True, gc=False)
 
     return msgspec.json.Decoder(struct("Line", _tree(file_type), ""))
 
@@ -157,9 +163,7 @@ def _at(event: Any, path: str) -> Any:
     return event if event != 0 else "0"
 
 
-def _known(
-    value: Any, tree: dict[str, Any], path: str, extra: dict[str, Any], keys: frozenset[str]
-) -> dict[str, Any]:
+def _known(value: Any, tree: dict[str, Any], path: str, extra: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise EventError(f"expected an object, got {type(value).__name__} - at ${path}")
     known: dict[str, Any] = {}

@@ -26,7 +26,8 @@ NODE = Entity(
     ),
     derived=(
         Derived(
-            "state_message", "text",
+            "state_message",
+            "text",
             # protobuf_message_to_dict and NodeState in ray/util/state/state_aggregator.py, Ray 2.60
             "CASE _death_reason WHEN 'EXPECTED_TERMINATION' THEN 'Expected termination: ' || coalesce(_death_message, '') "
             "WHEN 'UNEXPECTED_TERMINATION' THEN 'Unexpected termination: ' || coalesce(_death_message, '') "
@@ -35,7 +36,8 @@ NODE = Entity(
             "Why it died, in words.",
         ),
         Derived(
-            "death_info", "json",
+            "death_info",
+            "json",
             "CASE WHEN _death_reason IS NOT NULL THEN to_json({'reason': _death_reason, 'reason_message': _death_message}) END",
             "Why it died, as Ray wrote it.",
         ),

@@ -13,8 +13,20 @@ OPERATOR_EVENT = Entity(
     key=("dataset_id", "operator_id", "event_type", "event_time_ms"),
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
-        Column("operator_id", "text", "event_data.operator_id", "key", "The operator, by `id` in its dataset's topology."),
-        Column("event_type", "text", "event_data.event_type", "key", "ISSUE_DETECTION_HANGING or ISSUE_DETECTION_HIGH_MEMORY."),
+        Column(
+            "operator_id",
+            "text",
+            "event_data.operator_id",
+            "key",
+            "The operator, by `id` in its dataset's topology.",
+        ),
+        Column(
+            "event_type",
+            "text",
+            "event_data.event_type",
+            "key",
+            "ISSUE_DETECTION_HANGING or ISSUE_DETECTION_HIGH_MEMORY.",
+        ),
         Column("event_time_ms", "int", "event_data.event_time", "key", "When it was found.", scale=1000),
         Column("operator_name", "text", "event_data.operator_name", "max", "The operator's name."),
         Column("message", "text", "event_data.message", "max", "What was found."),

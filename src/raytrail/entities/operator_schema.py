@@ -12,7 +12,13 @@ OPERATOR_SCHEMA = Entity(
     file_types=("DATASET_OPERATOR_SCHEMA",),
     key=("operator_uuid",),
     columns=(
-        Column("operator_uuid", "text", "event_data.operator_uuid", "key", "The operator, by `uuid` in its dataset's topology."),
+        Column(
+            "operator_uuid",
+            "text",
+            "event_data.operator_uuid",
+            "key",
+            "The operator, by `uuid` in its dataset's topology.",
+        ),
         Column("schema_fields", "json", "event_data.schema_fields", "last", "Types by field name."),
     ),
     sort=("operator_uuid",),

@@ -124,8 +124,14 @@ def json_schema(entity: Entity) -> dict[str, Any]:
         "properties": {
             "event_type": {"const": event_type(entity.event_types[0])},
             "event_id": {"type": ["string", "null"], "description": "Random, of Ray's making."},
-            "timestamp_s": {"type": "integer", "description": "When it was written, in seconds since the epoch."},
-            "cluster": {"type": "string", "description": "The name its operator gave the cluster; may be empty."},
+            "timestamp_s": {
+                "type": "integer",
+                "description": "When it was written, in seconds since the epoch.",
+            },
+            "cluster": {
+                "type": "string",
+                "description": "The name its operator gave the cluster; may be empty.",
+            },
             "session": {"type": "string", "description": "Ray's session."},
             "node_id": {"type": "string", "description": "The node whose agent read it; may be empty."},
             entity.name: {"type": "object", "required": keys, "properties": properties},

@@ -24,16 +24,24 @@ STORED: dict[Type, str] = {
     "float": "DOUBLE",
     "bool": "BOOLEAN",
     "json": "VARCHAR",
-    "spans": "STRUCT(event_name VARCHAR, start_time BIGINT, end_time BIGINT, extra_data VARCHAR)[]",
+    "spans": "STRUCT(start_time BIGINT, end_time BIGINT, event_name VARCHAR, extra_data VARCHAR)[]",
 }
 """The engine's type for each of ours, on disk and in the fold."""
 
 _IN_LINE: dict[Type, str] = {**STORED, "id": "VARCHAR", "json": "JSON"}
 
-EXTRA = Column(
-    "extra", "json", "_extra", "max", "Fields that this version does not know, by their path in the line."
+MOST_MEMBERS = 1000
+"""
+Most members of a union: the smallest are kept, which minds neither order nor repetition either.
+
+Of a task's profile events, which sort by their start, GCS keeps as many; the log has them all. Without a bound, the
+state of a driver that submits millions of tasks would hold an event of each.
+"""
+
+EXTRA = Column("extra", "json", "_extra", "max", "Fields that this version does not know, by their path in the line.")
+FIRST = Column(
+    "first_event_s", "int", "= timestamp", "min", "Timestamp of its first event, in seconds since the epoch."
 )
-FIRST = Column("first_event_s", "int", "= timestamp", "min", "Timestamp of its first event, in seconds since the epoch.")
 LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its last event, in seconds since the epoch.")
 INFERRED = Derived(
     "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null."
@@ -121,7 +129,9 @@ def lift(entity: Entity) -> str:
     for column in _in_state(entity):
         value = column.computed or quote(column.name)
         if column.merge == "last":
-            value = f"CASE WHEN {value} IS NOT NULL THEN {{'t': timestamp, 'f': file, 'o': line_offset, 'v': {value}}} END"
+            value = (
+                f"CASE WHEN {value} IS NOT NULL THEN {{'t': timestamp, 'f': file, 'o': line_offset, 'v': {value}}} END"
+            )
         items.append(f"{value} AS {quote(column.name)}")
     return ", ".join(items)
 
@@ -138,7 +148,8 @@ def fold(entity: Entity, source: str) -> str:
         elif column.merge == "union":
             value = f"list({name}) FILTER ({name} IS NOT NULL)"
             # mostly one list, whose members are distinct already: telling them apart anew would double the fold's cost
-            unions.append(f"CASE WHEN len({name}) > 1 THEN list_distinct(flatten({name})) ELSE {name}[1] END AS {name}")
+            union = f"list_sort(list_distinct(flatten({name})))[:{MOST_MEMBERS}]"
+            unions.append(f"CASE WHEN len({name}) > 1 THEN {union} ELSE {name}[1] END AS {name}")
         else:
             value = f"max({name})"
         items.append(f"{value} AS {name}")
@@ -149,9 +160,7 @@ def fold(entity: Entity, source: str) -> str:
 
 def final(entity: Entity, source: str) -> str:
     """Return the SELECT that makes states of `source`, which has one partial state a key."""
-    items = [
-        f"{quote(c.name)}.v AS {quote(c.name)}" if c.merge == "last" else quote(c.name) for c in _in_state(entity)
-    ]
+    items = [f"{quote(c.name)}.v AS {quote(c.name)}" if c.merge == "last" else quote(c.name) for c in _in_state(entity)]
     select = f"SELECT {', '.join(items)}, NULL::VARCHAR AS inferred FROM {source}"
     return with_derived(entity, f"({select})")
 
@@ -207,9 +216,7 @@ def at_times(entity: Entity, source: str, at_ms: int) -> str:
     dropped = ", ".join(quote(d.name) for d in entity.derived if d.stored)
     exclude = f" EXCLUDE ({dropped})" if dropped else ""
     began = f"least({', '.join(quote(name) for name in times)}) <= {at_ns}"
-    return with_derived(
-        entity, f"(SELECT *{exclude} REPLACE ({', '.join(replaced)}) FROM {source} WHERE {began})"
-    )
+    return with_derived(entity, f"(SELECT *{exclude} REPLACE ({', '.join(replaced)}) FROM {source} WHERE {began})")
 
 
 def public(column: Column | Derived) -> str:

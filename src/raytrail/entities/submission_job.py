@@ -22,7 +22,10 @@ SUBMISSION_JOB = Entity(
         Column("metadata", "json", "event_data.metadata", "last", "What its user said of it."),
         Column("runtime_env", "text", "event_data.runtime_env_json", "last", "Its runtime environment, as JSON."),
         Column(
-            "driver_agent_http_address", "text", "event_data.driver_agent_http_address", "last",
+            "driver_agent_http_address",
+            "text",
+            "event_data.driver_agent_http_address",
+            "last",
             "The dashboard agent beside its driver.",
         ),
         Column("driver_node_id", "text", "event_data.driver_node_id", "last", "Where its driver runs."),

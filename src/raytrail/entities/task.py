@@ -45,11 +45,14 @@ def _update(name: str) -> str:
     return f"event_data.state_updates.{name}"
 
 
-def _log(name: str, doc: str) -> Column:
-    kind = "text" if name.endswith("file") else "int"
-    return Column(
-        f"_{name}", kind, _update(f"task_log_info.{name}"), "max", doc, since="running_ns"  # type: ignore[arg-type]  # Literal from a conditional
-    )
+def _log_file(name: str, doc: str) -> Column:
+    return Column(f"_{name}", "text", _update(f"task_log_info.{name}"), "max", doc, since="running_ns")
+
+
+def _log_offset(name: str, doc: str) -> Column:
+    # a file begins with markers of its job, so no task's output ends at 0: that is "not known"
+    unset = "0" if name.endswith("end") else ""
+    return Column(f"_{name}", "int", _update(f"task_log_info.{name}"), "max", doc, unset, since="running_ns")
 
 
 _LOG_NAME_SQL = (
@@ -59,6 +62,9 @@ _LOG_NAME_SQL = (
 
 STATE_SQL = "CASE " + " ".join(f"WHEN {_time(n)} IS NOT NULL THEN '{_NAMES[n]}'" for n in RANK) + " ELSE 'NIL' END"
 
+
+LATEST_SQL = ", ".join(_time(number) for number, _ in STATES)
+"""The times of an attempt: it cannot have ended before the last of them."""
 
 
 def _ms(ns: str) -> str:
@@ -100,7 +106,13 @@ TASK = Entity(
         Column("task_id", "id", "event_data.task_id", "key", "The task."),
         Column("attempt_number", "int", "event_data.attempt_number", "key", "0 for the first attempt."),
         Column("job_id", "id", "event_data.job_id", "max", "The driver job that it belongs to."),
-        Column("type", "text", _info("type"), "max", "NORMAL_TASK, ACTOR_CREATION_TASK, ACTOR_TASK or DRIVER_TASK."),
+        Column(
+            "type",
+            "text",
+            _info("type"),
+            "max",
+            "NORMAL_TASK, ACTOR_CREATION_TASK, ACTOR_TASK or DRIVER_TASK.",
+        ),
         Column("func_or_class_name", "text", _info("func_or_class_name"), "max", "What is called."),
         Column("language", "text", _info("language"), "max", "PYTHON, JAVA or CPP."),
         Column("actor_id", "id", _info("actor_id"), "max", "The actor that it creates or calls."),
@@ -108,57 +120,114 @@ TASK = Entity(
         Column("placement_group_id", "id", _info("placement_group_id"), "max", "Where it was placed."),
         Column("required_resources", "json", _info("required_resources"), "max", "Amounts by resource."),
         Column("_runtime_env_info", "json", _info("runtime_env_info"), "max", "Its runtime environment."),
-        Column("labels", "json", _info("labels"), "max", "Labels given by libraries, such as Ray Data's operator."),
+        Column(
+            "labels",
+            "json",
+            _info("labels"),
+            "max",
+            "Labels given by libraries, such as Ray Data's operator.",
+        ),
         Column("label_selector", "json", _info("label_selector"), "max", "Labels that its node must have."),
         Column("node_id", "id", _update("node_id"), "max", "Where it ran.", since="submitted_to_worker_ns"),
         Column("worker_id", "id", _update("worker_id"), "max", "Who ran it.", since="submitted_to_worker_ns"),
         Column("worker_pid", "int", _update("worker_pid"), "max", "Process of the worker.", since="running_ns"),
-        Column("error_type", "text", _update("error_info.error_type"), "max", "Why it failed.", since="failed_ns"),
         Column(
-            "_error_message", "text", _update("error_info.error_message"), "max", "What the error said.",
+            "_error_type",
+            "text",
+            _update("error_info.error_type"),
+            "max",
+            "Why it failed.",
+            since="failed_ns",
+        ),
+        Column(
+            "_error_message",
+            "text",
+            _update("error_info.error_message"),
+            "max",
+            "What the error said.",
             since="failed_ns",
         ),
         Column("is_debugger_paused", "bool", _update("is_debugger_paused"), "max", "Whether a debugger holds it."),
-        _log("stdout_file", "File of its output; Ray leaves it empty for ordinary workers."),
-        _log("stdout_start", "Where in the file its output begins, in bytes."),
-        _log("stdout_end", "Where in the file its output ends, in bytes."),
-        _log("stderr_file", "File of its errors."),
-        _log("stderr_start", "Where in the file its errors begin, in bytes."),
-        _log("stderr_end", "Where in the file its errors end, in bytes."),
+        _log_file("stdout_file", "File of its output; Ray leaves it empty for ordinary workers."),
+        _log_offset("stdout_start", "Where in the file its output begins, in bytes."),
+        _log_offset("stdout_end", "Where in the file its output ends, in bytes."),
+        _log_file("stderr_file", "File of its errors."),
+        _log_offset("stderr_start", "Where in the file its errors begin, in bytes."),
+        _log_offset("stderr_end", "Where in the file its errors end, in bytes."),
         *(
             Column(
-                _time(number), "int", _update(f"state_ts_ns.{number}"), "max",
+                _time(number),
+                "int",
+                _update(f"state_ts_ns.{number}"),
+                "max",
                 f"When it entered {name} ({number}), in nanoseconds since the epoch.",
             )
             for number, name in STATES
         ),
-        Column("_profile_component_id", "id", "event_data.profile_events.component_id", "max", "Process that was profiled."),
-        Column("_profile_component_type", "text", "event_data.profile_events.component_type", "max", "``worker`` or ``driver``."),
-        Column("_profile_node_ip_address", "text", "event_data.profile_events.node_ip_address", "max", "Address of its node."),
-        Column("_profile_events", "spans", "event_data.profile_events.events", "union", "What the process did, and when."),
         Column(
-            "_span_name", "text",
+            "_profile_component_id",
+            "id",
+            "event_data.profile_events.component_id",
+            "max",
+            "Process that was profiled.",
+        ),
+        Column(
+            "_profile_component_type",
+            "text",
+            "event_data.profile_events.component_type",
+            "max",
+            "``worker`` or ``driver``.",
+        ),
+        Column(
+            "_profile_node_ip_address",
+            "text",
+            "event_data.profile_events.node_ip_address",
+            "max",
+            "Address of its node.",
+        ),
+        Column(
+            "_profile_events",
+            "spans",
+            "event_data.profile_events.events",
+            "union",
+            "What the process did, and when.",
+        ),
+        Column(
+            "_span_name",
+            "text",
             "= list_extract(list_filter(_profile_events, lambda s: starts_with(s.event_name, 'task::')), 1).event_name[7:]",
             "max",
             "The name given to the task, which Ray exports only as the name of a profile event.",
         ),
         Column("_actor_name", "text", "= NULL::VARCHAR", "max", "The name of its actor, filled in when sealed."),
-        Column("_actor_repr_name", "text", "= NULL::VARCHAR", "max", "What its actor's ``__repr__`` says, likewise."),
+        Column(
+            "_actor_repr_name",
+            "text",
+            "= NULL::VARCHAR",
+            "max",
+            "What its actor's ``__repr__`` says, likewise.",
+        ),
     ),
     derived=(
         Derived("state", "text", STATE_SQL, "The state it is in, or NIL where no event said.", stored=True),
         Derived("name", "text", _NAME_SQL, "The name given to it, else what is called.", stored=True),
         Derived(
-            "runtime_env_info", "json",
-            # Ray's own answer leaves out `uris` where it says nothing
-            "CASE WHEN contains(_runtime_env_info, '\"uris\":{\"py_modules_uris\":[],\"working_dir_uri\":\"\"}') "
-            "THEN json_merge_patch(_runtime_env_info, '{\"uris\": null}') ELSE _runtime_env_info END",
+            "runtime_env_info",
+            "json",
+            # Ray's own answer leaves out what says nothing
+            "CASE WHEN _runtime_env_info IS NOT NULL THEN json_merge_patch(_runtime_env_info, CASE WHEN contains("
+            '_runtime_env_info, \'"uris":{"py_modules_uris":[],"working_dir_uri":""}\') THEN \'{"uris":null}\' '
+            "ELSE '{}' END::JSON, CASE WHEN contains(_runtime_env_info, "
+            '\'"runtime_env_config":{"eager_install":false,"log_files":[],"setup_timeout_seconds":0}\') '
+            "THEN '{\"runtime_env_config\":null}' ELSE '{}' END::JSON) END",
             "Its runtime environment.",
         ),
+        Derived("error_type", "text", "CASE WHEN failed_ns IS NOT NULL THEN _error_type END", "Why it failed."),
         Derived(
-            "error_message", "text",
+            "error_message",
+            "text",
             # the codes that colour a terminal are cut, as Ray does
-            "CASE WHEN error_type IS NOT NULL THEN regexp_replace(coalesce(_error_message, ''), '\x1b[^m]*m', '', 'g') END",
+            "CASE WHEN failed_ns IS NOT NULL AND _error_type IS NOT NULL THEN regexp_replace(coalesce(_error_message, ''), '\x1b[^m]*m', '', 'g') END",
             "What the error said.",
         ),
         Derived("creation_time_ms", "int", _ms("pending_args_avail_ns"), "When it was submitted."),
@@ -166,7 +235,8 @@ TASK = Entity(
         Derived("end_time_ms", "int", _ms("coalesce(failed_ns, finished_ns)"), "When it finished or failed."),
         Derived("events", "json", f"to_json({_EVENTS_SQL})", "Its states, each with the time that it was entered."),
         Derived(
-            "profiling_data", "json",
+            "profiling_data",
+            "json",
             "CASE WHEN _profile_component_type IS NULL THEN '{}' ELSE to_json({'component_type': _profile_component_type, "
             "'component_id': lower(hex(_profile_component_id)), 'node_ip_address': _profile_node_ip_address, 'events': "
             "list_transform(list_sort(list_transform(_profile_events, lambda s: {'end_time': s.end_time, 'start_time': s.start_time, "
@@ -175,12 +245,14 @@ TASK = Entity(
             "What the process did, and when, in milliseconds.",
         ),
         Derived(
-            "task_log_info", "json",
-            "CASE WHEN coalesce(_stdout_end, _stderr_end) IS NOT NULL THEN to_json({"
-            f"'stdout_file': coalesce(_stdout_file, {_LOG_NAME_SQL} || '.out'), "
-            f"'stderr_file': coalesce(_stderr_file, {_LOG_NAME_SQL} || '.err'), "
+            "task_log_info",
+            "json",
+            # of one whose end was never told, Ray's own answer has no ends
+            "CASE WHEN _stdout_start IS NOT NULL THEN json_strip_nulls(to_json({"
+            f"'stdout_file': coalesce(_stdout_file, {_LOG_NAME_SQL} || '.out', ''), "
+            f"'stderr_file': coalesce(_stderr_file, {_LOG_NAME_SQL} || '.err', ''), "
             "'stdout_start': _stdout_start, 'stdout_end': _stdout_end, "
-            "'stderr_start': _stderr_start, 'stderr_end': _stderr_end}) END",
+            "'stderr_start': _stderr_start, 'stderr_end': _stderr_end})) END",
             "Where its output is.",
         ),
     ),
@@ -189,13 +261,13 @@ TASK = Entity(
     state="state",
     terminal=("FINISHED", "FAILED"),
     closing=(
-        ("failed_ns", "{end_ms} * 1000000"),
-        ("error_type", "'WORKER_DIED'"),
+        ("failed_ns", f"greatest({{end_ms}} * 1000000, {LATEST_SQL})"),
+        ("_error_type", "'WORKER_DIED'"),
         ("_error_message", "'The session ended while it was open.'"),
     ),
     complete=(
         "func_or_class_name IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL"
-        " AND _span_name IS NOT NULL AND running_ns IS NOT NULL AND _stdout_end IS NOT NULL"
+        " AND _span_name IS NOT NULL AND running_ns IS NOT NULL AND (type != 'NORMAL_TASK' OR _stdout_end IS NOT NULL)"
     ),
     settled="type IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL",
     at_from_times=True,

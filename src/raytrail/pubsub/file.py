@@ -30,9 +30,9 @@ end is the write in which its publisher was killed, and was never called stored.
 reader waits. After a failed write or sync a file is cut back to its last stored frame and never written to
 again: a reader may have seen what was cut off, and must not find other bytes at the same offsets.
 
-A frame whose checksum fails elsewhere, or that a whole frame follows, is damage. It is set aside (left in
-its file, skipped by readers), logged as an error, counted in `FilePubSub.damaged_bytes`, and reading goes on
-at the next whole frame; the completeness ledger shows the ranges that are missing.
+A frame whose checksum fails, or bytes that are no frame and have one after them, are damage. It is set aside
+(left in its file, passed over by readers), logged as an error, counted in `FilePubSub.damaged_bytes`, and
+reading goes on at the next frame; the completeness ledger shows the ranges that are missing.
 
 Settings, in the URL's query, and what they mean for whole files, oldest first:
 
@@ -81,7 +81,7 @@ _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 _BLOCK_BYTES = 1024 * 1024
 _BUFFERS_A_WRITE = 1024  # IOV_MAX of Linux and macOS
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = (0.01, 0.1)  # after something came; doubled up to, while nothing does
 _COMMIT_SECONDS = 0.05
 _COMMIT_RETRY_SECONDS = 5.0
 _TIDY_SECONDS = 60.0
@@ -104,8 +104,8 @@ class FilePubSub:
     """
     A directory of append-only files: ``file:///dir?retain_bytes=...&retain_seconds=...&file_bytes=...``.
 
-    A group has one reader at a time here; a second is refused with a `ConfigError`. Acks are written down
-    every 50 ms and when the reader leaves, unsynced: what a crash loses of them comes again.
+    A group has one reader at a time here; a second is refused with a `ConfigError`. Acks are written down at
+    most every 50 ms, and when the reader leaves, unsynced: what a crash loses of them comes again.
     """
 
     guarantee: ClassVar[Guarantee] = "at-least-once"
@@ -169,19 +169,20 @@ class FilePubSub:
         with _reached(self._directory):
             place = _Place(self._directory, group, from_start=from_start)
         try:
-            tidied = float("-inf")
+            tidied, pause = time.monotonic(), _LOOK_SECONDS[0]
             while True:
                 if time.monotonic() - tidied >= _TIDY_SECONDS:
                     await asyncio.to_thread(place.commit)  # shows by its time that the group is not away
                     await asyncio.to_thread(_tidy, self._directory, self._settings)
                     tidied = time.monotonic()
                 with _reached(self._directory):
-                    sources = await asyncio.to_thread(place.look)
+                    # some 20 us; handed to a thread it would cost over ten times that, idle or not
+                    sources = place.look()
                 idle = True
                 for source in sources:
                     while True:
                         with _reached(source.path):
-                            frames = await asyncio.to_thread(place.read, source)
+                            frames = await asyncio.to_thread(source.read)
                         if not frames:
                             break
                         idle = False
@@ -193,8 +194,13 @@ class FilePubSub:
                                 continue
                             chunk = Chunk.from_wire(frame.headers, frame.data)
                             yield Delivery(chunk, functools.partial(source.ack, frame.end))
+                        if place.commit_is_due():
+                            await asyncio.to_thread(place.commit)
+                if place.commit_is_due():
+                    await asyncio.to_thread(place.commit)
+                pause = min(2 * pause, _LOOK_SECONDS[1]) if idle else _LOOK_SECONDS[0]
                 if idle:
-                    await asyncio.sleep(_LOOK_SECONDS)
+                    await asyncio.sleep(pause)
         finally:
             place.leave()
 
@@ -218,6 +224,8 @@ class FilePubSub:
 
     async def aclose(self) -> None:
         """Finish what is being published and give up the file. Safe to call twice."""
+        if self._gathering is not None:
+            await asyncio.wait([self._gathering.stored])
         async with self._turn:
             await asyncio.to_thread(self._writer.close)
 
@@ -381,11 +389,11 @@ class _Frame(NamedTuple):
 
     start: int
     end: int
-    headers: dict[str, str] | None
+    headers: dict[str, str] | None = None
     """None: the range is set aside."""
-    data: bytes
+    data: bytes = b""
     torn: bool = False
-    """Set aside because its writer was killed in the middle of it."""
+    """Set aside because its publisher was killed in the middle of it."""
 
 
 class _Source:
@@ -421,9 +429,9 @@ class _Source:
             return []
         fd = os.open(self.path, os.O_RDONLY)
         try:
-            frames, claimed = self._frames(fd, self.position)
+            frames, rest = self._frames(fd, self.position)
             if not frames:
-                frames = self._set_aside(fd, short=claimed > 0)
+                frames = self._without_frame(fd, rest)
         finally:
             os.close(fd)
         if frames:
@@ -442,57 +450,69 @@ class _Source:
             self.acknowledged = self._sent.popleft()
             self._acked.remove(self.acknowledged)
 
-    def _frames(self, fd: int, start: int) -> tuple[list[_Frame], int]:
+    def _frames(self, fd: int, start: int) -> tuple[list[_Frame], _Rest]:
         block = os.pread(fd, min(_BLOCK_BYTES, self.size - start), start)
-        frames, claimed = _decode(block, start)
-        if not frames and len(block) < claimed <= self.size - start:
-            frames, claimed = _decode(os.pread(fd, claimed, start), start)
-        return frames, claimed
+        frames, rest = _decode(block, start)
+        if not frames and len(block) < rest.length <= self.size - start:
+            frames, rest = _decode(os.pread(fd, rest.length, start), start)
+        return frames, rest
 
-    def _set_aside(self, fd: int, *, short: bool) -> list[_Frame]:
-        if not self.finished and (short or self.size == self._searched_size):
+    def _without_frame(self, fd: int, rest: _Rest) -> list[_Frame]:
+        if rest.begun:
+            return [_Frame(self.position, self.size, torn=True)] if self.finished else []
+        if not self.finished and self.size == self._searched_size:
             return []
-        end = self._next_whole(fd, self.position + 1)
-        if end is None and not self.finished:
-            self._searched_size = self.size
-            return []
-        torn = short and end is None
-        return [_Frame(self.position, self.size if end is None else end, None, b"", torn)]
+        end = self._next_frame(fd, self.position + 1)
+        if end is not None:
+            return [_Frame(self.position, end)]
+        if self.finished:
+            return [_Frame(self.position, self.size, torn=rest.length > 0)]
+        self._searched_size = self.size  # what is there now may be a frame half written
+        return []
 
-    def _next_whole(self, fd: int, start: int) -> int | None:
-        while start < self.size:
-            block = os.pread(fd, min(_BLOCK_BYTES, self.size - start), start)
+    def _next_frame(self, fd: int, start: int) -> int | None:
+        while start < self.size and (block := os.pread(fd, min(_BLOCK_BYTES, self.size - start), start)):
             found = block.find(_MAGIC)
             if found < 0:
                 start += max(1, len(block) - len(_MAGIC) + 1)
-                continue
-            start += found
-            if self._frames(fd, start)[0]:
-                return start
-            start += 1
+            elif self._frames(fd, start + found)[0]:
+                return start + found
+            else:
+                start += found + 1
         return None
 
 
-def _decode(block: bytes, start: int) -> tuple[list[_Frame], int]:
-    """Return the whole frames that `block` begins with, and the length that the next claims; 0 is damage."""
+class _Rest(NamedTuple):
+    """What follows the last whole frame of a block."""
+
+    length: int
+    """Of the frame that seems to follow; 0 if nothing like a frame does."""
+    begun: bool = False
+    """Whether its headers are all there and as they were written."""
+
+
+def _decode(block: bytes, start: int) -> tuple[list[_Frame], _Rest]:
+    """Return the frames that `block`, which lies at `start` of its file, begins with."""
     frames: list[_Frame] = []
     at, view = 0, memoryview(block)
     while len(block) - at >= _PREFIX_BYTES:
         prefix = _PREFIX.match(block, at)
         if prefix is None:
-            return frames, 0
+            return frames, _Rest(0)
         data_at = at + _PREFIX_BYTES + int(prefix[2])
         end = data_at + int(prefix[3])
         headers = view[at + _PREFIX_BYTES : data_at]
-        if data_at <= len(block) and zlib.crc32(headers, zlib.crc32(prefix[1])) != int(prefix[4], 16):
-            return frames, 0
+        begun = data_at <= len(block)
+        if begun and zlib.crc32(headers, zlib.crc32(prefix[1])) != int(prefix[4], 16):
+            return frames, _Rest(0)
         if end > len(block):
-            return frames, end - at
-        if zlib.crc32(view[data_at:end]) != int(prefix[5], 16):
-            return frames, 0
-        frames.append(_Frame(start + at, start + end, json.loads(bytes(headers[1:])), block[data_at:end]))
+            return frames, _Rest(end - at, begun)
+        frame = _Frame(start + at, start + end)
+        if zlib.crc32(view[data_at:end]) == int(prefix[5], 16):
+            frame = frame._replace(headers=json.loads(bytes(headers[1:])), data=block[data_at:end])
+        frames.append(frame)
         at = end
-    return frames, _PREFIX_BYTES
+    return frames, _Rest(_PREFIX_BYTES)
 
 
 class _Place:
@@ -515,7 +535,6 @@ class _Place:
 
     def look(self) -> list[_Source]:
         """Return the files that have something to read, oldest first."""
-        self._commit_changes()
         names = sorted(name for name in os.listdir(self._directory) if _CHUNK_FILE.fullmatch(name))
         sources = {name: self._sources.get(name) or _Source(self._directory / name, 0) for name in names}
         for name, source in self._sources.items():
@@ -536,17 +555,12 @@ class _Place:
         self._sources = sources
         return [source for source in sources.values() if source.position < source.size]
 
-    def read(self, source: _Source) -> list[_Frame]:
-        """Return the next frames of `source`."""
-        self._commit_changes()
-        return source.read()
-
     def commit(self) -> None:
         """Write down what is acknowledged. Where that fails, a warning says so; reading goes on."""
         with self._one_at_a_time:
             if self._lock.closed:
                 return
-            positions = {name: source.acknowledged for name, source in self._sources.items()}
+            positions = self._acknowledged()
             unfinished = self._path.with_name(f"{self._path.name}.new")
             try:
                 unfinished.write_bytes(msgspec.json.encode(positions))
@@ -561,17 +575,18 @@ class _Place:
                     error,
                 )
 
-    def _commit_changes(self) -> None:
-        if time.monotonic() >= self._next_commit and self._committed != {
-            name: source.acknowledged for name, source in self._sources.items()
-        }:
-            self.commit()
+    def commit_is_due(self) -> bool:
+        """Whether there are acks to write down, and the last ones are long enough ago."""
+        return time.monotonic() >= self._next_commit and self._committed != self._acknowledged()
 
     def leave(self) -> None:
         """Commit, and let another reader join."""
         self.commit()
         with self._one_at_a_time:
             self._lock.close()
+
+    def _acknowledged(self) -> dict[str, int]:
+        return {name: source.acknowledged for name, source in self._sources.items()}
 
 
 def _take_lock(path: Path, directory: Path, group: str) -> FileIO:
@@ -645,11 +660,7 @@ def _retain(directory: Path, settings: _Settings) -> None:
         present = not _is_unlocked(path.with_suffix(".lock"))
         recent = now - path.stat().st_mtime <= settings.retain_seconds
         (counting if present or recent else away)[path.stem] = _positions(path)
-    files = {
-        path.name: path.stat()
-        for path in sorted(directory.glob("*.chunks"))
-        if _CHUNK_FILE.fullmatch(path.name)
-    }
+    files = {path.name: path.stat() for path in sorted(directory.glob("*.chunks")) if _CHUNK_FILE.fullmatch(path.name)}
     total = sum(stat.st_size for stat in files.values())
     unread: set[str] = set()
     for name, stat in files.items():

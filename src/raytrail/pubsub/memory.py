@@ -63,9 +63,7 @@ class MemoryPubSub:
     def __init__(self, url: str) -> None:
         name = url.removeprefix("memory://")
         if not name or name == url or set(name) & set("/?#"):
-            raise ConfigError(
-                f"{url!r} names no log; write memory://name, without '/', '?' and '#' in the name"
-            )
+            raise ConfigError(f"{url!r} names no log; write memory://name, without '/', '?' and '#' in the name")
         self._name = name
         self._log = self._logs[name]
 

@@ -1,4 +1,4 @@
-"""Ray's Jobs API over a snapshot, for ``ray job list`` and `JobSubmissionClient`: what can be read, no more."""
+"""Ray's Jobs API over a snapshot, for ``ray job list`` and `JobSubmissionClient`: what can be read."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from html import escape
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from raytrail.server.state_api import ACTORS, JOBS, NODES, TASKS
 from raytrail.store import Cluster, Filter, LedgerRow
@@ -25,50 +25,59 @@ COUNTED = (
 """What a cluster's page counts, by which column: the rows that Ray's clients list."""
 
 _BAD = ("FAILED", "DEAD")
-_GOOD = ("FINISHED", "SUCCEEDED", "ALIVE", "RUNNING")
+_GOOD = ("FINISHED", "SUCCEEDED", "ALIVE")
 
 _STYLE = """
 :root { color-scheme: light dark;
   --ink: #1c2330; --soft: #5d6778; --line: #dfe3ea; --page: #f6f7f9; --card: #fff; --link: #0b5cad;
-  --good: #18794e; --good-bg: #e6f5ec; --bad: #b3261e; --bad-bg: #fdecea; --warn: #8a5a00; --warn-bg: #fdf3dc; --code: #f1f3f6; }
+  --code: #f1f3f6; --good: #18794e; --good-bg: #e6f5ec; --bad: #b3261e; --bad-bg: #fdecea;
+  --warn: #8a5a00; --warn-bg: #fdf3dc; }
 @media (prefers-color-scheme: dark) { :root {
   --ink: #e4e8ef; --soft: #97a1b3; --line: #2c3440; --page: #12161c; --card: #1a2028; --link: #77b4f5;
-  --good: #6fd3a0; --good-bg: #15352a; --bad: #ff9b92; --bad-bg: #40201e; --warn: #f0c265; --warn-bg: #3a2e12; --code: #10141a; } }
+  --code: #10141a; --good: #6fd3a0; --good-bg: #15352a; --bad: #ff9b92; --bad-bg: #40201e;
+  --warn: #f0c265; --warn-bg: #3a2e12; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 header { border-bottom: 1px solid var(--line); background: var(--card); }
-header div, main { max-width: 76rem; margin: 0 auto; padding: .8rem 1.5rem; }
-header a { font-weight: 650; color: var(--ink); text-decoration: none; letter-spacing: .01em; }
+header div, main { max-width: 78rem; margin: 0 auto; padding: .8rem 1.5rem; }
+header a { font-weight: 650; color: var(--ink); text-decoration: none; }
 header span { color: var(--soft); margin-left: .6rem; }
 main { padding-top: 1.2rem; padding-bottom: 4rem; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .4rem 0 .2rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: .4rem 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
-p { margin: .4rem 0; max-width: 52rem; }
+p { margin: .5rem 0; max-width: 56rem; overflow-wrap: anywhere; }
 a { color: var(--link); }
 .soft { color: var(--soft); }
 .small { font-size: .86em; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow-x: auto; }
+.card { margin-top: .8rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
-th, td { padding: .5rem .9rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .5rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
 th { font-size: .8rem; font-weight: 600; color: var(--soft); white-space: nowrap; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.when { white-space: nowrap; font-variant-numeric: tabular-nums; }
-code, pre { font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-td code { overflow-wrap: anywhere; }
-pre { margin: 0; padding: .8rem 1rem; background: var(--code); border: 1px solid var(--line); border-radius: 8px; overflow-x: auto; }
+.n { text-align: right; }
+.n, .when { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.name, .chip { white-space: nowrap; }
+@media (max-width: 44rem) { .name { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; } }
+code, pre { font: .88em/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre { margin: .6rem 0; padding: .8rem 1rem; background: var(--code); border: 1px solid var(--line);
+  border-radius: 8px; overflow-x: auto; }
 pre b { font-weight: 400; color: var(--soft); }
-.chip { display: inline-block; padding: .05rem .5rem; border-radius: 99px; font-size: .82rem; font-weight: 550; white-space: nowrap;
-  background: var(--code); color: var(--soft); }
+.chip { display: inline-block; padding: .05rem .5rem; border-radius: .75rem; font-size: .82rem;
+  font-weight: 550; text-decoration: none; background: var(--code); color: var(--soft); }
+a.chip:hover { text-decoration: underline; }
 .good { background: var(--good-bg); color: var(--good); }
 .bad { background: var(--bad-bg); color: var(--bad); }
 .warn { background: var(--warn-bg); color: var(--warn); }
 .four { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem; }
-.four .card { padding: .7rem 0 .3rem; }
-.four h3 { margin: 0 .9rem .2rem; font-size: .8rem; font-weight: 600; color: var(--soft); }
-.four .total { margin: 0 .9rem .3rem; font-size: 1.6rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.four td { padding: .2rem .9rem; border: 0; }
-details { margin-top: .6rem; } summary { cursor: pointer; color: var(--link); }
+.four .card { padding: .7rem .9rem; }
+.four h3 { margin: 0; font-size: .8rem; font-weight: 600; color: var(--soft); }
+.four .total { margin: 0 0 .3rem; font-size: 1.6rem; line-height: 1.2; }
+.four td { padding: .15rem .6rem .15rem 0; border: 0; overflow-wrap: anywhere; }
+.four td.n { width: 1%; }
+.four .chip { font-size: .76rem; white-space: normal; }
+summary { cursor: pointer; color: var(--link); }
 """
 
 HEADERS = {
@@ -92,16 +101,18 @@ def home(clusters: Sequence[Cluster], root: str) -> Html:
     """Return the page of all clusters."""
     if not clusters:
         body = _fill(
-            "<h1>No clusters yet</h1><p>This store is empty. Bring in a session that Ray left on disk, or follow a "
-            "cluster while it runs:</p><pre>raytrail import /tmp/ray/session_latest\nraytrail up</pre>"
+            "<h1>No clusters yet</h1><p>This history is empty. Bring in a session that Ray left on disk, or "
+            "follow this machine's clusters while they run:</p>"
+            "<pre>raytrail import /tmp/ray/session_latest\nraytrail up</pre>"
         )
         return _document("Raytrail", body, root)
     rows = _join(
         _fill(
-            '<tr><td><a href="clusters/{path}/">{title}</a>{session}</td><td>{state}</td>'
-            '<td class="when">{began}</td><td class="n">{lasted}</td><td class="n">{tasks}</td><td class="n">{actors}</td>'
-            '<td class="n">{jobs}</td><td class="n">{nodes}</td><td class="n">{events}</td><td>{complete}</td></tr>',
-            path=quote(cluster.session, safe=""),
+            '<tr><td class="name"><a href="clusters/{name}/">{title}</a>{session}</td>'
+            '<td>{state} {complete}</td><td class="when">{began}</td><td class="n">{lasted}</td>'
+            '<td class="n">{tasks}</td>'
+            '<td class="n">{actors}</td><td class="n">{jobs}</td><td class="n">{nodes}</td></tr>',
+            name=cluster.session,
             title=cluster.cluster or cluster.session,
             session=_fill('<br><code class="soft">{}</code>', cluster.session) if cluster.cluster else "",
             state=_state(cluster),
@@ -111,24 +122,21 @@ def home(clusters: Sequence[Cluster], root: str) -> Html:
             actors=_number(cluster.actors),
             jobs=_number(cluster.jobs),
             nodes=_number(cluster.nodes),
-            events=_number(cluster.events),
             complete=_complete(cluster),
         )
         for cluster in clusters[:SHOWN]
     )
-    more = len(clusters) - SHOWN
+    older = len(clusters) - SHOWN
     body = _fill(
-        '<h1>Clusters</h1><p class="soft">{count}, newest first. Each answers Ray\'s own commands, long after it has '
-        "gone: open one to see how.</p>"
-        '<div class="card"><table><thead><tr><th>Cluster</th><th>State</th><th>Began (UTC)</th><th class="n">Lasted</th>'
-        '<th class="n">Tasks</th><th class="n">Actors</th><th class="n">Jobs</th><th class="n">Nodes</th>'
-        '<th class="n">Events</th><th>History</th></tr></thead><tbody>{rows}</tbody></table></div>{more}'
+        '<h1>Clusters</h1><p class="soft">{count}, newest first. Each answers Ray\'s own commands, also when '
+        "it has long gone: open one to see how.</p>"
+        '<div class="card"><table><thead><tr><th>Cluster</th><th>History</th><th>Began (UTC)</th>'
+        '<th class="n">Lasted</th><th class="n">Tasks</th><th class="n">Actors</th><th class="n">Jobs</th>'
+        '<th class="n">Nodes</th></tr></thead><tbody>{rows}</tbody></table></div>{older}'
         '<p class="soft small">As JSON: <a href="api/clusters">{root}api/clusters</a></p>',
         count="1 cluster" if len(clusters) == 1 else f"{_number(len(clusters))} clusters",
         rows=rows,
-        more=_fill('<p class="soft">{} older ones are not shown here.</p>', _number(more))
-        if more > 0
-        else "",
+        older=_fill('<p class="soft">{} older ones are not shown here.</p>', _number(older)) if older > 0 else "",
         root=root,
     )
     return _document("Raytrail", body, root)
@@ -193,8 +201,8 @@ def error(status: int, message: str, root: str) -> Html:
 def _document(title: str, body: Html, root: str) -> Html:
     return _fill(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head><body>'
-        '<header><div><a href="{root}">Raytrail</a><span>history of Ray clusters</span></div></header>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
+        '<body><header><div><a href="{root}">Raytrail</a><span>history of Ray clusters</span></div></header>'
         "<main>{body}</main></body></html>\n",
         title=title,
         style=Html(_STYLE),
@@ -211,13 +219,21 @@ def _counts(noun: str, state: str, groups: Iterable[Mapping[str, Any]]) -> Html:
         total=_number(sum(count for count, _ in counts)),
         rows=_join(
             _fill(
-                '<tr><td><a class="chip {kind}" href="api/v0/{noun}?detail=1&amp;limit=1000&amp;filter_keys={key}&amp;'
-                'filter_predicates=%3D&amp;filter_values={name}">{name}</a></td><td class="n">{count}</td></tr>',
+                '<tr><td class="n">{count}</td>'
+                '<td><a class="chip {kind}" href="api/v0/{noun}?{query}">{name}</a></td></tr>',
+                count=_number(count),
                 kind="bad" if name in _BAD else "good" if name in _GOOD else "",
                 noun=noun,
-                key=state,
+                query=urlencode(
+                    {
+                        "detail": 1,
+                        "limit": 1000,
+                        "filter_keys": state,
+                        "filter_predicates": "=",
+                        "filter_values": name,
+                    }
+                ),
                 name=name,
-                count=_number(count),
             )
             for count, name in counts
         ),
@@ -231,8 +247,9 @@ def _commands(cluster: Cluster, url: str, home: str, at_ms: int | None) -> Html:
         # a clean stop kills all in its last moments: what people look for is what was there before
         before = max(cluster.began_ms, cluster.ended_ms - 5000)
         earlier = _fill(
-            "<p>Any earlier moment has an address too, <code>{home}at/&lt;milliseconds since 1970&gt;</code>: "
-            '<a href="{home}at/{before}/">shortly before the end</a>, say.</p>',
+            "<p>Any earlier moment has an address too: "
+            "<code>{home}at/&lt;milliseconds since 1970&gt;</code>. "
+            'This is <a href="{home}at/{before}/">shortly before the end</a>.</p>',
             home=home,
             before=before,
         )
@@ -243,9 +260,9 @@ def _commands(cluster: Cluster, url: str, home: str, at_ms: int | None) -> Html:
         "ray summary tasks --address {address}\n"
         "ray list actors --address {address}\n"
         "ray job list --address {address}</pre>"
-        "<p>Where <code>RAY_ADDRESS</code> is set, as in most Ray pods, it wins over <code>--address</code>. This wins "
-        "over both:</p><pre>export RAY_API_SERVER_ADDRESS={address}</pre>"
-        '<p>In Python: <code>ray.util.state.list_tasks(address="{address}")</code>.</p>{earlier}',
+        "<p>Where <code>RAY_ADDRESS</code> is set, as in most Ray pods, it wins over <code>--address</code>. "
+        "This wins over both:</p><pre>export RAY_API_SERVER_ADDRESS={address}</pre>"
+        '<p>In Python: <code>ray.util.state.list_tasks(address="{address}")</code></p>{earlier}',
         address=address,
         earlier=earlier,
     )
@@ -265,31 +282,30 @@ def _ledger(cluster: Cluster, ledger: Sequence[LedgerRow]) -> Html:
             written=_bytes(row.written_bytes),
             published=_bytes(row.published_bytes),
             stored=_bytes(row.stored_bytes),
-            missing=_bad(row.missing_bytes + row.skipped_bytes + row.lost_bytes, _bytes),
+            missing=_some(row.missing_bytes + row.skipped_bytes + row.lost_bytes, _bytes, "chip bad"),
             events=_number(row.stored_events),
-            rejected=_bad(row.rejected_events, _number),
-            unknown=_number(row.unknown_events),
-            inferred=_number(row.inferred),
+            rejected=_some(row.rejected_events, _number, "chip warn"),
+            unknown=_some(row.unknown_events, _number),
+            inferred=_some(row.inferred, _number),
         )
         for row in ledger
     )
     missing = [gap for row in ledger for gap in row.missing]
     rejected = [line for row in ledger for line in row.rejected]
     return _fill(
-        '<div class="card"><table><thead><tr><th>Event type</th><th class="n">Files</th><th class="n">Written</th>'
-        '<th class="n">Published</th><th class="n">Stored</th><th class="n">Missing</th><th class="n">Events</th>'
-        '<th class="n">Unreadable</th><th class="n">Unknown</th><th class="n">Inferred</th></tr></thead>'
-        "<tbody>{rows}</tbody></table></div>"
-        '<p class="soft small">Written: seen on the nodes\' disks. Missing: never arrived, or gone before it was read. '
-        "Unreadable: set aside, not lost. Unknown: kept, of a type that this version does not know. Inferred: closed by "
-        "Raytrail, as Ray itself does when a job, a worker or a node dies.</p>{missing}{rejected}",
+        '<div class="card"><table><thead><tr><th>Event type</th><th class="n">Files</th>'
+        '<th class="n">Written</th><th class="n">Published</th><th class="n">Stored</th>'
+        '<th class="n">Missing</th><th class="n">Events</th><th class="n">Unreadable</th>'
+        '<th class="n">Unknown</th><th class="n">Inferred</th></tr></thead><tbody>{rows}</tbody>'
+        "</table></div>"
+        "<p class='soft small'>Written: seen on the nodes' disks. Missing: never arrived, or gone before it "
+        "was read. Unreadable: set aside, not lost. Unknown: of a type that this version does not know, and "
+        "kept. Inferred: left open by the events and closed by Raytrail, as Ray does when a job, a worker or "
+        "a node dies.</p>{missing}{rejected}",
         rows=rows,
         missing=_listed(
             f"{_number(len(missing))} missing ranges",
-            (
-                f"{gap.name} ({gap.file}): bytes {_number(gap.start)} to {_number(gap.end)}"
-                for gap in missing[:SHOWN]
-            ),
+            (f"{gap.name} ({gap.file}): bytes {_number(gap.start)} to {_number(gap.end)}" for gap in missing[:SHOWN]),
             len(missing),
         ),
         rejected=_listed(
@@ -308,11 +324,7 @@ def _listed(title: str, lines: Iterable[str], count: int) -> Html:
 
 
 def _state(cluster: Cluster) -> Html:
-    if cluster.sealed:
-        return _fill('<span class="chip">ended, sealed</span>')
-    if cluster.alive:
-        return _fill('<span class="chip good">running</span>')
-    return _fill('<span class="chip">ended</span>')
+    return _fill('<span class="chip {}">{}</span>', *(("good", "running") if cluster.alive else ("", "ended")))
 
 
 def _complete(cluster: Cluster) -> Html:
@@ -322,20 +334,14 @@ def _complete(cluster: Cluster) -> Html:
     if cluster.rejected:
         chips.append(_fill('<span class="chip warn">{} unreadable</span>', _number(cluster.rejected)))
     if not chips:
-        chips.append(
-            _fill('<span class="chip good">{}</span>', "complete" if cluster.sealed else "complete so far")
-        )
+        chips.append(_fill('<span class="chip good">{}</span>', "complete" if cluster.sealed else "complete so far"))
     if cluster.inferred:
         chips.append(_fill('<span class="chip">{} inferred</span>', _number(cluster.inferred)))
     return Html(" ".join(chips))
 
 
 def _life(cluster: Cluster) -> Html:
-    end = (
-        _fill(" until {}", _time(cluster.ended_ms))
-        if cluster.ended_ms is not None and not cluster.alive
-        else ""
-    )
+    end = _fill(" until {}", _time(cluster.ended_ms)) if cluster.ended_ms is not None and not cluster.alive else ""
     return _fill(
         "{}{} UTC{} · {} events · {} stored",
         _time(cluster.began_ms),
@@ -382,8 +388,8 @@ def _bytes(count: int) -> str:
     return f"{count:,} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def _bad(count: int, show: Callable[[int], str]) -> Html:
-    return _fill('<span class="chip bad">{}</span>' if count else "{}", show(count))
+def _some(count: int, show: Callable[[int], str], kind: str = "") -> Html:
+    return _fill('<span class="{}">{}</span>', kind if count else "soft", show(count))
 
 
 def _join(parts: Iterable[Html]) -> Html:

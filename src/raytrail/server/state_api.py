@@ -22,7 +22,7 @@ from raytrail.store import Filter, Snapshot
 DEFAULT_LIMIT = 100
 """Rows of a list whose request names no limit, as Ray's."""
 MAX_LIMIT = 1_000_000
-"""Most rows of one list. Ray's own servers refuse more than 10 000; its clients ask for what they are told."""
+"""Most rows of one list. Ray's own servers refuse more than 10 000."""
 PAGE_ROWS = 20_000
 """Rows asked of the store at once; bounds the memory of a long list."""
 SUMMARY_NAMES = 10_000
@@ -256,9 +256,7 @@ def read_query(resource: Resource, params: Params) -> Query:
             (counted if field.counted else where).append(outcome)
     limit = _number("limit", _first(params, "limit", str(DEFAULT_LIMIT)))
     if not 0 <= limit <= MAX_LIMIT:
-        raise ConfigError(
-            f"limit {limit} is not within 0 and {MAX_LIMIT}; ask for fewer rows, or narrow by a filter"
-        )
+        raise ConfigError(f"limit {limit} is not within 0 and {MAX_LIMIT}; ask for fewer rows, or narrow by a filter")
     return Query(
         resource=resource,
         where=(*counted, *where),
@@ -331,9 +329,7 @@ def _task_summary(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
     of_type: Counter[str] = Counter()
     for group in groups:
         name = group["name"] or group["func_or_class_name"] or ""
-        one = summary.setdefault(
-            name, {"func_or_class_name": name, "type": group["type"], "state_counts": {}}
-        )
+        one = summary.setdefault(name, {"func_or_class_name": name, "type": group["type"], "state_counts": {}})
         _add(one["state_counts"], group["state"] or "NIL", group["count"])
         of_type[group["type"]] += group["count"]
     return {
@@ -394,9 +390,7 @@ def _pages(snapshot: Snapshot, query: Query, limit: int) -> Iterator[list[dict[s
     resource, fields = query.resource, query.resource.shown(query.detail)
     columns = [field.column or field.name for field in fields if field.exported]
     renamed = [(field.column, field.name) for field in fields if field.column]
-    defaults = [
-        (field.name, field.default) for field in fields if field.exported and field.default is not None
-    ]
+    defaults = [(field.name, field.default) for field in fields if field.exported and field.default is not None]
     absent = {field.name: field.default for field in fields if not field.exported}
     # a page goes on from the key of the last row, so that the store skips what was sent; rows of one key (a
     # task's attempts) may be on both sides
@@ -426,6 +420,9 @@ def _pages(snapshot: Snapshot, query: Query, limit: int) -> Iterator[list[dict[s
                 if row[name] is None:
                     row[name] = default
             row.update(absent)
+            # null is the end of a submission that still runs; Ray shows a driver's as 0
+            if resource is JOBS and query.detail and row["type"] == "DRIVER" and row["end_time"] is None:
+                row["end_time"] = 0
         yield page
 
 

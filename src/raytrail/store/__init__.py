@@ -202,14 +202,23 @@ class Store:
         with self._lock:
             if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
                 raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
-            old = self._sealer.seal(session)
+            if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
+                return
+            self._live.fold(session)
             self._live.forget(session)
-            self._live.retire(old)
+            self._live.retire(self._sealer.seal(session))
 
     def rebuild(self, session: str) -> None:
-        """Fold a session anew from its log alone, as `seal` does; lines that no version could read before are read."""
+        """Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read."""
         with self._lock:
             self._read_unknown(session)
+            self._live.forget(session)
+            with self._catalogue.transaction() as db:
+                old = db.execute("SELECT path FROM state WHERE session = ?", (session,)).fetchall()
+                db.execute("DELETE FROM state WHERE session = ?", (session,))
+                db.execute("UPDATE log SET folded = 0 WHERE session = ?", (session,))
+                db.execute("UPDATE sessions SET sealed_ms = NULL WHERE session = ?", (session,))
+            self._live.retire([self._root / path for (path,) in old])
             self.seal(session)
 
     def clusters(self) -> list[Cluster]:
@@ -277,7 +286,9 @@ class Store:
                 f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
                 f"({sql.public_view(one, f'{self.snapshot(session).source(one)} s')})"
                 for session, cluster in sessions
-            ] or [f"SELECT '' AS cluster, '' AS session, * FROM ({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"]
+            ] or [
+                f"SELECT '' AS cluster, '' AS session, * FROM ({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
+            ]
             views.append(f"{sql.quote(one.name)} AS ({' UNION ALL BY NAME '.join(parts)})")
         return self._engine.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')})")
 
@@ -330,15 +341,14 @@ class Store:
             "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
         )
         known = msgspec.json.decode(summary) if summary else {}
-        marks = self._catalogue.query(
-            "SELECT path FROM state WHERE session = ? ORDER BY path", session
-        )
+        marks = self._catalogue.query("SELECT path FROM state WHERE session = ? ORDER BY path", session)
         mark = ",".join(path for (path,) in marks)
         if known.get("mark") != mark:
             known = {**self._summary(session), "mark": mark}
         [(events, stored, rejected)] = self._catalogue.query(
             "SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0), coalesce(sum(rejected), 0) FROM counts "
-            "WHERE session = ? AND event_type != 'FILE'", session
+            "WHERE session = ? AND event_type != 'FILE'",
+            session,
         )
         return Cluster(
             session=session,

@@ -80,9 +80,7 @@ class Appender:
         groups: dict[tuple[str, str], _Group] = {}
         touched: dict[FileKey, Ranges] = {}
         for chunk in chunks:
-            group = groups.setdefault(
-                (chunk.session, chunk.event_type), _Group(chunk.session, chunk.event_type)
-            )
+            group = groups.setdefault((chunk.session, chunk.event_type), _Group(chunk.session, chunk.event_type))
             if not chunk.segments:
                 group.pieces.append((Segment("", 0, 0, len(chunk.data)), chunk.data))
             for segment, data in chunk.parts():
@@ -210,7 +208,13 @@ class Appender:
                 self._decode_sorted(group, entities, spool, part, written, placed=placed)
 
     def _decode(
-        self, group: _Group, entities: tuple[Entity, ...], spool: Path, longest: int, count: int, written: list[Path]
+        self,
+        group: _Group,
+        entities: tuple[Entity, ...],
+        spool: Path,
+        longest: int,
+        count: int,
+        written: list[Path],
     ) -> None:
         found: list[tuple[str, Path, int]] = []
         try:
@@ -271,13 +275,21 @@ class Appender:
                 db.execute(
                     "INSERT INTO counts VALUES(?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET events = events + excluded.events, "
                     "bytes = bytes + excluded.bytes, rejected = rejected + excluded.rejected, unknown = unknown + excluded.unknown",
-                    (group.session, group.event_type, group.events, group.bytes, len(group.rejected), len(group.unknown)),
+                    (
+                        group.session,
+                        group.event_type,
+                        group.events,
+                        group.bytes,
+                        len(group.rejected),
+                        len(group.unknown),
+                    ),
                 )
                 if group.bytes and any(segment.file for segment, _ in group.pieces):
                     # a sealed session that grows after all is folded anew
                     db.execute("UPDATE sessions SET last_grew_ms = ? WHERE session = ?", (now_ms, group.session))
                     if db.execute(
-                        "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL", (group.session,)
+                        "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL",
+                        (group.session,),
                     ).rowcount:
                         db.execute("UPDATE log SET folded = 0 WHERE session = ?", (group.session,))
                         db.execute("DELETE FROM state WHERE session = ?", (group.session,))
@@ -289,7 +301,6 @@ class Appender:
                 db.execute("DELETE FROM ranges WHERE session = ? AND file = ? AND generation = ?", key)
                 db.executemany("INSERT INTO ranges VALUES(?, ?, ?, ?, ?)", [(*key, *one) for one in ranges])
 
-
     def _name_files(self, db: sqlite3.Connection, group: _Group) -> None:
         for name, path, rows in group.files:
             db.execute(
@@ -299,7 +310,14 @@ class Appender:
         db.executemany(
             "INSERT OR IGNORE INTO rejected VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (group.session, group.event_type, *line[:3], len(line.data), reason, line.data[:KEPT_LINE_BYTES])
+                (
+                    group.session,
+                    group.event_type,
+                    *line[:3],
+                    len(line.data),
+                    reason,
+                    line.data[:KEPT_LINE_BYTES],
+                )
                 for line, reason in group.rejected
             ],
         )
@@ -315,7 +333,12 @@ def _lines(segment: Segment, data: bytes) -> list[Line]:
 
 def _placed(data: bytes, line: Line) -> bytes:
     """Return a line that says where it stood, for what merges by order."""
-    return b'{"_file":"%s.%d","_offset":%d,%s\n' % (line.file.encode(), line.generation, line.offset, data.lstrip()[1:])
+    return b'{"_file":"%s.%d","_offset":%d,%s\n' % (
+        line.file.encode(),
+        line.generation,
+        line.offset,
+        data.lstrip()[1:],
+    )
 
 
 def sync(path: Path) -> None:

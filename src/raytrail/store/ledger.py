@@ -67,9 +67,7 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
     reports = {(row["file"], row["generation"]): row for row in snapshot.rows("file")}
     types = dict(catalogue.query("SELECT file, event_type FROM file_types WHERE session = ?", session))
     keys: dict[str, set[tuple[str, int]]] = defaultdict(set)
-    for file, generation in catalogue.query(
-        "SELECT DISTINCT file, generation FROM ranges WHERE session = ?", session
-    ):
+    for file, generation in catalogue.query("SELECT DISTINCT file, generation FROM ranges WHERE session = ?", session):
         keys[types[file]].add((file, generation))
     for (file, generation), report in reports.items():
         keys[report["event_type"] or ""].add((file, generation))

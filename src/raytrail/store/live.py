@@ -9,15 +9,19 @@ fold at sealing joins to it. Both kinds of files hold partial states.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from raytrail.entities import Entity, installed, sql
 from raytrail.store.append import sync, sync_directories
-from raytrail.store.catalogue import Catalogue
+from raytrail.store.catalogue import Catalogue, LogFile
 from raytrail.store.engine import Engine, copy_parquet, parquet
 
 SETTLE_SECONDS = 60
 """How long stragglers of a state that has ended are waited for: far above the second that Ray gathers events."""
+
+SLICE_EVENTS = 120_000
+"""How many events are folded at once: their states fit in memory, where a GROUP BY of millions would spill."""
 
 SMALL_FILES = 48
 """How many files of one kind are let be before they are written together as one."""
@@ -35,7 +39,11 @@ class LiveFold:
 
     def fold(self, session: str) -> None:
         """Fold what was appended to a session since the last fold."""
-        files = self._catalogue.log_files(session, unfolded=True)
+        for files in _slices(self._catalogue.log_files(session, unfolded=True)):
+            self._fold_files(session, files)
+        self._gather_log(session)
+
+    def _fold_files(self, session: str, files: list[LogFile]) -> None:
         changes: list[tuple[Entity, list[tuple[str, Path, int]]]] = []
         for entity in installed().values():
             paths = [self._root / file.path for file in files if file.entity == entity.name]
@@ -48,11 +56,13 @@ class LiveFold:
                 old += [
                     self._root / path
                     for (path,) in db.execute(
-                        "SELECT path FROM state WHERE session = ? AND entity = ? AND kind = 'open'", (session, entity.name)
+                        "SELECT path FROM state WHERE session = ? AND entity = ? AND kind = 'open'",
+                        (session, entity.name),
                     )
                 ]
                 db.execute(
-                    "DELETE FROM state WHERE session = ? AND entity = ? AND kind = 'open'", (session, entity.name)
+                    "DELETE FROM state WHERE session = ? AND entity = ? AND kind = 'open'",
+                    (session, entity.name),
                 )
                 db.executemany(
                     "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
@@ -65,7 +75,6 @@ class LiveFold:
         self.retire(old)
         for entity, _ in changes:
             self._gather_closed(session, entity)
-        self._gather_log(session)
 
     def forget(self, session: str) -> None:
         """Drop what is held in memory of a session."""
@@ -95,7 +104,9 @@ class LiveFold:
                 found.append(closed)
             else:
                 closed[1].unlink()
-            self._engine.run(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table}_next WHERE (({done}) IS NOT TRUE)")
+            self._engine.run(
+                f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table}_next WHERE (({done}) IS NOT TRUE)"
+            )
             self._engine.run(f"DROP TABLE {table}_next")
         else:
             self._engine.run(f"DROP TABLE {table}")
@@ -122,7 +133,9 @@ class LiveFold:
         directory = self._root / "state" / session
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{entity.name}-{kind}-{time.time_ns():020d}.parquet"
-        [(rows,)] = self._engine.run(copy_parquet(select, path))
+        # sorted by pieces: a sealed session is their sequence, in which a query still skips most of what it does not ask for
+        order = ", ".join(map(sql.quote, entity.sort))
+        [(rows,)] = self._engine.run(copy_parquet(f"{select} ORDER BY {order}", path))
         sync(path)
         return kind, path, rows
 
@@ -164,3 +177,14 @@ class LiveFold:
                     (session, name, str(path.relative_to(self._root)), events, path.stat().st_size),
                 )
             self.retire(paths)
+
+
+def _slices(files: list[LogFile]) -> Iterator[list[LogFile]]:
+    part: list[LogFile] = []
+    for file in files:
+        if part and sum(one.events for one in part) + file.events > SLICE_EVENTS:
+            yield part
+            part = []
+        part.append(file)
+    if part:
+        yield part

@@ -166,16 +166,15 @@ def _term(column: Column | Derived, condition: Filter) -> tuple[str, list[Any]]:
         raise ConfigError(f"filter {condition.column}{condition.op}: not one of {', '.join(_OPERATORS)}")
     left = sql.raw(column)
     if condition.value is None:
-        return (f"{left} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"), []
+        return (
+            f"{left} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"
+        ), []
     try:
         value = _stored_value(column, condition.value)
     except (ValueError, TypeError):
         return ("TRUE" if condition.op == "!=" else "FALSE"), []
     if isinstance(value, str) and condition.ignore_case:
         return f"lower({left}) {operator} lower(?)", [value]
-    if column.type == "id" and condition.op == "=" and column.name == "task_id" and len(value) == 24:
-        # a task's id ends in its job's: the rows are sorted by job, so most need not be looked at
-        return f"({left} = ? AND job_id = ?)", [value, value[-4:]]
     return f"{left} {operator} ?", [value]
 
 

@@ -1,5 +1,5 @@
 """
-Seal: a session's whole log folded for good, and what was left open closed as inferred.
+Seal: a session's folded states for good, and what was left open closed as inferred.
 
 What Ray's GCS concludes without writing an event is concluded here in the same way: the open tasks of a job that
 ended, of an actor that died, of a node that died are FAILED. What is open when the session itself ends is closed with
@@ -12,13 +12,20 @@ import time
 from pathlib import Path
 
 from raytrail.entities import Derived, Entity, installed, sql
+from raytrail.entities.task import LATEST_SQL
 from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, copy_parquet, parquet
 
 _WORKER_DIED = "The actor is dead because its worker process has died. Worker exit type: "
 
-_EXIT_TYPES = ("SYSTEM_ERROR", "INTENDED_SYSTEM_EXIT", "USER_ERROR", "INTENDED_USER_EXIT", "NODE_OUT_OF_MEMORY")
+_EXIT_TYPES = (
+    "SYSTEM_ERROR",
+    "INTENDED_SYSTEM_EXIT",
+    "USER_ERROR",
+    "INTENDED_USER_EXIT",
+    "NODE_OUT_OF_MEMORY",
+)
 """rpc.WorkerExitType (common.proto, Ray 2.60), by number; GCS prints the number."""
 
 
@@ -32,16 +39,14 @@ class Sealer:
 
     def seal(self, session: str) -> list[Path]:
         """
-        Fold a session's log for good.
+        Make the states of a session, all of whose log is folded, those it ends with.
 
         Returns:
             The files that are named no more; delete them once nobody reads them.
         """
-        logs = {
-            entity.name: paths
-            for entity in installed().values()
-            if (paths := [self._root / file.path for file in self._catalogue.log_files(session, entity.name)])
-        }
+        runs: dict[str, list[Path]] = {}
+        for file in self._catalogue.state_files(session):
+            runs.setdefault(file.entity, []).append(self._root / file.path)
         directory = self._root / "state" / session
         directory.mkdir(parents=True, exist_ok=True)
         stamp = f"{time.time_ns():020d}"
@@ -49,16 +54,16 @@ class Sealer:
         found: list[tuple[str, str, Path, int]] = []
         self._engine.run(f"ATTACH {sql.literal(str(cache))} AS sealing")
         try:
-            end_ms = self._end_ms(logs)
+            end_ms = self._end_ms(runs)
             for entity in sorted((e for e in installed().values() if not e.view), key=_turn):
-                select = self._states(entity, logs.get(entity.name, []), end_ms)
-                order = f" ORDER BY {', '.join(map(sql.quote, entity.sort))}" if entity.sort else ""
+                select = self._states(entity, runs.get(entity.name, []), end_ms)
+                if entity.name not in runs:
+                    self._engine.run(f"CREATE TABLE sealing.{sql.quote(entity.name)} AS {select}")
+                    continue
                 path = directory / f"{entity.name}-sealed-{stamp}.parquet"
-                [(rows,)] = self._engine.run(copy_parquet(f"{select}{order}", path))
+                [(rows,)] = self._engine.run(copy_parquet(select, path))
                 sync(path)
-                self._engine.run(
-                    f"CREATE TABLE sealing.{sql.quote(entity.name)} AS SELECT * FROM {parquet([path])}"
-                )
+                self._engine.run(f"CREATE TABLE sealing.{sql.quote(entity.name)} AS SELECT * FROM {parquet([path])}")
                 found.append((entity.name, "sealed", path, rows))
             self._engine.run("CHECKPOINT sealing")
         finally:
@@ -67,9 +72,7 @@ class Sealer:
         sync(cache)
         sync_directories([directory])
         with self._catalogue.transaction() as db:
-            old = [
-                self._root / path for (path,) in db.execute("SELECT path FROM state WHERE session = ?", (session,))
-            ]
+            old = [self._root / path for (path,) in db.execute("SELECT path FROM state WHERE session = ?", (session,))]
             db.execute("DELETE FROM state WHERE session = ?", (session,))
             db.executemany(
                 "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
@@ -79,30 +82,41 @@ class Sealer:
             db.execute("UPDATE sessions SET sealed_ms = ? WHERE session = ?", (time.time_ns() // 1_000_000, session))
         return old
 
-    def _end_ms(self, logs: dict[str, list[Path]]) -> int:
+    def _end_ms(self, runs: dict[str, list[Path]]) -> int:
         """Return when the session ended: when its last node died, or else when its last event was written."""
-        if logs.get("node"):
+        if "node" in runs:
             [(alive, end_ms)] = self._engine.run(
-                f"SELECT bool_or(state != 'DEAD'), max(end_time_ms) FROM ({self._folded('node', logs['node'])})"
+                f"SELECT bool_or(state != 'DEAD'), max(end_time_ms) FROM ({self._final('node', runs['node'])})"
             )
             if not alive and end_ms:
                 return int(end_ms)
         latest = [
-            f"SELECT max(timestamp) AS t FROM {parquet(paths)}" for name, paths in logs.items() if name != "file"
+            f"SELECT max(last_event_s) AS t FROM {parquet(paths)}" for name, paths in runs.items() if name != "file"
         ]
         if not latest:
             return time.time_ns() // 1_000_000
         [(end_s,)] = self._engine.run(f"SELECT max(t) FROM ({' UNION ALL '.join(latest)})")
         return int(end_s or 0) * 1000
 
-    def _folded(self, name: str, paths: list[Path]) -> str:
+    def _final(self, name: str, paths: list[Path]) -> str:
+        """Return the states of an entity: one a key, though a straggler may have begun a second one."""
         entity = installed()[name]
-        source = sql.folded(entity, parquet(paths)) if paths else sql.empty(entity, partial=True)
-        return sql.final(entity, f"({source})")
+        if not paths:
+            return sql.final(entity, f"({sql.empty(entity, partial=True)})")
+        source = parquet(paths)
+        if not entity.complete:
+            return sql.final(entity, source)
+        key = f"hash({', '.join(sql.quote(name) for name in entity.key)})"
+        self._engine.run(
+            f"CREATE OR REPLACE TABLE twice AS SELECT {key} AS h FROM {source} GROUP BY h HAVING count(*) > 1"
+        )
+        once = f"SELECT * FROM {source} WHERE {key} NOT IN (FROM twice)"
+        joined = sql.fold(entity, f"(SELECT * FROM {source} WHERE {key} IN (FROM twice))")
+        return sql.final(entity, f"({once} UNION ALL BY NAME {joined})")
 
     def _states(self, entity: Entity, paths: list[Path], end_ms: int) -> str:
         stored = ", ".join(sql.quote(d.name) for d in entity.derived if d.stored)
-        bare = f"(SELECT *{f' EXCLUDE ({stored})' if stored else ''} FROM ({self._folded(entity.name, paths)}))"
+        bare = f"(SELECT *{f' EXCLUDE ({stored})' if stored else ''} FROM ({self._final(entity.name, paths)}))"
         if entity.name == "task":
             bare = _close_tasks(bare)
         elif entity.name == "actor":
@@ -155,6 +169,11 @@ def _close_tasks(source: str) -> str:
     by_job = (
         "'Job finishes (' || lower(hex(t.job_id)) || ') as driver exits. Marking all non-terminal tasks as failed.'"
     )
+    by_exit = (
+        # the raylet ends the workers of a finished job, which GCS sees first
+        "'Worker running the task (' || lower(hex(t.worker_id)) || ') died with exit_type: 3 with error_message: "
+        "Worker force exited because its job has finished'"
+    )
     by_worker = (
         "'Worker running the task (' || lower(hex(t.worker_id)) || ') died with exit_type: ' || "
         f"CASE {exit_type} {numbers} END || ' with error_message: ' || {detail}"
@@ -162,7 +181,7 @@ def _close_tasks(source: str) -> str:
     ends = (
         "list_min(list_filter(["
         "CASE WHEN d.is_dead THEN {'ns': d.end_time_ms * 1000000, 'why': 'job ended', "
-        f"'says': {by_job}}} END, "
+        f"'says': CASE WHEN t.worker_id IS NULL THEN {by_job} ELSE {by_exit} END}} END, "
         "CASE WHEN t.worker_id IS NOT NULL AND a.state = 'DEAD' AND t.type = 'ACTOR_TASK' THEN "
         "{'ns': a._dead_ms * 1000000, 'why': 'actor died', "
         f"'says': coalesce({by_worker}, {died}, '')}} END, "
@@ -172,8 +191,8 @@ def _close_tasks(source: str) -> str:
     )
     return (
         "(SELECT * EXCLUDE (ended) REPLACE ("
-        "CASE WHEN ended IS NULL THEN failed_ns ELSE ended.ns END AS failed_ns, "
-        "CASE WHEN ended IS NOT NULL THEN 'WORKER_DIED' WHEN failed_ns IS NOT NULL THEN error_type END AS error_type, "
+        f"CASE WHEN ended IS NULL THEN failed_ns ELSE greatest(ended.ns, {LATEST_SQL}) END AS failed_ns, "
+        "CASE WHEN ended IS NULL THEN _error_type ELSE 'WORKER_DIED' END AS _error_type, "
         "CASE WHEN ended IS NULL THEN _error_message ELSE ended.says END AS _error_message, "
         "ended.why AS inferred) FROM ("
         "SELECT t.* REPLACE (a.name AS _actor_name, a.repr_name AS _actor_repr_name), "

@@ -187,7 +187,7 @@ def write_live(
         seconds: When to stop submitting tasks; what is in flight is then written without a pause.
         tasks: How many to submit; with `seconds`, whichever is reached first.
         rate: Lines a second, over all files.
-        rotate_bytes: Rather than grow beyond it a file is renamed to ``.log.1``, that one to ``.log.2``, and so on.
+        rotate_bytes: Size beyond which a file is renamed to ``.log.1``, that one to ``.log.2``, and so on.
         half_lines: Whether now and then a line is written in two parts, other files' lines between them.
         seed: The same one gives the same lines, but for their times and for where `seconds` cuts.
         files: Task event files.
@@ -285,12 +285,8 @@ class _Tally:
         self.file_bytes: Counter[str] = Counter()
         self.duplicates = 0
         self.orphans = 0
-        self.task_states: Counter[str] = Counter()
-        self.task_final_states: Counter[str] = Counter()
-        self.task_types: Counter[str] = Counter()
-        self.tasks_by_job: Counter[str] = Counter()
-        self.tasks_by_function: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
+        self.attempts: Counter[tuple[str, str, str, str, str | None]] = Counter()
+        """By job, type, function, last state and error type."""
         self.profile_events = 0
         self.actor_states: Counter[str] = Counter()
         self.actor_final_states: Counter[str] = Counter()
@@ -369,11 +365,10 @@ class _Job:
         environment = dict(_PLAIN_ENV)
         if self._submission:
             package = f"gcs://_ray_pkg_{self._random.getrandbits(64):016x}.zip"
-            environment["serialized_runtime_env"] = json.dumps(
-                {"working_dir": package, "env_vars": {"A": "1"}}
-            )
+            environment["serialized_runtime_env"] = json.dumps({"working_dir": package, "env_vars": {"A": "1"}})
             environment["uris"] = {"py_modules_uris": [], "working_dir_uri": package}
         self._environment = environment
+        self._environment_json = _cpp_json(environment)
         self._workers = [
             self._worker(self._driver_pid + 1 + number, nodes[(index + number) % len(nodes)])
             for number in range(worker_files)
@@ -401,9 +396,7 @@ class _Job:
     # What is written
 
     def _letters(self, count: int) -> str:
-        return "".join(
-            self._random.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789", k=count)
-        )
+        return "".join(self._random.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789", k=count))
 
     def _python_line(self, event_type: str, second: int, body: Mapping[str, object]) -> str:
         """A line as Ray's Python writes it: with spaces, keys in the order they were set."""
@@ -494,9 +487,7 @@ class _Job:
                 self._put(second, "SUBMISSION_JOB", self._submission_line(second, status, message, None))
         self._dataset_lines(second, "PENDING", "RUNNING")
         if self._index % 2 == 0:
-            self._train_lines(
-                second, ("INITIALIZING", None), ("SCHEDULING", "PENDING"), ("RUNNING", "RUNNING")
-            )
+            self._train_lines(second, ("INITIALIZING", None), ("SCHEDULING", "PENDING"), ("RUNNING", "RUNNING"))
 
     def _end(self, now: int) -> None:
         second = now // _SECOND
@@ -540,9 +531,7 @@ class _Job:
             tally.submissions[status] += 1
 
     def _driver_job_line(self, second: int, ended_ms: int) -> str:
-        metadata = (
-            {"job_name": self._submission, "job_submission_id": self._submission} if self._submission else {}
-        )
+        metadata = {"job_name": self._submission, "job_submission_id": self._submission} if self._submission else {}
         body = {
             "config": {"metadata": metadata, "runtime_env_info": self._environment},
             "driver_ip_address": self._nodes[0].ip,
@@ -696,7 +685,7 @@ class _Job:
         tail = (
             f'"func_or_class_name":"{name}","label_selector":{{}},"labels":{{}},"language":"PYTHON",'
             f'"parent_task_id":"{self._driver_task}",{group}"required_resources":{{"CPU":{cpus}}},'
-            f'"runtime_env_info":{_cpp_json(self._environment)},"task_id":"'
+            f'"runtime_env_info":{self._environment_json},"task_id":"'
         )
         return (
             tail,
@@ -705,15 +694,7 @@ class _Job:
         )
 
     def _count(self, task_type: str, function: str, state: str, error: str | None = None) -> None:
-        tally = self._tally
-        tally.task_types[task_type] += 1
-        tally.tasks_by_job[self.id.hex()] += 1
-        tally.tasks_by_function[function] += 1
-        tally.task_states[state] += 1
-        closed = state == "FINISHED" or self._shape.ended
-        tally.task_final_states[state if not closed or state == "FINISHED" else "FAILED"] += 1
-        if error is not None:
-            tally.errors[error] += 1
+        self._tally.attempts[self.id.hex(), task_type, function, state, error] += 1
 
     def _count_actor(self, state: str) -> None:
         self._tally.actor_states[state] += 1
@@ -724,8 +705,7 @@ class _Job:
         kind = self._random.choice(_ERRORS) + f" [{self._random.randrange(10**6)}]"
         module, *_, function = name.split(".")[:1] + name.split(".")[-1:]
         frames = "".join(
-            f'  File "/app/{module}.py", line {self._random.randrange(500)}, in {function}\n'
-            "    x = step(batch)\n"
+            f'  File "/app/{module}.py", line {self._random.randrange(500)}, in {function}\n    x = step(batch)\n'
             for _ in range(self._random.randrange(1, 6))
         )
         place = f"(pid={worker.pid}, ip={worker.node.ip})"
@@ -737,8 +717,7 @@ class _Job:
 
     def _submit_span(self, now: int) -> None:
         self._submitted.append(
-            f'{{"end_time":"{now + 40_000}","event_name":"submit_task","extra_data":"{{}}",'
-            f'"start_time":"{now}"}}'
+            f'{{"end_time":"{now + 40_000}","event_name":"submit_task","extra_data":"{{}}","start_time":"{now}"}}'
         )
 
     def _flush_driver(self, second: int) -> None:
@@ -802,9 +781,7 @@ class _Job:
             )
             fate = chance()
             if fate < shape.open_ratio:
-                self._leave_open(
-                    task, attempt, function, worker, sent, began, pending=fate < shape.open_ratio / 4
-                )
+                self._leave_open(task, attempt, function, worker, sent, began, pending=fate < shape.open_ratio / 4)
                 return
             failed, died, long = chance() < shape.failure_ratio, False, chance() < 0.001
             state, error, trace = '"11"', "", "{}"
@@ -847,9 +824,10 @@ class _Job:
                     second,
                     worker.file,
                     f'{{"event_data":{{"attempt_number":{attempt},"job_id":"{job}",{worker.head}'
-                    f'{self._spans(began, ended, name, extra, trace)}],"node_ip_address":"{worker.node.ip}"}},'
-                    f'"state_updates":{{"state_ts_ns":{{{running}}},"task_log_info":{{"stderr_end":{offset},"stderr_file":"",'
-                    f'"stderr_start":0,"stdout_end":{offset},"stdout_file":"","stdout_start":0}}{worker_pid}}},'
+                    f"{self._spans(began, ended, name, extra, trace)}],"
+                    f'"node_ip_address":"{worker.node.ip}"}},'
+                    f'"state_updates":{{"state_ts_ns":{{{running}}},"task_log_info":{{"stderr_end":{offset},'
+                    f'"stderr_file":"","stderr_start":0,"stdout_end":{offset},"stdout_file":"","stdout_start":0}}{worker_pid}}},'
                     f'"task_id":"{task}"{self._stamp(second)}',
                 )
             if not failed or attempt == 3 or chance() < 0.5:
@@ -863,16 +841,17 @@ class _Job:
         read, execute = began + 300_000, began + 450_000
         store = max(ended - 90_000, execute + 1)
         return (
-            f'{{"end_time":"{execute - 20_000}","event_name":"task:deserialize_arguments","extra_data":"{{}}",'
-            f'"start_time":"{read}"}},{{"end_time":"{store - 10_000}","event_name":"task:execute","extra_data":"{error}",'
-            f'"start_time":"{execute}"}},{{"end_time":"{store + 60_000}","event_name":"task:store_outputs",'
+            f'{{"end_time":"{execute - 20_000}","event_name":"task:deserialize_arguments",'
+            f'"extra_data":"{{}}","start_time":"{read}"}},{{"end_time":"{store - 10_000}","event_name":'
+            f'"task:execute","extra_data":"{error}","start_time":"{execute}"}},'
+            f'{{"end_time":"{store + 60_000}","event_name":"task:store_outputs",'
             f'"extra_data":"{{}}","start_time":"{store}"}},{{"end_time":"{store + 70_000}","event_name":'
             f'"task::{name}","extra_data":"{extra}","start_time":"{read - 9_000}"}}'
         )
 
     def _long_lines(self, task: str, attempt: int, worker: _Worker, sent: int, began: int) -> None:
         """What a task's owner and executor tell of it while it runs."""
-        bits, job = self._random.getrandbits, self._id
+        job = self._id
         second = sent // _SECOND + 1
         self._put(
             second,
@@ -882,7 +861,8 @@ class _Job:
         )
         second = began // _SECOND + 1
         offset = self._log_bytes[worker.file]
-        log = f"/tmp/ray/{self._shape.session}/logs/worker-{a2b_base64(worker.id).hex()}-{self.id.hex()}-{worker.pid}"
+        worker_hex = a2b_base64(worker.id).hex()
+        log = f"/tmp/ray/{self._shape.session}/logs/worker-{worker_hex}-{self.id.hex()}-{worker.pid}"
         self._put(
             second,
             worker.file,
@@ -907,7 +887,7 @@ class _Job:
         return (
             f'"task_info":{{"actor_id":"{_base64(actor.id)}","func_or_class_name":"{method}","label_selector":{{}},'
             f'"labels":{{}},"language":"PYTHON","parent_task_id":"{self._driver_task}","required_resources":{{}},'
-            f'"runtime_env_info":{_cpp_json(self._environment)},"task_id":"{task}","type":"{task_type}"}}'
+            f'"runtime_env_info":{self._environment_json},"task_id":"{task}","type":"{task_type}"}}'
         )
 
     def _actor_task(self, now: int) -> None:
@@ -958,8 +938,8 @@ class _Job:
             worker.file,
             f"{head}{worker.head}{self._spans(began, ended, method, extra, trace)}],"
             f'"node_ip_address":"{worker.node.ip}"}},'
-            f'"state_updates":{{"state_ts_ns":{{"7":"{began - 9000}","8":"{began}"}},"worker_pid":{worker.pid}}},'
-            f'"task_id":"{task}"{self._stamp(second)}',
+            f'"state_updates":{{"state_ts_ns":{{"7":"{began - 9000}","8":"{began}"}},'
+            f'"worker_pid":{worker.pid}}},"task_id":"{task}"{self._stamp(second)}',
         )
 
     def _create_actor(self, now: int) -> None:
@@ -987,11 +967,11 @@ class _Job:
         self._count("ACTOR_CREATION_TASK", method, "FAILED" if failed else "FINISHED", kind)
         first, last = now // _SECOND + 1, ended // _SECOND + 1
         head = f'{{"event_data":{{"attempt_number":0,"job_id":"{self._id}",'
-        bits = source.getrandbits
         self._put(
             first,
             self._driver_file,
-            f'{head}"state_updates":{{"state_ts_ns":{{"1":"{now}","2":"{now + 90_000}"}}}},"task_id":"{task}",{info}{self._stamp(first)}',
+            f'{head}"state_updates":{{"state_ts_ns":{{"1":"{now}","2":"{now + 90_000}"}}}},'
+            f'"task_id":"{task}",{info}{self._stamp(first)}',
         )
         self._put(
             last,
@@ -1056,7 +1036,8 @@ class _Job:
             second,
             worker.file,
             f'{{"event_data":{{"attempt_number":{attempt},"job_id":"{self._id}",{worker.head}'
-            f'{self._spans(began, ended, name, extra, error or "{}")}],"node_ip_address":"{worker.node.ip}"}},'
+            f"{self._spans(began, ended, name, extra, error or '{}')}],"
+            f'"node_ip_address":"{worker.node.ip}"}},'
             f'"state_updates":{{"state_ts_ns":{{"8":"{began}"}},"worker_pid":{worker.pid}}},"task_id":"'
             f'{_base64(raw)}"{self._stamp(second)}',
         )
@@ -1075,8 +1056,9 @@ class _Job:
         death = ""
         if reason == "CREATION_TASK_FAILED":
             death = (
-                '"creation_task_failure_context":{"formatted_exception_string":"Traceback (most recent call last):'
-                '\\n\\nRuntimeError: init failed\\n","language":"PYTHON","serialized_exception":"gAWVugYAAAAAAACM"}'
+                '"creation_task_failure_context":{"formatted_exception_string":"Traceback (most recent call '
+                'last):\\n\\nRuntimeError: init failed\\n","language":"PYTHON",'
+                '"serialized_exception":"gAWVugYAAAAAAACM"}'
             )
         elif reason is not None and worker is not None:
             text = {
@@ -1088,13 +1070,14 @@ class _Job:
             death = (
                 f'"actor_died_error_context":{{"actor_id":"{actor_id}","class_name":"Actor{number}","error_message":'
                 f'"{text}","name":"{actor.name}","never_started":false,"node_ip_address":"{worker.node.ip}",'
-                f'"owner_id":"{_base64(self.id + bytes([255]) * 24)}","owner_ip_address":"{self._nodes[0].ip}",'
-                f'"pid":{worker.pid},"ray_namespace":"{namespace}","reason":"{reason}"}}'
+                f'"owner_id":"{_base64(self.id + bytes([255]) * 24)}",'
+                f'"owner_ip_address":"{self._nodes[0].ip}","pid":{worker.pid},"ray_namespace":"{namespace}","reason":"{reason}"}}'
             )
         return (
             f'{{"event_data":{{"actor_id":"{actor_id}","class_name":"Actor{number}","death_cause":{{{death}}},'
-            f'"is_detached":{"true" if actor.detached else "false"},"job_id":"{self._id}","label_selector":{{}},'
-            f'"labels":{{}},"name":"{actor.name}","node_id":"{worker.node.id if worker else ""}",'
+            f'"is_detached":{"true" if actor.detached else "false"},"job_id":"{self._id}",'
+            f'"label_selector":{{}},"labels":{{}},"name":"{actor.name}",'
+            f'"node_id":"{worker.node.id if worker else ""}",'
             f'"pid":{worker.pid if worker else 0},"placement_group_id":"","ray_namespace":"{namespace}",'
             f'"repr_name":"","required_resources":{{"CPU":0.1}},"serialized_runtime_env":"{{}}","state":"{state}"}},"event_id":"{self._random.getrandbits(144):036x}","source_type":"EXPORT_ACTOR","timestamp":{second}}}\n'
         )
@@ -1103,14 +1086,10 @@ class _Job:
 class _Session:
     """All jobs of a session, and its nodes."""
 
-    def __init__(
-        self, shape: _Shape, *, tasks: int | None, files: int, jobs: int | None, actors: int | None
-    ) -> None:
+    def __init__(self, shape: _Shape, *, tasks: int | None, files: int, jobs: int | None, actors: int | None) -> None:
         job_count = jobs if jobs is not None else max(files // 4, 1)
         if files < 2 * job_count:
-            raise ConfigError(
-                f"{files} files for {job_count} jobs; give each job a driver and a worker, so two"
-            )
+            raise ConfigError(f"{files} files for {job_count} jobs; give each job a driver and a worker, so two")
         if actors is None and tasks is not None:
             actors = min(max(tasks // 200, 1), 50_000)
         self._shape = shape
@@ -1199,9 +1178,7 @@ class _Session:
         }
         if reason:
             expected = reason == "EXPECTED_TERMINATION"
-            message = (
-                "received SIGTERM" if expected else "health check failed due to missing too many heartbeats"
-            )
+            message = "received SIGTERM" if expected else "health check failed due to missing too many heartbeats"
             body["death_info"] = {"reason": reason, "reason_message": message}
         line = {
             "event_data": body,
@@ -1220,8 +1197,19 @@ class _Session:
         type_bytes: Counter[str] = Counter()
         for name, count in tally.file_bytes.items():
             type_bytes["TASK" if name.startswith("TASK_") else name] += count
-        submissions = tally.submissions.total()
         drivers = len(self._jobs)
+        by_job, by_type, by_function, by_state, by_error = (Counter[str]() for _ in range(5))
+        for (job_id, task_type, function, state, error), count in tally.attempts.items():
+            by_job[job_id] += count
+            by_type[task_type] += count
+            by_function[function] += count
+            by_state[state] += count
+            if error is not None:
+                by_error[error] += count
+        final_states = dict(by_state)
+        if self._shape.ended:
+            final_states = {"FINISHED": by_state["FINISHED"]}
+            final_states["FAILED"] = by_state.total() - by_state["FINISHED"]
         return Generated(
             directory=session_dir,
             session=self._shape.session,
@@ -1229,14 +1217,14 @@ class _Session:
             bytes=dict(type_bytes),
             events=dict(tally.events),
             duplicates=tally.duplicates,
-            attempts=tally.task_states.total(),
+            attempts=tally.attempts.total(),
             orphans=tally.orphans,
-            task_states=dict(+tally.task_states),
-            task_final_states=dict(+tally.task_final_states),
-            task_types=dict(tally.task_types),
-            tasks_by_job=dict(tally.tasks_by_job),
-            tasks_by_function=dict(tally.tasks_by_function),
-            errors=dict(tally.errors),
+            task_states=dict(by_state),
+            task_final_states=final_states,
+            task_types=dict(by_type),
+            tasks_by_job=dict(by_job),
+            tasks_by_function=dict(by_function),
+            errors=dict(by_error),
             profile_events=tally.profile_events,
             actors=tally.actor_states.total(),
             actor_states=dict(tally.actor_states),
@@ -1277,9 +1265,7 @@ def _make_session(directory: Path, simulation: _Session) -> Path:
     try:
         (session_dir / "logs" / "export_events").mkdir(parents=True)
     except FileExistsError as error:
-        raise ConfigError(
-            f"session {session!r} exists in {directory}; choose another name or place"
-        ) from error
+        raise ConfigError(f"session {session!r} exists in {directory}; choose another name or place") from error
     head = simulation.nodes[0].hex
     for number, marker in enumerate(
         ("gcs_server", "metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
@@ -1320,11 +1306,9 @@ class _LiveFile:
 
 
 class _LiveFiles:
-    """The event files of a running Ray: written line by line, rotated, and now and then caught in half a line."""
+    """The event files of a running Ray: written line by line, rotated, some lines in two parts."""
 
-    def __init__(
-        self, session_dir: Path, rotate_bytes: int | None, half_lines: bool, source: random.Random
-    ) -> None:
+    def __init__(self, session_dir: Path, rotate_bytes: int | None, half_lines: bool, source: random.Random) -> None:
         self._session_dir = session_dir
         self._rotate_bytes = rotate_bytes
         self._halves = half_lines
@@ -1381,7 +1365,7 @@ class _LiveFiles:
         file.size += len(data)
 
     def _rotate(self, file: _LiveFile) -> None:
-        """Rename ``x.log.1`` to ``x.log.2`` and so on, ``x.log`` to ``x.log.1``, and begin a new ``x.log``."""
+        """Rename ``x.log.1`` to ``x.log.2`` and so on, then ``x.log`` to ``x.log.1``; begin anew."""
         file.handle.close()
         backups = [file.path.with_name(f"{file.path.name}.{number}") for number in range(1, BACKUPS + 1)]
         if backups[-1].exists():

@@ -49,8 +49,8 @@ from raytrail.store import Cluster, Snapshot, Store
 
 QUERIES_AT_ONCE = 4
 """Requests that read the store at the same time; the engine spreads each over the cores by itself."""
-MAX_MS = 2**53
-"""Latest moment that can be asked for; beyond it JSON numbers are no longer exact."""
+MOMENT_DIGITS = 15
+"""Most digits of a moment in milliseconds: enough for some 30 000 years."""
 GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
 NOT_EXPORTED = ("objects", "placement_groups", "runtime_envs", "workers")
@@ -88,7 +88,7 @@ def app(store: Store, config: ServerConfig) -> Starlette:
         Route("/api/clusters/{id}", server.cluster),
         *(
             Route(f"{prefix}{path}", endpoint)
-            for prefix in ("/clusters/{id}/at/{ms:int}", "/clusters/{id}")
+            for prefix in ("/clusters/{id}/at/{ms}", "/clusters/{id}")
             for path, endpoint in (
                 ("", _with_slash),
                 ("/", server.view(_page)),
@@ -104,14 +104,12 @@ def app(store: Store, config: ServerConfig) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_NoSniff)],
+        middleware=[Middleware(_EveryAnswer)],
         exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
     )
 
 
-async def serve(
-    store: Store, config: ServerConfig, *, ready: Callable[[str], None], stop: asyncio.Event
-) -> None:
+async def serve(store: Store, config: ServerConfig, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """
     Serve until `stop` is set; running answers may then finish.
 
@@ -124,16 +122,9 @@ async def serve(
     Raises:
         ConfigError: The address cannot be listened on.
     """
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        listener = socket.create_server((config.host, config.port), family=family)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; "
-            "choose another host or port, or 0 for a free port"
-        ) from error
+    listener = _listen(config)
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}"
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     server = _Uvicorn(
         uvicorn.Config(
             app(store, config),
@@ -156,6 +147,22 @@ async def serve(
     finally:
         ending.cancel()
         listener.close()
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
+    try:
+        # a server that has just stopped does not block its port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {config.host}:{config.port}: {error.strerror}; "
+            "choose another host or port, or 0 for a free port"
+        ) from error
+    return listener
 
 
 class _Uvicorn(uvicorn.Server):
@@ -209,9 +216,7 @@ class _Server:
         etag = self._etag(cluster, request)
         if etag and _knows(request, etag):
             return Response(status_code=304, headers=_revalidated(etag))
-        at_ms = request.path_params.get("ms")
-        if at_ms is not None and at_ms > MAX_MS:
-            raise ConfigError(f"moment {at_ms} is not in milliseconds since 1970; write {MAX_MS} at most")
+        at_ms = _moment(request.path_params.get("ms"))
         home = f"{request.base_url}clusters/{cluster.session}/"
         response = answer(
             View(
@@ -226,7 +231,8 @@ class _Server:
                 stream=self._stream,
             )
         )
-        response.headers.update(_revalidated(etag) if etag else {"Cache-Control": "no-store"})
+        if etag:
+            response.headers.update(_revalidated(etag))
         return response
 
     def _etag(self, cluster: Cluster, request: Request) -> str:
@@ -261,9 +267,7 @@ def _summarize(view: View) -> Response:
         raise HTTPException(501, f"summary of {resource.noun}: Ray sums up tasks and actors only")
     by = view.params.get("summary_by", ["func_name"])[0]
     if by == "lineage":
-        raise HTTPException(
-            501, "summary_by=lineage is not served by this version; ask for summary_by=func_name"
-        )
+        raise HTTPException(501, "summary_by=lineage is not served by this version; ask for summary_by=func_name")
     if by not in ("func_name", "task_name"):
         raise ConfigError(f"summary_by {by!r}: it is func_name, task_name or lineage")
     summary = summarize(view.snapshot, read_query(resource, view.params), _warnings(view))
@@ -284,24 +288,18 @@ def _job(view: View) -> Response:
 
 def _page(view: View) -> Response:
     counts = {
-        resource.noun: view.snapshot.group(resource.entity, [state], where)
-        for resource, state, where in pages.COUNTED
+        resource.noun: view.snapshot.group(resource.entity, [state], where) for resource, state, where in pages.COUNTED
     }
     ledger = view.store.ledger(view.cluster.session)
     return _html(
-        pages.cluster(
-            view.cluster, view.snapshot.at_ms, counts, ledger, url=view.url, home=view.home, root=view.root
-        )
+        pages.cluster(view.cluster, view.snapshot.at_ms, counts, ledger, url=view.url, home=view.home, root=view.root)
     )
 
 
 def _not_served(view: View) -> Response:
-    rest = str(view.path["rest"])
-    if rest.startswith("at/"):
-        raise ConfigError(f"moment {rest.split('/')[1]!r} is not in milliseconds since 1970; write digits")
     # never 404, even for what is no route of Ray's: its dashboard, as our proxy, answers a 404 from the
     # cluster that it lives in, which is another one
-    raise HTTPException(501, f"/{rest} is not served by this version; see {view.home}")
+    raise HTTPException(501, f"/{view.path['rest']} is not served by this version; see {view.home}")
 
 
 def _resource(view: View) -> Resource:
@@ -311,6 +309,14 @@ def _resource(view: View) -> Resource:
     if noun in NOT_EXPORTED:
         raise HTTPException(501, f"{noun}: Ray exports no event of them, so this history does not know them")
     raise HTTPException(501, f"/api/v0/{noun} is not served by this version; {', '.join(RESOURCES)} are")
+
+
+def _moment(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= MOMENT_DIGITS):
+        raise ConfigError(f"moment {text!r} is not in milliseconds since 1970; write {MOMENT_DIGITS} digits at most")
+    return int(text)
 
 
 def _warnings(view: View) -> list[str]:
@@ -342,7 +348,7 @@ async def _error(request: Request, error: Exception) -> Response:
     if status == 404 and isinstance(error, HTTPException):
         message = f"{path}: no such page; the clusters are at {request.base_url}"
     if status == 405:
-        message = f"{request.method} {path}: this is a read-only history of a cluster; only GET and HEAD are answered"
+        message = f"{request.method} {path}: this is a read-only history; only GET and HEAD are answered"
     if "/api/v0/" in path or status == 501:
         body = {"result": False, "msg": message, "data": {"result": None}}
         return _json(body, status, headers)
@@ -369,8 +375,8 @@ def _knows(request: Request, etag: str) -> bool:
     return etag in known or "*" in known
 
 
-class _NoSniff:
-    """Forbids browsers to guess what an answer is."""
+class _EveryAnswer:
+    """Forbids browsers to guess what an answer is, and to keep it unless it says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -378,7 +384,9 @@ class _NoSniff:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def say(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         await self._app(scope, receive, say)

@@ -1,0 +1,195 @@
+"""Which sessions there are, whose events they hold, and what the names of their event files say."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from raytrail.errors import ConfigError
+
+_EVENTS = "export_events"
+_FILE = re.compile(r"(?P<stem>event_EXPORT_(?P<type>[A-Z][A-Z0-9_]*?)(_\d+)?)(\.(?P<n>\d+))?\.log(\.(?P<m>\d+))?")
+_NODE = re.compile(r"(metrics_agent|metrics_export|dashboard_agent_listen|runtime_env_agent)_port_([0-9a-f]+)")
+_HEAD = re.compile(r"gcs_server_port_([0-9a-f]+)")
+
+
+class FileName(NamedTuple):
+    """What the name of an event file says, e.g. ``event_EXPORT_TASK_123.log.2``."""
+
+    stem: str
+    """``event_EXPORT_TASK_123``: the same for all files of one writer."""
+    event_type: str
+    """``TASK``."""
+    rotation: int
+    """2; 0 for the file that is being written. The oldest has the highest."""
+
+
+class Nodes(NamedTuple):
+    """The nodes that have worked in a session directory, by the port files that they left in it."""
+
+    ids: tuple[str, ...]
+    """Hex ids, sorted; the head's among them."""
+    head: str
+    """The head's id; empty where the head is on another machine."""
+
+    @property
+    def main(self) -> str:
+        """
+        The id that the directory's events go by; empty where there is none yet.
+
+        Two raylets on one host write into the same directory, and no file's name tells whose worker wrote it
+        (its events do). So one of them stands for all: the head, or the first.
+        """
+        return self.head or next(iter(self.ids), "")
+
+
+class Session(NamedTuple):
+    """One session of Ray on this node's disk."""
+
+    name: str
+    """Ray's name for it, which is its directory's."""
+    events: Path
+    """Where its event files are; it may not be there yet."""
+    directory: Path | None
+    """Ray's session directory; None for event files that were taken out of theirs."""
+
+
+@lru_cache(maxsize=100_000)
+def parse(name: str) -> FileName | None:
+    """
+    Read an event file's name; None if it is not one.
+
+    Ray 2.60 names rotated files ``x.log.1``, from C++ and from Python; spdlog's own way, which Ray's sources
+    mention, is ``x.1.log``.
+    """
+    match = _FILE.fullmatch(name)
+    if match is None:
+        return None
+    return FileName(match["stem"], match["type"], int(match["m"] or match["n"] or 0))
+
+
+def sessions(temp_dir: Path) -> list[Session]:
+    """
+    Return all sessions in Ray's ``--temp-dir``, oldest first; none where the directory is not there.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    try:
+        with os.scandir(temp_dir) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.startswith("session_") and entry.is_dir(follow_symlinks=False)
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [_session(temp_dir / name) for name in sorted(names)]
+
+
+def latest(temp_dir: Path) -> str | None:
+    """Return the name of the session that ``session_latest`` points to, if any."""
+    try:
+        return Path(os.readlink(temp_dir / "session_latest")).name
+    except OSError:
+        return None
+
+
+def locate(path: Path) -> list[Session]:
+    """
+    Say what `path` is: a session's directory, its ``logs`` or ``export_events``, or a directory of sessions.
+
+    A session goes by the name of its directory, whichever of these is given. Event files outside any
+    session's directory go by the name of the directory that is given.
+
+    Raises:
+        ConfigError: It is none of these, or cannot be read.
+    """
+    try:
+        return _locate(path.resolve(strict=True))
+    except OSError as error:
+        raise ConfigError(f"no Ray session in {path}: {error.strerror}; give a directory that can be read") from error
+
+
+def nodes(directory: Path) -> Nodes:
+    """Return the nodes that have worked in a session's directory; none where it cannot be read."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        names = []
+    heads = _matches(_HEAD, names)
+    return Nodes(tuple(sorted(_matches(_NODE, names) | heads)), min(heads, default=""))
+
+
+def alive(session: str, proc: Path = Path("/proc")) -> bool | None:
+    """
+    Say whether a raylet of `session` runs on this node; None where there is no ``/proc`` to tell.
+
+    Its socket is looked for first: a sidecar shares its pod's network, but seldom its processes.
+    """
+    if not (proc / "self").exists():
+        return None
+    try:
+        sockets = (proc / "net" / "unix").read_text(errors="replace")
+    except OSError:
+        sockets = ""
+    if re.search(rf"/{re.escape(session)}/sockets/raylet(\.\d+)?$", sockets, re.MULTILINE):
+        return True
+    return any(_is_raylet(command, session.encode()) for command in _commands(proc))
+
+
+def _session(directory: Path) -> Session:
+    return Session(directory.name, directory / "logs" / _EVENTS, directory)
+
+
+def _locate(path: Path) -> list[Session]:
+    if (path / "logs" / _EVENTS).is_dir():
+        return [_session(path)]
+    if (path / _EVENTS).is_dir():
+        directory = path.parent if path.name == "logs" else path
+        return [Session(directory.name, path / _EVENTS, directory)]
+    if path.name == _EVENTS or any(map(parse, os.listdir(path))):
+        if path.name == _EVENTS and path.parent.name == "logs":
+            return [Session(path.parents[1].name, path, path.parents[1])]
+        around = next((parent for parent in path.parents if parent.name.startswith("session_")), None)
+        return [Session(around.name if around else path.name, path, around)]
+    here = sessions(path)
+    found = [session for session in here if session.events.is_dir()]
+    if not found and (here or path.name.startswith("session_")):
+        raise ConfigError(
+            f"no events in {path}: it has no logs/{_EVENTS}; Ray's export was off: "
+            "`raytrail doctor` says how to switch it on"
+        )
+    if not found:
+        raise ConfigError(
+            f"no Ray session in {path}: it is neither a session's directory, nor its logs or {_EVENTS}, "
+            "and holds no session_* directory; give one of these"
+        )
+    return found
+
+
+def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> set[str]:
+    return {match[pattern.groups] for name in names if (match := pattern.fullmatch(name))}
+
+
+def _commands(proc: Path) -> Iterable[list[bytes]]:
+    for pid in os.listdir(proc):
+        if pid.isdigit():
+            try:
+                yield (proc / pid / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue  # it has ended, or is somebody else's
+
+
+def _is_raylet(command: list[bytes], session: bytes) -> bool:
+    if os.path.basename(command[0]) != b"raylet":
+        return False
+    return any(
+        option.startswith((b"--session-name=", b"--session_name=", b"--session_dir=", b"--session-dir="))
+        and os.path.basename(option.partition(b"=")[2].rstrip(b"/")) == session
+        for option in command
+    )

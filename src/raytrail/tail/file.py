@@ -1,0 +1,208 @@
+"""One event file, as it is read: whole lines from a position on, as long as it is still the same file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zlib
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+
+from raytrail.event import FileId
+from raytrail.tail.checkpoint import Mark
+from raytrail.tail.discovery import FileName
+
+Inode = tuple[int, int]
+"""Device and inode."""
+
+_HEAD_BYTES = 1024
+_BLOCK_BYTES = 256 * 1024
+
+# C++ sorts its keys, so the line's own `timestamp` is the last thing in it; Python's is before `event_data`.
+# Either way it is found without a look at `event_data`, which may hold the word too, and be 20 MB long.
+_TIMESTAMP_LAST = re.compile(rb'"timestamp":\s*(\d{1,10})\s*\}\s*\Z')
+_TIMESTAMP_FIRST = re.compile(rb'\s*\{(?:\s*"\w+":\s*"[^"\\]*",)*\s*"timestamp":\s*(\d{1,10})\s*[,}]')
+
+
+class Changed(Exception):
+    """The file is not the one that was read: it shrank, or begins otherwise."""
+
+
+class Piece(NamedTuple):
+    """Whole lines of one file, or one line that is too long to ship."""
+
+    start: int
+    length: int
+    data: bytes | None
+    """None: too long."""
+
+
+class EventFile:
+    """
+    A file by its inode, whatever it is called by now.
+
+    Its descriptor pins the inode: as long as it is open, no other file can come to have it, and the file can
+    be read to its end even when it has been deleted.
+    """
+
+    def __init__(self, path: Path, name: FileName, inode: Inode) -> None:
+        self.path = path
+        self.name = name
+        self.inode = inode
+        self.fd: int | None = None
+        self.mark: Mark | None = None
+        """None until its first line is complete, by which it is known."""
+        self.size = 0
+        """What is known to be on disk."""
+        self.seen = (0, 0)
+        """Size and modification time when its directory was last listed."""
+        self.position = 0
+        """What comes before has been read."""
+        self.again: deque[tuple[int, int]] = deque()
+        """Start and end of what was read, but could not be published."""
+        self.more = False
+        """Whether the last read left something that another one would find."""
+        self.queued = False
+        """Whether it is among those to read."""
+        self.shrunk = False
+        """Whether its inode was seen to hold something else before."""
+        self.gone = False
+        """Whether it had no name when its directory was last listed."""
+        self._searched = 0  # no line ends in [position, searched)
+        self._head = (0, 0)  # length and checksum
+
+    @property
+    def done(self) -> bool:
+        """Whether all that is there was read and acknowledged."""
+        return self.position == self.size and self.settled
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was read is acknowledged."""
+        return not self.again and (self.mark is None or self.mark.acknowledged >= self.position)
+
+    @property
+    def tried(self) -> bool:
+        """Whether it is known, or known to have no complete line yet."""
+        return self.mark is not None or self._searched >= self.size
+
+    def open(self) -> None:
+        """
+        Hold on to the file.
+
+        Raises:
+            FileNotFoundError: It has another name by now, or none.
+        """
+        if self.fd is None:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            status = os.fstat(fd)
+            if (status.st_dev, status.st_ino) != self.inode:
+                os.close(fd)
+                raise FileNotFoundError(self.path)
+            self.fd = fd
+
+    def close(self) -> None:
+        """Let go of the file. It may be opened again while it has a name."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+    def grown(self) -> bool:
+        """Say whether it is open, and another size than last known; `read` finds out what that means."""
+        return self.fd is not None and os.fstat(self.fd).st_size != self.size
+
+    def identify(self, session: str) -> FileId | None:
+        """
+        Make the file's id from its first line, however long; None as long as that is not complete.
+
+        The line is read in blocks and not kept, so that any length will do.
+        """
+        self.size = os.fstat(self._open_fd).st_size
+        self._searched = min(self._searched, self.size)
+        end = self._line_end()
+        if end is None:
+            return None
+        digest = hashlib.blake2b(session.encode() + b"\n", digest_size=16)
+        head, tail = b"", b""
+        for start in range(0, end, _BLOCK_BYTES):
+            block = self._pread(start, min(_BLOCK_BYTES, end - start))
+            digest.update(block)
+            head, tail = head or block[:_HEAD_BYTES], (tail + block)[-_HEAD_BYTES:]
+        self._head = (len(head), zlib.crc32(head))
+        timestamp = _TIMESTAMP_LAST.search(tail) or _TIMESTAMP_FIRST.match(head)
+        return f"{int(timestamp[1]) if timestamp else 0:010d}-{digest.hexdigest()}"
+
+    def begins_as_before(self) -> bool:
+        """Say whether the first line is still the one by which the file is known."""
+        length, checksum = self._head
+        head = os.pread(self._open_fd, length, 0)
+        return len(head) == length and zlib.crc32(head) == checksum
+
+    def read(self, room: int, *, long: bool, max_line_bytes: int) -> Piece | None:
+        """
+        Return the next whole lines, `room` bytes at most; None if there are none, or (`more`) none that fit.
+
+        Args:
+            room: Bytes.
+            long: Whether a line may be longer than that.
+            max_line_bytes: A line longer than that is not read at all.
+
+        Raises:
+            Changed: The file is not the one that it was.
+        """
+        size = os.fstat(self._open_fd).st_size
+        # An offset is worth nothing in a file that was written anew; Ray never does that, people do.
+        if size < self.size or not self.begins_as_before():
+            raise Changed
+        self.size, self.more = size, True
+        if self.again:
+            start, end = self.again[0]
+            if end - start > room and not long:
+                return None
+            self.again.popleft()
+            return Piece(start, end - start, self._pread(start, end - start))
+        block = os.pread(self._open_fd, min(room, self.size - self.position), self.position)
+        length = block.rfind(b"\n") + 1
+        if length:
+            self.more = len(block) == room
+            return self._taken(block if length == len(block) else block[:length], length)
+        if len(block) < room:
+            self.more = False  # half a line, or nothing; its writer will say when there is more
+            return None
+        return self._long_line(max_line_bytes) if long else None
+
+    def _long_line(self, max_line_bytes: int) -> Piece | None:
+        end = self._line_end()
+        if end is None:
+            self.more = False
+            return None
+        length = end - self.position
+        return self._taken(None if length > max_line_bytes else self._pread(self.position, length), length)
+
+    def _taken(self, data: bytes | None, length: int) -> Piece:
+        piece = Piece(self.position, length, data)
+        self.position += length
+        return piece
+
+    def _line_end(self) -> int | None:
+        """Return the offset after the line at `position`, in blocks, never looking at a byte twice."""
+        self._searched = max(self.position, self._searched)
+        while block := os.pread(self._open_fd, _BLOCK_BYTES, self._searched):
+            found = block.find(b"\n")
+            if found >= 0:
+                return self._searched + found + 1
+            self._searched += len(block)
+        return None
+
+    def _pread(self, start: int, length: int) -> bytes:
+        data = os.pread(self._open_fd, length, start)
+        if len(data) != length:
+            raise Changed
+        return data
+
+    @property
+    def _open_fd(self) -> int:
+        assert self.fd is not None, self.path
+        return self.fd

@@ -1,0 +1,617 @@
+"""Whole new lines of all event files on this node, as chunks; bytes are cut at line ends and never parsed."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import math
+import os
+import resource
+import stat
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from raytrail.config import TailConfig
+from raytrail.event import Chunk, FileId, Segment
+from raytrail.tail import discovery
+from raytrail.tail.checkpoint import Checkpoint, Mark
+from raytrail.tail.discovery import Session
+from raytrail.tail.file import Changed, EventFile, Inode, Piece
+from raytrail.tail.watch import Watch
+
+log = logging.getLogger(__name__)
+
+_HEARTBEAT_SECONDS = 60.0
+_QUIET_SECONDS = 60.0
+_QUIET_FACTOR = 10
+"""A directory in which nothing happened for `_QUIET_SECONDS` is listed this many times more rarely."""
+_MOST_OPEN_FILES = 4096
+
+
+class _Followed:
+    """A session that is being followed, and its files."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.node_id = ""
+        self.files: dict[Inode, EventFile] = {}
+        self.names: dict[str, EventFile] = {}
+        self.listed = False
+        """Whether its directory could be listed."""
+        self.due = -math.inf
+        """When to list it next."""
+        self.news_at = time.monotonic()
+        """When anything in it was last seen to change."""
+        self.reported_at = -math.inf
+
+
+class Tailer:
+    """
+    Follows the event files of this node.
+
+    A file is known by what it is, not by its name: by its inode as long as it is followed, and by its first
+    line (`FileId`) for ever. Each is read from where the checkpoint says.
+
+    Used by one thread at a time, but for `rewind`, which any may call.
+
+    Args:
+        config: What to follow, and how.
+        checkpoint: Where to begin, and what has been acknowledged since.
+        session_dirs: Follow these only, each of any kind that `locate` knows. None: what is, and comes to be,
+            in ``config.temp_dir``. ``sessions = "new"`` means the session that was the latest when this
+            checkpoint was first used, and all that began later, also while no agent ran.
+
+    Raises:
+        ConfigError: One of `session_dirs` holds no session.
+    """
+
+    def __init__(
+        self, config: TailConfig, checkpoint: Checkpoint, *, session_dirs: Sequence[Path] | None = None
+    ) -> None:
+        self.config = config
+        self.mismatches = 0
+        """Files that were known, but lay elsewhere, and were read again from their start."""
+        self._checkpoint = checkpoint
+        self._fixed = session_dirs is not None
+        found = [session for directory in session_dirs or () for session in discovery.locate(directory)]
+        self._sessions = {session.events: _Followed(session) for session in found}
+        self._listed: set[str] = set()
+        self._unread: dict[tuple[_Followed, str], dict[str, dict[EventFile, None]]] = {}
+        self._followers: dict[tuple[FileId, int], list[EventFile]] = {}
+        self._rewound: deque[Segment] = deque()
+        self._open: dict[EventFile, None] = {}  # least recently read first
+        self._most_open = min(_MOST_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._reported: dict[Mark, tuple[int, ...]] = {}
+        self._ended: list[Mark] = []
+        self._complained: set[str] = set()
+        self._polled = -math.inf
+        self._sessions_due = -math.inf
+        self._watch = _watch() if config.inotify else None
+        self._sweep_seconds = config.sweep_seconds if self._watch else config.poll_seconds
+        self.look()
+        self._forget_the_vanished()
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more to read than the last poll did."""
+        return bool(self._unread or self._rewound)
+
+    def poll(self) -> Iterator[Chunk]:
+        """
+        Yield the next chunk of every session and event type that has one, the small types before ``TASK``.
+
+        A chunk takes the new lines of several files when they are few, and files take turns when they are
+        many. Nothing is read before it is asked for: to stop iterating is to stop reading.
+        """
+        self._polled = self._notice()
+        for followed, event_type in sorted(self._unread, key=lambda group: group[1] == "TASK"):
+            chunk = self._chunk(followed, event_type)
+            if chunk is not None:
+                yield chunk
+
+    def take(self, room: int, wait_seconds: float) -> list[Chunk]:
+        """
+        Wait for something to read, and return chunks of `room` bytes in all: what several polls yield.
+
+        If there is only room for one chunk, or less, it is one chunk.
+        """
+        self.wait(wait_seconds)
+        chunks: list[Chunk] = []
+        while True:
+            for chunk in self.poll():
+                chunks.append(chunk)
+                room -= len(chunk.data)
+                if room < self.config.chunk_bytes:
+                    return chunks
+            if not self.behind:
+                return chunks
+
+    def rewind(self, segments: Iterable[Segment]) -> None:
+        """Read `segments` again, since they could not be published."""
+        self._rewound.extend(segments)
+
+    def look(self) -> None:
+        """List all directories now, whatever inotify said."""
+        self._sessions_due = -math.inf
+        for followed in self._sessions.values():
+            followed.due = -math.inf
+        self._notice()
+
+    def wait(self, seconds: float) -> None:
+        """
+        Return when another poll is worth while: at once if the last one left something to read.
+
+        Else not before `poll_seconds` after the last one, so that events gather; then as soon as a file grew.
+
+        Args:
+            seconds: To wait at most.
+        """
+        until = time.monotonic() + seconds
+        if self.behind:
+            return
+        time.sleep(max(0.0, min(self._polled + self.config.poll_seconds, until) - time.monotonic()))
+        if self._watch:
+            due = min([self._sessions_due, *(followed.due for followed in self._sessions.values())])
+            self._watch.wait(min(until, due) - time.monotonic())
+
+    def unread_bytes(self) -> int:
+        """Return how much is known to be on disk and not acknowledged, half-written last lines included."""
+        files = [file for followed in self._sessions.values() for file in followed.files.values()]
+        for file in files:
+            if file.mark is not None:
+                file.mark.written = max(file.mark.written, file.size)
+        return sum(file.size if file.mark is None else file.mark.missing for file in files)
+
+    def reports(self) -> list[Chunk]:
+        """
+        Return what is to be said of the files that have changed since the last call, as ``FILE`` chunks.
+
+        A session that is alive, and of which nothing else was said for a minute, reports its last file
+        again: a sign of life. Call it again only once the last chunks are published: by then, what ended
+        is forgotten.
+        """
+        for mark in self._ended:
+            self._reported.pop(mark, None)
+            if mark.key not in self._followers:  # else it has come back
+                self._checkpoint.forget(mark)
+        self._ended = []
+        now = time.monotonic()
+        changed: dict[tuple[str, str], list[Mark]] = {}
+        for mark in self._checkpoint.marks():
+            if self._has_news(mark):
+                changed.setdefault((mark.session, mark.node_id), []).append(mark)
+        for followed in self._sessions.values():
+            key = (followed.session.name, followed.node_id)
+            if key not in changed and now - followed.reported_at >= _HEARTBEAT_SECONDS:
+                marks = [file.mark for file in followed.files.values() if file.mark is not None]
+                if marks and discovery.alive(followed.session.name) is not False:
+                    changed[key] = [marks[-1]]
+            if key in changed:
+                followed.reported_at = now
+        return [self._report(*key, lines) for key, marks in changed.items() for lines in self._report_lines(marks)]
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for file in list(self._open):
+            file.close()
+        self._open.clear()
+        self._sessions.clear()
+        if self._watch:
+            self._watch.close()
+            self._watch = None
+
+    # -- what there is to read
+
+    def _notice(self) -> float:
+        """Find out what has grown; return the time."""
+        now = time.monotonic()
+        if now >= self._sessions_due:
+            self._sessions_due = now + self.config.sweep_seconds
+            self._find_sessions()
+        if self._watch:
+            news = self._watch.read()
+            for directory, name in news.grown:
+                if followed := self._sessions.get(directory):
+                    followed.news_at = now
+                    if file := followed.names.get(name):
+                        self._queue(followed, file)
+            for directory in self._sessions if news.overflow else news.changed:
+                if followed := self._sessions.get(directory):
+                    followed.due = -math.inf
+        for followed in list(self._sessions.values()):
+            if now >= followed.due:
+                self._sweep(followed)
+                quiet = now - followed.news_at > _QUIET_SECONDS
+                followed.due = now + self._sweep_seconds * (_QUIET_FACTOR if quiet else 1)
+        while self._rewound:
+            self._read_again(self._rewound.popleft())
+        return now
+
+    def _find_sessions(self) -> None:
+        if self._fixed:
+            return
+        temp_dir = Path(self.config.temp_dir).expanduser()
+        try:
+            found = discovery.sessions(temp_dir)
+        except OSError as error:
+            self._complain(f"{temp_dir}: {error.strerror}; nothing is read there until it can be")
+            return
+        if self.config.sessions == "new":
+            since = self._since(temp_dir, found)
+            found = [session for session in found if session.name >= since]
+        for session in found:
+            if session.events not in self._sessions:
+                log.info("following %s", session.directory)
+                self._sessions[session.events] = _Followed(session)
+
+    def _since(self, temp_dir: Path, found: list[Session]) -> str:
+        """Return the name of the first session to follow; names sort by the time at which sessions began."""
+        note = f"since {temp_dir}"
+        since = self._checkpoint.note(note)
+        if since is None:
+            newest = found[-1].name + "~" if found else ""  # none is the latest: only what begins from now on
+            since = discovery.latest(temp_dir) or newest
+            self._checkpoint.remember(note, since)
+        return since
+
+    def _sweep(self, followed: _Followed) -> None:
+        """List the directory: find files that came, went, were renamed, or grew unnoticed."""
+        session = followed.session
+        if not followed.node_id and session.directory:
+            followed.node_id = discovery.nodes(session.directory).main
+        self._watch_over(session.events)  # before it is listed, so that nothing falls between
+        try:
+            with os.scandir(session.events) as entries:
+                names = {entry.name: entry for entry in entries}
+            followed.listed = True
+            self._listed.add(str(session.events))
+        except (FileNotFoundError, NotADirectoryError):
+            names = {}
+        except OSError as error:
+            self._complain(f"{session.events}: {error.strerror}; its events are not read until it can be")
+            return
+        present: dict[str, EventFile] = {}
+        for name, entry in names.items():
+            file = self._find(followed, name, entry)
+            if file is not None:
+                present[name] = file
+        followed.names = present
+        self._tidy(followed, set(present.values()))
+        if not (names or followed.files or self._fixed or (session.directory and session.directory.exists())):
+            log.info("%s is gone", session.directory)
+            del self._sessions[session.events]
+
+    def _watch_over(self, directory: Path) -> None:
+        if self._watch:
+            try:
+                self._watch.add(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # not there yet
+            except OSError as error:
+                self._complain(
+                    f"inotify on {directory}: {error.strerror}; raise fs.inotify.max_user_watches; "
+                    f"until then it is listed every {self.config.sweep_seconds:g} seconds"
+                )
+
+    def _find(self, followed: _Followed, name: str, entry: os.DirEntry[str]) -> EventFile | None:
+        parsed = discovery.parse(name)
+        wanted = self.config.event_types
+        if parsed is None or (wanted and parsed.event_type not in wanted):
+            return None
+        try:
+            status = entry.stat()
+        except OSError:
+            return None  # renamed or deleted since it was listed: the next listing will tell
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        inode, path = (status.st_dev, status.st_ino), followed.session.events / name
+        file = followed.files.get(inode)
+        if file is None:
+            file = followed.files[inode] = EventFile(path, parsed, inode)
+            if len(self._open) < self._most_open:
+                with suppress(OSError):
+                    self._hold(file)
+        file.path, file.name, file.gone = path, parsed, False
+        seen = (status.st_size, status.st_mtime_ns)
+        if file.seen != seen:
+            file.seen, file.size = seen, max(file.size, status.st_size)
+            followed.news_at = time.monotonic()
+            self._queue(followed, file)
+        return file
+
+    def _tidy(self, followed: _Followed, present: set[EventFile]) -> None:
+        """
+        Let go of files that have no name any more, once they are read to their end and acknowledged.
+
+        Their descriptors pin their inodes and their disk space; so do those of files that were rotated.
+        """
+        for file in list(followed.files.values()):
+            if file in present:
+                if file.name.rotation and file.done:
+                    self._release(file)
+                continue
+            if file.grown():
+                self._queue(followed, file)
+            # Half a line may still be completed: it is given the time from one listing to the next.
+            ends = file.position == file.size or file.gone
+            file.gone = True
+            if file.fd is None or (file.settled and ends and not file.queued):
+                self._drop(followed, file)
+
+    def _queue(self, followed: _Followed, file: EventFile) -> None:
+        group = self._unread.setdefault((followed, file.name.event_type), {})
+        group.setdefault(file.name.stem, {})[file] = None
+        file.queued = True
+
+    def _unqueue(self, followed: _Followed, file: EventFile) -> None:
+        file.queued = False
+        group = (followed, file.name.event_type)
+        stems = self._unread.get(group, {})
+        files = stems.get(file.name.stem, {})
+        files.pop(file, None)
+        if not files:
+            stems.pop(file.name.stem, None)
+        if not stems:
+            self._unread.pop(group, None)
+
+    # -- reading
+
+    def _chunk(self, followed: _Followed, event_type: str) -> Chunk | None:
+        group = (followed, event_type)
+        stems = self._unread.get(group, {})
+        segments: list[Segment] = []
+        parts: list[bytes] = []
+        room = self.config.chunk_bytes
+        while stems and room > 0:
+            stem, files = next(iter(stems.items()))
+            # The oldest of a writer's files comes first; one that is already deleted is older than all.
+            file = max(files, key=lambda file: math.inf if file.gone else file.name.rotation)
+            piece = self._read(followed, file, room, long=not parts)
+            if piece is None and file.more:
+                break  # its next line does not fit; it begins the next chunk
+            if piece is not None and piece.data is not None:
+                assert file.mark is not None
+                segments.append(Segment(*file.mark.key, piece.start, piece.length))
+                parts.append(piece.data)
+                room -= piece.length
+            if file.more:
+                stems[stem] = stems.pop(stem)  # the others' turn
+            else:
+                self._unqueue(followed, file)
+        if stems:
+            self._unread[group] = self._unread.pop(group)  # the next poll begins with another one
+        if not parts:
+            return None
+        return Chunk(
+            cluster=self.config.cluster,
+            session=followed.session.name,
+            node_id=followed.node_id,
+            event_type=event_type,
+            segments=tuple(segments),
+            data=parts[0] if len(parts) == 1 else b"".join(parts),
+        )
+
+    def _read(self, followed: _Followed, file: EventFile, room: int, *, long: bool) -> Piece | None:
+        try:
+            self._hold(file)
+            if file.mark is None and not self._identify(followed, file):
+                file.more = False
+                return None
+            piece = file.read(room, long=long, max_line_bytes=self.config.max_line_bytes)
+        except Changed:
+            file.more = False
+            self._begin_again(followed, file)
+            return None
+        except OSError as error:
+            file.more = False
+            if isinstance(error, FileNotFoundError):
+                followed.due = -math.inf  # it has another name by now, or none: list again
+            else:
+                file.seen = (0, 0)  # the next listing finds it changed, and it is tried again
+                self._complain(f"{file.path}: {error.strerror}; it is not read until it can be")
+            return None
+        if piece is not None:
+            self._take(file, piece)
+        return piece
+
+    def _take(self, file: EventFile, piece: Piece) -> None:
+        assert file.mark is not None
+        if piece.data is None:
+            log.warning(
+                "%s: the line at offset %d is %d bytes long, over max_line_bytes %d; it is skipped",
+                file.path,
+                piece.start,
+                piece.length,
+                self.config.max_line_bytes,
+            )
+            self._checkpoint.skip(file.mark, piece.start, piece.start + piece.length)
+        else:
+            # `bytes.count` looks at each byte; this one leaps from line to line, at a third of the cost
+            file.mark.reading[piece.start] = len(io.BytesIO(piece.data).readlines())
+
+    def _identify(self, followed: _Followed, file: EventFile) -> bool:
+        """Find out which file this is, and how far it was read before; False until it has a whole line."""
+        id = file.identify(followed.session.name)
+        if id is None:
+            return False
+        known = self._checkpoint.newest(id)
+        inode = f"{file.inode[0]:x}:{file.inode[1]:x}"
+        mark = known
+        if mark is None or file.shrunk or (mark.inode == inode and file.size < mark.written):
+            mark = Mark(
+                file=id,
+                generation=known.generation + 1 if known else 0,
+                inode=inode,
+                directory=str(followed.session.events),
+                name=file.path.name,
+                event_type=file.name.event_type,
+                session=followed.session.name,
+                node_id=followed.node_id,
+            )
+            self._checkpoint.add(mark)
+        elif mark.inode == inode:
+            file.position = mark.acknowledged
+        else:
+            # The same first line in another place: a copy, or what came back from a backup. To read it again
+            # costs only time, and what follows the first line may differ.
+            self.mismatches += 1
+            log.info("%s is known, but from another place; it is read again from its start", file.path)
+            mark.inode, mark.directory = inode, str(followed.session.events)
+        mark.written = max(mark.written, file.size)
+        file.mark = mark
+        self._followers.setdefault(mark.key, []).append(file)
+        return True
+
+    def _read_again(self, segment: Segment) -> None:
+        key = segment.file, segment.generation
+        self._checkpoint.mark(key).reading.pop(segment.start, None)
+        for file in self._followers.get(key, ())[:1]:
+            file.again.append((segment.start, segment.end))
+            self._queue(self._followed(file), file)
+
+    def _begin_again(self, followed: _Followed, file: EventFile) -> None:
+        """Go on with an inode that holds something else now; what had not been read of it before is lost."""
+        log.warning("%s was cut or written anew; what had not been read of it is lost", file.path)
+        new = EventFile(file.path, file.name, file.inode)
+        new.fd, file.fd = file.fd, None
+        new.shrunk = True
+        new.seen, new.gone = file.seen, file.gone
+        self._open.pop(file, None)
+        self._open[new] = None
+        self._unfollow(file)
+        followed.files[file.inode] = new
+        followed.names = {name: new if one is file else one for name, one in followed.names.items()}
+        self._queue(followed, new)
+
+    def _hold(self, file: EventFile) -> None:
+        """Open the file, if need be; of too many, let go of the one that was not read for longest."""
+        if file.fd is None:
+            while len(self._open) >= self._most_open:
+                named = [one for one in self._open if not one.gone]
+                if not named:
+                    break
+                # One that is not done can be opened again too, unless it is deleted meanwhile.
+                self._release(next((one for one in named if one.done), named[0]))
+            file.open()
+        self._open.pop(file, None)
+        self._open[file] = None
+
+    def _release(self, file: EventFile) -> None:
+        file.close()
+        self._open.pop(file, None)
+
+    def _drop(self, followed: _Followed, file: EventFile) -> None:
+        self._release(file)
+        self._unqueue(followed, file)
+        self._unfollow(file)
+        del followed.files[file.inode]
+
+    def _unfollow(self, file: EventFile) -> None:
+        if file.mark is not None:
+            file.mark.written = max(file.mark.written, file.size)
+            files = self._followers[file.mark.key]
+            files.remove(file)
+            if not files:
+                del self._followers[file.mark.key]
+
+    def _followed(self, file: EventFile) -> _Followed:
+        return self._sessions[file.path.parent]
+
+    # -- reports
+
+    def _has_news(self, mark: Mark) -> bool:
+        """Bring `mark` up to date, and say whether it differs from what was last reported."""
+        files = self._followers.get(mark.key, ())
+        for file in files:
+            mark.written = max(mark.written, file.size)
+            mark.node_id = mark.node_id or self._followed(file).node_id
+        ended = not files and self._is_gone(mark)
+        if ended:
+            self._ended.append(mark)
+        state = (mark.written, mark.acknowledged, mark.events, mark.skipped, mark.missing if ended else 0)
+        if (not files and not ended) or self._reported.get(mark) == state:
+            return False
+        self._reported[mark] = state
+        self._checkpoint.touch(mark)  # how much was written, for whoever comes after us
+        return True
+
+    def _is_gone(self, mark: Mark) -> bool:
+        """Say whether there is no file for `mark` any more, and nothing of it is on its way."""
+        followed = self._sessions.get(Path(mark.directory))
+        if mark.reading:
+            return False
+        if followed is None:
+            return mark.directory in self._listed
+        return followed.listed and all(file.tried for file in followed.files.values())
+
+    def _report_lines(self, marks: list[Mark]) -> Iterator[list[bytes]]:
+        now_ms = time.time_ns() // 1_000_000
+        ended = set(self._ended)
+        lines = [
+            msgspec.json.encode(
+                {
+                    "event_data": {
+                        "file": mark.file,
+                        "generation": mark.generation,
+                        "name": mark.name,
+                        "event_type": mark.event_type,
+                        "node_id": mark.node_id,
+                        "written_bytes": mark.written,
+                        "published_bytes": mark.acknowledged,
+                        "published_events": mark.events,
+                        "skipped_bytes": mark.skipped,
+                        "lost_bytes": mark.missing if mark in ended else 0,
+                        "reported_ms": now_ms,
+                    },
+                    "source_type": "RAYTRAIL_FILE",
+                    "timestamp": now_ms // 1000,
+                }
+            )
+            + b"\n"
+            for mark in marks
+        ]
+        size = max(1, self.config.chunk_bytes // max(map(len, lines)))
+        for first in range(0, len(lines), size):
+            yield lines[first : first + size]
+
+    def _report(self, session: str, node_id: str, lines: list[bytes]) -> Chunk:
+        return Chunk(
+            cluster=self.config.cluster,
+            session=session,
+            node_id=node_id,
+            event_type="FILE",
+            segments=(),
+            data=b"".join(lines),
+        )
+
+    def _forget_the_vanished(self) -> None:
+        """Forget files whose whole directory went away while no agent ran."""
+        marks = [mark for mark in self._checkpoint.marks() if Path(mark.directory) not in self._sessions]
+        for directory, group in itertools.groupby(
+            sorted(marks, key=lambda mark: mark.directory), lambda mark: mark.directory
+        ):
+            if not Path(directory).exists():
+                gone = list(group)
+                if missing := sum(mark.missing for mark in gone):
+                    log.warning("%s is gone; %d bytes of it had not been published", directory, missing)
+                for mark in gone:
+                    self._checkpoint.forget(mark)
+
+    def _complain(self, message: str) -> None:
+        if message not in self._complained:
+            self._complained.add(message)
+            log.warning("%s", message)
+
+
+def _watch() -> Watch | None:
+    try:
+        return Watch()
+    except OSError as error:
+        log.warning("no inotify: %s; all files are looked at each time instead", error.strerror)
+        return None

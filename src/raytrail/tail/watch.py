@@ -1,0 +1,99 @@
+"""What the kernel says has grown: inotify, by ctypes, on whole directories."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+# <sys/inotify.h>
+_MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
+_DELETE_SELF, _MOVE_SELF, _OVERFLOW, _IGNORED, _ONLYDIR = 0x400, 0x800, 0x4000, 0x8000, 0x01000000
+_MASK = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+_EVENT = struct.Struct("iIII")
+"""
+struct inotify_event: | wd: int | mask: uint32 | cookie: uint32 | len: uint32 | name: len bytes, zeros |
+"""
+
+
+class News(NamedTuple):
+    """What has happened since `Watch.read` was last called."""
+
+    grown: set[tuple[Path, str]]
+    """Directory and name of files that were written to."""
+    changed: set[Path]
+    """Directories in which a file appeared, vanished or was renamed, or that vanished themselves."""
+    overflow: bool
+    """The kernel dropped events: look at everything."""
+
+
+class Watch:
+    """
+    Directories under watch.
+
+    Raises:
+        OSError: There is no inotify here, or no more of it.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(self._libc, "inotify_init1"):
+            raise OSError(errno.ENOSYS, "no inotify on this system")
+        self._fd = self._call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC)
+        self._directories: dict[int, Path] = {}
+
+    def add(self, directory: Path) -> None:
+        """
+        Watch `directory`, if it is not watched yet.
+
+        Raises:
+            OSError: It is not there, or the user's watches are used up (fs.inotify.max_user_watches).
+        """
+        if directory not in self._directories.values():
+            self._directories[self._call("inotify_add_watch", self._fd, os.fsencode(directory), _MASK)] = directory
+
+    def wait(self, seconds: float) -> None:
+        """Return when there are news, or the time is over."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.poll(max(0, seconds) * 1000)
+
+    def read(self) -> News:
+        """Return the news, without waiting for any."""
+        news = News(set(), set(), False)
+        while True:
+            try:
+                events = os.read(self._fd, 64 * 1024)
+            except BlockingIOError:
+                return news
+            offset = 0
+            while offset < len(events):
+                watch, mask, _, length = _EVENT.unpack_from(events, offset)
+                name = events[offset + _EVENT.size : offset + _EVENT.size + length]
+                offset += _EVENT.size + length
+                if mask & _OVERFLOW:
+                    news = news._replace(overflow=True)
+                elif directory := self._directories.get(watch):
+                    if mask & _MODIFY:
+                        news.grown.add((directory, os.fsdecode(name.rstrip(b"\0"))))
+                    else:
+                        news.changed.add(directory)
+                    if mask & _MOVE_SELF:
+                        self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
+                    if mask & _IGNORED:
+                        del self._directories[watch]
+
+    def close(self) -> None:
+        """Stop watching."""
+        os.close(self._fd)
+
+    def _call(self, name: str, *arguments: object) -> int:
+        result: int = getattr(self._libc, name)(*arguments)
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return result

@@ -1,0 +1,285 @@
+"""
+A real Ray of one's own: on free ports, in its own directory, exporting its events.
+
+    with ray_cluster() as cluster:
+        cluster.run([sys.executable, "demo/workload.py"])
+        record(cluster.dashboard_url, Path("answers.json"))
+        cluster.stop()
+        ...  # the files in cluster.session_dir are complete now
+
+Ray runs in processes of its own and is never imported here; several clusters can run side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytrail.errors import ConfigError, RaytrailError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+HOST = "127.0.0.1"
+
+EXPORT_SYSTEM_CONFIG: Mapping[str, Any] = {
+    "enable_export_api_write": True,
+    # the default, 10,000, loses the tail of a driver that makes more than 2,500 tasks a second
+    "export_task_events_write_batch_size": 1_000_000,
+    "task_events_report_interval_ms": 500,
+}
+"""What Ray's C++ processes need to export all of their events."""
+
+EXPORT_ENVIRONMENT: Mapping[str, str] = {
+    "RAY_enable_export_api_write": "1",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
+"""What its Python processes need, drivers included."""
+
+
+class RayCluster:
+    """A Ray that `ray_cluster` started."""
+
+    def __init__(
+        self,
+        temp_dir: Path,
+        ports: Sequence[int],
+        environment: Mapping[str, str],
+        process: subprocess.Popen[bytes],
+    ) -> None:
+        self.temp_dir = temp_dir
+        """Ray's temporary directory, which holds its sessions."""
+        self.address = f"{HOST}:{ports[0]}"
+        """Of the GCS, for `ray.init`."""
+        self.dashboard_url = f"http://{HOST}:{ports[1]}"
+        self.environment = {
+            **environment,
+            "RAY_ADDRESS": self.address,
+            "RAY_API_SERVER_ADDRESS": self.dashboard_url,
+        }
+        """What a driver is to be started with, so that its events are exported too."""
+        self._process = process
+
+    @property
+    def session_dir(self) -> Path:
+        """The session's directory; it stays when the cluster stops."""
+        return (self.temp_dir / "session_latest").resolve()
+
+    @property
+    def log(self) -> str:
+        """What ``ray start`` has printed."""
+        return (self.temp_dir / "start.log").read_text(errors="replace")
+
+    def run(
+        self, command: Sequence[str | Path], *, timeout_seconds: float = 120.0, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """
+        Run a driver to its end and return what it printed.
+
+        Raises:
+            RaytrailError: It ended with an error, and `check` is set.
+            subprocess.TimeoutExpired: It took longer, and was killed.
+
+        """
+        done = subprocess.run(
+            list(map(str, command)),
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_seconds,
+            check=False,
+        )
+        if check and done.returncode:
+            raise RaytrailError(f"{command} ended with {done.returncode}; it printed:\n{done.stdout[-4000:]}")
+        return done
+
+    def ask(self, path: str, *, timeout_seconds: float = 10.0) -> Any:
+        """Return the dashboard's answer to a GET of `path`, decoded."""
+        with urllib.request.urlopen(self.dashboard_url + path, timeout=timeout_seconds) as reply:
+            return json.load(reply)
+
+    def stop(self, *, timeout_seconds: float = 60.0) -> None:
+        """
+        End Ray, and any process of it that outlives that. Does nothing where it has ended.
+
+        It is asked first, so that every process writes out what it holds.
+        """
+        ours = _processes_of(self._process.pid, self.temp_dir)
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_seconds)
+        # workers leave on their own when their raylet has; what does not is killed
+        deadline = time.monotonic() + 10
+        while _alive(ours) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        ours |= _processes_of(self._process.pid, self.temp_dir)
+        for pid in _alive(ours):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+    def wait_until_ready(self, deadline: float) -> None:
+        """
+        Wait until the dashboard lists a living node and takes jobs.
+
+        Raises:
+            RaytrailError: It did not by `deadline` (`time.monotonic`), or Ray ended.
+
+        """
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RaytrailError(f"ray start ended with {self._process.returncode}; it printed:\n{self.log}")
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                nodes = self.ask("/api/v0/nodes")["data"]["result"]["result"]
+                self.ask("/api/jobs/")
+                if any(node["state"] == "ALIVE" for node in nodes):
+                    return
+            time.sleep(0.2)
+        raise RaytrailError(f"no Ray at {self.dashboard_url} in time; ray start printed:\n{self.log}")
+
+
+@contextmanager
+def ray_cluster(
+    *,
+    temp_dir: Path | None = None,
+    export: bool = True,
+    num_cpus: int = 4,
+    system_config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    start_seconds: float = 90.0,
+) -> Iterator[RayCluster]:
+    """
+    Start a Ray of one node and yield it; stop it at the end, if `RayCluster.stop` has not.
+
+    Args:
+        temp_dir: Ray's temporary directory, kept at the end; short, as the paths of Ray's sockets must stay
+            below 107 bytes. None makes one in /tmp and deletes it at the end.
+        export: Whether Ray writes its export event files.
+        num_cpus: How many CPUs Ray is to believe in.
+        system_config: Further entries of Ray's system config.
+        environment: Further variables of Ray's environment, and of its drivers'.
+        start_seconds: How long it may take to start.
+
+    Raises:
+        ConfigError: There is no `ray` beside this Python.
+        RaytrailError: Ray did not start.
+
+    """
+    executable = Path(sys.executable).with_name("ray")
+    if not executable.exists():
+        raise ConfigError(f"no ray command: {executable} is not there; install ray[default] in its environment")
+    kept = temp_dir is not None
+    directory = temp_dir or Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
+    directory.mkdir(parents=True, exist_ok=True)
+    config = {**(EXPORT_SYSTEM_CONFIG if export else {}), **(system_config or {})}
+    # a RAY_ADDRESS or the like from outside would lead elsewhere
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    variables |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # else a node that is told to end waits half a minute for its detached actors
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        **(EXPORT_ENVIRONMENT if export else {}),
+        **(environment or {}),
+    }
+    ports = _free_ports(9)
+    command: list[str] = [
+        *(str(executable), "start", "--head", "--block", "--disable-usage-stats", "--log-color=false"),
+        *("--node-ip-address", HOST, "--temp-dir", str(directory), "--num-cpus", str(num_cpus)),
+        *("--include-dashboard", "true", "--dashboard-host", HOST, "--object-store-memory", str(200 << 20)),
+        *("--port", str(ports[0]), "--dashboard-port", str(ports[1])),
+        *("--dashboard-agent-listen-port", str(ports[2]), "--dashboard-agent-grpc-port", str(ports[3])),
+        *("--metrics-export-port", str(ports[4]), "--runtime-env-agent-port", str(ports[5])),
+        *("--node-manager-port", str(ports[6]), "--object-manager-port", str(ports[7])),
+        *("--ray-client-server-port", str(ports[8])),
+        # any free port: the default range is the same for every Ray of a machine
+        *("--min-worker-port", "0", "--max-worker-port", "0"),
+    ]
+    if config:
+        command += ["--system-config", json.dumps(config)]
+    try:
+        with (directory / "start.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        cluster = RayCluster(directory, ports, variables, process)
+        try:
+            cluster.wait_until_ready(time.monotonic() + start_seconds)
+            yield cluster
+        finally:
+            cluster.stop()
+    finally:
+        if not kept:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that are free now; all at once, so that none is given twice."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def _processes_of(leader: int, temp_dir: Path) -> set[tuple[int, str]]:
+    """
+    Return the processes below `leader`, and those whose command line names `temp_dir`.
+
+    Each with the time it started, as a process id may be used again. Ray's workers rename themselves to
+    ``ray::f``, but stay below their raylet until that is gone.
+    """
+    marker = f"{temp_dir}/".encode()
+    parents: dict[int, int] = {}
+    started: dict[int, str] = {}
+    named: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        stat = _stat(pid)
+        if stat is None:
+            continue
+        parents[pid], started[pid] = int(stat[1]), stat[19]
+        with contextlib.suppress(OSError):
+            if marker in (entry / "cmdline").read_bytes():
+                named.add(pid)
+    named.discard(os.getpid())
+    ours, grown = {leader, *named}, 0
+    while grown != len(ours):
+        grown = len(ours)
+        ours |= {pid for pid, parent in parents.items() if parent in ours}
+    return {(pid, started[pid]) for pid in ours if pid in started}
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/<pid>/stat from the third on, its state; None where it is gone or dead."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields
+
+
+def _alive(processes: set[tuple[int, str]]) -> list[int]:
+    return [pid for pid, started in processes if (stat := _stat(pid)) is not None and stat[19] == started]

@@ -1,0 +1,119 @@
+"""Tables that fit the terminal, and rows for programs."""
+
+import pytest
+from rich.console import Console
+
+from raytrail.cli import _output
+from raytrail.cli._output import Field, table
+
+TASK_ID = "c8ef45ccd0112571ffffffffffffffffffffffff01000000"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of so many columns."""
+
+    def terminal(width):
+        monkeypatch.setattr(_output, "_console", lambda: Console(width=width, highlight=False))
+
+    return terminal
+
+
+def lines(capsys):
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_columns_that_do_not_fit_are_left_out_the_least_interesting_first(terminal, capsys):
+    terminal(30)
+    fields = [Field("a"), Field("b", rank=1), Field("c", rank=2)]
+    rows = [{"a": "x" * 10, "b": "y" * 10, "c": "z" * 10}]
+    assert table(fields, rows) == ["c"]
+    assert lines(capsys) == ["a           b", "xxxxxxxxxx  yyyyyyyyyy"]
+
+
+def test_ids_are_never_cut_wrapped_or_left_out(terminal, capsys):
+    terminal(20)
+    assert table([Field("task_id", whole=True), Field("name", rank=1)], [{"task_id": TASK_ID, "name": "f"}]) == ["name"]
+    assert lines(capsys) == ["task_id", TASK_ID]
+
+
+def test_long_texts_are_cut_and_take_what_room_the_others_leave(terminal, capsys):
+    rows = [{"text": "word " * 20, "n": 1}]
+    terminal(60)
+    table([Field("text"), Field("n")], rows)
+    # what is left over of 60 goes to the text
+    assert [len(line) for line in lines(capsys)] == [58, 58]
+    terminal(30)
+    table([Field("text"), Field("n")], rows)
+    assert lines(capsys)[1].split("  ")[0].endswith("…")
+
+
+def test_off_a_terminal_nothing_is_cut(capsys):
+    text = "word " * 100
+    assert table([Field("a"), Field("b", rank=1)], [{"a": text, "b": text}]) == []
+    assert lines(capsys)[1] == f"{text.strip()}  {text.strip()}"
+
+
+def test_numbers_stand_to_the_right_and_times_are_readable(terminal, capsys):
+    terminal(80)
+    rows = [{"n": 5, "at_ms": 1_795_419_718_123}, {"n": 12345, "at_ms": None}]
+    table([Field("n"), Field("at_ms")], rows)
+    assert lines(capsys) == ["    n  at_ms", "    5  2026-11-23 07:41:58.123Z", "12345"]
+
+
+def test_letters_that_take_two_cells_keep_the_columns_straight(terminal, capsys):
+    terminal(80)
+    table([Field("name"), Field("state")], [{"name": "訓練", "state": "A"}, {"name": "f", "state": "B"}])
+    assert lines(capsys) == ["name  state", "訓練  A", "f     B"]
+
+
+def test_line_breaks_markup_and_what_steers_a_terminal_are_only_text(terminal, capsys):
+    terminal(80)
+    text = "[red]a\n\x1b[36mray::f()\x1b[39m[/red] \x1b]0;title\x07"
+    table([Field("name")], [{"name": text}])
+    assert lines(capsys)[1] == "[red]a ray::f()[/red] \ufffd]0;title\ufffd"
+    _output.record({"name": text})
+    assert lines(capsys) == ["name  [red]a", "      ray::f()[/red] \ufffd]0;title\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"),
+     (2_100_000_000, "2.1 GB"), (3 * 10**15, "3000.0 TB")],
+)  # fmt: skip
+def test_sizes_are_in_decimal_units(count, text):
+    assert _output.size(count) == text
+
+
+def test_a_row_in_full_leaves_out_what_is_not_known_and_says_so(capsys):
+    events = [{"state": "A" * 40}, {"s": "B" * 40}]
+    _output.record({"name": "f", "error": None, "message": "one\ntwo", "events": events})
+    done = capsys.readouterr()
+    assert done.out.splitlines() == [
+        "name     f",
+        "message  one",
+        "         two",
+        "events   [",
+        '           {"state":"' + "A" * 40 + '"},',
+        '           {"s":"' + "B" * 40 + '"}',
+        "         ]",
+    ]
+    assert done.err == "not known: error\n"
+
+
+def test_whole_numbers_of_any_size_are_written(capsys):
+    _output.write_json([{"n": 2**100}, {"n": 1}])
+    assert capsys.readouterr().out == '[\n{"n":1267650600228229401496703205376},\n{"n":1}\n]\n'
+
+
+def test_a_file_is_replaced_only_when_all_is_written(tmp_path):
+    def rows():
+        yield {"n": 1}
+        raise OSError("the disk is full")
+
+    target = tmp_path / "rows.json"
+    target.write_text("old")
+    with pytest.raises(OSError, match="full"):
+        _output.write_json(rows(), target)
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

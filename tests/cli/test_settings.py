@@ -1,0 +1,127 @@
+"""Settings: file, environment and flags, and how they are shown."""
+
+import json
+
+import msgspec
+import pytest
+
+from raytrail import config
+from raytrail.cli import USAGE
+from raytrail.config import Config, load
+from raytrail.errors import ConfigError
+
+
+def test_every_setting_has_a_meaning_a_kind_and_a_flag_of_its_own():
+    every = config.settings()
+    assert len(every) == sum(len(table.type.__struct_fields__) for table in msgspec.structs.fields(Config))
+    assert [one.key for one in every if not one.doc or not one.kind] == []
+    assert len({one.flag for one in every}) == len(every)
+
+
+def test_later_ones_win_flag_over_environment_over_file(tmp_path):
+    file = tmp_path / "raytrail.toml"
+    file.write_text('[tail]\npoll_seconds = 1\nsweep_seconds = 1\nchunk_bytes = 2048\nevent_types = ["TASK"]\n')
+    environ = {"RAYTRAIL_TAIL_SWEEP_SECONDS": "2", "RAYTRAIL_TAIL_CHUNK_BYTES": "4096"}
+    tail = load(file, environ, {"tail": {"chunk_bytes": "8192", "inotify": False}}).tail
+    assert (tail.poll_seconds, tail.sweep_seconds, tail.chunk_bytes) == (1.0, 2.0, 8192)
+    assert (tail.event_types, tail.inotify) == (("TASK",), False)
+
+
+def test_the_file_may_be_named_in_the_environment(tmp_path):
+    (tmp_path / "x.toml").write_text("[server]\nport = 1\n")
+    assert load(None, {"RAYTRAIL_CONFIG": str(tmp_path / "x.toml")}, {}).server.port == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"RAYTRAIL_TAIL_POLL_SECONDS": "0"}, "RAYTRAIL_TAIL_POLL_SECONDS='0': Expected `float` > 0.0"),
+        ({"RAYTRAIL_TAIL_INOTIFY": "perhaps"}, "RAYTRAIL_TAIL_INOTIFY='perhaps': Expected `bool`, got `str`"),
+        ({"RAYTRAIL_TAIL_SESSIONS": "old"}, "RAYTRAIL_TAIL_SESSIONS='old': Invalid enum value 'old'"),
+        (
+            {"RAYTRAIL_TAIL_POL_SECONDS": "1"},
+            "no setting RAYTRAIL_TAIL_POL_SECONDS (='1') in the environment; did you mean RAYTRAIL_TAIL_POLL_SECONDS?",
+        ),
+    ],
+)
+def test_a_wrong_variable_stops_the_start(environ, says):
+    with pytest.raises(ConfigError) as caught:
+        load(None, environ, {})
+    assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[tail]\npol_seconds = 1\n", "Object contains unknown field `pol_seconds` - at `$.tail`"),
+        ("[agent]\nin_flight_bytes = 1\n", "Expected `int` >= 1024 - at `$.agent.in_flight_bytes`"),
+        ("[tail\n", "Expected ']' at the end of a table declaration (at line 1, column 6)"),
+    ],
+)
+def test_a_wrong_file_stops_the_start(tmp_path, text, says):
+    file = tmp_path / "raytrail.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {}, {})
+    assert str(caught.value) == f"{file}: {says}"
+
+
+def test_an_absent_file_stops_the_start(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "none.toml", {}, {})
+    assert str(caught.value) == (
+        f"settings file {tmp_path}/none.toml: No such file or directory; create it, or mend its path"
+    )
+
+
+def test_what_kubernetes_says_about_a_service_named_raytrail_server_is_no_setting():
+    environ = {
+        "RAYTRAIL_SERVER_PORT": "tcp://10.0.0.1:8365",
+        "RAYTRAIL_SERVER_SERVICE_HOST": "10.0.0.1",
+        "RAYTRAIL_SERVER_SERVICE_PORT_HTTP": "8365",
+        "RAYTRAIL_SERVER_PORT_8365_TCP_ADDR": "10.0.0.1",
+        "RAYTRAIL_SERVER_PORT_8365_TCP": "tcp://10.0.0.1:8365",
+    }
+    assert load(None, environ, {}) == Config()
+
+
+def test_the_store_lies_beside_the_checkpoint_unless_it_is_given():
+    assert str(config.store_dir(load(None, {"RAYTRAIL_TAIL_STATE_DIR": "/x"}, {}))) == "/x/store"
+    assert str(config.store_dir(load(None, {"RAYTRAIL_STORE_DIR": "/y"}, {}))) == "/y"
+
+
+def test_settings_are_shown_with_where_they_come_from(run, tmp_path, monkeypatch):
+    file = tmp_path / "raytrail.toml"
+    file.write_text("[tail]\npoll_seconds = 0.5\n")
+    monkeypatch.setenv("RAYTRAIL_SERVER_PORT", "9000")
+    rows = {r["setting"]: r for r in json.loads(run("settings", "--config", file, "--format", "json").stdout)}
+    assert (rows["tail.poll_seconds"]["value"], rows["tail.poll_seconds"]["from"]) == (0.5, str(file))
+    assert (rows["server.port"]["value"], rows["server.port"]["from"]) == (9000, "environment")
+    assert (rows["server.host"]["value"], rows["server.host"]["from"]) == ("127.0.0.1", "default")
+    table = run("settings").stdout.splitlines()
+    assert table[0].split() == ["setting", "value", "from", "meaning"]
+    assert len(table) == len(rows) + 1
+
+
+def test_the_docs_table_holds_defaults_that_are_the_same_on_every_machine(run):
+    text = run("settings", "--format", "markdown").stdout
+    assert text == config.markdown()
+    assert (
+        "| `tail.poll_seconds`<br>`RAYTRAIL_TAIL_POLL_SECONDS`<br>`--poll-seconds` | `0.1`<br>number, > 0 | "
+        "How often new bytes are looked for; also the most that an event waits for company. |\n"
+    ) in text
+    assert "| `max(1, os.cpu_count() or 1)`<br>integer, >= 1 | Threads of the engine. |" in text
+
+
+def test_a_commands_flags_are_those_of_the_settings_it_minds(run):
+    text = run("agent", "--help").stdout
+    assert "--poll-seconds SECONDS" in text
+    assert "--inotify / --no-inotify" in text
+    assert "[default: 256 * 1024]" in text
+    assert "--port" not in text
+    assert "--store DIR" in run("list", "--help").stdout
+
+
+def test_a_wrong_flag_names_itself(run):
+    done = run("agent", "--to", "memory://", "--poll-seconds", "soon", code=USAGE)
+    assert done.stderr == "raytrail: error: --poll-seconds='soon': Expected `float`, got `str`\n"

@@ -1,0 +1,142 @@
+"""Every entity against `raytrail.testing.check_entity`, with made-up events and with those of a real session."""
+
+import base64
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raytrail.entities import installed
+from raytrail.entities.task import STATES
+from raytrail.testing import check_entity
+from raytrail.testing.entities import line
+
+ids = st.integers(0, 2).map(lambda n: base64.b64encode(bytes([n + 1]) * 24).decode())
+texts = st.sampled_from(["", "a", "b"])
+ints = st.sampled_from(["0", "1795419645785137628", "1795419645785137629"])
+maps = st.sampled_from([{}, {"CPU": 1}, {"CPU": 0.5, "é": 2}])
+spans = st.lists(
+    st.fixed_dictionaries(
+        {
+            "event_name": st.sampled_from(["task::f", "task:execute"]),
+            "start_time": ints,
+            "end_time": ints,
+            "extra_data": st.just("{}"),
+        }
+    ),
+    max_size=2,
+    unique_by=str,
+)
+
+
+def some(**fields):
+    """An object with some of these fields, as Ray leaves out what is not known."""
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+STRATEGIES = {
+    "task": st.builds(
+        lambda key, rest: {**key, **rest},
+        st.fixed_dictionaries({"task_id": ids, "attempt_number": st.integers(0, 1), "job_id": st.just("AQAAAA==")}),
+        some(
+            task_info=some(type=st.just("NORMAL_TASK"), func_or_class_name=st.just("f"), required_resources=maps),
+            state_updates=some(
+                node_id=ids,
+                worker_pid=st.integers(0, 3),
+                error_info=some(error_type=st.just("WORKER_DIED"), error_message=texts),
+                state_ts_ns=st.dictionaries(st.sampled_from([str(n) for n, _ in STATES]), ints, max_size=3),
+            ),
+            profile_events=some(component_id=ids, component_type=st.just("worker"), events=spans),
+        ),
+    ),
+    "actor": st.fixed_dictionaries(
+        {
+            "actor_id": ids,
+            "state": st.sampled_from(["PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD"]),
+            "pid": st.integers(0, 2),
+            "name": texts,
+            "node_id": st.one_of(st.just(""), ids),
+            "death_cause": st.sampled_from([{}, {"actor_died_error_context": {"reason": "RAY_KILL"}}]),
+        }
+    ),
+    "node": st.fixed_dictionaries(
+        {
+            "node_id": ids,
+            "state": st.sampled_from(["ALIVE", "DEAD"]),
+            "end_time_ms": ints,
+            "resources_total": maps,
+        }
+    ),
+    "driver_job": st.fixed_dictionaries(
+        {"job_id": ids, "is_dead": st.booleans(), "end_time": ints, "config": some(metadata=maps)}
+    ),
+    "submission_job": st.fixed_dictionaries(
+        {
+            "submission_job_id": st.sampled_from(["s1", "s2"]),
+            "status": st.sampled_from(["PENDING", "RUNNING", "FAILED"]),
+            "message": texts,
+        }
+    ),
+    "dataset": st.fixed_dictionaries(
+        {
+            "dataset_id": st.sampled_from(["d1", "d2"]),
+            "state": st.sampled_from(["PENDING", "RUNNING", "FINISHED"]),
+            "start_time": st.sampled_from([0.0, 1795419748.1057112]),
+            "topology": st.just({"operators": [{"name": "Input", "args": {"a": "1"}}]}),
+        }
+    ),
+    "operator_schema": st.fixed_dictionaries({"operator_uuid": st.sampled_from(["u1", "u2"]), "schema_fields": maps}),
+    "operator_event": st.fixed_dictionaries(
+        {
+            "dataset_id": st.sampled_from(["d1"]),
+            "operator_id": st.sampled_from(["o1", "o2"]),
+            "event_type": st.just("ISSUE_DETECTION_HANGING"),
+            "event_time": st.sampled_from([1.5, 2.5]),
+            "message": st.just("m"),
+        }
+    ),
+    "train_run": st.fixed_dictionaries(
+        {
+            "id": st.sampled_from(["r1", "r2"]),
+            "status": st.sampled_from(["RUNNING", "FINISHED"]),
+            "job_id": ids,
+        }
+    ),
+    "train_run_attempt": st.fixed_dictionaries(
+        {
+            "run_id": st.just("r1"),
+            "attempt_id": st.sampled_from(["a1", "a2"]),
+            "status": st.sampled_from(["PENDING", "RUNNING", "FINISHED"]),
+            "workers": st.sampled_from([[], [{"world_rank": 0}]]),
+        }
+    ),
+    "file": st.fixed_dictionaries(
+        {
+            "file": st.sampled_from(["f1", "f2"]),
+            "generation": st.integers(0, 1),
+            "written_bytes": st.integers(0, 9),
+        }
+    ),
+}
+
+
+def test_every_entity_with_events_has_a_strategy():
+    assert STRATEGIES.keys() == {entity.name for entity in installed().values() if not entity.view}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_the_fold_minds_neither_order_nor_repetition(name):
+    entity = installed()[name]
+
+    @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        st.lists(st.tuples(st.integers(1795419640, 1795419642), STRATEGIES[name]), min_size=1, max_size=6),
+        st.integers(0, 2**32),
+    )
+    def check(events, seed):
+        # a writer's file is in the order of its timestamps
+        events.sort(key=lambda event: event[0])
+        check_entity(entity, [line(entity, *event) for event in events], seed=seed)
+
+    check()

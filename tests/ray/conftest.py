@@ -1,0 +1,55 @@
+"""A real Ray that has done the demo's work, answered for it, and is gone."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from raytrail.testing.ray_cluster import ray_cluster
+from raytrail.testing.record import record
+
+WORKLOAD = Path(__file__).parents[2] / "demo" / "workload.py"
+
+JOB_GRACE_SECONDS = 2
+"""How long after a job's end GCS fails what it left open; Ray's default of 15 would only make us wait."""
+
+
+@pytest.fixture(scope="session")
+def recorded_session():
+    """Yield the directory of a session that has ended, and what its Ray answered just before it did."""
+    # short: the paths of Ray's sockets have to stay below 107 bytes
+    temp_dir = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
+    try:
+        grace = {"gcs_mark_task_failed_on_job_done_delay_ms": JOB_GRACE_SECONDS * 1000}
+        with ray_cluster(temp_dir=temp_dir, system_config=grace) as cluster:
+            cluster.run([sys.executable, WORKLOAD], timeout_seconds=240)
+            wait_until_quiet(cluster)
+            recorded = record(cluster.dashboard_url, temp_dir / "recorded.json")
+            # actors' events tell whole seconds: what the end brings must not fall into that of the answers
+            time.sleep(1.1)
+            cluster.stop()
+            yield cluster.session_dir, recorded
+    finally:
+        shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def wait_until_quiet(cluster, deadline_seconds=60):
+    """Wait until no task is open, drivers aside, and two answers a second apart are the same."""
+    deadline = time.monotonic() + deadline_seconds
+    before = None
+    while time.monotonic() < deadline:
+        rows = {
+            resource: cluster.ask(f"/api/v0/{resource}?detail=1&limit=10000")["data"]["result"]["result"]
+            for resource in ("tasks", "actors", "jobs")
+        }
+        open_tasks = [row for row in rows["tasks"] if row["state"] not in ("FINISHED", "FAILED")]
+        if not open_tasks and rows == before:
+            return
+        before = rows
+        time.sleep(1)
+    raise AssertionError(f"still open after {deadline_seconds} s: {open_tasks}")

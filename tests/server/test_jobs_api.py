@@ -1,0 +1,46 @@
+"""Ray's Jobs API over HTTP, on a real session."""
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+MOMENT = 1795420011999
+
+
+@pytest.mark.parametrize("path", ["/api/version", "/api/ray/version"])
+async def test_clients_learn_a_version_that_they_accept(path, client):
+    answer = (await client.get(f"/clusters/varied{path}")).json()
+    assert answer == {
+        "version": "4",
+        "ray_version": "2.60.0",
+        "ray_commit": "",
+        "session_name": "session_2026-11-23_07-40-30_867494_13129",
+    }
+
+
+async def test_jobs_are_those_of_the_live_cluster_submissions_first(client, said):
+    jobs = (await client.get(f"/clusters/varied/at/{MOMENT}/api/jobs/")).json()
+    types = [job["type"] for job in jobs]
+    assert types == sorted(types, reverse=True)
+    assert len(jobs) == 11
+    assert all(job in said["jobs"] for job in jobs)
+
+
+async def test_a_driver_that_runs_has_not_ended_at_0(client):
+    job = (await client.get(f"/clusters/varied/at/{MOMENT}/api/jobs/0a000000")).json()
+    assert (job["status"], job["end_time"]) == ("RUNNING", 0)
+    then = (await client.get("/clusters/varied/at/1795419806000/api/jobs/my_stopped_job")).json()
+    assert (then["status"], then["end_time"]) == ("PENDING", None)
+
+
+@pytest.mark.parametrize("id", ["raysubmit_bEeMngkA3HeNFYCe", "05000000"])
+async def test_a_job_is_found_by_its_submission_and_by_its_driver(id, client):
+    job = (await client.get(f"/clusters/varied/api/jobs/{id}")).json()
+    assert (job["submission_id"], job["job_id"]) == ("raysubmit_bEeMngkA3HeNFYCe", "05000000")
+    assert job["driver_info"] == {"id": "05000000", "node_ip_address": "192.0.2.2", "pid": "17338"}
+    assert job["runtime_env"] == {"env_vars": {"X": "1"}}
+
+
+async def test_a_job_that_was_not_there_is_not_found(client):
+    answer = await client.get("/clusters/varied/api/jobs/raysubmit_beemngka3henfyce")
+    assert (answer.status_code, answer.text) == (404, "Job raysubmit_beemngka3henfyce does not exist")

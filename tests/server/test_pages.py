@@ -1,0 +1,113 @@
+"""The pages for people."""
+
+import base64
+import hashlib
+import re
+from html import unescape
+
+import pytest
+
+from raytrail.server import pages
+
+pytestmark = pytest.mark.anyio
+
+SESSION = "session_2026-11-23_07-40-30_867494_13129"
+
+
+def text(page):
+    """What a reader sees of a page."""
+    body = re.sub(r"<style>.*?</style>", "", page.text, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+async def test_the_first_page_lists_the_clusters_with_how_complete_they_are(client):
+    page = await client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert f"varied {SESSION} ended complete 41 inferred 2026-11-23 07:40:39 6 min 14 s 2,398 58 11 2" in text(page)
+    assert f'href="clusters/{SESSION}/"' in page.text
+
+
+async def test_an_empty_history_says_how_to_fill_it(made_client):
+    page = await made_client.get("/")
+    assert "No clusters yet" in text(page)
+    assert "raytrail import /tmp/ray/session_latest" in text(page)
+
+
+async def test_the_page_of_a_cluster_shows_its_states_commands_and_ledger(client):
+    seen = text(await client.get("/clusters/varied/"))
+    address = f"http://history/clusters/{SESSION}"
+    assert "Tasks 2,398 2,359 FINISHED 39 FAILED Actors 58" in seen
+    assert "Jobs 11 9 SUCCEEDED 1 STOPPED 1 FAILED" in seen
+    assert f"ray list tasks --address {address} --filter state=FAILED --detail" in seen
+    assert f"export RAY_API_SERVER_ADDRESS={address}" in seen
+    assert "DRIVER_JOB 1 9.8 KB 9.8 KB 9.8 KB 0 B 18 0 0 0" in seen
+
+
+async def test_the_links_of_a_page_lead_somewhere(client):
+    for start in ("/", "/clusters/varied/", "/clusters/varied/at/1795419650000/"):
+        page = await client.get(start)
+        links = {unescape(link) for link in re.findall(r'href=["\']([^"\']+)', page.text)}
+        assert links
+        for link in links:
+            assert (await client.get(page.url.join(link))).status_code == 200, link
+
+
+async def test_the_page_of_a_moment_says_which(client):
+    seen = text(await client.get("/clusters/varied/at/1795419650000/"))
+    assert "as it was at 2026-11-23 07:40:50 UTC see how it ended" in seen
+    assert "265 FINISHED" in seen
+    assert f"ray job list --address http://history/clusters/{SESSION}/at/1795419650000" in seen
+    # a moment that no calendar knows
+    assert (await client.get("/clusters/varied/at/999999999999999/")).status_code == 200
+
+
+async def test_holes_are_shown_with_their_place(made, chunk, add, task, made_client):
+    add(task(1), cluster="night <b>& day")
+    made.append([chunk("NODE", b"<script>alert(1)</script>\n")])
+    made.fold()
+    assert "1 unreadable" in text(await made_client.get("/"))
+    page = await made_client.get("/clusters/latest/")
+    assert "1 unreadable lines" in text(page)
+    assert re.search(r"0000000001-[0-9a-f]{32} at 0: \S+", text(page))
+
+
+async def test_what_others_wrote_is_only_text(made, chunk, add, task, made_client):
+    hostile = "<script>alert(1)</script>'\"&{name}"
+    add(task(1), cluster=hostile)
+    for path in ("/", "/clusters/latest/", "/clusters/<script>alert(1)<%2Fscript>/"):
+        page = await made_client.get(path, headers={"accept": "text/html"})
+        assert "<script" not in page.text
+    assert hostile in text(await made_client.get("/clusters/latest/"))
+
+
+async def test_a_page_may_fetch_nothing_and_carries_its_one_style(client, made_client):
+    for page in (
+        await client.get("/"),
+        await client.get("/clusters/varied/"),
+        await made_client.get("/clusters/gone/", headers={"accept": "text/html"}),
+    ):
+        [style] = re.findall(r"<style>(.*?)</style>", page.text, flags=re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        assert page.headers["content-security-policy"] == (
+            f"default-src 'none'; style-src 'sha256-{digest}'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        assert page.headers["referrer-policy"] == "no-referrer"
+        assert not re.search(r"<script|<link|<img|style=|src=", page.text)
+
+
+async def test_only_the_newest_are_listed_where_there_are_many(made, add, task, made_client, monkeypatch):
+    monkeypatch.setattr(pages, "SHOWN", 1)
+    for n in range(3):
+        add(task(n), session=f"session_2026-01-0{n + 1}")
+    seen = text(await made_client.get("/"))
+    assert "3 clusters, newest first" in seen
+    assert "2 older ones are not shown here" in seen
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (5_883_173, "5.9 MB"), (3 * 10**15, "3000.0 TB")],
+)
+def test_bytes_are_written_in_the_unit_that_fits(count, shown):
+    assert pages._bytes(count) == shown

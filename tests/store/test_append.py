@@ -1,0 +1,235 @@
+"""Chunks to rows of the log: once, whatever happens to them on the way."""
+
+import errno
+import os
+
+import msgspec
+import pytest
+
+from raytrail.config import StoreConfig
+from raytrail.entities import installed
+from raytrail.errors import NotFoundError, StoreError, StoreLocked, StoreTooNew, StoreUnavailable
+from raytrail.event import Chunk, Segment
+from raytrail.store import Store
+from raytrail.testing.entities import SESSION, chunk
+
+TASK = installed()["task"]
+
+
+def row(store, event_type="TASK"):
+    return next(row for row in store.ledger(SESSION) if row.event_type == event_type)
+
+
+def of(event_type, *lines, start=0, file="0000000000-0"):
+    data = b"".join(line + b"\n" for line in lines)
+    return Chunk(
+        cluster="",
+        session=SESSION,
+        node_id="",
+        event_type=event_type,
+        segments=(Segment(file, 0, start, len(data)),),
+        data=data,
+    )
+
+
+def test_a_redelivered_chunk_is_stored_once(store, task):
+    one = chunk(TASK, [task(1), task(2)])
+    store.append([one, one])
+    store.append([one])
+    assert row(store).stored_events == 2
+    assert row(store).stored_bytes == len(one.data)
+
+
+def test_a_chunk_with_other_borders_brings_only_what_is_new(store, task):
+    lines = [task(number) for number in range(1, 6)]
+    offsets = [sum(len(line) + 1 for line in lines[:at]) for at in range(6)]
+    store.append([chunk(TASK, lines[1:3], start=offsets[1])])
+    store.append([chunk(TASK, lines[2:5], start=offsets[2]), chunk(TASK, lines[0:4])])
+    assert row(store).stored_events == 5
+    assert row(store).missing == ()
+    store.fold()
+    assert store.snapshot(SESSION).count("task") == 5
+
+
+def test_a_hole_is_missing_until_it_is_filled(store, task):
+    lines = [task(number) for number in range(1, 4)]
+    first, second = len(lines[0]) + 1, len(lines[0]) + len(lines[1]) + 2
+    store.append([chunk(TASK, lines[2:], start=second), chunk(TASK, lines[:1])])
+    [hole] = row(store).missing
+    assert (hole.start, hole.end) == (first, second)
+    assert row(store).missing_bytes == second - first
+    store.append([chunk(TASK, lines[1:2], start=first)])
+    assert row(store).missing_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"garbage", "JSON is malformed: invalid character (byte 0)"),
+        (b'{"event_data": {"task_id": "AQ', "Input data was truncated"),
+        (b"[1, 2]", "expected an object, got list - at $"),
+        (
+            b'{"source_type": "EXPORT_TASK", "timestamp": 1}',
+            "missing or empty - at $.event_data.attempt_number",
+        ),
+        (b'{"source_type": 7}', "expected a string - at $.source_type"),
+        (
+            b'{"source_type": "EXPORT_TASK", "timestamp": 1, "event_data": {"task_id": 7}}',
+            "expected a string, got int - at $.event_data.task_id",
+        ),
+        (
+            b'{"source_type": "EXPORT_TASK", "timestamp": 1, "event_data": {"task_id": "!!", "attempt_number": 0}}',
+            "expected base64, got '!!' - at $.event_data.task_id",
+        ),
+        (
+            b'{"source_type": "EXPORT_TASK", "timestamp": 1, "event_data": {"task_id": "AQ==", "attempt_number": "x"}}',
+            "expected a 64-bit integer, got 'x' - at $.event_data.attempt_number",
+        ),
+        (
+            b'{"source_type": "EXPORT_TASK", "timestamp": 1, "event_data": {"task_id": "AQ==", "attempt_number": 0, '
+            b'"state_updates": []}}',
+            "expected an object, got list - at $.event_data.state_updates",
+        ),
+        (b'{"source_type": "EXPORT_TASK", "timestamp": 1, "event_data": {"task_id": "\xff\xfe"}}', None),
+    ],
+)
+def test_a_bad_line_is_set_aside_with_its_place_and_the_rest_goes_on(store, task, bad, reason):
+    store.append([chunk(TASK, [task(1), bad, task(2)])])
+    [rejected] = row(store).rejected
+    assert (rejected.offset, rejected.length) == (len(task(1)) + 1, len(bad))
+    assert reason is None or rejected.reason == reason
+    assert row(store).stored_events == 2
+    store.append([chunk(TASK, [task(1), bad, task(2)])])
+    assert row(store).rejected_events == 1
+
+
+def test_bad_lines_of_an_ordered_entity_are_set_aside_too(store, event):
+    good = event("node", 1795419640, node_id="AQ==", state="ALIVE")
+    store.append([of("NODE", b"garbage", good)])
+    assert row(store, "NODE").rejected_events == 1
+    store.fold()
+    assert [node["state"] for node in store.snapshot(SESSION).rows("node")] == ["ALIVE"]
+
+
+def test_fields_of_a_newer_ray_are_kept(store, task):
+    new = task(1, task_info={"type": "NORMAL_TASK", "priority": 7}, shiny={"a": [1]})
+    store.append([chunk(TASK, [new, task(2)])])
+    store.fold()
+    by_id = {row["task_id"][:2]: row for row in store.snapshot(SESSION).rows("task")}
+    assert by_id["01"]["extra"] == {"event_data.task_info.priority": 7, "event_data.shiny": {"a": [1]}}
+    assert by_id["01"]["type"] == "NORMAL_TASK"
+    assert by_id["02"]["extra"] is None
+
+
+def test_a_field_given_twice_is_read(store, task):
+    twice = task(1)[:-1] + b',"timestamp":1795419640}'
+    store.append([chunk(TASK, [twice])])
+    assert row(store).stored_events == 1
+
+
+def test_an_event_type_of_a_newer_ray_is_kept_and_counted(store, task):
+    lines = [b'{"event_data":{},"source_type":"EXPORT_FUTURE","timestamp":1}', b"not even JSON"]
+    future = of("FUTURE", *lines, file="0000000000-1")
+    store.append([future, future])
+    assert row(store, "FUTURE").unknown_events == 2
+    assert row(store, "FUTURE").missing_bytes == 0
+    store.append([chunk(TASK, [task(1), b'{"event_data":{},"source_type":"EXPORT_FUTURE","timestamp":1}'])])
+    assert (row(store).stored_events, row(store).unknown_events) == (1, 1)
+
+
+def test_lines_that_were_unknown_are_read_by_a_rebuild_of_a_version_that_knows_them(store, task, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr("raytrail.store.append.of_file_type", lambda _: ())
+        store.append([chunk(TASK, [task(1), task(2)])])
+    assert row(store).unknown_events == 2
+    store.rebuild(SESSION)
+    assert (row(store).stored_events, row(store).unknown_events) == (2, 0)
+    assert store.snapshot(SESSION).count("task") == 2
+
+
+def test_a_line_of_20_mb_is_stored(store, task):
+    message = "x" * 20_000_000
+    long = task(
+        1,
+        state_updates={
+            "error_info": {"error_type": "E", "error_message": message},
+            "state_ts_ns": {"12": "1"},
+        },
+    )
+    store.append([chunk(TASK, [long, task(2)])])
+    store.fold()
+    [found] = [row for row in store.snapshot(SESSION).rows("task", columns=["error_message"]) if row["error_message"]]
+    assert found["error_message"] == message
+
+
+def test_a_full_disk_harms_nothing_and_the_same_chunks_can_come_again(store, task, monkeypatch):
+    store.append([chunk(TASK, [task(1)])])
+    more = chunk(TASK, [task(2)], start=len(task(1)) + 1)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as failing:
+        failing.setattr("raytrail.store.append.os.fsync", full)
+        with pytest.raises(StoreUnavailable, match="No space left on device"):
+            store.append([more])
+    assert row(store).stored_events == 1
+    store.append([more])
+    assert row(store).stored_events == 2
+    assert row(store).missing_bytes == 0
+
+
+def test_what_a_crash_left_behind_is_swept_away(tmp_path, task, config):
+    with Store.open(tmp_path, config, write=True) as store:
+        store.append([chunk(TASK, [task(1)])])
+    left = tmp_path / "log" / SESSION / "task-left.parquet"
+    left.write_bytes(b"torn")
+    (tmp_path / "tmp" / "spool").write_bytes(b"torn")
+    with Store.open(tmp_path, config, write=True) as store:
+        assert not left.exists()
+        assert row(store).stored_events == 1
+
+
+def test_one_process_writes(tmp_path, store):
+    with pytest.raises(StoreLocked) as caught:
+        Store.open(tmp_path / "store", write=True)
+    assert str(caught.value) == (
+        f"{tmp_path / 'store'}: another process writes to this store; stop it, or open another store"
+    )
+    with Store.open(tmp_path / "store") as reader:
+        assert reader.clusters() == []
+
+
+def test_a_store_of_a_newer_version_is_left_alone(tmp_path, config):
+    with Store.open(tmp_path, config, write=True) as store, store._catalogue.transaction() as db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'version'")
+    for write in (True, False):
+        with pytest.raises(StoreTooNew, match="written by a newer Raytrail"):
+            Store.open(tmp_path, config, write=write)
+
+
+def test_a_store_that_is_not_there_is_not_made_to_be_read(tmp_path):
+    with pytest.raises(NotFoundError, match="no store there"):
+        Store.open(tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="choose a directory that can be written"):
+        Store.open(tmp_path / "file" / "store", write=True)
+
+
+def test_a_session_name_that_is_a_path_is_refused(store, task):
+    evil = msgspec.structs.replace(chunk(TASK, [task(1)]), session="../../etc")
+    with pytest.raises(StoreError, match="not a name that Ray gives"):
+        store.append([evil])
+
+
+def test_batches_of_many_sessions_do_not_mix(tmp_path, task):
+    with Store.open(tmp_path, StoreConfig(threads=2), write=True) as store:
+        one = chunk(TASK, [task(1)])
+        store.append([msgspec.structs.replace(one, session=f"session_{name}") for name in "abc"])
+        store.fold()
+        assert [store.snapshot(f"session_{name}").count("task") for name in "abc"] == [1, 1, 1]
+        assert store.sql("SELECT session, count(*) FROM task GROUP BY 1 ORDER BY 1").rows == [
+            ("session_a", 1),
+            ("session_b", 1),
+            ("session_c", 1),
+        ]

@@ -1,0 +1,372 @@
+"""What events add up to: live, sealed, and at an earlier moment."""
+
+import base64
+
+import pytest
+
+from raytrail.config import StoreConfig
+from raytrail.entities import installed
+from raytrail.errors import NotFoundError
+from raytrail.event import Chunk
+from raytrail.store import Filter, Store
+from raytrail.testing.entities import SESSION, chunk
+
+ENTITIES = installed()
+S = 1_000_000_000
+T0 = 1795419640
+ACTOR = base64.b64encode(b"\x02" * 12 + b"\x01\0\0\0").decode()
+NODE = base64.b64encode(b"\x03" * 28).decode()
+WORKER = base64.b64encode(b"\x04" * 28).decode()
+JOB = base64.b64encode(b"\x01\0\0\0").decode()
+
+
+def times(**states):
+    numbers = {
+        "pending": "1",
+        "submitted": "5",
+        "args": "7",
+        "running": "8",
+        "get": "9",
+        "finished": "11",
+        "failed": "12",
+        "pinning": "13",
+    }
+    return {"state_ts_ns": {numbers[name]: str((T0 + at) * S) for name, at in states.items()}}
+
+
+def put(store, name, *lines, file=None):
+    store.append([chunk(ENTITIES[name], lines, file=file or f"0000000000-{name}")])
+    store.fold()
+
+
+def only(store, name, at_ms=None):
+    [found] = store.snapshot(SESSION, at_ms).rows(name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("states", "state"),
+    [
+        ({}, "NIL"),
+        ({"pending": 0}, "PENDING_ARGS_AVAIL"),
+        ({"pending": 0, "running": 2, "get": 1}, "RUNNING_IN_RAY_GET"),
+        ({"running": 5, "finished": 1}, "FINISHED"),
+        ({"finished": 5, "failed": 1}, "FAILED"),
+        ({"args": 1, "pinning": 2}, "GETTING_AND_PINNING_ARGS"),
+        ({"pinning": 2, "running": 1}, "RUNNING"),
+        ({"pinning": 9, "finished": 1}, "FINISHED"),
+    ],
+)
+def test_the_state_of_a_task_is_the_highest_by_rank_and_not_by_number_or_time(store, task, states, state):
+    put(store, "task", task(state_updates=times(**states)))
+    assert only(store, "task")["state"] == state
+    store.seal(SESSION)
+    assert store.snapshot(SESSION).group("task", ["state"]) == [
+        {"state": state if state in ("FINISHED", "FAILED") else "FAILED", "count": 1}
+    ]
+
+
+def test_a_null_or_an_unset_value_never_erases_a_known_one(store, event):
+    put(
+        store,
+        "actor",
+        event("actor", T0, actor_id=ACTOR, state="ALIVE", pid=7, node_id=NODE, name="a"),
+        event("actor", T0 + 1, actor_id=ACTOR, state="RESTARTING", pid=0, node_id="", name=""),
+    )
+    found = only(store, "actor")
+    assert (found["state"], found["pid"], found["name"]) == ("RESTARTING", 7, "a")
+    assert found["node_id"] == "03" * 28
+
+
+def test_events_of_one_second_are_ordered_by_their_place_in_the_file_and_across_its_rotation(store, event):
+    states = ["ALIVE", "RESTARTING", "ALIVE", "RESTARTING"]
+    lines = [event("actor", T0, actor_id=ACTOR, state=state) for state in states]
+    end = event("actor", T0, actor_id=ACTOR, state="DEAD")
+    # the file that was begun later holds the later events, though they stand nearer to its start
+    store.append([chunk(ENTITIES["actor"], [end], file=f"{T0}-ffff")])
+    store.append([chunk(ENTITIES["actor"], lines, file=f"{T0 - 9}-0000")])
+    store.fold()
+    found = only(store, "actor")
+    assert (found["state"], found["num_restarts"]) == ("DEAD", 2)
+
+
+def test_folding_again_and_restarting_change_nothing(tmp_path, task, config):
+    lines = [
+        task(n, task_info={"type": "NORMAL_TASK", "func_or_class_name": "f"}, state_updates=times(pending=n))
+        for n in (1, 2)
+    ]
+    ends = [task(n, state_updates=times(running=n + 1, finished=n + 2)) for n in (1, 2)]
+    with Store.open(tmp_path, config, write=True) as store:
+        put(store, "task", *lines)
+        store.fold()
+    with Store.open(tmp_path, config, write=True) as store:
+        put(store, "task", *ends, file="0000000000-executor")
+        live = store.snapshot(SESSION).rows("task")
+        assert [row["state"] for row in live] == ["FINISHED", "FINISHED"]
+        store.seal(SESSION)
+        assert store.snapshot(SESSION).rows("task") == live
+        store.rebuild(SESSION)
+        assert store.snapshot(SESSION).rows("task") == live
+
+
+def complete(task, number, at):
+    """A whole attempt in one line, of which nothing more is expected."""
+    info = {"type": "NORMAL_TASK", "func_or_class_name": "f"}
+    span = {"event_name": "task::f", "start_time": "1", "end_time": "2", "extra_data": "{}"}
+    updates = {
+        **times(pending=at, running=at, finished=at),
+        "task_log_info": {"stdout_end": 1, "stderr_end": 1},
+    }
+    return task(
+        number, at=T0 + at, task_info=info, state_updates=updates,
+        profile_events={"component_type": "worker", "component_id": WORKER, "events": [span]},
+    )  # fmt: skip
+
+
+def test_many_small_folds_are_gathered_and_lose_nothing(tmp_path, task, config):
+    count = 120
+    with Store.open(tmp_path, config, write=True) as store:
+        for number in range(1, count + 1):
+            put(store, "task", complete(task, number, number), file=f"{number:010d}-f")
+        files = list((tmp_path / "state" / SESSION).glob("*closed*"))
+        named = store._catalogue.state_files(SESSION, "task")
+        assert len(named) < 60 < len(files) + len(named)
+        assert len(store._catalogue.log_files(SESSION, "task")) < 60
+        live = store.snapshot(SESSION)
+        assert live.count("task") == live.count("task", [Filter("state", "=", "FINISHED")]) == count
+        store.rebuild(SESSION)
+        assert store.snapshot(SESSION).count("task") == count
+
+
+def test_a_straggler_of_a_closed_task_is_joined_to_it_when_the_session_is_sealed(store, task):
+    put(store, "task", complete(task, 1, 0))
+    put(store, "task", task(1, state_updates={"worker_pid": 77, "state_ts_ns": {}}), file="0000000000-late")
+    store.seal(SESSION)
+    assert only(store, "task")["worker_pid"] == 77
+
+
+def test_what_gcs_concludes_is_inferred(store, task, event):
+    def at(number, **more):
+        return task(number, task_info={"type": "NORMAL_TASK", "func_or_class_name": "f"}, **more)
+
+    node = {"node_id": NODE, "start_time_ms": str(T0 * 1000)}
+    died = {"reason": "UNEXPECTED_TERMINATION", "reason_message": "no heartbeat"}
+    put(
+        store,
+        "node",
+        event("node", T0, **node, state="ALIVE"),
+        event("node", T0 + 50, **node, state="DEAD", end_time_ms=str((T0 + 50) * 1000), death_info=died),
+    )
+    put(
+        store,
+        "driver_job",
+        event("driver_job", T0 + 30, job_id=JOB, is_dead=True, end_time=str((T0 + 30) * 1000)),
+    )
+    exit_message = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: boom\nx"
+    cause = {"actor_died_error_context": {"error_message": exit_message}}
+    put(
+        store,
+        "actor",
+        event("actor", T0, actor_id=ACTOR, job_id=JOB, state="ALIVE", name="anna", repr_name="Anna()"),
+        event("actor", T0 + 20, actor_id=ACTOR, job_id=JOB, state="DEAD", death_cause=cause),
+    )
+    other = base64.b64encode(b"\x09\0\0\0").decode()
+    put(
+        store,
+        "task",
+        at(1, state_updates=times(pending=1)),
+        task(
+            2,
+            task_info={"type": "ACTOR_TASK", "func_or_class_name": "A.m", "actor_id": ACTOR},
+            state_updates={**times(pending=1, running=2), "worker_id": WORKER, "worker_pid": 5},
+        ),
+        at(3, job=other, state_updates={**times(pending=1, running=2), "worker_id": WORKER, "node_id": NODE}),
+        at(4, job=other, state_updates=times(pending=1)),
+        at(5, job=other, state_updates=times(pending=1, finished=2)),
+    )
+    store.seal(SESSION)
+    rows = {row["task_id"][:2]: row for row in store.snapshot(SESSION).rows("task")}
+    assert {
+        key: (row["state"], row["inferred"], row["end_time_ms"] and row["end_time_ms"] // 1000 - T0)
+        for key, row in rows.items()
+    } == {
+        "01": ("FAILED", "job ended", 30),
+        "02": ("FAILED", "actor died", 20),
+        "03": ("FAILED", "node died", 50),
+        "04": ("FAILED", "session ended", 50),
+        "05": ("FINISHED", None, 2),
+    }
+    assert rows["01"]["error_type"] == "WORKER_DIED"
+    assert (
+        rows["01"]["error_message"]
+        == "Job finishes (01000000) as driver exits. Marking all non-terminal tasks as failed."
+    )
+    assert rows["02"]["error_message"] == (
+        f"Worker running the task ({'04' * 28}) died with exit_type: 0 with error_message: boom\nx"
+    )
+    assert rows["02"]["name"] == "Anna().m"
+    assert rows["05"]["error_type"] is None
+    # before its job ended, it was pending, and nobody knew better
+    before = store.snapshot(SESSION, (T0 + 29) * 1000).rows(
+        "task", where=[Filter("task_id", "=", rows["01"]["task_id"])]
+    )
+    assert (before[0]["state"], before[0]["error_type"]) == ("PENDING_ARGS_AVAIL", None)
+
+
+def test_the_state_at_an_earlier_moment(store, task, event):
+    put(
+        store,
+        "task",
+        task(
+            1,
+            task_info={"type": "NORMAL_TASK"},
+            state_updates={
+                **times(pending=0, submitted=1, running=2, failed=4),
+                "worker_pid": 5,
+                "error_info": {"error_type": "E"},
+            },
+        ),
+        task(2, state_updates=times(pending=9)),
+    )
+    put(
+        store,
+        "actor",
+        event("actor", T0, actor_id=ACTOR, state="PENDING_CREATION"),
+        event("actor", T0 + 2, actor_id=ACTOR, state="ALIVE", pid=7),
+        event("actor", T0 + 4, actor_id=ACTOR, state="DEAD", pid=7),
+    )
+    for sealed in (False, True):
+        seen = {}
+        for second in (0, 1, 2, 3, 4):
+            snapshot = store.snapshot(SESSION, (T0 + second) * 1000)
+            [found] = snapshot.rows("task")
+            actors = snapshot.rows("actor")
+            seen[second] = (
+                found["state"],
+                found["worker_pid"],
+                found["error_type"],
+                actors[0]["state"],
+                actors[0]["pid"],
+            )
+        assert seen == {
+            0: ("PENDING_ARGS_AVAIL", None, None, "PENDING_CREATION", None),
+            1: ("SUBMITTED_TO_WORKER", None, None, "PENDING_CREATION", None),
+            2: ("RUNNING", 5, None, "ALIVE", 7),
+            3: ("RUNNING", 5, None, "ALIVE", 7),
+            4: ("FAILED", 5, "E", "DEAD", 7),
+        }, sealed
+        store.seal(SESSION)
+
+
+def test_a_session_is_sealed_when_its_nodes_are_dead_or_when_it_went_quiet(tmp_path, event):
+    config = StoreConfig(threads=1, seal_after_end_seconds=5, seal_after_quiet_seconds=100)
+    with Store.open(tmp_path, config, write=True) as store:
+        put(store, "node", event("node", T0, node_id=NODE, state="ALIVE"))
+        [(heard,)] = store._catalogue.query("SELECT last_heard_ms FROM sessions")
+        assert store.seal_due(heard + 50_000) == []
+        assert store.clusters()[0].alive
+        put(
+            store,
+            "node",
+            event("node", T0 + 9, node_id=NODE, state="DEAD", end_time_ms="1795419649000"),
+            file="1-b",
+        )
+        [(heard,)] = store._catalogue.query("SELECT last_heard_ms FROM sessions")
+        assert store.seal_due(heard + 4_000) == []
+        assert store.seal_due(heard + 5_000) == [SESSION]
+        assert store.seal_due(heard + 500_000) == []
+        [cluster] = store.clusters()
+        assert (cluster.sealed, cluster.alive, cluster.ended_ms) == (True, False, 1795419649000)
+        # what comes late opens it again, and it is sealed again
+        put(store, "driver_job", event("driver_job", T0, job_id=JOB))
+        assert not store.clusters()[0].sealed
+        assert store.snapshot(SESSION).count("node") == 1
+        assert store.seal_due(heard + 500_000) == [SESSION]
+        assert store.snapshot(SESSION).rows("driver_job")[0]["inferred"] == "session ended"
+
+
+def test_a_reader_in_another_place_sees_what_is_folded_and_what_is_sealed(tmp_path, task, config):
+    with Store.open(tmp_path, config, write=True) as store:
+        put(store, "task", complete(task, 1, 0))
+        with Store.open(tmp_path, config) as reader:
+            assert reader.snapshot(SESSION).count("task") == 1
+            put(store, "task", complete(task, 2, 1), file="0000000000-b")
+            assert reader.snapshot(SESSION).count("task") == 2
+            store.seal(SESSION)
+            assert reader.find("latest").sealed
+            assert reader.snapshot(SESSION).count("task") == 2
+
+
+def test_the_cache_of_a_sealed_session_can_be_deleted(tmp_path, task, config):
+    with Store.open(tmp_path, config, write=True) as store:
+        put(store, "task", complete(task, 1, 0))
+        store.seal(SESSION)
+        with_cache = store.snapshot(SESSION).rows("task")
+    for path in (tmp_path / "state" / SESSION).glob("*.duckdb"):
+        path.unlink()
+    with Store.open(tmp_path, config) as reader:
+        assert reader.snapshot(SESSION).rows("task") == with_cache
+
+
+def test_a_cluster_is_found_by_its_name_or_a_part_of_its_sessions(store, task):
+    for name, cluster in (
+        ("session_2026-01-01_a", "prod"),
+        ("session_2026-01-02_b", "prod"),
+        ("session_2026-01-03_c", ""),
+    ):
+        one = chunk(ENTITIES["task"], [task(1, at=T0)])
+        store.append(
+            [
+                Chunk(
+                    cluster=cluster,
+                    session=name,
+                    node_id="",
+                    event_type="TASK",
+                    segments=one.segments,
+                    data=one.data,
+                )
+            ]
+        )
+    assert store.find("02_b").session == "session_2026-01-02_b"
+    assert store.find("prod").cluster == "prod"
+    with pytest.raises(NotFoundError, match="cluster 'session_2026': not one but several have it; there are"):
+        store.find("session_2026")
+    with pytest.raises(NotFoundError, match="cluster 'nope': not in the store; there are session_"):
+        store.find("nope")
+
+
+def test_filters_order_and_limits(store, task):
+    put(store, "task", *(complete(task, number, number) for number in range(1, 6)))
+    snapshot = store.snapshot(SESSION)
+
+    def ids(**query):
+        return [row["task_id"][:2] for row in snapshot.rows("tasks", columns=["task_id"], **query)]
+
+    assert ids(order=["-start_time_ms"], limit=2) == ["05", "04"]
+    assert ids(order=["task_id"], limit=2, offset=1) == ["02", "03"]
+    assert ids(where=[Filter("task_id", "=", "03" * 24)]) == ["03"]
+    assert ids(where=[Filter("task_id", "!=", "03" * 24)], order=["task_id"]) == ["01", "02", "04", "05"]
+    assert ids(
+        where=[
+            Filter("state", "=", "finished", ignore_case=True),
+            Filter("start_time_ms", ">", (T0 + 3) * 1000),
+        ]
+    ) == ["04", "05"]
+    assert ids(where=[Filter("worker_pid", "=", "many")]) == []
+    assert len(ids(where=[Filter("worker_pid", "!=", 5)])) == 5
+    assert snapshot.count("task", [Filter("error_type", "=", None)]) == 5
+    assert snapshot.group("task", ["name", "state"]) == [{"name": "f", "state": "FINISHED", "count": 5}]
+    with pytest.raises(NotFoundError, match="task has no column 'nope'; it has"):
+        ids(where=[Filter("nope", "=", 1)])
+    with pytest.raises(NotFoundError, match="no entity 'nope'; there are actors"):
+        snapshot.rows("nope")
+
+
+def test_sql_reads_all_clusters_and_nothing_else(store, task):
+    put(store, "task", complete(task, 1, 0))
+    found = store.sql("WITH t AS (SELECT * FROM task) SELECT cluster, session, task_id, state FROM t;")
+    assert found.columns == ("cluster", "session", "task_id", "state")
+    assert found.rows == [("", SESSION, "01" * 24, "FINISHED")]
+    for statement in ("DROP TABLE task", "COPY task TO 'x'"):
+        with pytest.raises(Exception, match="(?i)error"):
+            store.sql(statement)

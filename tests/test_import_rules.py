@@ -1,0 +1,67 @@
+"""Who may import whom: a room meets only the rooms that the line runs through."""
+
+import ast
+from pathlib import Path
+
+import raytrail
+
+ROOT = Path(raytrail.__file__).parent
+MAY_IMPORT = {
+    "errors": set(),
+    "event": set(),
+    "config": set(),
+    "entities": {"event"},
+    "sources": {"event", "config"},
+    "tail": {"event", "config"},
+    "pubsub": {"event", "config"},
+    "store": {"entities", "event", "config"},
+    "server": {"store", "entities", "config"},
+    "agent": {"tail", "pubsub", "config"},
+    "history": {"pubsub", "store", "config"},
+    "testing": {"event", "entities", "pubsub", "store", "config"},
+    "cli": {
+        "agent",
+        "history",
+        "server",
+        "pubsub",
+        "entities",
+        "store",
+        "tail",
+        "config",
+        "event",
+        "testing",
+        "sources",
+    },
+}
+CLIENTS = {"duckdb": "store", "starlette": "server", "uvicorn": "server", "click": "cli", "ray": "nowhere"}
+SCREEN = 110
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "raytrail":
+                yield from (f"raytrail.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_each_room_imports_only_what_it_may():
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        here = path.relative_to(ROOT).with_suffix("").parts[0]
+        for module in imported(path):
+            top, *rest = module.split(".")
+            if top == "raytrail" and rest and here != "__init__":
+                there = rest[0]
+                if there not in MAY_IMPORT[here] | {here, "errors"}:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+            elif CLIENTS.get(top, here) != here:
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}, which only {CLIENTS[top]} may")
+    assert not wrong
+
+
+def test_the_two_ends_of_the_line_fit_on_a_screen():
+    for name in ("agent.py", "history.py"):
+        assert len((ROOT / name).read_text().splitlines()) <= SCREEN, name

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "pubsub": {"event", "config"},
     "store": {"entities", "event", "config"},
     "server": {"store", "entities", "config"},
-    "agent": {"tail", "pubsub", "config"},
+    "agent": {"tail", "pubsub", "event", "config"},
     "history": {"pubsub", "store", "config"},
     "testing": {"event", "entities", "pubsub", "store", "config"},
     "cli": {

@@ -320,7 +320,7 @@ async def test_a_half_written_frame_after_damage_is_waited_for(url, tmp_path):
 async def test_a_frame_that_begins_at_the_border_of_two_blocks_is_found_after_damage(cut, url, tmp_path):
     await publish(url, Chunk(**FIELDS, segments=(), data=b""))
     (path,) = chunk_files(tmp_path)
-    filler = b"#raytrail \n" + bytes(file._BLOCK_BYTES - path.stat().st_size + 1 - cut - 11)
+    filler = bytes(file._BLOCK_BYTES - path.stat().st_size + 1 - cut)
     path.unlink()
     await publish(url, Chunk(**FIELDS, segments=(), data=filler), chunk(1))
     (path,) = chunk_files(tmp_path)
@@ -331,6 +331,15 @@ async def test_a_frame_that_begins_at_the_border_of_two_blocks_is_found_after_da
     async with aclosing(pubsub.subscribe("g")) as deliveries:
         assert await take_from(deliveries, 1) == [chunk(1)]
     assert pubsub.damaged_bytes == file._BLOCK_BYTES + 1 - cut
+
+
+async def test_damage_that_holds_the_magic_is_set_aside_in_one_piece(url, tmp_path, caplog):
+    await publish(url, Chunk(**FIELDS, segments=(), data=b"#raytrail \n" * 3), chunk(1))
+    (path,) = chunk_files(tmp_path)
+    with path.open("r+b") as damaged:
+        damaged.write(b"?")
+    assert await take(url, 1) == [chunk(1)]
+    assert len(caplog.messages) == 1
 
 
 async def test_a_frame_longer_than_a_block_is_found_after_damage(url, tmp_path):

@@ -162,7 +162,10 @@ def test_what_gcs_concludes_is_inferred(store, task, event):
         "driver_job",
         event("driver_job", T0 + 30, job_id=JOB, is_dead=True, end_time=str((T0 + 30) * 1000)),
     )
-    exit_message = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: boom\nx"
+    exit_message = (
+        "The actor is dead because its worker process has died. "
+        "Worker exit type: SYSTEM_ERROR Worker exit detail: boom\nx"
+    )
     cause = {"actor_died_error_context": {"error_message": exit_message}}
     put(
         store,
@@ -368,5 +371,5 @@ def test_sql_reads_all_clusters_and_nothing_else(store, task):
     assert found.columns == ("cluster", "session", "task_id", "state")
     assert found.rows == [("", SESSION, "01" * 24, "FINISHED")]
     for statement in ("DROP TABLE task", "COPY task TO 'x'"):
-        with pytest.raises(Exception, match="(?i)error"):
+        with pytest.raises(Exception, match=r"(?i)error"):
             store.sql(statement)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import click
 
 from raytrail import agent as loop
-from raytrail.cli import _options, _service
+from raytrail.cli import _options, _output, _service
 from raytrail.config import Config, checkpoint_file
 from raytrail.pubsub import Publisher, connect
 from raytrail.tail import Checkpoint, Tailer
+
+log = logging.getLogger(__name__)
 
 
 @click.command(cls=_options.Command)
@@ -46,7 +49,11 @@ async def _agent(url: str, config: Config, stop: asyncio.Event) -> None:
 async def tailing(publisher: Publisher, config: Config, stop: asyncio.Event) -> None:
     """Ship this node's events until told to stop."""
     with _tailer(config) as (tailer, checkpoint):
-        await loop.run(tailer, checkpoint, publisher, config.agent, stop, drain_seconds=config.agent.drain_seconds)
+        left = await loop.run(
+            tailer, checkpoint, publisher, config.agent, stop, drain_seconds=config.agent.drain_seconds
+        )
+    if left:
+        log.warning("%s were not shipped in time; the next agent begins with them", _output.size(left))
 
 
 @contextmanager

@@ -102,6 +102,9 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """The columns that tell one from another."""
     columns: tuple[Column, ...]
     derived: tuple[Derived, ...] = ()
+    when: str = "timestamp * 1000"
+    """An SQL expression over an event's columns: when it happened, in milliseconds. Finer than the timestamp, which
+    is in whole seconds, where the event says more."""
     ignored: tuple[str, ...] = ()
     """Paths in the line that say nothing new, and are not kept."""
     sort: tuple[str, ...] = ()
@@ -130,14 +133,18 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             NotFoundError: It has none of that name.
         """
-        for column in (*self.columns, *self.derived):
+        for column in self._every():
             if column.name == name:
                 return column
         raise NotFoundError(f"{self.name} has no column {name!r}; it has {', '.join(sorted(self.names()))}")
 
     def names(self) -> tuple[str, ...]:
         """Return the names of what a row shows, derived columns last."""
-        return tuple(c.name for c in (*self.columns, *self.derived) if not c.name.startswith("_"))
+        return tuple(c.name for c in self._every() if not c.name.startswith("_"))
+
+    def _every(self) -> tuple[Column | Derived, ...]:
+        columns: tuple[Column | Derived, ...] = self.columns
+        return columns + self.derived
 
     def ordered(self) -> bool:
         """Return whether the fold must know where in its file a line stood."""

@@ -39,7 +39,8 @@ DATASET = Entity(
             "json",
             "event_data.topology",
             "last",
-            "Its operators: name, id, uuid, inputs, sub-stages, state and times. Ray writes their arguments only once: see `operator_args`.",
+            "Its operators: name, id, uuid, inputs, sub-stages, state and times. "
+            "Ray writes their arguments only once: see `operator_args`.",
         ),
         Column(
             "operator_args",

@@ -56,6 +56,7 @@ DRIVER_JOB = Entity(
             "RUNNING or SUCCEEDED: a driver's exit code is not known, and Ray says the same.",
         ),
     ),
+    when="coalesce(CASE WHEN is_dead THEN end_time_ms ELSE start_time_ms END, timestamp * 1000)",
     sort=("job_id",),
     state="status",
     terminal=("SUCCEEDED",),

@@ -38,13 +38,16 @@ JOB = Entity(
     terminal=("STOPPED", "SUCCEEDED", "FAILED"),
     view=(
         # get_job_info in ray/dashboard/modules/job/utils.py, Ray 2.60: a driver with a submission is no row of its own
-        "WITH d AS (SELECT *, json_extract_string(metadata, '$.job_submission_id') AS submission_id FROM {driver_job}), "
+        "WITH d AS (SELECT *, json_extract_string(metadata, '$.job_submission_id') AS submission_id "
+        "FROM {driver_job}), "
         "newest AS (SELECT * FROM d WHERE submission_id IS NOT NULL "
         "QUALIFY row_number() OVER (PARTITION BY submission_id ORDER BY job_id DESC) = 1) "
         "SELECT d.job_id, NULL::VARCHAR AS submission_id, 'DRIVER' AS type, "
         "CASE WHEN is_dead THEN 'SUCCEEDED' ELSE 'RUNNING' END AS status, entrypoint, NULL::VARCHAR AS message, "
-        f"NULL::VARCHAR AS error_type, {_DRIVER_INFO} AS driver_info, start_time_ms, end_time_ms, metadata, runtime_env, "
-        "NULL::VARCHAR AS driver_agent_http_address, NULL::VARCHAR AS driver_node_id, NULL::BIGINT AS driver_exit_code, "
+        f"NULL::VARCHAR AS error_type, {_DRIVER_INFO} AS driver_info, "
+        "start_time_ms, end_time_ms, metadata, runtime_env, "
+        "NULL::VARCHAR AS driver_agent_http_address, NULL::VARCHAR AS driver_node_id, "
+        "NULL::BIGINT AS driver_exit_code, "
         "inferred, extra, first_event_s, last_event_s FROM d WHERE submission_id IS NULL "
         "UNION ALL SELECT d.job_id, s.submission_id, 'SUBMISSION', s.status, s.entrypoint, s.message, s.error_type, "
         f"{_DRIVER_INFO}, s.start_time_ms, s.end_time_ms, s.metadata, s.runtime_env, s.driver_agent_http_address, "

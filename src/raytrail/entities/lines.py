@@ -109,7 +109,7 @@ def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
         if not path:
             known = event_types(file_type)
             required += [
-                ("source_type", Literal[known], msgspec.field(name="source_type")),  # type: ignore[valid-type]  # made at run time
+                ("source_type", Literal[known], msgspec.field(name="source_type")),
                 ("timestamp", int, msgspec.field(name="timestamp")),
             ]
             optional.append(("event_id", msgspec.Raw, msgspec.field(name="event_id", default=msgspec.Raw())))

@@ -29,19 +29,22 @@ NODE = Entity(
             "state_message",
             "text",
             # protobuf_message_to_dict and NodeState in ray/util/state/state_aggregator.py, Ray 2.60
-            "CASE _death_reason WHEN 'EXPECTED_TERMINATION' THEN 'Expected termination: ' || coalesce(_death_message, '') "
-            "WHEN 'UNEXPECTED_TERMINATION' THEN 'Unexpected termination: ' || coalesce(_death_message, '') "
-            "WHEN 'AUTOSCALER_DRAIN_PREEMPTED' THEN 'Terminated due to preemption: ' || coalesce(_death_message, '') "
-            "WHEN 'AUTOSCALER_DRAIN_IDLE' THEN 'Terminated due to idle (no Ray activity): ' || coalesce(_death_message, '') END",
+            "CASE _death_reason WHEN 'EXPECTED_TERMINATION' THEN 'Expected termination: ' "
+            "WHEN 'UNEXPECTED_TERMINATION' THEN 'Unexpected termination: ' "
+            "WHEN 'AUTOSCALER_DRAIN_PREEMPTED' THEN 'Terminated due to preemption: ' "
+            "WHEN 'AUTOSCALER_DRAIN_IDLE' THEN 'Terminated due to idle (no Ray activity): ' END "
+            "|| coalesce(_death_message, '')",
             "Why it died, in words.",
         ),
         Derived(
             "death_info",
             "json",
-            "CASE WHEN _death_reason IS NOT NULL THEN to_json({'reason': _death_reason, 'reason_message': _death_message}) END",
+            "CASE WHEN _death_reason IS NOT NULL THEN "
+            "to_json({'reason': _death_reason, 'reason_message': _death_message}) END",
             "Why it died, as Ray wrote it.",
         ),
     ),
+    when="coalesce(CASE WHEN state = 'DEAD' THEN end_time_ms ELSE start_time_ms END, timestamp * 1000)",
     sort=("node_id",),
     state="state",
     terminal=("DEAD",),

@@ -1,4 +1,8 @@
-"""What Ray Data's issue detectors found, from ``EXPORT_DATASET_OPERATOR_EVENT`` (export_dataset_operator_event.proto)."""
+"""
+What Ray Data's issue detectors found, from ``EXPORT_DATASET_OPERATOR_EVENT``.
+
+Source: export_dataset_operator_event.proto.
+"""
 
 from __future__ import annotations
 

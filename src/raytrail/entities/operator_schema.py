@@ -1,4 +1,8 @@
-"""The schema of an operator's output, from ``EXPORT_DATASET_OPERATOR_SCHEMA`` (export_dataset_operator_schema.proto)."""
+"""
+The schema of an operator's output, from ``EXPORT_DATASET_OPERATOR_SCHEMA``.
+
+Source: export_dataset_operator_schema.proto.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
 The public form of an event, and its JSON Schema: both follow from the entities' columns.
 
-    {"event_type": "ACTOR", "event_id": "97b5...", "timestamp_s": 1795419718, "cluster": "prod", "session": "session_...",
-     "node_id": "c82f...", "actor": {"actor_id": "e68e...", "state": "ALIVE", ...}}
+    {"event_type": "ACTOR", "event_id": "97b5...", "timestamp_s": 1795419718, "cluster": "prod",
+     "session": "session_...", "node_id": "c82f...", "actor": {"actor_id": "e68e...", "state": "ALIVE", ...}}
 
 Ids are hex, as Ray shows them; states are names; times are integers whose name ends in the unit; what an event
 does not say is left out. Fields that this version does not know are kept under ``extra``.

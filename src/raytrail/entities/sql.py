@@ -44,7 +44,7 @@ FIRST = Column(
 )
 LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its last event, in seconds since the epoch.")
 INFERRED = Derived(
-    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null."
+    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null.", stored=True
 )
 COMMON = (EXTRA, FIRST, LAST)
 """Columns that every entity has."""
@@ -62,7 +62,9 @@ def literal(text: str) -> str:
 
 def shown(entity: Entity) -> tuple[Column | Derived, ...]:
     """Return the columns of a row as the world sees it."""
-    return tuple(c for c in (*entity.columns, *entity.derived, INFERRED, *COMMON) if not c.name.startswith("_"))
+    every: list[Column | Derived] = [*entity.columns]
+    every += [*entity.derived, INFERRED, *COMMON]
+    return tuple(column for column in every if not column.name.startswith("_"))
 
 
 def in_log(entity: Entity) -> tuple[Column, ...]:
@@ -221,8 +223,7 @@ def at_times(entity: Entity, source: str, at_ms: int) -> str:
 
 def public(column: Column | Derived) -> str:
     """Return the expression that shows a column of a state to the world."""
-    stored = isinstance(column, Column) or column.stored or column is INFERRED
-    value = quote(column.name) if stored else f"({column.sql})"
+    value = raw(column)
     if column.type == "id":
         return f"lower(hex({value}))"
     if column.type == "json":
@@ -232,8 +233,9 @@ def public(column: Column | Derived) -> str:
 
 def raw(column: Column | Derived) -> str:
     """Return the expression to filter and sort a column by: what `public` shows, before it is made readable."""
-    stored = isinstance(column, Column) or column.stored or column is INFERRED
-    return quote(column.name) if stored else f"({column.sql})"
+    if isinstance(column, Derived) and not column.stored:
+        return f"({column.sql})"
+    return quote(column.name)
 
 
 def public_view(entity: Entity, source: str, names: Iterable[str] | None = None) -> str:

@@ -1,4 +1,8 @@
-"""A submitted job, from ``EXPORT_SUBMISSION_JOB`` (`ExportSubmissionJobEventData`, export_submission_job_event.proto)."""
+"""
+A submitted job, from ``EXPORT_SUBMISSION_JOB``.
+
+Source: `ExportSubmissionJobEventData`, export_submission_job_event.proto.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,7 @@ SUBMISSION_JOB = Entity(
         Column("driver_node_id", "text", "event_data.driver_node_id", "last", "Where its driver runs."),
         Column("driver_exit_code", "int", "event_data.driver_exit_code", "last", "What its command returned."),
     ),
+    when="coalesce(end_time_ms, timestamp * 1000)",
     sort=("submission_id",),
     state="status",
     terminal=("STOPPED", "SUCCEEDED", "FAILED"),

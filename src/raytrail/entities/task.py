@@ -195,7 +195,8 @@ TASK = Entity(
         Column(
             "_span_name",
             "text",
-            "= list_extract(list_filter(_profile_events, lambda s: starts_with(s.event_name, 'task::')), 1).event_name[7:]",
+            "= list_extract(list_filter(_profile_events, lambda s: starts_with(s.event_name, 'task::')), 1)"
+            ".event_name[7:]",
             "max",
             "The name given to the task, which Ray exports only as the name of a profile event.",
         ),
@@ -227,7 +228,8 @@ TASK = Entity(
             "error_message",
             "text",
             # the codes that colour a terminal are cut, as Ray does
-            "CASE WHEN failed_ns IS NOT NULL AND _error_type IS NOT NULL THEN regexp_replace(coalesce(_error_message, ''), '\x1b[^m]*m', '', 'g') END",
+            "CASE WHEN failed_ns IS NOT NULL AND _error_type IS NOT NULL THEN "
+            "regexp_replace(coalesce(_error_message, ''), '\x1b[^m]*m', '', 'g') END",
             "What the error said.",
         ),
         Derived("creation_time_ms", "int", _ms("pending_args_avail_ns"), "When it was submitted."),
@@ -237,11 +239,14 @@ TASK = Entity(
         Derived(
             "profiling_data",
             "json",
-            "CASE WHEN _profile_component_type IS NULL THEN '{}' ELSE to_json({'component_type': _profile_component_type, "
+            "CASE WHEN _profile_component_type IS NULL THEN '{}' ELSE to_json({"
+            "'component_type': _profile_component_type, "
             "'component_id': lower(hex(_profile_component_id)), 'node_ip_address': _profile_node_ip_address, 'events': "
-            "list_transform(list_sort(list_transform(_profile_events, lambda s: {'end_time': s.end_time, 'start_time': s.start_time, "
+            "list_transform(list_sort(list_transform(_profile_events, "
+            "lambda s: {'end_time': s.end_time, 'start_time': s.start_time, "
             "'event_name': s.event_name, 'extra_data': s.extra_data})), lambda s: {'start_time': s.start_time / 1e6, "
-            "'end_time': s.end_time / 1e6, 'extra_data': coalesce(s.extra_data, '{}')::JSON, 'event_name': s.event_name})}) END",
+            "'end_time': s.end_time / 1e6, 'extra_data': coalesce(s.extra_data, '{}')::JSON, "
+            "'event_name': s.event_name})}) END",
             "What the process did, and when, in milliseconds.",
         ),
         Derived(

@@ -1,4 +1,8 @@
-"""One attempt of a Ray Train run, from ``EXPORT_TRAIN_RUN_ATTEMPT`` (`ExportTrainRunAttemptEventData`, export_train_state.proto)."""
+"""
+One attempt of a Ray Train run, from ``EXPORT_TRAIN_RUN_ATTEMPT``.
+
+Source: `ExportTrainRunAttemptEventData`, export_train_state.proto.
+"""
 
 from __future__ import annotations
 

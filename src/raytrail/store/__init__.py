@@ -13,6 +13,7 @@ One process writes; any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import re
 import shutil
 import threading
@@ -87,6 +88,7 @@ class Store:
         self._config = config
         self._lock = threading.RLock()
         self._attached: dict[str, str] = {}
+        self._summaries: dict[str, dict[str, Any]] = {}
         self._attach_lock = threading.Lock()
         self._lock_file = None
         if write:
@@ -207,6 +209,7 @@ class Store:
             self._live.fold(session)
             self._live.forget(session)
             self._live.retire(self._sealer.seal(session))
+            self._remember(session)
 
     def rebuild(self, session: str) -> None:
         """Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read."""
@@ -287,7 +290,8 @@ class Store:
                 f"({sql.public_view(one, f'{self.snapshot(session).source(one)} s')})"
                 for session, cluster in sessions
             ] or [
-                f"SELECT '' AS cluster, '' AS session, * FROM ({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
+                "SELECT '' AS cluster, '' AS session, * FROM "
+                f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
             ]
             views.append(f"{sql.quote(one.name)} AS ({' UNION ALL BY NAME '.join(parts)})")
         return self._engine.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')})")
@@ -298,7 +302,7 @@ class Store:
             paths = [self._root / file.path for file in self._catalogue.log_files(session, one.name)]
             if not paths:
                 return f"({sql.empty(one, partial=False)})"
-            log = f"(SELECT * FROM {parquet(paths)} WHERE timestamp * 1000 <= {at_ms})"
+            log = f"(SELECT * FROM {parquet(paths)} WHERE {one.when} <= {at_ms})"
             return f"({sql.final(one, f'({sql.folded(one, log)})')})"
         source = self._last_states(session, one)
         return source if at_ms is None else f"({sql.at_times(one, source, at_ms)})"
@@ -340,11 +344,10 @@ class Store:
         [(cluster, sealed_ms, summary)] = self._catalogue.query(
             "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
         )
-        known = msgspec.json.decode(summary) if summary else {}
-        marks = self._catalogue.query("SELECT path FROM state WHERE session = ? ORDER BY path", session)
-        mark = ",".join(path for (path,) in marks)
+        known = msgspec.json.decode(summary) if summary else self._summaries.get(session, {})
+        mark = self._mark(session)
         if known.get("mark") != mark:
-            known = {**self._summary(session), "mark": mark}
+            known = self._summaries[session] = {**self._summary(session), "mark": mark}
         [(events, stored, rejected)] = self._catalogue.query(
             "SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0), coalesce(sum(rejected), 0) FROM counts "
             "WHERE session = ? AND event_type != 'FILE'",
@@ -369,6 +372,19 @@ class Store:
             inferred=known["inferred"],
         )
 
+    def _mark(self, session: str) -> str:
+        """Return what tells one fold of a session from the next."""
+        paths = self._catalogue.query("SELECT path FROM state WHERE session = ? ORDER BY path", session)
+        return hashlib.blake2b("\n".join(path for (path,) in paths).encode(), digest_size=16).hexdigest()
+
+    def _remember(self, session: str) -> None:
+        """Keep a sealed session's figures beside it, so that a list of thousands asks the engine for none."""
+        summary = {**self._summary(session), "mark": self._mark(session)}
+        with self._catalogue.transaction() as db:
+            db.execute(
+                "UPDATE sessions SET summary = ? WHERE session = ?", (msgspec.json.encode(summary).decode(), session)
+            )
+
     def _summary(self, session: str) -> dict[str, Any]:
         """Work out a session's figures; the writer keeps them beside the session, for a quick list."""
         snapshot = self.snapshot(session)
@@ -384,7 +400,8 @@ class Store:
             )
             last, inferred = max(last, latest or 0), inferred + count
         [(tasks,)] = self._engine.run(
-            f"SELECT count(*) FROM {snapshot.source(installed()['task'])} WHERE type IS NOT NULL AND type != 'DRIVER_TASK'"
+            f"SELECT count(*) FROM {snapshot.source(installed()['task'])} "
+            "WHERE type IS NOT NULL AND type != 'DRIVER_TASK'"
         )
         return {
             "began_ms": min((node["start_time_ms"] for node in nodes if node["start_time_ms"]), default=None),

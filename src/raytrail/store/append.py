@@ -266,15 +266,19 @@ class Appender:
         with self._catalogue.transaction() as db:
             for session, cluster in dict.fromkeys((chunk.session, chunk.cluster) for chunk in chunks):
                 db.execute(
-                    "INSERT INTO sessions(session, cluster, first_heard_ms, last_heard_ms, last_grew_ms) VALUES(?, ?, ?, ?, ?) "
-                    "ON CONFLICT DO UPDATE SET last_heard_ms = excluded.last_heard_ms, cluster = max(cluster, excluded.cluster)",
+                    "INSERT INTO sessions(session, cluster, first_heard_ms, last_heard_ms, last_grew_ms) "
+                    "VALUES(?, ?, ?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET last_heard_ms = excluded.last_heard_ms, "
+                    "cluster = max(cluster, excluded.cluster)",
                     (session, cluster, now_ms, now_ms, now_ms),
                 )
             for group in groups:
                 self._name_files(db, group)
                 db.execute(
-                    "INSERT INTO counts VALUES(?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET events = events + excluded.events, "
-                    "bytes = bytes + excluded.bytes, rejected = rejected + excluded.rejected, unknown = unknown + excluded.unknown",
+                    "INSERT INTO counts VALUES(?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                    "events = events + excluded.events, "
+                    "bytes = bytes + excluded.bytes, rejected = rejected + excluded.rejected, "
+                    "unknown = unknown + excluded.unknown",
                     (
                         group.session,
                         group.event_type,
@@ -342,11 +346,13 @@ def _placed(data: bytes, line: Line) -> bytes:
 
 
 def sync(path: Path) -> None:
+    """Make a file's content durable."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_directories(directories: Iterable[Path]) -> None:
+    """Make the names in these directories durable."""
     for directory in set(directories):
         descriptor = os.open(directory, os.O_RDONLY)
         try:

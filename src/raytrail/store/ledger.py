@@ -74,7 +74,8 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
     counts = {
         event_type: rest
         for event_type, *rest in catalogue.query(
-            "SELECT event_type, events, bytes, rejected, unknown FROM counts WHERE session = ? AND event_type != 'FILE'",
+            "SELECT event_type, events, bytes, rejected, unknown FROM counts "
+            "WHERE session = ? AND event_type != 'FILE'",
             session,
         )
     }

@@ -133,7 +133,8 @@ class LiveFold:
         directory = self._root / "state" / session
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{entity.name}-{kind}-{time.time_ns():020d}.parquet"
-        # sorted by pieces: a sealed session is their sequence, in which a query still skips most of what it does not ask for
+        # sorted by pieces: a sealed session is their sequence, in which a query still skips
+        # most of what it does not ask for
         order = ", ".join(map(sql.quote, entity.sort))
         [(rows,)] = self._engine.run(copy_parquet(f"{select} ORDER BY {order}", path))
         sync(path)

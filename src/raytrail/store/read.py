@@ -116,17 +116,21 @@ class Snapshot:
         [(count,)] = self._engine.run(f"SELECT count(*) FROM {self.source(one)} s{condition}", params)
         return int(count)
 
-    def group(self, noun: str, by: Sequence[str], where: Sequence[Filter] = ()) -> list[dict[str, Any]]:
-        """Return how many states there are of each combination of these columns, as ``count``."""
+    def group(
+        self, noun: str, by: Sequence[str], where: Sequence[Filter] = (), *, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return how many states there are of each combination of these columns, as ``count``; at most `limit`."""
         one = entity(noun)
         condition, params = _condition(one, where)
         wanted = [sql.find(one, name) for name in by]
-        shown = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
         raw = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
         inner = f"SELECT {raw}, count(*) AS n FROM {self.source(one)} s{condition} GROUP BY ALL"
-        stored = [Column(c.name, c.type, "", "max", c.doc) for c in wanted]
-        shown = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in stored)
-        found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL", params)
+        # what was raw is shown only now, once a group
+        shown = ", ".join(
+            f"{sql.public(Column(c.name, c.type, '', 'max', c.doc))} AS {sql.quote(c.name)}" for c in wanted
+        )
+        bound = "" if limit is None else f" LIMIT {int(limit)}"
+        found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
         return [dict(zip((*by, "count"), row, strict=True)) for row in found.rows]
 
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:

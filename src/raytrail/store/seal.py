@@ -130,7 +130,8 @@ class Sealer:
             terminal = ", ".join(sql.literal(one) for one in entity.terminal)
             is_open = f"inferred IS NULL AND ({state}) NOT IN ({terminal})"
             replaced = ", ".join(
-                f"CASE WHEN {is_open} THEN {value.format(end_ms=end_ms)} ELSE {sql.quote(name)} END AS {sql.quote(name)}"
+                f"CASE WHEN {is_open} THEN {value.format(end_ms=end_ms)} ELSE {sql.quote(name)} END "
+                f"AS {sql.quote(name)}"
                 for name, value in (*entity.closing, ("inferred", "'session ended'"))
             )
             closed = f"(SELECT * REPLACE ({replaced}) FROM {bare})"
@@ -147,7 +148,8 @@ def _close_actors(source: str) -> str:
     """Return the actors, those dead whose job has ended or whose node has died."""
     ends = (
         "list_min(list_filter(["
-        "CASE WHEN d.is_dead AND NOT coalesce(a.is_detached, false) THEN {'ms': d.end_time_ms, 'why': 'job ended'} END, "
+        "CASE WHEN d.is_dead AND NOT coalesce(a.is_detached, false) THEN "
+        "{'ms': d.end_time_ms, 'why': 'job ended'} END, "
         "CASE WHEN n.state = 'DEAD' AND a.state = 'ALIVE' THEN {'ms': n.end_time_ms, 'why': 'node died'} END"
         "], lambda e: e IS NOT NULL))"
     )
@@ -165,7 +167,8 @@ def _close_tasks(source: str) -> str:
     died = "json_extract_string(a._death_cause, '$.actor_died_error_context.error_message')"
     exit_type = f"regexp_extract({died}, 'Worker exit type: (\\w+) Worker exit detail: ', 1)"
     detail = f"regexp_extract({died}, 'Worker exit detail: (.*)', 1, 's')"
-    # mark_tasks_failed_on_job_ends and _on_worker_dead, ray/dashboard/modules/task_events/task_event_storage.py, Ray 2.60
+    # mark_tasks_failed_on_job_ends and _on_worker_dead in Ray 2.60,
+    # ray/dashboard/modules/task_events/task_event_storage.py
     by_job = (
         "'Job finishes (' || lower(hex(t.job_id)) || ') as driver exits. Marking all non-terminal tasks as failed.'"
     )
@@ -185,7 +188,8 @@ def _close_tasks(source: str) -> str:
         "CASE WHEN t.worker_id IS NOT NULL AND a.state = 'DEAD' AND t.type = 'ACTOR_TASK' THEN "
         "{'ns': a._dead_ms * 1000000, 'why': 'actor died', "
         f"'says': coalesce({by_worker}, {died}, '')}} END, "
-        "CASE WHEN t.worker_id IS NOT NULL AND n.state = 'DEAD' THEN {'ns': n.end_time_ms * 1000000, 'why': 'node died', "
+        "CASE WHEN t.worker_id IS NOT NULL AND n.state = 'DEAD' THEN "
+        "{'ns': n.end_time_ms * 1000000, 'why': 'node died', "
         "'says': 'Node ' || lower(hex(t.node_id)) || ' died: ' || coalesce(n._death_message, '')} END"
         "], lambda e: e IS NOT NULL AND e.ns IS NOT NULL))"
     )

@@ -67,7 +67,9 @@ def crash():
 
 
 @ray.remote(num_cpus=1)
-def sleep(seconds):
+def sleep(seconds, begun=None):
+    if begun:
+        begun.touch()
     for _ in range(seconds * 10):  # a cancellation is noticed between two Python instructions
         time.sleep(0.1)
 
@@ -128,6 +130,15 @@ def failure(reference):
     raise AssertionError("it should have failed")
 
 
+def wait_for(condition, seconds=60):
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not in {seconds} seconds")
+        time.sleep(0.1)
+
+
 def tasks(directory):
     print("squares:", sum(ray.get([square.remote(number) for number in range(300)])))
     print("nested:", ray.get(total.remote(20)))
@@ -137,9 +148,11 @@ def tasks(directory):
     print("flaky:", ray.get(flaky.remote(tries)))
     print("crashed once:", ray.get(crash_once.remote(directory / "crashed")))
     print("crashed:", failure(crash.remote()))
-    cancelled = sleep.remote(60)
-    time.sleep(0.7)
-    ray.cancel(cancelled)
+    begun = directory / "begun"
+    cancelled = sleep.remote(600, begun)
+    wait_for(begun.exists)
+    # once is not always enough: on a busy machine Ray may lose it
+    wait_for(lambda: ray.cancel(cancelled) or ray.wait([cancelled], timeout=1)[0])
     print("cancelled:", failure(cancelled))
     ray.get([shout.options(name=f"shout_{number}").remote(number) for number in range(4)])
 

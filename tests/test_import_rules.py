@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "agent": {"tail", "pubsub", "event", "config"},
     "history": {"pubsub", "store", "config"},
     "testing": {"event", "entities", "pubsub", "store", "config"},
+    "__main__": {"cli"},
     "cli": {
         "agent",
         "history",

@@ -11,7 +11,6 @@ import contextlib
 import json
 
 import httpx
-import pytest
 
 from raytrail import agent, history
 from raytrail.config import AgentConfig, ServerConfig, StoreConfig, TailConfig
@@ -52,28 +51,32 @@ async def test_an_event_that_ray_wrote_is_read_back_over_http(tmp_path):
             write(events / "event_EXPORT_NODE.log", node_is("ALIVE"))
             write(events / "event_EXPORT_TASK_13699.log", the_driver_says())
             write(events / "event_EXPORT_TASK_13993.log", the_worker_says())
-            task = await until(client, "tasks", lambda task: task["state"] == "RUNNING")
+            await until(lambda: states(client, SESSION, "tasks"), ["RUNNING"])
+            [task] = await rows(client, SESSION, "tasks")
             assert (task["task_id"], task["name"], task["worker_pid"]) == (TASK, "square", 13993)
 
-            # The task has ended, and so has the session: its last node died. It is sealed, and answers as before.
+            # The task ends; then the session does, with its last node. It is sealed, and goes on to answer.
             write(events / "event_EXPORT_TASK_13699.log", the_driver_says(finished=True))
+            await until(lambda: states(client, SESSION, "tasks"), ["FINISHED"])
             write(events / "event_EXPORT_NODE.log", node_is("DEAD"))
-            await until_sealed(client)
-            stop.set()
-            await asyncio.gather(*running)
-            assert (await one(client, SESSION, "tasks"))["state"] == "FINISHED"
-            assert (await one(client, SESSION, "nodes"))["state"] == "DEAD"
+            await until(lambda: sealed(client), [True])
+            assert await states(client, SESSION, "tasks") == ["FINISHED"]
+            assert await states(client, SESSION, "nodes") == ["DEAD"]
 
             # As of any earlier moment it answers as the live cluster would have then.
             then = f"{SESSION}/at/{BEGAN_S * 1000 + 2500}"
-            assert (await one(client, then, "tasks"))["state"] == "RUNNING"
-            assert (await one(client, then, "nodes"))["state"] == "ALIVE"
+            assert await states(client, then, "tasks") == ["RUNNING"]
+            assert await states(client, then, "nodes") == ["ALIVE"]
 
             # Every byte that Ray wrote is accounted for.
+            stop.set()
+            await asyncio.gather(*running)
             ledger = (await client.get(f"/api/clusters/{SESSION}")).json()["ledger"]
-            written = {"TASK": sizes(events, "event_EXPORT_TASK_*"), "NODE": sizes(events, "event_EXPORT_NODE*")}
-            assert {row["event_type"]: row["stored_bytes"] for row in ledger} == written
-            assert {row["event_type"]: row["written_bytes"] for row in ledger} == written
+            assert {row["event_type"]: row["stored_bytes"] for row in ledger} == {
+                "NODE": bytes_in(events, "event_EXPORT_NODE.log"),
+                "TASK": bytes_in(events, "event_EXPORT_TASK_*.log"),
+            }
+            assert [row["missing_bytes"] for row in ledger] == [0, 0]
         await broker.aclose()
 
 
@@ -127,41 +130,27 @@ def encoded(hex_id):
 KEY = {"task_id": encoded(TASK), "attempt_number": 0, "job_id": encoded(JOB)}
 
 
-async def one(client, cluster, noun):
-    """The only row that Ray's State API lists."""
+async def rows(client, cluster, noun):
+    """What Ray's State API lists; nothing as long as no event of the cluster has arrived."""
     answer = await client.get(f"/clusters/{cluster}/api/v0/{noun}?detail=1")
-    [row] = answer.raise_for_status().json()["data"]["result"]["result"]
-    return row
+    return [] if answer.status_code == 404 else answer.json()["data"]["result"]["result"]
 
 
-async def until(client, noun, condition):
-    """Wait for the only row to be so."""
-    row = None
-    for _ in deadline():
-        clusters = (await client.get("/api/clusters")).json()["clusters"]
-        if clusters and clusters[0][noun]:
-            row = await one(client, SESSION, noun)
-            if condition(row):
-                return row
-        await asyncio.sleep(0.02)
-    pytest.fail(f"{noun}: not so in time: {row}")
+async def states(client, cluster, noun):
+    return [row["state"] for row in await rows(client, cluster, noun)]
 
 
-async def until_sealed(client):
-    for _ in deadline():
-        [cluster] = (await client.get("/api/clusters")).json()["clusters"]
-        if cluster["sealed"]:
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail(f"not sealed in time: {cluster}")
+async def sealed(client):
+    return [cluster["sealed"] for cluster in (await client.get("/api/clusters")).json()["clusters"]]
 
 
-def deadline(seconds=30):
-    """Yield until it is reached."""
+async def until(ask, expected, seconds=30):
+    """Ask until the answer is as expected."""
     end = asyncio.get_running_loop().time() + seconds
-    while asyncio.get_running_loop().time() < end:
-        yield
+    while (answer := await ask()) != expected:
+        assert asyncio.get_running_loop().time() < end, f"still {answer} and not {expected} after {seconds} s"
+        await asyncio.sleep(0.02)
 
 
-def sizes(directory, pattern):
+def bytes_in(directory, pattern):
     return sum(path.stat().st_size for path in directory.glob(pattern))

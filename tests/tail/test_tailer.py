@@ -64,6 +64,8 @@ class Machine(RuleBasedStateMachine):
         self.number = 0
         self.must: set[bytes] = set()
         self.acknowledged: set[bytes] = set()
+        self.certain: set[bytes] = set()
+        """Acknowledged, and not undone by a crash or a new generation."""
         self.allowed: Counter[bytes] = Counter()
         self.delivered: Counter[bytes] = Counter()
         self.waiting: list[Chunk] = []
@@ -126,11 +128,15 @@ class Machine(RuleBasedStateMachine):
         file = self._live(stem)
         if keep >= len(file.lines):
             return
+        for chunk in self.waiting:
+            self._acknowledge(chunk)
+        self.waiting = []
         self._give_up(file)
         file.lines, file.half, file.rest = file.lines[:keep], b"", b""
         with file.path.open("r+b") as opened:
             opened.truncate(len(file.content))
         self.allowed.update(file.lines)  # a new generation is read from its start
+        self.certain -= set(file.lines)
         self.must.update(line for line in file.lines if len(line) <= MAX_LINE_BYTES)
         self.read_all()  # unless it is seen to have shrunk, nobody can know
 
@@ -194,7 +200,7 @@ class Machine(RuleBasedStateMachine):
         self._restarted()
         for file in [file for files in self.written.values() for file in files]:
             for line in file.lines:  # the acknowledged prefix is not read again
-                if line not in self.acknowledged and len(line) <= MAX_LINE_BYTES:
+                if line not in self.certain and len(line) <= MAX_LINE_BYTES:
                     break
                 self.allowed[line] = max(1, self.delivered[line])
         self.checkpoint = Checkpoint(self.state)
@@ -208,6 +214,7 @@ class Machine(RuleBasedStateMachine):
         self.tailer.close()
         self.checkpoint.close()
         self._restarted()
+        self.certain = set()
         self.state = crashed / self.state.name
         self.checkpoint = Checkpoint(self.state)
         self.tailer = Tailer(self.config, self.checkpoint)
@@ -306,6 +313,7 @@ class Machine(RuleBasedStateMachine):
 
     def _acknowledge(self, chunk: Chunk) -> None:
         self.checkpoint.acknowledge(chunk.segments)
+        self.certain.update(chunk.data.splitlines(keepends=True))
         self.acknowledged.update(chunk.data.splitlines(keepends=True))
 
 

@@ -291,7 +291,7 @@ def _cut(text: str, width: int) -> str:
 def _crowded_out(fields: Sequence[Field], widths: Mapping[str, int], room: int) -> list[str]:
     out: list[str] = []
     for field in sorted(fields, key=lambda field: -field.rank):
-        if sum(w + GAP for name, w in widths.items() if name not in out) - GAP <= room:
+        if not field.rank or sum(w + GAP for name, w in widths.items() if name not in out) - GAP <= room:
             break
         out.append(field.name)
     return [field.name for field in fields if field.name in out]

@@ -1,0 +1,345 @@
+"""
+What the line costs and how fast it answers, on this machine.
+
+    make bench                                    everything, with a million tasks
+    make bench BENCH_ARGS='query --tasks 7200000'
+
+Each measurement runs in a process of its own, several times; medians are printed. CPU seconds are user and system
+time of that process and its threads: they bear a busy machine better than wall time does.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from raytrail.agent import drain
+from raytrail.config import AgentConfig, ServerConfig, StoreConfig, TailConfig
+from raytrail.pubsub import connect
+from raytrail.store import Filter, Store
+from raytrail.tail import Checkpoint, Tailer
+from raytrail.testing.generate import SESSION, generate
+
+TWO = StoreConfig(threads=2)
+ONE = StoreConfig(threads=1)
+
+
+def spent():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Measured:
+    """Wall, CPU and peak memory of a block."""
+
+    def __enter__(self):
+        self.cpu, self.wall = -spent(), -time.perf_counter()
+        return self
+
+    def __exit__(self, *_):
+        self.cpu, self.wall = self.cpu + spent(), self.wall + time.perf_counter()
+
+    def figures(self, count, unit, **more):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            f"{unit}/s": count / self.wall,
+            f"{unit}/s/core": count / self.cpu,
+            f"CPU-s/M {unit}": self.cpu / count * 1e6,
+            "peak MB": peak,
+            **more,
+        }
+
+
+def tailer(data, state):
+    config = TailConfig(temp_dir=str(data), sessions="all", state_dir=str(state), inotify=False)
+    checkpoint = Checkpoint(Path(state) / "checkpoint.sqlite")
+    return Tailer(config, checkpoint), checkpoint
+
+
+def chunks(data, work):
+    """Yield the chunks of all files, as the agent reads them."""
+    tail, checkpoint = tailer(data, work / "state")
+    tail.look()
+    while found := tail.take(64 * 1024 * 1024, 0):
+        yield found
+        for chunk in found:
+            checkpoint.acknowledge(chunk.segments)
+    tail.close()
+    checkpoint.close()
+
+
+def measure_drain(data, work):
+    """agent: files -> tail -> file:// with fsync, until nothing is left."""
+    tail, checkpoint = tailer(data, work / "state")
+    broker = connect(f"file://{work}/events")
+
+    async def run():
+        await drain(tail, checkpoint, broker, AgentConfig(), lambda _: None)
+        await broker.aclose()
+
+    with Measured() as measured:
+        asyncio.run(run())
+    events = sum(json.loads((data / "generated.json").read_text())["events"].values())
+    return measured.figures(events, "events")
+
+
+def measure_append(data, work):
+    """history: chunks -> typed Parquet, with the ranges in the catalogue. One thread."""
+    events = 0
+    with Store.open(work / "store", ONE, write=True) as store:
+        batches = chunks(data, work)
+        cpu = wall = 0.0
+        for batch in batches:
+            with Measured() as measured:
+                store.append(batch)
+            cpu, wall = cpu + measured.cpu, wall + measured.wall
+        [cluster] = store.clusters()
+        events = cluster.events
+    measured.cpu, measured.wall = cpu, wall
+    log = sum(path.stat().st_size for path in (work / "store" / "log").rglob("*.parquet"))
+    return measured.figures(events, "events", **{"log B/event": log / events})
+
+
+def measure_live(data, work):
+    """history: append and fold every 50,000 events or so, as while a cluster runs. One thread."""
+    with Store.open(work / "store", ONE, write=True) as store:
+        cpu = wall = slowest = 0.0
+        for found in chunks(data, work):
+            batch, size = [], 0
+            for chunk in [*found, None]:
+                if chunk is not None:
+                    batch.append(chunk)
+                    size += len(chunk.data)
+                if batch and (chunk is None or size >= 40_000_000):
+                    with Measured() as measured:
+                        store.append(batch)
+                        store.fold()
+                    cpu, wall, slowest = cpu + measured.cpu, wall + measured.wall, max(slowest, measured.wall)
+                    batch, size = [], 0
+        [cluster] = store.clusters()
+    measured.cpu, measured.wall = cpu, wall
+    return measured.figures(cluster.events, "events", **{"slowest round s": slowest})
+
+
+def measure_rebuild(data, work):
+    """history: fold a session from its log and seal it. Two threads."""
+    with Store.open(work / "store", TWO, write=True) as store:
+        for batch in chunks(data, work):
+            store.append(batch)
+    return fresh("rebuild_only", data, work)
+
+
+def measure_rebuild_only(data, work):
+    with Store.open(work / "store", TWO, write=True) as store:
+        with Measured() as measured:
+            store.rebuild(SESSION)
+        tasks = store.snapshot(SESSION).count("task")
+        state = (work / "store" / "state" / SESSION).glob
+        sealed = sum(path.stat().st_size for path in state("task-sealed-*.parquet"))
+        cache = sum(path.stat().st_size for path in state("*.duckdb"))
+    return measured.figures(tasks, "tasks", **{"sealed B/task": sealed / tasks, "cache B/task": cache / tasks})
+
+
+def measure_replay(data, work):
+    """for comparison: what a history server does that replays events one by one (json.loads, a dict a task)."""
+    tasks, events = {}, 0
+    with Measured() as measured:
+        for path in sorted((data / SESSION / "logs" / "export_events").glob("event_EXPORT_TASK_*")):
+            with path.open("rb") as file:
+                for line in file:
+                    event = json.loads(line)["event_data"]
+                    task = tasks.setdefault((event["task_id"], event["attempt_number"]), {})
+                    for part in ("task_info", "state_updates", "profile_events"):
+                        if part in event:
+                            task.setdefault(part, {}).update(event[part])
+                    events += 1
+    return measured.figures(len(tasks), "tasks", **{"events/s/core": events / measured.cpu})
+
+
+def quantiles(took):
+    took.sort()
+    return took[len(took) // 2] * 1000, took[min(len(took) - 1, int(len(took) * 0.95))] * 1000
+
+
+def measure_query(data, work):
+    """a sealed session: the engine's answers, and the server's over HTTP."""
+    store_dir = work / "store"
+    if not store_dir.exists():
+        with Store.open(store_dir, TWO, write=True) as store:
+            for batch in chunks(data, work):
+                store.append(batch)
+            store.seal(SESSION)
+    return fresh("query_only", data, work)
+
+
+def measure_query_only(data, work):
+    os.system("sync")
+    figures = {}
+    began = time.perf_counter()
+    with Store.open(work / "store", TWO) as store:
+        store.find("latest")
+        snapshot = store.snapshot(SESSION)
+        first = snapshot.rows("task", order=["task_id"], limit=100)
+        figures["open and first 100, ms"] = (time.perf_counter() - began) * 1000
+        cluster = store.find("latest")
+        figures["tasks"] = cluster.tasks
+        jobs = snapshot.group("task", ["job_id"])
+        job = max(jobs, key=lambda row: row["count"])["job_id"]
+        figures["tasks of the largest job"] = max(row["count"] for row in jobs)
+        ids = [row["task_id"] for row in snapshot.rows("task", columns=["task_id"], limit=50, offset=1000)]
+        middle_ms = (cluster.began_ms + cluster.ended_ms) // 2
+        in_job = Filter("job_id", "=", job)
+        failed = [in_job, Filter("state", "=", "FAILED")]
+        questions = {
+            "100 FAILED of a job by time": lambda n: snapshot.rows(
+                "task", where=failed, order=["-start_time_ms"], limit=100
+            ),
+            "task by id": lambda n: snapshot.rows("task", where=[Filter("task_id", "=", ids[n % 50])]),
+            "summarize a job": lambda n: snapshot.group("task", ["name", "state"], [in_job]),
+            "states at T": lambda n: store.snapshot(SESSION, middle_ms - n).group("task", ["state"]),
+            "100 RUNNING at T": lambda n: store.snapshot(SESSION, middle_ms - n).rows(
+                "task", columns=["task_id", "name", "state"], where=[Filter("state", "=", "RUNNING")], limit=100
+            ),
+        }
+        for name, ask in questions.items():
+            ask(0)
+            took = []
+            for n in range(20):
+                at = time.perf_counter()
+                ask(n)
+                took.append(time.perf_counter() - at)
+            figures[f"{name}, ms"] = quantiles(took)
+        assert len(first) == 100
+    figures["peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return figures | over_http(work, job, ids, middle_ms)
+
+
+def over_http(work, job, ids, middle_ms):
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(work / "store")], stdout=subprocess.PIPE, text=True)
+    try:
+        base = f"{server.stdout.readline().strip().rstrip('/')}/clusters/{SESSION}"
+
+        def get(path):
+            at = time.perf_counter()
+            # a query of its own each time: what is cached is not what is measured
+            with urllib.request.urlopen(base + path, timeout=120) as answer:
+                answer.read()
+            return time.perf_counter() - at
+
+        where = "filter_keys={}&filter_predicates=%3D&filter_values={}"
+        paths = {
+            "list 100 FAILED of a job": lambda n: (
+                "/api/v0/tasks?limit=100&detail=True&"
+                + where.format("job_id", job)
+                + "&"
+                + where.format("state", "FAILED")
+            ),
+            "get a task": lambda n: "/api/v0/tasks?detail=True&" + where.format("task_id", ids[n % 50]),
+            "summarize a job": lambda n: "/api/v0/tasks/summarize?" + where.format("job_id", job),
+            "100 tasks at T": lambda n: f"/at/{middle_ms - n}/api/v0/tasks?limit=100",
+        }
+        paths = {name: path for name, path in paths.items()}
+        figures = {}
+        for name, path in paths.items():
+            get(path(0))
+            for clients in (1, 8):
+                with ThreadPoolExecutor(clients) as pool:
+                    took = list(pool.map(lambda n, path=path: get(path(n)), range(40)))
+                figures[f"HTTP, {clients} client{'s' * (clients > 1)}: {name}, ms"] = quantiles(took)
+        for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                figures["server peak MB"] = int(line.split()[1]) / 1024
+        return figures
+    finally:
+        server.terminate()
+        server.wait()
+
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from raytrail.config import ServerConfig, StoreConfig
+from raytrail.server import serve
+from raytrail.store import Store
+store = Store.open(Path(sys.argv[1]), StoreConfig(threads=2))
+asyncio.run(serve(store, ServerConfig(port=0), ready=lambda url: print(url, flush=True), stop=asyncio.Event()))
+"""
+
+MEASUREMENTS = {
+    name.removeprefix("measure_"): function for name, function in dict(globals()).items() if name.startswith("measure_")
+}
+LISTED = ("drain", "append", "live", "rebuild", "replay", "query")
+
+
+def fresh(name, data, work):
+    """Measure in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--child", name, str(data), str(work)], stdout=subprocess.PIPE, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def show(value):
+    if isinstance(value, list):
+        return f"p50 {value[0]:.0f}  p95 {value[1]:.0f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("measurement", nargs="*", metavar="NAME", help=f"one or more of {', '.join(LISTED)} (all)")
+    parser.add_argument("--tasks", type=int, default=1_000_000, help="tasks of the made-up session (1000000)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each; medians are printed (3)")
+    parser.add_argument("--keep", type=Path, help="where to keep the data and the store of `query` for the next time")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        name, data, work = args.child
+        print(json.dumps(MEASUREMENTS[name](Path(data), Path(work))))
+        return
+    root = args.keep or Path(tempfile.mkdtemp(prefix="raytrail-bench-"))
+    data = root / f"data-{args.tasks}"
+    try:
+        if not (data / "generated.json").exists():
+            made = generate(data, tasks=args.tasks)
+            (data / "generated.json").write_text(
+                json.dumps({"events": made.events, "bytes": made.bytes, "attempts": made.attempts})
+            )
+        made = json.loads((data / "generated.json").read_text())
+        events, size = sum(made["events"].values()), sum(made["bytes"].values())
+        print(
+            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
+            f"{made['attempts']:,} task attempts, {events:,} events, {size / 1e6:,.0f} MB, {size / events:.0f} B/event"
+        )
+        for name in args.measurement or LISTED:
+            runs = []
+            for _ in range(1 if name == "query" else args.runs):
+                work = root / "query" if name == "query" and args.keep else Path(tempfile.mkdtemp(dir=root))
+                work.mkdir(exist_ok=True)
+                runs.append(fresh(name, data, work))
+                if name != "query" or not args.keep:
+                    shutil.rmtree(work)
+            print(f"\n{name}: {MEASUREMENTS[name].__doc__}")
+            for figure, first in runs[0].items():
+                middle = first if isinstance(first, list) else statistics.median(run[figure] for run in runs)
+                print(f"  {figure:48} {show(middle)}", flush=True)
+    finally:
+        if not args.keep:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from raytrail.agent import drain
-from raytrail.config import AgentConfig, ServerConfig, StoreConfig, TailConfig
+from raytrail.config import AgentConfig, StoreConfig, TailConfig
 from raytrail.pubsub import connect
 from raytrail.store import Filter, Store
 from raytrail.tail import Checkpoint, Tailer
@@ -80,7 +80,7 @@ def chunks(data, work):
 
 
 def measure_drain(data, work):
-    """agent: files -> tail -> file:// with fsync, until nothing is left."""
+    """Agent: files -> tail -> file:// with fsync, until nothing is left."""
     tail, checkpoint = tailer(data, work / "state")
     broker = connect(f"file://{work}/events")
 
@@ -95,7 +95,7 @@ def measure_drain(data, work):
 
 
 def measure_append(data, work):
-    """history: chunks -> typed Parquet, with the ranges in the catalogue. One thread."""
+    """History: chunks -> typed Parquet, with the ranges in the catalogue. One thread."""
     events = 0
     with Store.open(work / "store", ONE, write=True) as store:
         batches = chunks(data, work)
@@ -112,7 +112,7 @@ def measure_append(data, work):
 
 
 def measure_live(data, work):
-    """history: append and fold every 50,000 events or so, as while a cluster runs. One thread."""
+    """History: append and fold every 50,000 events or so, as while a cluster runs. One thread."""
     with Store.open(work / "store", ONE, write=True) as store:
         cpu = wall = slowest = 0.0
         for found in chunks(data, work):
@@ -133,7 +133,7 @@ def measure_live(data, work):
 
 
 def measure_rebuild(data, work):
-    """history: fold a session from its log and seal it. Two threads."""
+    """History: fold a session from its log and seal it. Two threads."""
     with Store.open(work / "store", TWO, write=True) as store:
         for batch in chunks(data, work):
             store.append(batch)
@@ -152,7 +152,7 @@ def measure_rebuild_only(data, work):
 
 
 def measure_replay(data, work):
-    """for comparison: what a history server does that replays events one by one (json.loads, a dict a task)."""
+    """For comparison: what a history server does that replays events one by one (json.loads, a dict a task)."""
     tasks, events = {}, 0
     with Measured() as measured:
         for path in sorted((data / SESSION / "logs" / "export_events").glob("event_EXPORT_TASK_*")):
@@ -173,7 +173,7 @@ def quantiles(took):
 
 
 def measure_query(data, work):
-    """a sealed session: the engine's answers, and the server's over HTTP."""
+    """A sealed session: the engine's answers, and the server's over HTTP."""
     store_dir = work / "store"
     if not store_dir.exists():
         with Store.open(store_dir, TWO, write=True) as store:
@@ -249,7 +249,6 @@ def over_http(work, job, ids, middle_ms):
             "summarize a job": lambda n: "/api/v0/tasks/summarize?" + where.format("job_id", job),
             "100 tasks at T": lambda n: f"/at/{middle_ms - n}/api/v0/tasks?limit=100",
         }
-        paths = {name: path for name, path in paths.items()}
         figures = {}
         for name, path in paths.items():
             get(path(0))

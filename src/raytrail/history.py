@@ -8,7 +8,7 @@ import time
 from contextlib import aclosing
 
 from raytrail.config import StoreConfig
-from raytrail.errors import StoreError
+from raytrail.errors import PublishError, StoreError
 from raytrail.pubsub import Delivery, Subscriber
 from raytrail.store import Store
 
@@ -21,7 +21,7 @@ WAITING = 64
 async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: asyncio.Event, *, group: str) -> None:
     """Append what arrives, acknowledge it once it is durable, and fold; until `stop` is set."""
     waiting: asyncio.Queue[Delivery] = asyncio.Queue(WAITING)
-    consuming = asyncio.create_task(_consume(subscriber, waiting, group))
+    consuming = asyncio.create_task(_consume(subscriber, waiting, group, config))
     folded = sealed = 0.0
     try:
         while not stop.is_set():
@@ -40,10 +40,17 @@ async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: a
     await _fold(store)
 
 
-async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], group: str) -> None:
-    async with aclosing(subscriber.subscribe(group)) as deliveries:
-        async for delivery in deliveries:
-            await waiting.put(delivery)
+async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], group: str, config: StoreConfig) -> None:
+    while True:
+        try:
+            async with aclosing(subscriber.subscribe(group)) as deliveries:
+                async for delivery in deliveries:
+                    await waiting.put(delivery)
+        except PublishError as error:
+            if not error.retryable:
+                raise
+            log.warning("%s; what was not acknowledged comes again", error)
+        await asyncio.sleep(config.batch_seconds)
 
 
 async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list[Delivery]:

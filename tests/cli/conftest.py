@@ -42,11 +42,11 @@ def task_id(number):
     return f"{number:032x}" + "ffffffff" + "01000000"
 
 
-def task(number, *, state=11, name="f", attempt=0):
+def task_data(number, *, state=11, name="f", attempt=0):
     """A task that was submitted `number` seconds after the beginning, and took one."""
     at = (BEGAN_S + number) * 10**9
     times = {"1": str(at), "8": str(at + 10**8), str(state): str(at + 10**9)}
-    data = {
+    return {
         "task_id": encoded(task_id(number)),
         "attempt_number": attempt,
         "job_id": encoded("01000000"),
@@ -59,7 +59,10 @@ def task(number, *, state=11, name="f", attempt=0):
         },
         "state_updates": {"worker_pid": 4711, "state_ts_ns": times},
     }
-    return line("EXPORT_TASK", data, BEGAN_S + number + 1)
+
+
+def task(number, **options):
+    return line("EXPORT_TASK", task_data(number, **options), BEGAN_S + number + 1)
 
 
 def node(state="DEAD"):
@@ -108,6 +111,7 @@ def make():
         line=line,
         node=node,
         task=task,
+        task_data=task_data,
         task_id=task_id,
     )
 

@@ -187,6 +187,16 @@ def test_tasks_and_actors_are_counted_by_name_and_state(run, history):
     assert run("summary", "actors", "--format", "csv").stdout == "class_name,total,DEAD\nCounter,2,2\n"
 
 
+def test_drivers_and_fragments_are_not_counted_as_tasks(run, make, history):
+    driver = make.line("EXPORT_TASK", {**make.task_data(8), "task_info": {"type": "DRIVER_TASK"}})
+    fragment = make.line("EXPORT_TASK", {**make.task_data(9), "task_info": None})
+    with Store.open(history, write=True) as store:
+        store.append([make.chunk("TASK", driver, fragment, file="1795419630-more")])
+        store.seal(make.SESSION)
+    assert run("summary", "tasks").stdout.splitlines()[-1].split() == ["all", "5", "1", "4"]
+    assert len(json.loads(run("list", "tasks", "--format", "json").stdout)) == 7
+
+
 def test_the_ledger_adds_up_and_its_check_passes_when_nothing_is_missing(run, history):
     lines = run("ledger", "--check").stdout.splitlines()
     assert [text.split()[0] for text in lines] == ["type", "ACTOR", "NODE", "TASK", "all"]

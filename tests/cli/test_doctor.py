@@ -114,10 +114,10 @@ def test_another_ray_is_mentioned_and_not_examined(machine, tmp_path):
 
 def test_export_that_is_off_is_bad(machine):
     machine.ray(environ={"RAY_export_task_events_write_batch_size": "1000000"})
-    machine.driver(environ={}, size=0)
+    machine.driver(environ={"RAY_export_task_events_write_batch_size": "1000000"}, size=0)
     for name in ("ACTOR", "NODE", f"TASK_{WORKER}"):  # Ray 2.60 makes the files all the same
         machine.file(f"event_EXPORT_{name}.log", 0)
-    assert ("bad", "export", "off: no event was written") in machine.wrong()
+    assert machine.wrong() == [("bad", "export", "off: no event was written")]
     [cure] = [f.cure for f in machine.findings() if f.check == "export"]
     assert "ray start --head --system-config" in cure
 
@@ -260,6 +260,13 @@ def test_backups_that_the_agent_has_shipped_may_go(machine):
     assert machine.wrong() == []  # while the agent goes on running
     tailer.close()
     checkpoint.close()
+
+
+def test_a_checkpoint_that_cannot_be_read_counts_as_none(machine):
+    machine.ray()
+    machine.good()
+    machine.checkpoint.write_text("not a database, and long enough to be taken for one" * 10)
+    assert machine.wrong() == []
 
 
 def test_a_directory_that_cannot_be_read_is_bad(machine):

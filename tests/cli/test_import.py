@@ -92,6 +92,13 @@ def test_rejected_lines_are_shown_with_file_and_offset(run, store, make, session
     ]
 
 
+def test_a_line_that_was_never_finished_is_seen_as_written_and_not_stored(run, store, make, session_dir):
+    directory = session_dir(make.chunk("TASK", make.task(1), make.task(2)[:100]))
+    [result] = json.loads(run("import", directory, "--format", "json").stdout)
+    [row] = result["ledger"]
+    assert (row["written_bytes"] - row["stored_bytes"], row["rejected_events"], row["missing_bytes"]) == (100, 0, 0)
+
+
 def test_a_directory_without_events_is_refused_with_what_to_give(run, store, tmp_path):
     done = run("import", tmp_path, code=USAGE)
     assert done.stderr.startswith(f"raytrail: error: no Ray session in {tmp_path}: it is neither")

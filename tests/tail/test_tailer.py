@@ -1,338 +1,637 @@
-"""Files that are written, rotated, cut, replaced and deleted in any order, and what the tailer makes of them."""
+"""One thing at a time; `test_tailer_machine.py` does them in any order."""
 
-import hashlib
+import logging
+import os
 import shutil
-import tempfile
-from collections import Counter
-from dataclasses import dataclass, field
+import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 from raytrail.config import TailConfig
-from raytrail.event import Chunk
-from raytrail.tail import Checkpoint, Tailer
+from raytrail.errors import ConfigError
+from raytrail.tail import Checkpoint, Tailer, tailer
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
-STEMS = ("event_EXPORT_TASK_1", "event_EXPORT_TASK_2", "event_EXPORT_ACTOR")
-BACKUPS = 2
-CHUNK_BYTES, MAX_LINE_BYTES = 1024, 4096
+CAPTURE = Path("/work/shared/captures")
 
 
-def file_id(first: bytes) -> str:
-    digest = hashlib.blake2b(SESSION.encode() + b"\n" + first, digest_size=16).hexdigest()
-    return f"1795419639-{digest}"
+def line(number: int, size: int = 0) -> bytes:
+    return b'{"event_data":{"n":%d,"pad":"%s"},"timestamp":1795419639}\n' % (number, b"x" * size)
 
 
-@dataclass(eq=False)
-class Written:
-    """What the test wrote into one file: its lines, and half a line after them."""
-
-    path: Path
-    lines: list[bytes] = field(default_factory=list)
-    half: bytes = b""
-    rest: bytes = b""
-    seen: bool = False
-    """The tailer has looked since it was created."""
-
-    @property
-    def content(self) -> bytes:
-        return b"".join(self.lines) + self.half
+def append(path: Path, *data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(b"".join(data))
 
 
-class Machine(RuleBasedStateMachine):
-    """Every complete line arrives, whole, and no more often than can be helped."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="raytrail-tail-"))
-        self.events = self.root / "ray" / SESSION / "logs" / "export_events"
-        self.events.mkdir(parents=True)
-        # SQLite syncs at each start and stop, which takes a real disk longer than all the rest
-        self.states = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-        self.written: dict[str, list[Written]] = {stem: [] for stem in STEMS}  # the live file first
-        self.deleted: list[Written] = []
-        self.versions: dict[str, list[bytes]] = {}  # what was ever in a file, by its id
-        self.number = 0
-        self.must: set[bytes] = set()
-        self.acknowledged: set[bytes] = set()
-        self.certain: set[bytes] = set()
-        """Acknowledged, and not undone by a crash or a new generation."""
-        self.allowed: Counter[bytes] = Counter()
-        self.delivered: Counter[bytes] = Counter()
-        self.waiting: list[Chunk] = []
-        self.crashes = 0
-
-    @initialize(inotify=st.booleans())
-    def begin(self, inotify: bool) -> None:
-        self.config = TailConfig(
-            temp_dir=str(self.root / "ray"),
-            sessions="all",
-            poll_seconds=1e-9,
-            sweep_seconds=3600 if inotify else 1e-9,
-            inotify=inotify,
-            chunk_bytes=CHUNK_BYTES,
-            max_line_bytes=MAX_LINE_BYTES,
-        )
-        self.state = self.states / "0" / "checkpoint.sqlite"
-        self.checkpoint = Checkpoint(self.state)
-        self.tailer = Tailer(self.config, self.checkpoint)
-
-    # -- what Ray does
-
-    @rule(stem=st.sampled_from(STEMS), sizes=st.lists(st.sampled_from([1, 60, 300, 1500, 5000]), max_size=12))
-    def write(self, stem: str, sizes: list[int]) -> None:
-        self._append(stem, sizes, half=False)
-
-    @rule(stem=st.sampled_from(STEMS), sizes=st.lists(st.sampled_from([60, 5000]), max_size=2))
-    def write_half_a_line(self, stem: str, sizes: list[int]) -> None:
-        self._append(stem, sizes, half=True)
-
-    @rule(stem=st.sampled_from(STEMS))
-    def rotate(self, stem: str) -> None:
-        files = self.written[stem]
-        if not files or not files[0].path.exists() or files[0].path.suffix != ".log" or files[0].half:
-            return
-        for number in range(BACKUPS, -1, -1):
-            for file in [file for file in files if file.path == self._path(stem, number)]:
-                if number == BACKUPS:
-                    self._delete(stem, file)
-                else:
-                    file.path = file.path.rename(self._path(stem, number + 1))
-
-    # -- what people do
-
-    @rule(stem=st.sampled_from(STEMS), which=st.integers(0, BACKUPS))
-    def delete(self, stem: str, which: int) -> None:
-        for file in [file for file in self.written[stem] if file.path == self._path(stem, which)]:
-            self._delete(stem, file)
-
-    @rule(stem=st.sampled_from(STEMS), sizes=st.lists(st.sampled_from([60, 300]), max_size=12))
-    def write_anew_in_place(self, stem: str, sizes: list[int]) -> None:
-        file = self._live(stem)
-        self._give_up(file)
-        file.lines, file.half, file.rest = [], b"", b""
-        file.path.write_bytes(b"")
-        self._append(stem, sizes, half=False)
-
-    @rule(stem=st.sampled_from(STEMS), keep=st.integers(1, 5))
-    def cut(self, stem: str, keep: int) -> None:
-        file = self._live(stem)
-        if keep >= len(file.lines):
-            return
-        for chunk in self.waiting:
-            self._acknowledge(chunk)
-        self.waiting = []
-        self._give_up(file)
-        file.lines, file.half, file.rest = file.lines[:keep], b"", b""
-        with file.path.open("r+b") as opened:
-            opened.truncate(len(file.content))
-        self.allowed.update(file.lines)  # a new generation is read from its start
-        self.certain -= set(file.lines)
-        self.must.update(line for line in file.lines if len(line) <= MAX_LINE_BYTES)
-        self.read_all()  # unless it is seen to have shrunk, nobody can know
-
-    @rule(stem=st.sampled_from(STEMS), sizes=st.lists(st.sampled_from([60, 300]), min_size=1, max_size=5))
-    def replace(self, stem: str, sizes: list[int]) -> None:
-        for file in [file for file in self.written[stem] if file.path == self._path(stem, 0)]:
-            self._delete(stem, file, unlink=False)
-        path = self.events / "aside"
-        path.write_bytes(b"")
-        file = Written(path)
-        self.written[stem].insert(0, file)
-        self._append(stem, sizes, half=False)
-        file.path = path.replace(self._path(stem, 0))
-
-    # -- what the agent does
-
-    @rule(most=st.integers(1, 10))
-    def read(self, most: int) -> None:
-        for count, chunk in enumerate(self.tailer.poll(), 1):
-            self._deliver(chunk)
-            if count == most:
-                break
-        for file in [file for files in self.written.values() for file in files]:
-            file.seen = True
-
-    @rule()
-    def read_all(self) -> None:
-        while True:
-            before = len(self.waiting)
-            self.read(100)
-            if len(self.waiting) == before:
-                return
-
-    @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def acknowledge(self, data: st.DataObject) -> None:
-        for _ in range(data.draw(st.integers(1, len(self.waiting)))):
-            chunk = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
-            self._acknowledge(chunk)
-
-    @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def fail_to_publish(self, data: st.DataObject) -> None:
-        chunk = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
-        self.tailer.rewind(chunk.segments)
-        self.allowed.update(chunk.data.splitlines(keepends=True))
-
-    @rule()
-    def commit(self) -> None:
-        assert self.checkpoint.commit()
-
-    @rule()
-    def report(self) -> None:
-        self.tailer.reports()
-
-    @rule()
-    def stop_and_start(self) -> None:
-        old = self.checkpoint
-        self.tailer.close()
-        old.close()
-        self._restarted()
-        for file in [file for files in self.written.values() for file in files]:
-            for line in file.lines:  # the acknowledged prefix is not read again
-                if line not in self.certain and len(line) <= MAX_LINE_BYTES:
-                    break
-                self.allowed[line] = max(1, self.delivered[line])
-        self.checkpoint = Checkpoint(self.state)
-        self.tailer = Tailer(self.config, self.checkpoint)
-
-    @rule()
-    def crash(self) -> None:
-        self.crashes += 1
-        crashed = self.states / str(self.crashes)
-        shutil.copytree(self.state.parent, crashed)  # what a kill leaves: the files as they are now
-        self.tailer.close()
-        self.checkpoint.close()
-        self._restarted()
-        self.certain = set()
-        self.state = crashed / self.state.name
-        self.checkpoint = Checkpoint(self.state)
-        self.tailer = Tailer(self.config, self.checkpoint)
-
-    def teardown(self) -> None:
-        if hasattr(self, "tailer"):
-            try:
-                self._drain()
-            finally:
-                self.tailer.close()
-                self.checkpoint.close()
-        shutil.rmtree(self.root)
-        shutil.rmtree(self.states)
-
-    def _drain(self) -> None:
-        for _ in range(2):
-            self.read_all()
-            for chunk in self.waiting:
-                self._acknowledge(chunk)
-            self.waiting = []
-        missing = self.must - self.acknowledged
-        assert not missing, sorted(missing)[:3]
-        repeated = {line: count for line, count in self.delivered.items() if count > self.allowed[line]}
-        assert not repeated, list(repeated.items())[:3]
-        for _ in range(3):
-            self.tailer.look()  # what is deleted may keep half a line from one look to the next
-        halves = sum(len(file.half) for files in self.written.values() for file in files)
-        assert self.tailer.unread_bytes() == halves
-
-    # -- the oracle
-
-    def _path(self, stem: str, number: int) -> Path:
-        return self.events / (f"{stem}.log.{number}" if number else f"{stem}.log")
-
-    def _live(self, stem: str) -> Written:
-        for file in self.written[stem]:
-            if file.path in (self._path(stem, 0), self.events / "aside"):
-                return file
-        file = Written(self._path(stem, 0))
-        file.path.write_bytes(b"")
-        self.written[stem].insert(0, file)
-        return file
-
-    def _append(self, stem: str, sizes: list[int], *, half: bool) -> None:
-        file = self._live(stem)
-        new = [file.half + file.rest] if file.half and (sizes or half) else []
-        for size in sizes:
-            self.number += 1
-            new.append(b'{"n":%d,"pad":"%s","timestamp":1795419639}\n' % (self.number, b"x" * size))
-        with file.path.open("ab") as opened:
-            opened.write(b"".join(new)[len(file.half) if new else 0 :])
-            if new:
-                file.half = file.rest = b""
-            if half and not file.half:
-                self.number += 1
-                line = b'{"half":%d,"pad":"%s","timestamp":1795419639}\n' % (self.number, b"y" * 100)
-                file.half, file.rest = line[:20], line[20:]
-                opened.write(file.half)
-        file.lines += new
-        self.allowed.update(new)
-        self.must.update(line for line in new if len(line) <= MAX_LINE_BYTES)
-        if file.lines:
-            versions = self.versions.setdefault(file_id(file.lines[0]), [])
-            if versions and file.content.startswith(versions[-1]):
-                versions.pop()
-            versions.append(file.content)
-
-    def _delete(self, stem: str, file: Written, *, unlink: bool = True) -> None:
-        if unlink:
-            file.path.unlink()
-        self.written[stem].remove(file)
-        self.deleted.append(file)
-        if not file.seen:
-            self._give_up(file)
-
-    def _give_up(self, file: Written) -> None:
-        """Nobody can be asked for what was not yet acknowledged of `file`."""
-        self.must -= set(file.lines) - self.acknowledged
-
-    def _restarted(self) -> None:
-        self.waiting = []
-        for file in self.deleted:
-            self._give_up(file)
-        self.allowed.update(set(self.delivered))
-
-    def _deliver(self, chunk: Chunk) -> None:
-        assert chunk.session == SESSION
-        assert sum(segment.length for segment in chunk.segments) == len(chunk.data)
-        assert len(chunk.data) <= CHUNK_BYTES or chunk.data.count(b"\n") == 1
-        for segment, lines in chunk.parts():
-            versions = self.versions[segment.file]
-            assert any(version[segment.start : segment.end] == lines for version in versions), segment
-            assert bytes(lines).endswith(b"\n")
-        self.delivered.update(chunk.data.splitlines(keepends=True))
-        self.waiting.append(chunk)
-
-    def _acknowledge(self, chunk: Chunk) -> None:
-        self.checkpoint.acknowledge(chunk.segments)
-        self.certain.update(chunk.data.splitlines(keepends=True))
-        self.acknowledged.update(chunk.data.splitlines(keepends=True))
+# -- chunks
 
 
-def check(examples: int) -> None:
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+def test_a_chunk_says_whose_lines_it_holds(tail, events, temp_dir):
+    (temp_dir / SESSION / "metrics_agent_port_aa11").touch()
+    append(events / "event_EXPORT_DRIVER_JOB.log", line(1), line(2))
+    (chunk,) = tail().read()
+    assert (chunk.cluster, chunk.session, chunk.node_id, chunk.event_type) == ("c1", SESSION, "aa11", "DRIVER_JOB")
+    assert chunk.data == line(1) + line(2)
+    ((file, generation, start, length),) = chunk.segments
+    assert file.startswith("1795419639-")
+    assert (generation, start, length) == (0, 0, len(chunk.data))
+
+
+def test_few_lines_of_many_files_travel_in_one_chunk(tail, events):
+    for number in range(50):
+        append(events / f"event_EXPORT_TASK_{number}.log", line(number))
+    (chunk,) = tail().read()
+    assert len(chunk.segments) == 50
+    assert {bytes(part) for _, part in chunk.parts()} == {line(number) for number in range(50)}
+
+
+def test_event_types_do_not_mix_and_small_ones_go_first(tail, events):
+    for name in ("TASK_1", "ACTOR", "NODE"):
+        append(events / f"event_EXPORT_{name}.log", line(1))
+    assert [chunk.event_type for chunk in tail().read()][-1] == "TASK"
+
+
+def test_files_take_turns(tail, events):
+    for number in (1, 2):
+        append(events / f"event_EXPORT_TASK_{number}.log", *(line(number, 400) for _ in range(10)))
+    chunks = tail(chunk_bytes=1024).read()
+    assert [b'"n":1' in chunk.data for chunk in chunks[:4]] in ([True, False] * 2, [False, True] * 2)
+
+
+def test_sessions_take_turns_when_there_is_room_for_one_chunk_only(tail, events, temp_dir):
+    other = temp_dir / "session_2026-11-23_08-00-00_000000_1" / "logs" / "export_events"
+    other.mkdir(parents=True)
+    for directory in (events, other):
+        append(directory / "event_EXPORT_TASK_1.log", *(line(number, 900) for number in range(4)))
+    tailer = tail(chunk_bytes=1024).tailer
+    read = [next(tailer.poll()).session for _ in range(4)]
+    assert sorted(read[:2]) == sorted(read[2:]) == sorted({SESSION, other.parents[1].name})
+
+
+def test_the_oldest_of_a_writers_files_is_read_first(tail, events):
+    for number, suffix in enumerate((".log.2", ".log.1", ".log")):
+        append(events / f"event_EXPORT_TASK_1{suffix}", line(number))
+    assert tail().ship() == line(0) + line(1) + line(2)
+
+
+def test_to_stop_iterating_is_to_stop_reading(tail, events):
+    append(events / "event_EXPORT_ACTOR.log", line(1))
+    append(events / "event_EXPORT_TASK_1.log", line(2))
+    it = tail()
+    first = next(it.tailer.poll())
+    (second,) = it.read()
+    assert (first.data, second.data) == (line(1), line(2))
+
+
+def test_half_a_line_waits_for_its_end(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1), b'{"half')
+    it = tail()
+    assert it.ship() == line(1)
+    assert it.tailer.unread_bytes() == len(b'{"half')
+    append(path, b'"}\n')
+    assert it.ship() == b'{"half"}\n'
+    assert it.tailer.unread_bytes() == 0
+
+
+def test_a_line_of_20_mb_arrives_whole(tail, events):
+    path = events / "event_EXPORT_ACTOR.log"
+    append(path, line(1, 20_000_000))
+    append(path, line(2), line(3, 20_000_000), line(4))
+    chunks = tail().read()
+    assert [chunk.data for chunk in chunks] == [line(1, 20_000_000), line(2), line(3, 20_000_000), line(4)]
+
+
+def test_a_long_line_that_is_still_being_written_is_not_searched_twice(tail, events, monkeypatch):
+    block = 256 * 1024
+    path = events / "event_EXPORT_ACTOR.log"
+    append(path, line(1), b"y" * 2 * block)  # its end will be the first byte of a block to search
+    it = tail()
+    assert it.ship() == line(1)
+    append(path, b"\n", line(2))
+    offsets = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: offsets.append((n, at)) or pread(fd, n, at))
+    assert it.ship() == b"y" * 2 * block + b"\n" + line(2)
+    assert (block, len(line(1)) + 2 * block) in offsets
+    assert (block, len(line(1)) + block) not in offsets
+
+
+def test_a_line_that_is_too_long_is_skipped_and_counted_and_the_file_goes_on(tail, events, caplog):
+    path = events / "event_EXPORT_ACTOR.log"
+    append(path, line(1, 5000), line(2), line(3, 5000), line(4))
+    it = tail(chunk_bytes=1024, max_line_bytes=4096)
+    assert it.ship() == line(2) + line(4)
+    report = it.reports()["event_EXPORT_ACTOR.log"]
+    assert report["skipped_bytes"] == len(line(1, 5000)) * 2
+    assert report["published_bytes"] == report["written_bytes"] == path.stat().st_size
+    assert report["published_events"] == 2
+    size = len(line(1, 5000))
+    assert caplog.messages[0] == (
+        f"{path}: the line at offset 0 is {size} bytes long, over max_line_bytes 4096; it is skipped"
     )
 
 
-def test_every_complete_line_arrives_whatever_is_done_to_its_file():
-    check(examples=40)
+def test_a_line_that_is_too_long_is_never_in_memory(tail, events, monkeypatch):
+    append(events / "event_EXPORT_ACTOR.log", line(1, 3_000_000), line(2))
+    sizes = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: sizes.append(n) or pread(fd, n, at))
+    assert tail(max_line_bytes=2_000_000).ship() == line(2)
+    assert max(sizes) <= 256 * 1024
 
 
-@pytest.mark.slow
-def test_every_complete_line_arrives_whatever_is_done_to_its_file_at_length():
-    check(examples=1000)
+def test_only_the_wanted_event_types_are_read(tail, events):
+    append(events / "event_EXPORT_TASK_1.log", line(1))
+    append(events / "event_EXPORT_ACTOR.log", line(2))
+    assert tail(event_types=("ACTOR", "NODE")).ship() == line(2)
+
+
+def test_what_is_not_an_event_file_is_left_alone(tail, events):
+    for name in ("event_EXPORT_TASK_1.log.gz", "event_GCS.log", "event_EXPORT_TASK_1.txt"):
+        append(events / name, line(1))
+    (events / "event_EXPORT_ACTOR.log").mkdir()
+    os.mkfifo(events / "event_EXPORT_NODE.log")
+    assert tail().ship() == b""
+
+
+# -- identity
+
+
+def test_a_copied_session_has_the_same_files(tail, events, temp_dir, tmp_path):
+    for number in range(3):
+        append(events / f"event_EXPORT_TASK_{number}.log", line(number), line(number + 10))
+    here = {segment for chunk in tail().read() for segment in chunk.segments}
+    copied = shutil.copytree(temp_dir / SESSION, tmp_path / "elsewhere" / SESSION)
+    there = {segment for chunk in tail(session_dirs=[copied]).read() for segment in chunk.segments}
+    assert here == there
+
+
+def test_a_file_that_is_known_from_elsewhere_is_read_again(tail, events, temp_dir, tmp_path):
+    append(events / "event_EXPORT_TASK_1.log", line(1), line(2))
+    assert tail().ship()
+    copied = shutil.copytree(temp_dir / SESSION, tmp_path / "elsewhere" / SESSION)
+    it = tail(session_dirs=[copied])
+    assert it.ship() == line(1) + line(2)
+    assert it.tailer.mismatches == 1
+
+
+def test_the_same_file_in_another_session_is_another_file(tail, events, temp_dir):
+    other = temp_dir / "session_2026-11-23_08-00-00_000000_1" / "logs" / "export_events"
+    other.mkdir(parents=True)
+    append(events / "event_EXPORT_NODE.log", line(1))
+    append(other / "event_EXPORT_NODE.log", line(1))
+    assert len({segment.file for chunk in tail().read() for segment in chunk.segments}) == 2
+
+
+def test_what_was_acknowledged_is_not_read_again_after_a_restart(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    assert tail().ship() == line(1)
+    append(path, line(2))
+    path.rename(events / "event_EXPORT_TASK_1.log.1")
+    append(path, line(3))
+    assert tail().ship() == line(2) + line(3)
+
+
+def test_a_file_that_shrank_but_begins_as_before_is_a_new_generation(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1), line(2))
+    it = tail()
+    (before,) = it.read()
+    os.truncate(path, len(line(1)))
+    (after,) = it.read()
+    assert after.segments == (before.segments[0]._replace(generation=1, length=len(line(1))),)
+    it.checkpoint.acknowledge(before.segments + after.segments)
+    assert [mark.acknowledged for mark in it.checkpoint.marks()] == [len(line(1) + line(2)), len(line(1))]
+
+
+def test_a_file_that_shrank_while_no_agent_ran_is_a_new_generation(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1), line(2))
+    tail().ship()
+    os.truncate(path, len(line(1)))
+    (chunk,) = tail().read()
+    assert [(s.generation, s.start, s.length) for s in chunk.segments] == [(1, 0, len(line(1)))]
+
+
+def test_a_file_written_anew_is_another_file_whatever_its_size(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1), line(2))
+    it = tail()
+    it.ship()
+    path.write_bytes(line(3) + line(4))
+    os.utime(path, ns=(0, 0))
+    assert it.ship() == line(3) + line(4)
+    path.write_bytes(line(5) + line(6) + line(7))
+    assert it.ship() == line(5) + line(6) + line(7)
+
+
+def test_what_was_appended_before_a_deletion_is_still_read(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    it = tail()
+    assert it.ship() == line(1)
+    append(path, line(2))
+    path.unlink()
+    assert it.ship() == line(2)
+
+
+def test_a_deleted_file_is_held_until_it_is_acknowledged_and_no_longer(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    it = tail()
+    (chunk,) = it.read()
+    path.unlink()
+    it.tailer.look()
+    assert open_files(path)
+    it.tailer.rewind(chunk.segments)
+    assert it.ship() == line(1)
+    it.tailer.look()
+    assert not open_files(path)
+
+
+def test_a_rotated_file_is_let_go_once_it_is_acknowledged(tail, events):
+    path = events / "event_EXPORT_TASK_1.log.1"
+    append(path, line(1))
+    it = tail()
+    chunks = it.read()
+    it.tailer.look()
+    assert open_files(path)
+    it.checkpoint.acknowledge(chunks[0].segments)
+    it.tailer.look()
+    assert not open_files(path)
+
+
+def test_a_deleted_half_line_is_let_go_when_nobody_completes_it(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1), b"half")
+    it = tail()
+    it.ship()
+    path.unlink()
+    it.tailer.look()
+    assert open_files(path)
+    it.tailer.look()
+    assert not open_files(path)
+    assert it.reports()["event_EXPORT_TASK_1.log"]["lost_bytes"] == 4
+
+
+def test_a_file_that_comes_back_goes_on_where_it_was(tail, events, tmp_path):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    it = tail()
+    it.ship()
+    path.rename(tmp_path / "aside")
+    it.tailer.look()
+    it.tailer.reports()
+    (tmp_path / "aside").rename(path)
+    append(path, line(2))
+    (chunk,) = it.read()
+    it.tailer.reports()
+    assert chunk.data == line(2)
+    it.checkpoint.acknowledge(chunk.segments)
+    assert it.reports()[path.name]["published_events"] == 2
+
+
+def test_more_files_than_may_be_open_are_all_read(tail, events, monkeypatch):
+    monkeypatch.setattr(tailer, "_MOST_OPEN_FILES", 3)
+    for number in range(10):
+        append(events / f"event_EXPORT_TASK_{number}.log", line(number, 900), line(number + 100))
+    it = tail(chunk_bytes=1024)
+    chunks = []
+    for chunk in it.read():
+        chunks.append(chunk)
+        assert sum(bool(open_files(path)) for path in events.iterdir()) <= 3
+    assert len(b"".join(chunk.data for chunk in chunks).splitlines()) == 20
+
+
+# -- sessions
+
+
+def test_a_session_that_begins_later_is_followed(tail, events, temp_dir):
+    it = tail()
+    name = "session_2026-11-24_00-00-00_000000_1"
+    append(events / "event_EXPORT_NODE.log", line(1))
+    assert it.ship() == line(1)
+    (temp_dir / name / "logs").mkdir(parents=True)
+    (temp_dir / "session_latest").unlink()
+    (temp_dir / "session_latest").symlink_to(temp_dir / name)
+    assert it.ship() == b""
+    (temp_dir / name / "logs" / "export_events").mkdir()
+    append(temp_dir / name / "logs" / "export_events" / "event_EXPORT_NODE.log", line(2))
+    append(events / "event_EXPORT_NODE.log", line(3))
+    chunks = it.read()
+    assert {chunk.session: chunk.data for chunk in chunks} == {name: line(2), SESSION: line(3)}
+
+
+def test_a_temp_dir_may_appear_later(tail, tmp_path):
+    it = tail()
+    assert it.ship() == b""
+    events = tmp_path / "ray" / SESSION / "logs" / "export_events"
+    events.mkdir(parents=True)
+    append(events / "event_EXPORT_NODE.log", line(1))
+    assert it.ship() == line(1)
+
+
+@pytest.mark.parametrize("sessions", ["new", "all"])
+def test_old_sessions_are_left_alone_unless_all_are_wanted(tail, events, temp_dir, sessions):
+    old = temp_dir / "session_2026-11-22_00-00-00_000000_1" / "logs" / "export_events"
+    old.mkdir(parents=True)
+    append(old / "event_EXPORT_NODE.log", line(1))
+    append(events / "event_EXPORT_NODE.log", line(2))
+    assert tail(sessions=sessions).ship() == (line(1) + line(2) if sessions == "all" else line(2))
+
+
+def test_a_session_that_began_while_no_agent_ran_is_new_too(tail, events, temp_dir):
+    append(events / "event_EXPORT_NODE.log", line(1))
+    tail()
+    for day, number in (("24", 2), ("25", 3)):
+        later = temp_dir / f"session_2026-11-{day}_00-00-00_000000_1" / "logs" / "export_events"
+        later.mkdir(parents=True)
+        append(later / "event_EXPORT_NODE.log", line(number))
+        (temp_dir / "session_latest").unlink()
+        (temp_dir / "session_latest").symlink_to(later.parents[1])
+    assert tail().ship() == line(1) + line(2) + line(3)
+
+
+def test_a_session_that_is_deleted_is_forgotten(tail, events, temp_dir):
+    append(events / "event_EXPORT_NODE.log", line(1))
+    it = tail()
+    it.ship()
+    shutil.rmtree(temp_dir / SESSION)
+    assert it.ship() == b""
+    it.tailer.reports()
+    it.tailer.reports()
+    assert it.checkpoint.marks() == []
+
+
+def test_a_session_that_was_deleted_while_no_agent_ran_is_forgotten(tail, events, temp_dir, caplog):
+    append(events / "event_EXPORT_NODE.log", line(1))
+    it = tail()
+    it.read()
+    it.tailer.reports()
+    shutil.rmtree(temp_dir / SESSION)
+    assert tail().checkpoint.marks() == []
+    assert caplog.messages == [f"{events} is gone; {len(line(1))} bytes of it had not been published"]
+
+
+def test_a_directory_that_holds_no_session_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no Ray session in"):
+        Tailer(TailConfig(), Checkpoint(None), session_dirs=[tmp_path])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_cannot_be_read_is_named_once_and_read_when_it_can_be(tail, events, caplog):
+    path = events / "event_EXPORT_NODE.log"
+    append(path, line(1))
+    path.chmod(0)
+    it = tail()
+    assert it.ship() == it.ship() == b""
+    assert caplog.messages == [f"{path}: Permission denied; it is not read until it can be"]
+    path.chmod(0o644)
+    assert it.ship() == line(1)
+
+
+# -- noticing
+
+
+def test_with_inotify_a_poll_with_nothing_new_touches_no_file(tail, events, monkeypatch):
+    for number in range(5):
+        append(events / f"event_EXPORT_TASK_{number}.log", line(number))
+    it = tail(inotify=True, sweep_seconds=3600)
+    it.ship()
+    it.read()
+    touched = []
+    for name in ("fstat", "pread", "scandir", "open"):
+        monkeypatch.setattr(os, name, lambda *arguments, name=name: touched.append(name))
+    assert it.read() == []
+    assert touched == []
+
+
+def test_with_inotify_all_is_noticed_without_a_sweep(tail, events):
+    it = tail(inotify=True, sweep_seconds=3600)
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    assert it.ship() == line(1)
+    append(path, line(2))
+    assert it.ship() == line(2)
+    append(path, line(3))
+    path.rename(events / "event_EXPORT_TASK_1.log.1")
+    append(path, line(4))
+    assert it.ship() == line(3) + line(4)
+    append(events / "aside", line(5))
+    (events / "aside").rename(path)
+    assert it.ship() == line(5)
+
+
+def test_what_inotify_does_not_say_a_sweep_finds(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    it = tail(inotify=True, sweep_seconds=1e-9)
+    it.ship()
+    it.tailer._watch.close()
+    it.tailer._watch.__init__()  # it watches nothing now
+    append(path, line(2))
+    assert it.ship() == line(2)
+
+
+def test_without_inotify_all_is_looked_at_instead(tail, events, monkeypatch, caplog):
+    def none():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(tailer, "Watch", none)
+    it = tail(inotify=True, sweep_seconds=3600)
+    assert caplog.messages == ["no inotify: Too many open files; all files are looked at each time instead"]
+    append(events / "event_EXPORT_TASK_1.log", line(1))
+    assert it.ship() == line(1)
+
+
+@pytest.mark.parametrize("inotify", [True, False])
+def test_wait_returns_at_once_when_there_is_more_and_else_when_the_time_is_over(tail, events, inotify):
+    it = tail(chunk_bytes=1024, inotify=inotify, poll_seconds=0.02, sweep_seconds=60)
+    append(events / "event_EXPORT_TASK_1.log", line(1, 900), line(2, 900))
+    it.tailer.look()
+    next(it.tailer.poll())
+    assert seconds(it.tailer.wait, 60) < 1
+    it.read()
+    assert 0.015 < seconds(it.tailer.wait, 0.05) < 1
+
+
+def test_wait_returns_when_a_file_grew(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    it = tail(inotify=True, sweep_seconds=60)
+    it.ship()
+    append(path, line(2))
+    assert seconds(it.tailer.wait, 60) < 1
+    assert it.ship() == line(2)
+
+
+def test_a_quiet_directory_is_listed_more_rarely(tail, events, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(tailer.time, "monotonic", lambda: now[0])
+    it = tail(inotify=False, poll_seconds=1, sweep_seconds=60)
+    listed = []
+    monkeypatch.setattr(it.tailer, "_sweep", lambda followed: listed.append(now[0] - 1000))
+    for _ in range(100):
+        now[0] += 1
+        it.read()
+    assert listed == [*range(1, 62), 71, 81, 91]
+
+
+# -- reports
+
+
+def test_a_report_says_what_became_of_a_file(tail, events, temp_dir):
+    (temp_dir / SESSION / "gcs_server_port_bb22").touch()
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1), line(2), line(3), b"half")
+    it = tail(chunk_bytes=1024)
+    chunks = it.read()
+    it.checkpoint.acknowledge(chunks[0].segments)
+    (chunk,) = it.tailer.reports()
+    assert (chunk.cluster, chunk.session, chunk.node_id) == ("c1", SESSION, "bb22")
+    assert (chunk.event_type, chunk.segments) == ("FILE", ())
+    it.tailer._reported.clear()
+    report = it.reports()[path.name]
+    assert abs(report.pop("reported_ms") - time.time() * 1000) < 5000
+    assert report == {
+        "file": chunks[0].segments[0].file,
+        "generation": 0,
+        "name": path.name,
+        "event_type": "TASK",
+        "node_id": "bb22",
+        "written_bytes": path.stat().st_size,
+        "published_bytes": len(line(1) * 3),
+        "published_events": 3,
+        "skipped_bytes": 0,
+        "lost_bytes": 0,
+    }
+
+
+def test_what_has_not_changed_is_not_reported_again(tail, events):
+    append(events / "event_EXPORT_TASK_1.log", line(1))
+    append(events / "event_EXPORT_TASK_2.log", line(2))
+    it = tail()
+    it.ship()
+    assert len(it.reports()) == 2
+    assert it.reports() == {}
+    append(events / "event_EXPORT_TASK_2.log", line(3))
+    it.ship()
+    assert list(it.reports()) == ["event_EXPORT_TASK_2.log"]
+
+
+def test_only_what_is_acknowledged_without_a_hole_is_published(tail, events):
+    append(events / "event_EXPORT_TASK_1.log", *(line(number, 900) for number in range(3)))
+    it = tail(chunk_bytes=1024)
+    first, second, third = it.read()
+    it.checkpoint.acknowledge(third.segments)
+    assert it.reports()["event_EXPORT_TASK_1.log"]["published_bytes"] == 0
+    it.checkpoint.acknowledge(first.segments)
+    assert it.reports()["event_EXPORT_TASK_1.log"]["published_events"] == 1
+    it.checkpoint.acknowledge(second.segments)
+    assert it.reports()["event_EXPORT_TASK_1.log"]["published_events"] == 3
+
+
+def test_what_was_cut_off_unread_is_lost(tail, events, caplog):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, *(line(number, 900) for number in range(3)))
+    it = tail(chunk_bytes=1024)
+    it.checkpoint.acknowledge(next(it.tailer.poll()).segments)
+    path.write_bytes(line(4))
+    assert it.ship() == line(4)
+    reports = [line for chunk in it.tailer.reports() for line in chunk.data.splitlines()]
+    assert sorted(b'"lost_bytes":%d' % (2 * len(line(1, 900))) in report for report in reports) == [False, True]
+    assert caplog.messages == [f"{path} was cut or written anew; what had not been read of it is lost"]
+
+
+def test_what_was_deleted_while_no_agent_ran_is_lost_as_far_as_it_was_seen(tail, events):
+    append(events / "event_EXPORT_TASK_1.log", line(1), line(2))
+    append(events / "event_EXPORT_TASK_2.log", line(3))
+    it = tail()
+    chunks = it.read()
+    it.tailer.reports()
+    it.checkpoint.acknowledge([segment for chunk in chunks for segment in chunk.segments][:0])
+    (events / "event_EXPORT_TASK_1.log").unlink()
+    it = tail()
+    assert it.ship() == line(3)
+    assert it.reports()["event_EXPORT_TASK_1.log"]["lost_bytes"] == len(line(1) + line(2))
+
+
+def test_nothing_is_lost_as_long_as_it_is_on_its_way(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    it = tail()
+    (chunk,) = it.read()
+    it.tailer.look()
+    path.write_bytes(line(2))
+    it.ship()
+    for _ in range(3):
+        it.tailer.reports()
+    it.checkpoint.acknowledge(chunk.segments)
+    assert it.reports() == {}
+    it.tailer.rewind(())
+    assert {mark.missing for mark in it.checkpoint.marks()} == {0}
+
+
+def test_a_file_that_is_gone_and_acknowledged_is_forgotten(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    it = tail()
+    it.ship()
+    path.unlink()
+    it.tailer.look()
+    for _ in range(2):
+        it.tailer.reports()
+    assert it.checkpoint.marks() == []
+    assert it.checkpoint.commit()
+    assert tail().checkpoint.marks() == []
+
+
+@pytest.mark.parametrize(("alive", "expected"), [(True, 1), (None, 1), (False, 0)])
+def test_a_session_that_is_alive_gives_a_sign_of_life(tail, events, monkeypatch, alive, expected):
+    now = [1000.0]
+    monkeypatch.setattr(tailer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(tailer.discovery, "alive", lambda session: alive)
+    append(events / "event_EXPORT_TASK_1.log", line(1))
+    append(events / "event_EXPORT_TASK_2.log", line(2))
+    it = tail()
+    it.ship()
+    assert len(it.reports()) == 2
+    now[0] += 59
+    assert it.reports() == {}
+    now[0] += 2
+    assert len(it.reports()) == expected
+    assert it.reports() == {}
+
+
+def test_many_files_are_reported_in_chunks_of_no_more_than_they_may_be(tail, events):
+    for number in range(50):
+        append(events / f"event_EXPORT_TASK_{number}.log", line(number))
+    it = tail(chunk_bytes=2048)
+    it.ship()
+    chunks = it.tailer.reports()
+    assert max(len(chunk.data) for chunk in chunks) <= 2048
+    assert sum(chunk.data.count(b"\n") for chunk in chunks) == 50
+
+
+def open_files(path: Path) -> list[str]:
+    names = []
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(os.readlink(fd))
+        except FileNotFoundError:
+            continue
+    return [name for name in names if name.removesuffix(" (deleted)") == str(path)]
+
+
+def seconds(call, *arguments) -> float:
+    began = time.monotonic()
+    call(*arguments)
+    return time.monotonic() - began
+
+
+@pytest.fixture(autouse=True)
+def _warnings_only(caplog):
+    caplog.set_level(logging.WARNING)

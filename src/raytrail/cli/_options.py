@@ -29,7 +29,7 @@ class Command(click.Command):
         settings: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 (settings if isinstance(parameter, SettingOption) else own).append(record)
         with formatter.section("Options"):
             formatter.write_dl(own)
@@ -74,8 +74,6 @@ def settings(*names: str) -> Callable[[Body], Body]:
 
 def _flag(one: Setting) -> Callable[[Any], Any]:
     names = one.flag if one.type is not bool else f"{one.flag}/--no-{one.flag[2:]}"
-    unit = one.name.rpartition("_")[2].upper()
-    metavar = unit if unit in ("SECONDS", "BYTES", "DIR", "HOST", "PORT") else None
     default = f" [default: {one.default_source}]" if one.default_source != '""' else ""
     # None, and not the default, is how a flag that was not given leaves the word to the environment
     return click.option(
@@ -84,9 +82,17 @@ def _flag(one: Setting) -> Callable[[Any], Any]:
         cls=SettingOption,
         default=None,
         type=bool if one.type is bool else str,
-        metavar=None if one.type is bool else metavar or ("A,B,..." if one.kind == "list" else "TEXT"),
+        metavar=None if one.type is bool else _metavar(one),
         help=one.doc.replace("``", "").replace("`", "") + default,
     )
+
+
+def _metavar(one: Setting) -> str:
+    unit = one.name.rpartition("_")[2].upper()
+    if unit in ("SECONDS", "BYTES", "DIR", "HOST", "PORT"):
+        return unit
+    word = one.kind.partition(",")[0]
+    return {"list": "A,B,...", "text": "TEXT", "integer": "NUMBER"}.get(word, word.replace(" or ", "|"))
 
 
 def cluster(command: Body) -> Body:

@@ -21,7 +21,7 @@ def sql(query: str, form: str, output: Path | None, config: Config) -> None:
     """
     Ask all clusters in SQL.
 
-    QUERY is one statement of DuckDB's SQL; it can read the history and nothing else, and change nothing.
+    QUERY is one SELECT in DuckDB's SQL; it can change nothing.
     The views are named after the entities (task, actor, node, job, driver_job, ...); their first two columns
     are cluster and session. A dash (-) reads the query from stdin.
 

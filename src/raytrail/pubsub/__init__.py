@@ -52,6 +52,11 @@ class Subscriber(Protocol):
         Args:
             group: Who reads together; each group reads everything.
             from_start: Forget where the group left off, and read all that the broker still holds.
+
+        Raises:
+            ConfigError: The broker takes no such group, or no second reader of it.
+            BrokerUnavailable: It cannot be reached; subscribe again.
+            EventError: A chunk is of a newer format; nothing after it is read.
         """
         ...
 
@@ -75,7 +80,10 @@ def connect(url: str) -> PubSub:
     Raises:
         ConfigError: No installed backend has that scheme, or it cannot use this URL.
     """
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigError(f"pub/sub URL {url!r}: {error}; mend the URL") from error
     installed = {point.name: point for point in entry_points(group="raytrail.pubsub")}
     if scheme not in installed:
         raise ConfigError(

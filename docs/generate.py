@@ -1,0 +1,409 @@
+"""
+The pages of docs/reference, and the tables of docs/why/fidelity.md, made from the code.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    exit with 1 and name what would change
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from raytrail import cli, config, errors
+from raytrail.config import ServerConfig
+from raytrail.entities import Column, Derived, Entity, installed, sql
+from raytrail.entities.public import event_type, field_name, json_schema, schema
+from raytrail.server import asgi, jobs_api, state_api
+from raytrail.store import Store
+from raytrail.testing import compare
+
+DOCS = Path(__file__).parent
+MADE = "<!-- Made by docs/generate.py from the code: change the code, then run `make docs`. -->\n"
+HELP_WIDTH = 100
+
+ENDPOINTS: Mapping[str, str] = {
+    "/": "The landing page: all clusters, each with its ledger in a few words.",
+    "/healthz": "`ok`, while the process answers.",
+    "/api/clusters": "All clusters, newest first, as JSON.",
+    "/api/clusters/{id}": "One cluster with its whole ledger, as JSON.",
+    "/clusters/{id}": "To the same with a slash at its end.",
+    "/clusters/{id}/": "The cluster's page: counts by state, its ledger, and the commands to ask it.",
+    "/clusters/{id}/api/v0/{noun}": "Ray's State API: a list. See below.",
+    "/clusters/{id}/api/v0/{noun}/summarize": "Ray's State API: a summary of `tasks` or `actors`, by name and state.",
+    "/clusters/{id}/api/version": "The version that Ray's clients ask for before anything else.",
+    "/clusters/{id}/api/ray/version": "The same.",
+    "/clusters/{id}/api/jobs/": "Ray's Jobs API: all jobs, submissions first.",
+    "/clusters/{id}/api/jobs/{job}": "Ray's Jobs API: the job of that job id or submission id.",
+    "/clusters/{id}/{rest:path}": "501, with a word on what is served. Never 404: see the note below.",
+}
+"""What each route answers; those under ``/clusters/{id}/at/{ms}`` answer the same of another moment."""
+AT = "/clusters/{id}/at/{ms}"
+
+
+def pages() -> dict[str, str]:
+    """Return every file that is made, by its path in docs."""
+    made = {
+        "reference/settings.md": _settings(),
+        "reference/command-line.md": _command_line(),
+        "reference/events.md": _events(),
+        "reference/http.md": _http(),
+        "reference/errors.md": _errors(),
+        "reference/schema/event.json": _json(schema()),
+        "why/fidelity.md": _fidelity((DOCS / "why/fidelity.md").read_text(encoding="utf-8")),
+    }
+    for entity in installed().values():
+        made[f"reference/entities/{entity.plural}.md"] = _entity(entity)
+        if entity.event_types:
+            made[f"reference/schema/{_type(entity)}.json"] = _json(json_schema(entity))
+    return made
+
+
+def _settings() -> str:
+    return f"""{MADE}
+# Settings
+
+Each setting can be given in three places; later ones win:
+
+1. a TOML file, named by `--config` or by `RAYTRAIL_CONFIG`, with one table a room;
+2. the environment, as `RAYTRAIL_<TABLE>_<NAME>`; a list is comma-separated;
+3. the command line. A command takes the flags of the settings that it minds; `raytrail COMMAND --help` lists them.
+
+`raytrail settings` shows every value and where it comes from. An unknown name, or a value out of range, stops the
+start.
+
+```toml
+[tail]
+cluster = "prod"
+event_types = ["TASK", "ACTOR"]
+
+[store]
+dir = "/var/lib/raytrail/store"
+```
+
+{config.markdown()}"""
+
+
+def _command_line() -> str:
+    lines = [MADE, "# Command line", ""]
+    for section, commands in cli.COMMANDS.items():
+        named = ", ".join(f"[{name}](#raytrail-{name})" for name in commands)
+        lines.append(f"- {section}: {named}")
+    lines += ["", "```text", _help(cli.main, "raytrail"), "```", ""]
+    parent = click.Context(cli.main, info_name="raytrail")
+    for name in cli.main.list_commands(parent):
+        command = cli.main.get_command(parent, name)
+        assert command is not None, name
+        lines += [f"## raytrail {name}", "", "```text", _help(command, name, parent), "```", ""]
+    return "\n".join(lines)
+
+
+def _help(command: click.Command, name: str, parent: click.Context | None = None) -> str:
+    context = click.Context(
+        command,
+        info_name=name,
+        parent=parent,
+        terminal_width=HELP_WIDTH,
+        max_content_width=HELP_WIDTH,
+        help_option_names=["-h", "--help"],
+    )
+    return "\n".join(line.rstrip() for line in command.get_help(context).strip().splitlines())
+
+
+def _events() -> str:
+    rows = [
+        (
+            f"[`{entity.plural}`](entities/{entity.plural}.md)",
+            f"[`{_type(entity)}`](schema/{_type(entity)}.json)" if entity.event_types else "",
+            ", ".join(f"`event_EXPORT_{kind}…`" for kind in entity.file_types if kind != "FILE"),
+            _text(entity.doc),
+        )
+        for entity in installed().values()
+    ]
+    common = [(f"`{c.name}`", c.type, _text(c.doc)) for c in (sql.INFERRED, *sql.COMMON)]
+    return f"""{MADE}
+# Events and entities
+
+An **entity** is what events are about. Its declaration gives its columns, where each comes from in the line that Ray
+writes, and how two values of it become one; its table, its noun on the command line and in URLs, and the schema of its
+events follow.
+
+{_table(("entity", "event type", "file", "what it is"), rows)}
+`jobs` has no events of its own: it is made of `driver_jobs` and `submission_jobs`. `files` are Raytrail's own reports.
+
+## The public form of an event
+
+`raytrail subscribe` prints one event a line, and `raytrail schema` its JSON Schema; the same schemas lie in
+[schema/](schema/event.json).
+
+```json
+{{"event_type": "ACTOR", "event_id": "97b5…", "timestamp_s": 1795419718, "cluster": "prod",
+ "session": "session_2026-11-23_07-40-30_867494_13129", "node_id": "c82f…",
+ "actor": {{"actor_id": "e68e…", "state": "ALIVE", "class_name": "Station"}}}}
+```
+
+- Ids are hex, as Ray shows them; states are names; numbers whose name ends in a unit are in that unit.
+- What an event does not say is left out.
+- `timestamp_s` is Ray's own, in whole seconds.
+- Fields of a known type that this version does not know are kept under `extra`, by their path.
+- The version of the form is in the schema's `title`. It rises when a reader of the last version could misread the new.
+
+## Columns that every entity has
+
+{_table(("column", "type", "meaning"), common)}
+## Types
+
+| type | what it holds | how it looks |
+|---|---|---|
+| id | bytes, base64 in Ray's files | hex |
+| text | a string, the name of a state among them | a string |
+| texts | a list of strings | a list of strings |
+| int | 64 bits; a time's name ends in its unit | a number |
+| float | a double | a number |
+| bool | | true or false |
+| json | an object or list as Ray wrote it | an object or list |
+| spans | profile events: name, start, end and extra data | a list of objects; times in nanoseconds |
+
+## Merges
+
+Two known values of a column become one by its merge. None minds order or repetition, and a null never erases a value.
+
+| merge | result |
+|---|---|
+| key | what rows are grouped by |
+| max | the larger: for what is written once, and for times that only move forward |
+| min | the smaller |
+| last | the one written later: by the event's timestamp, then by its place in its writer's files |
+| union | the distinct members of both lists, the first {sql.MOST_MEMBERS:,} in their order |
+"""
+
+
+def _entity(entity: Entity) -> str:
+    shown = [_column(column) for column in sql.shown(entity) if column not in (sql.INFERRED, *sql.COMMON)]
+    hidden = [
+        (f"`{field_name(column)}`", column.type, _origin(column), column.merge, _text(column.doc))
+        for column in entity.columns
+        if column.name.startswith("_") and not column.computed
+    ]
+    lines = [MADE, f"# {entity.plural}", "", _text(entity.doc), ""]
+    if entity.event_types:
+        lines.append(f"- Ray's `source_type`: {', '.join(f'`{one}`' for one in entity.event_types)}")
+        lines.append(f"- event type: [`{_type(entity)}`](../schema/{_type(entity)}.json)")
+    lines.append(f"- one row for each {' and '.join(f'`{name}`' for name in entity.key)}")
+    if entity.state:
+        ends = ", ".join(entity.terminal)
+        lines.append(
+            f"- its state is in `{entity.state}`; {ends} {'ends' if len(entity.terminal) == 1 else 'end'} its life"
+        )
+    if entity.closing:
+        lines.append("- open at the end of its session, it is closed, and `inferred` says why")
+    lines += ["", f"    raytrail list {entity.plural}", f"    raytrail sql 'FROM {entity.name}'", ""]
+    if entity.view:
+        lines.append(_table(("column", "type", "meaning"), [(row[0], row[1], row[4]) for row in shown]))
+    else:
+        lines.append(_table(("column", "type", "origin", "merge", "meaning"), shown))
+    lines.append("Also those [that every entity has](../events.md#columns-that-every-entity-has).")
+    if hidden:
+        lines += ["", "## In events only", "", "Rows show these in other columns, or under another name.", ""]
+        lines.append(_table(("field", "type", "origin", "merge", "meaning"), hidden))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _column(column: Column | Derived) -> tuple[str, ...]:
+    if isinstance(column, Derived):
+        return (f"`{column.name}`", column.type, "from other columns", "", _text(column.doc))
+    return (f"`{column.name}`", column.type, _origin(column), column.merge, _text(column.doc))
+
+
+def _origin(column: Column) -> str:
+    return f"= `{_text(column.computed)}`" if column.computed else f"`{column.origin}`"
+
+
+def _http() -> str:
+    with tempfile.TemporaryDirectory() as directory, Store.open(Path(directory), write=True) as store:
+        paths = {str(getattr(route, "path", "")) for route in asgi.app(store, ServerConfig()).routes}
+    prefix = AT.removesuffix("/at/{ms}")
+    known = set(ENDPOINTS) | {AT + path.removeprefix(prefix) for path in ENDPOINTS if path.startswith(prefix)}
+    if paths != known:
+        raise SystemExit(f"docs/generate.py: ENDPOINTS and the server's routes differ in {sorted(paths ^ known)}")
+    rows = [(f"`{path.replace('{rest:path}', '…')}`", text) for path, text in ENDPOINTS.items()]
+    nouns = "\n".join(
+        f"### {resource.noun}\n\n"
+        + _table(
+            ("field", "type", "filtered by", "only with `detail`", "if not known"),
+            [
+                (
+                    f"`{field.name}`",
+                    field.kind,
+                    "yes" if field.filterable else "",
+                    "yes" if field.detail else "",
+                    f"`{msgspec.json.encode(field.default).decode()}`" + ("" if field.exported else ", always"),
+                )
+                for field in resource.fields
+            ],
+        )
+        for resource in state_api.RESOURCES.values()
+    )
+    statuses = "".join(f"- {code}: {_sentence(kind)}\n" for kind, code in asgi.STATUSES.items())
+    return f"""{MADE}
+# HTTP
+
+`raytrail serve` and `raytrail up` answer GET and HEAD, and change nothing. There is no authentication: the address is
+`127.0.0.1` unless `server.host` says otherwise; put a proxy that knows your users in front of any other.
+
+{_table(("path", "answer"), rows)}
+`{{id}}` is a session's name, a part of it that no other has, a cluster's name (its newest session) or `latest`.
+
+Every path under `/clusters/{{id}}` is also there under `{AT}`, where it answers as the cluster would have answered at
+that moment, in milliseconds since 1970.
+
+Point Ray's own tools at a cluster, live or gone, now or then:
+
+    ray list tasks --address http://127.0.0.1:8365/clusters/latest
+    ray summary tasks --address http://127.0.0.1:8365/clusters/latest/at/1795473644000
+    ray job list --address http://127.0.0.1:8365/clusters/latest
+
+## Ray's State API
+
+The requests, answers and columns are those of Ray {jobs_api.RAY_VERSION}: `filter_keys`, `filter_predicates` (`=` and
+`!=`) and `filter_values`, `detail`, `exclude_driver`, and `limit`, which is {state_api.DEFAULT_LIMIT} unless given and
+at most {state_api.MAX_LIMIT:,} (Ray's own servers refuse more than 10,000). Columns that Ray's events cannot tell have
+their default, always: see [fidelity](../why/fidelity.md).
+
+{nouns}
+Not known from Ray's events, and so answered with 501: {", ".join(asgi.NOT_EXPORTED)}.
+
+## Errors
+
+{statuses}- 501: this version does not serve it. A path that is none of these is answered so too, and not with 404: Ray's
+  dashboard, as a proxy, would answer a 404 from the cluster that it lives in.
+- 405: a method other than GET and HEAD.
+
+State API errors have Ray's form, `{{"result": false, "msg": …, "data": {{"result": null}}}}`; others are plain text.
+
+## Caching
+
+Answers about a sealed session carry an `ETag` and are revalidated; all others are `no-store`.
+"""
+
+
+def _errors() -> str:
+    doc = errors.__doc__ or ""
+    tree = doc[doc.index("RaytrailError") :].rstrip()
+    rows = []
+    for kind in _kinds(errors.RaytrailError):
+        code = cli.USAGE if issubclass(kind, errors.ConfigError) else cli.BROKEN
+        code = cli.DIFFERENT if issubclass(kind, errors.NotFoundError) else code
+        rows.append((f"`{kind.__name__}`", _sentence(kind), "yes" if kind.retryable else "", str(code)))
+    epilog = cli._EPILOG.partition("Exit codes:\n")[2].rstrip()
+    return f"""{MADE}
+# Errors and exit codes
+
+An error is one line: what failed, which one with its value, and what to do.
+
+    raytrail: error: no entity 'taskz'; there are actors, datasets, …
+
+A wrong setting stops the start. A wrong line is set aside with its offset, and the rest goes on. A broker that is away,
+or a disk that is full, is waited for: these are the errors marked as retryable.
+
+## Exit codes
+
+```text
+{epilog}
+```
+
+## The tree
+
+```text
+{tree}
+```
+
+{_table(("error", "meaning", "retryable", "exit code"), rows)}"""
+
+
+def _kinds(kind: type[errors.RaytrailError]) -> Iterator[type[errors.RaytrailError]]:
+    yield kind
+    for one in kind.__subclasses__():
+        if one.__module__ == errors.__name__:
+            yield from _kinds(one)
+
+
+def _sentence(kind: type[Exception]) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def _fidelity(page: str) -> str:
+    """Fill in the tables between the marks of that page; the words around them are written by hand."""
+    cannot = [
+        (f"`{resource}`", "all of it" if field == "*" else f"`{field}`", _text(reason))
+        for resource, fields in compare.CANNOT.items()
+        for field, reason in fields.items()
+    ]
+    excuses = [
+        (f"`{one.resource}`", ", ".join(f"`{field}`" for field in one.fields), _text(one.reason))
+        for one in compare.EXCUSES
+    ]
+    for mark, table in (
+        ("cannot", _table(("resource", "field", "why"), cannot)),
+        ("excuses", _table(("resource", "fields", "why"), excuses)),
+    ):
+        begin, end = f"<!-- made: {mark} -->\n", f"<!-- end: {mark} -->"
+        if begin not in page or end not in page:
+            raise SystemExit(f"docs/generate.py: docs/why/fidelity.md has no mark {begin.strip()} … {end}; put it back")
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def _type(entity: Entity) -> str:
+    return event_type(entity.event_types[0])
+
+
+def _text(text: str) -> str:
+    """Return a docstring's text as Markdown in a table."""
+    return re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split())).replace("|", "\\|")
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    titles = list(head)
+    lines = [titles, ["---"] * len(titles), *map(list, rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+
+
+def main() -> int:
+    """Write the pages, or say which are stale."""
+    parser = argparse.ArgumentParser(description="Make the docs' reference from the code.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if anything would change")
+    check = parser.parse_args().check
+    made = {DOCS / name: text for name, text in pages().items()}
+    there = {path for path in (DOCS / "reference").rglob("*") if path.is_file()}
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    gone = sorted(there - made.keys())
+    for path in (*stale, *gone):
+        sys.stdout.write(
+            f"{'stale' if check else 'removed' if path in gone else 'written'}: docs/{path.relative_to(DOCS)}\n"
+        )
+    if check:
+        return 1 if stale or gone else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made[path], encoding="utf-8")
+    for path in gone:
+        path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

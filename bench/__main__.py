@@ -61,15 +61,17 @@ class Measured:
         }
 
 
-def tailer(data, state):
-    config = TailConfig(temp_dir=str(data), sessions="all", state_dir=str(state), inotify=False)
+def tailer(data, state, chunk_bytes=256 * 1024):
+    config = TailConfig(
+        temp_dir=str(data), sessions="all", state_dir=str(state), inotify=False, chunk_bytes=chunk_bytes
+    )
     checkpoint = Checkpoint(Path(state) / "checkpoint.sqlite")
     return Tailer(config, checkpoint), checkpoint
 
 
-def chunks(data, work):
+def chunks(data, work, chunk_bytes=256 * 1024):
     """Yield the chunks of all files, as the agent reads them."""
-    tail, checkpoint = tailer(data, work / "state")
+    tail, checkpoint = tailer(data, work / "state", chunk_bytes)
     tail.look()
     while found := tail.take(64 * 1024 * 1024, 0):
         yield found
@@ -112,24 +114,29 @@ def measure_append(data, work):
 
 
 def measure_live(data, work):
-    """History: append and fold every 50,000 events or so, as while a cluster runs. One thread."""
+    """History: append and fold every 50,000 events or so, in the order they were written. One thread."""
     with Store.open(work / "store", ONE, write=True) as store:
         cpu = wall = slowest = 0.0
-        for found in chunks(data, work):
-            batch, size = [], 0
-            for chunk in [*found, None]:
-                if chunk is not None:
-                    batch.append(chunk)
-                    size += len(chunk.data)
-                if batch and (chunk is None or size >= 40_000_000):
-                    with Measured() as measured:
-                        store.append(batch)
-                        store.fold()
-                    cpu, wall, slowest = cpu + measured.cpu, wall + measured.wall, max(slowest, measured.wall)
-                    batch, size = [], 0
+        batch, size = [], 0
+        # while a cluster runs, agents ship all files as they grow; here they are there already
+        written = sorted((chunk for found in chunks(data, work, 65536) for chunk in found), key=first_timestamp)
+        for chunk in [*written, None]:
+            if chunk is not None:
+                batch.append(chunk)
+                size += len(chunk.data)
+            if batch and (chunk is None or size >= 40_000_000):
+                with Measured() as measured:
+                    store.append(batch)
+                    store.fold()
+                cpu, wall, slowest = cpu + measured.cpu, wall + measured.wall, max(slowest, measured.wall)
+                batch, size = [], 0
         [cluster] = store.clusters()
     measured.cpu, measured.wall = cpu, wall
     return measured.figures(cluster.events, "events", **{"slowest round s": slowest})
+
+
+def first_timestamp(chunk):
+    return json.loads(chunk.data[: chunk.data.index(b"\n")])["timestamp"]
 
 
 def measure_rebuild(data, work):

@@ -134,7 +134,7 @@ def demo(port: int, *, once: bool) -> int:
                 up = stack.enter_context(raytrail_up(home, port))
                 step.done = f"raytrail up: agent, history and server, at {up.url}"
             said = live_and_die(home, up)
-            with Step("waiting for the history to seal the session") as step:
+            with Step("the history seals the session") as step:
                 session = wait_until_sealed(up, step)
             agree = report(up, session, said)
             if not once:
@@ -155,7 +155,7 @@ def live_and_die(home: Path, up: Up) -> dict[str, Any]:
         with Step("Ray's own answers") as step:
             wait_until_quiet(cluster)
             said = record(cluster.dashboard_url, home / "said.json")
-            step.done = "Ray's own answers recorded: " + ", ".join(f"{len(said[noun])} {noun}" for noun in STATES)
+            step.done = "Ray's own answers recorded: " + ", ".join(count(len(said[noun]), noun) for noun in STATES)
             # actors' events tell whole seconds: what the end brings must not fall into that of the answers
             time.sleep(1.1)
         with Step("Ray stopped; none of its processes is left"):
@@ -191,7 +191,7 @@ def raytrail_up(home: Path, port: int) -> Iterator[Up]:
             time.sleep(0.1)
         yield Up(serving[1], home / "raytrail" / "store", log, process)
     finally:
-        end(process, process.pid)
+        end(process)
 
 
 def work(cluster: RayCluster, log: Path, up: Up, step: Step) -> None:
@@ -207,16 +207,14 @@ def work(cluster: RayCluster, log: Path, up: Up, step: Step) -> None:
             if time.monotonic() > deadline:
                 raise RaytrailError(f"{WORKLOAD.name} still runs after {WORK_SECONDS} s; it said:\n{tail(log)}")
             if known := up.cluster():
-                step.say(
-                    f"Ray works; in the history so far: {known['tasks']:,} task attempts, {known['actors']:,} actors, "
-                    f"{known['jobs']:,} jobs, {known['events']:,} events"
-                )
+                counted = ", ".join(count(known[noun], noun) for noun in ("tasks", "actors", "jobs", "events"))
+                step.say(f"Ray works; in the history so far: {counted}")
             time.sleep(0.5)
     finally:
-        end(process, process.pid)
+        end(process)
     if process.returncode:
         raise RaytrailError(f"{WORKLOAD.name} ended with {process.returncode}; it said:\n{tail(log)}")
-    step.done = "a workload done: tasks that fail, retry and crash, actors that die and restart, jobs, a Data pipeline"
+    step.done = "a workload done: tasks fail and retry, actors die and restart, jobs, a Data pipeline"
 
 
 def wait_until_quiet(cluster: RayCluster, seconds: float = 60) -> None:
@@ -252,13 +250,16 @@ def report(up: Up, session: str, said: dict[str, Any]) -> bool:
     moment = said["ended_ms"]
     then = {noun: up.rows(f"{session}/at/{moment}", noun) for noun in STATES}
     last = {noun: up.rows(session, noun) for noun in STATES}
-    console.print(f"\nThe cluster is gone. [bold]{session}[/] answers:\n")
-    console.print(states(said, then, last, time.strftime("%H:%M:%S", time.gmtime(moment / 1000))))
-    console.print(failures(said, then))
     scores = [compare(said[noun], then[noun], resource=noun) for noun in STATES]
-    console.print(fields(scores))
     ledger = up.ask(f"/api/clusters/{session}")["ledger"]
-    console.print(completeness(ledger))
+    at = time.strftime("%H:%M:%S", time.gmtime(moment / 1000))
+    console.print(f"\nRay is gone. What it said at {at} UTC, and what the history of [bold]{session}[/] says:\n")
+    for part in (states(said, then, last), failures(said, then), fields(scores), completeness(ledger)):
+        console.print(part)
+        console.print()
+    never = [f"{score.resource}.{name}" for score in scores for name, field in score.fields.items() if field.cannot]
+    console.print(f"[dim]Not in any event of Ray's, so not compared: {', '.join(never)}; and of tasks whose worker")
+    console.print("[dim]was killed, the given name and the exact end.\n")
     differ = [score for score in scores if not score.exact]
     for score in differ:
         console.print(str(score), markup=False)
@@ -272,67 +273,57 @@ def report(up: Up, session: str, said: dict[str, Any]) -> bool:
     return not differ and not missing
 
 
-def states(
-    said: dict[str, Any], then: dict[str, list[dict[str, Any]]], last: dict[str, list[dict[str, Any]]], at: str
-) -> Table:
-    grid = table("How many are how", f"Ray, at {at}", f"history, at {at}", "history, at the end")
+def states(said: dict[str, Any], then: dict[str, list[dict[str, Any]]], last: dict[str, list[dict[str, Any]]]) -> Table:
+    grid = table(("How many are how", ""), "Ray, then", "history, then", "history, at the end")
     for noun, field in STATES.items():
         counts = [Counter(row[field] for row in rows[noun]) for rows in (said, then, last)]
+        shown = noun
         for state in sorted({state for count in counts for state in count}):
             live, ours, final = (count[state] for count in counts)
-            grid.add_row(f"{noun} {state}", *side_by_side(live, ours), number(final))
+            grid.add_row(shown, state, *side_by_side(live, ours), number(final))
+            shown = ""
     return grid
 
 
 def failures(said: dict[str, Any], then: dict[str, list[dict[str, Any]]]) -> Table:
-    grid = table("Failed task attempts", "Ray said", "history says")
+    grid = table(("Failed task attempts", ""), "Ray, then", "history, then")
     live, ours = (
-        Counter((row["name"], row["error_type"]) for row in rows["tasks"] if row["state"] == "FAILED")
+        # not by name: where a task was killed, no event tells its options(name=)
+        Counter((row["func_or_class_name"], row["error_type"]) for row in rows["tasks"] if row["state"] == "FAILED")
         for rows in (said, then)
     )
-    for name, error in sorted(live | ours, key=str):
-        grid.add_row(f"{name} [dim]{error}[/]", *side_by_side(live[name, error], ours[name, error]))
+    for kind in sorted(live | ours, key=str):
+        grid.add_row(*map(str, kind), *side_by_side(live[kind], ours[kind]))
     return grid
 
 
 def fields(scores: list[Score]) -> Table:
-    grid = table("Field by field", "rows", "fields", "values equal", "not exported")
+    grid = table(("Field by field", ""), "rows", "fields", "values equal")
     for score in scores:
         given = [field for field in score.fields.values() if not field.cannot]
         equal = sum(field.equal for field in given)
         total = equal + sum(field.different + field.missing for field in given)
         both = score.live_rows - len(score.missing_rows)
-        never = [field for field in score.fields.values() if field.cannot]
-        excused = sum(field.excused for field in given)
-        grid.add_row(
-            score.resource,
-            of(both, score.live_rows) + (f" [red]+{len(score.extra_rows)}[/]" if score.extra_rows else ""),
-            str(len(given)),
-            of(equal, total),
-            f"{len(never)} fields" + (f", {excused} values" if excused else "") if never or excused else "-",
-        )
+        extra = f"[bold red]{len(score.extra_rows)} more in the history[/]" if score.extra_rows else ""
+        grid.add_row(score.resource, extra, of(both, score.live_rows), str(len(given)), of(equal, total))
     return grid
 
 
 def completeness(ledger: list[dict[str, Any]]) -> Table:
-    grid = table("The ledger, in bytes", "written", "stored", "missing", "events", "inferred")
+    grid = table(("What Ray wrote, in bytes", ""), "written", "stored", "missing", "events", "inferred")
     for row in ledger:
-        grid.add_row(
-            row["event_type"],
-            number(row["written_bytes"]),
-            number(row["stored_bytes"]),
-            f"[red]{row['missing_bytes']:,}[/]" if row["missing_bytes"] else "-",
-            number(row["stored_events"]),
-            number(row["inferred"]),
-        )
+        missing = f"[bold red]{row['missing_bytes']:,}[/]" if row["missing_bytes"] else "-"
+        counts = (row["written_bytes"], row["stored_bytes"], missing, row["stored_events"], row["inferred"])
+        grid.add_row(row["event_type"], "", *(one if isinstance(one, str) else number(one) for one in counts))
     return grid
 
 
-def table(title: str, *columns: str) -> Table:
-    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    grid.add_column(f"[bold]{title}[/]", min_width=36, no_wrap=True)
-    for column in columns:
-        grid.add_column(column, justify="right")
+def table(left: tuple[str, str], *right: str) -> Table:
+    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column, width in zip(left, (24, 24), strict=True):
+        grid.add_column(column, min_width=width, no_wrap=True)
+    for column in right:
+        grid.add_column(f"[dim]{column}[/]", justify="right", no_wrap=True)
     return grid
 
 
@@ -343,6 +334,10 @@ def side_by_side(live: int, ours: int) -> tuple[str, str]:
 def of(part: int, whole: int) -> str:
     text = f"{part:,} of {whole:,}"
     return text if part == whole else f"[bold red]{text}[/]"
+
+
+def count(value: int, plural: str) -> str:
+    return f"{value:,} {plural if value != 1 else plural[:-1]}"
 
 
 def number(value: int) -> str:
@@ -363,24 +358,23 @@ def serve(up: Up, session: str, moment: int) -> None:
     ):
         console.print(f"  {bin_dir}/{command}", soft_wrap=True)
     console.print()
-    while up.process.poll() is None:
-        time.sleep(0.5)
-    raise RaytrailError(f"raytrail up ended with {up.process.returncode}; it said:\n{tail(up.log)}")
+    with contextlib.suppress(KeyboardInterrupt):
+        while up.process.poll() is None:
+            time.sleep(0.5)
+        raise RaytrailError(f"raytrail up ended with {up.process.returncode}; it said:\n{tail(up.log)}")
 
 
 def tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
 
 
-def end(process: subprocess.Popen[bytes], group: int) -> None:
-    """End a process of ours that leads a group of its own, and what it leaves of that group."""
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-    process.wait()
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process of ours that leads a group of its own, and all of that group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
 
 
 if __name__ == "__main__":

@@ -210,18 +210,19 @@ def main():
         client.submit_job(entrypoint=f"{python} {HERE / 'jobs' / 'fail.py'}", submission_id="fails_demo"),
     ]
     pipeline = subprocess.Popen([python, HERE / "jobs" / "pipeline.py"])
-
-    ray.init(namespace="demo", log_to_driver=False, job_config=ray.job_config.JobConfig(metadata={"of": "demo"}))
-    with tempfile.TemporaryDirectory() as directory:
-        tasks(Path(directory))
-        actors()
-        groups()
-    impossible = square.options(resources={"unobtainium": 1}).remote(1)
-    abandoned = sleep.options(name="abandoned").remote(600)
-    if pipeline.wait(60):
-        raise SystemExit("the pipeline failed")
-    while not all(client.get_job_status(job) in ENDED for job in jobs):
-        time.sleep(0.3)
+    try:
+        ray.init(namespace="demo", log_to_driver=False, job_config=ray.job_config.JobConfig(metadata={"of": "demo"}))
+        with tempfile.TemporaryDirectory() as directory:
+            tasks(Path(directory))
+            actors()
+            groups()
+        impossible = square.options(resources={"unobtainium": 1}).remote(1)
+        abandoned = sleep.options(name="abandoned").remote(600)
+        if pipeline.wait(60):
+            raise SystemExit("the pipeline failed")
+    finally:
+        pipeline.kill()  # does nothing where it has ended
+    wait_for(lambda: all(client.get_job_status(job) in ENDED for job in jobs))
     print("jobs:", *(str(client.get_job_status(job)) for job in jobs))
     print("left open:", len(ray.wait([impossible, abandoned], timeout=0.5)[1]))
 

@@ -43,7 +43,7 @@ ENDPOINTS: Mapping[str, str] = {
     "/clusters/{id}/api/ray/version": "The same.",
     "/clusters/{id}/api/jobs/": "Ray's Jobs API: all jobs, submissions first.",
     "/clusters/{id}/api/jobs/{job}": "Ray's Jobs API: the job of that job id or submission id.",
-    "/clusters/{id}/{rest:path}": "501, with a word on what is served. Never 404: see the note below.",
+    "/clusters/{id}/{rest:path}": "501, with a word on what is served. See Errors below.",
 }
 """What each route answers; those under ``/clusters/{id}/at/{ms}`` answer the same of another moment."""
 AT = "/clusters/{id}/at/{ms}"
@@ -283,8 +283,8 @@ Not known from Ray's events, and so answered with 501: {", ".join(asgi.NOT_EXPOR
 
 ## Errors
 
-{statuses}- 501: this version does not serve it. A path that is none of these is answered so too, and not with 404: Ray's
-  dashboard, as a proxy, would answer a 404 from the cluster that it lives in.
+{statuses}- 501: this version does not serve it. Under a cluster a path that is none of these is answered so too,
+  and not with 404: Ray's dashboard, as a proxy, would answer a 404 from the cluster that it lives in.
 - 405: a method other than GET and HEAD.
 
 State API errors have Ray's form, `{{"result": false, "msg": …, "data": {{"result": null}}}}`; others are plain text.

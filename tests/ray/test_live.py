@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from raytrail.store import Store
 from raytrail.testing.compare import compare
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+UNTOLD = {"abandoned": "sleep"}
+"""The workload's task of which no event tells options(name=), as it never ended, and what we call it instead."""
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +84,12 @@ async def test_every_row_and_field_is_as_ray_gave_it(resource, client, then, liv
 async def test_a_summary_is_as_ray_gave_it(resource, client, then, live):
     def told(answer):
         cluster = answer["result"]["node_id_to_summary"]["cluster"]
-        states = {name: group["state_counts"] for name, group in cluster.pop("summary").items()}
-        return answer["total"], answer["num_filtered"], cluster, states
+        states = Counter()
+        for name, group in cluster["summary"].items():
+            for state, count in group["state_counts"].items():
+                states[UNTOLD.get(name, name), state] += count
+        totals = {name: value for name, value in cluster.items() if name != "summary"}
+        return answer["total"], answer["num_filtered"], totals, states
 
     ours = await ask(client, f"{then}/api/v0/{resource}/summarize")
     assert told(ours) == told(live[f"{resource}_summary"])

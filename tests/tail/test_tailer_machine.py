@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -170,19 +169,17 @@ class Machine(RuleBasedStateMachine):
             if len(self.waiting) == before:
                 return
 
-    @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def acknowledge(self, data: st.DataObject) -> None:
-        for _ in range(data.draw(st.integers(1, len(self.waiting)))):
-            chunk = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
-            self._acknowledge(chunk)
+    @rule(picks=st.lists(st.integers(0, 99), min_size=1, max_size=20))
+    def acknowledge(self, picks: list[int]) -> None:
+        for pick in picks[: len(self.waiting)]:
+            self._acknowledge(self.waiting.pop(pick % len(self.waiting)))
 
-    @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def fail_to_publish(self, data: st.DataObject) -> None:
-        chunk = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
-        self.tailer.rewind(chunk.segments)
-        self.allowed.update(chunk.data.splitlines(keepends=True))
+    @rule(pick=st.integers(0, 99))
+    def fail_to_publish(self, pick: int) -> None:
+        if self.waiting:
+            chunk = self.waiting.pop(pick % len(self.waiting))
+            self.tailer.rewind(chunk.segments)
+            self.allowed.update(chunk.data.splitlines(keepends=True))
 
     @rule()
     def commit(self) -> None:
@@ -263,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         new = [file.half + file.rest] if file.half and (sizes or half) else []
         for size in sizes:
             self.number += 1
-            new.append(b'{"n":%d,"pad":"%s","timestamp":1795419639}\n' % (self.number, b"x" * size))
+            new.append(b'{"n":%d,"pad":"%s","timestamp":1795419639}\n' % (self.number, (b"%06d-" % self.number)*(size//7+1)))
         with file.path.open("ab") as opened:
             opened.write(b"".join(new)[len(file.half) if new else 0 :])
             if new:

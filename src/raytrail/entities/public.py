@@ -144,5 +144,5 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Raytrail event, version {SCHEMA_VERSION}",
-        "oneOf": [json_schema(entity) for entity in installed().values()],
+        "oneOf": [json_schema(entity) for entity in installed().values() if entity.event_types],
     }

@@ -253,7 +253,7 @@ TASK = Entity(
             "task_log_info",
             "json",
             # of one whose end was never told, Ray's own answer has no ends
-            "CASE WHEN _stdout_start IS NOT NULL THEN json_strip_nulls(to_json({"
+            "CASE WHEN _stdout_start IS NOT NULL THEN json_merge_patch('{}', to_json({"
             f"'stdout_file': coalesce(_stdout_file, {_LOG_NAME_SQL} || '.out', ''), "
             f"'stderr_file': coalesce(_stderr_file, {_LOG_NAME_SQL} || '.err', ''), "
             "'stdout_start': _stdout_start, 'stdout_end': _stdout_end, "

@@ -206,7 +206,7 @@ class Store:
                 raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
             if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
                 return
-            self._live.fold(session)
+            self._live.fold(session, at_once=True)
             self._live.forget(session)
             self._live.retire(self._sealer.seal(session))
             self._remember(session)
@@ -294,7 +294,7 @@ class Store:
                 f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
             ]
             views.append(f"{sql.quote(one.name)} AS ({' UNION ALL BY NAME '.join(parts)})")
-        return self._engine.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')})")
+        return self._engine.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')}\n)")
 
     def _states(self, session: str, one: Entity, at_ms: int | None) -> str:
         """Return the relation of an entity's states in a session."""

@@ -35,14 +35,13 @@ class Engine:
     Each call takes a cursor of its own, so that threads may share the engine.
     """
 
-    def __init__(self, config: StoreConfig, scratch: Path | None = None, *, closed: bool = False) -> None:
+    def __init__(self, config: StoreConfig, scratch: Path | None = None) -> None:
         """
         Start the engine.
 
         Args:
             config: Threads and memory.
             scratch: Where it may spill; None makes a directory of its own.
-            closed: Whether queries are strangers': then nothing outside the tables can be read or written.
         """
         self._own = Path(tempfile.mkdtemp(prefix="raytrail-")) if scratch is None else None
         self._db = duckdb.connect(

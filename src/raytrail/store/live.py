@@ -1,9 +1,13 @@
 """
 Fold of a session that still grows: what was appended joins what is known.
 
-States of which nothing more is expected go to ``closed`` files and are not touched again; all others are in one
-``open`` file, written anew at each fold. A straggler of a closed state starts an open one of the same key, which the
-fold at sealing joins to it. Both kinds of files hold partial states.
+States of which nothing more is expected go to ``closed`` files and are not touched again; all others are in memory,
+and in one ``open`` file, written anew when the fold is committed. A straggler of a closed state starts an open one of
+the same key, which sealing joins to it. Both kinds of files hold partial states.
+
+A round costs what it brings, however many states are open. The ``open`` file costs what is open: while that is much
+(a driver that submitted a million tasks, an agent that catches up), it is written more rarely, and what was folded
+since counts as not folded: a crash folds it again.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raytrail.entities import Entity, installed, sql
+from raytrail.errors import StoreError
 from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue, LogFile
 from raytrail.store.engine import Engine, copy_parquet, parquet
@@ -20,11 +25,41 @@ from raytrail.store.engine import Engine, copy_parquet, parquet
 SETTLE_SECONDS = 60
 """How long stragglers of a state that has ended are waited for: far above the second that Ray gathers events."""
 
-SLICE_EVENTS = 120_000
+PASS_EVENTS = 500_000
 """How many events are folded at once: their states fit in memory, where a GROUP BY of millions would spill."""
+
+SLICE_EVENTS = 8 * PASS_EVENTS
+"""How many events are read at once, in as many passes as needed: a backlog is not in the order of time, so the more of
+it is looked at together, the fewer states stay open."""
+
+LITTLE_OPEN = 100_000
+"""How many open states may be written at each commit."""
 
 SMALL_FILES = 48
 """How many files of one kind are let be before they are written together as one."""
+
+MOST_COMMITTING = 0.2
+"""The share of the time that may go into writing what is open."""
+
+
+class _Open:
+    """What is open of an entity in a session: a table of partial states, each with its key's hash."""
+
+    def __init__(self, table: str, key: str) -> None:
+        self.table = table
+        self.key = key
+        """The expression of the hash."""
+
+
+class _Session:
+    """What was folded of a session since the last commit."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, _Open] = {}
+        self.closed: list[tuple[str, Path, int]] = []
+        self.logs: list[int] = []
+        self.committed_at = 0.0
+        self.committing_seconds = 0.0
 
 
 class LiveFold:
@@ -34,52 +69,46 @@ class LiveFold:
         self._root = root
         self._catalogue = catalogue
         self._engine = engine
-        self._tables: dict[tuple[str, str], str] = {}
+        self._sessions: dict[str, _Session] = {}
         self._stale: list[tuple[float, Path]] = []
 
-    def fold(self, session: str) -> None:
-        """Fold what was appended to a session since the last fold."""
-        for files in _slices(self._catalogue.log_files(session, unfolded=True)):
-            self._fold_files(session, files)
+    def fold(self, session: str, *, at_once: bool = False) -> None:
+        """
+        Fold what was appended to a session since the last fold.
+
+        Args:
+            session: Its name.
+            at_once: Whether to commit in any case; else a commit that would take long may wait for a later call.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
+        """
+        try:
+            files = self._catalogue.log_files(session, unfolded=True)
+            one = self._sessions.setdefault(session, _Session())
+            pending = set(one.logs)
+            for part in _slices([file for file in files if file.id not in pending]):
+                for entity in installed().values():
+                    logs = [file for file in part if file.entity == entity.name]
+                    for log in self._passes(entity, logs):
+                        self._fold(session, one, entity, log)
+                one.logs += [file.id for file in part]
+            pause = one.committing_seconds / MOST_COMMITTING
+            if one.logs and (at_once or time.monotonic() - one.committed_at >= pause):
+                self._commit(session, one)
+        except StoreError:
+            # what is in memory may be ahead of the files that were not named: back to the last commit
+            self.forget(session)
+            raise
         self._gather_log(session)
 
-    def _fold_files(self, session: str, files: list[LogFile]) -> None:
-        changes: list[tuple[Entity, list[tuple[str, Path, int]]]] = []
-        for entity in installed().values():
-            paths = [self._root / file.path for file in files if file.entity == entity.name]
-            if paths:
-                changes.append((entity, self._fold(session, entity, paths)))
-        sync_directories({path.parent for _, found in changes for _, path, _ in found})
-        old: list[Path] = []
-        with self._catalogue.transaction() as db:
-            for entity, found in changes:
-                old += [
-                    self._root / path
-                    for (path,) in db.execute(
-                        "SELECT path FROM state WHERE session = ? AND entity = ? AND kind = 'open'",
-                        (session, entity.name),
-                    )
-                ]
-                db.execute(
-                    "DELETE FROM state WHERE session = ? AND entity = ? AND kind = 'open'",
-                    (session, entity.name),
-                )
-                db.executemany(
-                    "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
-                    [
-                        (session, entity.name, kind, str(path.relative_to(self._root)), rows)
-                        for kind, path, rows in found
-                    ],
-                )
-            db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(file.id,) for file in files])
-        self.retire(old)
-        for entity, _ in changes:
-            self._gather_closed(session, entity)
-
     def forget(self, session: str) -> None:
-        """Drop what is held in memory of a session."""
-        for key in [key for key in self._tables if key[0] == session]:
-            self._engine.run(f"DROP TABLE IF EXISTS {self._tables.pop(key)}")
+        """Drop what is held in memory of a session, back to its last commit."""
+        one = self._sessions.pop(session, _Session())
+        for known in one.open.values():
+            self._engine.run(f"DROP TABLE IF EXISTS {known.table}")
+        for _, path, _ in one.closed:
+            path.unlink(missing_ok=True)
 
     def retire(self, paths: list[Path]) -> None:
         """Delete files that are named no more, once whoever has read the catalogue before has opened them."""
@@ -90,46 +119,112 @@ class LiveFold:
                 path.unlink(missing_ok=True)
         self._stale = [(since, path) for since, path in self._stale if now - since <= SETTLE_SECONDS]
 
-    def _fold(self, session: str, entity: Entity, paths: list[Path]) -> list[tuple[str, Path, int]]:
-        table = self._table(session, entity)
-        log = f"(SELECT {sql.lift(entity)} FROM {parquet(paths)})"
-        both = f"(SELECT * FROM {table} UNION ALL BY NAME SELECT * FROM {log})"
-        self._engine.run(f"CREATE OR REPLACE TABLE {table}_next AS {sql.fold(entity, both)}")
-        found: list[tuple[str, Path, int]] = []
-        if entity.complete:
-            [(newest,)] = self._engine.run(f"SELECT max(last_event_s) FROM {table}_next")
-            done = f"({entity.complete}) OR (({entity.settled}) AND last_event_s < {newest - SETTLE_SECONDS})"
-            closed = self._write(session, entity, "closed", f"SELECT * FROM {table}_next WHERE {done}")
-            if closed[2]:
-                found.append(closed)
-            else:
-                closed[1].unlink()
-            self._engine.run(
-                f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table}_next WHERE (({done}) IS NOT TRUE)"
-            )
-            self._engine.run(f"DROP TABLE {table}_next")
-        else:
+    def _fold(self, session: str, one: _Session, entity: Entity, log: str) -> None:
+        known = self._open(session, one, entity)
+        batch, touched = f"{known.table}_batch", f"{known.table}_touched"
+        self._engine.run(
+            f"CREATE OR REPLACE TABLE {batch} AS SELECT *, {known.key} AS key_hash FROM ({sql.folded(entity, log)})"
+        )
+        self._engine.run(
+            f"CREATE OR REPLACE TABLE {touched} AS SELECT * EXCLUDE (folded_s) FROM {known.table} "
+            f"WHERE key_hash IN (SELECT key_hash FROM {batch})"
+        )
+        again = f"key_hash IN (SELECT key_hash FROM {touched})"
+        both = (
+            f"(SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {again} "
+            f"UNION ALL BY NAME SELECT * EXCLUDE (key_hash) FROM {touched})"
+        )
+        joined = f"SELECT *, {known.key} AS key_hash FROM ({sql.fold(entity, both)})"
+        self._engine.run(f"CREATE OR REPLACE TABLE {touched}_joined AS {joined}")
+        self._engine.run(f"DELETE FROM {known.table} WHERE {again}")
+        self._engine.run(f"DELETE FROM {batch} WHERE {again}")
+        self._engine.run(f"INSERT INTO {batch} BY NAME FROM {touched}_joined")
+        done = f"({entity.complete})" if entity.complete else "false"
+        self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
+        self._engine.run(
+            f"INSERT INTO {known.table} BY NAME SELECT *, {int(time.time())} AS folded_s "
+            f"FROM {batch} WHERE {done} IS NOT TRUE"
+        )
+        for table in (batch, touched, f"{touched}_joined"):
             self._engine.run(f"DROP TABLE {table}")
-            self._engine.run(f"ALTER TABLE {table}_next RENAME TO {table}")
-        found.append(self._write(session, entity, "open", f"SELECT * FROM {table}"))
-        return found
 
-    def _table(self, session: str, entity: Entity) -> str:
-        """Return the table of the open states, read back from the last fold where this process has none."""
-        key = (session, entity.name)
-        if key not in self._tables:
-            name = f"open_{len(self._tables)}_{time.monotonic_ns()}"
+    def _passes(self, entity: Entity, logs: list[LogFile]) -> Iterator[str]:
+        """Yield relations that hold these logs in all, each of keys of its own and of events that fit in memory."""
+        if not logs:
+            return
+        source = parquet(self._root / file.path for file in logs)
+        passes = -(-sum(file.events for file in logs) // PASS_EVENTS)
+        key = f"hash({', '.join(sql.quote(name) for name in entity.key)})"
+        for one in range(passes):
+            # other bits than those that the engine's own hash tables divide by
+            yield source if passes == 1 else f"(SELECT * FROM {source} WHERE ({key} >> 20) % {passes} = {one})"
+
+    def _close(self, session: str, one: _Session, entity: Entity, select: str) -> None:
+        path, rows = self._write(session, entity, "closed", select)
+        if rows:
+            one.closed.append((entity.name, path, rows))
+        else:
+            path.unlink()
+
+    def _commit(self, session: str, one: _Session) -> None:
+        began = time.monotonic()
+        opened: list[tuple[str, Path, int]] = []
+        for name, known in one.open.items():
+            entity = installed()[name]
+            if entity.settled:
+                settled = (
+                    f"FROM {known.table} WHERE {entity.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
+                )
+                self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
+                self._engine.run(f"DELETE {settled}")
+            opened.append(
+                (
+                    name,
+                    *self._write(session, entity, "open", f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}"),
+                )
+            )
+        sync_directories({path.parent for _, path, _ in (*one.closed, *opened)})
+        old: list[Path] = []
+        with self._catalogue.transaction() as db:
+            for name, _, _ in opened:
+                old += [
+                    self._root / path
+                    for (path,) in db.execute(
+                        "DELETE FROM state WHERE session = ? AND entity = ? AND kind = 'open' RETURNING path",
+                        (session, name),
+                    )
+                ]
+            for kind, found in (("closed", one.closed), ("open", opened)):
+                db.executemany(
+                    "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
+                    [(session, name, kind, str(path.relative_to(self._root)), rows) for name, path, rows in found],
+                )
+            db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(id,) for id in one.logs])
+        one.closed, one.logs = [], []
+        self.retire(old)
+        for name in one.open:
+            self._gather_closed(session, installed()[name])
+        one.committed_at = time.monotonic()
+        one.committing_seconds = one.committed_at - began if sum(rows for *_, rows in opened) > LITTLE_OPEN else 0.0
+
+    def _open(self, session: str, one: _Session, entity: Entity) -> _Open:
+        """Return what is open, read back from the last commit where this process has nothing."""
+        if entity.name not in one.open:
+            key = f"hash({', '.join(sql.quote(name) for name in entity.key)})"
+            table = f"open_{entity.name}_{time.monotonic_ns()}"
             files = [f for f in self._catalogue.state_files(session, entity.name) if f.kind == "open"]
             source = (
-                f"SELECT * FROM {parquet(self._root / file.path for file in files)}"
+                f"FROM {parquet(self._root / file.path for file in files)}"
                 if files
-                else sql.empty(entity, partial=True)
+                else f"FROM ({sql.empty(entity, partial=True)})"
             )
-            self._engine.run(f"CREATE TABLE {name} AS {source}")
-            self._tables[key] = name
-        return self._tables[key]
+            self._engine.run(
+                f"CREATE TABLE {table} AS SELECT *, {key} AS key_hash, {int(time.time())} AS folded_s {source}"
+            )
+            one.open[entity.name] = _Open(table, key)
+        return one.open[entity.name]
 
-    def _write(self, session: str, entity: Entity, kind: str, select: str) -> tuple[str, Path, int]:
+    def _write(self, session: str, entity: Entity, kind: str, select: str) -> tuple[Path, int]:
         directory = self._root / "state" / session
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{entity.name}-{kind}-{time.time_ns():020d}.parquet"
@@ -138,7 +233,7 @@ class LiveFold:
         order = ", ".join(map(sql.quote, entity.sort))
         [(rows,)] = self._engine.run(copy_parquet(f"{select} ORDER BY {order}", path))
         sync(path)
-        return kind, path, rows
+        return path, rows
 
     def _gather_closed(self, session: str, entity: Entity) -> None:
         files = [
@@ -147,7 +242,7 @@ class LiveFold:
         if len(files) < SMALL_FILES:
             return
         paths = [self._root / file.path for file in files]
-        kind, path, rows = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
+        path, rows = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
         sync_directories([path.parent])
         with self._catalogue.transaction() as db:
             db.executemany(
@@ -156,12 +251,13 @@ class LiveFold:
             )
             db.execute(
                 "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
-                (session, entity.name, kind, str(path.relative_to(self._root)), rows),
+                (session, entity.name, "closed", str(path.relative_to(self._root)), rows),
             )
         self.retire(paths)
 
     def _gather_log(self, session: str) -> None:
-        small = [file for file in self._catalogue.log_files(session) if file.events < 100_000]
+        unfolded = {file.id for file in self._catalogue.log_files(session, unfolded=True)}
+        small = [f for f in self._catalogue.log_files(session) if f.events < 100_000 and f.id not in unfolded]
         for name in {file.entity for file in small}:
             files = [file for file in small if file.entity == name]
             if len(files) < SMALL_FILES:

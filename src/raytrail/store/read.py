@@ -144,7 +144,7 @@ class Snapshot:
             f"{sql.quote(one.name)} AS ({sql.public_view(one, f'{self.source(one)} s')})"
             for one in installed().values()
         )
-        return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')})", params)
+        return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
 
 
 def _order(one: Entity, name: str) -> str:

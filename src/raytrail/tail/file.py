@@ -57,7 +57,7 @@ class EventFile:
         self.size = 0
         """What is known to be on disk."""
         self.seen = (0, 0)
-        """Size and modification time when its directory was last listed."""
+        """Size and modification time, for `changed`."""
         self.position = 0
         """What comes before has been read."""
         self.again: deque[tuple[int, int]] = deque()
@@ -109,9 +109,10 @@ class EventFile:
             os.close(self.fd)
             self.fd = None
 
-    def grown(self) -> bool:
-        """Say whether it is open, and another size than last known; `read` finds out what that means."""
-        return self.fd is not None and os.fstat(self.fd).st_size != self.size
+    def changed(self, status: os.stat_result) -> bool:
+        """Say whether it was written to since this was last asked; `measure` tells what that means."""
+        before, self.seen = self.seen, (status.st_size, status.st_mtime_ns)
+        return before != self.seen
 
     def identify(self, session: str) -> FileId | None:
         """
@@ -134,11 +135,19 @@ class EventFile:
         timestamp = _TIMESTAMP_LAST.search(tail) or _TIMESTAMP_FIRST.match(head)
         return f"{int(timestamp[1]) if timestamp else 0:010d}-{digest.hexdigest()}"
 
-    def begins_as_before(self) -> bool:
-        """Say whether the first line is still the one by which the file is known."""
+    def measure(self) -> None:
+        """
+        Look how large the file is.
+
+        Raises:
+            Changed: It is smaller than it was, or its first line is not the one by which it is known: an
+                offset is worth nothing in it. Ray never does that to a file, people do.
+        """
         length, checksum = self._head
-        head = os.pread(self._open_fd, length, 0)
-        return len(head) == length and zlib.crc32(head) == checksum
+        size = os.fstat(self._open_fd).st_size
+        if size < self.size or zlib.crc32(os.pread(self._open_fd, length, 0)) != checksum:
+            raise Changed
+        self.size = size
 
     def read(self, room: int, *, long: bool, max_line_bytes: int) -> Piece | None:
         """
@@ -152,11 +161,8 @@ class EventFile:
         Raises:
             Changed: The file is not the one that it was.
         """
-        size = os.fstat(self._open_fd).st_size
-        # An offset is worth nothing in a file that was written anew; Ray never does that, people do.
-        if size < self.size or not self.begins_as_before():
-            raise Changed
-        self.size, self.more = size, True
+        self.measure()
+        self.more = True
         if self.again:
             start, end = self.again[0]
             if end - start > room and not long:

@@ -318,11 +318,16 @@ class Tailer:
                 with suppress(OSError):
                     self._hold(file)
         file.path, file.name, file.gone = path, parsed, False
-        seen = (status.st_size, status.st_mtime_ns)
-        if file.seen != seen:
-            file.seen, file.size = seen, max(file.size, status.st_size)
+        if file.changed(status):
             followed.news_at = time.monotonic()
             self._queue(followed, file)
+            if file.mark is None:
+                file.size = status.st_size
+            elif file.fd is not None:  # what is closed is looked at when it is read
+                try:
+                    file.measure()
+                except Changed:
+                    return self._begin_again(followed, file)
         return file
 
     def _tidy(self, followed: _Followed, present: set[EventFile]) -> None:
@@ -336,7 +341,7 @@ class Tailer:
                 if file.name.rotation and file.done:
                     self._release(file)
                 continue
-            if file.grown():
+            if file.fd is not None and file.changed(os.fstat(file.fd)):
                 self._queue(followed, file)
             # Half a line may still be completed: it is given the time from one listing to the next.
             ends = file.position == file.size or file.gone
@@ -464,6 +469,9 @@ class Tailer:
             log.info("%s is known, but from another place; it is read again from its start", file.path)
             mark.inode, mark.directory = inode, str(followed.session.events)
         mark.written = max(mark.written, file.size)
+        self._checkpoint.touch(mark)
+        if mark.generation:
+            self._checkpoint.commit()  # before it grows back to where the old one's offset would look right
         file.mark = mark
         self._followers.setdefault(mark.key, []).append(file)
         return True
@@ -475,7 +483,7 @@ class Tailer:
             file.again.append((segment.start, segment.end))
             self._queue(self._followed(file), file)
 
-    def _begin_again(self, followed: _Followed, file: EventFile) -> None:
+    def _begin_again(self, followed: _Followed, file: EventFile) -> EventFile:
         """Go on with an inode that holds something else now; what had not been read of it before is lost."""
         log.warning("%s was cut or written anew; what had not been read of it is lost", file.path)
         new = EventFile(file.path, file.name, file.inode)
@@ -484,10 +492,12 @@ class Tailer:
         new.seen, new.gone = file.seen, file.gone
         self._open.pop(file, None)
         self._open[new] = None
+        self._unqueue(followed, file)
         self._unfollow(file)
         followed.files[file.inode] = new
         followed.names = {name: new if one is file else one for name, one in followed.names.items()}
         self._queue(followed, new)
+        return new
 
     def _hold(self, file: EventFile) -> None:
         """Open the file, if need be; of too many, let go of the one that was not read for longest."""

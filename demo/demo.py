@@ -237,7 +237,7 @@ def wait_until_sealed(up: Up, step: Step) -> str:
     while time.monotonic() < deadline:
         known = up.cluster()
         if known and known["sealed"]:
-            step.done = f"the history has sealed the session, with {known['events']:,} events"
+            step.done = f"sealed: {known['session']}, {count(known['events'], 'events')}"
             return str(known["session"])
         if known:
             step.say(f"{known['events']:,} events; waiting for the history to seal the session")
@@ -253,13 +253,19 @@ def report(up: Up, session: str, said: dict[str, Any]) -> bool:
     scores = [compare(said[noun], then[noun], resource=noun) for noun in STATES]
     ledger = up.ask(f"/api/clusters/{session}")["ledger"]
     at = time.strftime("%H:%M:%S", time.gmtime(moment / 1000))
-    console.print(f"\nRay is gone. What it said at {at} UTC, and what the history of [bold]{session}[/] says:\n")
+    console.print(f"\n[bold]Ray is gone.[/] What it said at {at} UTC, beside what the history says:\n")
     for part in (states(said, then, last), failures(said, then), fields(scores), completeness(ledger)):
         console.print(part)
         console.print()
-    never = [f"{score.resource}.{name}" for score in scores for name, field in score.fields.items() if field.cannot]
-    console.print(f"[dim]Not in any event of Ray's, so not compared: {', '.join(never)}; and of tasks whose worker")
-    console.print("[dim]was killed, the given name and the exact end.\n")
+    never = [
+        f"{score.resource} {', '.join(name for name, field in score.fields.items() if field.cannot)}"
+        for score in scores
+        if any(field.cannot for field in score.fields.values())
+    ]
+    console.print(
+        f"[dim]In no event of Ray's, so not compared: {'; '.join(never)}; "
+        "and the options(name=) and exact end of tasks whose worker was killed.[/]\n"
+    )
     differ = [score for score in scores if not score.exact]
     for score in differ:
         console.print(str(score), markup=False)
@@ -274,7 +280,7 @@ def report(up: Up, session: str, said: dict[str, Any]) -> bool:
 
 
 def states(said: dict[str, Any], then: dict[str, list[dict[str, Any]]], last: dict[str, list[dict[str, Any]]]) -> Table:
-    grid = table(("How many are how", ""), "Ray, then", "history, then", "history, at the end")
+    grid = table(("How many are how", ""), "Ray, then", "history, then", "history, at last")
     for noun, field in STATES.items():
         counts = [Counter(row[field] for row in rows[noun]) for rows in (said, then, last)]
         shown = noun
@@ -298,30 +304,36 @@ def failures(said: dict[str, Any], then: dict[str, list[dict[str, Any]]]) -> Tab
 
 
 def fields(scores: list[Score]) -> Table:
-    grid = table(("Field by field", ""), "rows", "fields", "values equal")
+    grid = table(("Field by field",), "rows", "more rows", "fields", "values equal")
     for score in scores:
         given = [field for field in score.fields.values() if not field.cannot]
         equal = sum(field.equal for field in given)
         total = equal + sum(field.different + field.missing for field in given)
         both = score.live_rows - len(score.missing_rows)
-        extra = f"[bold red]{len(score.extra_rows)} more in the history[/]" if score.extra_rows else ""
-        grid.add_row(score.resource, extra, of(both, score.live_rows), str(len(given)), of(equal, total))
+        grid.add_row(
+            score.resource, of(both, score.live_rows), bad(len(score.extra_rows)), str(len(given)), of(equal, total)
+        )
     return grid
 
 
 def completeness(ledger: list[dict[str, Any]]) -> Table:
-    grid = table(("What Ray wrote, in bytes", ""), "written", "stored", "missing", "events", "inferred")
+    grid = table(("What Ray wrote, in bytes",), "written", "stored", "missing", "events", "inferred rows")
     for row in ledger:
-        missing = f"[bold red]{row['missing_bytes']:,}[/]" if row["missing_bytes"] else "-"
-        counts = (row["written_bytes"], row["stored_bytes"], missing, row["stored_events"], row["inferred"])
-        grid.add_row(row["event_type"], "", *(one if isinstance(one, str) else number(one) for one in counts))
+        grid.add_row(
+            row["event_type"],
+            number(row["written_bytes"]),
+            number(row["stored_bytes"]),
+            bad(row["missing_bytes"]),
+            number(row["stored_events"]),
+            number(row["inferred"]),
+        )
     return grid
 
 
-def table(left: tuple[str, str], *right: str) -> Table:
-    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for column, width in zip(left, (24, 24), strict=True):
-        grid.add_column(column, min_width=width, no_wrap=True)
+def table(left: tuple[str, ...], *right: str) -> Table:
+    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="")
+    for column in left:
+        grid.add_column(f"[bold]{column}[/]", min_width=24, no_wrap=True)
     for column in right:
         grid.add_column(f"[dim]{column}[/]", justify="right", no_wrap=True)
     return grid
@@ -338,6 +350,10 @@ def of(part: int, whole: int) -> str:
 
 def count(value: int, plural: str) -> str:
     return f"{value:,} {plural if value != 1 else plural[:-1]}"
+
+
+def bad(value: int) -> str:
+    return f"[bold red]{value:,}[/]" if value else "-"
 
 
 def number(value: int) -> str:

@@ -209,7 +209,9 @@ def main():
         ),
         client.submit_job(entrypoint=f"{python} {HERE / 'jobs' / 'fail.py'}", submission_id="fails_demo"),
     ]
-    pipeline = subprocess.Popen([python, HERE / "jobs" / "pipeline.py"])
+    pipeline = subprocess.Popen(
+        [python, HERE / "jobs" / "pipeline.py"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         ray.init(namespace="demo", log_to_driver=False, job_config=ray.job_config.JobConfig(metadata={"of": "demo"}))
         with tempfile.TemporaryDirectory() as directory:
@@ -218,8 +220,9 @@ def main():
             groups()
         impossible = square.options(resources={"unobtainium": 1}).remote(1)
         abandoned = sleep.options(name="abandoned").remote(600)
-        if pipeline.wait(60):
-            raise SystemExit("the pipeline failed")
+        said, _ = pipeline.communicate(timeout=120)
+        if pipeline.returncode:
+            raise SystemExit(f"the pipeline failed:\n{said}")
     finally:
         pipeline.kill()  # does nothing where it has ended
     wait_for(lambda: all(client.get_job_status(job) in ENDED for job in jobs))

@@ -271,6 +271,8 @@ Point Ray's own tools at a cluster, live or gone, now or then:
     ray summary tasks --address http://127.0.0.1:8365/clusters/latest/at/1795473644000
     ray job list --address http://127.0.0.1:8365/clusters/latest
 
+Where `RAY_ADDRESS` is set it wins over `--address`; `RAY_API_SERVER_ADDRESS` wins over both.
+
 ## Ray's State API
 
 The requests, answers and columns are those of Ray {jobs_api.RAY_VERSION}: `filter_keys`, `filter_predicates` (`=` and

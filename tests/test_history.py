@@ -21,8 +21,8 @@ LINES = [line(TASK, 1795419640, {"task_id": "AQ==", "attempt_number": n}) for n 
 
 async def until(condition):
     with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.02)  # noqa: ASYNC110 (what is waited for is in the store, which has no event)
+        while not condition():  # noqa: ASYNC110 (what is waited for is in the store, which has no event)
+            await anyio.sleep(0.02)
 
 
 def stored(store):

@@ -88,7 +88,7 @@ def wait_for(condition, seconds, what):
 @pytest.mark.slow
 def test_nothing_is_lost_stored_twice_or_torn_whoever_is_killed(killable):
     chosen = random.Random(SEED)
-    print(f"RAYTRAIL_TEST_SEED={SEED}")
+    print(f"RAYTRAIL_TEST_SEED={SEED}")  # noqa: T201 (shown where it fails)
     with subprocess.Popen(
         [sys.executable, "-m", "raytrail.testing.generate", killable.temp_dir, "--live", "--seconds", "30",
          "--rate", "1500", "--rotate-bytes", "1000000", "--seed", str(SEED)],

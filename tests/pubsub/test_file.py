@@ -985,3 +985,16 @@ async def test_nothing_is_lost_when_readers_are_killed(tmp_path):
                 await asyncio.to_thread(take_printed, 40)
                 await asyncio.to_thread(take_read, 25)
     await read_all(url, "killed", stored - came)
+
+
+async def test_a_group_that_looked_once_does_not_hold_up_retention(tmp_path):
+    url = f"file://{tmp_path}?file_bytes=4096&retain_bytes=4096"
+    async with aclosing(connect(url)) as broker:
+        await broker.publish(chunk(0, lines=400))
+        async with aclosing(broker.subscribe("ephemeral-1")) as deliveries:
+            await anext(deliveries)
+        async with aclosing(broker.subscribe("history")) as deliveries:
+            for number in range(1, 7):
+                await (await anext(deliveries)).ack()
+                await broker.publish(chunk(number, lines=400))
+    assert not list((tmp_path / "groups").glob("ephemeral-*"))

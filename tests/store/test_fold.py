@@ -370,6 +370,9 @@ def test_sql_reads_all_clusters_and_nothing_else(store, task):
     found = store.sql("WITH t AS (SELECT * FROM task) SELECT cluster, session, task_id, state FROM t;")
     assert found.columns == ("cluster", "session", "task_id", "state")
     assert found.rows == [("", SESSION, "01" * 24, "FINISHED")]
-    for statement in ("DROP TABLE task", "COPY task TO 'x'"):
+    assert store.sql("SELECT count(*) FROM actor -- a comment").rows == [(0,)]
+    store.seal(SESSION)
+    assert store.sql("SELECT count(*) FROM task").rows == [(1,)]
+    for statement in ("DROP TABLE task", "COPY task TO 'x'", "SELECT * FROM read_text('/etc/hostname')"):
         with pytest.raises(Exception, match=r"(?i)error"):
             store.sql(statement)

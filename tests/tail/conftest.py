@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from raytrail.config import TailConfig
 from raytrail.event import Chunk
 from raytrail.tail import Checkpoint, Tailer

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from raytrail.config import TailConfig
 from raytrail.errors import ConfigError
 from raytrail.tail import Checkpoint, Tailer, tailer

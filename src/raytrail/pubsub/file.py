@@ -86,6 +86,8 @@ _COMMIT_SECONDS = 0.05
 _COMMIT_RETRY_SECONDS = 5.0
 _TIDY_SECONDS = 60.0
 _STILLBORN_SECONDS = 3600.0
+_EPHEMERAL = "ephemeral-"
+"""How the names of groups begin that look once and never come back."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
@@ -658,6 +660,11 @@ def _retain(directory: Path, settings: _Settings) -> None:
     away: dict[str, dict[str, int]] = {}
     for path in sorted(_groups(directory).glob("*.json")):
         present = not _is_unlocked(path.with_suffix(".lock"))
+        if path.stem.startswith(_EPHEMERAL) and not present:
+            # nobody comes back to it: it must not hold up retention for the others
+            path.unlink()
+            path.with_suffix(".lock").unlink(missing_ok=True)
+            continue
         recent = now - path.stat().st_mtime <= settings.retain_seconds
         (counting if present or recent else away)[path.stem] = _positions(path)
     files = {path.name: path.stat() for path in sorted(directory.glob("*.chunks")) if _CHUNK_FILE.fullmatch(path.name)}

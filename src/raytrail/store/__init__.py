@@ -90,6 +90,7 @@ class Store:
         self._attached: dict[str, str] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
         self._attach_lock = threading.Lock()
+        self._asked: Engine | None = None
         self._lock_file = None
         if write:
             for name in ("log", "state", "tmp"):
@@ -141,6 +142,8 @@ class Store:
     def close(self) -> None:
         """Close it. What was appended is durable without that."""
         self._engine.close()
+        if self._asked is not None:
+            self._asked.close()
         self._catalogue.close()
         if self._lock_file is not None:
             self._lock_file.close()
@@ -278,6 +281,8 @@ class Store:
         """
         Run a SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and ``session``.
 
+        It can read the store's own files, and nothing else.
+
         Raises:
             UnreadableError: The statement is wrong, or no SELECT.
         """
@@ -287,14 +292,20 @@ class Store:
             names = ", ".join(sql.quote(column.name) for column in sql.shown(one))
             parts = [
                 f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
-                f"({sql.public_view(one, f'{self.snapshot(session).source(one)} s')})"
+                f"({sql.public_view(one, f'{self._from_files(session).source(one)} s')})"
                 for session, cluster in sessions
             ] or [
                 "SELECT '' AS cluster, '' AS session, * FROM "
                 f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
             ]
             views.append(f"{sql.quote(one.name)} AS ({' UNION ALL BY NAME '.join(parts)})")
-        return self._engine.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')}\n)")
+        if self._asked is None:
+            self._asked = Engine(self._config, only=self._root)
+        return self._asked.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')}\n)")
+
+    def _from_files(self, session: str) -> Snapshot:
+        """Return a session's last states as an engine sees them that has nothing attached."""
+        return Snapshot(self._engine, session, None, lambda one: self._last_states(session, one, attach=False))
 
     def _states(self, session: str, one: Entity, at_ms: int | None) -> str:
         """Return the relation of an entity's states in a session."""
@@ -307,10 +318,10 @@ class Store:
         source = self._last_states(session, one)
         return source if at_ms is None else f"({sql.at_times(one, source, at_ms)})"
 
-    def _last_states(self, session: str, one: Entity) -> str:
+    def _last_states(self, session: str, one: Entity, *, attach: bool = True) -> str:
         files = self._catalogue.state_files(session)
         for file in files:
-            if file.kind == "cache" and (attached := self._attach(file.path)):
+            if attach and file.kind == "cache" and (attached := self._attach(file.path)):
                 return f"{attached}.{sql.quote(one.name)}"
         sealed = [self._root / f.path for f in files if f.entity == one.name and f.kind == "sealed"]
         if sealed:

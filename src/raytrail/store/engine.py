@@ -35,13 +35,14 @@ class Engine:
     Each call takes a cursor of its own, so that threads may share the engine.
     """
 
-    def __init__(self, config: StoreConfig, scratch: Path | None = None) -> None:
+    def __init__(self, config: StoreConfig, scratch: Path | None = None, *, only: Path | None = None) -> None:
         """
         Start the engine.
 
         Args:
             config: Threads and memory.
             scratch: Where it may spill; None makes a directory of its own.
+            only: The directory that statements may read and nothing else, for statements that are not ours.
         """
         self._own = Path(tempfile.mkdtemp(prefix="raytrail-")) if scratch is None else None
         self._db = duckdb.connect(
@@ -55,6 +56,10 @@ class Engine:
             }
         )
         self.run("SET enable_progress_bar = false")
+        if only is not None:
+            self.run(f"SET allowed_directories = [{literal(f'{only}/')}]")
+            self.run("SET enable_external_access = false")
+            self.run("SET lock_configuration = true")
 
     def run(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """

@@ -152,14 +152,15 @@ def live_and_die(home: Path, up: Up) -> dict[str, Any]:
             step.done = f"Ray {version} started, its export switched on"
         with Step("a day's work") as step:
             work(cluster, home / "work.log", up, step)
-        with Step("Ray's own answers") as step:
+        with Step("waiting until Ray is quiet, and recording its answers") as step:
             wait_until_quiet(cluster)
             said = record(cluster.dashboard_url, home / "said.json")
             step.done = "Ray's own answers recorded: " + ", ".join(count(len(said[noun]), noun) for noun in STATES)
             # actors' events tell whole seconds: what the end brings must not fall into that of the answers
             time.sleep(1.1)
-        with Step("Ray stopped; none of its processes is left"):
+        with Step("stopping Ray") as step:
             cluster.stop()
+            step.done = "Ray stopped; none of its processes is left"
     return said
 
 
@@ -257,15 +258,7 @@ def report(up: Up, session: str, said: dict[str, Any]) -> bool:
     for part in (states(said, then, last), failures(said, then), fields(scores), completeness(ledger)):
         console.print(part)
         console.print()
-    never = [
-        f"{score.resource} {', '.join(name for name, field in score.fields.items() if field.cannot)}"
-        for score in scores
-        if any(field.cannot for field in score.fields.values())
-    ]
-    console.print(
-        f"[dim]In no event of Ray's, so not compared: {'; '.join(never)}; "
-        "and the options(name=) and exact end of tasks whose worker was killed.[/]\n"
-    )
+    console.print(f"[dim]Not compared, as no event of Ray's tells it: {'; '.join(untold(scores))}.[/]\n")
     differ = [score for score in scores if not score.exact]
     for score in differ:
         console.print(str(score), markup=False)
@@ -328,6 +321,16 @@ def completeness(ledger: list[dict[str, Any]]) -> Table:
             number(row["inferred"]),
         )
     return grid
+
+
+def untold(scores: list[Score]) -> Iterator[str]:
+    for score in scores:
+        never = [name for name, field in score.fields.items() if field.cannot]
+        if never:
+            yield f"{score.resource} {', '.join(never)}"
+        some = {name: field.excused for name, field in score.fields.items() if field.excused}
+        if some:
+            yield f"{', '.join(some)} of {count(max(some.values()), score.resource)} that did not run to the end"
 
 
 def table(left: tuple[str, ...], *right: str) -> Table:

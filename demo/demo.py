@@ -330,7 +330,7 @@ def untold(scores: list[Score]) -> Iterator[str]:
             yield f"{score.resource} {', '.join(never)}"
         some = {name: field.excused for name, field in score.fields.items() if field.excused}
         if some:
-            yield f"{', '.join(some)} of {count(max(some.values()), score.resource)} that did not run to the end"
+            yield f"{', '.join(some)} of {count(max(some.values()), score.resource)} whose worker was killed"
 
 
 def table(left: tuple[str, ...], *right: str) -> Table:

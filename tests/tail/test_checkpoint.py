@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from raytrail.errors import ConfigError
 from raytrail.event import Segment
 from raytrail.tail import Checkpoint

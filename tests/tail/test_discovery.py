@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from raytrail.errors import ConfigError
 from raytrail.tail import Nodes, alive, latest, locate, nodes, sessions
 from raytrail.tail.discovery import parse
@@ -19,7 +20,7 @@ SESSION = "session_2026-11-23_07-40-30_867494_13129"
         ("event_EXPORT_TASK_123.4.log", ("event_EXPORT_TASK_123", "TASK", 4)),
         ("event_EXPORT_DRIVER_JOB.log.3", ("event_EXPORT_DRIVER_JOB", "DRIVER_JOB", 3)),
         ("event_EXPORT_TRAIN_STATE.log", ("event_EXPORT_TRAIN_STATE", "TRAIN_STATE", 0)),
-        ("event_EXPORT_DATASET_OPERATOR_EVENT.log", ("event_EXPORT_DATASET_OPERATOR_EVENT", "DATASET_OPERATOR_EVENT", 0)),
+        ("event_EXPORT_DATASET_METADATA.log", ("event_EXPORT_DATASET_METADATA", "DATASET_METADATA", 0)),
         ("event_EXPORT_TASK_123.log.gz", None),
         ("event_GCS.log", None),
         ("export_event_EXPORT_TASK_1.log", None),

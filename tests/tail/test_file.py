@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from raytrail.tail.discovery import parse
 from raytrail.tail.file import Changed, EventFile
 
@@ -27,8 +28,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("first", "began"),
     [
-        (b'{"event_data":{"timestamp":1},"event_id":"a","source_type":"EXPORT_NODE","timestamp":1795419639}\n', "1795419639"),
-        (b'{"event_id": "a", "timestamp": 1795419639, "source_type": "EXPORT_X", "event_data": {"timestamp": 1}}\n', "1795419639"),
+        (b'{"event_data":{"timestamp":1},"event_id":"a","source_type":"E","timestamp":1795419639}\n', "1795419639"),
+        (b'{"event_id": "a", "timestamp": 1795419639, "source_type": "E", "event_data": {"timestamp": 1}}\n', "1795419639"),
         (b'{"event_data":{"timestamp":1}}\n', "0000000000"),
         (b'{"event_data":{"x":"\\"timestamp\\":1}"}}\n', "0000000000"),
         (b'{"event_id": "\\"timestamp\\": 5,", "event_data": {}}\n', "0000000000"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from raytrail.tail.watch import Watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -23,8 +24,9 @@ def test_writing_names_the_file(watch, tmp_path):
     watch.add(tmp_path)
     watch.add(tmp_path)
     assert watch.read() == (set(), set(), False)
-    for _ in range(3):
-        (tmp_path / "a").open("ab").write(b"x")
+    with (tmp_path / "a").open("ab", buffering=0) as file:
+        for _ in range(3):
+            file.write(b"x")
     assert watch.read() == ({(tmp_path, "a")}, set(), False)
     assert watch.read() == (set(), set(), False)
 

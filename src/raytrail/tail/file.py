@@ -121,7 +121,8 @@ class EventFile:
         The line is read in blocks and not kept, so that any length will do.
         """
         self.size = os.fstat(self._open_fd).st_size
-        self._searched = min(self._searched, self.size)
+        if self.size < self._searched:
+            self._searched = 0
         end = self._line_end()
         if end is None:
             return None

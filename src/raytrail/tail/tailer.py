@@ -310,14 +310,15 @@ class Tailer:
             return None  # renamed or deleted since it was listed: the next listing will tell
         if not stat.S_ISREG(status.st_mode):
             return None
-        inode, path = (status.st_dev, status.st_ino), followed.session.events / name
+        inode = (status.st_dev, status.st_ino)
         file = followed.files.get(inode)
         if file is None:
-            file = followed.files[inode] = EventFile(path, parsed, inode)
+            file = followed.files[inode] = EventFile(followed.session.events / name, parsed, inode)
             if len(self._open) < self._most_open:
                 with suppress(OSError):
                     self._hold(file)
-        file.path, file.name, file.gone = path, parsed, False
+        elif followed.names.get(name) is not file:
+            file.path, file.name, file.gone = followed.session.events / name, parsed, False
         if file.changed(status):
             followed.news_at = time.monotonic()
             self._queue(followed, file)
@@ -369,11 +370,10 @@ class Tailer:
 
     def _chunk(self, followed: _Followed, event_type: str) -> Chunk | None:
         group = (followed, event_type)
-        stems = self._unread.get(group, {})
         segments: list[Segment] = []
         parts: list[bytes] = []
         room = self.config.chunk_bytes
-        while stems and room > 0:
+        while room > 0 and (stems := self._unread.get(group)):
             stem, files = next(iter(stems.items()))
             # The oldest of a writer's files comes first; one that is already deleted is older than all.
             file = max(files, key=lambda file: math.inf if file.gone else file.name.rotation)
@@ -389,7 +389,7 @@ class Tailer:
                 stems[stem] = stems.pop(stem)  # the others' turn
             else:
                 self._unqueue(followed, file)
-        if stems:
+        if group in self._unread:
             self._unread[group] = self._unread.pop(group)  # the next poll begins with another one
         if not parts:
             return None

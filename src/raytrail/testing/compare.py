@@ -71,7 +71,11 @@ EXCUSES: tuple[Excuse, ...] = (
     Excuse(
         "tasks",
         ("name",),
-        lambda row: not _ran_to_its_end(row) and not row["name"].endswith(row["func_or_class_name"]),
+        lambda row: (
+            row.get("state") != "FINISHED"
+            and not _ran_to_its_end(row)
+            and not row["name"].endswith(row["func_or_class_name"])
+        ),
         "only the profile event of the whole run tells options(name=), and there is none",
     ),
     Excuse(

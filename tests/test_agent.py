@@ -1,0 +1,244 @@
+"""The agent between real files and a broker that comes and goes."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from raytrail import agent
+from raytrail.config import AgentConfig, TailConfig
+from raytrail.errors import BrokerUnavailable, PublishError
+from raytrail.event import Chunk
+from raytrail.tail import Checkpoint, Tailer
+
+SESSION = "session_2026-11-23_07-40-30_867494_13129"
+TAIL = TailConfig(poll_seconds=0.001, sweep_seconds=0.01, chunk_bytes=1024)
+AGENT = AgentConfig(retry_seconds=0.01, in_flight_bytes=4096)
+
+
+class Broker:
+    """Keeps what is published; away, slow or refusing as told."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.here = asyncio.Event()
+        self.here.set()
+        self.error: PublishError | None = None
+        self.refused = 0
+        self.under_way = self.most_under_way = 0
+
+    async def publish(self, chunk: Chunk) -> None:
+        self.under_way += len(chunk.data)
+        self.most_under_way = max(self.under_way, self.most_under_way)
+        try:
+            await self.here.wait()
+            await asyncio.sleep(0)
+            if self.error:
+                self.refused += 1
+                raise self.error
+            self.chunks.append(chunk)
+        finally:
+            self.under_way -= len(chunk.data)
+
+    @property
+    def lines(self) -> list[bytes]:
+        return [line for chunk in self.chunks if chunk.segments for line in chunk.data.splitlines(keepends=True)]
+
+    @property
+    def reports(self) -> list[dict[str, int]]:
+        lines = [line for chunk in self.chunks if not chunk.segments for line in chunk.data.splitlines()]
+        return [msgspec.json.decode(line)["event_data"] for line in lines]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    events = tmp_path / "ray" / SESSION / "logs" / "export_events"
+    events.mkdir(parents=True)
+    return events / "event_EXPORT_TASK_1.log"
+
+
+@pytest.fixture
+def tailed(tmp_path: Path, path: Path) -> Iterator[tuple[Tailer, Checkpoint]]:
+    checkpoint = Checkpoint(tmp_path / "state" / "checkpoint.sqlite")
+    tailer = Tailer(msgspec.structs.replace(TAIL, temp_dir=str(tmp_path / "ray"), sessions="all"), checkpoint)
+    yield tailer, checkpoint
+    tailer.close()
+    checkpoint.close()
+
+
+def lines(first: int, last: int, size: int = 0) -> list[bytes]:
+    return [b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * size) for number in range(first, last)]
+
+
+def append(path: Path, new: list[bytes]) -> None:
+    with path.open("ab") as file:
+        file.write(b"".join(new))
+
+
+@asynccontextmanager
+async def running(
+    tailed: tuple[Tailer, Checkpoint], broker: Broker, *, drain_seconds: float = 5, config: AgentConfig = AGENT
+) -> AsyncIterator[asyncio.Task[int]]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(agent.run(*tailed, broker, config, stop, drain_seconds=drain_seconds))
+    yield task
+    stop.set()
+    await asyncio.wait({task}, timeout=10)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_what_is_written_is_published_and_checkpointed(tailed, path, tmp_path):
+    broker = Broker()
+    append(path, lines(0, 3))
+    async with running(tailed, broker) as task:
+        await until(lambda: len(broker.lines) == 3)
+        append(path, lines(3, 5))
+        await until(lambda: len(broker.lines) == 5)
+        await until(lambda: not tailed[1].due and tailed[0].unread_bytes() == 0)
+    assert broker.lines == lines(0, 5)
+    assert task.result() == 0
+    (mark,) = tailed[1].marks()
+    assert (mark.acknowledged, mark.events) == (path.stat().st_size, 5)
+
+
+async def test_a_broker_that_goes_away_and_comes_back_gets_everything_once(tailed, path, caplog):
+    broker = Broker()
+    broker.error = BrokerUnavailable("broker 'x' is away")
+    append(path, lines(0, 50, 300))
+    async with running(tailed, broker) as task:
+        await until(lambda: broker.refused > 10)
+        assert broker.lines == []
+        broker.error = None
+        await until(lambda: len(broker.lines) == 50)
+    assert sorted(broker.lines) == sorted(lines(0, 50, 300))
+    assert task.result() == 0
+    assert caplog.messages == ["broker 'x' is away; trying again every 0.01 seconds"]
+
+
+async def test_while_the_broker_is_away_nothing_more_is_read(tailed, path):
+    broker = Broker()
+    broker.here.clear()
+    append(path, lines(0, 100, 300))
+    async with running(tailed, broker):
+        await until(lambda: broker.under_way > 3000)
+        assert tailed[0].behind
+        broker.here.set()
+        await until(lambda: len(broker.lines) == 100)
+    assert broker.most_under_way <= 4096
+
+
+async def test_a_line_longer_than_all_that_may_be_under_way_goes_alone(tailed, path):
+    broker = Broker()
+    append(path, lines(0, 1, 10_000) + lines(1, 2))
+    async with running(tailed, broker):
+        await until(lambda: len(broker.lines) == 2)
+
+
+async def test_chunks_are_published_at_the_same_time(tailed, path):
+    broker = Broker()
+    broker.here.clear()
+    append(path, lines(0, 4, 900))
+    async with running(tailed, broker):
+        await until(lambda: broker.under_way > 3000)
+        broker.here.set()
+
+
+async def test_a_chunk_that_is_refused_for_good_ends_the_agent(tailed, path):
+    broker = Broker()
+    broker.error = PublishError("chunk of 3 MB: over the broker's 1 MB; raise message.max.bytes")
+    append(path, lines(0, 3))
+    async with running(tailed, broker) as task:
+        await until(task.done)
+    with pytest.raises(PublishError, match="over the broker's 1 MB"):
+        task.result()
+    assert tailed[1].marks()[0].acknowledged == 0
+
+
+async def test_told_to_stop_it_publishes_what_is_left(tailed, path):
+    broker = Broker()
+    broker.here.clear()
+    append(path, lines(0, 50, 300))
+    async with running(tailed, broker) as task:
+        await until(lambda: broker.under_way > 0)
+        append(path, lines(50, 60))
+        asyncio.get_running_loop().call_later(0.05, broker.here.set)
+    assert sorted(broker.lines) == sorted(lines(0, 50, 300) + lines(50, 60))
+    assert task.result() == 0
+
+
+async def test_what_cannot_be_published_in_time_is_the_next_agents(tailed, path):
+    broker = Broker()
+    append(path, lines(0, 3))
+    async with running(tailed, broker, drain_seconds=0.1) as task:
+        await until(lambda: len(broker.lines) == 3)
+        broker.here.clear()
+        append(path, lines(3, 5))
+        await until(lambda: broker.under_way > 0)
+    assert task.result() == len(b"".join(lines(3, 5)))
+    assert broker.under_way == 0
+    assert tailed[1].marks()[0].acknowledged == len(b"".join(lines(0, 3)))
+
+
+async def test_its_last_report_says_that_all_is_published(tailed, path):
+    broker = Broker()
+    append(path, lines(0, 3))
+    async with running(tailed, broker):
+        await until(lambda: len(broker.lines) == 3)
+    report = broker.reports[-1]
+    assert report["written_bytes"] == report["published_bytes"] == path.stat().st_size
+    assert report["published_events"] == 3
+
+
+async def test_reports_are_sent_while_it_runs_and_again_if_they_fail(tailed, path):
+    broker = Broker()
+    append(path, lines(0, 3))
+    async with running(tailed, broker, config=msgspec.structs.replace(AGENT, report_seconds=0.05)):
+        await until(lambda: broker.reports)
+        broker.error = BrokerUnavailable("away")
+        append(path, lines(3, 4))
+        await until(lambda: broker.refused > 5)
+        sent = len(broker.reports)
+        broker.error = None
+        await until(lambda: len(broker.reports) > sent)
+    assert broker.reports[-1]["published_events"] == 4
+
+
+async def test_drain_publishes_what_is_there_and_returns(tailed, path):
+    broker = Broker()
+    append(path, [*lines(0, 100, 300), b"half"])
+    done = []
+    assert await asyncio.wait_for(agent.drain(*tailed, broker, AGENT, done.append), 10) == 4
+    assert broker.lines == lines(0, 100, 300)
+    assert sum(done) == len(b"".join(lines(0, 100, 300)))
+    assert broker.reports[-1]["published_events"] == 100
+
+
+async def test_an_agent_that_is_cancelled_has_checkpointed_what_was_acknowledged(tailed, path, tmp_path):
+    broker = Broker()
+    append(path, lines(0, 3))
+    task = asyncio.create_task(agent.run(*tailed, broker, AGENT, asyncio.Event(), drain_seconds=5))
+    await until(lambda: tailed[1].marks() and tailed[1].marks()[0].acknowledged)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not tailed[1]._dirty
+
+
+def test_it_fits_on_one_screen():
+    assert len(Path(agent.__file__).read_text(encoding="utf-8").splitlines()) <= 90
+
+
+@pytest.fixture(autouse=True)
+def _warnings_only(caplog):
+    caplog.set_level(logging.WARNING)

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
     ("first", "began"),
     [
         (b'{"event_data":{"timestamp":1},"event_id":"a","source_type":"E","timestamp":1795419639}\n', "1795419639"),
-        (b'{"event_id": "a", "timestamp": 1795419639, "source_type": "E", "event_data": {"timestamp": 1}}\n', "1795419639"),
+        (b'{"event_id": "a", "timestamp": 1795419639, "source_type": "E", "event_data": {"x": 1}}\n', "1795419639"),
         (b'{"event_data":{"timestamp":1}}\n', "0000000000"),
         (b'{"event_data":{"x":"\\"timestamp\\":1}"}}\n', "0000000000"),
         (b'{"event_id": "\\"timestamp\\": 5,", "event_data": {}}\n', "0000000000"),

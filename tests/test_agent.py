@@ -30,6 +30,7 @@ class Broker:
         self.here.set()
         self.error: PublishError | None = None
         self.refused = 0
+        self.refuses: Callable[[Chunk], bool] = lambda chunk: True
         self.under_way = self.most_under_way = 0
 
     async def publish(self, chunk: Chunk) -> None:
@@ -38,7 +39,7 @@ class Broker:
         try:
             await self.here.wait()
             await asyncio.sleep(0)
-            if self.error:
+            if self.error and self.refuses(chunk):
                 self.refused += 1
                 raise self.error
             self.chunks.append(chunk)
@@ -132,10 +133,31 @@ async def test_while_the_broker_is_away_nothing_more_is_read(tailed, path):
     append(path, lines(0, 100, 300))
     async with running(tailed, broker):
         await until(lambda: broker.under_way > 3000)
+        await asyncio.sleep(0.2)  # time enough to read on, for one that would
         assert tailed[0].behind
         broker.here.set()
         await until(lambda: len(broker.lines) == 100)
     assert broker.most_under_way <= 4096
+
+
+async def test_an_absent_broker_is_left_alone_for_a_while(tailed, path):
+    broker = Broker()
+    broker.error = BrokerUnavailable("away")
+    append(path, lines(0, 50, 300))
+    config = msgspec.structs.replace(AGENT, retry_seconds=60)
+    async with running(tailed, broker, config=config, drain_seconds=0.01):
+        await until(lambda: broker.refused)
+        await asyncio.sleep(0.2)  # time enough to try again, for one that would
+        assert broker.refused <= 4
+
+
+async def test_a_chunk_larger_than_all_that_may_be_under_way_goes_alone(tailed, path):
+    broker = Broker()
+    append(path, lines(0, 10, 900))
+    tailer, checkpoint = tailed
+    tailer.config = msgspec.structs.replace(tailer.config, chunk_bytes=8192)
+    async with running((tailer, checkpoint), broker, config=msgspec.structs.replace(AGENT, in_flight_bytes=1024)):
+        await until(lambda: len(broker.lines) == 10)
 
 
 async def test_a_line_longer_than_all_that_may_be_under_way_goes_alone(tailed, path):
@@ -200,18 +222,25 @@ async def test_its_last_report_says_that_all_is_published(tailed, path):
     assert report["published_events"] == 3
 
 
-async def test_reports_are_sent_while_it_runs_and_again_if_they_fail(tailed, path):
+async def test_its_last_report_is_not_an_earlier_one(tailed, path):
     broker = Broker()
     append(path, lines(0, 3))
-    async with running(tailed, broker, config=msgspec.structs.replace(AGENT, report_seconds=0.05)):
+    async with running(tailed, broker, config=msgspec.structs.replace(AGENT, report_seconds=0.2)):
         await until(lambda: broker.reports)
-        broker.error = BrokerUnavailable("away")
         append(path, lines(3, 4))
-        await until(lambda: broker.refused > 5)
-        sent = len(broker.reports)
-        broker.error = None
-        await until(lambda: len(broker.reports) > sent)
     assert broker.reports[-1]["published_events"] == 4
+
+
+async def test_a_report_that_fails_is_sent_again(tailed, path):
+    broker = Broker()
+    broker.error = BrokerUnavailable("away")
+    broker.refuses = lambda chunk: not chunk.segments
+    append(path, lines(0, 3))
+    async with running(tailed, broker, config=msgspec.structs.replace(AGENT, report_seconds=0.05)):
+        await until(lambda: len(broker.lines) == 3 and broker.refused > 5)
+        broker.error = None
+        await until(lambda: broker.reports)
+    assert broker.reports[0]["published_events"] == 3
 
 
 async def test_drain_publishes_what_is_there_and_returns(tailed, path):
@@ -222,6 +251,25 @@ async def test_drain_publishes_what_is_there_and_returns(tailed, path):
     assert broker.lines == lines(0, 100, 300)
     assert sum(done) == len(b"".join(lines(0, 100, 300)))
     assert broker.reports[-1]["published_events"] == 100
+
+
+async def test_drain_looks_at_everything_whenever_the_next_look_was_due(tailed, path):
+    tailer, checkpoint = tailed
+    for followed in tailer._sessions.values():
+        followed.due = tailer._sessions_due = time.monotonic() + 3600
+    tailer._watch.close()
+    tailer._watch.__init__()  # it watches nothing
+    append(path, lines(0, 3))
+    broker = Broker()
+    await agent.drain(tailer, checkpoint, broker, AGENT, lambda _: None)
+    assert broker.lines == lines(0, 3)
+
+
+async def test_all_that_was_acknowledged_is_checkpointed_at_the_end(tailed, path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "due", False)
+    append(path, lines(0, 3))
+    await agent.drain(*tailed, Broker(), AGENT, lambda _: None)
+    assert not tailed[1]._dirty
 
 
 async def test_an_agent_that_is_cancelled_has_checkpointed_what_was_acknowledged(tailed, path, tmp_path):

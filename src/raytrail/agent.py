@@ -16,7 +16,7 @@ from raytrail.tail import Checkpoint, Tailer
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
-IDLE_SECONDS, BUSY_SECONDS = 0.25, 0.05
+IDLE_SECONDS, BUSY_SECONDS = 0.5, 0.05
 """How long a round waits for news: of the files, or of what is under way."""
 
 

@@ -275,7 +275,13 @@ class Store:
         """
         if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
             raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
-        return Snapshot(self._engine, session, at_ms, lambda one: self._states(session, one, at_ms))
+        return Snapshot(
+            self._engine,
+            session,
+            at_ms,
+            lambda one: self._states(session, one, at_ms),
+            lambda one: self._last_states(session, one),
+        )
 
     def sql(self, statement: str) -> Rows:
         """
@@ -305,7 +311,11 @@ class Store:
 
     def _from_files(self, session: str) -> Snapshot:
         """Return a session's last states as an engine sees them that has nothing attached."""
-        return Snapshot(self._engine, session, None, lambda one: self._last_states(session, one, attach=False))
+
+        def last(one: Entity) -> str:
+            return self._last_states(session, one, attach=False)
+
+        return Snapshot(self._engine, session, None, last, last)
 
     def _states(self, session: str, one: Entity, at_ms: int | None) -> str:
         """Return the relation of an entity's states in a session."""

@@ -9,11 +9,15 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from raytrail.entities import Column, Derived, Entity, entity, installed, sql
+from raytrail.entities import Column, Derived, Entity, Type, entity, installed, sql
 from raytrail.errors import ConfigError
 from raytrail.store.engine import Engine, Rows
 
 Op = Literal["=", "!=", "<", "<=", ">", ">="]
+
+
+FEW_ROWS = 1000
+"""Up to how many rows are found by their keys before anything else of them is read."""
 
 
 class Filter(NamedTuple):
@@ -33,11 +37,19 @@ class Snapshot:
     What a column holds is given as the world knows it: ids as hex text, JSON decoded, times as integers.
     """
 
-    def __init__(self, engine: Engine, session: str, at_ms: int | None, base: Callable[[Entity], str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        session: str,
+        at_ms: int | None,
+        base: Callable[[Entity], str],
+        last: Callable[[Entity], str],
+    ) -> None:
         self.session = session
         self.at_ms = at_ms
         self._engine = engine
         self._base = base
+        self._last = last
 
     def source(self, one: Entity) -> str:
         """Return the relation of an entity's states."""
@@ -75,8 +87,13 @@ class Snapshot:
         """
         one = entity(noun)
         wanted = sql.shown(one) if columns is None else tuple(sql.find(one, name) for name in columns)
-        statement, params = self.select(one, wanted, where, order, limit, offset)
-        found = self._engine.query(statement, params)
+        if one.at_from_times and limit is not None and limit <= FEW_ROWS:
+            chosen = self._few(one, wanted, where, order, limit, offset)
+            if chosen is None:
+                return []
+        else:
+            chosen = self.select(one, wanted, where, order, limit, offset)
+        found = self._engine.query(*chosen)
         decoders = [_decoder(column) for column in wanted]
         names = found.columns
         return [
@@ -99,15 +116,49 @@ class Snapshot:
         """Return the statement, with its parameters, that shows these columns."""
         condition, params = _condition(one, where)
         items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
+        keys = ", ".join([_order(one, name) for name in order] or list(one.sort))
         statement = f"SELECT {items} FROM {self.source(one)} s{condition}"
-        keys = [_order(one, name) for name in order] or list(one.sort)
         if keys:
-            statement += f" ORDER BY {', '.join(keys)}"
+            statement += f" ORDER BY {keys}"
         if limit is not None:
             statement += f" LIMIT {int(limit)}"
         if offset:
             statement += f" OFFSET {int(offset)}"
         return statement, params
+
+    def _few(
+        self,
+        one: Entity,
+        wanted: Sequence[Column | Derived],
+        where: Sequence[Filter],
+        order: Sequence[str],
+        limit: int,
+        offset: int,
+    ) -> tuple[str, list[Any]] | None:
+        """
+        Return the statement that shows a few rows out of millions; None where there are none.
+
+        Sorting wide rows to keep a hundred of them reads every column of all; so the keys come first, by the columns
+        that are asked and sorted for, and only the rows that they name are read whole.
+        """
+        statement, params = self.select(one, [one.column(name) for name in one.key], where, order, limit, offset)
+        rows = self._engine.run(statement, params)
+        if not rows:
+            return None
+        first, *_ = kinds = [one.column(name).type for name in one.key]
+        named = ", ".join({_literal(first, row[0]) for row in rows})
+        tuples = ", ".join(
+            f"({', '.join(_literal(kind, value) for kind, value in zip(kinds, row, strict=True))})" for row in rows
+        )
+        key = ", ".join(map(sql.quote, one.key))
+        # the first term is one that the engine looks at before it reads the other columns
+        chosen = (
+            f"(SELECT * FROM {self._last(one)} WHERE {sql.quote(one.key[0])} IN ({named}) AND ({key}) IN ({tuples}))"
+        )
+        source = chosen if self.at_ms is None else f"({sql.at_times(one, chosen, self.at_ms)})"
+        items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
+        keys = ", ".join([_order(one, name) for name in order] or list(one.sort))
+        return f"SELECT {items} FROM {source} s ORDER BY {keys}", []
 
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
@@ -195,6 +246,13 @@ def _stored_value(column: Column | Derived, value: Any) -> Any:
             raise ValueError(value)
         return text in ("true", "1")
     return str(value)
+
+
+def _literal(kind: Type, value: Any) -> str:
+    """Return a value of a key, as the world sees it, as a literal of how it is stored."""
+    if kind == "id":
+        return "'" + "".join(f"\\x{byte:02X}" for byte in bytes.fromhex(value)) + "'::BLOB"
+    return str(int(value)) if kind == "int" else sql.literal(str(value))
 
 
 def _decoder(column: Column | Derived) -> Callable[[Any], Any] | None:

@@ -290,3 +290,23 @@ def test_it_fits_on_one_screen():
 @pytest.fixture(autouse=True)
 def _warnings_only(caplog):
     caplog.set_level(logging.WARNING)
+
+
+async def test_a_drain_goes_on_when_all_room_was_taken_and_is_free_again(path, tailed):
+    """A small chunk is acknowledged first and leaves no room for a large one; then the large ones are, together."""
+    tailer, checkpoint = tailed
+    path.with_name("event_EXPORT_NODE.log").write_bytes(b"n" * 49 + b"\n")
+    path.write_bytes((b"t" * 249 + b"\n") * 400)
+    together = asyncio.Event()
+
+    class Late(Broker):
+        async def publish(self, chunk: Chunk) -> None:
+            if chunk.event_type == "TASK":
+                asyncio.get_running_loop().call_later(0.01, together.set)
+                await together.wait()
+                together.clear()
+            await super().publish(chunk)
+
+    broker = Late()
+    assert await agent.drain(tailer, checkpoint, broker, AGENT, lambda _: None) == 0
+    assert len(broker.lines) == 401

@@ -16,8 +16,7 @@ from raytrail.tail import Checkpoint, Tailer
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
-IDLE_SECONDS, BUSY_SECONDS = 0.5, 0.05
-"""How long a round waits for news: of the files, or of what is under way."""
+IDLE_SECONDS, BUSY_SECONDS = 0.5, 0.05  # how long a round waits for news: of the files, or of what is under way
 
 
 async def drain(
@@ -49,12 +48,12 @@ async def run(
             if stop.is_set() and ends == math.inf:
                 ends = now + min(drain_seconds, 1e9)  # not infinite again
                 await asyncio.to_thread(tailer.look)
-            chunks: list[Chunk] = []
+            chunks, looked = list[Chunk](), False
             room = config.in_flight_bytes - sum(len(chunk.data) for chunk in publishing.values())
             if now >= retry_at and (room >= tailer.config.chunk_bytes or not publishing):
                 idle = not (stop.is_set() or publishing or reports)
                 chunks = reports + await asyncio.to_thread(tailer.take, room, IDLE_SECONDS if idle else 0)
-                reports = []
+                reports, looked = [], True
             publishing |= {asyncio.ensure_future(publisher.publish(chunk)): chunk for chunk in chunks}
             if publishing:
                 await asyncio.wait(publishing, timeout=BUSY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -76,7 +75,8 @@ async def run(
                 away = error is not None
             if checkpoint.due:
                 await asyncio.to_thread(checkpoint.commit)
-            nothing_left = stop.is_set() and not (chunks or publishing or reports or now < retry_at)
+            # looked: what was under way may have filled all room until just now
+            nothing_left = stop.is_set() and looked and not (chunks or publishing or reports or now < retry_at)
             if nothing_left and reported:
                 break
             if (nothing_left or now >= report_at) and not reports:

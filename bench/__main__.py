@@ -87,7 +87,7 @@ def measure_drain(data, work):
     broker = connect(f"file://{work}/events")
 
     async def run():
-        await drain(tail, checkpoint, broker, AgentConfig(), lambda _: None)
+        assert await drain(tail, checkpoint, broker, AgentConfig(), lambda _: None) == 0
         await broker.aclose()
 
     with Measured() as measured:

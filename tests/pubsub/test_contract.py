@@ -147,6 +147,7 @@ class Ending(MemoryPubSub):
                 yield await anext(deliveries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "promise"),
     [

@@ -123,6 +123,7 @@ def complete(task, number, at):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_many_small_folds_are_gathered_and_lose_nothing(tmp_path, task, config):
     count = 120
     with Store.open(tmp_path, config, write=True) as store:

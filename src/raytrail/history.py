@@ -22,7 +22,7 @@ async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: a
     """Append what arrives, acknowledge it once it is durable, and fold; until `stop` is set."""
     waiting: asyncio.Queue[Delivery] = asyncio.Queue(WAITING)
     consuming = asyncio.create_task(_consume(subscriber, waiting, group, config))
-    folded = sealed = 0.0
+    folded = 0.0
     try:
         while not stop.is_set():
             if consuming.done():
@@ -32,8 +32,6 @@ async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: a
                 await _append(store, batch, config, stop)
             if time.monotonic() - folded >= config.fold_seconds:
                 folded = await _fold(store)
-            if time.monotonic() - sealed >= config.fold_seconds:
-                sealed = await _seal(store)
     finally:
         consuming.cancel()
         await asyncio.gather(consuming, return_exceptions=True)
@@ -83,21 +81,13 @@ async def _append(store: Store, batch: list[Delivery], config: StoreConfig, stop
 
 
 async def _fold(store: Store) -> float:
+    """Fold what was appended, and seal what has ended."""
     try:
         await asyncio.to_thread(store.fold)
-    except StoreError as error:
-        if not error.retryable:
-            raise
-        log.error("%s; what is served stays as it was", error)
-    return time.monotonic()
-
-
-async def _seal(store: Store) -> float:
-    try:
         for session in await asyncio.to_thread(store.seal_due, time.time_ns() // 1_000_000):
             log.info("sealed %s", session)
     except StoreError as error:
         if not error.retryable:
             raise
-        log.error("%s; the session is sealed later", error)
+        log.error("%s; what is served stays as it was", error)
     return time.monotonic()

@@ -147,6 +147,19 @@ def test_lines_that_were_unknown_are_read_by_a_rebuild_of_a_version_that_knows_t
     assert store.snapshot(SESSION).count("task") == 2
 
 
+def test_what_the_check_let_pass_and_the_engine_refuses_is_counted_once(store, task):
+    refused = task(1)[:-1].replace(b'"attempt_number":0', b'"attempt_number":99999999999999999999') + b"}"
+    unknown = b'{"event_data":{},"source_type":"EXPORT_FUTURE","timestamp":1}'
+    store.append([chunk(TASK, [unknown, b"garbage"])])
+    start = len(unknown) + len(b"garbage") + 2
+    later = [chunk(TASK, [refused, task(2)], start=start)]
+    end = start + len(refused) + len(task(2)) + 2
+    later.append(chunk(TASK, [unknown, b"rubbish"], start=end))
+    store.append(later)
+    counted = row(store)
+    assert (counted.stored_events, counted.rejected_events, counted.unknown_events) == (1, 3, 2)
+
+
 def test_a_line_of_20_mb_is_stored(store, task):
     message = "x" * 20_000_000
     long = task(

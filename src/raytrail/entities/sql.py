@@ -187,15 +187,6 @@ def empty(entity: Entity, *, partial: bool) -> str:
     return f"SELECT {', '.join(items)} LIMIT 0"
 
 
-def empty_log(entity: Entity) -> str:
-    """Return a SELECT with the columns of the log and no row."""
-    items = ["NULL::BIGINT AS timestamp"]
-    if entity.ordered():
-        items += ["NULL::VARCHAR AS file", "NULL::BIGINT AS line_offset"]
-    items += [f"NULL::{STORED[column.type]} AS {quote(column.name)}" for column in in_log(entity)]
-    return f"SELECT {', '.join(items)} LIMIT 0"
-
-
 def folded(entity: Entity, log: str) -> str:
     """Return the SELECT that folds rows of the log, all at once, into partial states."""
     return fold(entity, f"(SELECT {lift(entity)} FROM {log})")

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from raytrail.entities import Entity, of_file_type, sql
 from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreError, StoreUnavailable
@@ -166,6 +168,8 @@ class Appender:
                 self._decode(group, entities, spool, longest, count, written)
             except UnreadableError:
                 # the check let something pass that the engine refuses: sort every line, and if need be halve
+                group.unknown.clear()
+                group.rejected.clear()
                 every = [line for segment, data in group.pieces for line in _lines(segment, data)]
                 self._decode_sorted(group, entities, spool, every, written, placed=placed)
         finally:
@@ -217,17 +221,17 @@ class Appender:
         written: list[Path],
     ) -> None:
         found: list[tuple[str, Path, int]] = []
+        paths = [self._new_file(group.session, entity.name) for entity in entities]
+        written += paths
         try:
-            for entity in entities:
+            for entity, path in zip(entities, paths, strict=True):
                 select = sql.decode(entity, lines(spool, sql.line_type(entity), longest))
-                path = self._new_file(group.session, entity.name)
-                written.append(path)
                 [(rows,)] = self._engine.run(copy_parquet(select, path))
                 found.append((entity.name, path, rows))
             if sum(rows for _, _, rows in found) != count:
                 raise UnreadableError(f"{count} lines gave {sum(rows for _, _, rows in found)} rows")
         except UnreadableError:
-            for _, path, _ in found:
+            for path in paths:
                 path.unlink(missing_ok=True)
             raise
         for name, path, rows in found:
@@ -241,17 +245,20 @@ class Appender:
     def _write_unknown(self, group: _Group, written: list[Path]) -> None:
         path = self._new_file(group.session, UNKNOWN)
         written.append(path)
-        self._engine.run(
-            "CREATE OR REPLACE TABLE unknown_lines"
-            "(event_type VARCHAR, file VARCHAR, generation BIGINT, line_offset BIGINT, line BLOB)"
-        )
-        for line in group.unknown:
-            self._engine.run(
-                "INSERT INTO unknown_lines VALUES (?, ?, ?, ?, ?)",
-                (group.event_type, line.file, line.generation, line.offset, line.data),
+        spool = self._root / "tmp" / f"spool-{os.getpid()}-unknown.ndjson"
+        columns = "{'file': 'VARCHAR', 'generation': 'BIGINT', 'offset': 'BIGINT', 'data': 'VARCHAR'}"
+        try:
+            # in base64, since such a line need not be JSON, nor even text
+            encoded = [msgspec.json.encode(line._asdict()) for line in group.unknown]
+            spool.write_bytes(b"\n".join(encoded) + b"\n")
+            source = lines(spool, columns, max(map(len, encoded)))
+            select = (
+                f"SELECT {sql.literal(group.event_type)} AS event_type, file, generation, "
+                f'"offset" AS line_offset, from_base64(data) AS line FROM {source}'
             )
-        self._engine.run(copy_parquet("SELECT * FROM unknown_lines", path))
-        self._engine.run("DROP TABLE unknown_lines")
+            self._engine.run(copy_parquet(select, path))
+        finally:
+            spool.unlink(missing_ok=True)
         sync(path)
         group.files.append((UNKNOWN, path, len(group.unknown)))
 

@@ -58,6 +58,7 @@ class _Session:
         self.open: dict[str, _Open] = {}
         self.closed: list[tuple[str, Path, int]] = []
         self.logs: list[int] = []
+        self.changed: set[str] = set()
         self.committed_at = 0.0
         self.committing_seconds = 0.0
 
@@ -140,7 +141,9 @@ class LiveFold:
         self._engine.run(f"DELETE FROM {batch} WHERE {again}")
         self._engine.run(f"INSERT INTO {batch} BY NAME FROM {touched}_joined")
         done = f"({entity.complete})" if entity.complete else "false"
-        self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
+        if entity.complete:
+            self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
+        one.changed.add(entity.name)
         self._engine.run(
             f"INSERT INTO {known.table} BY NAME SELECT *, {int(time.time())} AS folded_s "
             f"FROM {batch} WHERE {done} IS NOT TRUE"
@@ -169,8 +172,8 @@ class LiveFold:
     def _commit(self, session: str, one: _Session) -> None:
         began = time.monotonic()
         opened: list[tuple[str, Path, int]] = []
-        for name, known in one.open.items():
-            entity = installed()[name]
+        for name in sorted(one.changed):
+            entity, known = installed()[name], one.open[name]
             if entity.settled:
                 settled = (
                     f"FROM {known.table} WHERE {entity.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
@@ -200,9 +203,9 @@ class LiveFold:
                     [(session, name, kind, str(path.relative_to(self._root)), rows) for name, path, rows in found],
                 )
             db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(id,) for id in one.logs])
-        one.closed, one.logs = [], []
+        changed, one.closed, one.logs, one.changed = one.changed, [], [], set()
         self.retire(old)
-        for name in one.open:
+        for name in changed:
             self._gather_closed(session, installed()[name])
         one.committed_at = time.monotonic()
         one.committing_seconds = one.committed_at - began if sum(rows for *_, rows in opened) > LITTLE_OPEN else 0.0

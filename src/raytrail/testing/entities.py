@@ -12,7 +12,6 @@ import msgspec
 
 from raytrail.config import StoreConfig
 from raytrail.entities import Entity
-from raytrail.entities.sql import shown
 from raytrail.event import Chunk, Segment
 from raytrail.store import Store
 
@@ -103,8 +102,3 @@ def check_entity(entity: Entity, events: Sequence[bytes], *, seed: int = 0) -> N
 def _bare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leave out what counts events, which a repetition by another name adds to."""
     return [{name: value for name, value in row.items() if not name.startswith("num_")} for row in rows]
-
-
-def columns(entity: Entity) -> list[str]:
-    """Return the names of an entity's columns, as a row shows them."""
-    return [column.name for column in shown(entity)]

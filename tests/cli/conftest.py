@@ -133,6 +133,7 @@ def history(tmp_path, monkeypatch):
         store.append(chunks())
         store.fold()
         store.seal(SESSION)
+        store.cache(SESSION)
     monkeypatch.setenv("RAYTRAIL_STORE_DIR", str(root))
     return root
 

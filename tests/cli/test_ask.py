@@ -158,6 +158,7 @@ def test_all_attempts_of_a_task_are_got_by_its_id(run, make, history):
     with Store.open(history, write=True) as store:
         store.append([make.chunk("TASK", make.task(5, attempt=1), file="x" * 43)])
         store.seal(make.SESSION)
+        store.cache(make.SESSION)
     assert [
         r["attempt_number"] for r in json.loads(run("get", "task", make.task_id(5), "--format", "json").stdout)
     ] == [0, 1]
@@ -168,6 +169,7 @@ def test_a_job_is_got_by_either_of_its_ids(run, make, history):
     with Store.open(history, write=True) as store:
         store.append([make.chunk("SUBMISSION_JOB", make.line("EXPORT_SUBMISSION_JOB", data))])
         store.seal(make.SESSION)
+        store.cache(make.SESSION)
     [row] = json.loads(run("get", "job", "raysubmit_ab", "--format", "json").stdout)
     assert row["status"] == "SUCCEEDED"
     assert "no job 'ffff'" in run("get", "job", "ffff", code=DIFFERENT).stderr
@@ -193,6 +195,7 @@ def test_drivers_and_fragments_are_not_counted_as_tasks(run, make, history):
     with Store.open(history, write=True) as store:
         store.append([make.chunk("TASK", driver, fragment, file="1795419630-more")])
         store.seal(make.SESSION)
+        store.cache(make.SESSION)
     assert run("summary", "tasks").stdout.splitlines()[-1].split() == ["all", "5", "1", "4"]
     assert len(json.loads(run("list", "tasks", "--format", "json").stdout)) == 7
 
@@ -215,6 +218,7 @@ def test_the_ledger_shows_what_is_missing_and_what_was_rejected_and_its_check_fa
         store.append([make.chunk("TASK", *lines, file="1795419630-gap", start=100), gap])
         store.fold()
         store.seal(make.SESSION)
+        store.cache(make.SESSION)
     done = run("ledger", "--check", code=DIFFERENT)
     assert "missing\n" in done.stdout
     assert ["1795419630-gap", "event_EXPORT_TASK_7.log", "0", "100"] in [t.split() for t in done.stdout.splitlines()]

@@ -70,6 +70,7 @@ def store(capture, tmp_path_factory):
         store.append([logged(path, data) for path in files if (data := path.read_bytes())])
         store.fold()
         store.seal(SESSION)
+        store.cache(SESSION)
         yield store
 
 

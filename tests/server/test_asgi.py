@@ -154,9 +154,11 @@ async def test_a_session_that_lives_is_asked_each_time(made, add, task, made_cli
     live = await made_client.get("/clusters/latest/api/v0/tasks")
     assert (live.headers["cache-control"], live.headers.get("etag")) == ("no-store", None)
     made.seal(MADE)
+    made.cache(MADE)
     sealed = await made_client.get("/clusters/latest/api/v0/tasks")
     add(task(2))
     made.seal(MADE)
+    made.cache(MADE)
     headers = {"if-none-match": sealed.headers["etag"]}
     again = await made_client.get("/clusters/latest/api/v0/tasks", headers=headers)
     assert (again.status_code, again.json()["data"]["result"]["total"]) == (200, 2)
@@ -284,4 +286,5 @@ async def test_a_store_in_another_process_is_served_while_it_is_written(made, ad
             add(task(2))
             assert await total() == 2
             made.seal(MADE)
+            made.cache(MADE)
             assert await total() == 2

@@ -42,6 +42,7 @@ def import_(paths: tuple[Path, ...], form: str, config: Config) -> None:
                 _output.note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
             else:
                 store.seal(session)
+                store.cache(session)
         for session in expected:
             if session not in sessions:
                 _output.note(f"{session}: no events; its files are empty, since Ray's export was off")

@@ -20,4 +20,5 @@ def rebuild(cluster_id: str, config: Config) -> None:
     with _history.writing(config) as store:
         session = _history.chosen(store, cluster_id).session
         store.rebuild(session)
+        store.cache(session)
     _output.note(f"rebuilt {session}")

@@ -22,4 +22,5 @@ def seal(cluster_id: str, config: Config) -> None:
         session = _history.chosen(store, cluster_id).session
         store.fold()
         store.seal(session)
+        store.cache(session)
     _output.note(f"sealed {session}")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -273,8 +274,12 @@ def find_rows(snapshot: Snapshot, query: Query) -> Rows:
     total = snapshot.count(entity, query.counted)
     if query.empty:
         return Rows(total, 0, iter(()))
+    pages = _pages(snapshot, query)
+    first = next(pages, [])
+    if len(first) < min(query.limit, PAGE_ROWS):
+        return Rows(total, len(first), iter([first]))
     filtered = total if query.where == query.counted else snapshot.count(entity, query.where)
-    return Rows(total, filtered, _pages(snapshot, query, min(query.limit, filtered)))
+    return Rows(total, filtered, chain([first], pages))
 
 
 def encode_rows(rows: Rows, warnings: Sequence[str]) -> Iterator[bytes]:
@@ -386,8 +391,9 @@ def _filter(field: Field, predicate: str, text: str) -> Filter | bool:
     return Filter(column, op, None if number == field.default else number)
 
 
-def _pages(snapshot: Snapshot, query: Query, limit: int) -> Iterator[list[dict[str, Any]]]:
+def _pages(snapshot: Snapshot, query: Query) -> Iterator[list[dict[str, Any]]]:
     resource, fields = query.resource, query.resource.shown(query.detail)
+    limit = query.limit
     columns = [field.column or field.name for field in fields if field.exported]
     renamed = [(field.column, field.name) for field in fields if field.column]
     defaults = [(field.name, field.default) for field in fields if field.exported and field.default is not None]
@@ -402,12 +408,16 @@ def _pages(snapshot: Snapshot, query: Query, limit: int) -> Iterator[list[dict[s
             resource.entity,
             columns=columns,
             where=(*query.where, *after),
-            order=resource.order,
+            # of more rows than are asked for, the first that are found are shown, in order: as GCS and Ray do
+            order=resource.order if query.limit > PAGE_ROWS else (),
             limit=min(limit, PAGE_ROWS),
             offset=offset,
         )
         if not page:
             return
+        if query.limit <= PAGE_ROWS:
+            for name in reversed(resource.order):
+                page.sort(key=itemgetter(name.removeprefix("-")), reverse=name.startswith("-"))
         limit -= len(page)
         offset += len(page)
         if key is not None and (not after or after[0].value != page[-1][key]):

@@ -89,6 +89,7 @@ class Store:
         self._lock = threading.RLock()
         self._attached: dict[str, str] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
+        self._counts: dict[object, int] = {}
         self._attach_lock = threading.Lock()
         self._asked: Engine | None = None
         self._lock_file = None
@@ -194,6 +195,7 @@ class Store:
                 due.append(session)
         for session in due:
             self.seal(session)
+            self.cache(session)
         return due
 
     def seal(self, session: str) -> None:
@@ -213,6 +215,18 @@ class Store:
             self._live.forget(session)
             self._live.retire(self._sealer.seal(session))
             self._remember(session)
+
+    def cache(self, session: str) -> None:
+        """
+        Make a sealed session quick to ask, where it is not yet: until then it is read from its Parquet files.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; it is asked as before.
+        """
+        with self._lock:
+            kinds = {file.kind for file in self._catalogue.state_files(session)}
+            if "sealed" in kinds and "cache" not in kinds:
+                self._sealer.cache(session)
 
     def rebuild(self, session: str) -> None:
         """Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read."""
@@ -281,6 +295,8 @@ class Store:
             at_ms,
             lambda one: self._states(session, one, at_ms),
             lambda one: self._last_states(session, one),
+            lambda one: self._table(session, one),
+            self._counts,
         )
 
     def sql(self, statement: str) -> Rows:
@@ -329,10 +345,9 @@ class Store:
         return source if at_ms is None else f"({sql.at_times(one, source, at_ms)})"
 
     def _last_states(self, session: str, one: Entity, *, attach: bool = True) -> str:
+        if attach and (table := self._table(session, one)):
+            return table
         files = self._catalogue.state_files(session)
-        for file in files:
-            if attach and file.kind == "cache" and (attached := self._attach(file.path)):
-                return f"{attached}.{sql.quote(one.name)}"
         sealed = [self._root / f.path for f in files if f.entity == one.name and f.kind == "sealed"]
         if sealed:
             return parquet(sealed)
@@ -340,6 +355,13 @@ class Store:
         if not live:
             return f"({sql.empty(one, partial=False)})"
         return f"({sql.final(one, parquet(live))})"
+
+    def _table(self, session: str, one: Entity) -> str | None:
+        """Return the table of an entity's states in a sealed session; None where it lives, or the file is gone."""
+        for file in self._catalogue.state_files(session):
+            if file.kind == "cache" and not one.view and (attached := self._attach(file.path)):
+                return f"{attached}.{sql.quote(one.name)}"
+        return None
 
     def _attach(self, path: str) -> str | None:
         """Return the name under which a sealed session's tables are open; None where the file is gone."""
@@ -350,6 +372,7 @@ class Store:
                 while len(self._attached) >= ATTACHED:
                     oldest = next(iter(self._attached))
                     self._engine.run(f"DETACH {self._attached.pop(oldest)}")
+                    self._counts.clear()
                 name = f"sealed_{time.monotonic_ns()}"
                 self._engine.run(f"ATTACH {sql.literal(str(self._root / path))} AS {name} (READ_ONLY)")
                 self._attached[path] = name
@@ -365,8 +388,10 @@ class Store:
         [(cluster, sealed_ms, summary)] = self._catalogue.query(
             "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
         )
-        known = msgspec.json.decode(summary) if summary else self._summaries.get(session, {})
+        known = msgspec.json.decode(summary) if summary else {}
         mark = self._mark(session)
+        if known.get("mark") != mark:
+            known = self._summaries.get(session, {})
         if known.get("mark") != mark:
             known = self._summaries[session] = {**self._summary(session), "mark": mark}
         [(events, stored, rejected)] = self._catalogue.query(
@@ -395,7 +420,9 @@ class Store:
 
     def _mark(self, session: str) -> str:
         """Return what tells one fold of a session from the next."""
-        paths = self._catalogue.query("SELECT path FROM state WHERE session = ? ORDER BY path", session)
+        paths = self._catalogue.query(
+            "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session
+        )
         return hashlib.blake2b("\n".join(path for (path,) in paths).encode(), digest_size=16).hexdigest()
 
     def _remember(self, session: str) -> None:

@@ -44,12 +44,28 @@ class Snapshot:
         at_ms: int | None,
         base: Callable[[Entity], str],
         last: Callable[[Entity], str],
+        table: Callable[[Entity], str | None] = lambda _: None,
+        counts: dict[object, int] | None = None,
     ) -> None:
+        """
+        Look at a session.
+
+        Args:
+            engine: What answers.
+            session: Its name.
+            at_ms: The moment; None is its end, or now.
+            base: The relation of an entity's states at that moment.
+            last: The relation of its last states.
+            table: The table of its last states, where it is sealed and has one.
+            counts: What was counted of a sealed session before, by what was asked; None where it may still change.
+        """
         self.session = session
         self.at_ms = at_ms
         self._engine = engine
         self._base = base
         self._last = last
+        self._table = table
+        self._counts = counts
 
     def source(self, one: Entity) -> str:
         """Return the relation of an entity's states."""
@@ -117,7 +133,7 @@ class Snapshot:
         condition, params = _condition(one, where)
         items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
         keys = ", ".join([_order(one, name) for name in order] or list(one.sort))
-        statement = f"SELECT {items} FROM {self.source(one)} s{condition}"
+        statement = f"SELECT {items} FROM {self._narrowed(one, where)} s{condition}"
         if keys:
             statement += f" ORDER BY {keys}"
         if limit is not None:
@@ -138,33 +154,63 @@ class Snapshot:
         """
         Return the statement that shows a few rows out of millions; None where there are none.
 
-        Sorting wide rows to keep a hundred of them reads every column of all; so the keys come first, by the columns
-        that are asked and sorted for, and only the rows that they name are read whole.
+        Sorting wide rows to keep a hundred of them reads every column of all; so what names them comes first, by the
+        columns that are asked and sorted for, and only the rows that are named are read whole.
         """
-        statement, params = self.select(one, [one.column(name) for name in one.key], where, order, limit, offset)
-        rows = self._engine.run(statement, params)
+        table = self._table(one)
+        # where each row has a number, that is its name; it also settles the order of rows of one time, for which the
+        # ids of all would be read
+        key = ("_row",) if table else one.key
+        sort = [_order(one, name) for name in order] or [sql.quote(name) for name in one.sort if name not in one.key]
+        order_by = ", ".join([*sort, *key])
+        condition, params = _condition(one, where)
+        rows = self._engine.run(
+            f"SELECT {', '.join(key)} FROM {self._narrowed(one, where)} s{condition} "
+            f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
+            params,
+        )
         if not rows:
             return None
-        first, *_ = kinds = [one.column(name).type for name in one.key]
-        named = ", ".join({_literal(first, row[0]) for row in rows})
-        tuples = ", ".join(
-            f"({', '.join(_literal(kind, value) for kind, value in zip(kinds, row, strict=True))})" for row in rows
-        )
-        key = ", ".join(map(sql.quote, one.key))
-        # the first term is one that the engine looks at before it reads the other columns
-        chosen = (
-            f"(SELECT * FROM {self._last(one)} WHERE {sql.quote(one.key[0])} IN ({named}) AND ({key}) IN ({tuples}))"
-        )
-        source = chosen if self.at_ms is None else f"({sql.at_times(one, chosen, self.at_ms)})"
+        if table:
+            chosen = _numbered(table, [row for (row,) in rows])
+        else:
+            kinds = [one.column(name).type for name in key]
+            first = ", ".join({_literal(kinds[0], row[0]) for row in rows})
+            tuples = ", ".join(f"({', '.join(map(_literal, kinds, row))})" for row in rows)
+            # the first term is one that the engine looks at before it reads the other columns
+            named = f"{sql.quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
+            chosen = f"(SELECT * FROM {self._last(one)} WHERE {named})"
         items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
-        keys = ", ".join([_order(one, name) for name in order] or list(one.sort))
-        return f"SELECT {items} FROM {source} s ORDER BY {keys}", []
+        return f"SELECT {items} FROM {self._then(one, chosen)} s ORDER BY {order_by}", []
+
+    def _narrowed(self, one: Entity, where: Sequence[Filter]) -> str:
+        """Return the relation of an entity's states; only those of an id that is asked for, where an index has it."""
+        table = self._table(one)
+        if not table or (self.at_ms is not None and not one.at_from_times):
+            return self.source(one)
+        id_column = sql.find(one, one.key[0])
+        for condition in where:
+            if condition.column == id_column.name and condition.op == "=":
+                # alone: with any other condition beside it, the engine does not look into its index
+                term, params = _condition(one, [condition])
+                found = self._engine.run(f"SELECT rowid FROM {table}{term}", params)
+                return self._then(one, _numbered(table, [row for (row,) in found]))
+        return self._then(one, f"(SELECT rowid AS _row, * FROM {table})")
+
+    def _then(self, one: Entity, source: str) -> str:
+        """Return last states as they were at the snapshot's moment."""
+        return source if self.at_ms is None else f"({sql.at_times(one, source, self.at_ms)})"
 
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
         one = entity(noun)
+        asked = (self._table(one), self.at_ms, *where)
+        if self._counts is not None and asked in self._counts:
+            return self._counts[asked]
         condition, params = _condition(one, where)
-        [(count,)] = self._engine.run(f"SELECT count(*) FROM {self.source(one)} s{condition}", params)
+        [(count,)] = self._engine.run(f"SELECT count(*) FROM {self._narrowed(one, where)} s{condition}", params)
+        if self._counts is not None and asked[0]:
+            self._counts[asked] = int(count)
         return int(count)
 
     def group(
@@ -196,6 +242,15 @@ class Snapshot:
             for one in installed().values()
         )
         return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
+
+
+def _numbered(table: str, rows: Sequence[int]) -> str:
+    """Return the relation of these rows of a table, by their numbers."""
+    if not rows:
+        return f"(SELECT rowid AS _row, * FROM {table} LIMIT 0)"
+    # a join opens the vectors that hold them; IN opens the row groups, and takes ten times longer
+    numbers = ", ".join(f"({row})" for row in rows)
+    return f"(SELECT t.rowid AS _row, t.* FROM (VALUES {numbers}) n(_row) JOIN {table} t ON t.rowid = n._row)"
 
 
 def _order(one: Entity, name: str) -> str:
@@ -249,9 +304,9 @@ def _stored_value(column: Column | Derived, value: Any) -> Any:
 
 
 def _literal(kind: Type, value: Any) -> str:
-    """Return a value of a key, as the world sees it, as a literal of how it is stored."""
+    """Return a value of a key as a literal."""
     if kind == "id":
-        return "'" + "".join(f"\\x{byte:02X}" for byte in bytes.fromhex(value)) + "'::BLOB"
+        return "'" + "".join(f"\\x{byte:02X}" for byte in value) + "'::BLOB"
     return str(int(value)) if kind == "int" else sql.literal(str(value))
 
 

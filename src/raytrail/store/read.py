@@ -161,7 +161,11 @@ class Snapshot:
         # where each row has a number, that is its name; it also settles the order of rows of one time, for which the
         # ids of all would be read
         key = ("_row",) if table else one.key
-        sort = [_order(one, name) for name in order] or [sql.quote(name) for name in one.sort if name not in one.key]
+        # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
+        same = {condition.column for condition in where if condition.op == "="}
+        sort = [_order(one, name) for name in order] or [
+            sql.quote(name) for name in one.sort if name not in one.key and name not in same
+        ]
         order_by = ", ".join([*sort, *key])
         condition, params = _condition(one, where)
         rows = self._engine.run(

@@ -301,10 +301,58 @@ def test_a_reader_in_another_place_sees_what_is_folded_and_what_is_sealed(tmp_pa
             assert reader.snapshot(SESSION).count("task") == 2
 
 
+ID = "07" * 24
+INFO = {"type": "NORMAL_TASK", "func_or_class_name": "f"}
+QUESTIONS = (
+    {},
+    {"limit": 3},
+    {"limit": 3, "offset": 2},
+    {"limit": 2, "order": ["-task_id"]},
+    {"where": [Filter("task_id", "=", ID)]},
+    {"where": [Filter("task_id", "=", ID), Filter("state", "=", "FINISHED")], "limit": 10},
+    {"where": [Filter("task_id", "=", ID), Filter("state", "=", "FAILED")], "limit": 10},
+    {"where": [Filter("task_id", "=", "08")]},
+    {"where": [Filter("job_id", "=", "01000000"), Filter("state", "!=", "FAILED")], "limit": 40},
+    {"where": [Filter("job_id", "=", "02000000")], "limit": 4},
+)
+
+
+@pytest.mark.parametrize("at_ms", [None, (T0 + 4) * 1000])
+def test_the_cache_answers_as_the_files_do(store, task, at_ms):
+    lines = [
+        task(
+            number,
+            attempt=attempt,
+            task_info=INFO,
+            state_updates=times(pending=attempt + number // 2, running=3, finished=5),
+        )
+        for number in range(9)
+        for attempt in range(2)
+    ]
+    put(store, "task", *lines)
+    store.seal(SESSION)
+    plain = [store.snapshot(SESSION, at_ms).rows("task", **asked) for asked in QUESTIONS]
+    counted = [store.snapshot(SESSION, at_ms).count("task", asked.get("where", ())) for asked in QUESTIONS]
+    store.cache(SESSION)
+    cached = store.snapshot(SESSION, at_ms)
+    for asked, rows, count in zip(QUESTIONS, plain, counted, strict=True):
+        assert sorted(map(str, cached.rows("task", **asked))) == sorted(map(str, rows)), asked
+        assert [cached.count("task", asked.get("where", ())) for _ in range(2)] == [count, count]
+    assert counted[4] > 0
+
+
+def test_a_session_whose_cache_was_never_finished_gets_one(store, task, config):
+    put(store, "task", complete(task, 1, 0))
+    store.seal(SESSION)
+    assert store.seal_due(0) == []
+    assert "cache" in {file.kind for file in store._catalogue.state_files(SESSION)}
+
+
 def test_the_cache_of_a_sealed_session_can_be_deleted(tmp_path, task, config):
     with Store.open(tmp_path, config, write=True) as store:
         put(store, "task", complete(task, 1, 0))
         store.seal(SESSION)
+        store.cache(SESSION)
         with_cache = store.snapshot(SESSION).rows("task")
     for path in (tmp_path / "state" / SESSION).glob("*.duckdb"):
         path.unlink()

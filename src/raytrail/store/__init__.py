@@ -195,6 +195,11 @@ class Store:
                 due.append(session)
         for session in due:
             self.seal(session)
+        # those too that were sealed by a process that was killed before this
+        for (session,) in self._catalogue.query(
+            "SELECT session FROM sessions WHERE sealed_ms IS NOT NULL "
+            "AND session NOT IN (SELECT session FROM state WHERE kind = 'cache')"
+        ):
             self.cache(session)
         return due
 

@@ -34,8 +34,20 @@ MAY_IMPORT = {
         "sources",
     },
 }
-CLIENTS = {"duckdb": "store", "starlette": "server", "uvicorn": "server", "click": "cli", "ray": "nowhere"}
-SCREEN = 110
+CLIENTS = {
+    "duckdb": "store",
+    "starlette": "server",
+    "uvicorn": "server",
+    "click": "cli",
+    "ray": "pubsub",
+    "confluent_kafka": "pubsub",
+    "httpx": "pubsub",
+    "nats": "pubsub",
+    "obstore": "pubsub",
+    "prometheus_client": "cli",
+    "redis": "pubsub",
+}
+SCREEN = 100
 
 
 def imported(path):

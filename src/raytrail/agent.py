@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from raytrail.config import AgentConfig
 from raytrail.errors import PublishError
 from raytrail.event import Chunk
@@ -16,6 +18,7 @@ from raytrail.tail import Checkpoint, Tailer
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
+Current = Callable[[], AgentConfig]
 IDLE_SECONDS, BUSY_SECONDS = 0.5, 0.05  # how long a round waits for news: of the files, or of what is under way
 
 
@@ -25,34 +28,35 @@ async def drain(
     """Publish what is there now, telling `progress` the bytes done; return those of unfinished last lines."""
     stop = asyncio.Event()
     stop.set()
-    return await run(tailer, checkpoint, publisher, config, stop, drain_seconds=math.inf, progress=progress)
+    config = msgspec.structs.replace(config, drain_seconds=math.inf)
+    return await run(tailer, checkpoint, publisher, lambda: config, stop, progress=progress)
 
 
 async def run(
     tailer: Tailer,
     checkpoint: Checkpoint,
     publisher: Publisher,
-    config: AgentConfig,
+    current: Current,
     stop: asyncio.Event,
     *,
-    drain_seconds: float,
     progress: Progress = lambda _: None,
 ) -> int:
-    """Publish what is new until `stop`, what is left for `drain_seconds`; return the bytes that remain."""
+    """Publish what is new until `stop`, then what is left; return the bytes that remain. `current` may change."""
     publishing: dict[asyncio.Future[None], Chunk] = {}  # `in_flight_bytes` at most, or one longer chunk
     reports: list[Chunk] = []
-    report_at, retry_at, ends = time.monotonic() + config.report_seconds, 0.0, math.inf
+    report_at, retry_at, ends = time.monotonic() + current().report_seconds, 0.0, math.inf
     away = reported = False
     try:
         while (now := time.monotonic()) < ends:
+            config = current()
             if stop.is_set() and ends == math.inf:
-                ends = now + min(drain_seconds, 1e9)  # not infinite again
+                ends = now + min(config.drain_seconds, 1e9)  # not infinite again
                 await asyncio.to_thread(tailer.look)
             chunks, looked = list[Chunk](), False
             room = config.in_flight_bytes - sum(len(chunk.data) for chunk in publishing.values())
             if now >= retry_at and (room >= tailer.config.chunk_bytes or not publishing):
-                idle = not (stop.is_set() or publishing or reports)
-                chunks = reports + await asyncio.to_thread(tailer.take, room, IDLE_SECONDS if idle else 0)
+                idle = BUSY_SECONDS if stop.is_set() else IDLE_SECONDS
+                chunks = reports + await asyncio.to_thread(tailer.take, room, 0 if publishing or reports else idle)
                 reports, looked = [], True
             publishing |= {asyncio.ensure_future(publisher.publish(chunk)): chunk for chunk in chunks}
             if publishing:
@@ -76,7 +80,8 @@ async def run(
             if checkpoint.due:
                 await asyncio.to_thread(checkpoint.commit)
             # looked: what was under way may have filled all room until just now
-            nothing_left = stop.is_set() and looked and not (chunks or publishing or reports or now < retry_at)
+            left = chunks or publishing or reports or tailer.behind or now < retry_at
+            nothing_left = stop.is_set() and looked and not left
             if nothing_left and reported:
                 break
             if (nothing_left or now >= report_at) and not reports:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
 
 import msgspec
 import msgspec.inspect
@@ -31,6 +31,9 @@ else:
 
 Positive = msgspec.Meta(gt=0)
 AtLeastOne = msgspec.Meta(ge=1)
+
+
+Table = TypeVar("Table", bound="_Table")
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,8 +55,34 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     Which sessions to ship: ``new`` (``session_latest`` and all that begin later) or ``all`` that are
     there.
     """
+    export: bool = True
+    """
+    Off: nothing is read, and nothing leaves this node. What Ray writes meanwhile is shipped once it is on
+    again, as far as Ray still has it.
+    """
     event_types: tuple[str, ...] = ()
     """Event types to ship, as in file names (``TASK``, ``ACTOR``, ...); none means all."""
+    without_event_types: tuple[str, ...] = ()
+    """Event types not to ship, whatever `event_types` says."""
+    events_per_second: dict[str, Annotated[float, Positive]] = {}
+    """
+    Most events of a type that are shipped in a second, as ``TASK=5000``; ``ALL`` is for all types together, and
+    the small types come before ``TASK``. What is over waits in its file, and is never dropped.
+    """
+    bytes_per_second: dict[str, Annotated[float, Positive]] = {}
+    """The same in bytes, as Ray wrote them, before any compression."""
+    redact: tuple[str, ...] = ("env_vars",)
+    """
+    Names whose values are masked with asterisks before anything leaves the node, wherever in an event they are;
+    passwords in URLs are, too. None: nothing is masked.
+    """
+    rotation_bytes: Annotated[int, AtLeastOne] = 100_000_000
+    """At what size Ray rotates an event file (100 MB in Ray 2.60); for the warning below."""
+    rotation_files: Annotated[int, AtLeastOne] = 20
+    """
+    How many rotated files Ray keeps of a writer before it deletes the oldest. It is warned of when unread bytes have
+    less than a quarter of that way to go.
+    """
     poll_seconds: Annotated[float, Positive] = 0.1
     """How often new bytes are looked for; also the most that an event waits for company."""
     sweep_seconds: Annotated[float, Positive] = 2.0
@@ -74,6 +103,18 @@ class TailConfig(_Table, frozen=True, kw_only=True):
 class AgentConfig(_Table, frozen=True, kw_only=True):
     """Chunks to the broker, on every node."""
 
+    to: str = ""
+    """
+    Where to publish, e.g. ``file:///var/lib/raytrail/events`` or ``kafka://host:9092/ray-events``. Several places at
+    once: ``[destinations.<name>]`` tables in the settings file.
+    """
+    listen: str = ""
+    """Where to answer ``/metrics`` (Prometheus) and ``/healthz``, as ``127.0.0.1:8366``; empty means nowhere."""
+    with_ray: bool = False
+    """
+    End when Ray on this node has: ship what is left, then exit. Told to stop while Ray runs, wait for it to stop
+    first, `drain_seconds` at most, as when both are told at the same time.
+    """
     in_flight_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
     """
     Most bytes that are read and not yet acknowledged. At the limit, reading stops: the file is the
@@ -130,6 +171,34 @@ class Config(_Table, frozen=True, kw_only=True):
     agent: AgentConfig = AgentConfig()
     store: StoreConfig = StoreConfig()
     server: ServerConfig = ServerConfig()
+    destinations: dict[str, dict[str, Any]] = {}
+    """
+    Places that an agent publishes to, by name, each with a `to` and whatever settings of ``tail`` and ``agent`` are
+    other ones there than in those tables. Each has a checkpoint of its own, and goes at its own pace.
+    """
+
+
+class Destination(NamedTuple):
+    """A place that an agent publishes to."""
+
+    name: str
+    """Empty for the one that `agent.to` names."""
+    tail: TailConfig
+    agent: AgentConfig
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Where the agent keeps how far it is."""
+        return Path(self.tail.state_dir).expanduser() / f"{self.name or 'checkpoint'}.sqlite"
+
+    @property
+    def dead_letters(self) -> Path:
+        """Where the agent keeps the lines that the broker will never take."""
+        return Path(self.tail.state_dir).expanduser() / "dead-letters" / (self.name or "checkpoint")
+
+
+_PROCESS = {"state_dir", "listen", "with_ray"}
+"""Settings of the agent's process, which its destinations share."""
 
 
 class Setting(NamedTuple):
@@ -175,6 +244,7 @@ def settings() -> tuple[Setting, ...]:
             *docs[table.type.__name__, field.name],
         )
         for table in msgspec.structs.fields(Config)
+        if table.name != "destinations"
         for field in msgspec.structs.fields(table.type)
     )
 
@@ -212,9 +282,40 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
             text = isinstance(value, str)
             tables.setdefault(table, {})[name] = _from_text(one.flag, value, one.type) if text else value
     try:
-        return msgspec.convert(tables, Config)
+        config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"settings: {error}") from error
+    destinations(config)
+    return config
+
+
+def destinations(config: Config) -> tuple[Destination, ...]:
+    """
+    Return where the agent publishes to: what `agent.to` says, and every table of `destinations`.
+
+    Raises:
+        ConfigError: A destination has no `to`, a setting that is none of a destination's, or one out of range.
+    """
+    found = [Destination("", config.tail, config.agent)] if config.agent.to else []
+    for name, said in config.destinations.items():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "checkpoint":
+            raise ConfigError(f"destination {name!r}: name it with a-z, 0-9, '_' and '-', and not 'checkpoint'")
+        if not said.get("to"):
+            raise ConfigError(f"destination {name!r} names no place; give it a `to`, e.g. kafka://host:9092/ray-events")
+        for setting in said.keys() & _PROCESS:
+            raise ConfigError(f"destination {name!r}: {setting} is one for all; set it in [tail] or [agent]")
+        ours = set(TailConfig.__struct_fields__)
+        try:
+            tail = _changed(config.tail, {key: value for key, value in said.items() if key in ours})
+            agent = _changed(config.agent, {key: value for key, value in said.items() if key not in ours})
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"destination {name!r}: {error}") from error
+        found.append(Destination(name, tail, agent))
+    return tuple(found)
+
+
+def _changed(table: Table, said: dict[str, Any]) -> Table:
+    return msgspec.convert({**msgspec.to_builtins(table), **said}, type(table))
 
 
 def layers(path: Path | None, environ: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -239,9 +340,10 @@ def state_dir(config: Config) -> Path:
     return Path(config.tail.state_dir).expanduser()
 
 
-def checkpoint_file(config: Config) -> Path:
-    """Return where the agent keeps how far it is."""
-    return state_dir(config) / "checkpoint.sqlite"
+def checkpoint_files(config: Config) -> tuple[Path, ...]:
+    """Return where the agent keeps how far it is, for each destination, or for one that its command line names."""
+    found = destinations(config) or (Destination("", config.tail, config.agent),)
+    return tuple(destination.checkpoint_file for destination in found)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -276,7 +378,11 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _from_text(name: str, text: str, kind: Any) -> Any:
-    value: Any = tuple(part for part in text.split(",") if part) if kind == tuple[str, ...] else text
+    value: Any = text
+    if kind == tuple[str, ...]:
+        value = tuple(part for part in text.split(",") if part)
+    elif get_origin(kind) is dict:
+        value = {key: rate for key, _, rate in (part.partition("=") for part in text.split(",") if part)}
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -291,6 +397,8 @@ def _kind(info: Any) -> str:
             return "true or false"
         case msgspec.inspect.VarTupleType():
             return "list"
+        case msgspec.inspect.DictType(value_type=value):
+            return f"table of {_kind(value)}"
         case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
             word = "integer" if isinstance(info, msgspec.inspect.IntType) else "number"
             bounds = ((">", info.gt), (">=", info.ge), ("<", info.lt), ("<=", info.le))
@@ -326,7 +434,7 @@ def _written(default: ast.expr) -> str:
             return str(value).lower()
         case ast.Constant(value=str() as value):
             return f'"{value}"'
-        case ast.Tuple(elts=[]):
-            return "[]"
+        case ast.Tuple(elts=parts):
+            return f"[{', '.join(map(_written, parts))}]"
         case _:
             return ast.unparse(default)

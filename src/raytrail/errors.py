@@ -6,6 +6,7 @@ RaytrailError
  + EventError             one line is not an event; it is set aside, the stream goes on
  + PublishError           a chunk was not stored by the broker
  |  + BrokerUnavailable   the broker could not be reached, or did not answer in time (retryable)
+ |  + ChunkRefused        the broker will never take this chunk; others it may take
  + StoreError             the history on disk cannot be used as asked
  |  + StoreLocked         another process writes to it
  |  + StoreTooNew         a newer Raytrail wrote it
@@ -41,6 +42,10 @@ class BrokerUnavailable(PublishError):
     """The broker could not be reached, or did not answer in time."""
 
     retryable: ClassVar[bool] = True
+
+
+class ChunkRefused(PublishError):
+    """The broker will never take this chunk, too large or unwelcome as it is; others it may take."""
 
 
 class StoreError(RaytrailError):

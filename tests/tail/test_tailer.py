@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from raytrail.config import TailConfig
@@ -666,3 +667,136 @@ def seconds(call, *arguments) -> float:
 @pytest.fixture(autouse=True)
 def _warnings_only(caplog):
     caplog.set_level(logging.WARNING)
+
+
+# -- what may leave, and how fast
+
+
+def names(chunks):
+    return [chunk.event_type for chunk in chunks]
+
+
+def test_types_are_let_in_and_kept_out(tail, events):
+    for event_type in ("TASK", "ACTOR", "NODE"):
+        append(events / f"event_EXPORT_{event_type}_1.log", line(1))
+    assert names(tail(event_types=("TASK", "ACTOR"), without_event_types=("ACTOR",)).read()) == ["TASK"]
+
+
+def test_export_off_reads_nothing_and_on_again_reads_what_was_written_meanwhile(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    it = tail()
+    assert it.ship() == line(1)
+    it.tailer.configure(msgspec.structs.replace(it.config, export=False))
+    append(path, line(2))
+    assert it.ship() == b""
+    assert it.reports() == {}
+    it.tailer.configure(it.config)
+    assert it.ship() == line(2)
+    assert it.reports()[path.name]["lost_bytes"] == 0
+
+
+def test_a_type_that_is_kept_out_later_is_let_go_of_and_is_not_lost(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(1))
+    append(events / "event_EXPORT_ACTOR.log", line(2))
+    it = tail()
+    it.ship()
+    it.reports()
+    it.tailer.configure(msgspec.structs.replace(it.config, without_event_types=("TASK",)))
+    append(path, line(3))
+    append(events / "event_EXPORT_ACTOR.log", line(4))
+    assert it.ship() == line(4)
+    assert it.tailer.open_files == 1
+    assert path.name not in it.reports()
+    it.tailer.configure(it.config)
+    assert it.ship() == line(3)
+
+
+def test_what_was_under_way_when_its_type_was_kept_out_comes_again_when_it_is_let_in(tail, events):
+    append(events / "event_EXPORT_TASK_1.log", line(1), line(2))
+    it = tail()
+    (chunk,) = it.read()
+    it.tailer.configure(msgspec.structs.replace(it.config, export=False))
+    assert it.read() == []
+    it.tailer.rewind(chunk.segments)  # the broker failed
+    assert it.read() == []
+    it.tailer.configure(it.config)
+    assert it.ship() == line(1) + line(2)
+
+
+def test_secrets_are_masked_and_ranges_stay_those_of_the_file(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, b'{"env_vars": {"A": "hunter2"}}\n', line(2))
+    (chunk,) = tail().read()
+    assert chunk.data == b'{"env_vars": {"A": "*******"}}\n' + line(2)
+    assert sum(segment.length for segment in chunk.segments) == path.stat().st_size
+    (chunk,) = tail(redact=()).read()
+    assert b"hunter2" in chunk.data
+
+
+def test_a_limit_holds_one_type_back_and_not_the_others(tail, events):
+    append(events / "event_EXPORT_TASK_1.log", *(line(number, 1000) for number in range(10)))
+    append(events / "event_EXPORT_ACTOR.log", *(line(number, 1000) for number in range(10)))
+    it = tail(chunk_bytes=1200, events_per_second={"TASK": 2})
+    first = names(it.read())
+    assert first.count("ACTOR") == 10
+    assert first.count("TASK") in (2, 3)  # the third where the clock had moved
+    assert it.tailer.behind
+
+
+def test_what_a_limit_holds_back_is_read_in_time(tail, events):
+    written = [line(number, 1000) for number in range(8)]
+    append(events / "event_EXPORT_TASK_1.log", *written)
+    it = tail(chunk_bytes=1200, events_per_second={"ALL": 20})
+    began, shipped = time.monotonic(), b""
+    while it.tailer.behind or not shipped:
+        for chunk in it.tailer.take(10**6, 0.5):
+            it.checkpoint.acknowledge(chunk.segments)
+            shipped += chunk.data
+    assert shipped == b"".join(written)
+    it.tailer.configure(msgspec.structs.replace(it.config, bytes_per_second={"TASK": 10_000}))
+    append(events / "event_EXPORT_TASK_1.log", *(line(number, 1000) for number in range(20)))
+    began, shipped = time.monotonic(), b""
+    while it.tailer.behind or not shipped:
+        for chunk in it.tailer.take(10**6, 0.5):
+            it.checkpoint.acknowledge(chunk.segments)
+            shipped += chunk.data
+    assert len(shipped) > 20_000
+    assert time.monotonic() - began > 0.7  # the first second's worth is free
+
+
+def test_small_types_come_first_where_all_share_a_limit(tail, events):
+    append(events / "event_EXPORT_TASK_1.log", *(line(number, 1000) for number in range(20)))
+    append(events / "event_EXPORT_ACTOR.log", line(1))
+    append(events / "event_EXPORT_NODE.log", line(1))
+    first = names(tail(chunk_bytes=1200, events_per_second={"ALL": 3}).read())
+    assert first[:3] == ["ACTOR", "NODE", "TASK"]
+    assert len(first) <= 4  # the fourth where the clock had moved
+
+
+def test_a_file_that_ray_is_about_to_delete_unread_is_warned_of_once(tail, events, caplog):
+    for rotation in range(1, 4):
+        append(events / f"event_EXPORT_TASK_1.log.{rotation}", line(rotation, 1000))
+    append(events / "event_EXPORT_TASK_1.log", line(0, 500))
+    settings = {"rotation_files": 3, "rotation_bytes": 1_000_000}
+    it = tail(**settings)
+    chunks = it.read()
+    written = (events / "event_EXPORT_TASK_1.log").stat().st_size
+    assert it.tailer.bytes_until_deleted() == 1_000_000 - written
+    caplog.set_level(logging.WARNING)
+    it.tailer.reports()
+    it.tailer.reports()
+    assert caplog.messages == []  # a third of the way is left
+    it.tailer.configure(msgspec.structs.replace(it.config, rotation_bytes=1000))
+    it.read()
+    it.tailer.reports()
+    it.tailer.reports()
+    path = events / "event_EXPORT_TASK_1.log.3"
+    assert caplog.messages == [
+        f"{path}: unread, and Ray deletes it when its writer has written 0 more MB; "
+        f"see what holds the broker up, raise the speed limits, or rotate less (raytrail doctor)"
+    ]
+    for chunk in chunks:
+        it.checkpoint.acknowledge(chunk.segments)
+    assert it.tailer.bytes_until_deleted() is None

@@ -107,8 +107,13 @@ def environ(pid: int, proc: Path) -> dict[str, str] | None:
     return {name: value for name, _, value in (line.partition("=") for line in text.split("\0")) if name}
 
 
-def acknowledged(checkpoint: Path) -> dict[str, int]:
-    """Return how many bytes of each inode the agent of this node has shipped; it may be running meanwhile."""
+def acknowledged(*checkpoints: Path) -> dict[str, int]:
+    """Return how many bytes of each inode the agent of this node has shipped to all its destinations; it may run."""
+    shipped = [_acknowledged(checkpoint) for checkpoint in checkpoints]
+    return {inode: min(one.get(inode, 0) for one in shipped) for inode in set().union(*shipped)}
+
+
+def _acknowledged(checkpoint: Path) -> dict[str, int]:
     if not checkpoint.exists():
         return {}
     with closing(sqlite3.connect(f"{checkpoint.absolute().as_uri()}?mode=ro", uri=True)) as database:

@@ -38,12 +38,13 @@ class Command(click.Command):
                 formatter.write_dl(settings)
 
 
-def settings(*names: str) -> Callable[[Body], Body]:
+def settings(*names: str, reloadable: bool = False) -> Callable[[Body], Body]:
     """
     Add the flags of settings, and ``--config``; the command is called with the `config` made of them.
 
     Args:
         names: Tables (``tail``) or single settings (``store.dir``).
+        reloadable: Call it with `load`, too, which reads file and environment again.
     """
     chosen = [one for one in settings_of.settings() if one.table in names or one.key in names]
 
@@ -55,7 +56,9 @@ def settings(*names: str) -> Callable[[Body], Body]:
                 value = kwargs.pop(f"{one.table}_{one.name}")
                 if value is not None:
                     flags.setdefault(one.table, {})[one.name] = value
-            return command(*args, config=settings_of.load(config_file, os.environ, flags), **kwargs)
+            load = functools.partial(settings_of.load, config_file, os.environ, flags)
+            again = {"load": load} if reloadable else {}
+            return command(*args, config=load(), **again, **kwargs)
 
         decorated: Any = with_config
         for one in reversed(chosen):
@@ -92,6 +95,8 @@ def _metavar(one: Setting) -> str:
     if unit in ("SECONDS", "BYTES", "DIR", "HOST", "PORT"):
         return unit
     word = one.kind.partition(",")[0]
+    if one.kind.startswith("table"):
+        return "TYPE=NUMBER,..."
     return {"list": "A,B,...", "text": "TEXT", "integer": "NUMBER"}.get(word, word.replace(" or ", "|"))
 
 

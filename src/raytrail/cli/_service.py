@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +34,32 @@ async def _until_stopped(body: Callable[[asyncio.Event], Awaitable[Any]]) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     await body(stop)
+
+
+def notify(state: str) -> None:
+    """Tell systemd how it stands, if it wants to know: ``READY=1``, ``WATCHDOG=1`` (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+async def alive(body: Awaitable[Any]) -> None:
+    """Run `body`, telling systemd's watchdog that the loop turns, if it wants to know."""
+    seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+
+    async def beat() -> None:
+        while True:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(seconds / 3)
+
+    beating = asyncio.ensure_future(beat()) if seconds else None
+    try:
+        await body
+    finally:
+        if beating is not None:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
 
 
 async def all_of(*parts: tuple[Coroutine[Any, Any, Any], asyncio.Event], stop: asyncio.Event) -> None:

@@ -13,7 +13,7 @@ import click
 
 from raytrail.cli import _node, _options, _output, _times
 from raytrail.cli._node import Process, Session
-from raytrail.config import Config, checkpoint_file
+from raytrail.config import Config, checkpoint_files
 
 EXPORT = "enable_export_api_write"
 BATCH = "export_task_events_write_batch_size"
@@ -100,7 +100,7 @@ def doctor(form: str, config: Config) -> None:
     that runs Ray, and in the same container: elsewhere the environment of Ray's processes cannot be seen.
     Exits with 1 if anything is bad.
     """
-    findings = check(read(Path(config.tail.temp_dir).expanduser(), _node.PROC, checkpoint_file(config)))
+    findings = check(read(Path(config.tail.temp_dir).expanduser(), _node.PROC, *checkpoint_files(config)))
     if form == "json":
         _output.write_json([finding._asdict() for finding in findings])
     else:
@@ -109,14 +109,14 @@ def doctor(form: str, config: Config) -> None:
         click.get_current_context().exit(1)
 
 
-def read(temp_dir: Path, proc: Path, checkpoint: Path) -> Node:
+def read(temp_dir: Path, proc: Path, *checkpoints: Path) -> Node:
     """
     Look at this node.
 
     Args:
         temp_dir: Ray's ``--temp-dir``.
         proc: The kernel's view of the processes.
-        checkpoint: Where this node's agent keeps how far it is.
+        checkpoints: Where this node's agent keeps how far it is, for each of its destinations.
     """
     every = _node.processes(proc)
     elsewhere = {p.temp_dir for p in every if p.name == "raylet"} - {temp_dir.resolve()}
@@ -143,7 +143,7 @@ def read(temp_dir: Path, proc: Path, checkpoint: Path) -> Node:
         tuple(sorted(elsewhere)),
         {pid: environ for pid, environ in environments.items() if environ is not None},
         time.time(),
-        _node.acknowledged(checkpoint),
+        _node.acknowledged(*checkpoints),
         error,
     )
 

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import click
+import msgspec
 
 from raytrail import history as history_loop
 from raytrail.cli import _history, _options, _output, _service
-from raytrail.cli.agent import tailing
+from raytrail.cli._shipping import Agent
 from raytrail.config import Config, state_dir, store_dir
 from raytrail.pubsub import connect
 
 
 @click.command(cls=_options.Command)
-@click.option("--to", "url", metavar="URL", help="The broker. [default: file://<state dir>/events]")
-@_options.settings("tail", "agent", "store", "server")
-def up(url: str | None, config: Config) -> None:
+@_options.settings("tail", "agent", "store", "server", reloadable=True)
+def up(config: Config, load: Callable[[], Config]) -> None:
     """
     Agent, history and server in one process, for one machine.
 
-    Ships what Ray writes here, keeps it, and serves it while it happens and after Ray is gone. SIGTERM or
-    Ctrl-C ships what is left, then ends; what was published and not yet kept is kept at the next start.
+    Ships what Ray writes here, keeps it, and serves it while it happens and after Ray is gone. Without --to it
+    publishes to file://<state dir>/events. SIGTERM or Ctrl-C ships what is left, then ends; what was published
+    and not yet kept is kept at the next start.
     """
+    _service.run(lambda stop: _up(_published(config), lambda: _published(load()), stop))
+
+
+def _published(config: Config) -> Config:
     # absolute, as a relative path would become the URL's host
-    url = url or f"file://{(state_dir(config) / 'events').absolute()}"
-    _service.run(lambda stop: _up(url, config, stop))
+    to = config.agent.to or f"file://{(state_dir(config) / 'events').absolute()}"
+    return msgspec.structs.replace(config, agent=msgspec.structs.replace(config.agent, to=to))
 
 
-async def _up(url: str, config: Config, stop: asyncio.Event) -> None:
+async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -> None:
+    url = config.agent.to
     server = _service.server()
     agent_stop, history_stop, server_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     with _history.writing(config) as store:
@@ -36,7 +43,7 @@ async def _up(url: str, config: Config, stop: asyncio.Event) -> None:
         try:
             _output.note(f"reading {config.tail.temp_dir}, publishing to {url}, keeping {store_dir(config)}")
             await _service.all_of(
-                (tailing(pubsub, config, agent_stop), agent_stop),
+                (Agent(config, load).run(agent_stop), agent_stop),
                 (history_loop.run(pubsub, store, config.store, history_stop, group="history"), history_stop),
                 (server.serve(store, config.server, ready=_announce, stop=server_stop), server_stop),
                 stop=stop,

@@ -107,6 +107,8 @@ class Checkpoint:
         self._noted: dict[str, str] = {}
         self._failing = self._closed = False
         self._acknowledged = 0  # bytes, since the last commit
+        self.published: dict[str, tuple[int, int]] = {}
+        """Events and bytes that were acknowledged since this was opened, by event type."""
         self._committed_at = 0.0
         self._lock = None if path is None else _lock(path)
         try:
@@ -166,9 +168,12 @@ class Checkpoint:
         with self._mutex:
             for segment in segments:
                 mark = self._marks[segment.file][segment.generation]
-                mark.advance(segment.start, segment.end, mark.reading.pop(segment.start, 0))
+                lines = mark.reading.pop(segment.start, 0)
+                mark.advance(segment.start, segment.end, lines)
                 self._dirty.add(mark)
                 self._acknowledged += segment.length
+                events, size = self.published.get(mark.event_type, (0, 0))
+                self.published[mark.event_type] = events + lines, size + segment.length
 
     def skip(self, mark: Mark, start: int, end: int) -> None:
         """Note that ``[start, end)`` will not be shipped."""
@@ -184,6 +189,11 @@ class Checkpoint:
         """Remember `value` under `name`. Kept in memory until `commit`."""
         with self._mutex:
             self._notes[name] = self._noted[name] = value
+
+    @property
+    def age_seconds(self) -> float:
+        """How long what was noted has not been written down; 0 where all is."""
+        return time.monotonic() - self._committed_at if self._dirty and self._committed_at else 0.0
 
     @property
     def due(self) -> bool:

@@ -23,6 +23,8 @@ from raytrail.tail import discovery
 from raytrail.tail.checkpoint import Checkpoint, Mark
 from raytrail.tail.discovery import Session
 from raytrail.tail.file import Changed, EventFile, Inode, Piece
+from raytrail.tail.limits import Limits
+from raytrail.tail.redact import Redactor
 from raytrail.tail.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class Tailer:
     A file is known by what it is, not by its name: by its inode as long as it is followed, and by its first
     line (`FileId`) for ever. Each is read from where the checkpoint says.
 
-    Used by one thread at a time, but for `rewind`, which any may call.
+    Used by one thread at a time, but for `rewind`, `configure` and the figures, which any may ask for.
 
     Args:
         config: What to follow, and how.
@@ -78,6 +80,9 @@ class Tailer:
         self.mismatches = 0
         """Files that were known, but lay elsewhere, and were read again from their start."""
         self._checkpoint = checkpoint
+        self._limits = Limits(config.events_per_second, config.bytes_per_second)
+        self._redact = Redactor(config.redact)
+        self._changed: TailConfig | None = None
         self._fixed = session_dirs is not None
         found = [session for directory in session_dirs or () for session in discovery.locate(directory)]
         self._sessions = {session.events: _Followed(session) for session in found}
@@ -90,6 +95,7 @@ class Tailer:
         self._reported: dict[Mark, tuple[int, ...]] = {}
         self._ended: list[Mark] = []
         self._complained: set[str] = set()
+        self._warned: set[str] = set()
         self._polled = -math.inf
         self._sessions_due = -math.inf
         self._watch = _watch() if config.inotify else None
@@ -111,9 +117,10 @@ class Tailer:
         """
         self._polled = self._notice()
         for followed, event_type in sorted(self._unread, key=lambda group: group[1] == "TASK"):
-            chunk = self._chunk(followed, event_type)
-            if chunk is not None:
-                yield chunk
+            if self._limits.wait_seconds(event_type) == 0:
+                chunk = self._chunk(followed, event_type)
+                if chunk is not None:
+                    yield chunk
 
     def take(self, room: int, wait_seconds: float) -> list[Chunk]:
         """
@@ -124,13 +131,22 @@ class Tailer:
         self.wait(wait_seconds)
         chunks: list[Chunk] = []
         while True:
+            before = len(chunks)
             for chunk in self.poll():
                 chunks.append(chunk)
                 room -= len(chunk.data)
                 if room < self.config.chunk_bytes:
                     return chunks
-            if not self.behind:
+            if len(chunks) == before or not self.behind:
                 return chunks
+
+    def configure(self, config: TailConfig) -> None:
+        """
+        Go on by other settings from the next poll on.
+
+        Those that say which sessions to follow, where, and with inotify or not, stay as they were.
+        """
+        self._changed = config
 
     def rewind(self, segments: Iterable[Segment]) -> None:
         """Read `segments` again, since they could not be published."""
@@ -145,7 +161,7 @@ class Tailer:
 
     def wait(self, seconds: float) -> None:
         """
-        Return when another poll is worth while: at once if the last one left something to read.
+        Return when another poll is worth while: at once if the last one left something that may be read.
 
         Else not before `poll_seconds` after the last one, so that events gather; then as soon as a file grew.
 
@@ -153,20 +169,40 @@ class Tailer:
             seconds: To wait at most.
         """
         until = time.monotonic() + seconds
-        if self.behind:
+        held_back = min((self._limits.wait_seconds(event_type) for _, event_type in self._unread), default=math.inf)
+        if self._rewound or held_back == 0:
             return
-        time.sleep(max(0.0, min(self._polled + self.config.poll_seconds, until) - time.monotonic()))
-        if self._watch:
+        poll_at = self._polled + min(self.config.poll_seconds, held_back)
+        time.sleep(max(0.0, min(poll_at, until) - time.monotonic()))
+        if self._watch and not self._unread:
             due = min([self._sessions_due, *(followed.due for followed in self._sessions.values())])
             self._watch.wait(min(until, due) - time.monotonic())
 
     def unread_bytes(self) -> int:
         """Return how much is known to be on disk and not acknowledged, half-written last lines included."""
-        files = [file for followed in self._sessions.values() for file in followed.files.values()]
+        files = self._files()
         for file in files:
             if file.mark is not None:
                 file.mark.written = max(file.mark.written, file.size)
         return sum(file.size if file.mark is None else file.mark.missing for file in files)
+
+    def bytes_until_deleted(self) -> int | None:
+        """
+        Return how much its writer may write until Ray deletes what is not acknowledged: of the nearest file.
+
+        None where all is acknowledged. What was deleted already, and is held open, is still read.
+        """
+        return min((left for _, left in self._until_deleted()), default=None)
+
+    @property
+    def open_files(self) -> int:
+        """How many files are held open."""
+        return len(self._open)
+
+    @property
+    def sessions(self) -> list[str]:
+        """The names of the sessions that are followed."""
+        return [followed.session.name for followed in list(self._sessions.values())]
 
     def reports(self) -> list[Chunk]:
         """
@@ -181,6 +217,7 @@ class Tailer:
             if mark.key not in self._followers:  # else it has come back
                 self._checkpoint.forget(mark)
         self._ended = []
+        self._warn_of_rotation()
         now = time.monotonic()
         changed: dict[tuple[str, str], list[Mark]] = {}
         for mark in self._checkpoint.marks():
@@ -206,10 +243,32 @@ class Tailer:
             self._watch.close()
             self._watch = None
 
+    # -- settings
+
+    def _wanted(self, event_type: str) -> bool:
+        config = self.config
+        wanted = not config.event_types or event_type in config.event_types
+        return config.export and wanted and event_type not in config.without_event_types
+
+    def _reconfigure(self, config: TailConfig) -> None:
+        kept = {name: getattr(self.config, name) for name in ("temp_dir", "sessions", "inotify", "state_dir")}
+        self.config, self._changed = msgspec.structs.replace(config, **kept), None
+        self._sweep_seconds = config.sweep_seconds if self._watch else config.poll_seconds
+        self._limits = Limits(config.events_per_second, config.bytes_per_second)
+        self._redact = Redactor(config.redact)
+        for followed in self._sessions.values():
+            for file in list(followed.files.values()):
+                if not self._wanted(file.name.event_type):
+                    self._drop(followed, file)
+            followed.names = {name: file for name, file in followed.names.items() if file.inode in followed.files}
+            followed.due = -math.inf
+
     # -- what there is to read
 
     def _notice(self) -> float:
         """Find out what has grown; return the time."""
+        if self._changed is not None:
+            self._reconfigure(self._changed)
         now = time.monotonic()
         if now >= self._sessions_due:
             self._sessions_due = now + self.config.sweep_seconds
@@ -301,8 +360,7 @@ class Tailer:
 
     def _find(self, followed: _Followed, name: str, entry: os.DirEntry[str]) -> EventFile | None:
         parsed = discovery.parse(name)
-        wanted = self.config.event_types
-        if parsed is None or (wanted and parsed.event_type not in wanted):
+        if parsed is None or not self._wanted(parsed.event_type):
             return None
         try:
             status = entry.stat()
@@ -373,6 +431,7 @@ class Tailer:
         segments: list[Segment] = []
         parts: list[bytes] = []
         room = self.config.chunk_bytes
+        lines = 0
         while room > 0 and (stems := self._unread.get(group)):
             stem, files = next(iter(stems.items()))
             # The oldest of a writer's files comes first; one that is already deleted is older than all.
@@ -384,6 +443,7 @@ class Tailer:
                 assert file.mark is not None
                 segments.append(Segment(*file.mark.key, piece.start, piece.length))
                 parts.append(piece.data)
+                lines += file.mark.reading[piece.start]
                 room -= piece.length
             if file.more:
                 stems[stem] = stems.pop(stem)  # the others' turn
@@ -393,13 +453,15 @@ class Tailer:
             self._unread[group] = self._unread.pop(group)  # the next poll begins with another one
         if not parts:
             return None
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._limits.spend(event_type, lines, len(data))
         return Chunk(
             cluster=self.config.cluster,
             session=followed.session.name,
             node_id=followed.node_id,
             event_type=event_type,
             segments=tuple(segments),
-            data=parts[0] if len(parts) == 1 else b"".join(parts),
+            data=self._redact(data),
         )
 
     def _read(self, followed: _Followed, file: EventFile, room: int, *, long: bool) -> Piece | None:
@@ -533,7 +595,38 @@ class Tailer:
     def _followed(self, file: EventFile) -> _Followed:
         return self._sessions[file.path.parent]
 
-    # -- reports
+    # -- figures and reports
+
+    def _files(self) -> list[EventFile]:
+        # copies, as another thread may be reading meanwhile
+        return [file for followed in list(self._sessions.values()) for file in list(followed.files.values())]
+
+    def _until_deleted(self) -> Iterator[tuple[EventFile, int]]:
+        """Yield each file that is not acknowledged to its end, with what its writer may write until it is deleted."""
+        writing: dict[tuple[Path, str], int] = {}
+        waiting: list[EventFile] = []
+        for file in self._files():
+            if not file.name.rotation:
+                writing[file.path.parent, file.name.stem] = file.size
+            if not file.gone and (file.mark is None or file.mark.acknowledged < file.size):
+                waiting.append(file)
+        for file in waiting:
+            whole = (self.config.rotation_files - file.name.rotation) * self.config.rotation_bytes
+            size = writing.get((file.path.parent, file.name.stem), 0)
+            yield file, max(0, whole + self.config.rotation_bytes - size)
+
+    def _warn_of_rotation(self) -> None:
+        near = self.config.rotation_files * self.config.rotation_bytes // 4
+        found = {file.name.stem: (file, left) for file, left in self._until_deleted() if left < near}
+        for stem, (file, left) in found.items():
+            if stem not in self._warned:
+                log.warning(
+                    "%s: unread, and Ray deletes it when its writer has written %d more MB; "
+                    "see what holds the broker up, raise the speed limits, or rotate less (raytrail doctor)",
+                    file.path,
+                    left // 1_000_000,
+                )
+        self._warned = set(found)
 
     def _has_news(self, mark: Mark) -> bool:
         """Bring `mark` up to date, and say whether it differs from what was last reported."""
@@ -554,7 +647,7 @@ class Tailer:
     def _is_gone(self, mark: Mark) -> bool:
         """Say whether there is no file for `mark` any more, and nothing of it is on its way."""
         followed = self._sessions.get(Path(mark.directory))
-        if mark.reading:
+        if mark.reading or not self._wanted(mark.event_type):
             return False
         if followed is None:
             return mark.directory in self._listed

@@ -1,0 +1,153 @@
+"""``/metrics`` and ``/healthz`` of an agent: what Prometheus, Kubernetes and people ask while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from raytrail.cli._shipping import Agent
+from raytrail.errors import ConfigError
+
+_ANSWER_SECONDS = 5.0
+
+
+class AgentCollector(Collector):
+    """The agent's figures, read when they are asked for: nothing is counted on the way of the events."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric with a sample for each destination."""
+        destination, by_type = ["destination"], ["destination", "event_type"]
+        events = CounterMetricFamily("raytrail_agent_published_events", "Events that the broker stored.", None, by_type)
+        size = CounterMetricFamily("raytrail_agent_published_bytes", "Bytes of them, as Ray wrote them.", None, by_type)
+        failed = CounterMetricFamily(
+            "raytrail_agent_failed_chunks", "Chunks that were not stored, and are sent again.", None, destination
+        )
+        refused = CounterMetricFamily(
+            "raytrail_agent_refused_events", "Events that the broker will never take: dead letters.", None, destination
+        )
+        up = GaugeMetricFamily("raytrail_agent_broker_up", "1, or 0 since the broker last failed.", None, destination)
+        stored = GaugeMetricFamily(
+            "raytrail_agent_last_stored_timestamp_seconds", "When the broker last stored something.", None, destination
+        )
+        in_flight = GaugeMetricFamily(
+            "raytrail_agent_in_flight_bytes", "Bytes that were read and are not yet stored.", None, destination
+        )
+        unread = GaugeMetricFamily(
+            "raytrail_tail_unread_bytes", "Bytes on disk that are not yet stored by the broker.", None, destination
+        )
+        until_deleted = GaugeMetricFamily(
+            "raytrail_tail_bytes_until_deleted",
+            "What a writer may write until Ray deletes unread bytes of it; of the nearest file, none if all is read.",
+            None,
+            destination,
+        )
+        files = GaugeMetricFamily("raytrail_tail_open_files", "Event files that are held open.", None, destination)
+        mismatches = CounterMetricFamily(
+            "raytrail_tail_moved_files", "Known files that were found elsewhere, and read again.", None, destination
+        )
+        skipped = GaugeMetricFamily(
+            "raytrail_tail_skipped_bytes", "Lines over max_line_bytes, of files that are there.", None, destination
+        )
+        age = GaugeMetricFamily(
+            "raytrail_tail_checkpoint_age_seconds", "How long acknowledgements wait to be written.", None, destination
+        )
+        now, wall = time.monotonic(), time.time()
+        for shipping in list(self._agent.shippings.values()):
+            labels, outlet, tailer, checkpoint = [shipping.label], shipping.outlet, shipping.tailer, shipping.checkpoint
+            for event_type, (count, length) in sorted(checkpoint.published.items()):
+                events.add_metric([*labels, event_type], count)
+                size.add_metric([*labels, event_type], length)
+            failed.add_metric(labels, outlet.failures)
+            refused.add_metric(labels, outlet.refused_events)
+            up.add_metric(labels, not outlet.failure)
+            stored.add_metric(labels, wall - (now - outlet.stored_at))
+            in_flight.add_metric(labels, outlet.in_flight_bytes)
+            unread.add_metric(labels, tailer.unread_bytes())
+            left = tailer.bytes_until_deleted()
+            if left is not None:
+                until_deleted.add_metric(labels, left)
+            files.add_metric(labels, tailer.open_files)
+            mismatches.add_metric(labels, tailer.mismatches)
+            skipped.add_metric(labels, sum(mark.skipped for mark in checkpoint.marks()))
+            age.add_metric(labels, checkpoint.age_seconds)
+        yield from (events, size, failed, refused, up, stored, in_flight)
+        yield from (unread, until_deleted, files, mismatches, skipped, age)
+
+
+@contextmanager
+def answering(listen: str, agent: Agent) -> Iterator[str]:
+    """
+    Answer over HTTP meanwhile, from a thread of its own; give the URL.
+
+    ``/healthz`` is 200 while the agent's loop turns. A broker that is away is no ill health, as a restart would
+    not bring it back: it is told in the answer.
+
+    Args:
+        listen: ``host:port``; port 0 takes a free one.
+        agent: Whose figures.
+
+    Raises:
+        ConfigError: One cannot listen there.
+    """
+    host, _, port = listen.rpartition(":")
+    registry = CollectorRegistry()
+    registry.register(AgentCollector(agent))
+    ProcessCollector(registry=registry)
+    loop = asyncio.get_running_loop()
+
+    async def figures() -> dict[str, object]:
+        return {one.label: one.figures() for one in agent.shippings.values()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+            elif path == "/healthz":
+                asked = asyncio.run_coroutine_threadsafe(figures(), loop)
+                try:
+                    told: dict[str, object] = {"status": "ok", "destinations": asked.result(_ANSWER_SECONDS)}
+                except concurrent.futures.TimeoutError:
+                    told = {"status": f"the agent's loop has not turned for {_ANSWER_SECONDS:g} seconds"}
+                body = json.dumps(told, indent=2).encode() + b"\n"
+                self._answer(200 if told["status"] == "ok" else 503, "application/json", body)
+            else:
+                self._answer(404, "text/plain", b"/metrics, /healthz\n")
+
+        def _answer(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing: it is asked every few seconds."""
+
+    try:
+        server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), Handler)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"listen={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8366") from error
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever, name="raytrail-metrics", daemon=True)
+    thread.start()
+    try:
+        yield f"http://{host or '127.0.0.1'}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

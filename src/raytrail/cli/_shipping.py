@@ -1,0 +1,221 @@
+"""A node's agent: the destinations that it ships to, side by side, and what may change while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from raytrail import agent as loop
+from raytrail.cli import _output, _service
+from raytrail.config import Config, Destination, destinations
+from raytrail.errors import ConfigError
+from raytrail.pubsub import PubSub, connect
+from raytrail.pubsub.outlet import Outlet
+from raytrail.pubsub.url import shown
+from raytrail.tail import Checkpoint, Tailer, alive
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0  # how often it is looked whether Ray is still there
+_PINNED = ("temp_dir", "sessions", "inotify", "state_dir")
+
+
+class Shipping:
+    """
+    One destination: what is read for it, how far it is, and what it is published through.
+
+    Args:
+        destination: Where to, and how.
+        pubsub: Its broker; None makes it from the URL.
+
+    Raises:
+        ConfigError: Another agent ships from that state directory, or no backend takes the URL.
+    """
+
+    def __init__(self, destination: Destination, pubsub: PubSub | None = None) -> None:
+        self.destination = destination
+        self.outlet = Outlet(pubsub or connect(destination.agent.to), self._dead_letters)
+        self.checkpoint = Checkpoint(destination.checkpoint_file)
+        try:
+            self.tailer = Tailer(destination.tail, self.checkpoint)
+        except BaseException:
+            self.checkpoint.close()
+            raise
+        self._stop = asyncio.Event()
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return self.destination.name or "default"
+
+    async def run(self) -> None:
+        """Ship until told to finish, then what is left."""
+        try:
+            left = await loop.run(self.tailer, self.checkpoint, self.outlet, lambda: self.destination.agent, self._stop)
+        finally:
+            await self.outlet.aclose()
+            self.tailer.close()
+            self.checkpoint.close()
+        if left:
+            log.warning("%s were not shipped in time; the next agent begins with them", _output.size(left))
+
+    def finish(self, seconds: float) -> None:
+        """Ship what is left, for so long at most, and end."""
+        agent = msgspec.structs.replace(self.destination.agent, drain_seconds=seconds)
+        self.destination = self.destination._replace(agent=agent)
+        self._stop.set()
+
+    async def change(self, destination: Destination) -> None:
+        """
+        Go on by other settings.
+
+        Raises:
+            ConfigError: No backend takes the new URL; nothing was changed.
+        """
+        if destination.agent.to != self.destination.agent.to:
+            await self.outlet.change(connect(destination.agent.to))
+        before, after = self.destination.tail, destination.tail
+        for name in _PINNED:
+            if getattr(before, name) != getattr(after, name):
+                log.warning("%s is %r until the agent is started anew", name, getattr(before, name))
+        self.tailer.configure(after)
+        self.destination = destination
+
+    def figures(self) -> dict[str, Any]:
+        """Return how it stands; may be called from any thread."""
+        outlet, tailer = self.outlet, self.tailer
+        return {
+            "to": shown(self.destination.agent.to),
+            "failure": outlet.failure,
+            "last_stored_seconds_ago": round(time.monotonic() - outlet.stored_at, 1),
+            "published_events": sum(events for events, _ in list(self.checkpoint.published.values())),
+            "in_flight_bytes": outlet.in_flight_bytes,
+            "unread_bytes": tailer.unread_bytes(),
+            "bytes_until_deleted": tailer.bytes_until_deleted(),
+            "refused_events": outlet.refused_events,
+        }
+
+    def _dead_letters(self) -> PubSub:
+        return connect(f"file://{self.destination.dead_letters.absolute()}")
+
+
+class Agent:
+    """
+    All destinations of this node.
+
+    Args:
+        config: The settings to begin with.
+        load: Reads them again, on SIGHUP.
+    """
+
+    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
+        self.shippings: dict[str, Shipping] = {}
+        self._config = config
+        self._load = load
+        self._running: dict[asyncio.Future[None], Shipping] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """
+        Ship to every destination until told to stop, then what is left.
+
+        Raises:
+            ConfigError: There is no destination, or one cannot be used.
+        """
+        if not destinations(self._config):
+            raise ConfigError(
+                "nowhere to publish: give --to URL, e.g. file:///var/lib/raytrail/events, set RAYTRAIL_AGENT_TO, or "
+                "write a [destinations.<name>] table into the settings file"
+            )
+        hangup = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+        stopping, reloading = (asyncio.ensure_future(event.wait()) for event in (stop, hangup))
+        with_ray = asyncio.ensure_future(self._end_with_ray(stop))
+        try:
+            await self._take(destinations(self._config))
+            _service.notify("READY=1")
+            while not stop.is_set():
+                waited: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, *self._running]
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if hangup.is_set():
+                    hangup.clear()
+                    reloading = asyncio.ensure_future(hangup.wait())
+                    await self._reload()
+                self._see_who_ended()
+                if with_ray.done():
+                    with_ray.result()
+            _service.notify("STOPPING=1")
+            await self._finish()
+        finally:
+            left: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, *self._running]
+            for future in left:
+                future.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def _take(self, wanted: tuple[Destination, ...]) -> None:
+        """Bring what runs to what is wanted: begin, change or finish."""
+        names = {destination.name for destination in wanted}
+        for name in [name for name in self.shippings if name not in names]:
+            shipping = self.shippings.pop(name)
+            log.info("destination %s: no more; shipping what is left", shipping.label)
+            shipping.finish(shipping.destination.agent.drain_seconds)
+        for destination in wanted:
+            running = self.shippings.get(destination.name)
+            if running is None:
+                shipping = self.shippings[destination.name] = Shipping(destination)
+                self._running[asyncio.ensure_future(shipping.run())] = shipping
+            elif running.destination != destination:
+                await running.change(destination)
+
+    async def _reload(self) -> None:
+        """Read the settings again; where they are wrong, what runs goes on as it is."""
+        try:
+            config = self._load()
+            await self._take(destinations(config))
+        except ConfigError as error:
+            log.error("settings are not taken: %s; going on by the old ones", error)
+        else:
+            self._config = config
+            log.info("settings were read again")
+
+    def _see_who_ended(self) -> None:
+        for future in [future for future in self._running if future.done()]:
+            del self._running[future]
+            future.result()
+
+    async def _finish(self) -> None:
+        """Ship what is left, in the time there is; first of all wait for Ray, if it is told to stop as well."""
+        ends = {name: time.monotonic() + one.destination.agent.drain_seconds for name, one in self.shippings.items()}
+        if self._config.agent.with_ray:
+            last = min(ends.values(), default=0)
+            while await self._ray_runs() and time.monotonic() < last:  # noqa: ASYNC110 (Ray's end sets no event here)
+                await asyncio.sleep(_LOOK_SECONDS / 4)
+        for name, shipping in self.shippings.items():
+            shipping.finish(max(1.0, ends[name] - time.monotonic()))
+        if self._running:
+            await asyncio.wait(self._running)
+        self._see_who_ended()
+
+    async def _end_with_ray(self, stop: asyncio.Event) -> None:
+        """Tell the agent to stop once Ray, which did run, has ended; never, unless that is asked for."""
+        ran = False
+        with suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(_LOOK_SECONDS)
+                if self._config.agent.with_ray:
+                    runs = await self._ray_runs()
+                    if ran and not runs:
+                        log.info("Ray has ended; shipping what is left")
+                        stop.set()
+                        return
+                    ran = ran or runs
+
+    async def _ray_runs(self) -> bool:
+        sessions = {session for shipping in self.shippings.values() for session in shipping.tailer.sessions}
+        return await asyncio.to_thread(lambda: any(alive(session) is True for session in sessions))

@@ -1,0 +1,124 @@
+"""What an agent publishes through: one broker, its figures, and a place for the lines that it will never take."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from raytrail.errors import ChunkRefused, PublishError
+from raytrail.event import Chunk, Segment
+from raytrail.pubsub import Publisher, PubSub
+
+log = logging.getLogger(__name__)
+
+
+class Outlet:
+    """
+    A publisher that no line can stop.
+
+    A chunk that the broker refuses for good is halved until it is known which lines it refuses. Those are stored
+    as dead letters, each a chunk of its own, and said in the log; the rest is published.
+
+    Args:
+        pubsub: The broker. It is the outlet's to close.
+        dead_letters: Makes what keeps refused lines; called when there is one.
+    """
+
+    def __init__(self, pubsub: PubSub, dead_letters: Callable[[], PubSub]) -> None:
+        self.in_flight_bytes = 0
+        self.failures = 0
+        """Chunks that were not stored, and are sent again."""
+        self.refused_events = 0
+        self.refused_bytes = 0
+        self.failure = ""
+        """What the broker last said, as long as nothing was stored since."""
+        self.stored_at = time.monotonic()
+        """When it last stored something; at first, when this was made."""
+        self._pubsub = pubsub
+        self._make_dead_letters = dead_letters
+        self._dead_letters: PubSub | None = None
+        self._left: dict[PubSub, int] = {pubsub: 0}  # what is under way at each, one that was replaced included
+
+    async def publish(self, chunk: Chunk) -> None:
+        """
+        Publish one chunk, whatever it takes.
+
+        Raises:
+            PublishError: It was not stored; send all of it again. Of what is sent twice, the store knows the ranges.
+        """
+        pubsub = self._pubsub
+        self._left[pubsub] += 1
+        self.in_flight_bytes += len(chunk.data)
+        try:
+            await self._publish(pubsub, chunk)
+        except PublishError as error:
+            self.failures += 1
+            self.failure = str(error)
+            raise
+        else:
+            self.failure, self.stored_at = "", time.monotonic()
+        finally:
+            self.in_flight_bytes -= len(chunk.data)
+            self._left[pubsub] -= 1
+            if pubsub is not self._pubsub and not self._left[pubsub]:
+                del self._left[pubsub]
+                await pubsub.aclose()
+
+    async def change(self, pubsub: PubSub) -> None:
+        """Publish to another broker from now on. What is under way at the old one ends there; then it is closed."""
+        old, self._pubsub = self._pubsub, pubsub
+        self._left[pubsub] = 0
+        if not self._left[old]:
+            del self._left[old]
+            await old.aclose()
+
+    async def aclose(self) -> None:
+        """Close the broker and the dead letters. Safe to call twice."""
+        for pubsub in [*self._left, *filter(None, [self._dead_letters])]:
+            await pubsub.aclose()
+
+    async def _publish(self, publisher: Publisher, chunk: Chunk) -> None:
+        try:
+            await publisher.publish(chunk)
+        except ChunkRefused as error:
+            lines = chunk.data.count(b"\n")
+            if lines <= 1:
+                await self._bury(chunk, error)
+                return
+            for half in _halves(chunk, lines):
+                await self._publish(publisher, half)
+
+    async def _bury(self, chunk: Chunk, error: ChunkRefused) -> None:
+        if self._dead_letters is None:
+            self._dead_letters = self._make_dead_letters()
+        await self._dead_letters.publish(chunk)
+        self.refused_events += 1
+        self.refused_bytes += len(chunk.data)
+        log.error("%s; %s is kept with the dead letters, and shows as missing in the ledger", error, _where(chunk))
+
+
+def _halves(chunk: Chunk, lines: int) -> Iterator[Chunk]:
+    """Yield the first half of a chunk's lines, then the other."""
+    middle = 0
+    for _ in range(lines // 2):
+        middle = chunk.data.index(b"\n", middle) + 1
+    before: list[Segment] = []
+    after: list[Segment] = []
+    at = 0
+    for segment in chunk.segments:
+        cut = min(max(middle - at, 0), segment.length)
+        if cut:
+            before.append(segment._replace(length=cut))
+        if cut < segment.length:
+            after.append(segment._replace(start=segment.start + cut, length=segment.length - cut))
+        at += segment.length
+    for segments, data in ((before, chunk.data[:middle]), (after, chunk.data[middle:])):
+        yield msgspec.structs.replace(chunk, segments=tuple(segments), data=data)
+
+
+def _where(chunk: Chunk) -> str:
+    kind = f"a line of {len(chunk.data)} bytes ({chunk.event_type})"
+    return f"{kind} at offset {chunk.segments[0].start} of {chunk.segments[0].file}" if chunk.segments else kind

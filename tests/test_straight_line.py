@@ -43,7 +43,7 @@ async def test_an_event_that_ray_wrote_is_read_back_over_http(tmp_path):
         stop = asyncio.Event()
         async with httpx.AsyncClient(transport=server, base_url="http://history") as client:
             running = [
-                asyncio.create_task(agent.run(tailer, checkpoint, broker, AgentConfig(), stop, drain_seconds=5)),
+                asyncio.create_task(agent.run(tailer, checkpoint, broker, lambda: AgentConfig(drain_seconds=5), stop)),
                 asyncio.create_task(history.run(broker, store, store_config, stop, group="history")),
             ]
 

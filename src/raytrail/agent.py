@@ -14,6 +14,7 @@ from raytrail.config import AgentConfig
 from raytrail.errors import PublishError
 from raytrail.event import Chunk
 from raytrail.pubsub import Publisher
+from raytrail.pubsub.flight import InFlight
 from raytrail.tail import Checkpoint, Tailer
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,7 @@ async def run(
     progress: Progress = lambda _: None,
 ) -> int:
     """Publish what is new until `stop`, then what is left; return the bytes that remain. `current` may change."""
-    publishing: dict[asyncio.Future[None], Chunk] = {}  # `in_flight_bytes` at most, or one longer chunk
-    reports: list[Chunk] = []
+    flight, reports = InFlight(publisher), list[Chunk]()  # `in_flight_bytes` at most, or one longer chunk
     report_at, retry_at, ends = time.monotonic() + current().report_seconds, 0.0, math.inf
     away = reported = False
     try:
@@ -53,18 +53,14 @@ async def run(
                 ends = now + min(config.drain_seconds, 1e9)  # not infinite again
                 await asyncio.to_thread(tailer.look)
             chunks, looked = list[Chunk](), False
-            room = config.in_flight_bytes - sum(len(chunk.data) for chunk in publishing.values())
-            if now >= retry_at and (room >= tailer.config.chunk_bytes or not publishing):
-                idle = BUSY_SECONDS if stop.is_set() else IDLE_SECONDS
-                chunks = reports + await asyncio.to_thread(tailer.take, room, 0 if publishing or reports else idle)
-                reports, looked = [], True
-            publishing |= {asyncio.ensure_future(publisher.publish(chunk)): chunk for chunk in chunks}
-            if publishing:
-                await asyncio.wait(publishing, timeout=BUSY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            elif now < retry_at:
-                await asyncio.sleep(BUSY_SECONDS)
-            for future in [future for future in publishing if future.done()]:
-                chunk, error = publishing.pop(future), future.exception()
+            room, least = config.in_flight_bytes - flight.bytes, config.in_flight_bytes // 4
+            if now >= retry_at and (room >= max(least, tailer.config.chunk_bytes) or not flight):
+                wait = 0.0 if flight or reports else BUSY_SECONDS if stop.is_set() else IDLE_SECONDS
+                taken = await asyncio.to_thread(tailer.take, room, wait)
+                chunks, reports, looked = reports + (taken or []), [], taken is not None
+            for chunk in chunks:
+                flight.send(chunk)
+            for chunk, error in await flight.ended(BUSY_SECONDS) if flight or now < retry_at else ():
                 if error is None:
                     checkpoint.acknowledge(chunk.segments)
                     progress(len(chunk.data) if chunk.segments else 0)
@@ -80,7 +76,7 @@ async def run(
             if checkpoint.due:
                 await asyncio.to_thread(checkpoint.commit)
             # looked: what was under way may have filled all room until just now
-            left = chunks or publishing or reports or tailer.behind or now < retry_at
+            left = chunks or flight or reports or tailer.behind or now < retry_at
             nothing_left = stop.is_set() and looked and not left
             if nothing_left and reported:
                 break
@@ -88,8 +84,6 @@ async def run(
                 reports, report_at = await asyncio.to_thread(tailer.reports), now + config.report_seconds
                 reported = nothing_left
     finally:
-        for future in publishing:
-            future.cancel()
-        await asyncio.gather(*publishing, return_exceptions=True)
+        await flight.cancel()
         await asyncio.to_thread(checkpoint.commit)
     return tailer.unread_bytes()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +33,9 @@ class AgentCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with a sample for each destination."""
         destination, by_type = ["destination"], ["destination", "event_type"]
-        events = CounterMetricFamily("raytrail_agent_published_events", "Events that the broker stored.", None, by_type)
+        events = CounterMetricFamily(
+            "raytrail_agent_published_events", "Events that the broker stored, dead letters included.", None, by_type
+        )
         size = CounterMetricFamily("raytrail_agent_published_bytes", "Bytes of them, as Ray wrote them.", None, by_type)
         failed = CounterMetricFamily(
             "raytrail_agent_failed_chunks", "Chunks that were not stored, and are sent again.", None, destination
@@ -103,7 +107,10 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
     Raises:
         ConfigError: One cannot listen there.
     """
-    host, _, port = listen.rpartition(":")
+    where = re.fullmatch(r"(\[[^]]+\]|[^:]*):([0-9]+)", listen)
+    if where is None:
+        raise ConfigError(f"listen={listen!r} is not host:port; write e.g. 127.0.0.1:8366")
+    host, port = where[1] or "127.0.0.1", int(where[2])
     registry = CollectorRegistry()
     registry.register(AgentCollector(agent))
     ProcessCollector(registry=registry)
@@ -138,15 +145,18 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: it is asked every few seconds."""
 
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        daemon_threads = True
+
     try:
-        server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), Handler)
-    except (OSError, ValueError, OverflowError) as error:
+        server = Server((host.strip("[]"), port), Handler)
+    except (OSError, OverflowError) as error:
         raise ConfigError(f"listen={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8366") from error
-    server.daemon_threads = True
     thread = Thread(target=server.serve_forever, name="raytrail-metrics", daemon=True)
     thread.start()
     try:
-        yield f"http://{host or '127.0.0.1'}:{server.server_address[1]}"
+        yield f"http://{host}:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

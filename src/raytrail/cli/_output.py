@@ -21,6 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raytrail.cli import _times
+from raytrail.cli._words import note as note
+from raytrail.cli._words import size as size
 from raytrail.config import StoreConfig
 from raytrail.entities.sql import literal
 from raytrail.store.engine import Engine, copy_parquet, lines
@@ -209,29 +211,12 @@ def _writing(output: Path | None) -> Iterator[TextIO]:
         unfinished.unlink(missing_ok=True)
 
 
-def note(text: str) -> None:
-    """Say something about what is printed, out of its way."""
-    click.echo(text, err=True)
-
-
 def leave_note(left_out: Sequence[str], how: str = "--format json has all") -> None:
     """Say which columns there was no room for."""
     if left_out:
         few = [name for index, name in enumerate(left_out) if len(", ".join(left_out[: index + 1])) < NOTE_CELLS]
         more = ", ..." if len(few) < len(left_out) else ""
         note(f"not shown: {', '.join(few)}{more} ({how})")
-
-
-def size(count: int) -> str:
-    """Return a number of bytes as text, in decimal units: ``12.3 MB``."""
-    if count < 1_000:
-        return f"{count} B"
-    scaled, unit = float(count), ""
-    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 (read after the loop)
-        scaled /= 1_000
-        if scaled < 999.95:
-            break
-    return f"{scaled:.1f} {unit}"
 
 
 def _console() -> Console:

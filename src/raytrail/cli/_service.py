@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -12,6 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from raytrail.errors import ConfigError
+
+_NOTIFY_SECONDS = 1.0  # how long a systemd that does not listen may hold us up
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 def run(body: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
@@ -36,17 +41,32 @@ async def _until_stopped(body: Callable[[asyncio.Event], Awaitable[Any]]) -> Non
     await body(stop)
 
 
+def keep_memory() -> None:
+    """
+    Have the C library keep memory that is freed, up to 64 MB.
+
+    Chunks are larger than what it keeps by default: each would be taken from the kernel and given back, at a page
+    fault every 4 kB, a sixth of all that an agent does.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)
+        mallopt(_M_TRIM_THRESHOLD, 64 * 1024**2)
+
+
 def notify(state: str) -> None:
     """Tell systemd how it stands, if it wants to know: ``READY=1``, ``WATCHDOG=1`` (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(_NOTIFY_SECONDS)
             manager.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 async def alive(body: Awaitable[Any]) -> None:
     """Run `body`, telling systemd's watchdog that the loop turns, if it wants to know."""
-    seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+    ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if ours else 0.0
 
     async def beat() -> None:
         while True:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from raytrail import agent as loop
-from raytrail.cli import _output, _service
+from raytrail.cli import _service, _words
 from raytrail.config import Config, Destination, destinations
 from raytrail.errors import ConfigError
 from raytrail.pubsub import PubSub, connect
@@ -24,6 +25,7 @@ from raytrail.tail import Checkpoint, Tailer, alive
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0  # how often it is looked whether Ray is still there
+_DEAD_LETTERS_SECONDS = 10 * 365 * 24 * 3600
 _PINNED = ("temp_dir", "sessions", "inotify", "state_dir")
 
 
@@ -34,14 +36,15 @@ class Shipping:
     Args:
         destination: Where to, and how.
         pubsub: Its broker; None makes it from the URL.
+        patient: Wait also for a broker that does not let us in: others must not end for it.
 
     Raises:
         ConfigError: Another agent ships from that state directory, or no backend takes the URL.
     """
 
-    def __init__(self, destination: Destination, pubsub: PubSub | None = None) -> None:
+    def __init__(self, destination: Destination, pubsub: PubSub | None = None, *, patient: bool = False) -> None:
         self.destination = destination
-        self.outlet = Outlet(pubsub or connect(destination.agent.to), self._dead_letters)
+        self.outlet = Outlet(pubsub or connect(destination.agent.to), self._dead_letters, patient=patient)
         self.checkpoint = Checkpoint(destination.checkpoint_file)
         try:
             self.tailer = Tailer(destination.tail, self.checkpoint)
@@ -60,11 +63,19 @@ class Shipping:
         try:
             left = await loop.run(self.tailer, self.checkpoint, self.outlet, lambda: self.destination.agent, self._stop)
         finally:
-            await self.outlet.aclose()
-            self.tailer.close()
-            self.checkpoint.close()
+            await self.aclose()
         if left:
-            log.warning("%s were not shipped in time; the next agent begins with them", _output.size(left))
+            log.warning(
+                "destination %s: %s were not shipped in time; the next agent begins with them",
+                self.label,
+                _words.size(left),
+            )
+
+    async def aclose(self) -> None:
+        """Let go of the broker, the files and the checkpoint. Safe to call twice."""
+        await self.outlet.aclose()
+        self.tailer.close()
+        self.checkpoint.close()
 
     def finish(self, seconds: float) -> None:
         """Ship what is left, for so long at most, and end."""
@@ -72,21 +83,23 @@ class Shipping:
         self.destination = self.destination._replace(agent=agent)
         self._stop.set()
 
-    async def change(self, destination: Destination) -> None:
+    async def change(self, destination: Destination, pubsub: PubSub | None) -> None:
         """
         Go on by other settings.
 
-        Raises:
-            ConfigError: No backend takes the new URL; nothing was changed.
+        Args:
+            destination: The settings.
+            pubsub: The broker of its URL, where that is another one.
         """
-        if destination.agent.to != self.destination.agent.to:
-            await self.outlet.change(connect(destination.agent.to))
+        if pubsub is not None:
+            await self.outlet.change(pubsub)
         before, after = self.destination.tail, destination.tail
         for name in _PINNED:
             if getattr(before, name) != getattr(after, name):
                 log.warning("%s is %r until the agent is started anew", name, getattr(before, name))
+        after = msgspec.structs.replace(after, **{name: getattr(before, name) for name in _PINNED})
         self.tailer.configure(after)
-        self.destination = destination
+        self.destination = destination._replace(tail=after)
 
     def figures(self) -> dict[str, Any]:
         """Return how it stands; may be called from any thread."""
@@ -103,7 +116,9 @@ class Shipping:
         }
 
     def _dead_letters(self) -> PubSub:
-        return connect(f"file://{self.destination.dead_letters.absolute()}")
+        where = quote(str(self.destination.dead_letters.absolute()))
+        # somebody is to look at them, whenever that is; the broker would delete what nobody reads after a week
+        return connect(f"file://{where}?retain_seconds={_DEAD_LETTERS_SECONDS}")
 
 
 class Agent:
@@ -128,17 +143,12 @@ class Agent:
         Raises:
             ConfigError: There is no destination, or one cannot be used.
         """
-        if not destinations(self._config):
-            raise ConfigError(
-                "nowhere to publish: give --to URL, e.g. file:///var/lib/raytrail/events, set RAYTRAIL_AGENT_TO, or "
-                "write a [destinations.<name>] table into the settings file"
-            )
         hangup = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
         stopping, reloading = (asyncio.ensure_future(event.wait()) for event in (stop, hangup))
         with_ray = asyncio.ensure_future(self._end_with_ray(stop))
         try:
-            await self._take(destinations(self._config))
+            await self._take(self._config)
             _service.notify("READY=1")
             while not stop.is_set():
                 waited: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, *self._running]
@@ -158,31 +168,66 @@ class Agent:
                 future.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
-    async def _take(self, wanted: tuple[Destination, ...]) -> None:
-        """Bring what runs to what is wanted: begin, change or finish."""
-        names = {destination.name for destination in wanted}
-        for name in [name for name in self.shippings if name not in names]:
+    async def _take(self, config: Config) -> None:
+        """
+        Bring what runs to what is wanted: begin, change or finish.
+
+        Raises:
+            ConfigError: A destination cannot be used, or there is none; nothing was changed.
+        """
+        wanted = {destination.name: destination for destination in destinations(config)}
+        if not wanted:
+            raise ConfigError(
+                "nowhere to publish: give --to URL, e.g. file:///var/lib/raytrail/events, set RAYTRAIL_AGENT_TO, or "
+                "write a [destinations.<name>] table into the settings file"
+            )
+        brokers: dict[str, PubSub] = {}
+        for name, running in self.shippings.items():
+            if name in wanted and wanted[name].agent.to != running.destination.agent.to:
+                brokers[name] = connect(wanted[name].agent.to)
+        begun = await self._begin([one for name, one in wanted.items() if name not in self.shippings])
+        for name in [name for name in self.shippings if name not in wanted]:
             shipping = self.shippings.pop(name)
             log.info("destination %s: no more; shipping what is left", shipping.label)
             shipping.finish(shipping.destination.agent.drain_seconds)
-        for destination in wanted:
-            running = self.shippings.get(destination.name)
-            if running is None:
-                shipping = self.shippings[destination.name] = Shipping(destination)
-                self._running[asyncio.ensure_future(shipping.run())] = shipping
-            elif running.destination != destination:
-                await running.change(destination)
+        for name, running in self.shippings.items():
+            if running.destination != wanted[name]:
+                await running.change(wanted[name], brokers.get(name))
+        for shipping in begun:
+            self.shippings[shipping.destination.name] = shipping
+            self._running[asyncio.ensure_future(shipping.run())] = shipping
+
+    async def _begin(self, wanted: list[Destination]) -> list[Shipping]:
+        """Make what ships to new destinations: all of them, or none."""
+        names = {destination.name for destination in wanted}
+        back = [future for future, shipping in self._running.items() if shipping.destination.name in names]
+        if back:  # it was taken out just now, and holds its checkpoint until it has shipped what is left
+            await asyncio.wait(back)
+        begun: list[Shipping] = []
+        patient = len(wanted) > 1 or bool(self._running)
+        try:
+            for destination in wanted:
+                begun.append(Shipping(destination, patient=patient))  # noqa: PERF401 (those before one that fails are closed)
+        except ConfigError:
+            for shipping in begun:
+                await shipping.aclose()
+            raise
+        return begun
 
     async def _reload(self) -> None:
         """Read the settings again; where they are wrong, what runs goes on as it is."""
         try:
             config = self._load()
-            await self._take(destinations(config))
+            await self._take(config)
         except ConfigError as error:
             log.error("settings are not taken: %s; going on by the old ones", error)
-        else:
-            self._config = config
-            log.info("settings were read again")
+            return
+        listen = self._config.agent.listen
+        if config.agent.listen != listen:
+            log.warning("listen is %r until the agent is started anew", listen)
+        agent = msgspec.structs.replace(config.agent, listen=listen)
+        self._config = msgspec.structs.replace(config, agent=agent)
+        log.info("settings were read again")
 
     def _see_who_ended(self) -> None:
         for future in [future for future in self._running if future.done()]:
@@ -192,12 +237,13 @@ class Agent:
     async def _finish(self) -> None:
         """Ship what is left, in the time there is; first of all wait for Ray, if it is told to stop as well."""
         ends = {name: time.monotonic() + one.destination.agent.drain_seconds for name, one in self.shippings.items()}
+        least = 0.0
         if self._config.agent.with_ray:
-            last = min(ends.values(), default=0)
+            last, least = min(ends.values(), default=0), 1.0
             while await self._ray_runs() and time.monotonic() < last:  # noqa: ASYNC110 (Ray's end sets no event here)
                 await asyncio.sleep(_LOOK_SECONDS / 4)
         for name, shipping in self.shippings.items():
-            shipping.finish(max(1.0, ends[name] - time.monotonic()))
+            shipping.finish(max(least, ends[name] - time.monotonic()))
         if self._running:
             await asyncio.wait(self._running)
         self._see_who_ended()
@@ -214,6 +260,8 @@ class Agent:
                         log.info("Ray has ended; shipping what is left")
                         stop.set()
                         return
+                    if runs and not ran:
+                        log.info("Ray runs here; the agent ends once it has")
                     ran = ran or runs
 
     async def _ray_runs(self) -> bool:

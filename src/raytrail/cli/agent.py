@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from raytrail.cli import _options, _output, _service
+from raytrail.cli import _options, _service, _words
 from raytrail.cli._shipping import Agent
 from raytrail.config import Config
 
@@ -23,6 +23,7 @@ def agent(config: Config, load: Callable[[], Config]) -> None:
     is left first; SIGHUP reads the settings again, without a pause. `raytrail doctor` says whether there is
     anything to ship.
     """
+    _service.keep_memory()
     _service.run(lambda stop: _agent(config, load, stop))
 
 
@@ -35,5 +36,5 @@ async def _agent(config: Config, load: Callable[[], Config], stop: asyncio.Event
     from raytrail.cli._metrics import answering
 
     with answering(config.agent.listen, agent) as url:
-        _output.note(f"metrics on {url}/metrics")
+        _words.note(f"metrics on {url}/metrics")
         await _service.alive(agent.run(stop))

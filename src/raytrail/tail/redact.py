@@ -8,15 +8,28 @@ are found at any depth of quoting, by their bytes: a line that is cut, or is no 
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterable
 
+# every byte passes here: the C library's search takes a third of the time that `bytes.find` does
+_memmem = ctypes.CDLL(None).memmem
+_memmem.restype = ctypes.c_void_p
+_memmem.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t)
+
 _TOKEN = re.compile(rb'(\\*)"|[{}\[\]\n]')
 _COLON = re.compile(rb'(\\*)"\s*:\s*')
+_FLAT = re.compile(rb'(\\*)"\s*:\s*\{[^{}\n]*\}')
 _KEY = re.compile(rb"\s*:")
 _PASSWORD = re.compile(rb"://[^\s/\"'\\@:]*:([^\s/\"'\\@]+)@")
 _QUOTE, _NEWLINE = b'"\n'
 _OPENING, _CLOSING = b"{[", b"}]"
+_KNOWN = 1000  # values that are remembered
+_URL_BYTES = 4096  # longest user and password that are looked for
+
+
+Spans = list[tuple[int, int]]
+"""Start and end of what is to be masked."""
 
 
 class Redactor:
@@ -28,47 +41,90 @@ class Redactor:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = [name.encode() for name in names]
+        # All tasks of a job have the same runtime environment: from its text to the quote that its name begins with,
+        # and the text with its strings masked.
+        self._known: dict[bytes, tuple[bytes, bytes]] = {}
 
     def __call__(self, data: bytes) -> bytes:
         """Return `data`, lines of JSON, with what is secret masked; the same object where nothing is."""
-        masked: bytearray | None = None
-        for start, end in self._secrets(data):
-            masked = bytearray(data) if masked is None else masked
-            masked[start:end] = b"*" * (end - start)
-        return data if masked is None else bytes(masked)
-
-    def _secrets(self, data: bytes) -> Iterable[tuple[int, int]]:
         if not self._names:
-            return
+            return data
+        masked: bytearray | None = None
         for name in self._names:
+            if not _memmem(data, len(data), name, len(name)):
+                continue
+            masked = bytearray(data) if masked is None else masked
             at = data.find(name)
             while at >= 0:
-                yield from _value(data, at, at + len(name))
-                at = data.find(name, at + len(name))
-        if b"://" in data:
-            yield from (match.span(1) for match in _PASSWORD.finditer(data))
+                end = at + len(name)
+                value = _FLAT.match(data, end)
+                quote, hidden = self._hidden(value) if value else (b"", b"")
+                if not hidden:
+                    _mask_value(data, at, end, masked)
+                elif data.endswith(quote, 0, at) and data[at - len(quote) - 1 : at - len(quote)] != b"\\":
+                    masked[end : end + len(hidden)] = hidden
+                at = data.find(name, end)
+        at = data.find(b"@")  # far rarer than "://"
+        while at >= 0:
+            begins = data.rfind(b"://", max(0, at - _URL_BYTES), at)
+            if begins >= 0 and (password := _PASSWORD.fullmatch(data, begins, at + 1)):
+                masked = bytearray(data) if masked is None else masked
+                _mask(masked, [password.span(1)])
+            at = data.find(b"@", at + 1)
+        return data if masked is None else bytes(masked)
+
+    def _hidden(self, value: re.Match[bytes]) -> tuple[bytes, bytes]:
+        """Return the quote that a name ends with, and what follows it, masked; nothing where a brace is in a string."""
+        known = self._known.get(value[0])
+        if known is None:
+            text, slashes = bytearray(value[0]), len(value[1])
+            strings = _strings(value[0], value[0].index(b"{"), slashes)
+            _mask(text, strings)
+            whole = not strings or strings[-1][1] < len(text)
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            known = self._known[value[0]] = bytes(text[: slashes + 1]), bytes(text) if whole else b""
+        return known
 
 
-def _value(data: bytes, start: int, end: int) -> Iterable[tuple[int, int]]:
-    """Yield what is to be masked of the value that a name has, if it is the whole name of one."""
+def _mask(line: bytearray, spans: Spans) -> None:
+    for start, end in spans:
+        line[start:end] = b"*" * (end - start)
+
+
+def _mask_value(data: bytes, start: int, end: int, masked: bytearray) -> None:
+    """Mask the value of a name that lies in ``[start, end)``, if it is the whole name of one."""
     colon = _COLON.match(data, end)
-    if colon is None:
-        return
-    # a quote that is quoted k times has 2 ** k - 1 backslashes before it
-    slashes = len(colon[1])
-    quote = start - slashes - 1
-    if data[max(0, quote) : start] != colon[1] + b'"' or data[max(0, quote - 1) : quote] == b"\\":
+    if colon is None or not _opens(data, start, colon[1]):
         return
     at = colon.end()
-    if at < len(data) and data[at] not in b'{["\\':
-        return  # a number, true, false or null
+    if at < len(data) and data[at] in b'{["\\':  # else it is a number, true, false or null
+        _mask(masked, _strings(data, at, len(colon[1])))
+
+
+def _opens(data: bytes, start: int, backslashes: bytes) -> bool:
+    """Say whether a name that begins at `start` is a whole one, in quotes with that many backslashes."""
+    quote = start - len(backslashes) - 1
+    return data[max(0, quote) : start] == backslashes + b'"' and data[max(0, quote - 1) : quote] != b"\\"
+
+
+def _strings(data: bytes, at: int, slashes: int) -> Spans:
+    """
+    Return the strings, but for keys, of the value that begins at `at`; up to the line's end where it is cut.
+
+    Args:
+        data: Lines.
+        at: Where the value begins.
+        slashes: Backslashes before each quote: 2 ** k - 1 of them where it is quoted k times.
+    """
+    found: Spans = []
     opened, depth = -1, 0
     for token in _TOKEN.finditer(data, at):
         last = data[token.end() - 1]
         if last == _NEWLINE:
             if opened >= 0:
-                yield opened, token.start()
-            return
+                found.append((opened, token.start()))
+            return found
         if last == _QUOTE:
             # backslashes before it that belong to the string come in twice as many
             if len(token[1]) % (2 * (slashes + 1)) != slashes:
@@ -77,11 +133,12 @@ def _value(data: bytes, start: int, end: int) -> Iterable[tuple[int, int]]:
                 opened = token.end()
                 continue
             if not (depth and _KEY.match(data, token.end())):
-                yield opened, token.end() - 1 - slashes
+                found.append((opened, token.end() - 1 - slashes))
             opened = -1
         elif opened < 0:
             depth += (last in _OPENING) - (last in _CLOSING)
         if depth <= 0 and opened < 0:
-            return
+            return found
     if opened >= 0:
-        yield opened, len(data)
+        found.append((opened, len(data)))
+    return found

@@ -122,13 +122,16 @@ class Tailer:
                 if chunk is not None:
                     yield chunk
 
-    def take(self, room: int, wait_seconds: float) -> list[Chunk]:
+    def take(self, room: int, wait_seconds: float) -> list[Chunk] | None:
         """
         Wait for something to read, and return chunks of `room` bytes in all: what several polls yield.
 
-        If there is only room for one chunk, or less, it is one chunk.
+        If there is only room for one chunk, or less, it is one chunk. None where it is not yet time for a poll:
+        events gather for `poll_seconds`.
         """
         self.wait(wait_seconds)
+        if not self.behind and time.monotonic() < self._polled + self.config.poll_seconds:
+            return None
         chunks: list[Chunk] = []
         while True:
             before = len(chunks)

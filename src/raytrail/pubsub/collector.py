@@ -1,0 +1,242 @@
+"""
+Foreign records to chunks: what Vector, Fluent Bit, rsyslog and the like send of Ray's event files, with no agent.
+
+A record is one line of an event file, in one of these shapes:
+
+    {"message": "<line>", "file": "<path>", ...}      Vector's file source; `log` and `path` with Fluent Bit
+    {"event_data": {...}, ..., "file": "<path>"}      the line as an object, which a parser of the collector made
+    <line>                                            rsyslog, Vector with ``codec = "text"``
+
+and a message holds one, or NDJSON of many, or a JSON array of them. The line may be under ``message``, ``log``
+or ``line``, the path under ``file``, ``path``, ``filename``, ``file_path`` or ``log_file``.
+
+The path says session and event type: collect ``/tmp/ray/session_2*/logs/export_events/event_EXPORT_*.log*``, by
+the session's own name and not by ``session_latest``. Without a path the event says its type; its session is what
+the sender says of all its records (`Sender`), else ``session_unknown``, in which clusters are not told apart.
+Lines of files that are no event files are left out, with a warning; a line that cannot be read, cut by the
+collector say, is passed on, and the store sets it aside.
+
+A chunk's only segment is named for its content: ``<timestamp of the first line>-collector-<hash of the lines>``.
+So a batch that is sent again is the same range and stored once, whatever was killed. A collector's own offset is
+not used, since it comes with a path and not with a file: after a rotation other lines have the same path and
+offset, and would pass for stored. What follows from it, and is so:
+
+* Nobody knows what was written. The ledger shows what arrived as written; what the collector lost is not missing.
+* A line that comes again in another batch, as after the collector was killed, is counted again as an event
+  stored. States are folded the same, but for an actor's `num_restarts`, which may count it twice.
+* Of one writer's events in the same second, the order is known within a batch only.
+* Each batch is a file of its own to the store: let a collector gather for some seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from raytrail.errors import EventError, RaytrailError
+from raytrail.event import Chunk, Segment
+from raytrail.pubsub import Publisher
+
+UNKNOWN = "UNKNOWN"
+"""The event type of lines that say none."""
+UNKNOWN_SESSION = "session_unknown"
+
+_CHUNK_BYTES = 256 * 1024
+_THREAD_BYTES = 64 * 1024  # below, a thread costs more than it frees the loop for
+_PREFIX = "raytrail-"
+_VERSION = "raytrail-version"
+
+_LINES = ("message", "log", "line")
+_PATHS = ("file", "path", "filename", "file_path", "log_file")
+_ADDED = {*_LINES, *_PATHS, "host", "hostname", "date", "offset", "tag", "@timestamp"}
+"""What collectors put beside the fields of an event."""
+
+_FILE = re.compile(r"(?:^|/)event_EXPORT_([A-Z][A-Z0-9_]*?)(?:_\d+)?(?:\.\d+)?\.log(?:\.\d+)?")
+_SESSION = re.compile(r"(?:^|/)(session_\d[^/]*)/")
+_FILE_TYPES = {"TRAIN_RUN": "TRAIN_STATE", "TRAIN_RUN_ATTEMPT": "TRAIN_STATE"}  # where it is not the event's type
+
+log = logging.getLogger(__name__)
+
+
+class Sender(NamedTuple):
+    """What is known of all records of a message, where they do not say it themselves."""
+
+    cluster: str = ""
+    session: str = ""
+    node_id: str = ""
+    path: str = ""
+
+
+_NOBODY = Sender()
+
+
+class _Head(msgspec.Struct, frozen=True):
+    source_type: str = ""
+    timestamp: int = 0
+
+
+class Collector:
+    """Takes what is posted to ``/ingest``, by our agents and by foreign collectors, and publishes it."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    async def take(self, headers: Mapping[str, str], body: bytes) -> None:
+        """
+        Publish what a request holds, returning once all of it is stored.
+
+        Args:
+            headers: The request's, names in lower case. With ``raytrail-version`` it is a chunk of ours; else
+                ``raytrail-cluster``, ``raytrail-session`` and ``raytrail-node-id`` may say what records do not.
+            body: As it was before it was compressed.
+
+        Raises:
+            EventError: The headers or the body cannot be read; nothing was published.
+            PublishError: Some of it was not stored; send all of it again where `retryable`.
+            ConfigError: Nothing can be stored before somebody mends the broker, or its URL.
+        """
+        read = asyncio.to_thread(_read, headers, body) if len(body) > _THREAD_BYTES else None
+        chunks = await read if read else _read(headers, body)
+        results = await asyncio.gather(*map(self._publisher.publish, chunks), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        # what may be stored later comes first: the sender must not think that all is refused for good
+        for error in sorted(errors, key=lambda error: not (isinstance(error, RaytrailError) and error.retryable)):
+            raise error
+
+
+def to_http(chunk: Chunk) -> dict[str, str]:
+    """Return a chunk's headers as HTTP's, with hyphens (proxies drop underscores) and percent-encoded."""
+    return {
+        _PREFIX + name.removeprefix(_PREFIX).replace("_", "-"): quote(value, safe=":,", errors="surrogatepass")
+        for name, value in chunk.headers().items()
+    }
+
+
+def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
+    """
+    Make the chunks of a foreign message: one per session and event type, and each 256 KiB of lines.
+
+    The same message gives the same chunks. Several messages of one sender may be joined by newlines.
+
+    Raises:
+        EventError: It begins as a JSON array and is none.
+    """
+    gathered: dict[tuple[str, str], list[bytes]] = {}
+    left_out: dict[str, int] = {}
+    for record in _records(value):
+        lines, path = _lines(record)
+        path = path or sender.path
+        named, session = _FILE.search(path), _SESSION.search(path)
+        for line in lines:
+            event_type = named[1] if named else _event_type(line)
+            if event_type == UNKNOWN and path:
+                left_out[path] = left_out.get(path, 0) + 1
+                continue
+            key = (session[1] if session else sender.session or UNKNOWN_SESSION, event_type)
+            gathered.setdefault(key, []).append(line)
+    for path, count in left_out.items():
+        log.warning("%d lines of %r are left out, as they are no events; collect event_EXPORT_*.log* only", count, path)
+    return [_chunk(sender, *key, data) for key, some in gathered.items() for data in _joined(some)]
+
+
+def _read(headers: Mapping[str, str], body: bytes) -> list[Chunk]:
+    said = {
+        name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquote(
+            value, errors="surrogatepass"
+        )
+        for name, value in headers.items()
+        if name.startswith(_PREFIX)
+    }
+    session = said.get("session", "")
+    if "/" in session or "\0" in session or session in (".", ".."):
+        raise EventError(f"session {session!r} cannot name a directory; send Ray's own name for it")
+    if _VERSION not in said:
+        return from_message(body, Sender(said.get("cluster", ""), session, said.get("node_id", "")))
+    if not session:
+        raise EventError(f"chunk headers {said!r} name no session; they were cut or altered")
+    if headers.get("content-type", "").startswith("application/json"):
+        body = b"".join(line + b"\n" for line in _records(body))
+    return [Chunk.from_wire(said, body)]
+
+
+def _records(value: bytes) -> Iterator[bytes]:
+    if value.lstrip()[:1] != b"[":
+        yield from filter(None, (line.strip() for line in value.split(b"\n")))
+        return
+    try:
+        records = msgspec.json.decode(value, type=list[msgspec.Raw])
+    except msgspec.DecodeError as error:
+        raise EventError(f"JSON array of {len(value)} bytes: {error}; send one that is whole, or NDJSON") from error
+    for record in records:
+        # a raw newline in JSON is white space
+        yield bytes(record) if b"\n" not in bytes(record) else msgspec.json.format(bytes(record), indent=-1)
+
+
+def _lines(record: bytes) -> tuple[list[bytes], str]:
+    """Return a record's lines (one, unless the collector joins them) and the path it names."""
+    try:
+        fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return [record + b"\n"], ""
+    path = next(filter(None, (_text(fields.get(name)) for name in _PATHS)), "")
+    if "event_data" in fields:
+        if _ADDED.isdisjoint(fields):
+            return [record + b"\n"], path
+        kept = {name: value for name, value in fields.items() if name not in _ADDED}
+        return [msgspec.json.encode(kept) + b"\n"], path
+    for name in _LINES:
+        if text := _text(fields.get(name)):
+            found = [line.strip() for line in text.encode().split(b"\n")]
+            return [line + b"\n" for line in found if line], path
+    return [record + b"\n"], path
+
+
+def _joined(lines: list[bytes]) -> Iterator[bytes]:
+    run, size = list[bytes](), 0
+    for line in lines:
+        if run and size + len(line) > _CHUNK_BYTES:
+            yield b"".join(run)
+            run, size = [], 0
+        run.append(line)
+        size += len(line)
+    yield b"".join(run)
+
+
+def _text(value: msgspec.Raw | None) -> str:
+    try:
+        return msgspec.json.decode(value or b'""', type=str)
+    except msgspec.DecodeError:  # it is no text, or not one that UTF-8 can hold
+        return ""
+
+
+def _head(line: bytes) -> _Head:
+    try:
+        return msgspec.json.decode(line, type=_Head)
+    except msgspec.DecodeError:
+        return _Head()
+
+
+def _event_type(line: bytes) -> str:
+    source, export, name = _head(line).source_type.partition("EXPORT_")
+    return _FILE_TYPES.get(name, name) if export and not source else UNKNOWN
+
+
+def _chunk(sender: Sender, session: str, event_type: str, data: bytes) -> Chunk:
+    began = _head(data[: data.index(b"\n")]).timestamp
+    name = hashlib.blake2b(session.encode("utf-8", "surrogatepass") + b"\n" + data, digest_size=16).hexdigest()
+    return Chunk(
+        cluster=sender.cluster,
+        session=session,
+        node_id=sender.node_id,
+        event_type=event_type,
+        # begins with the time as an agent's does, for what the fold orders by file
+        segments=(Segment(f"{began:010d}-collector-{name}", 0, 0, len(data)),),
+        data=data,
+    )

@@ -1,0 +1,730 @@
+"""
+Chunks through a Kafka topic: ``kafka://host:9092[,host2:9092]/topic``.
+
+A message is a chunk: its lines as the value, its headers as the message's, its first file as the key. So a file
+stays in one partition, in order, as long as the topic's number of partitions does not change.
+
+With ``envelope=event`` a message is one line, for readers that know nothing of us (ClickHouse, Spark, Flink): the
+value is its JSON, with no newline. By its one header, ``raytrail-line``, our own reader joins a chunk's lines again:
+
+    ["<version>","<cluster>","<session>","<node id>","<event type>"] <the line's segments> <number>/<lines of the chunk>
+
+Readers take both, whatever their URL says.
+
+Settings, in the URL's query:
+
+    envelope         chunk   `chunk` or `event`
+    partitions               make the topic, with so many, where it is missing; else that is the broker's affair
+    timeout_seconds  30      how long the brokers may take to store a chunk
+
+and every property of librdkafka that has a dot in its name, as ``compression.type=zstd`` or ``ssl.ca.location=...``.
+``user:password@`` means SASL PLAIN over TLS, unless ``security.protocol`` and ``sasl.mechanism`` say otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError, RaytrailError
+from raytrail.event import Chunk, Segment
+from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.collector import from_message
+from raytrail.pubsub.url import parse, shown
+
+_CONNECT_SECONDS = 8.0
+_POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing
+_COMMIT_SECONDS = 1.0
+_JOIN_SECONDS = 1.0  # how long a reader waits for the rest of a chunk that came line by line
+_SESSION_SECONDS = 10.0
+_LINE = "raytrail-line"
+_COMMON = ("raytrail-version", "cluster", "session", "node_id", "event_type")
+
+_OURS = {
+    *("bootstrap.servers", "metadata.broker.list", "group.id", "enable.idempotence", "request.required.acks"),
+    *("message.timeout.ms", "delivery.timeout.ms", "transactional.id", "delivery.report.only.error"),
+    *("enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset", "isolation.level"),
+    *("batch.num.messages", "enable.partition.eof"),
+}
+"""Properties that the promise rests on."""
+
+_GIVEN_UP = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL}
+_REFUSED = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD}
+_TO_MEND = {
+    KafkaError._AUTHENTICATION: "mend user, password and sasl.mechanism",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "mend user, password and sasl.mechanism",
+    KafkaError._SSL: "mend the ssl.* properties, or the broker's certificate",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "allow this user Describe, and Write or Read, on the topic",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "allow this user Write on the topic, and Create where it is missing",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "allow this user Read on the group",
+    KafkaError.INCONSISTENT_GROUP_PROTOCOL: "something else reads as that group, name another",
+    KafkaError.INVALID_GROUP_ID: "name another group",
+    KafkaError.TOPIC_EXCEPTION: "name another topic",
+    KafkaError.INVALID_PARTITIONS: "say another number of partitions",
+    KafkaError.POLICY_VIOLATION: "make the topic by hand, or say another number of partitions",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "make it, or say ?partitions=8 and it is made",
+    KafkaError._UNKNOWN_TOPIC: "make it, or say ?partitions=8 and it is made",
+}
+"""What a person must mend, and how."""
+
+_QUIET = {"FAIL", "ERROR", "CONFWARN", "REQTMOUT", "TERMINATE", "GETPID", "FATAL"}
+
+log = logging.getLogger(__name__)
+_librdkafka = log.getChild("librdkafka")
+_Message = tuple[str, bytes, list[tuple[str, str | bytes | None]]]
+"""Key, value and headers."""
+
+
+class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the URL's query may say besides librdkafka's properties; the module's docstring says what it means."""
+
+    envelope: Literal["chunk", "event"] = "chunk"
+    partitions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    timeout_seconds: Annotated[float, msgspec.Meta(ge=1)] = 30
+
+
+class KafkaPubSub:
+    """
+    A Kafka topic: ``kafka://[user:password@]host[:9092][,...]/topic?envelope=chunk|event&partitions=...``.
+
+    The readers of a group, in any processes, share the topic's partitions among them. Acks are written down
+    every second, when partitions go to another reader, and when a reader leaves.
+    """
+
+    guarantee: ClassVar[Guarantee] = "at-least-once"
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        ours = urlencode([(name, value) for name, value in pairs if "." not in name])
+        address, self._settings = parse(parts._replace(query=ours).geturl(), _Settings)
+        self._shown, self._topic = shown(url), address.path
+        if not address.hosts or not address.path or "/" in address.path:
+            raise ConfigError(f"{self._shown!r} names no topic; write kafka://host:9092/topic")
+        given = [(name, value) for name, value in pairs if "." in name]
+        for name, _ in given:
+            if name in _OURS or [name for name, _ in given].count(name) > 1:
+                why = "is Raytrail's to set" if name in _OURS else "is given twice"
+                raise ConfigError(f"{self._shown!r}: property {name!r} {why}; leave it out")
+        sasl = {"sasl.username": address.user, "sasl.password": address.password}
+        self._properties: dict[str, Any] = {
+            "client.id": "raytrail",
+            "socket.keepalive.enable": True,
+            "log.connection.close": False,
+            "reconnect.backoff.max.ms": 2000,
+            "allow.auto.create.topics": not self._settings.partitions,
+            **({"security.protocol": "SASL_SSL", "sasl.mechanisms": "PLAIN", **sasl} if address.user else {}),
+            **dict(given),
+            "error_cb": self._heard,
+            "logger": _Log(),
+        }
+        self._client(Producer, {})  # without a broker, to see whether the properties are good
+        self._properties["bootstrap.servers"] = ",".join(address.hosts)
+        self._senders: dict[bool, _Sender] = {}
+        self._turn = asyncio.Lock()
+        self._failed_at = 0.0
+        self._failure: RaytrailError | None = None
+        self._worked = False
+        self._last: KafkaError | None = None
+        self._down = False
+
+    async def publish(self, chunk: Chunk) -> None:
+        """
+        Send one chunk, returning once all in-sync replicas have it.
+
+        Raises:
+            BrokerUnavailable: The brokers are away, or did not say within `timeout_seconds` that it is stored; or
+                they no longer let us in, though they did before.
+            ChunkRefused: It is longer than the topic's ``max.message.bytes`` (compressed), or than 95 MiB.
+            ConfigError: The brokers do not let us in, or there is no such topic.
+        """
+        error = await self._send(chunk, alone=False)
+        if error is not None and error.code() in _REFUSED:
+            # it may have failed with a batch whose other chunks were too long
+            error = await self._send(chunk, alone=True)
+        if error is not None:
+            raise self._ours(error)
+        self._worked, self._last = True, None
+
+    async def _send(self, chunk: Chunk, *, alone: bool) -> KafkaError | None:
+        began = time.monotonic()
+        async with self._turn:
+            if self._failure is not None and began <= self._failed_at:
+                raise self._failure  # it waited behind one that failed, and must not overtake it
+            sender = self._senders.get(alone) or await self._open(alone=alone)
+            sent = sender.begin()
+            try:
+                messages = _lines(chunk) if self._settings.envelope == "event" else iter((_message(chunk),))
+                while not sender.produce(self._topic, messages, sent):
+                    if time.monotonic() > began + self._settings.timeout_seconds:
+                        raise self._drop(self._slow())
+                    await asyncio.sleep(_POLL_SECONDS)
+                    if sender.stopped:
+                        raise self._failure or self._slow()
+            except KafkaException as failed:
+                sent.fail(failed.args[0])
+            sent.complete()
+        left = began + self._settings.timeout_seconds - time.monotonic()
+        await asyncio.wait([sent.stored], timeout=max(left, 1))
+        if not sent.stored.done():
+            raise self._drop(self._slow())
+        error = sent.stored.result()
+        if error is not None and error.code() in _GIVEN_UP:
+            if sender.stopped and self._failure is not None:
+                raise self._failure
+            # the client gave all up by itself, and says why in a moment
+            await self._reason(sender)
+        if error is not None and error.code() not in _REFUSED:
+            self._drop(self._ours(error))
+        return error
+
+    async def _reason(self, sender: _Sender) -> None:
+        deadline = time.monotonic() + 1
+        while self._last is None and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+            sender.listen()
+
+    async def _open(self, *, alone: bool) -> _Sender:
+        client: Producer = self._client(
+            Producer,
+            {
+                "enable.idempotence": True,  # acks=all, and a partition's order outlives librdkafka's own retries
+                "message.timeout.ms": 0,  # never expires: a chunk that did would leave a hole in the file's order
+                "linger.ms": 10,
+                "compression.type": "lz4",
+                "message.max.bytes": 95 * 1024**2,  # the broker decides, but drops who sends 100 MiB at once
+                "queue.buffering.max.kbytes": 128 * 1024,
+                "queue.buffering.max.messages": 1_000_000,
+                "batch.num.messages": 1 if alone else 10_000,
+            },
+        )
+        try:
+            await asyncio.to_thread(self._prepare, client)
+        except RaytrailError as error:
+            raise self._drop(error) from None
+        self._senders[alone] = _Sender(client, self._heard)
+        return self._senders[alone]
+
+    def _drop(self, error: RaytrailError) -> RaytrailError:
+        """
+        Give up the producer, with all that is under way in it.
+
+        What librdkafka holds would be delivered whenever the broker is back, after chunks that were sent again
+        meanwhile. Purged, all of it fails, and is sent again in order by whoever sent it. What was on its way to
+        the broker may be stored all the same: those chunks come twice, and the store knows them by their ranges.
+        """
+        self._failed_at, self._failure = time.monotonic(), error
+        senders, self._senders = self._senders, {}
+        for sender in senders.values():
+            sender.stop()
+        return error
+
+    async def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
+        """
+        Yield chunks from where `group` left off; a new group begins with the oldest that is still held.
+
+        The partitions are shared among all that read as `group`; when one joins or leaves, what was not
+        acknowledged may come to another, again. What a reader that was killed had comes after 10 seconds. An ack
+        that comes after the generator was closed is lost.
+
+        Args:
+            group: Who reads; Kafka's ``group.id``.
+            from_start: Forget where the group left off. Nobody else may read as it meanwhile.
+
+        Raises:
+            ConfigError: The brokers do not let us in, there is no such topic, or `from_start` and somebody reads.
+            BrokerUnavailable: The brokers are away.
+            EventError: A chunk is of a newer format; nothing after it in its partition is read.
+        """
+        consumer: Consumer = self._client(
+            Consumer,
+            {
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                "session.timeout.ms": int(_SESSION_SECONDS * 1000),
+                "max.poll.interval.ms": 3600 * 1000,  # a full disk may keep the history waiting
+                "fetch.max.bytes": 16 * 1024**2,
+                "queued.max.messages.kbytes": 16 * 1024,
+                "receive.message.max.bytes": 128 * 1024**2,
+            },
+        )
+        reader = _Reader(consumer, self._topic)
+        loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "raytrail-kafka-reader")
+
+        async def run(call: Callable[..., Any], *args: object) -> Any:
+            # one thread: leaving comes after what a cancelled reader was just doing
+            return await loop.run_in_executor(thread, call, *args)
+
+        away = False
+        try:
+            partitions = await run(self._prepare, consumer)
+            deadline = time.monotonic() + _SESSION_SECONDS + 1
+            while from_start and not await run(reader.rewind, partitions):
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"{self._shown}: group {group!r} is being read; stop its readers to read it from the start, "
+                        f"or read as another group"
+                    )
+                await asyncio.sleep(0.5)
+            await run(reader.join)
+            while True:
+                for chunk, ack in await run(reader.take):
+                    yield Delivery(chunk, ack)
+                if self._down:
+                    await run(self._prepare, consumer)
+        except KafkaException as error:
+            away = True
+            raise self._ours(error.args[0]) from error
+        except BrokerUnavailable:
+            away = True
+            raise
+        finally:
+            await run(reader.leave, not away)
+            thread.shutdown(wait=False)
+
+    async def aclose(self) -> None:
+        """Drop the connections; what is still being published fails."""
+        senders = list(self._senders.values())
+        self._drop(BrokerUnavailable(f"{self._shown} was closed"))
+        for sender in senders:
+            await asyncio.to_thread(sender.join)
+
+    def _client(self, kind: Callable[[dict[str, Any]], Any], properties: dict[str, Any]) -> Any:
+        try:
+            return kind({**properties, **self._properties})
+        except (KafkaException, TypeError, ValueError) as error:
+            said = error.args[0]
+            text = said.str() if isinstance(said, KafkaError) else said
+            raise ConfigError(f"{self._shown!r}: {text}; mend the URL") from error
+
+    def _prepare(self, client: Any) -> int:
+        """Return the topic's partitions, waiting for the brokers and for the topic, which is made if we are to."""
+        deadline, made = time.monotonic() + _CONNECT_SECONDS, False
+        self._last, self._down = None, False
+        while True:
+            try:
+                topic = client.list_topics(self._topic, timeout=max(deadline - time.monotonic(), 1)).topics[self._topic]
+                error = topic.error
+            except KafkaException as failed:
+                client.poll(0)  # `_heard` hears why
+                raise self._ours(failed.args[0]) from failed
+            if error is None:
+                self._last, self._down = None, False
+                return len(topic.partitions)
+            missing = error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
+            if not missing or time.monotonic() > deadline:
+                raise self._ours(error)
+            if self._settings.partitions and not made:
+                self._make_topic(self._settings.partitions)
+                made = True
+            time.sleep(0.1)
+
+    def _make_topic(self, partitions: int) -> None:
+        admin: AdminClient = self._client(AdminClient, {})
+        # as many replicas as the broker makes by default
+        made = admin.create_topics([NewTopic(self._topic, partitions)], request_timeout=_CONNECT_SECONDS)
+        try:
+            made[self._topic].result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise self._ours(error.args[0]) from error
+
+    def _heard(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._down = True  # what came before it says why
+        else:
+            self._last = error
+
+    def _slow(self) -> BrokerUnavailable:
+        why = f" ({self._last.str()})" if self._last else ""
+        return BrokerUnavailable(
+            f"{self._shown} did not say within {self._settings.timeout_seconds:g} seconds that a chunk is stored{why}; "
+            f"look after its brokers, or raise timeout_seconds"
+        )
+
+    def _ours(self, error: KafkaError) -> RaytrailError:
+        """Make librdkafka's error ours."""
+        if error.code() < 0 and self._last is not None:
+            error = self._last  # the client's own errors say that it waited in vain; this one says for what
+        if error.code() in _REFUSED:
+            return ChunkRefused(
+                f"{self._shown} takes no message of that size: {error.str()}; raise max.message.bytes of the topic, "
+                f"or lower the agent's chunk_bytes"
+            )
+        if mend := _TO_MEND.get(error.code()):
+            # an agent that has worked outlives what an administrator changes and mends
+            kind = BrokerUnavailable if self._worked else ConfigError
+            return kind(f"{self._shown}: {error.str()}; {mend}")
+        return BrokerUnavailable(f"{self._shown}: {error.str()}; look after its brokers and the way to them")
+
+
+class _Sender:
+    """
+    A producer that is polled by the event loop while something is under way.
+
+    A thread that waits for it would compete with the loop for Python at each delivery report.
+    """
+
+    def __init__(self, client: Producer, hear: Callable[[KafkaError], None]) -> None:
+        self.stopped = False
+        self._hear = hear
+        self.heard: list[_Sent] = []
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._under_way = 0
+        self._timer = self._loop.call_later(_IDLE_SECONDS, self._poll)
+        self._ending = threading.Thread(target=self._end, name="raytrail-kafka-sender", daemon=True)
+
+    def begin(self) -> _Sent:
+        """Begin a chunk."""
+        if not self._under_way and not self.stopped:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(_POLL_SECONDS, self._poll)
+        self._under_way += 1
+        return _Sent(self)
+
+    def produce(self, topic: str, messages: Iterator[_Message], sent: _Sent) -> bool:
+        """Queue messages; return whether there was room for all. Call it again with the rest if not."""
+        produce, report = self._client.produce, sent.report
+        for message in itertools.chain(sent.waiting, messages):
+            key, value, headers = message
+            try:
+                produce(topic, value, key, on_delivery=report, headers=headers)
+            except BufferError:
+                sent.waiting = (message,)
+                return False
+            sent.queued += 1
+        return True
+
+    def stop(self) -> None:
+        """Let all that is under way fail, soon."""
+        if not self.stopped:
+            self.stopped = True
+            self._timer.cancel()
+            self._ending.start()
+
+    def join(self) -> None:
+        """Wait until all has failed."""
+        self._ending.join()
+
+    def listen(self) -> None:
+        """Hear what there is to hear."""
+        try:
+            self._client.poll(0)
+        except KafkaException as error:  # fatal to this producer: all that is under way fails, too
+            self._hear(error.args[0])
+        self._tell()
+
+    def _poll(self) -> None:
+        self.listen()
+        self._timer = self._loop.call_later(_POLL_SECONDS if self._under_way else _IDLE_SECONDS, self._poll)
+
+    def _end(self) -> None:
+        self._client.purge()
+        with suppress(KafkaException):
+            self._client.flush(1)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        heard, self.heard = self.heard, []
+        self._under_way -= len(heard)
+        for sent in heard:
+            sent.resolve()
+
+
+class _Sent:
+    """A chunk under way, as one message or as many."""
+
+    __slots__ = ("_error", "_heard", "_sender", "_whole", "queued", "stored", "waiting")
+
+    def __init__(self, sender: _Sender) -> None:
+        self.stored: asyncio.Future[KafkaError | None] = asyncio.get_running_loop().create_future()
+        self.queued = 0
+        self.waiting: tuple[_Message, ...] = ()
+        """The message that there was no room for."""
+        self._heard = 0
+        self._whole = False
+        self._error: KafkaError | None = None
+        self._sender = sender
+
+    def fail(self, error: KafkaError) -> None:
+        """Note what kept a message from being queued."""
+        self._error = error
+
+    def report(self, error: KafkaError | None, _: Message) -> None:
+        """Count what became of one message."""
+        if error is not None:
+            self._error = error
+        self._heard += 1
+        if self._whole and self._heard == self.queued:
+            self._sender.heard.append(self)
+
+    def complete(self) -> None:
+        """Say that all its messages are queued."""
+        self._whole = True
+        if self._heard == self.queued:  # heard of before they were all queued
+            self._sender.heard.append(self)
+
+    def resolve(self) -> None:
+        """Wake who waits for it."""
+        if not self.stored.done():
+            self.stored.set_result(self._error)
+
+
+class _Held:
+    """One partition, as its reader has it."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self.committed = -1
+        self._unacked: dict[tuple[int, int], None] = {}
+        self._joining: dict[bytes, _Joining] = {}
+
+    @property
+    def position(self) -> int:
+        """What the group has acknowledged: the offset before which nothing is missing."""
+        return min(self._unacked.copy(), default=(self.end, 0))[0]  # acks come from another thread
+
+    def read(self, message: Any) -> list[Delivery]:
+        """Return what a message completes."""
+        offset, value = message.offset(), message.value() or b""
+        self.end = offset + 1
+        sent: dict[str, bytes] = {name: header or b"" for name, header in message.headers() or ()}
+        if _LINE in sent:
+            common, ranges, number = sent[_LINE].rsplit(b" ", 2)
+            chunk = Chunk.from_wire({**_common(common), "segments": ranges.decode()}, value + b"\n")
+            return self._join(message.key() or b"", number.decode(), offset, chunk)
+        if "raytrail-version" in sent:
+            headers = {name: header.decode("utf-8", "surrogatepass") for name, header in sent.items()}
+            chunks = [Chunk.from_wire(headers, value)]
+        else:
+            try:
+                chunks = from_message(value)
+            except EventError as error:
+                log.warning("partition %d, offset %d: %s; it is left out", message.partition(), offset, error)
+                return []
+        return [self._give(chunk, [(offset, number)]) for number, chunk in enumerate(chunks)]
+
+    def joined(self, before: float) -> list[Delivery]:
+        """Return what came in part before that time: its writer may be dead."""
+        late = [key for key, joining in self._joining.items() if joining.began < before]
+        return [self._part(key) for key in late]
+
+    def _join(self, key: bytes, line: str, offset: int, chunk: Chunk) -> list[Delivery]:
+        number, count = map(int, line.split("/"))
+        given: list[Delivery] = []
+        joining = self._joining.get(key)
+        if joining is not None and not joining.goes_on(number, count, chunk):
+            given.append(self._part(key))
+            joining = None
+        if joining is None:
+            joining = self._joining[key] = _Joining(number, count)
+        joining.chunks.append(chunk)
+        joining.places.append((offset, 0))
+        self._unacked[offset, 0] = None
+        if number == count:
+            given.append(self._part(key))
+        return given
+
+    def _part(self, key: bytes) -> Delivery:
+        joining = self._joining.pop(key)
+        return self._give(joining.chunk(), joining.places)
+
+    def _give(self, chunk: Chunk, places: list[tuple[int, int]]) -> Delivery:
+        self._unacked.update(dict.fromkeys(places))
+        return Delivery(chunk, functools.partial(self._ack, places))
+
+    async def _ack(self, places: list[tuple[int, int]]) -> None:
+        for place in places:
+            self._unacked.pop(place, None)
+
+
+class _Joining:
+    """Lines of one chunk that came as messages of their own."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self.began = time.monotonic()
+        self.chunks: list[Chunk] = []
+        self.places: list[tuple[int, int]] = []
+        self._first, self._count = first, count
+
+    def goes_on(self, number: int, count: int, chunk: Chunk) -> bool:
+        """Say whether that is the next line."""
+        last = self.chunks[-1]
+        return (number, count) == (self._first + len(self.chunks), self._count) and (
+            chunk.cluster,
+            chunk.session,
+            chunk.node_id,
+            chunk.event_type,
+        ) == (last.cluster, last.session, last.node_id, last.event_type)
+
+    def chunk(self) -> Chunk:
+        """Return the lines as one chunk."""
+        segments: list[Segment] = []
+        for segment in (segment for chunk in self.chunks for segment in chunk.segments):
+            last = segments[-1] if segments else None
+            if last and (last.file, last.generation, last.end) == (segment.file, segment.generation, segment.start):
+                segments[-1] = last._replace(length=last.length + segment.length)
+            else:
+                segments.append(segment)
+        data = b"".join(chunk.data for chunk in self.chunks)
+        return msgspec.structs.replace(self.chunks[0], segments=tuple(segments), data=data)
+
+
+class _Reader:
+    """A member of a group. All of it is called by one thread, but for the acks."""
+
+    def __init__(self, consumer: Consumer, topic: str) -> None:
+        self._consumer: Any = consumer  # whose stubs have messages without offsets
+        self._topic = topic
+        self._held: dict[int, _Held] = {}
+        self._commit_at = 0.0
+        self._failed: Exception | None = None
+
+    def rewind(self, partitions: int) -> bool:
+        """Let the group begin anew; return whether nobody reads as it."""
+        start = [TopicPartition(self._topic, partition, 0) for partition in range(partitions)]
+        try:
+            self._consumer.commit(offsets=start, asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
+                return False
+            raise
+        return True
+
+    def join(self) -> None:
+        """Become a member."""
+        self._consumer.subscribe([self._topic], on_revoke=self._revoked, on_lost=self._lost)
+
+    def take(self) -> list[Delivery]:
+        """Return what has come, waiting half a second for it."""
+        if self._failed is not None:
+            raise self._failed
+        given: list[Delivery] = []
+        try:
+            # one first: `consume` would wait all the time for the last of many
+            for count, seconds in ((1, 0.5), (999, 0.0)):
+                for message in self._consumer.consume(count, seconds):
+                    error = message.error()
+                    if error is None:
+                        given += self._held.setdefault(message.partition(), _Held()).read(message)
+                    elif error.code() != KafkaError._MAX_POLL_EXCEEDED:  # it joins again by itself
+                        raise KafkaException(error)
+        except (KafkaException, EventError) as error:
+            self._failed = error  # what came before it is given first
+        now = time.monotonic()
+        for held in self._held.values():
+            given += held.joined(now - _JOIN_SECONDS)
+        if now >= self._commit_at:
+            self._commit_at = now + _COMMIT_SECONDS
+            moved = [partition for partition, held in self._held.items() if held.position != held.committed]
+            self._commit(moved, asynchronous=True)
+        return given
+
+    def leave(self, commit: bool) -> None:
+        """Write down what was acknowledged, if the brokers are there, and let others have the partitions."""
+        if commit:
+            self._commit(list(self._held), asynchronous=False)
+        self._held.clear()
+        self._consumer.close()
+
+    def _commit(self, partitions: list[int], *, asynchronous: bool) -> None:
+        offsets = []
+        for partition in partitions:
+            held = self._held[partition]
+            held.committed = held.position
+            offsets.append(TopicPartition(self._topic, partition, held.committed))
+        if offsets:
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=asynchronous)
+            except KafkaException as error:
+                log.info("group position of %r not written: %s; it comes again", self._topic, error.args[0].str())
+
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        mine = [one.partition for one in partitions if one.partition in self._held]
+        self._commit(mine, asynchronous=False)
+        for partition in mine:
+            del self._held[partition]  # with what is not acked: it comes to whoever has the partition next
+
+    def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        for one in partitions:
+            self._held.pop(one.partition, None)
+
+
+class _Log:
+    """librdkafka's log in ours. Lost connections are told by the errors that we raise, once."""
+
+    def log(self, level: int, text: str, facility: str, *rest: object) -> None:
+        """Write one line."""
+        _librdkafka.log(logging.DEBUG if facility in _QUIET else level, text, facility, *rest)
+
+
+def _message(chunk: Chunk) -> _Message:
+    return _key(chunk), chunk.data, _headers(chunk)
+
+
+def _lines(chunk: Chunk) -> Iterator[_Message]:
+    """Yield a message for each line, with one short header: what there is in it is sent with each event."""
+    key = _key(chunk)
+    headers = chunk.headers()
+    # ASCII, with escapes: names may hold lone surrogates
+    of_all = json.dumps([headers[name] for name in _COMMON], separators=(",", ":")).encode()
+    lines = chunk.data.split(b"\n")[:-1]
+    last = b"/%d" % len(lines)
+    left = list(reversed(chunk.segments))
+    file, generation, start, length = left.pop() if left else ("", 0, 0, 0)
+    of_file = f"{file}:{generation}:".encode()
+    head = b"%b %b" % (of_all, of_file)
+    for number, line in enumerate(lines, 1):
+        need = len(line) + 1
+        if need <= length:
+            yield key, line, [(_LINE, b"%b%d:%d %d%b" % (head, start, need, number, last))]
+            start, length = start + need, length - need
+            continue
+        ranges = b""  # a line that is in more than one segment, or begins the next one, or is in none
+        while need > length and left:
+            ranges += b"%b%d:%d," % (of_file, start, length) if length else b""
+            need -= length
+            file, generation, start, length = left.pop()
+            of_file = f"{file}:{generation}:".encode()
+            head = b"%b %b" % (of_all, of_file)
+        if length:
+            ranges += b"%b%d:%d" % (of_file, start, need)
+            start, length = start + need, length - need
+        yield key, line, [(_LINE, b"%b %b %d%b" % (of_all, ranges, number, last))]
+
+
+@functools.lru_cache(maxsize=1000)
+def _common(said: bytes) -> dict[str, str]:
+    """Read what all lines of a chunk have in common."""
+    try:
+        return dict(zip(_COMMON, msgspec.convert(json.loads(said), list[str]), strict=True))
+    except (ValueError, msgspec.ValidationError) as error:
+        raise EventError(f"header {_LINE}={said!r}: {error}; it was cut or altered") from error
+
+
+def _key(chunk: Chunk) -> str:
+    return chunk.segments[0].file if chunk.segments else chunk.node_id
+
+
+def _headers(chunk: Chunk) -> list[tuple[str, str | bytes | None]]:
+    # the names of clusters and sessions may hold lone surrogates, as the environment does
+    return [(name, value.encode("utf-8", "surrogatepass")) for name, value in chunk.headers().items()]

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Fetches the real servers that the tests start: Apache Kafka's jars, and Debian's packages where they can be installed.
+# Quiet, and quick where all is there already.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${RAYTRAIL_BROKERS:-$HOME/.cache/raytrail/brokers}
+packages="nats-server redis-server rsyslog rsyslog-kafka"
+
+missing=
+for package in $packages; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get -qq update
+        # a policy of 101 forbids what is installed to start: the tests start their own, on free ports
+        policy=/usr/sbin/policy-rc.d
+        [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && trap 'rm -f $policy' EXIT; }
+        # shellcheck disable=SC2086 (several words)
+        apt-get -qq install --yes --no-install-recommends $missing >/dev/null
+    else
+        echo "not installed:$missing; the tests that need them are skipped (apt-get install$missing)" >&2
+    fi
+fi
+
+version=$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$here/pom.xml")
+jars=$cache/kafka
+if [ ! -e "$jars/kafka_2.13-$version.jar" ]; then
+    if ! command -v mvn >/dev/null; then
+        echo "no mvn: the tests that need Kafka are skipped (apt-get install maven openjdk-17-jre-headless)" >&2
+        exit 0
+    fi
+    mkdir -p "$cache"
+    part=$(mktemp -d "$jars.XXXXXX")
+    # the version of the plugin is named, so that the same jars come next year
+    mvn --quiet --batch-mode --file "$here/pom.xml" \
+        org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+        -DincludeScope=runtime -DoutputDirectory="$part"
+    rm -rf "$jars"  # of another version
+    mv -T "$part" "$jars" 2>/dev/null || rm -rf "$part"  # somebody else was first
+fi

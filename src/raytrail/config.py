@@ -298,8 +298,8 @@ def destinations(config: Config) -> tuple[Destination, ...]:
     """
     found = [Destination("", config.tail, config.agent)] if config.agent.to else []
     for name, said in config.destinations.items():
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "checkpoint":
-            raise ConfigError(f"destination {name!r}: name it with a-z, 0-9, '_' and '-', and not 'checkpoint'")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in ("checkpoint", "default"):
+            raise ConfigError(f"destination {name!r}: name it with a-z, 0-9, '_', '-'; not 'checkpoint' or 'default'")
         if not said.get("to"):
             raise ConfigError(f"destination {name!r} names no place; give it a `to`, e.g. kafka://host:9092/ray-events")
         for setting in said.keys() & _PROCESS:
@@ -367,7 +367,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     prefixes = tuple({f"RAYTRAIL_{one.table}_".upper() for one in known.values()})
     for name, text in environ.items():
         # ... and it calls its URL RAYTRAIL_SERVER_PORT
-        if not name.startswith(prefixes) or _KUBERNETES.search(name) or "://" in text:
+        a_service = "://" in text and (name not in known or known[name].type is not str)
+        if not name.startswith(prefixes) or _KUBERNETES.search(name) or a_service:
             continue
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1) or sorted(known)

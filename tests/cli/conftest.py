@@ -1,8 +1,16 @@
-"""A small history, and the command line on it."""
+"""A small history, the command line on it, and commands that run until they are stopped."""
 
 import base64
 import json
 import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +19,8 @@ from click.testing import CliRunner
 from raytrail.cli import main
 from raytrail.event import Chunk, Segment
 from raytrail.store import Store
+
+PROGRAM = "from raytrail.cli import main; main()"
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
 BEGAN_S = 1_795_419_630
@@ -148,3 +158,134 @@ def run():
         return result
 
     return run
+
+
+class Running:
+    """A command that runs, with what it has said so far."""
+
+    def __init__(self, arguments, environ):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environ},
+        )
+        self.said = {"out": "", "err": ""}
+        self._readers = [
+            threading.Thread(target=self._read, args=item)
+            for item in (("out", self.process.stdout), ("err", self.process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name, stream):
+        for line in stream:
+            self.said[name] += line
+
+    def wait_for(self, condition, seconds=30):
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.02)
+        return found
+
+    def messages(self, level):
+        """Return what was logged at a level, without its time and place."""
+        return re.findall(rf"^\S+ {level} \S+: (.*)$", self.said["err"], re.MULTILINE)
+
+    def stop(self, number=signal.SIGTERM, seconds=30):
+        self.process.send_signal(number)
+        return self.wait(seconds)
+
+    def wait(self, seconds=30):
+        code = self.process.wait(seconds)
+        for reader in self._readers:
+            reader.join()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture
+def start():
+    """Start a command; one that still runs at the end is killed."""
+    started = []
+
+    def start(*arguments, **environ):
+        started.append(Running(arguments, environ))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()  # if it still runs
+        running.wait()
+
+
+@pytest.fixture
+def ray_dir(tmp_path, make):
+    """Ray's temp dir with one session, whose node is alive."""
+    events = tmp_path / "ray" / make.SESSION / "logs" / "export_events"
+    events.mkdir(parents=True)
+    (tmp_path / "ray" / "session_latest").symlink_to(make.SESSION)
+    (events / "event_EXPORT_NODE.log").write_bytes(make.node("ALIVE"))
+    (events / "event_EXPORT_TASK_7.log").write_bytes(make.task(1) + make.task(2))
+    return tmp_path / "ray"
+
+
+@pytest.fixture
+def write(ray_dir, make):
+    """Append lines to an event file of the session."""
+
+    def write(event_type, *lines):
+        name = "event_EXPORT_TASK_7.log" if event_type == "TASK" else f"event_EXPORT_{event_type}.log"
+        with (ray_dir / make.SESSION / "logs" / "export_events" / name).open("ab") as file:
+            file.write(b"".join(lines))
+
+    return write
+
+
+_FRAME = re.compile(rb"#raytrail ([0-9]{8}) ([0-9]{12}) [0-9a-f]{8} [0-9a-f]{8}\n")
+
+
+@pytest.fixture
+def shipped():
+    """Return the chunks that a `file://` broker's directory holds, as they were published."""
+
+    def shipped(directory):
+        found = []
+        for path in sorted(directory.glob("*.chunks")):
+            content, at = path.read_bytes(), 0
+            while (frame := _FRAME.match(content, at)) is not None:
+                headers_end = frame.end() + int(frame[1])
+                at = headers_end + int(frame[2])
+                if at > len(content):  # it is being written
+                    break
+                headers = json.loads(content[frame.end() + 1 : headers_end])
+                found.append(Chunk.from_wire(headers, content[headers_end:at]))
+        return found
+
+    return shipped
+
+
+@pytest.fixture
+def notified(tmp_path, monkeypatch):
+    """What a service has told systemd so far: a function; every process that is started may tell."""
+    path = tmp_path / "notify"
+    told, done = [], threading.Event()
+
+    def listen(manager):  # all the time: who finds ten unread messages waits
+        while not done.is_set():
+            with suppress(TimeoutError):
+                told.append(manager.recv(4096).decode())
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(0.1)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        listening = threading.Thread(target=listen, args=(manager,))
+        listening.start()
+        yield lambda: list(told)
+        done.set()
+        listening.join()

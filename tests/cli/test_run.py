@@ -1,92 +1,27 @@
 """Commands that run until they are stopped, as processes of their own."""
 
+import asyncio
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
+import uuid
+from pathlib import Path
 
 import httpx
 import pytest
 
-from raytrail.cli import USAGE
-from raytrail.cli._service import all_of
+from raytrail.cli import USAGE, _service
+from raytrail.cli._service import alive, all_of, notify
+from raytrail.config import AgentConfig
 from raytrail.store import Store
 
-PROGRAM = "from raytrail.cli import main; main()"
-
-
-class Running:
-    """A command that runs, with what it has said so far."""
-
-    def __init__(self, arguments, environ):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environ},
-        )
-        self.said = {"out": "", "err": ""}
-        self._readers = [
-            threading.Thread(target=self._read, args=item)
-            for item in (("out", self.process.stdout), ("err", self.process.stderr))
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, name, stream):
-        for line in stream:
-            self.said[name] += line
-
-    def wait_for(self, condition, seconds=30):
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.02)
-        return found
-
-    def stop(self, number=signal.SIGTERM, seconds=30):
-        self.process.send_signal(number)
-        return self.wait(seconds)
-
-    def wait(self, seconds=30):
-        code = self.process.wait(seconds)
-        for reader in self._readers:
-            reader.join()
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return code
-
-
-@pytest.fixture
-def start():
-    started = []
-
-    def start(*arguments, **environ):
-        started.append(Running(arguments, environ))
-        return started[-1]
-
-    yield start
-    for running in started:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.wait()
-
-
-@pytest.fixture
-def ray_dir(tmp_path, make):
-    """Ray's temp dir with one session, whose node is alive."""
-    events = tmp_path / "ray" / make.SESSION / "logs" / "export_events"
-    events.mkdir(parents=True)
-    (tmp_path / "ray" / "session_latest").symlink_to(make.SESSION)
-    (events / "event_EXPORT_NODE.log").write_bytes(make.node("ALIVE"))
-    (events / "event_EXPORT_TASK_7.log").write_bytes(make.task(1) + make.task(2))
-    return tmp_path / "ray"
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 
 
 def url_of(running):
@@ -120,6 +55,20 @@ def test_up_ships_keeps_and_serves_what_ray_writes_and_stops_when_told(start, ru
     assert [json.loads(line)["task"]["task_id"] for line in done.stdout.splitlines()] == [
         make.task_id(number) for number in (1, 2, 3)
     ]
+
+
+@pytest.mark.slow
+def test_up_reads_its_settings_again_too(start, tmp_path, make, ray_dir, write):
+    file = tmp_path / "raytrail.toml"
+    file.write_text("[tail]\nexport = false\n")
+    up = start("up", "--config", file, "--temp-dir", ray_dir, "--port", "0", "--fold-seconds", "0.2")
+    url = url_of(up)
+    assert clusters_of(url) == []
+    file.write_text("")
+    up.process.send_signal(signal.SIGHUP)
+    up.wait_for(lambda: [cluster["tasks"] for cluster in clusters_of(url)] == [2])
+    assert "settings were read again" in up.messages("INFO")
+    assert up.stop() == 0
 
 
 @pytest.mark.slow
@@ -171,8 +120,6 @@ def test_a_named_group_goes_on_where_it_left_off(run, tmp_path, make, publish):
 
 @pytest.fixture
 def publish(tmp_path):
-    import asyncio
-
     from raytrail.pubsub import connect
 
     url = f"file://{tmp_path}/events"
@@ -203,8 +150,6 @@ def test_a_server_without_its_extra_says_what_to_install(run, history, monkeypat
 
 
 async def test_the_parts_of_a_process_are_stopped_in_their_order():
-    import asyncio
-
     ended = []
 
     async def part(name, stop):
@@ -221,8 +166,6 @@ async def test_the_parts_of_a_process_are_stopped_in_their_order():
 
 
 async def test_a_part_that_fails_stops_the_others_and_its_error_rises():
-    import asyncio
-
     ended = []
 
     async def good(stop):
@@ -236,3 +179,147 @@ async def test_a_part_that_fails_stops_the_others_and_its_error_rises():
     with pytest.raises(OSError, match="disk"):
         await all_of((good(stop), stop), (bad(), asyncio.Event()), stop=asyncio.Event())
     assert ended == ["good"]
+
+
+@pytest.mark.slow
+def test_an_agent_tells_systemd_when_it_is_ready_that_it_is_well_and_when_it_stops(start, tmp_path, ray_dir, notified):
+    agent = start("agent", "--to", f"file://{tmp_path}/events", "--temp-dir", ray_dir, WATCHDOG_USEC="150000")
+    agent.wait_for(lambda: notified().count("WATCHDOG=1") > 3)
+    assert agent.stop() == 0
+    told = notified()
+    assert set(told) == {"READY=1", "WATCHDOG=1", "STOPPING=1"}
+    assert (told.count("READY=1"), told.count("STOPPING=1")) == (1, 1)
+    assert told.index("READY=1") < told.index("STOPPING=1")
+
+
+@pytest.mark.slow
+def test_an_agent_that_cannot_start_was_never_ready(start, ray_dir, notified):
+    agent = start("agent", "--to", "kafkaa://host/topic", "--temp-dir", ray_dir)
+    assert agent.wait() == USAGE
+    assert notified() == []
+
+
+@pytest.mark.slow
+def test_an_agent_that_stops_tells_the_watchdog_that_it_is_well_as_long_as_it_takes(
+    start, tmp_path, ray_dir, notified, make, write
+):
+    write("TASK", *map(make.task, range(3, 100)))
+    arguments = ("--chunk-bytes", "1024", "--events-per-second", "TASK=1", "--drain-seconds", "1")
+    url = f"file://{tmp_path}/events"
+    agent = start("agent", "--to", url, "--temp-dir", ray_dir, *arguments, WATCHDOG_USEC="150000")
+    agent.wait_for(lambda: "READY=1" in notified())
+    assert agent.stop() == 0
+    told = notified()
+    assert told[told.index("STOPPING=1") :].count("WATCHDOG=1") > 5
+
+
+async def test_a_loop_that_does_not_turn_tells_the_watchdog_nothing(notified, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "60000")
+
+    async def stuck():
+        await asyncio.sleep(0.2)
+        assert len(notified()) > 3
+        time.sleep(0.2)  # noqa: ASYNC251 (that is what is tested)
+        before = len(notified())
+        time.sleep(0.2)  # noqa: ASYNC251 (that is what is tested)
+        assert len(notified()) == before
+
+    await alive(stuck())
+    before = len(notified())
+    await asyncio.sleep(0.1)
+    assert len(notified()) == before  # nor does one that has ended
+
+
+@pytest.mark.parametrize("environ", [{}, {"WATCHDOG_USEC": "60000", "WATCHDOG_PID": "1"}])
+async def test_who_has_no_watchdog_tells_it_nothing(notified, monkeypatch, environ):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    await alive(asyncio.sleep(0.1))
+    assert notified() == []
+
+
+async def test_the_watchdogs_own_process_tells_it(notified, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "60000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    await alive(asyncio.sleep(0.1))
+    assert set(notified()) == {"WATCHDOG=1"}
+
+
+def test_systemd_may_listen_in_the_abstract_namespace_or_not_at_all(monkeypatch):
+    name = f"raytrail-{uuid.uuid4().hex}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+    notify("READY=1")  # nobody is there any more
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify("READY=1")
+
+
+def test_a_systemd_that_does_not_listen_holds_nobody_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(_service, "_NOTIFY_SECONDS", 0.05)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        queue = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+        began = time.monotonic()
+        for _ in range(queue + 5):
+            notify("WATCHDOG=1")
+        assert time.monotonic() - began < 5
+
+
+def unit(name):
+    """Return a unit's settings, each as the list of its values."""
+    text = (UNITS / name).read_text()
+    found = {}
+    for line in text.splitlines():
+        if line and line[0] not in "#[":
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_agents_unit_reloads_by_sighup_and_gives_it_time_to_ship_what_is_left():
+    said = unit("raytrail-agent.service")
+    assert said["Type"] == ["notify"]
+    assert said["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert said["Restart"] == ["always"]
+    assert float(said["TimeoutStopSec"][0]) > AgentConfig().drain_seconds + 10
+    assert float(said["WatchdogSec"][0]) >= 30
+    assert said["Environment"] == [f"RAYTRAIL_TAIL_STATE_DIR=%S/{said['StateDirectory'][0]}"]
+    assert said["PrivateTmp"] == ["no"]  # Ray's files are in /tmp
+    assert said["User"] == ["ray"]
+
+
+def test_the_historys_unit_starts_again_and_keeps_its_store_where_it_may_write():
+    said = unit("raytrail-history.service")
+    assert (said["Type"], said["Restart"]) == (["exec"], ["always"])
+    assert f"RAYTRAIL_STORE_DIR=%S/{said['StateDirectory'][0]}/store" in said["Environment"]
+
+
+@pytest.mark.parametrize("name", ["raytrail-agent.service", "raytrail-history.service"])
+def test_a_units_command_is_one_of_ours(name, run):
+    [command] = unit(name)["ExecStart"]
+    program, verb, *options = command.split()
+    assert program == "/usr/local/bin/raytrail"
+    help = run(verb, "--help").stdout
+    assert [option for option in options if option.startswith("--") and option not in help] == []
+
+
+@pytest.mark.parametrize("name", ["raytrail-agent.service", "raytrail-history.service"])
+def test_systemd_takes_a_unit_and_finds_it_safe(name, tmp_path):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed; the tests above read the units all the same")
+    program = tmp_path / "raytrail"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    copy = tmp_path / name
+    copy.write_text((UNITS / name).read_text().replace("/usr/local/bin/raytrail", str(program)))
+    for arguments in (
+        ["verify", "--man=no", "--recursive-errors=no"],
+        ["security", "--offline=true", "--threshold=25"],
+    ):
+        done = subprocess.run(["systemd-analyze", *arguments, copy], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr == ""

@@ -13,7 +13,8 @@ from raytrail.errors import ConfigError
 
 def test_every_setting_has_a_meaning_a_kind_and_a_flag_of_its_own():
     every = config.settings()
-    assert len(every) == sum(len(table.type.__struct_fields__) for table in msgspec.structs.fields(Config))
+    tables = [one.type for one in msgspec.structs.fields(Config) if one.name != "destinations"]
+    assert len(every) == sum(len(table.__struct_fields__) for table in tables)
     assert [one.key for one in every if not one.doc or not one.kind] == []
     assert len({one.flag for one in every}) == len(every)
 
@@ -125,3 +126,94 @@ def test_a_commands_flags_are_those_of_the_settings_it_minds(run):
 def test_a_wrong_flag_names_itself(run):
     done = run("agent", "--to", "memory://", "--poll-seconds", "soon", code=USAGE)
     assert done.stderr == "raytrail: error: --poll-seconds='soon': Expected `float`, got `str`\n"
+
+
+def of(text, tmp_path, **agent):
+    file = tmp_path / "raytrail.toml"
+    file.write_text(text)
+    return config.destinations(load(file, {}, {"agent": agent}))
+
+
+def test_without_any_place_there_is_no_destination(tmp_path):
+    assert of("", tmp_path) == ()
+
+
+def test_a_destination_has_what_it_says_and_else_what_all_have(tmp_path):
+    text = """
+        [tail]
+        state_dir = "/x"
+        event_types = ["TASK"]
+        [tail.events_per_second]
+        TASK = 10
+        [agent]
+        drain_seconds = 5
+        [destinations.lake]
+        to = "memory://lake"
+        event_types = []
+        bytes_per_second = {ALL = 1000}
+        drain_seconds = 7
+        [destinations.b-2]
+        to = "memory://b"
+    """
+    first, lake, other = of(text, tmp_path, to="memory://a")
+    assert [one.name for one in (first, lake, other)] == ["", "lake", "b-2"]
+    assert [one.agent.to for one in (first, lake, other)] == ["memory://a", "memory://lake", "memory://b"]
+    assert [one.agent.drain_seconds for one in (first, lake, other)] == [5, 7, 5]
+    assert [one.tail.event_types for one in (first, lake, other)] == [("TASK",), (), ("TASK",)]
+    assert [one.tail.events_per_second for one in (first, lake, other)] == [{"TASK": 10}] * 3
+    assert [one.tail.bytes_per_second for one in (first, lake, other)] == [{}, {"ALL": 1000}, {}]
+    assert [str(one.checkpoint_file) for one in (first, lake, other)] == [
+        "/x/checkpoint.sqlite",
+        "/x/lake.sqlite",
+        "/x/b-2.sqlite",
+    ]
+    assert [str(one.dead_letters) for one in (first, lake)] == ["/x/dead-letters/checkpoint", "/x/dead-letters/lake"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "[destinations.lake]\nevent_types = []\n",
+            "destination 'lake' names no place; give it a `to`, e.g. kafka://host:9092/ray-events",
+        ),
+        (
+            '[destinations."../x"]\nto = "memory://x"\n',
+            "destination '../x': name it with a-z, 0-9, '_', '-'; not 'checkpoint' or 'default'",
+        ),
+        (
+            '[destinations.checkpoint]\nto = "memory://x"\n',
+            "destination 'checkpoint': name it with a-z, 0-9, '_', '-'; not 'checkpoint' or 'default'",
+        ),
+        (
+            '[destinations.lake]\nto = "memory://x"\nlisten = ":1"\n',
+            "destination 'lake': listen is one for all; set it in [tail] or [agent]",
+        ),
+        (
+            '[destinations.lake]\nto = "memory://x"\nevent_type = ["TASK"]\n',
+            "destination 'lake': Object contains unknown field `event_type`",
+        ),
+        (
+            '[destinations.lake]\nto = "memory://x"\nevents_per_second = {TASK = 0}\n',
+            "destination 'lake': Expected `float` > 0.0 - at `$.events_per_second[...]`",
+        ),
+    ],
+)
+def test_a_wrong_destination_stops_the_start(tmp_path, text, says):
+    with pytest.raises(ConfigError) as caught:
+        of(text, tmp_path)
+    assert str(caught.value) == says
+
+
+def test_limits_are_given_as_pairs_outside_of_the_file():
+    environ = {"RAYTRAIL_TAIL_EVENTS_PER_SECOND": "TASK=5000,ALL=9e3"}
+    tail = load(None, environ, {"tail": {"bytes_per_second": "ALL=1000000", "redact": ""}}).tail
+    assert (tail.events_per_second, tail.bytes_per_second) == ({"TASK": 5000, "ALL": 9000}, {"ALL": 1e6})
+    assert tail.redact == ()
+    with pytest.raises(ConfigError) as caught:
+        load(None, {}, {"tail": {"events_per_second": "TASK"}})
+    assert str(caught.value) == "--events-per-second='TASK': Expected `float`, got `str` - at `$[...]`"
+
+
+def test_a_url_in_the_environment_is_a_setting():
+    assert load(None, {"RAYTRAIL_AGENT_TO": "kafka://host:9092/topic"}, {}).agent.to == "kafka://host:9092/topic"

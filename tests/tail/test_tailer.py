@@ -768,11 +768,12 @@ def test_what_a_limit_holds_back_is_read_in_time(tail, events):
 
 def test_small_types_come_first_where_all_share_a_limit(tail, events):
     append(events / "event_EXPORT_TASK_1.log", *(line(number, 1000) for number in range(20)))
-    append(events / "event_EXPORT_ACTOR.log", line(1))
+    append(events / "event_EXPORT_ACTOR.log", *(line(number, 1000) for number in range(5)))
     append(events / "event_EXPORT_NODE.log", line(1))
-    first = names(tail(chunk_bytes=1200, events_per_second={"ALL": 3}).read())
-    assert first[:3] == ["ACTOR", "NODE", "TASK"]
-    assert len(first) <= 4  # the fourth where the clock had moved
+    first = names(tail(chunk_bytes=1200, events_per_second={"ALL": 8}).read())
+    assert sorted(first[:6]) == ["ACTOR"] * 5 + ["NODE"]
+    assert set(first[6:]) == {"TASK"}
+    assert len(first) <= 9  # the ninth where the clock had moved
 
 
 def test_a_file_that_ray_is_about_to_delete_unread_is_warned_of_once(tail, events, caplog):

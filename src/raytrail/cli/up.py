@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import click
@@ -13,6 +14,9 @@ from raytrail.cli import _history, _options, _output, _service
 from raytrail.cli._shipping import Agent
 from raytrail.config import Config, state_dir, store_dir
 from raytrail.pubsub import connect
+from raytrail.pubsub.url import shown
+
+log = logging.getLogger(__name__)
 
 
 @click.command(cls=_options.Command)
@@ -25,13 +29,16 @@ def up(config: Config, load: Callable[[], Config]) -> None:
     publishes to file://<state dir>/events. SIGTERM or Ctrl-C ships what is left, then ends; what was published
     and not yet kept is kept at the next start.
     """
-    _service.run(lambda stop: _up(_published(config), lambda: _published(load()), stop))
-
-
-def _published(config: Config) -> Config:
     # absolute, as a relative path would become the URL's host
-    to = config.agent.to or f"file://{(state_dir(config) / 'events').absolute()}"
-    return msgspec.structs.replace(config, agent=msgspec.structs.replace(config.agent, to=to))
+    url = config.agent.to or f"file://{(state_dir(config) / 'events').absolute()}"
+    _service.keep_memory()
+    _service.run(lambda stop: _up(_publishing(config, url), lambda: _publishing(load(), url), stop))
+
+
+def _publishing(config: Config, url: str) -> Config:
+    if config.agent.to not in ("", url):
+        log.warning("publishing to %s until this is started anew: the history reads it from there", shown(url))
+    return msgspec.structs.replace(config, agent=msgspec.structs.replace(config.agent, to=url))
 
 
 async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -> None:
@@ -41,7 +48,7 @@ async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -
     with _history.writing(config) as store:
         pubsub = connect(url)
         try:
-            _output.note(f"reading {config.tail.temp_dir}, publishing to {url}, keeping {store_dir(config)}")
+            _output.note(f"reading {config.tail.temp_dir}, publishing to {shown(url)}, keeping {store_dir(config)}")
             await _service.all_of(
                 (Agent(config, load).run(agent_stop), agent_stop),
                 (history_loop.run(pubsub, store, config.store, history_stop, group="history"), history_stop),

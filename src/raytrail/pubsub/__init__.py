@@ -90,4 +90,11 @@ def connect(url: str) -> PubSub:
             f"no pub/sub backend for {url!r}: scheme {scheme!r} is not among {sorted(installed)}; "
             f"install one with `pip install 'raytrail[{scheme}]'`, or mend the URL"
         )
-    return cast("type[PubSub]", installed[scheme].load())(url)
+    try:
+        backend = cast("type[PubSub]", installed[scheme].load())
+    except ModuleNotFoundError as error:
+        extra = "objects" if scheme in ("s3", "gs", "az") else "http" if scheme == "https" else scheme
+        raise ConfigError(
+            f"{scheme}:// needs {error.name!r}, which is not installed; run `pip install 'raytrail[{extra}]'`"
+        ) from error
+    return backend(url)

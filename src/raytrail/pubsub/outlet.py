@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from raytrail.errors import ChunkRefused, PublishError
+from raytrail.errors import BrokerUnavailable, ChunkRefused, RaytrailError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import Publisher, PubSub
 
@@ -25,9 +25,11 @@ class Outlet:
     Args:
         pubsub: The broker. It is the outlet's to close.
         dead_letters: Makes what keeps refused lines; called when there is one.
+        patient: Take every failure for one that passes, a wrong password too; else only from the first chunk on
+            that was stored.
     """
 
-    def __init__(self, pubsub: PubSub, dead_letters: Callable[[], PubSub]) -> None:
+    def __init__(self, pubsub: PubSub, dead_letters: Callable[[], PubSub], *, patient: bool = False) -> None:
         self.in_flight_bytes = 0
         self.failures = 0
         """Chunks that were not stored, and are sent again."""
@@ -39,6 +41,7 @@ class Outlet:
         """When it last stored something; at first, when this was made."""
         self._pubsub = pubsub
         self._make_dead_letters = dead_letters
+        self._patient = patient
         self._dead_letters: PubSub | None = None
         self._left: dict[PubSub, int] = {pubsub: 0}  # what is under way at each, one that was replaced included
 
@@ -48,18 +51,21 @@ class Outlet:
 
         Raises:
             PublishError: It was not stored; send all of it again. Of what is sent twice, the store knows the ranges.
+            ConfigError: The broker does not let us in, or the like, and never did.
         """
         pubsub = self._pubsub
         self._left[pubsub] += 1
         self.in_flight_bytes += len(chunk.data)
         try:
             await self._publish(pubsub, chunk)
-        except PublishError as error:
+        except RaytrailError as error:
             self.failures += 1
             self.failure = str(error)
-            raise
+            if error.retryable or not self._patient:
+                raise
+            raise BrokerUnavailable(str(error)) from error
         else:
-            self.failure, self.stored_at = "", time.monotonic()
+            self.failure, self.stored_at, self._patient = "", time.monotonic(), True
         finally:
             self.in_flight_bytes -= len(chunk.data)
             self._left[pubsub] -= 1

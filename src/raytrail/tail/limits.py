@@ -40,6 +40,11 @@ class Limits:
         self._events = {event_type: _Bucket(rate) for event_type, rate in events_per_second.items()}
         self._bytes = {event_type: _Bucket(rate) for event_type, rate in bytes_per_second.items()}
 
+    @property
+    def shared(self) -> bool:
+        """Whether all types share one."""
+        return ALL in self._events or ALL in self._bytes
+
     def wait_seconds(self, event_type: str) -> float:
         """Return how long no more of a type may be read; 0: it may be now."""
         return max((bucket.wait_seconds() for bucket, _ in self._of(event_type, 0, 0)), default=0.0)

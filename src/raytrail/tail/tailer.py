@@ -116,11 +116,19 @@ class Tailer:
         many. Nothing is read before it is asked for: to stop iterating is to stop reading.
         """
         self._polled = self._notice()
-        for followed, event_type in sorted(self._unread, key=lambda group: group[1] == "TASK"):
-            if self._limits.wait_seconds(event_type) == 0:
+        for followed, event_type in sorted(self._unread, key=_is_large):
+            if self._limits.wait_seconds(event_type) == 0 and not (
+                _is_large((followed, event_type)) and self._yields()
+            ):
                 chunk = self._chunk(followed, event_type)
                 if chunk is not None:
                     yield chunk
+
+    def _yields(self) -> bool:
+        """Say whether tasks must wait: all types share a limit, and of a smaller one there is something to read."""
+        return self._limits.shared and any(
+            not _is_large(group) and self._limits.wait_seconds(group[1]) == 0 for group in self._unread
+        )
 
     def take(self, room: int, wait_seconds: float) -> list[Chunk] | None:
         """
@@ -713,6 +721,10 @@ class Tailer:
         if message not in self._complained:
             self._complained.add(message)
             log.warning("%s", message)
+
+
+def _is_large(group: tuple[_Followed, str]) -> bool:
+    return group[1] == "TASK"
 
 
 def _watch() -> Watch | None:

@@ -40,3 +40,12 @@ if [ ! -e "$jars/kafka_2.13-$version.jar" ]; then
     rm -rf "$jars"  # of another version
     mv -T "$part" "$jars" 2>/dev/null || rm -rf "$part"  # somebody else was first
 fi
+
+gateway=$cache/bin/versitygw  # an S3 server that keeps its objects in files
+if [ ! -x "$gateway" ]; then
+    if ! command -v go >/dev/null; then
+        echo "no go: the tests that need an S3 are skipped (apt-get install golang)" >&2
+        exit 0
+    fi
+    GOBIN=$cache/bin go install github.com/versity/versitygw/cmd/versitygw@v1.8.0 2>/dev/null
+fi

@@ -1,0 +1,125 @@
+"""A real Apache Kafka, one node or several, on free ports."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+JARS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser() / "kafka"
+START_SECONDS = 60
+PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
+PROTOCOLS = {"PLAINTEXT": "PLAINTEXT", "SASL_PLAINTEXT": "SASL_PLAINTEXT", "PROXIED": "PLAINTEXT"}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def needed():
+    """Skip the test where there is no Kafka; fail it in CI."""
+    if not shutil.which("java") or not JARS.is_dir():
+        text = "no Kafka: run `make brokers` (apt-get install maven openjdk-17-jre-headless)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+
+
+class Kafka:
+    """
+    One node. Whoever comes to `port` may do all, to `sasl_port` what is allowed.
+
+    Who comes to `behind_port` is told to go to `proxied_port`, where a `Proxy` to `behind_port` may listen.
+
+    Args:
+        directory: Where it keeps what it has; kept over a restart.
+        controller: The node that leads the cluster; none makes a cluster of its own.
+        node: Its number in the cluster.
+        settings: More lines of server.properties.
+    """
+
+    def __init__(self, directory, controller=None, node=1, **settings):
+        needed()
+        directory.mkdir(exist_ok=True)
+        self.directory, self.process = directory, None
+        self.port, self.sasl_port, self.behind_port, self.proxied_port = (free_port() for _ in range(4))
+        self.controller_port = controller.controller_port if controller else free_port()
+        listeners = {"PLAINTEXT": self.port, "SASL_PLAINTEXT": self.sasl_port, "PROXIED": self.behind_port}
+        advertised = listeners | {"PROXIED": self.proxied_port}
+        settings = {
+            "process.roles": "broker" if controller else "broker,controller",
+            "node.id": node,
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": written(listeners | ({} if controller else {"CONTROLLER": self.controller_port})),
+            "advertised.listeners": written(advertised),
+            "listener.security.protocol.map": ",".join(
+                f"{name}:{protocol}" for name, protocol in (PROTOCOLS | {"CONTROLLER": "PLAINTEXT"}).items()
+            ),
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{PLAIN} required user_agent="secret";',
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "log.dirs": directory / "log",
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,
+            "broker.heartbeat.interval.ms": 200,  # a killed one is let in again once its session has ended
+            "broker.session.timeout.ms": 1000,
+            "message.max.bytes": 16 * 1024**2,
+            "replica.fetch.max.bytes": 16 * 1024**2,
+            "auto.create.topics.enable": "false",
+        } | settings
+        self.properties = directory / "server.properties"
+        self.properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        assert self.java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c").wait(60) == 0
+
+    def java(self, main, *arguments):
+        command = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*", main]
+        with open(self.directory / "kafka.log", "ab") as log:
+            return subprocess.Popen([*command, *arguments, self.properties], stdout=log, stderr=log)
+
+    def url(self, topic=None, *, user="", proxied=False, **settings):
+        port = self.sasl_port if user else self.proxied_port if proxied else self.port
+        query = "&".join(f"{name}={value}" for name, value in {"partitions": 3, **settings}.items() if value)
+        sasl = "&security.protocol=SASL_PLAINTEXT" if user else ""
+        return f"kafka://{user and user + '@'}127.0.0.1:{port}/{topic or uuid4().hex}?{query}{sasl}"
+
+    def launch(self):
+        """Start it, not waiting until it is up."""
+        self.process = self.java("kafka.Kafka")
+
+    def start(self):
+        """Start it, and return an admin client once it is up."""
+        self.launch()
+        return self.wait()
+
+    def wait(self):
+        """Return an admin client once it is up."""
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "logger": logging.getLogger("test")})
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert self.process.poll() is None, (self.directory / "kafka.log").read_text()
+            try:
+                return admin.list_topics(timeout=1) and admin
+            except KafkaException:
+                assert time.monotonic() < deadline, (self.directory / "kafka.log").read_text()
+
+    def kill(self):
+        """Kill it, if it runs."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(10)
+
+
+def written(listeners):
+    return ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items())

@@ -1,0 +1,486 @@
+"""Chunks through a real S3 server, which the fixtures start, that keeps its objects in files."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from contextlib import aclosing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+pytest.importorskip("obstore")
+
+import duckdb
+import obstore
+
+from raytrail.errors import BrokerUnavailable, ConfigError, EventError
+from raytrail.event import Chunk, Segment
+from raytrail.pubsub import connect
+from raytrail.pubsub.objects import _Following
+from raytrail.testing import check_pubsub
+
+pytestmark = pytest.mark.anyio
+
+GATEWAY = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser() / "bin" / "versitygw"
+DEADLINE_SECONDS = 60
+KEY, SECRET = "raytrail", "secretsecret"
+
+
+class Server:
+    """An S3 with one bucket, ``bucket``."""
+
+    def __init__(self, directory):
+        self.files, self.log, self.process = directory / "files", directory / "s3.log", None
+        (self.files / "bucket").mkdir(parents=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def url(self, folder=None, *, bucket="bucket", port=None, **settings):
+        settings = {
+            "endpoint": f"http://127.0.0.1:{port or self.port}",
+            "linger_seconds": 0.02,
+            "poll_seconds": 0.05,
+            "aws_access_key_id": KEY,
+            "aws_secret_access_key": SECRET,
+            "aws_region": "us-east-1",
+        } | settings
+        query = "&".join(f"{name}={value}" for name, value in settings.items())
+        return f"s3://{bucket}/{folder or uuid4().hex}?{query}"
+
+    def start(self):
+        environment = os.environ | {"ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [GATEWAY, "--port", f"127.0.0.1:{self.port}", "posix", self.files],
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 1):
+                    return
+            except OSError:
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def objects(self, url):
+        folder = self.files / "bucket" / url.partition("?")[0].rpartition("/")[2] / "log"
+        return sorted(path for path in folder.rglob("*.ndjson*") if path.is_file())
+
+    def requests(self):
+        return re.findall(r"\| (GET|PUT) \| (\S+) \|", self.log.read_text())
+
+
+def started(server):
+    if not GATEWAY.exists():
+        text = "no S3 server: run `make brokers` (apt-get install golang)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+    server.start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = started(Server(tmp_path_factory.mktemp("s3")))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def mortal(tmp_path):
+    """A server of one's own, to be killed and started again."""
+    server = started(Server(tmp_path))
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
+def chunk(number, *, file="file0", data=b""):
+    data = data or b'{"number":%06d}\n' % number
+    segments = (Segment(f"1795420800-{file}", 0, number * len(data), len(data)),)
+    return Chunk(cluster="c", session="s", node_id="0b" * 28, event_type="TASK", segments=segments, data=data)
+
+
+async def until_stored(pubsub, wanted):
+    """Send again as the agent does."""
+    failed = 0
+    while True:
+        try:
+            await pubsub.publish(wanted)
+        except BrokerUnavailable:
+            failed += 1
+            await asyncio.sleep(0.05)
+        else:
+            return failed
+
+
+async def read(url, wanted, group="history", *, ack=True, **how):
+    """Read until all `wanted` have come, subscribing again as the history does; return them in order."""
+    came, missing = [], set(wanted)
+    async with aclosing(connect(url)) as pubsub:
+        while missing:
+            try:
+                async with aclosing(pubsub.subscribe(group, **how)) as deliveries:
+                    while missing:
+                        delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+                        came.append(delivery.chunk)
+                        missing.discard(delivery.chunk)
+                        if ack:
+                            await delivery.ack()
+            except BrokerUnavailable:
+                await asyncio.sleep(0.05)
+    return came
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+async def test_keeps_its_promises(server, compression):
+    url = server.url(compression=compression)
+    await check_pubsub(lambda: connect(url))
+
+
+@pytest.mark.slow
+async def test_nothing_is_lost_when_the_server_is_killed_while_it_is_written_to_and_read(mortal):
+    url = mortal.url(timeout_seconds=1, batch_bytes=2000)
+    sent = [chunk(number, file=f"file{number % 5}") for number in range(600)]
+    async with aclosing(connect(url)) as pubsub:
+        await asyncio.gather(*(pubsub.publish(one) for one in sent[:200]))
+        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[200:400]]
+        await asyncio.wait(under_way, timeout=0.03)
+        mortal.kill()
+        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
+        await asyncio.sleep(2)
+        mortal.start()
+        assert sum(await asyncio.gather(*under_way)) > 0
+
+        came = []
+        deliveries = pubsub.subscribe("history")
+        while len(came) < 300:
+            delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+            came.append(delivery.chunk)
+            await delivery.ack()
+        mortal.kill()
+        try:
+            while True:
+                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
+        except BrokerUnavailable as error:
+            assert "does not answer" in str(error)  # noqa: PT017 (it may rise at any of many turns)
+        mortal.start()
+        came += await read(url, set(sent) - set(came))
+        await deliveries.aclose()
+    assert set(came) == set(sent)
+
+
+class Forgetful:
+    """A way to the server on which the answers to some puts are lost after they were stored."""
+
+    def __init__(self, port, lost):
+        self.port, self.lost = port, lost
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self.server.sockets[0].getsockname()[1]
+
+    async def __aexit__(self, *_):
+        self.server.close()
+
+    async def _serve(self, reader, writer):
+        their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        put = asyncio.Event()
+
+        async def there():
+            while data := await reader.read(65536):
+                if data.startswith(b"PUT ") and b"/log/" in data.partition(b"\n")[0]:
+                    put.set()
+                their_writer.write(data)
+            their_writer.close()
+
+        async def back():
+            while data := await their_reader.read(65536):
+                if put.is_set() and self.lost:
+                    self.lost.pop()
+                    break
+                put.clear()
+                writer.write(data)
+            writer.close()
+
+        with contextlib.suppress(OSError):
+            await asyncio.gather(there(), back())
+        for one in (writer, their_writer):
+            one.close()
+
+
+async def test_a_put_whose_answer_was_lost_is_stored_once(server):
+    lost = [1, 2, 3]
+    async with Forgetful(server.port, lost) as port:
+        url = server.url(port=port)
+        async with aclosing(connect(url)) as pubsub:
+            for number in range(6):
+                await pubsub.publish(chunk(number))
+    assert lost == []
+    assert [path.name for path in server.objects(url)] == [f"{number:010d}.ndjson.zst" for number in range(6)]
+    url = server.url(url.partition("?")[0].rpartition("/")[2])
+    assert await read(url, map(chunk, range(6))) == [chunk(number) for number in range(6)]
+
+
+async def test_a_writer_that_does_not_know_what_became_of_its_last_put_begins_another_folder(mortal):
+    url = mortal.url(timeout_seconds=1)
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        mortal.process.send_signal(signal.SIGSTOP)
+        results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in (1, 2)), return_exceptions=True)
+        assert [type(result) for result in results] == [BrokerUnavailable] * 2
+        mortal.process.send_signal(signal.SIGCONT)  # what it had in its hands is stored now
+        await asyncio.gather(*(pubsub.publish(chunk(n)) for n in (3, 1, 2)))
+    assert len({path.parent for path in mortal.objects(url)}) == 2
+    assert set(await read(url, map(chunk, range(4)))) == {chunk(n) for n in range(4)}
+
+
+async def test_an_object_is_lines_for_whoever_reads_them(server):
+    url = server.url(linger_seconds=0.3)
+    odd = Chunk(cluster="a\udc80 b", session="s", node_id="", event_type="FILE", segments=(), data=b'{"a":1}\n')
+    async with aclosing(connect(url)) as pubsub:
+        sent = [chunk(n, data=b'{"number":%d}\n' % (n + 1000)) for n in range(50)]
+        await asyncio.gather(*map(pubsub.publish, sent), pubsub.publish(odd))
+    (path,) = server.objects(url)  # gathered
+    rows = duckdb.sql(
+        f"SELECT number FROM read_json('{path}', format='nd', compression='zstd', columns={{number: 'INT'}}) "
+        f"WHERE number IS NOT NULL ORDER BY number"
+    ).fetchall()
+    assert [number for (number,) in rows] == list(range(1000, 1050))
+    assert await read(url, [odd, sent[-1]], "Zürich / *") == [*sent, odd]
+
+
+async def test_what_arrives_faster_than_one_object_holds_goes_into_several(server):
+    url = server.url(batch_bytes=3000, linger_seconds=60)
+    sent = [chunk(n, data=b"x" * 999 + b"\n") for n in range(9)]
+    async with aclosing(connect(url)) as pubsub:
+        await asyncio.wait_for(asyncio.gather(*map(pubsub.publish, sent)), 30)
+    assert len(server.objects(url)) == 3
+
+
+async def test_writers_whose_clocks_differ_are_all_read(server, monkeypatch):
+    url = server.url()
+    async with aclosing(connect(url)) as early, aclosing(connect(url)) as late, aclosing(connect(url)) as reader:
+        await early.publish(chunk(0))
+        async with aclosing(reader.subscribe("history")) as deliveries:
+            await (await anext(deliveries)).ack()
+            day = 24 * 3600 * 10**9
+            monkeypatch.setattr("raytrail.pubsub.objects.time.time_ns", lambda: 1795420800 * 10**9 - day)
+            await late.publish(chunk(1))
+            assert (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk == chunk(1)
+            await early.publish(chunk(2))
+            assert (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk == chunk(2)
+
+
+async def test_several_groups_have_their_own_places_over_a_restart(server):
+    url = server.url()
+    async with aclosing(connect(url)) as pubsub:
+        for number in range(4):
+            await pubsub.publish(chunk(number))
+    assert await read(url, [chunk(0), chunk(1)], "a") == [chunk(0), chunk(1)]
+    assert await read(url, [chunk(0)], "b") == [chunk(0)]
+    assert await read(url, [chunk(3)], "a") == [chunk(2), chunk(3)]
+    assert await read(url, [chunk(3)], "b") == [chunk(1), chunk(2), chunk(3)]
+
+
+async def test_a_group_has_one_reader_and_another_after_it(server):
+    url = server.url()
+    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
+        await one.publish(chunk(0))
+        async with aclosing(one.subscribe("history")) as deliveries:
+            await anext(deliveries)
+            waiting = asyncio.ensure_future(anext(deliveries))
+            for second in (one, other):
+                with pytest.raises(ConfigError) as caught:
+                    await anext(second.subscribe("history"))
+                assert str(caught.value) == (
+                    f"group 'history' at {url.partition('?')[0]} is being read, and has one reader at a time; stop "
+                    f"that one, or read as another group"
+                )
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert await read(url, [chunk(0)]) == [chunk(0)]
+
+
+@pytest.mark.slow
+async def test_what_a_reader_that_was_killed_had_comes_to_the_next_one(server):
+    url = server.url("killed")
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        await pubsub.publish(chunk(1))
+        deliveries = pubsub.subscribe("history")
+        await (await anext(deliveries)).ack()
+        await anext(deliveries)
+        await asyncio.sleep(1.5)  # it is written down once a second
+        place = server.files / "bucket" / "killed" / "groups" / "history.json"
+        kept = place.read_bytes()
+        await deliveries.aclose()
+        place.write_bytes(kept)  # as if it had been killed before it could leave
+    began = time.monotonic()
+    assert await read(url, [chunk(1)]) == [chunk(1)]
+    assert time.monotonic() - began > 5  # it may still have been there
+
+
+async def test_a_reader_that_was_away_for_long_does_not_write_over_its_successor(server):
+    url = server.url("usurped")
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        deliveries = pubsub.subscribe("history")
+        await (await anext(deliveries)).ack()
+        await asyncio.sleep(1.2)
+        place = server.files / "bucket" / "usurped" / "groups" / "history.json"
+        theirs = json.loads(place.read_bytes()) | {"reader": "another", "beat": 99}
+        await obstore.put_async(pubsub._store, "usurped/groups/history.json", json.dumps(theirs).encode())
+        with pytest.raises(BrokerUnavailable) as caught:
+            await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+        assert str(caught.value).endswith(
+            "group 'history' was not written for 10 seconds and may have another reader; subscribe again"
+        )
+    assert json.loads(place.read_bytes()) == theirs
+
+
+async def test_what_was_deleted_before_it_was_read_is_warned_of_and_passed_over(server, caplog):
+    url = server.url()
+    async with aclosing(connect(url)) as pubsub:
+        for number in range(5):
+            await pubsub.publish(chunk(number))
+        for path in server.objects(url)[:3]:
+            path.unlink()
+        writer = server.objects(url)[0].parent.name
+        assert await read(url, [chunk(4)]) == [chunk(3), chunk(4)]
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"{url.partition('?')[0]}: 3 objects of writer {writer} were deleted before group 'history' had read them; let "
+        f"the bucket's lifecycle rule keep them longer"
+    ]
+
+
+async def test_an_idle_reader_lists_once_a_poll_however_much_there_is(server):
+    url = server.url("idle", poll_seconds=0.2, batch_bytes=1024)
+    sent = [chunk(n, data=b"x" * 1020 + b"\n") for n in range(150)]
+    async with aclosing(connect(url)) as pubsub:
+        await asyncio.gather(*map(pubsub.publish, sent))
+        async with aclosing(pubsub.subscribe("history")) as deliveries:
+            for _ in sent:
+                await (await anext(deliveries)).ack()
+            waiting = asyncio.ensure_future(anext(deliveries))
+            await asyncio.sleep(1.5)  # its place is written down by then
+            before = len(server.requests())
+            await asyncio.sleep(2)
+            made = server.requests()[before:]
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+    lists = [path for _, path in made if path == "/bucket"]
+    assert 4 <= len(lists) <= 10
+    assert len(made) - len(lists) <= 12  # what comes next of the one writer, and that the reader is there
+
+
+async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path, caplog):
+    server = Server(tmp_path)
+    url = server.url(timeout_seconds=1)
+    async with aclosing(connect(url)) as pubsub:
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable) as caught:
+            await pubsub.publish(chunk(0))
+        assert str(caught.value).startswith(f"{url.partition('?')[0]} does not answer: ")
+        assert str(caught.value).endswith("; look after it, or the way to it")
+        assert time.monotonic() - began < 10
+        with pytest.raises(BrokerUnavailable):
+            await anext(pubsub.subscribe("history"))
+        started(server)
+        try:
+            await pubsub.publish(chunk(0))
+            assert await read(url, [chunk(0)]) == [chunk(0)]
+        finally:
+            server.kill()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_who_is_not_let_in_is_told(server):
+    for wrong in ({"aws_secret_access_key": "wrong"}, {"aws_access_key_id": "nobody"}):
+        url = server.url(**wrong)
+        async with aclosing(connect(url)) as pubsub:
+            for call in (pubsub.publish(chunk(0)), anext(pubsub.subscribe("history"))):
+                with pytest.raises(ConfigError) as caught:
+                    await call
+                assert str(caught.value).startswith(f"{url.partition('?')[0]} does not let us in: ")
+                assert str(caught.value).endswith("; mend its credentials")
+                assert SECRET not in str(caught.value)
+
+
+async def test_a_missing_bucket_is_an_error(server):
+    url = server.url(bucket="missing")
+    async with aclosing(connect(url)) as pubsub:
+        for call in (pubsub.publish(chunk(0)), anext(pubsub.subscribe("history"))):
+            with pytest.raises(ConfigError) as caught:
+                await call
+            assert "make" in str(caught.value)
+            assert str(caught.value).endswith("mend the URL")
+
+
+async def test_what_is_none_of_ours_is_an_error(server):
+    url = server.url()
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        (path,) = server.objects(url)
+        path.write_bytes(b"garbage")
+        with pytest.raises(EventError) as caught:
+            await anext(pubsub.subscribe("history"))
+    assert f"object {path.relative_to(server.files / 'bucket')} is none of ours: " in str(caught.value)
+
+
+def test_an_objects_place_is_that_of_its_last_ack_in_any_order():
+    one = _Following("w", 5)
+    assert one.place == 5
+    first, second = one.read(2), one.read(1)
+    assert (first, second, one.place) == (5, 6, 5)
+    one.ack(second)
+    one.ack(first)
+    assert one.place == 5
+    one.ack(first)
+    assert one.place == 7
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("s3://bucket", "'s3://bucket' names no folder of a bucket; write s3://bucket/folder, with letters, digits, "
+                        "'_', '-', '.' and '=' in its name"),
+        ("gs:///x", "'gs:///x' names no folder of a bucket; write gs://bucket/folder, with letters, digits, '_', '-', "
+                    "'.' and '=' in its name"),
+        ("s3://b/p?linger=1", "'s3://b/p': Object contains unknown field `linger`; the settings are linger_seconds, "
+                              "batch_bytes, compression, poll_seconds, timeout_seconds, endpoint"),
+    ],
+)  # fmt: skip
+def test_a_wrong_url_is_refused(url, says):
+    with pytest.raises(ConfigError) as caught:
+        connect(url)
+    assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "az://container/p?azure_storage_account_name=a&azure_storage_account_key=c2VjcmV0",
+        "gs://bucket/a/b/c?google_skip_signature=true",
+        "s3://bucket/p?aws_region=eu-central-1&aws_skip_signature=true",
+    ],
+)
+def test_every_clouds_url_is_taken(url):
+    assert connect(url).guarantee == "at-least-once"

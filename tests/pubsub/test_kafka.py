@@ -4,131 +4,72 @@ import asyncio
 import json
 import logging
 import os
-import shutil
-import signal
-import socket
-import subprocess
+import sys
 import time
-from contextlib import aclosing
-from pathlib import Path
+from contextlib import aclosing, asynccontextmanager, suppress
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 pytest.importorskip("confluent_kafka")
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
     AclOperation,
     AclPermissionType,
-    AdminClient,
     NewTopic,
     ResourcePatternType,
     ResourceType,
 )
+from tests.brokers.kafka import Kafka
+from tests.brokers.proxy import Proxy
 
-from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
+from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
 
 pytestmark = pytest.mark.anyio
 
-JARS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser() / "kafka"
 DEADLINE_SECONDS = 60
-PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Kafka:
-    """One node, broker and controller; whoever comes to `port` may do all, to `sasl_port` what is allowed."""
-
-    def __init__(self, directory, **settings):
-        self.directory, self.process = directory, None
-        self.port, self.sasl_port, controller = free_port(), free_port(), free_port()
-        settings = {
-            "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},SASL_PLAINTEXT://127.0.0.1:{self.sasl_port},"
-            f"CONTROLLER://127.0.0.1:{controller}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{PLAIN} required user_agent="secret";',
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS",
-            "log.dirs": directory / "log",
-            "offsets.topic.replication.factor": 1,
-            "offsets.topic.num.partitions": 1,
-            "group.initial.rebalance.delay.ms": 0,
-            "broker.heartbeat.interval.ms": 200,  # a killed one is let in again once its session has ended
-            "broker.session.timeout.ms": 1000,
-            "message.max.bytes": 16 * 1024**2,
-            "replica.fetch.max.bytes": 16 * 1024**2,
-            "auto.create.topics.enable": "false",
-        } | settings
-        self.properties = directory / "server.properties"
-        self.properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        self.java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c").wait(60)
-
-    def java(self, main, *arguments):
-        command = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*", main]
-        with open(self.directory / "kafka.log", "ab") as log:
-            return subprocess.Popen([*command, *arguments, self.properties], stdout=log, stderr=log)
-
-    def url(self, topic=None, *, user="", **settings):
-        port = self.sasl_port if user else self.port
-        query = "&".join(f"{name}={value}" for name, value in {"partitions": 3, **settings}.items() if value)
-        sasl = "&security.protocol=SASL_PLAINTEXT" if user else ""
-        return f"kafka://{user and user + '@'}127.0.0.1:{port}/{topic or uuid4().hex}?{query}{sasl}"
-
-    def start(self):
-        self.process = self.java("kafka.Kafka")
-        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "logger": logging.getLogger("test")})
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while True:
-            assert self.process.poll() is None, (self.directory / "kafka.log").read_text()
-            try:
-                return admin.list_topics(timeout=1) and admin
-            except KafkaException:
-                assert time.monotonic() < deadline, (self.directory / "kafka.log").read_text()
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-
-
-def needed():
-    if not shutil.which("java") or not JARS.is_dir():
-        text = "no Kafka: run `make brokers` (apt-get install maven openjdk-17-jre-headless)"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
 
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory):
-    needed()
     broker = Kafka(tmp_path_factory.mktemp("kafka"))
-    broker.admin = broker.start()
-    yield broker
-    broker.kill()
+    try:
+        broker.admin = broker.start()
+        yield broker
+    finally:
+        broker.kill()
 
 
 @pytest.fixture
 def mortal(tmp_path):
     """A broker of one's own, to be started and killed."""
-    needed()
     broker = Kafka(tmp_path, **{"auto.create.topics.enable": "true", "num.partitions": 2})
     yield broker
-    if broker.process and broker.process.poll() is None:
-        broker.kill()
+    broker.kill()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Three nodes that hold everything three times; the first one leads them."""
+    thrice = {"default.replication.factor": 3, "offsets.topic.replication.factor": 3, "min.insync.replicas": 2}
+    first = Kafka(tmp_path / "1", **thrice)
+    nodes = [first, *(Kafka(tmp_path / str(node), first, node, **thrice) for node in (2, 3))]
+    try:
+        for node in nodes:
+            node.launch()
+        for node in nodes:
+            node.admin = node.wait()
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
 
 
 def chunk(number, *, file="file0", data=b""):
@@ -148,6 +89,45 @@ async def until_stored(pubsub, wanted):
             await asyncio.sleep(0.2)
         else:
             return failed
+
+
+def numbered(count, files):
+    return [chunk(number, file=f"file{number % files}") for number in range(count)]
+
+
+def in_order(came, sent, files):
+    """Whether what came is what was sent, repetitions aside, each file in its order."""
+    first = list(dict.fromkeys(came))
+    assert set(first) == set(sent)
+    return all([one for one in first if one in set(sent[n::files])] == sent[n::files] for n in range(files))
+
+
+def stored(port, topic):
+    """Return all messages of a topic, as whoever knows nothing of us reads them."""
+    consumer = Consumer({"bootstrap.servers": f"127.0.0.1:{port}", "group.id": "-", "enable.auto.commit": False})
+    partitions = list(consumer.list_topics(topic, timeout=DEADLINE_SECONDS).topics[topic].partitions)
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+    ends = [consumer.get_watermark_offsets(TopicPartition(topic, partition))[1] for partition in partitions]
+    messages = []
+    while len(messages) < sum(ends):
+        messages += consumer.consume(sum(ends) - len(messages), 1)
+    consumer.close()
+    return messages
+
+
+@asynccontextmanager
+async def running(program, *arguments):
+    """A Python process of its own, killed at the end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):  # it ended just now
+                process.kill()
+        await process.wait()
 
 
 async def read(url, wanted, group="history", *, ack=True, **how):
@@ -179,8 +159,9 @@ async def test_keeps_its_promises(kafka, envelope):
 @pytest.mark.parametrize("envelope", ["chunk", "event"])
 async def test_nothing_is_lost_when_the_broker_is_killed_while_it_is_written_to_and_read(mortal, envelope):
     mortal.start()
-    url = mortal.url(partitions="", envelope=envelope)
-    sent = [chunk(number, file=f"file{number % 5}") for number in range(600)]
+    topic = uuid4().hex
+    url = mortal.url(topic, partitions="", envelope=envelope)
+    sent = numbered(600, files=5)
     async with aclosing(connect(url)) as pubsub:
         await asyncio.gather(*(pubsub.publish(one) for one in sent[:200]))
         under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[200:400]]
@@ -188,7 +169,8 @@ async def test_nothing_is_lost_when_the_broker_is_killed_while_it_is_written_to_
         mortal.kill()
         under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
         await asyncio.to_thread(mortal.start)
-        await asyncio.gather(*under_way)
+        assert sum(await asyncio.gather(*under_way)) == 0, "failed, though it was back in time"
+        assert len(stored(mortal.port, topic)) == len(sent), "sent again, it was stored again"
 
         came = []
         deliveries = pubsub.subscribe("history")
@@ -206,20 +188,96 @@ async def test_nothing_is_lost_when_the_broker_is_killed_while_it_is_written_to_
             came += await read(url, set(sent) - set(came))
         await restarting
         await deliveries.aclose()
-    first = list(dict.fromkeys(came))
-    assert set(first) == set(sent)
-    for number in range(5):
-        assert [one for one in first if one in sent[number::5]] == sent[number::5]
+    assert in_order(came, sent, files=5)
+
+
+@pytest.mark.slow
+async def test_a_new_leader_has_all_that_the_killed_one_had(cluster):
+    topic = uuid4().hex
+    ports = ",".join(f"127.0.0.1:{node.port}" for node in cluster)
+    url = f"kafka://{ports}/{topic}?partitions=3"
+    sent = numbered(900, files=9)
+    reading = asyncio.create_task(read(url, sent))
+    async with aclosing(connect(url)) as pubsub:
+        await asyncio.gather(*map(pubsub.publish, sent[:300]))
+        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[300:600]]
+        await asyncio.wait(under_way, timeout=0.01)
+        partitions = cluster[0].admin.list_topics(topic).topics[topic].partitions.values()
+        assert {(len(partition.replicas), len(partition.isrs)) for partition in partitions} == {(3, 3)}
+        killed = next(partition.leader for partition in partitions if partition.leader != 1)
+        cluster[killed - 1].kill()
+        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[600:]]
+        assert sum(await asyncio.gather(*under_way)) == 0
+    assert in_order(await reading, sent, files=9)
+    partitions = cluster[0].admin.list_topics(topic).topics[topic].partitions.values()
+    assert killed not in {partition.leader for partition in partitions}
+    assert len(stored(cluster[0].port, topic)) == len(sent)
+
+
+@pytest.mark.slow
+async def test_half_a_second_each_way_and_connections_cut_at_random_lose_nothing(kafka):
+    topic = uuid4().hex
+    url = kafka.url(topic, proxied=True)
+    sent = numbered(400, files=4)
+    bad = {"delay_seconds": 0.5, "life_seconds": 6, "seed": 3}
+    async with Proxy(kafka.proxied_port, kafka.behind_port, **bad) as proxy, aclosing(connect(url)) as pubsub:
+        reading = asyncio.create_task(read(url, sent))
+        for some in (sent[:200], sent[200:]):
+            await asyncio.gather(*(until_stored(pubsub, one) for one in some))
+        came = await reading
+        assert proxy.cuts >= 3
+    assert in_order(came, sent, files=4)
+    assert {message.value() for message in stored(kafka.port, topic)} == {one.data for one in sent}
+
+
+async def test_a_chunk_whose_ack_was_lost_is_stored_once(kafka):
+    topic = uuid4().hex
+    sent = numbered(60, files=2)
+    async with (
+        Proxy(kafka.proxied_port, kafka.behind_port) as proxy,
+        aclosing(connect(kafka.url(topic, proxied=True))) as pubsub,
+    ):
+        await pubsub.publish(sent[0])
+        proxy.lose_answer_to = lambda request: request[4:6] == b"\0\0" and proxy.lost < 3  # Produce
+        await asyncio.gather(*map(pubsub.publish, sent[1:]))
+        assert proxy.lost == 3
+    assert len(stored(kafka.port, topic)) == len(sent)
+    assert in_order(await read(kafka.url(topic), sent), sent, files=2)
+
+
+@pytest.mark.slow
+async def test_a_broker_that_falls_silent_is_given_up_and_what_it_had_all_the_same_comes_twice_in_order(kafka):
+    url = kafka.url(proxied=True, timeout_seconds=2)
+    sent = numbered(60, files=2)
+    async with Proxy(kafka.proxied_port, kafka.behind_port) as proxy, aclosing(connect(url)) as pubsub:
+        await pubsub.publish(sent[0])
+        proxy.answer_delay_seconds = 10
+        began = time.monotonic()
+        results = await asyncio.gather(*map(pubsub.publish, sent[1:30]), return_exceptions=True)
+        assert {str(result) for result in results} == {
+            f"{url.partition('?')[0]} did not say within 2 seconds that a chunk is stored; "
+            "look after its brokers, or raise timeout_seconds"
+        }
+        proxy.freeze()
+        with pytest.raises(BrokerUnavailable):
+            await pubsub.publish(sent[1])
+        assert time.monotonic() - began < 8
+        proxy.answer_delay_seconds = 0
+        proxy.thaw()
+        assert await asyncio.gather(*(until_stored(pubsub, one) for one in sent[1:])) == [0] * 59
+        came = await read(url, sent)
+    assert len(came) >= len(sent) + 29
+    assert in_order(came, sent, files=2)
 
 
 @pytest.mark.slow
 async def test_a_broker_that_is_away_at_first_is_waited_for_by_who_publishes_and_by_who_reads(mortal, caplog):
-    async with aclosing(connect(mortal.url("away"))) as pubsub:
+    async with aclosing(connect(mortal.url("away", timeout_seconds=1))) as pubsub:
         for _ in range(2):
             began = time.monotonic()
             results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in range(20)), return_exceptions=True)
             assert {type(result) for result in results} == {BrokerUnavailable}
-            assert time.monotonic() - began < 11
+            assert time.monotonic() - began < 4
         assert str(results[0]).startswith(f"kafka://127.0.0.1:{mortal.port}/away: ")
         assert "Connection refused" in str(results[0])
         with pytest.raises(BrokerUnavailable):
@@ -264,7 +322,7 @@ async def test_a_chunk_over_the_topics_limit_is_refused_and_those_sent_with_it_a
         refused = results.pop(5)
         assert isinstance(refused, ChunkRefused)
         assert str(refused) == (
-            f"kafka://127.0.0.1:{kafka.port}/{topic} takes no message of that size: Broker: Message size too large; "
+            f"kafka://127.0.0.1:{kafka.port}/{topic} does not take a chunk: Broker: Message size too large; "
             "raise max.message.bytes of the topic, or lower the agent's chunk_bytes"
         )
         assert results == [None] * 10
@@ -283,12 +341,7 @@ async def test_events_are_plain_json_for_whoever_else_reads_them(kafka):
     )
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(sent)
-    consumer = Consumer(
-        {"bootstrap.servers": f"127.0.0.1:{kafka.port}", "group.id": "clickhouse", "auto.offset.reset": "earliest"}
-    )
-    consumer.subscribe([topic])
-    messages = consumer.consume(5, DEADLINE_SECONDS)
-    consumer.close()
+    messages = stored(kafka.port, topic)
     assert [json.loads(message.value()) for message in messages] == [{"n": number} for number in range(5)]
     assert {message.key() for message in messages} == {b"1795420800-a"}
     header = rb'["1","Z\u00fcrich","s","n","TASK"] 1795420800-b:2:0:8 3/5'
@@ -311,6 +364,86 @@ async def test_a_chunk_that_came_in_part_is_given_all_the_same(kafka):
         while len(came) < 4:
             came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
     assert [len(one.data) for one in came] == [18, 34, 34, 17]
+
+
+@pytest.mark.slow
+async def test_a_chunk_whose_publisher_was_killed_in_the_middle_comes_in_part_and_then_whole(kafka):
+    topic = uuid4().hex
+    lines = [b'{"number":%d}\n' % number for number in range(200)]
+    whole = chunk(0, data=b"".join(lines))
+    # about ten lines at a time, and the next ones once it is known that they are stored
+    slowly = {"batch.size": 1000, "max.in.flight.requests.per.connection": 1}
+    url = kafka.url(topic, partitions=1, envelope="event", proxied=True, **slowly)
+    program = (
+        "import asyncio, sys, msgspec; from raytrail.pubsub import connect; from raytrail.event import Chunk\n"
+        "chunk = msgspec.json.decode(sys.stdin.buffer.read(), type=Chunk)\n"
+        "async def main(): await connect(sys.argv[1]).publish(chunk)\n"
+        "asyncio.run(main())"
+    )
+    async with (
+        Proxy(kafka.proxied_port, kafka.behind_port, delay_seconds=0.1),
+        aclosing(connect(kafka.url(topic, partitions=1, envelope="event"))) as pubsub,
+    ):
+        deliveries = pubsub.subscribe("history")
+        async with running(program, url) as publisher:
+            publisher.stdin.write(msgspec.json.encode(whole))
+            publisher.stdin.close()
+            first = (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk
+            assert publisher.returncode is None
+        parts = [first]
+        await pubsub.publish(whole)  # as the agent does that is started next
+        while parts[-1] != whole:
+            parts.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
+        await deliveries.aclose()
+    parts.pop()
+    [segment] = {part.segments[0]._replace(start=0, length=0) for part in parts}
+    assert (segment.file, segment.generation) == whole.segments[0][:2]
+    assert [part.segments[0].length for part in parts] == [len(part.data) for part in parts]
+    assert [part.segments[0].start for part in parts] == [
+        sum(len(p.data) for p in parts[:n]) for n in range(len(parts))
+    ]
+    assert whole.data.startswith(b"".join(part.data for part in parts))
+    read_by_others = [json.loads(message.value())["number"] for message in stored(kafka.port, topic)]
+    killed_at = len(read_by_others) - len(lines)
+    assert 0 < killed_at < len(lines)
+    assert read_by_others == [*range(killed_at), *range(len(lines))]
+
+
+async def test_what_a_newer_agent_wrote_stops_the_reader_and_is_there_for_a_newer_one(kafka):
+    topic = uuid4().hex
+    url = kafka.url(topic, partitions=1)
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+    producer = Producer({"bootstrap.servers": f"127.0.0.1:{kafka.port}"})
+    newer = dict(chunk(1).headers(), **{"raytrail-version": "2"})
+    producer.produce(topic, chunk(1).data, b"k", headers=newer)
+    producer.produce(topic, b"{}", b"k", headers={"raytrail-line": "[] f:0:0:3 1"})
+    producer.flush()
+    said = "chunk format '2' is not '1'; a newer agent wrote it: upgrade the reader"
+    for times in range(3):  # each time, though all before it was acknowledged
+        async with aclosing(connect(url)) as pubsub, aclosing(pubsub.subscribe("history")) as deliveries:
+            if not times:
+                delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+                assert delivery.chunk == chunk(0)
+                await delivery.ack()
+            with pytest.raises(EventError) as caught:
+                await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+        assert str(caught.value) == said
+
+
+async def test_a_line_whose_header_was_altered_is_an_error_that_shows_it(kafka):
+    topic = uuid4().hex
+    url = kafka.url(topic, partitions=1)
+    kafka.admin.create_topics([NewTopic(topic, 1)])[topic].result()
+    producer = Producer({"bootstrap.servers": f"127.0.0.1:{kafka.port}"})
+    producer.produce(topic, b"{}", b"k", headers={"raytrail-line": "[] f:0:0:3 1"})
+    producer.flush()
+    async with aclosing(connect(url)) as pubsub, aclosing(pubsub.subscribe("history")) as deliveries:
+        with pytest.raises(EventError) as caught:
+            await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+    assert str(caught.value) == (
+        "header raytrail-line=b'[] f:0:0:3 1': not enough values to unpack (expected 2, got 1); it was cut or altered"
+    )
 
 
 async def test_what_a_collector_wrote_is_read(kafka, caplog):
@@ -381,8 +514,42 @@ async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafk
 
 
 @pytest.mark.slow
+async def test_what_a_killed_reader_had_comes_to_the_other_one(kafka):
+    url = kafka.url(partitions=2, **{"session.timeout.ms": 2000, "heartbeat.interval.ms": 300})
+    program = (
+        "import asyncio, sys; from raytrail.pubsub import connect\n"
+        "async def main():\n"
+        "    async for delivery in connect(sys.argv[1]).subscribe('pair'):\n"
+        "        print(*delivery.chunk.segments[0], flush=True)\n"
+        "        if sys.argv[2] == 'acks': await delivery.ack()\n"
+        "asyncio.run(main())"
+    )
+    sent = numbered(200, files=10)
+
+    async def said(reader, count):
+        lines = [await asyncio.wait_for(reader.stdout.readline(), DEADLINE_SECONDS) for _ in range(count)]
+        return [line.decode().split() for line in lines]
+
+    async with (
+        aclosing(connect(url)) as pubsub,
+        running(program, url, "acks") as survivor,
+        running(program, url, "holds") as killed,
+    ):
+        asked, at = asyncio.ensure_future(said(killed, 1)), iter(sent)
+        while not asked.done():
+            await pubsub.publish(next(at))
+            await asyncio.wait([asked], timeout=0.1)
+        await asyncio.gather(*map(pubsub.publish, at))
+        killed.kill()
+        missing = {(one.segments[0].file, one.segments[0].start) for one in sent}
+        while missing:
+            [(file, _, start, _)] = await said(survivor, 1)
+            missing.discard((file, int(start)))
+
+
+@pytest.mark.slow
 async def test_a_group_that_is_read_is_not_taken_back_to_the_start(kafka):
-    url = kafka.url(partitions=1)
+    url = kafka.url(partitions=1, **{"session.timeout.ms": 2000, "heartbeat.interval.ms": 300})
     async with aclosing(connect(url)) as pubsub, aclosing(pubsub.subscribe("g")) as deliveries:
         await pubsub.publish(chunk(0))
         await anext(deliveries)
@@ -397,7 +564,7 @@ async def test_a_group_that_is_read_is_not_taken_back_to_the_start(kafka):
 @pytest.mark.slow
 async def test_a_missing_topic_is_an_error_that_says_what_to_do(kafka):
     for use in (lambda pubsub: pubsub.publish(chunk(0)), lambda pubsub: anext(pubsub.subscribe("g"))):
-        async with aclosing(connect(kafka.url("missing", partitions=""))) as pubsub:
+        async with aclosing(connect(kafka.url("missing", partitions="", timeout_seconds=1))) as pubsub:
             with pytest.raises(ConfigError) as caught:
                 await use(pubsub)
         assert str(caught.value) == (
@@ -418,39 +585,84 @@ async def test_who_is_not_let_in_is_told_and_an_agent_that_worked_outlives_it(ka
     assert "wrong" not in str(caught.value)
 
     kafka.admin.create_topics([NewTopic(topic, 1)])[topic].result()
-    rights = [
-        AclBinding(
-            ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:agent", "*", right, AclPermissionType.ALLOW
-        )
-        for right in (AclOperation.DESCRIBE, AclOperation.WRITE)
-    ]
-
-    def allow(*bindings):
-        for made in kafka.admin.create_acls(list(bindings)).values():
-            made.result()
-
-    allow(rights[0])
-    url = kafka.url(topic, user="agent:secret")
-    async with aclosing(connect(url)) as pubsub:
+    right = Rights(kafka.admin, topic)
+    right.allow(AclOperation.DESCRIBE)
+    async with aclosing(connect(kafka.url(topic, user="agent:secret"))) as pubsub:
         with pytest.raises(ConfigError) as caught:
             await pubsub.publish(chunk(0))
         assert str(caught.value).startswith(f"{shown}: ")
         assert str(caught.value).endswith(
             "Cluster authorization failed; allow this user Write on the topic, and Create where it is missing"
         )
-        allow(rights[1])
-        assert await until_allowed(pubsub, chunk(0)) >= 0
-        right = AclBindingFilter(
-            ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:agent", "*", AclOperation.WRITE,
-            AclPermissionType.ALLOW,
-        )  # fmt: skip
-        for gone in kafka.admin.delete_acls([right]).values():
-            gone.result()  # it holds some time later
-        with pytest.raises(BrokerUnavailable):
+        right.allow(AclOperation.WRITE)
+        await until_allowed(pubsub, chunk(0))
+        right.take(AclOperation.WRITE)
+        with pytest.raises(BrokerUnavailable) as caught:
             await asyncio.wait_for(publish_for_ever(pubsub), DEADLINE_SECONDS)
-        allow(rights[1])
+        assert str(caught.value).endswith("; allow this user Describe, and Write or Read, on the topic")
+        right.allow(AclOperation.WRITE)
         await until_stored(pubsub, chunk(2))
     assert (await read(kafka.url(topic), [chunk(2)]))[-1] == chunk(2)
+
+
+@pytest.mark.slow
+async def test_who_may_no_longer_read_reads_on_once_he_may_again(kafka):
+    topic, sent = uuid4().hex, numbered(20, files=1)
+    kafka.admin.create_topics([NewTopic(topic, 1)])[topic].result()
+    right = Rights(kafka.admin, topic)
+    right.allow(AclOperation.READ)
+    right.allow(AclOperation.READ, "history", ResourceType.GROUP)
+    url = kafka.url(topic, user="agent:secret")
+    async with aclosing(connect(kafka.url(topic))) as publisher, aclosing(connect(url)) as pubsub:
+        await asyncio.gather(*map(publisher.publish, sent[:10]))
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        came = []
+        while not came:
+            with suppress(ConfigError):  # rights hold some time after they were given
+                deliveries = pubsub.subscribe("history")
+                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
+            assert time.monotonic() < deadline
+        right.take(AclOperation.READ)
+        with pytest.raises(BrokerUnavailable) as caught:
+            await asyncio.wait_for(read_for_ever(deliveries, came), DEADLINE_SECONDS)
+        assert str(caught.value) == (
+            f"kafka://agent:***@127.0.0.1:{kafka.sasl_port}/{topic}: Fetch from broker 1 failed: "
+            "Broker: Topic authorization failed; allow this user Describe, and Write or Read, on the topic"
+        )
+        with pytest.raises(BrokerUnavailable):
+            await anext(pubsub.subscribe("history"))
+        await asyncio.gather(*map(publisher.publish, sent[10:]))
+        right.allow(AclOperation.READ)
+        while set(came) != set(sent):
+            with suppress(BrokerUnavailable):
+                async for delivery in pubsub.subscribe("history"):
+                    came.append(delivery.chunk)
+                    if set(came) == set(sent):
+                        break
+            assert time.monotonic() < deadline
+    assert in_order(came, sent, files=1)
+
+
+class Rights:
+    """What ``agent`` may do with a topic. They hold, and no longer hold, some time after they are given or taken."""
+
+    def __init__(self, admin, topic):
+        self.admin, self.topic = admin, topic
+
+    def allow(self, operation, name="", kind=ResourceType.TOPIC):
+        right = (kind, name or self.topic, ResourcePatternType.LITERAL, "User:agent", "*", operation)
+        [made] = self.admin.create_acls([AclBinding(*right, AclPermissionType.ALLOW)]).values()
+        made.result()
+
+    def take(self, operation):
+        right = (ResourceType.TOPIC, self.topic, ResourcePatternType.LITERAL, "User:agent", "*", operation)
+        [gone] = self.admin.delete_acls([AclBindingFilter(*right, AclPermissionType.ALLOW)]).values()
+        gone.result()
+
+
+async def read_for_ever(deliveries, came):
+    async for delivery in deliveries:
+        came.append(delivery.chunk)
 
 
 async def publish_for_ever(pubsub):
@@ -459,14 +671,13 @@ async def publish_for_ever(pubsub):
 
 
 async def until_allowed(pubsub, wanted):
-    for times in range(50):
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
         try:
-            await pubsub.publish(wanted)
+            return await pubsub.publish(wanted)
         except ConfigError:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
-        else:
-            return times
-    raise AssertionError("never allowed")
 
 
 async def test_librdkafkas_properties_are_passed_on(kafka):

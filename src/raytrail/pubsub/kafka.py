@@ -15,7 +15,7 @@ Settings, in the URL's query:
 
     envelope         chunk   `chunk` or `event`
     partitions               make the topic, with so many, where it is missing; else that is the broker's affair
-    timeout_seconds  30      how long the brokers may take to store a chunk
+    timeout_seconds  30      how long the brokers may take to store a chunk; then it fails, and is sent again
 
 and every property of librdkafka that has a dot in its name, as ``compression.type=zstd`` or ``ssl.ca.location=...``.
 ``user:password@`` means SASL PLAIN over TLS, unless ``security.protocol`` and ``sasl.mechanism`` say otherwise.
@@ -51,9 +51,10 @@ _CONNECT_SECONDS = 8.0
 _POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing
 _COMMIT_SECONDS = 1.0
 _JOIN_SECONDS = 1.0  # how long a reader waits for the rest of a chunk that came line by line
-_SESSION_SECONDS = 10.0
+_SESSION_MS = 10_000
 _LINE = "raytrail-line"
 _COMMON = ("raytrail-version", "cluster", "session", "node_id", "event_type")
+_HEADERS = (*_COMMON, "segments")
 
 _OURS = {
     *("bootstrap.servers", "metadata.broker.list", "group.id", "enable.idempotence", "request.required.acks"),
@@ -64,7 +65,13 @@ _OURS = {
 """Properties that the promise rests on."""
 
 _GIVEN_UP = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL}
-_REFUSED = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD}
+_REFUSED = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic, or lower the agent's chunk_bytes",
+    KafkaError.RECORD_LIST_TOO_LARGE: "raise segment.bytes of the topic, or lower the agent's chunk_bytes",
+    KafkaError.INVALID_RECORD: "look into the broker's log for what it has against it",
+}
+"""What it will never take, and what may be done about it."""
+
 _TO_MEND = {
     KafkaError._AUTHENTICATION: "mend user, password and sasl.mechanism",
     KafkaError.SASL_AUTHENTICATION_FAILED: "mend user, password and sasl.mechanism",
@@ -77,6 +84,7 @@ _TO_MEND = {
     KafkaError.TOPIC_EXCEPTION: "name another topic",
     KafkaError.INVALID_PARTITIONS: "say another number of partitions",
     KafkaError.POLICY_VIOLATION: "make the topic by hand, or say another number of partitions",
+    KafkaError.INVALID_TIMESTAMP: "set this machine's clock, or the broker's",
     KafkaError.UNKNOWN_TOPIC_OR_PART: "make it, or say ?partitions=8 and it is made",
     KafkaError._UNKNOWN_TOPIC: "make it, or say ?partitions=8 and it is made",
 }
@@ -168,8 +176,8 @@ class KafkaPubSub:
                 raise self._failure  # it waited behind one that failed, and must not overtake it
             sender = self._senders.get(alone) or await self._open(alone=alone)
             sent = sender.begin()
+            messages = _lines(chunk) if self._settings.envelope == "event" else iter((_message(chunk),))
             try:
-                messages = _lines(chunk) if self._settings.envelope == "event" else iter((_message(chunk),))
                 while not sender.produce(self._topic, messages, sent):
                     if time.monotonic() > began + self._settings.timeout_seconds:
                         raise self._drop(self._slow())
@@ -178,24 +186,26 @@ class KafkaPubSub:
                         raise self._failure or self._slow()
             except KafkaException as failed:
                 sent.fail(failed.args[0])
-            sent.complete()
+            finally:
+                sent.complete()
         left = began + self._settings.timeout_seconds - time.monotonic()
         await asyncio.wait([sent.stored], timeout=max(left, 1))
         if not sent.stored.done():
-            raise self._drop(self._slow())
+            # where its producer was given up already, the next one is not to suffer for it
+            raise self._failure if sender.stopped and self._failure else self._drop(self._slow())
         error = sent.stored.result()
         if error is not None and error.code() in _GIVEN_UP:
             if sender.stopped and self._failure is not None:
                 raise self._failure
             # the client gave all up by itself, and says why in a moment
             await self._reason(sender)
-        if error is not None and error.code() not in _REFUSED:
+        if error is not None and error.code() not in _REFUSED and not sender.stopped:
             self._drop(self._ours(error))
         return error
 
     async def _reason(self, sender: _Sender) -> None:
         deadline = time.monotonic() + 1
-        while self._last is None and time.monotonic() < deadline:
+        while self._last is None and not sender.stopped and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
             sender.listen()
 
@@ -258,7 +268,7 @@ class KafkaPubSub:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
-                "session.timeout.ms": int(_SESSION_SECONDS * 1000),
+                "session.timeout.ms": _SESSION_MS,
                 "max.poll.interval.ms": 3600 * 1000,  # a full disk may keep the history waiting
                 "fetch.max.bytes": 16 * 1024**2,
                 "queued.max.messages.kbytes": 16 * 1024,
@@ -275,7 +285,8 @@ class KafkaPubSub:
         away = False
         try:
             partitions = await run(self._prepare, consumer)
-            deadline = time.monotonic() + _SESSION_SECONDS + 1
+            # so long a reader that was killed is still taken for one that reads
+            deadline = time.monotonic() + int(self._properties.get("session.timeout.ms", _SESSION_MS)) / 1000 + 1
             while from_start and not await run(reader.rewind, partitions):
                 if time.monotonic() > deadline:
                     raise ConfigError(
@@ -286,6 +297,7 @@ class KafkaPubSub:
             await run(reader.join)
             while True:
                 for chunk, ack in await run(reader.take):
+                    self._worked = True
                     yield Delivery(chunk, ack)
                 if self._down:
                     await run(self._prepare, consumer)
@@ -316,7 +328,7 @@ class KafkaPubSub:
 
     def _prepare(self, client: Any) -> int:
         """Return the topic's partitions, waiting for the brokers and for the topic, which is made if we are to."""
-        deadline, made = time.monotonic() + _CONNECT_SECONDS, False
+        deadline, made = time.monotonic() + min(_CONNECT_SECONDS, self._settings.timeout_seconds), False
         self._last, self._down = None, False
         while True:
             try:
@@ -363,13 +375,10 @@ class KafkaPubSub:
         """Make librdkafka's error ours."""
         if error.code() < 0 and self._last is not None:
             error = self._last  # the client's own errors say that it waited in vain; this one says for what
-        if error.code() in _REFUSED:
-            return ChunkRefused(
-                f"{self._shown} takes no message of that size: {error.str()}; raise max.message.bytes of the topic, "
-                f"or lower the agent's chunk_bytes"
-            )
+        if do := _REFUSED.get(error.code()):
+            return ChunkRefused(f"{self._shown} does not take a chunk: {error.str()}; {do}")
         if mend := _TO_MEND.get(error.code()):
-            # an agent that has worked outlives what an administrator changes and mends
+            # who has published or read outlives what an administrator changes and mends
             kind = BrokerUnavailable if self._worked else ConfigError
             return kind(f"{self._shown}: {error.str()}; {mend}")
         return BrokerUnavailable(f"{self._shown}: {error.str()}; look after its brokers and the way to them")
@@ -490,11 +499,10 @@ class _Sent:
 
 
 class _Held:
-    """One partition, as its reader has it."""
+    """One partition, as its reader has it, from the first offset that it gets."""
 
-    def __init__(self) -> None:
-        self.end = 0
-        self.committed = -1
+    def __init__(self, first: int) -> None:
+        self.end = self.committed = first
         self._unacked: dict[tuple[int, int], None] = {}
         self._joining: dict[bytes, _Joining] = {}
 
@@ -504,32 +512,38 @@ class _Held:
         return min(self._unacked.copy(), default=(self.end, 0))[0]  # acks come from another thread
 
     def read(self, message: Any) -> list[Delivery]:
-        """Return what a message completes."""
+        """
+        Return what a message completes.
+
+        Raises:
+            EventError: It cannot be read; the group's position stays before it.
+        """
         offset, value = message.offset(), message.value() or b""
-        self.end = offset + 1
         sent: dict[str, bytes] = {name: header or b"" for name, header in message.headers() or ()}
         if _LINE in sent:
-            common, ranges, number = sent[_LINE].rsplit(b" ", 2)
-            chunk = Chunk.from_wire({**_common(common), "segments": ranges.decode()}, value + b"\n")
-            return self._join(message.key() or b"", number.decode(), offset, chunk)
-        if "raytrail-version" in sent:
-            headers = {name: header.decode("utf-8", "surrogatepass") for name, header in sent.items()}
-            chunks = [Chunk.from_wire(headers, value)]
+            headers, number, count = _header(sent[_LINE])
+            chunk = Chunk.from_wire(headers, value + b"\n")
+            given = self._join(message.key() or b"", number, count, offset, chunk)
+        elif "raytrail-version" in sent:
+            # a header that somebody's tracing added may be no text
+            headers = {name: sent[name].decode("utf-8", "surrogatepass") for name in _HEADERS if name in sent}
+            given = [self._give(Chunk.from_wire(headers, value), [(offset, 0)])]
         else:
             try:
                 chunks = from_message(value)
             except EventError as error:
                 log.warning("partition %d, offset %d: %s; it is left out", message.partition(), offset, error)
-                return []
-        return [self._give(chunk, [(offset, number)]) for number, chunk in enumerate(chunks)]
+                chunks = []
+            given = [self._give(chunk, [(offset, number)]) for number, chunk in enumerate(chunks)]
+        self.end = offset + 1
+        return given
 
     def joined(self, before: float) -> list[Delivery]:
         """Return what came in part before that time: its writer may be dead."""
         late = [key for key, joining in self._joining.items() if joining.began < before]
         return [self._part(key) for key in late]
 
-    def _join(self, key: bytes, line: str, offset: int, chunk: Chunk) -> list[Delivery]:
-        number, count = map(int, line.split("/"))
+    def _join(self, key: bytes, number: int, count: int, offset: int, chunk: Chunk) -> list[Delivery]:
         given: list[Delivery] = []
         joining = self._joining.get(key)
         if joining is not None and not joining.goes_on(number, count, chunk):
@@ -625,7 +639,8 @@ class _Reader:
                 for message in self._consumer.consume(count, seconds):
                     error = message.error()
                     if error is None:
-                        given += self._held.setdefault(message.partition(), _Held()).read(message)
+                        held = self._held.setdefault(message.partition(), _Held(message.offset()))
+                        given += held.read(message)
                     elif error.code() != KafkaError._MAX_POLL_EXCEEDED:  # it joins again by itself
                         raise KafkaException(error)
         except (KafkaException, EventError) as error:
@@ -712,13 +727,20 @@ def _lines(chunk: Chunk) -> Iterator[_Message]:
         yield key, line, [(_LINE, b"%b %b %d%b" % (of_all, ranges, number, last))]
 
 
+def _header(said: bytes) -> tuple[dict[str, str], int, int]:
+    """Return the headers of a line's chunk with the line's own segments, its number, and the chunk's lines."""
+    try:
+        of_all, ranges, place = said.rsplit(b" ", 2)
+        number, count = place.split(b"/")
+        return {**_common(of_all), "segments": ranges.decode()}, int(number), int(count)
+    except ValueError as error:
+        raise EventError(f"header {_LINE}={said!r}: {error}; it was cut or altered") from error
+
+
 @functools.lru_cache(maxsize=1000)
 def _common(said: bytes) -> dict[str, str]:
     """Read what all lines of a chunk have in common."""
-    try:
-        return dict(zip(_COMMON, msgspec.convert(json.loads(said), list[str]), strict=True))
-    except (ValueError, msgspec.ValidationError) as error:
-        raise EventError(f"header {_LINE}={said!r}: {error}; it was cut or altered") from error
+    return dict(zip(_COMMON, msgspec.convert(json.loads(said), list[str]), strict=True))
 
 
 def _key(chunk: Chunk) -> str:

@@ -7,9 +7,9 @@ Each publishing connection is a writer with a folder of its own, in which its ob
     <prefix>/groups/<group>.json
 
 An object holds a batch of chunks as NDJSON, for whoever can read that (DuckDB, Spark, ClickHouse, a shell): before the
-lines of each chunk stands one that is its headers, ``{"raytrail": {..., "bytes": <length of the lines>}}``, their values
-percent-encoded. It is put on condition that it was not there, and so once, whatever became of an answer. A writer that does not know whether its
-last put will arrive leaves its folder and begins another.
+lines of each chunk stands one that is its headers, ``{"raytrail": {..., "bytes": <length of the lines>}}``, with
+percent-encoded values. It is put on condition that it was not there, and so once, whatever became of an answer. Who
+does not know whether its last put will arrive leaves its folder and begins another.
 
 A reader knows the name of what comes next, and asks for that; it lists only the folders, to find new writers. Idle, it
 costs one LIST every `poll_seconds` and one GET a writer, rarer and rarer for one that has been silent for long, up to

@@ -1,0 +1,525 @@
+"""Ray's own GCS, unmodified: what it drops is noticed, and published again."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import aclosing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
+from raytrail.event import Chunk, Segment
+from raytrail.pubsub import connect, ray
+from raytrail.testing import check_pubsub
+from raytrail.testing.ray_cluster import ray_cluster
+
+DEADLINE_SECONDS = 30
+
+
+def against_ray(test):
+    return pytest.mark.ray(pytest.mark.slow(test))
+
+
+@contextlib.contextmanager
+def started():
+    if not Path(sys.executable).with_name("ray").exists():
+        text = "no `ray` beside this Python; pip install 'ray[default]==2.60.0'"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+    with ray_cluster(
+        export=False, num_cpus=1, system_config={"publisher_entity_buffer_max_bytes": 64 * 1024**2}
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with started() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def url(cluster):
+    """Of a topic that nobody else uses."""
+    return f"ray://{cluster.address}/{uuid4().hex}"
+
+
+def chunk(number, file="file0", data=b""):
+    data = data or b'{"event_data":{"number":%06d}}\n' % number
+    return Chunk(
+        cluster="",
+        session="session_1",
+        node_id="0b" * 28,
+        event_type="TASK",
+        segments=(Segment(f"1795420800-{file}", 0, number * len(data), len(data)),),
+        data=data,
+    )
+
+
+@contextlib.asynccontextmanager
+async def listening(pubsub, group="history"):
+    """Yield a queue of what the group hears, and does not ack by itself."""
+    queue = asyncio.Queue()
+
+    async def listen():
+        async with aclosing(pubsub.subscribe(group)) as deliveries:
+            async for delivery in deliveries:
+                await queue.put(delivery)
+
+    task = asyncio.create_task(listen())
+    try:
+        yield queue
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def acking(pubsub, heard):
+    """Add to `heard` what the history hears, and ack it; subscribe again as it does."""
+
+    async def read():
+        while True:
+            with contextlib.suppress(BrokerUnavailable):
+                async with aclosing(pubsub.subscribe("history")) as deliveries:
+                    async for delivery in deliveries:
+                        heard.append(delivery.chunk)
+                        await delivery.ack()
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(read())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def stored(pubsub, chunk):
+    """As the agent does."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        try:
+            return await pubsub.publish(chunk)
+        except BrokerUnavailable:
+            assert time.monotonic() < deadline, "not stored in time"
+            await asyncio.sleep(0.1)
+
+
+async def soon(awaitable):
+    return await asyncio.wait_for(awaitable, DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        *(
+            (
+                url,
+                f"{shown!r} names no topic of a GCS; write ray://host:6379/topic, or ray:///topic for the Ray of this "
+                "machine, with letters, digits, '.', '_' and '-' in the topic",
+            )
+            for url, shown in [
+                ("ray://head:6379", "ray://head:6379"),
+                ("ray://head:6379/", "ray://head:6379/"),
+                ("ray://head:6379/a/b", "ray://head:6379/a/b"),
+                ("ray://a:1,b:2/topic", "ray://a:1,b:2/topic"),
+                ("ray://me:secret@head/topic", "ray://me:***@head/topic"),
+                ("ray://:6379/topic", "ray://:6379/topic"),
+            ]
+        ),
+        (
+            "ray://head/topic?ack=none",
+            "'ray://head/topic': Object contains unknown field `ack`; the settings are acks, timeout_seconds",
+        ),
+        (
+            "ray://head/topic?timeout_seconds=0.5",
+            "'ray://head/topic': Expected `float` >= 3.0 - at `$.timeout_seconds`; "
+            "the settings are acks, timeout_seconds",
+        ),
+    ],
+)
+def test_a_wrong_url_says_what_to_write(url, message):
+    with pytest.raises(ConfigError) as caught:
+        connect(url)
+    assert str(caught.value) == message
+
+
+def test_what_the_dashboard_reads_is_valid_to_it():
+    models = pytest.importorskip("ray.dashboard.modules.reporter.reporter_models")
+    models.StatsPayload.model_validate(json.loads(ray._STATS))
+
+
+def test_lone_surrogates_pass():
+    sent = Chunk(cluster="\udcff", session="", node_id="", event_type="TASK", segments=(), data=b"x\n")
+    topic = connect("ray:///topic")._topic
+    message = ray._decode(ray._pack("me", 0, 1, [sent]), ray._Message, topic)
+    assert list(ray._unpack(message, topic)) == [(1, sent)]
+
+
+@against_ray
+async def test_keeps_its_promises(url):
+    await check_pubsub(lambda: connect(f"{url}?acks=none"))
+
+
+@against_ray
+async def test_without_a_history_nothing_is_stored_and_with_one_it_is_when_acked(url):
+    async with aclosing(connect(f"{url}?timeout_seconds=3")) as agent, aclosing(connect(url)) as history:
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable) as caught:
+            await agent.publish(chunk(0))
+        assert str(caught.value) == (
+            f"no reader of group 'history' has acknowledged at {url} for 3 seconds; start `raytrail history`, or name "
+            f"its group with acks=..., or write acks=none to lose what nobody hears"
+        )
+        assert 3 <= time.monotonic() - began < 6
+        async with listening(history) as heard:
+            publishing = asyncio.create_task(stored(agent, chunk(0)))
+            delivery = await soon(heard.get())
+            assert delivery.chunk == chunk(0)
+            assert not publishing.done()
+            await delivery.ack()
+            await soon(publishing)
+            # the reader is known now: no waiting
+            publishing = asyncio.create_task(agent.publish(chunk(1)))
+            delivery = await soon(heard.get())
+            await delivery.ack()
+            await soon(publishing)
+            assert heard.empty()
+
+
+@against_ray
+async def test_other_groups_hear_and_their_acks_count_for_nothing(url):
+    async with aclosing(connect(f"{url}?timeout_seconds=3")) as agent, aclosing(connect(url)) as reader:
+        async with listening(reader, "a") as a, listening(reader, "b") as b, acking(reader, history := []):
+            await soon(stored(agent, chunk(0)))
+            assert history == [chunk(0)]
+            for heard in (a, b):
+                delivery = await soon(heard.get())
+                assert delivery.chunk == chunk(0)
+                await delivery.ack()
+        async with listening(reader, "a") as heard:
+            publishing = asyncio.create_task(agent.publish(chunk(1)))
+            while not publishing.done():
+                with contextlib.suppress(asyncio.QueueEmpty):
+                    await heard.get_nowait().ack()
+                await asyncio.sleep(0.05)
+            with pytest.raises(BrokerUnavailable):
+                publishing.result()
+
+
+@against_ray
+async def test_an_ack_that_never_comes_has_the_chunk_published_again(url):
+    agent, history = connect(f"{url}?timeout_seconds=3"), connect(url)
+    async with aclosing(agent), aclosing(history), listening(history) as heard:
+        publishing = asyncio.create_task(stored(agent, chunk(0)))
+        lost = await soon(heard.get())
+        again = await soon(heard.get())
+        assert lost.chunk == again.chunk == chunk(0)
+        await again.ack()
+        await soon(publishing)
+
+
+@against_ray
+async def test_a_reader_that_is_behind_is_waited_for(url):
+    agent, history = connect(f"{url}?timeout_seconds=3"), connect(url)
+    async with aclosing(agent), aclosing(history), aclosing(history.subscribe("history")) as deliveries:
+        first = asyncio.create_task(anext(deliveries))
+        publishing = [asyncio.create_task(stored(agent, chunk(0)))]
+        await soon(first)
+        await first.result().ack()
+        publishing += [asyncio.create_task(agent.publish(chunk(number))) for number in range(1, 4)]
+        await asyncio.sleep(7)  # more than two time-outs
+        assert [task.done() for task in publishing] == [True, False, False, False]
+        came = []
+        while len(came) < 3:
+            delivery = await soon(anext(deliveries))
+            came.append(delivery.chunk)
+            await delivery.ack()
+        assert came == [chunk(number) for number in range(1, 4)]
+        await soon(asyncio.gather(*publishing))
+
+
+READER = """
+import asyncio, sys
+from raytrail.pubsub import connect
+async def read():
+    async for delivery in connect(sys.argv[1]).subscribe("history"):
+        number = delivery.chunk.segments[0].start // len(delivery.chunk.data)
+        if number % 5:
+            await delivery.ack()
+        await asyncio.sleep(0.3)  # the ack is told meanwhile
+        print(number, bool(number % 5), flush=True)
+asyncio.run(read())
+"""
+
+
+@against_ray
+async def test_nothing_is_lost_when_readers_are_killed(url):
+    sent = [chunk(number) for number in range(40)]
+    safe = set()
+    async with aclosing(connect(f"{url}?timeout_seconds=20")) as agent:
+        publishing = [asyncio.create_task(stored(agent, one)) for one in sent]
+        for _ in range(3):
+            reader = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", READER, url, stdout=subprocess.PIPE, start_new_session=True
+            )
+            for _ in range(4):
+                number, acked = (await soon(reader.stdout.readline())).split()
+                if acked == b"True":
+                    safe.add(int(number))
+            reader.send_signal(signal.SIGKILL)
+            await reader.wait()
+        assert not all(task.done() for task in publishing)
+        began = time.monotonic()
+        async with aclosing(connect(url)) as history, acking(history, heard := []):
+            await soon(asyncio.gather(*publishing))
+        # what the last one had heard is given up when the next one reports, and not at its time-out
+        assert time.monotonic() - began < 15
+        number_of = {one: number for number, one in enumerate(sent)}
+        # one killed between its ack and its line had acked no more than a chunk
+        assert len(set(range(40)) - safe - {number_of[one] for one in heard}) <= 3
+
+
+@against_ray
+async def test_chunks_published_at_once_stay_in_order(url):
+    sent = [chunk(number, file=f"file{number % 7}", data=b"x" * 50_000 + b"\n") for number in range(200)]
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard := []):
+        await soon(asyncio.gather(*(agent.publish(one) for one in sent)))
+    assert heard == sent
+
+
+@against_ray
+async def test_what_was_not_heard_is_counted(url, caplog):
+    async with aclosing(connect(f"{url}?acks=none")) as agent, aclosing(connect(f"{url}?acks=none")) as reader:
+        async with listening(reader) as heard:
+            while heard.empty():
+                await agent.publish(chunk(0))
+                await asyncio.sleep(0.1)
+        await agent.publish(chunk(1))  # heard or not: the reader is leaving
+        await agent.publish(chunk(2))
+        await agent.publish(chunk(3))
+        assert reader.missed_chunks == 0
+        async with listening(reader) as heard:
+            while heard.empty():
+                await agent.publish(chunk(4))
+                await asyncio.sleep(0.1)
+        assert reader.missed_chunks >= 3
+        [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert warning.getMessage() == (
+            f"{url}: group 'history' did not hear {reader.missed_chunks} chunks of {agent._sender._producer}; "
+            f"let a history ack them (acks=...) to miss none"
+        )
+
+
+@against_ray
+async def test_a_group_that_acks_has_one_reader(url):
+    refusal = (
+        f"group 'history' at {url} is being read, and has one reader at a time; stop that one, or read as another group"
+    )
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as one, aclosing(connect(url)) as other:
+        async with acking(one, []):
+            await soon(stored(agent, chunk(0)))
+            for reader in (one, other):
+                with pytest.raises(ConfigError) as caught:
+                    await soon(anext(reader.subscribe("history")))
+                assert str(caught.value) == refusal
+            await soon(stored(agent, chunk(1)))
+        async with acking(other, heard := []):
+            await soon(stored(agent, chunk(2)))
+        assert heard == [chunk(2)]
+
+
+@against_ray
+async def test_of_two_readers_that_come_at_once_one_stays(url):
+    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
+        reading = [asyncio.create_task(anext(reader.subscribe("history"))) for reader in (one, other)]
+        done, [left] = await asyncio.wait(reading, timeout=DEADLINE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        assert [type(task.exception()) for task in done] == [ConfigError]
+        async with aclosing(connect(url)) as agent:
+            publishing = asyncio.create_task(agent.publish(chunk(0)))
+            delivery = await soon(left)
+            assert delivery.chunk == chunk(0)
+            publishing.cancel()
+
+
+@against_ray
+async def test_a_chunk_too_long_is_refused_and_the_next_one_is_not(url):
+    long = chunk(0, data=os.urandom(32 * 1024**2))
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard := []):
+        publishing = asyncio.create_task(agent.publish(long))
+        with pytest.raises(ChunkRefused) as caught:
+            await agent.publish(chunk(0, data=long.data + b"\n"))
+        assert str(caught.value) == (
+            f"{url} takes 33554432 bytes at most, and a chunk has 33554433; lower the agent's chunk_bytes"
+        )
+        await soon(asyncio.gather(publishing, agent.publish(chunk(1))))
+    assert heard == [long, chunk(1)]
+
+
+@against_ray
+async def test_a_message_of_somebody_else_stops_the_reader(url):
+    async with aclosing(connect(f"{url}?acks=none")) as agent, aclosing(connect(f"{url}?acks=none")) as reader:
+        await agent.publish(chunk(0))
+        reading = asyncio.create_task(anext(reader.subscribe("any")))
+        while not reading.done():
+            await agent._sender._gcs.publish(agent._topic.chunks, b"\x93\x01\x02\x03")
+            await asyncio.wait([reading], timeout=0.2)
+        with pytest.raises(EventError) as caught:
+            reading.result()
+        assert str(caught.value) == (
+            f"a message at {url} is not ours: Expected `array` of at least length 5, got 3; a newer agent or reader "
+            f"wrote it: upgrade, or take another topic"
+        )
+
+
+def gcs_of(cluster):
+    """Return the pid of the cluster's GCS, and a function that starts it again, as Kubernetes may."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().decode().split("\0")[:-1] if entry.name.isdigit() else []
+            if command and Path(command[0]).name == "gcs_server" and str(cluster.temp_dir) in "".join(command):
+                environment = dict(
+                    part.split("=", 1) for part in (entry / "environ").read_text().split("\0") if "=" in part
+                )
+                quiet = subprocess.DEVNULL
+                return int(entry.name), lambda: subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+    raise AssertionError("no GCS")
+
+
+@against_ray
+async def test_where_a_service_does_not_serve_the_channel_nothing_is_published(cluster, url, monkeypatch):
+    pid, _ = gcs_of(cluster)
+    unserved = ("ControlPlanePubSubGcsService", "NoSuchService")
+    monkeypatch.setattr(ray, "_SERVICES", unserved)
+    async with aclosing(connect(f"{url}?acks=none")) as agent:
+        with pytest.raises(ConfigError) as caught:
+            await agent.publish(chunk(0))
+        assert str(caught.value) == (
+            f"there is no pub/sub of a GCS at {url}; name the address that `ray start --head` prints, of port 6379 "
+            f"mostly and not Ray Client's 10001, of a Ray from 2.48 to 2.60"
+        )
+        monkeypatch.setattr(ray, "_SERVICES", (*unserved, "ObservabilityPubSubService"))
+        await agent.publish(chunk(0))
+    assert gcs_of(cluster)[0] == pid
+
+
+@against_ray
+async def test_without_a_host_it_is_the_ray_of_the_environment(cluster, monkeypatch):
+    url = f"ray:///{uuid4().hex}?acks=none"
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    async with aclosing(connect(url)) as agent:
+        await agent.publish(chunk(0))
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    async with aclosing(connect(url)) as agent:
+        with pytest.raises(ConfigError) as caught:
+            await agent.publish(chunk(0))
+    assert str(caught.value) == (
+        f"{url.partition('?')[0]}: RAY_ADDRESS is 'ray://head:10001', which is no GCS; write its address into the URL"
+    )
+
+
+@against_ray
+async def test_ray_itself_notices_nothing(cluster, url):
+    logs = [cluster.session_dir / "logs" / name for name in ("dashboard_NodeHead.log", "gcs_server.out")]
+    before = [path.read_bytes() for path in logs]
+    sent = [chunk(number, data=os.urandom(5000).hex().encode() + b"\n") for number in range(200)]
+    agents = [connect(url) for _ in range(4)]
+    async with aclosing(connect(url)) as history, acking(history, heard := []):
+        for start in range(0, 200, 4):
+            some = sent[start : start + 4]
+            await soon(asyncio.gather(*(agent.publish(one) for agent, one in zip(agents, some, strict=True))))
+        for agent in agents:
+            await agent.aclose()
+    assert set(heard) == set(sent)
+    grown = [path.read_bytes()[len(old) :].decode() for path, old in zip(logs, before, strict=True)]
+    assert grown == ["", ""]
+    assert cluster.ask("/nodes?view=summary")["result"]
+
+
+@contextlib.asynccontextmanager
+async def relay(port, target):
+    """Pass connections to `port` on to `target`."""
+    writers = []
+
+    async def pump(reader, writer):
+        with contextlib.suppress(OSError):
+            while some := await reader.read(65536):
+                writer.write(some)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader, writer):
+        far_reader, far_writer = await asyncio.open_connection(*target.split(":"))
+        writers.extend((writer, far_writer))
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", port)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+@against_ray
+async def test_a_gcs_that_comes_later_and_goes_in_between_loses_nothing(cluster):
+    async with relay(0, cluster.address) as port:
+        pass
+    url = f"ray://127.0.0.1:{port}/{uuid4().hex}"
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history:
+        for call in (agent.publish(chunk(0)), anext(history.subscribe("history"))):
+            began = time.monotonic()
+            with pytest.raises(BrokerUnavailable, match=f"the GCS of {url} does not answer"):
+                await call
+            assert time.monotonic() - began < 5
+        for round in range(3):
+            async with relay(port, cluster.address):
+                async with acking(history, heard := []):
+                    await soon(stored(agent, chunk(round)))
+                assert set(heard) == {chunk(round)}
+                publishing = asyncio.create_task(agent.publish(chunk(9)))
+                await asyncio.wait([publishing], timeout=0.5)
+            began = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                await soon(publishing)
+            assert time.monotonic() - began < 5
+
+
+@against_ray
+async def test_a_gcs_that_is_killed_and_starts_again_loses_nothing():
+    with started() as cluster:
+        url = f"ray://{cluster.address}/topic"
+        pid, start_again = gcs_of(cluster)
+        async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history:
+            async with listening(history) as heard:
+                first = asyncio.create_task(stored(agent, chunk(0)))
+                await (await soon(heard.get())).ack()
+                await soon(first)
+                publishing = asyncio.create_task(agent.publish(chunk(1)))
+                await soon(heard.get())
+                os.kill(pid, signal.SIGKILL)
+                began = time.monotonic()
+                with pytest.raises(BrokerUnavailable):
+                    await soon(publishing)
+                with pytest.raises(BrokerUnavailable):
+                    await agent.publish(chunk(1))
+                with pytest.raises(BrokerUnavailable):
+                    await anext(history.subscribe("history"))
+                assert time.monotonic() - began < 5
+            again = start_again()
+            try:
+                async with acking(history, heard := []):
+                    await soon(stored(agent, chunk(1)))
+                assert set(heard) == {chunk(1)}
+            finally:
+                again.kill()
+                again.wait()

@@ -1,0 +1,453 @@
+"""Chunks through a real Redis, which the fixtures start."""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import aclosing, suppress
+from uuid import uuid4
+
+import pytest
+
+pytest.importorskip("redis")
+
+import redis
+
+from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
+from raytrail.event import Chunk, Segment
+from raytrail.pubsub import connect
+from raytrail.testing import check_pubsub
+
+pytestmark = pytest.mark.anyio
+
+DEADLINE_SECONDS = 60
+BEHIND = (
+    "more than the 20000 it may, since the groups ['behind'] have not acknowledged them; start their readers, or "
+    "remove those no longer used with XGROUP DESTROY"
+)
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+class Server:
+    """One redis-server with its files in a directory of its own."""
+
+    def __init__(self, directory, *arguments):
+        self.directory, self.arguments, self.process = directory, arguments, None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def url(self, stream=None, *, user="", **settings):
+        query = "&".join(f"{name}={value}" for name, value in {"stream": stream or uuid4().hex, **settings}.items())
+        return f"redis://{user and user + '@'}127.0.0.1:{self.port}?{query}"
+
+    def client(self, **how):
+        return redis.Redis(port=self.port, **how)
+
+    def start(self):
+        command = [
+            shutil.which("redis-server"),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            self.directory,
+        ]
+        with (self.directory / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen([*command, "--save", "", *self.arguments], stdout=log, stderr=log)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            with suppress(redis.ConnectionError, redis.BusyLoadingError), self.client() as client:
+                with suppress(redis.AuthenticationError):
+                    client.ping()
+                return
+            assert self.process.poll() is None, (self.directory / "redis.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+
+def started(server):
+    if not shutil.which("redis-server"):
+        text = "no redis-server: run `make brokers` as root (apt-get install redis-server)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+    server.start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = started(Server(tmp_path_factory.mktemp("redis"), "--appendonly", "yes"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Make a server with arguments of its own."""
+    made = []
+
+    def make(*arguments):
+        (tmp_path / str(len(made))).mkdir()
+        made.append(started(Server(tmp_path / str(len(made)), *arguments)))
+        return made[-1]
+
+    yield make
+    for server in made:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def chunk(number, *, file="file0", data=b""):
+    data = data or b'{"number":%06d}\n' % number
+    segments = (Segment(f"1795420800-{file}", 0, number * len(data), len(data)),)
+    return Chunk(cluster="c", session="s", node_id="0b" * 28, event_type="TASK", segments=segments, data=data)
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def until_stored(pubsub, wanted):
+    """Send again as the agent does."""
+    failed = 0
+    while True:
+        try:
+            await pubsub.publish(wanted)
+        except BrokerUnavailable:
+            failed += 1
+            await asyncio.sleep(0.05)
+        else:
+            return failed
+
+
+async def read(url, wanted, group="history", *, ack=True, **how):
+    """Read until all `wanted` have come, subscribing again as the history does; return them in order."""
+    came, missing = [], set(wanted)
+    async with aclosing(connect(url)) as pubsub:
+        while missing:
+            try:
+                async with aclosing(pubsub.subscribe(group, **how)) as deliveries:
+                    while missing:
+                        delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+                        came.append(delivery.chunk)
+                        missing.discard(delivery.chunk)
+                        if ack:
+                            await delivery.ack()
+            except BrokerUnavailable:
+                await asyncio.sleep(0.05)
+    return came
+
+
+async def attempt(call):
+    try:
+        await call
+    except BrokerUnavailable as error:
+        return error
+
+
+async def until(condition):
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_keeps_its_promises(server):
+    url = server.url()
+    await check_pubsub(lambda: connect(url))
+
+
+@pytest.mark.slow
+async def test_nothing_is_lost_when_the_server_is_killed_while_it_is_written_to_and_read(own, caplog):
+    server = own(*DURABLE)
+    url = server.url(timeout_seconds=2)
+    sent = [chunk(number, file=f"file{number % 5}") for number in range(600)]
+    async with aclosing(connect(url)) as pubsub:
+        await asyncio.gather(*(pubsub.publish(one) for one in sent[:200]))
+        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[200:400]]
+        await asyncio.wait(under_way, timeout=0.005)
+        server.kill()
+        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
+        await asyncio.sleep(0.2)
+        server.start()
+        assert sum(await asyncio.gather(*under_way)) > 0
+
+        came = []
+        deliveries = pubsub.subscribe("history")
+        while len(came) < 300:
+            delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+            came.append(delivery.chunk)
+            await delivery.ack()
+        server.kill()
+        try:
+            while True:
+                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
+        except BrokerUnavailable as error:
+            assert "does not answer" in str(error)  # noqa: PT017 (it may rise at any of many turns)
+        server.start()
+        came += await read(url, set(sent) - set(came))
+        await deliveries.aclose()
+    assert set(came) == set(sent)
+    assert warnings(caplog) == []  # it is as durable as it can be
+
+
+async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path):
+    server = Server(tmp_path)
+    async with aclosing(connect(server.url("away"))) as pubsub:
+        with pytest.raises(BrokerUnavailable) as caught:
+            await pubsub.publish(chunk(0))
+        assert str(caught.value).startswith(f"redis://127.0.0.1:{server.port} does not answer: ")
+        assert str(caught.value).endswith("; start it, or mend the URL")
+        with pytest.raises(BrokerUnavailable):
+            await anext(pubsub.subscribe("history"))
+        started(server)
+        try:
+            await pubsub.publish(chunk(0))
+            assert await read(server.url("away"), [chunk(0)]) == [chunk(0)]
+        finally:
+            server.kill()
+
+
+async def test_a_server_that_hangs_is_given_up_in_time(own):
+    server = own(*DURABLE)
+    url = server.url(timeout_seconds=2)
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        server.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in range(1, 5)), return_exceptions=True)
+        assert {type(result) for result in results} == {BrokerUnavailable}
+        assert time.monotonic() - began < 8
+        server.process.send_signal(signal.SIGCONT)
+        await asyncio.gather(*(until_stored(pubsub, chunk(n)) for n in range(1, 5)))
+    assert set(await read(url, map(chunk, range(5)))) == {chunk(n) for n in range(5)}
+
+
+async def test_who_is_not_let_in_is_told(own):
+    rules = ("agent on >secret ~* +@all", "reader on >secret ~* +@all -xadd", "default off")
+    server = own(*(word for rule in rules for word in ("--user", *rule.split())))
+    says = "does not let us in: "
+    for user in ("", "agent:wrong"):
+        async with aclosing(connect(server.url(user=user))) as pubsub:
+            with pytest.raises(ConfigError) as caught:
+                await pubsub.publish(chunk(0))
+        assert says in str(caught.value)
+        assert "wrong" not in str(caught.value).replace("WRONGPASS", "")
+        assert str(caught.value).endswith("; mend user and password")
+    async with aclosing(connect(server.url("s", user="reader:secret"))) as pubsub:
+        with pytest.raises(ConfigError) as caught:
+            await pubsub.publish(chunk(0))
+    assert "does not let us do it: " in str(caught.value)
+    assert str(caught.value).endswith(
+        "; give the user +@stream +@scripting +@transaction +@connection +get +set +del +pexpire +exists +time +info "
+        "+memory on ~s*"
+    )
+    async with aclosing(connect(server.url("s", user="agent:secret"))) as pubsub:
+        await pubsub.publish(chunk(0))
+
+
+async def test_a_key_that_is_no_stream_is_an_error(server):
+    with server.client() as client:
+        client.set("text", "x")
+    async with aclosing(connect(server.url("text"))) as pubsub:
+        for call in (pubsub.publish(chunk(0)), anext(pubsub.subscribe("history"))):
+            with pytest.raises(ConfigError) as caught:
+                await call
+            assert str(caught.value) == (f"redis://127.0.0.1:{server.port}: key 'text' is no stream; name another one")
+
+
+async def test_an_entry_that_is_no_chunk_is_an_error(server):
+    with server.client() as client:
+        client.xadd("foreign", {"a": "b"})
+    with pytest.raises(EventError):
+        await read(server.url("foreign"), [chunk(0)])
+
+
+async def test_a_chunk_over_the_servers_limit_is_refused_and_those_sent_with_it_are_stored(own):
+    server = own("--proto-max-bulk-len", str(1024 * 1024), *DURABLE)
+    url = server.url()
+    long = chunk(9, file="long", data=b"x" * 1024 * 1024 + b"\n")
+    async with aclosing(connect(url)) as pubsub:
+        results = await asyncio.gather(
+            pubsub.publish(chunk(0)), pubsub.publish(long), pubsub.publish(chunk(1)), return_exceptions=True
+        )
+    assert (results[0], results[2]) == (None, None)
+    assert isinstance(results[1], ChunkRefused)
+    assert str(results[1]) == (
+        f"redis://127.0.0.1:{server.port} takes 1048576 bytes at most, and a chunk has 1048577; raise "
+        f"proto-max-bulk-len there, or lower the agent's chunk_bytes"
+    )
+    assert await read(url, [chunk(0), chunk(1)]) == [chunk(0), chunk(1)]
+
+
+async def test_a_group_has_one_reader(server):
+    url = server.url()
+    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
+        await one.publish(chunk(0))
+        async with aclosing(one.subscribe("history")) as deliveries:
+            await anext(deliveries)
+            waiting = asyncio.ensure_future(anext(deliveries))
+            began = time.monotonic()
+            for second in (one, other):
+                with pytest.raises(ConfigError) as caught:
+                    await anext(second.subscribe("history"))
+                assert "is being read, and has one reader at a time; stop that one, or read as another group" in str(
+                    caught.value
+                )
+            assert time.monotonic() - began > 9  # one that was killed would have been gone by then
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+
+@pytest.mark.slow
+async def test_what_a_reader_that_was_killed_had_comes_to_the_next_one(server):
+    url = server.url("killed")
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        await pubsub.publish(chunk(1))
+    with server.client() as client:
+        client.xgroup_create("killed", "history", "0")
+        client.xreadgroup("history", "reader", {"killed": ">"})
+        client.set("killed:history:reader", "somebody", px=3000)
+    began = time.monotonic()
+    assert await read(url, [chunk(0), chunk(1)]) == [chunk(0), chunk(1)]
+    assert time.monotonic() - began > 2
+
+
+@pytest.mark.slow
+async def test_retention_trims_what_every_group_has_and_nothing_else(server, monkeypatch, caplog):
+    monkeypatch.setattr("raytrail.pubsub.redis._TIDY_SECONDS", 0.1)
+    url = server.url("kept", retain_bytes=20_000)
+    sent = [chunk(number, data=os.urandom(500).hex().encode() + b"\n") for number in range(200)]
+    with server.client() as client:
+        async with aclosing(connect(url)) as pubsub:
+            await asyncio.gather(*map(pubsub.publish, sent))
+            behind = pubsub.subscribe("behind")
+            first = await anext(behind)
+            async with aclosing(pubsub.subscribe("ahead")) as deliveries:
+                for _ in sent:
+                    await (await anext(deliveries)).ack()
+                waiting = asyncio.ensure_future(anext(deliveries))
+                await until(lambda: warnings(caplog))
+                assert client.xlen("kept") == 200  # the other group has acknowledged nothing
+                await first.ack()
+                for _ in sent[1:]:
+                    await (await anext(behind)).ack()
+                both = asyncio.ensure_future(anext(behind))
+                await until(lambda: client.xlen("kept") <= 110)  # Redis trims whole nodes, of a hundred entries
+                for task in (waiting, both):
+                    task.cancel()
+                await asyncio.gather(waiting, both, return_exceptions=True)
+            await behind.aclose()
+    said = warnings(caplog)
+    assert all(text.startswith(f"redis://127.0.0.1:{server.port}: stream 'kept' takes ") for text in said)
+    assert [text for text in said if text.endswith(BEHIND)]
+
+
+@pytest.mark.slow
+async def test_a_group_that_is_long_away_holds_nothing_back(server, monkeypatch, caplog):
+    monkeypatch.setattr("raytrail.pubsub.redis._TIDY_SECONDS", 0.1)
+    url = server.url("away", retain_seconds=1)
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        await read(url, [chunk(0)], "gone", ack=False)
+        await asyncio.sleep(1.5)
+        with server.client() as client:
+            async with aclosing(pubsub.subscribe("here")) as deliveries:
+                await (await anext(deliveries)).ack()
+                waiting = asyncio.ensure_future(anext(deliveries))
+                await until(lambda: client.xlen("away") == 0)
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+    assert warnings(caplog) == [
+        f"redis://127.0.0.1:{server.port}: the groups ['gone'] of stream 'away' have been away longer than "
+        f"retain_seconds=1 and no longer hold back what they have not read"
+    ]
+
+
+async def test_a_server_that_is_full_is_waited_for(own):
+    server = own("--maxmemory", "8mb", "--maxmemory-policy", "noeviction", *DURABLE)
+    url = server.url()
+    sent = [chunk(number, data=os.urandom(50_000).hex().encode() + b"\n") for number in range(100)]
+    async with aclosing(connect(url)) as pubsub:
+        results = [await asyncio.wait_for(attempt(pubsub.publish(one)), DEADLINE_SECONDS) for one in sent]
+        caught = next(result for result in results if result is not None)
+        assert isinstance(caught, BrokerUnavailable)
+        assert "is out of memory: " in str(caught)
+        assert str(caught).endswith("; start the readers of its groups, raise maxmemory, or lower retain_bytes")
+        reading = asyncio.ensure_future(read(url, sent))
+        await asyncio.wait_for(asyncio.gather(*(until_stored(pubsub, one) for one in sent)), DEADLINE_SECONDS)
+        assert set(await reading) == set(sent)
+
+
+async def test_what_was_deleted_by_hand_before_it_was_read_is_warned_of(server, caplog):
+    url = server.url("holes")
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        await read(url, [chunk(0)], ack=False)
+        with server.client() as client:
+            [(entry, _)] = client.xrange("holes")
+            client.xdel("holes", entry)
+        await pubsub.publish(chunk(1))
+    caplog.clear()
+    assert await read(url, [chunk(1)]) == [chunk(1)]
+    assert warnings(caplog) == [
+        f"redis://127.0.0.1:{server.port}: entry {entry.decode()} was deleted before group 'history' had acknowledged "
+        f"it; retention did not do that"
+    ]
+
+
+async def test_a_server_that_may_forget_is_warned_of_once(own, caplog):
+    server = own("--maxmemory-policy", "allkeys-lru")
+    async with aclosing(connect(server.url("s"))) as pubsub:
+        await pubsub.publish(chunk(0))
+        await pubsub.publish(chunk(1))
+    where = f"redis://127.0.0.1:{server.port}"
+    assert warnings(caplog) == [
+        f"{where} keeps no append-only file: what is stored is lost when it stops without a snapshot; set appendonly "
+        f"yes and appendfsync always in redis.conf",
+        f"{where} may evict the stream 's' when its memory is full, unread or not: its maxmemory-policy is "
+        f"allkeys-lru; set it to noeviction",
+    ]
+
+
+async def test_an_idle_reader_asks_for_little(server):
+    url = server.url()
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        async with aclosing(pubsub.subscribe("history")) as deliveries:
+            await (await anext(deliveries)).ack()
+            waiting = asyncio.ensure_future(anext(deliveries))
+            await asyncio.sleep(0.5)
+            with server.client() as client:
+                before = client.info("stats")["total_commands_processed"]
+                await asyncio.sleep(2)
+                made = client.info("stats")["total_commands_processed"] - before
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+    assert made < 20
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://", "'redis://' names no Redis database; write redis://[user:password@]host[:6379][/number]"),
+        ("redis://h/x", "'redis://h/x' names no Redis database; write redis://[user:password@]host[:6379][/number]"),
+        ("redis://h?strem=x", "'redis://h': Object contains unknown field `strem`; the settings are stream, "
+                              "retain_bytes, retain_seconds, timeout_seconds, tls, ca_file"),
+    ],
+)  # fmt: skip
+def test_a_wrong_url_is_refused(url, says):
+    with pytest.raises(ConfigError) as caught:
+        connect(url)
+    assert str(caught.value) == says

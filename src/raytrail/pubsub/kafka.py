@@ -639,8 +639,9 @@ class _Reader:
                 for message in self._consumer.consume(count, seconds):
                     error = message.error()
                     if error is None:
-                        held = self._held.setdefault(message.partition(), _Held(message.offset()))
-                        given += held.read(message)
+                        if (partition := message.partition()) not in self._held:
+                            self._held[partition] = _Held(message.offset())
+                        given += self._held[partition].read(message)
                     elif error.code() != KafkaError._MAX_POLL_EXCEEDED:  # it joins again by itself
                         raise KafkaException(error)
         except (KafkaException, EventError) as error:

@@ -344,9 +344,9 @@ class RedisPubSub:
                 seen = [consumer["idle"] for consumer in await redis.xinfo_consumers(stream, group)]
                 if seen and not present and min(seen) > self._settings.retain_seconds * 1000:
                     away.append(group)
-                elif state["pending"]:
-                    floors[group] = _position((await redis.xpending(stream, group))["min"])
-                else:
+                elif state["pending"] and (oldest := (await redis.xpending(stream, group))["min"]):
+                    floors[group] = _position(oldest)
+                else:  # or what was pending has been acknowledged just now
                     ms, sequence = _position(state["last-delivered-id"])
                     floors[group] = (ms, sequence + 1)
             if away != self._away:

@@ -8,10 +8,13 @@ The pages of docs/reference, and the tables of docs/why/fidelity.md, made from t
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ HELP_WIDTH = 100
 ENDPOINTS: Mapping[str, str] = {
     "/": "The landing page: all clusters, each with its ledger in a few words.",
     "/healthz": "`ok`, while the process answers.",
+    "/ingest": "POST: chunks of agents and records of foreign collectors, with `--ingest`; 204 once all is stored.",
     "/api/clusters": "All clusters, newest first, as JSON.",
     "/api/clusters/{id}": "One cluster with its whole ledger, as JSON.",
     "/clusters/{id}": "To the same with a slash at its end.",
@@ -57,6 +61,7 @@ def pages() -> dict[str, str]:
         "reference/events.md": _events(),
         "reference/http.md": _http(),
         "reference/errors.md": _errors(),
+        "reference/brokers.md": _brokers(),
         "reference/schema/event.json": _json(schema()),
         "why/fidelity.md": _fidelity((DOCS / "why/fidelity.md").read_text(encoding="utf-8")),
     }
@@ -295,6 +300,48 @@ State API errors have Ray's form, `{{"result": false, "msg": …, "data": {{"res
 
 Answers about a sealed session carry an `ETag` and are revalidated; all others are `no-store`.
 """
+
+
+def _brokers() -> str:
+    kinds: dict[Any, list[str]] = {}
+    for point in sorted(entry_points(group="raytrail.pubsub"), key=lambda point: point.name):
+        if point.value.startswith("raytrail."):
+            kinds.setdefault(point.load(), []).append(point.name)
+    order = sorted(kinds, key=lambda kind: ("at-most" in kind.guarantee, kinds[kind]))
+    rows = []
+    parts = []
+    for kind in order:
+        schemes = ", ".join(f"`{name}://`".replace("stdout://", "stdout:") for name in kinds[kind])
+        module = inspect.getdoc(sys.modules[kind.__module__]) or ""
+        first, _, rest = module.partition("\n")
+        extra = _extra(kind.__module__)
+        rows.append((schemes, kind.guarantee, f"`raytrail[{extra}]`" if extra else "", _prose(first)))
+        own = inspect.getdoc(kind) or ""
+        parts.append(f"## {schemes.replace('`', '')}\n\n{_prose(first)}\n{_prose(rest)}\n\n{_prose(own)}\n")
+    return f"""{MADE}
+# Brokers
+
+Whatever carries chunks from the agents to a history is named by a URL, here and in a broker of
+[your own](../how-to/add-a-broker.md); the client of each comes with an extra. All pass one contract,
+`raytrail.testing.check_pubsub`, against the real server.
+
+{_table(("URL", "promise", "extra", "what it is"), rows)}
+
+What is at most once by itself says so; [guarantees](../why/guarantees.md#brokers) has what follows from it.
+
+{chr(10).join(parts)}"""
+
+
+def _extra(module: str) -> str:
+    """Return the extra that a backend's client comes with: that which names its package."""
+    name = module.rpartition(".")[2]
+    extras = metadata.metadata("raytrail").get_all("Provides-Extra") or []
+    return name if name in extras else ""
+
+
+def _prose(doc: str) -> str:
+    """Turn a docstring's double backticks into Markdown's; its paragraphs and drawings stay."""
+    return re.sub(r"``(.+?)``", r"`\1`", doc)
 
 
 def _errors() -> str:

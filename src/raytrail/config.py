@@ -162,6 +162,16 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     """Address to listen on."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8365
     """Port to listen on; 0 takes a free one."""
+    ingest: str = ""
+    """
+    Where to publish what agents and foreign collectors post to ``/ingest``, a broker's URL; ``on`` with ``raytrail up``
+    is what it publishes to itself. Empty: nothing is taken.
+    """
+    ingest_token: str = ""
+    """
+    What whoever posts to ``/ingest`` must send, as bearer token or as the password of basic authentication; empty lets
+    everybody in.
+    """
 
 
 class Config(_Table, frozen=True, kw_only=True):

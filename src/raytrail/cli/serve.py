@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import ModuleType
+
 import click
 
 from raytrail.cli import _history, _options, _output, _service
 from raytrail.config import Config
+from raytrail.errors import ConfigError
+from raytrail.pubsub import connect
+from raytrail.pubsub.collector import Collector
+from raytrail.store import Store
 
 
 @click.command(cls=_options.Command)
@@ -15,12 +22,27 @@ def serve(config: Config) -> None:
     Answer over HTTP, as the clusters would have.
 
     Any number of servers may read one history, also while it is written to. Point Ray's own tools at a
-    cluster: ray list tasks --address http://HOST:PORT/clusters/ID
+    cluster: ray list tasks --address http://HOST:PORT/clusters/ID. With --ingest, events are taken, too: from
+    `raytrail agent --to http://HOST:PORT/ingest`, Vector, Fluent Bit and the like.
     """
     # starlette and uvicorn come with an extra, which no other command needs
     server = _service.server()
     with _history.reading(config) as store:
-        _service.run(lambda stop: server.serve(store, config.server, ready=_announce, stop=stop))
+        _service.run(lambda stop: _serve(server, store, config, stop))
+
+
+async def _serve(server: ModuleType, store: Store, config: Config, stop: asyncio.Event) -> None:
+    if config.server.ingest == "on":
+        raise ConfigError(
+            "ingest='on' is for `raytrail up`; name the broker's URL, e.g. file:///var/lib/raytrail/events"
+        )
+    broker = connect(config.server.ingest) if config.server.ingest else None
+    take = Collector(broker).take if broker else None
+    try:
+        await server.serve(store, config.server, ready=_announce, stop=stop, take=take)
+    finally:
+        if broker:
+            await broker.aclose()
 
 
 def _announce(url: str) -> None:

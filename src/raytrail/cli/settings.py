@@ -13,6 +13,7 @@ from raytrail import config as settings_of
 from raytrail.cli import _options, _output
 from raytrail.cli._output import Field
 from raytrail.config import Config
+from raytrail.pubsub.url import shown
 
 
 @click.command(cls=_options.Command)
@@ -45,11 +46,18 @@ def settings(form: str, config_file: Path | None) -> None:
     _output.leave_note(_output.table(fields, rows, wrap="meaning"))
 
 
+def _shown(name: str, value: Any) -> Any:
+    """Return a value without what is secret in it."""
+    if name.endswith("_token") and value:
+        return "***"
+    return shown(value) if isinstance(value, str) and "://" in value else value
+
+
 def _rows(config: Config, layers: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     return [
         {
             "setting": one.key,
-            "value": getattr(getattr(config, one.table), one.name),
+            "value": _shown(one.name, getattr(getattr(config, one.table), one.name)),
             "from": next((said for said in reversed(layers) if one.name in layers[said].get(one.table, {})), "default"),
             "meaning": one.doc.replace("``", "").replace("`", ""),
         }

@@ -14,6 +14,7 @@ from raytrail.cli import _history, _options, _output, _service
 from raytrail.cli._shipping import Agent
 from raytrail.config import Config, state_dir, store_dir
 from raytrail.pubsub import connect
+from raytrail.pubsub.collector import Collector
 from raytrail.pubsub.url import shown
 
 log = logging.getLogger(__name__)
@@ -47,16 +48,19 @@ async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -
     agent_stop, history_stop, server_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     with _history.writing(config) as store:
         pubsub = connect(url)
+        elsewhere = connect(config.server.ingest) if config.server.ingest not in ("", "on") else None
+        take = Collector(elsewhere or pubsub).take if config.server.ingest else None
         try:
             _output.note(f"reading {config.tail.temp_dir}, publishing to {shown(url)}, keeping {store_dir(config)}")
             await _service.all_of(
                 (Agent(config, load).run(agent_stop), agent_stop),
                 (history_loop.run(pubsub, store, config.store, history_stop, group="history"), history_stop),
-                (server.serve(store, config.server, ready=_announce, stop=server_stop), server_stop),
+                (server.serve(store, config.server, ready=_announce, stop=server_stop, take=take), server_stop),
                 stop=stop,
             )
         finally:
-            await pubsub.aclose()
+            for broker in filter(None, [pubsub, elsewhere]):
+                await broker.aclose()
 
 
 def _announce(url: str) -> None:

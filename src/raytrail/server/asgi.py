@@ -6,6 +6,7 @@ The store over HTTP: Ray's own API for each cluster at any time, and pages for p
     /clusters/<id>/api/...               what Ray's clients ask a live cluster
     /clusters/<id>/at/<ms>/...           the same, as it would have been answered then
     /api/clusters[/<id>]                 clusters and their ledgers as JSON
+    /ingest                              what agents and foreign collectors post, on its way to a broker
     /healthz
 """
 
@@ -33,6 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError, NotFoundError, StoreError
 from raytrail.server import jobs_api, pages
+from raytrail.server.ingest import Take, ingest
 from raytrail.server.state_api import (
     ACTORS,
     PAGE_ROWS,
@@ -78,12 +80,20 @@ class View(NamedTuple):
     """Takes the pieces of an answer that is too large to be made at once."""
 
 
-def app(store: Store, config: ServerConfig) -> Starlette:
-    """Make the ASGI application. It only reads the store."""
+def app(store: Store, config: ServerConfig, take: Take | None = None) -> Starlette:
+    """
+    Make the ASGI application. It only reads the store.
+
+    Args:
+        store: What is served.
+        config: Its settings.
+        take: Stores what is posted to ``/ingest``; None: nothing is taken.
+    """
     server = _Server(store)
     routes = [
         Route("/", server.home),
         Route("/healthz", _healthz),
+        ingest(take, token=config.ingest_token) if take else Route("/ingest", _no_ingest, methods=["POST"]),
         Route("/api/clusters", server.clusters),
         Route("/api/clusters/{id}", server.cluster),
         *(
@@ -109,7 +119,14 @@ def app(store: Store, config: ServerConfig) -> Starlette:
     )
 
 
-async def serve(store: Store, config: ServerConfig, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
+async def serve(
+    store: Store,
+    config: ServerConfig,
+    *,
+    ready: Callable[[str], None],
+    stop: asyncio.Event,
+    take: Take | None = None,
+) -> None:
     """
     Serve until `stop` is set; running answers may then finish.
 
@@ -118,6 +135,7 @@ async def serve(store: Store, config: ServerConfig, *, ready: Callable[[str], No
         config: Where to listen.
         ready: Called with the URL once requests are answered.
         stop: Ends the server.
+        take: Stores what is posted to ``/ingest``; None: nothing is taken.
 
     Raises:
         ConfigError: The address cannot be listened on.
@@ -127,7 +145,7 @@ async def serve(store: Store, config: ServerConfig, *, ready: Callable[[str], No
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     server = _Uvicorn(
         uvicorn.Config(
-            app(store, config),
+            app(store, config, take),
             lifespan="off",
             ws="none",
             access_log=False,
@@ -327,6 +345,10 @@ def _warnings(view: View) -> list[str]:
         f"The history of this cluster is not complete: {lost:,} bytes of events are missing and {rejected:,} "
         f"lines were unreadable. {view.home} says which."
     ]
+
+
+async def _no_ingest(request: Request) -> Response:
+    return PlainTextResponse("nothing is taken here; start the server with --ingest URL\n", 501)
 
 
 async def _healthz(request: Request) -> Response:

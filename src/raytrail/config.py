@@ -83,7 +83,7 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     How many rotated files Ray keeps of a writer before it deletes the oldest. It is warned of when unread bytes have
     less than a quarter of that way to go.
     """
-    poll_seconds: Annotated[float, Positive] = 0.1
+    poll_seconds: Annotated[float, Positive] = 0.18
     """How often new bytes are looked for; also the most that an event waits for company."""
     sweep_seconds: Annotated[float, Positive] = 2.0
     """How often the directories are listed in full, whatever inotify said."""

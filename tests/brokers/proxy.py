@@ -78,7 +78,7 @@ class Proxy:
                     asyncio.create_task(self._pump(client_reader, lambda: self.request_delay_seconds, request)),
                     asyncio.create_task(self._pump(server_reader, lambda: self.answer_delay_seconds, answer)),
                 ]
-                life = self._random.expovariate(1 / self.life_seconds) if self.life_seconds else None
+                life = self._random.uniform(0, 2 * self.life_seconds) if self.life_seconds else None
                 done, _ = await asyncio.wait(pumps, timeout=life, return_when=asyncio.FIRST_COMPLETED)
                 self.cuts += not done
         finally:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -390,7 +391,7 @@ def gcs_of(cluster):
                     part.split("=", 1) for part in (entry / "environ").read_text().split("\0") if "=" in part
                 )
                 quiet = subprocess.DEVNULL
-                return int(entry.name), lambda: subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+                return int(entry.name), partial(subprocess.Popen, command, env=environment, stdout=quiet, stderr=quiet)
     raise AssertionError("no GCS")
 
 

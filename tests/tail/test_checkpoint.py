@@ -145,7 +145,7 @@ def test_a_commit_is_due_after_a_pause_or_many_bytes(monkeypatch):
     assert checkpoint.due
     checkpoint.commit()
     checkpoint.acknowledge([segment(20 + 8 * 1024 * 1024, 1)])
-    now[0] += 0.051
+    now[0] += 0.251
     assert checkpoint.due
     checkpoint.close()
 

@@ -15,7 +15,8 @@ Settings, in the URL's query:
 
     envelope         chunk   `chunk` or `event`
     partitions               make the topic, with so many, where it is missing; else that is the broker's affair
-    timeout_seconds  30      how long the brokers may take to store a chunk; then it fails, and is sent again
+    timeout_seconds  30      how long the brokers may take to store a chunk before it is sent again; a third of it
+                             is how long they may take to answer at first
 
 and every property of librdkafka that has a dot in its name, as ``compression.type=zstd`` or ``ssl.ca.location=...``.
 ``user:password@`` means SASL PLAIN over TLS, unless ``security.protocol`` and ``sasl.mechanism`` say otherwise.
@@ -47,7 +48,6 @@ from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.collector import from_message
 from raytrail.pubsub.url import parse, shown
 
-_CONNECT_SECONDS = 8.0
 _POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing
 _COMMIT_SECONDS = 1.0
 _JOIN_SECONDS = 1.0  # how long a reader waits for the rest of a chunk that came line by line
@@ -143,6 +143,7 @@ class KafkaPubSub:
         }
         self._client(Producer, {})  # without a broker, to see whether the properties are good
         self._properties["bootstrap.servers"] = ",".join(address.hosts)
+        self._connect_seconds = max(self._settings.timeout_seconds / 3, 1)
         self._senders: dict[bool, _Sender] = {}
         self._turn = asyncio.Lock()
         self._failed_at = 0.0
@@ -300,7 +301,7 @@ class KafkaPubSub:
                     self._worked = True
                     yield Delivery(chunk, ack)
                 if self._down:
-                    await run(self._prepare, consumer)
+                    await run(self._prepare, self._client(AdminClient, {}))
         except KafkaException as error:
             away = True
             raise self._ours(error.args[0]) from error
@@ -327,31 +328,42 @@ class KafkaPubSub:
             raise ConfigError(f"{self._shown!r}: {text}; mend the URL") from error
 
     def _prepare(self, client: Any) -> int:
-        """Return the topic's partitions, waiting for the brokers and for the topic, which is made if we are to."""
-        deadline, made = time.monotonic() + min(_CONNECT_SECONDS, self._settings.timeout_seconds), False
+        """
+        Return the topic's partitions, waiting for the brokers and for the topic, which is made if we are to.
+
+        Not with a consumer that reads: what it has would be taken from it here.
+        """
+        deadline, partitions, wait = time.monotonic() + self._connect_seconds, self._settings.partitions, 1.0
         self._last, self._down = None, False
         while True:
             try:
-                topic = client.list_topics(self._topic, timeout=max(deadline - time.monotonic(), 1)).topics[self._topic]
+                topic = client.list_topics(self._topic, timeout=wait).topics[self._topic]
                 error = topic.error
             except KafkaException as failed:
                 client.poll(0)  # `_heard` hears why
-                raise self._ours(failed.args[0]) from failed
+                left = deadline - time.monotonic()
+                if left <= 0 or self._must_be_mended():
+                    raise self._ours(failed.args[0]) from failed
+                wait = min(2 * wait, max(left, 1))  # longer, for an answer that comes too late is not waited for again
+                continue
             if error is None:
                 self._last, self._down = None, False
                 return len(topic.partitions)
             missing = error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
-            if not missing or time.monotonic() > deadline:
+            if partitions and missing:
+                self._make_topic(partitions)
+                partitions = None  # made, but the brokers tell each other of it in their own time
+            elif not missing or time.monotonic() > deadline:
                 raise self._ours(error)
-            if self._settings.partitions and not made:
-                self._make_topic(self._settings.partitions)
-                made = True
             time.sleep(0.1)
+
+    def _must_be_mended(self) -> bool:
+        return self._last is not None and self._last.code() in _TO_MEND
 
     def _make_topic(self, partitions: int) -> None:
         admin: AdminClient = self._client(AdminClient, {})
         # as many replicas as the broker makes by default
-        made = admin.create_topics([NewTopic(self._topic, partitions)], request_timeout=_CONNECT_SECONDS)
+        made = admin.create_topics([NewTopic(self._topic, partitions)], request_timeout=self._connect_seconds)
         try:
             made[self._topic].result()
         except KafkaException as error:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _VERSION = 1
 _SKIPPED = -1
-_COMMIT_SECONDS = 0.05
+_COMMIT_SECONDS = 0.25
 _COMMIT_BYTES = 8 * 1024 * 1024
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS file (
@@ -198,7 +198,7 @@ class Checkpoint:
     @property
     def due(self) -> bool:
         """
-        Whether to commit: no more often than each 50 ms, no later than after 8 MB.
+        Whether to commit: no more often than each 250 ms, no later than after 8 MB.
 
         This bounds what is published again after a kill, at half a percent of a core.
         """

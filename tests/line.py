@@ -1,0 +1,126 @@
+"""The line as real processes, started anew after each kill, and what must be in the store in the end."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+from raytrail.config import StoreConfig
+from raytrail.store import Store
+
+SEED = int(os.environ.get("RAYTRAIL_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
+
+
+class Line:
+    """
+    An agent, a history and a server.
+
+    Args:
+        root: Where they keep what they have.
+        to: Where the agent publishes.
+        history_from: Where the history subscribes, if that is another URL.
+    """
+
+    def __init__(self, root, to, history_from=""):
+        self.root, self.to, self.history_from = root, to, history_from or to
+        self.temp_dir, self.store = root / "ray", root / "store"
+        self.temp_dir.mkdir(parents=True)
+        self.processes = {}
+
+    def start(self, name):
+        flags = {
+            "agent": ["--to", self.to, "--temp-dir", self.temp_dir, "--sessions", "all", "--report-seconds", "0.5",
+                      "--chunk-bytes", "20000", "--state-dir", self.root / "state"],
+            "history": ["--from", self.history_from, "--store", self.store, "--batch-seconds", "0.1",
+                        "--fold-seconds", "0.5", "--seal-after-end-seconds", "3600"],
+            "serve": ["--store", self.store, "--port", "0"],
+        }[name]  # fmt: skip
+        with (self.root / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "raytrail", name, *map(str, flags)], stdout=log, stderr=log
+            )
+
+    def kill(self, name):
+        process = self.processes.pop(name)
+        assert process.poll() is None, (self.root / f"{name}.log").read_text()[-2000:]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def stop(self, name, seconds=60):
+        process = self.processes.pop(name)
+        process.terminate()
+        assert process.wait(seconds) == 0, (self.root / f"{name}.log").read_text()[-2000:]
+
+    def end(self):
+        """Kill what is left."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+    def ask(self, path):
+        """Ask the server that was started last; None where it is not up."""
+        said = [line for line in (self.root / "serve.log").read_text().splitlines() if "http://" in line]
+        if not said:
+            return None
+        url = next(word for word in said[-1].split() if word.startswith("http://")).rstrip("/.")
+        try:
+            with urllib.request.urlopen(url + path, timeout=10) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+
+    def writer(self, seconds, rotate_bytes=1_000_000):
+        """Start what writes event files, with rotation and half lines, and says at its end what it wrote."""
+        print(f"RAYTRAIL_TEST_SEED={SEED}")  # noqa: T201 (shown where a test fails)
+        return subprocess.Popen(
+            [sys.executable, "-m", "raytrail.testing.generate", self.temp_dir, "--live", "--seconds", str(seconds),
+             "--rate", "1500", "--rotate-bytes", str(rotate_bytes), "--seed", str(SEED)],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def arrived(self, written):
+        """Say whether as many events as were written are in the store."""
+        if not (self.store / "catalogue.sqlite").exists():
+            return False
+        with Store.open(self.store, StoreConfig(threads=1)) as store:
+            return [cluster.events for cluster in store.clusters()] == [sum(written["events"].values())]
+
+    def check(self, written):
+        """Check that all that was written is in the store, once, and no file of it torn."""
+        with Store.open(self.store, StoreConfig(threads=1), write=True) as store:
+            [cluster] = store.clusters()
+            ledger = store.ledger(cluster.session)
+            for what in ("events", "bytes"):
+                stored = {row.event_type: getattr(row, f"stored_{what}") for row in ledger}
+                assert stored == {event_type: count for event_type, count in written[what].items() if count}
+            for row in ledger:
+                assert (row.missing_bytes, row.rejected_events, row.lost_bytes) == (0, 0, 0), row
+                assert row.written_bytes == row.published_bytes == row.stored_bytes, row
+            logged = store._catalogue.query("SELECT sum(events) FROM log WHERE entity != 'file'")
+            assert logged == [(sum(written["events"].values()),)]
+            store.rebuild(cluster.session)
+            snapshot = store.snapshot(cluster.session)
+            tasks = snapshot.rows("task", columns=["state", "type"])
+            assert len(tasks) == written["attempts"] + written["orphans"]
+            assert Counter(row["state"] for row in tasks if row["type"]) == written["task_final_states"]
+            for noun, states in (("actor", "actor_final"), ("node", "node"), ("dataset", "dataset")):
+                found = Counter(row["state"] for row in snapshot.rows(noun, columns=["state"]))
+                assert found == written[f"{states}_states"]
+        for path in Path(self.store).rglob("*.parquet"):
+            assert path.read_bytes()[-4:] == b"PAR1", f"torn: {path}"
+
+
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what}")

@@ -1,6 +1,8 @@
 """Who may import whom: a room meets only the rooms that the line runs through."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import raytrail
@@ -78,3 +80,11 @@ def test_each_room_imports_only_what_it_may():
 def test_the_two_ends_of_the_line_fit_on_a_screen():
     for name in ("agent.py", "history.py"):
         assert len((ROOT / name).read_text().splitlines()) <= SCREEN, name
+
+
+def test_an_agent_holds_no_engine_and_no_tables_in_memory():
+    program = (
+        "import sys, raytrail.cli.agent, raytrail.pubsub.file; print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert not {"duckdb", "rich", "starlette", "prometheus_client", "confluent_kafka"} & set(done.stdout.split())

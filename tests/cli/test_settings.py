@@ -108,7 +108,7 @@ def test_the_docs_table_holds_defaults_that_are_the_same_on_every_machine(run):
     text = run("settings", "--format", "markdown").stdout
     assert text == config.markdown()
     assert (
-        "| `tail.poll_seconds`<br>`RAYTRAIL_TAIL_POLL_SECONDS`<br>`--poll-seconds` | `0.1`<br>number, > 0 | "
+        "| `tail.poll_seconds`<br>`RAYTRAIL_TAIL_POLL_SECONDS`<br>`--poll-seconds` | `0.18`<br>number, > 0 | "
         "How often new bytes are looked for; also the most that an event waits for company. |\n"
     ) in text
     assert "| `max(1, os.cpu_count() or 1)`<br>integer, >= 1 | Threads of the engine. |" in text

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from raytrail.errors import ConfigError
@@ -15,6 +17,27 @@ def test_an_unknown_scheme_names_the_known_ones():
     with pytest.raises(ConfigError) as caught:
         connect("kafkaa://x")
     assert str(caught.value) == (
-        "no pub/sub backend for 'kafkaa://x': scheme 'kafkaa' is not among ['file', 'memory']; "
-        "install one with `pip install 'raytrail[kafkaa]'`, or mend the URL"
+        "no pub/sub backend for 'kafkaa://x': scheme 'kafkaa' is not among ['az', 'file', 'gs', 'http', "
+        "'https', 'kafka', 'memory', 'nats', 'ray', 'redis', 's3', 'stdout']; install a package that brings it, or "
+        "mend the URL"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "client", "extra"),
+    [
+        ("redis://h", "redis", "redis", "redis"),
+        ("https://h/x", "http", "httpx", "http"),
+        ("s3://b/x", "objects", "obstore", "objects"),
+    ],
+)
+def test_a_client_that_is_not_installed_is_named_with_its_extra(url, module, client, extra, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"raytrail.pubsub.{module}", raising=False)
+    monkeypatch.delattr(f"raytrail.pubsub.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, client, None)
+    with pytest.raises(ConfigError) as caught:
+        connect(url)
+    scheme = url.partition(":")[0]
+    assert str(caught.value) == (
+        f"{scheme}:// needs {client!r}, which is not installed; run `pip install 'raytrail[{extra}]'`"
     )

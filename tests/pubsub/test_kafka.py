@@ -276,6 +276,21 @@ async def test_a_broker_that_falls_silent_is_given_up_and_what_it_had_all_the_sa
 
 
 @pytest.mark.slow
+async def test_a_reader_leaves_a_broker_that_has_fallen_silent(kafka, monkeypatch):
+    monkeypatch.setattr("raytrail.pubsub.kafka._SETTLE_SECONDS", 1)
+    async with Proxy(kafka.proxied_port, kafka.behind_port) as proxy:
+        async with aclosing(connect(kafka.url(proxied=True))) as pubsub:
+            await pubsub.publish(chunk(0))
+            deliveries = pubsub.subscribe("history")
+            await (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).ack()
+            proxy.freeze()
+            began = time.monotonic()
+            await deliveries.aclose()
+        assert time.monotonic() - began < 4
+        proxy.thaw()
+
+
+@pytest.mark.slow
 async def test_a_broker_that_is_away_at_first_is_waited_for_by_who_publishes_and_by_who_reads(mortal, caplog):
     async with aclosing(connect(mortal.url("away", timeout_seconds=1))) as pubsub:
         for _ in range(2):

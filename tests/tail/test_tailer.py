@@ -801,3 +801,12 @@ def test_a_file_that_ray_is_about_to_delete_unread_is_warned_of_once(tail, event
     for chunk in chunks:
         it.checkpoint.acknowledge(chunk.segments)
     assert it.tailer.bytes_until_deleted() is None
+
+
+def test_two_thousand_files_that_appear_at_once_are_all_read(tail, events):
+    it = tail()
+    assert it.read() == []
+    for number in range(2000):
+        append(events / f"event_EXPORT_TASK_{number}.log", line(number))
+    assert sorted(it.ship().splitlines(keepends=True)) == sorted(map(line, range(2000)))
+    assert it.tailer.unread_bytes() == 0

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from raytrail.errors import ConfigError
 from raytrail.event import Chunk
+from raytrail.pubsub.url import shown
 
 Guarantee = Literal["at-least-once", "at-most-once"]
 
@@ -87,8 +88,8 @@ def connect(url: str) -> PubSub:
     installed = {point.name: point for point in entry_points(group="raytrail.pubsub")}
     if scheme not in installed:
         raise ConfigError(
-            f"no pub/sub backend for {url!r}: scheme {scheme!r} is not among {sorted(installed)}; "
-            f"install one with `pip install 'raytrail[{scheme}]'`, or mend the URL"
+            f"no pub/sub backend for {shown(url)!r}: scheme {scheme!r} is not among {sorted(installed)}; "
+            f"install a package that brings it, or mend the URL"
         )
     try:
         backend = cast("type[PubSub]", installed[scheme].load())

@@ -33,7 +33,7 @@ def store(recorded_session, tmp_path_factory):
     """A history that knows no more than the files that Ray left on disk."""
     session_dir, _ = recorded_session
     root = tmp_path_factory.mktemp("history")
-    done = CliRunner().invoke(main, ["import", str(session_dir), "--store", str(root)])
+    done = CliRunner().invoke(main, ["import", str(session_dir), "--store", str(root), "--redact", ""])
     assert done.exit_code == 0, done.output
     with Store.open(root) as store:
         yield store

@@ -23,7 +23,7 @@ from raytrail.tail import Checkpoint, Tailer, alive, locate
 @click.command("import", cls=_options.Command)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @_options.output_format("table", "json")
-@_options.settings("tail.cluster", "tail.event_types", "tail.max_line_bytes", "store")
+@_options.settings("tail.cluster", "tail.event_types", "tail.max_line_bytes", "tail.redact", "store")
 def import_(paths: tuple[Path, ...], form: str, config: Config) -> None:
     """
     Read sessions that Ray left on disk into a history.

@@ -30,16 +30,19 @@ class Proxy:
         self._thawed.set()
         self._connections = set()
         self._server = None
+        self._closed = False
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         return self
 
     async def __aexit__(self, *_):
+        self._closed = True
         self._server.close()
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._server.wait_closed()
 
     def freeze(self):
         """Let nothing through, and say nothing of it."""
@@ -49,16 +52,19 @@ class Proxy:
         self._thawed.set()
 
     def _accept(self, reader, writer):
+        if self._closed:  # it was let in just before
+            writer.transport.abort()
+            return
         connection = asyncio.create_task(self._forward(reader, writer))
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
+        connection.add_done_callback(lambda _: writer.transport.abort())  # also where it was cancelled before it began
 
     async def _forward(self, client_reader, client_writer):
-        writers, pumps = [client_writer], []
+        pumps, server_writer = [], None
         try:
             with suppress(OSError):
                 server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.to)
-                writers.append(server_writer)
                 loses = asyncio.Event()
 
                 def request(data):
@@ -85,8 +91,8 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for writer in writers:
-                writer.transport.abort()
+            if server_writer:
+                server_writer.transport.abort()
 
     async def _pump(self, reader, delay, forward):
         """Forward what is read, so much later, until the end or until `forward` says that it is enough."""

@@ -271,7 +271,7 @@ async def test_a_broker_that_falls_silent_is_given_up_and_what_it_had_all_the_sa
         proxy.thaw()
         assert await asyncio.gather(*(until_stored(pubsub, one) for one in sent[1:])) == [0] * 59
         came = await read(url, sent)
-    assert len(came) >= len(sent) + 29
+    assert len(came) > len(sent), "nothing came twice, so nothing was tried"
     assert in_order(came, sent, files=2)
 
 
@@ -389,7 +389,7 @@ async def test_a_chunk_that_came_in_part_is_given_all_the_same(kafka):
 @pytest.mark.slow
 async def test_a_chunk_whose_publisher_was_killed_in_the_middle_comes_in_part_and_then_whole(kafka):
     topic = uuid4().hex
-    lines = [b'{"number":%d}\n' % number for number in range(200)]
+    lines = [b'{"number":%d}\n' % number for number in range(1000)]
     whole = chunk(0, data=b"".join(lines))
     # about ten lines at a time, and the next ones once it is known that they are stored
     slowly = {"batch.size": 1000, "max.in.flight.requests.per.connection": 1}
@@ -405,10 +405,11 @@ async def test_a_chunk_whose_publisher_was_killed_in_the_middle_comes_in_part_an
         aclosing(connect(kafka.url(topic, partitions=1, envelope="event"))) as pubsub,
     ):
         deliveries = pubsub.subscribe("history")
+        coming = asyncio.ensure_future(anext(deliveries))
         async with running(program, url) as publisher:
             publisher.stdin.write(msgspec.json.encode(whole))
             publisher.stdin.close()
-            first = (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk
+            first = (await asyncio.wait_for(coming, DEADLINE_SECONDS)).chunk
             assert publisher.returncode is None
         parts = [first]
         await pubsub.publish(whole)  # as the agent does that is started next
@@ -598,8 +599,10 @@ async def test_who_is_not_let_in_is_told_and_an_agent_that_worked_outlives_it(ka
     topic = uuid4().hex
     shown = f"kafka://agent:***@127.0.0.1:{kafka.sasl_port}/{topic}"
     async with aclosing(connect(kafka.url(topic, user="agent:wrong"))) as pubsub:
+        began = time.monotonic()
         with pytest.raises(ConfigError) as caught:
             await pubsub.publish(chunk(0))
+        assert time.monotonic() - began < 8, "waited as for a broker that is away"
     assert str(caught.value).startswith(f"{shown}: ")
     assert str(caught.value).endswith("; mend user, password and sasl.mechanism")
     assert "wrong" not in str(caught.value)

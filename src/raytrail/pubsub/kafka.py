@@ -50,6 +50,7 @@ from raytrail.pubsub.url import parse, shown
 
 _POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing
 _COMMIT_SECONDS = 1.0
+_SETTLE_SECONDS = 5.0  # how long a reader that leaves waits for the brokers to write down how far it is
 _JOIN_SECONDS = 1.0  # how long a reader waits for the rest of a chunk that came line by line
 _SESSION_MS = 10_000
 _LINE = "raytrail-line"
@@ -262,8 +263,9 @@ class KafkaPubSub:
             BrokerUnavailable: The brokers are away.
             EventError: A chunk is of a newer format; nothing after it in its partition is read.
         """
-        consumer: Consumer = self._client(
-            Consumer,
+        reader = _Reader(
+            functools.partial(self._client, Consumer),
+            self._topic,
             {
                 "group.id": group,
                 "enable.auto.commit": False,
@@ -276,7 +278,6 @@ class KafkaPubSub:
                 "receive.message.max.bytes": 128 * 1024**2,
             },
         )
-        reader = _Reader(consumer, self._topic)
         loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "raytrail-kafka-reader")
 
         async def run(call: Callable[..., Any], *args: object) -> Any:
@@ -285,7 +286,7 @@ class KafkaPubSub:
 
         away = False
         try:
-            partitions = await run(self._prepare, consumer)
+            partitions = await run(self._prepare, reader.consumer)
             # so long a reader that was killed is still taken for one that reads
             deadline = time.monotonic() + int(self._properties.get("session.timeout.ms", _SESSION_MS)) / 1000 + 1
             while from_start and not await run(reader.rewind, partitions):
@@ -618,27 +619,29 @@ class _Joining:
 class _Reader:
     """A member of a group. All of it is called by one thread, but for the acks."""
 
-    def __init__(self, consumer: Consumer, topic: str) -> None:
-        self._consumer: Any = consumer  # whose stubs have messages without offsets
+    def __init__(self, make: Callable[[dict[str, Any]], Consumer], topic: str, properties: dict[str, Any]) -> None:
+        self.consumer: Any = make({**properties, "on_commit": self._committed})  # its messages' stubs lack offsets
         self._topic = topic
         self._held: dict[int, _Held] = {}
         self._commit_at = 0.0
+        self._commits = 0
+        """Under way."""
+        self._refusal: KafkaError | None = None
         self._failed: Exception | None = None
 
     def rewind(self, partitions: int) -> bool:
         """Let the group begin anew; return whether nobody reads as it."""
-        start = [TopicPartition(self._topic, partition, 0) for partition in range(partitions)]
-        try:
-            self._consumer.commit(offsets=start, asynchronous=False)
-        except KafkaException as error:
-            if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
-                return False
-            raise
+        self._send([TopicPartition(self._topic, partition, 0) for partition in range(partitions)])
+        refusal = self._settle(time.monotonic() + _SETTLE_SECONDS)
+        if refusal is not None and refusal.code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
+            return False
+        if refusal is not None:
+            raise KafkaException(refusal)
         return True
 
     def join(self) -> None:
         """Become a member."""
-        self._consumer.subscribe([self._topic], on_revoke=self._revoked, on_lost=self._lost)
+        self.consumer.subscribe([self._topic], on_revoke=self._revoked, on_lost=self._lost)
 
     def take(self) -> list[Delivery]:
         """Return what has come, waiting half a second for it."""
@@ -648,7 +651,7 @@ class _Reader:
         try:
             # one first: `consume` would wait all the time for the last of many
             for count, seconds in ((1, 0.5), (999, 0.0)):
-                for message in self._consumer.consume(count, seconds):
+                for message in self.consumer.consume(count, seconds):
                     error = message.error()
                     if error is None:
                         if (partition := message.partition()) not in self._held:
@@ -664,31 +667,59 @@ class _Reader:
         if now >= self._commit_at:
             self._commit_at = now + _COMMIT_SECONDS
             moved = [partition for partition, held in self._held.items() if held.position != held.committed]
-            self._commit(moved, asynchronous=True)
+            self._commit(moved)
         return given
 
     def leave(self, commit: bool) -> None:
         """Write down what was acknowledged, if the brokers are there, and let others have the partitions."""
+        closing = threading.Thread(target=self.consumer.close, name="raytrail-kafka-leaving", daemon=True)
+        deadline = time.monotonic() + _SETTLE_SECONDS
         if commit:
-            self._commit(list(self._held), asynchronous=False)
+            self._commit(list(self._held))
+            if (refusal := self._settle(deadline)) is not None:
+                log.info("group position of %r not written: %s; it comes again", self._topic, refusal.str())
         self._held.clear()
-        self._consumer.close()
+        closing.start()  # beside us: with a broker that has fallen silent, it ends when that speaks again
+        closing.join(max(deadline - time.monotonic(), 0))
 
-    def _commit(self, partitions: list[int], *, asynchronous: bool) -> None:
+    def _commit(self, partitions: list[int]) -> None:
         offsets = []
         for partition in partitions:
             held = self._held[partition]
             held.committed = held.position
             offsets.append(TopicPartition(self._topic, partition, held.committed))
         if offsets:
-            try:
-                self._consumer.commit(offsets=offsets, asynchronous=asynchronous)
-            except KafkaException as error:
-                log.info("group position of %r not written: %s; it comes again", self._topic, error.args[0].str())
+            self._send(offsets)
+
+    def _send(self, offsets: list[TopicPartition]) -> None:
+        self._refusal = None
+        try:
+            self.consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._refusal = error.args[0]
+        else:
+            self._commits += 1
+
+    def _committed(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
+        self._commits -= 1
+        self._refusal = error
+
+    def _settle(self, deadline: float) -> KafkaError | None:
+        """
+        Wait until all positions are written, and return why the last one is not.
+
+        librdkafka's own call waits for a broker that has fallen silent, however long.
+        """
+        while self._commits:
+            if time.monotonic() > deadline:
+                return KafkaError(KafkaError._TIMED_OUT)
+            with suppress(KafkaException):
+                self.consumer.consume(1, 0.1)  # a chunk that comes with it is not acknowledged, and comes again
+        return self._refusal
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         mine = [one.partition for one in partitions if one.partition in self._held]
-        self._commit(mine, asynchronous=False)
+        self._commit(mine)  # on its way before the partitions are given up
         for partition in mine:
             del self._held[partition]  # with what is not acked: it comes to whoever has the partition next
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +62,8 @@ NOT_EXPORTED = ("objects", "placement_groups", "runtime_envs", "workers")
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class View(NamedTuple):
@@ -143,6 +147,8 @@ async def serve(
     listener = _listen(config)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if take and not config.ingest_token and not ipaddress.ip_address(host).is_loopback:
+        log.warning("whoever reaches %s may post events to /ingest; set server.ingest_token", url)
     server = _Uvicorn(
         uvicorn.Config(
             app(store, config, take),

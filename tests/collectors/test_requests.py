@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 CONFIGURATIONS = Path(__file__).parents[2] / "deploy" / "collectors"
 TOKEN = "only-for-this-test"
-AT_ONCE = 500
+AT_ONCE = 200
 """Records of a request."""
 
 
@@ -50,7 +50,7 @@ def read(pattern, temp_dir):
     found = []
     while files:
         for path, lines in [*files]:
-            some = [(path, line) for line in islice(lines, 100)]
+            some = [(path, line) for line in islice(lines, 50)]
             found += some
             if not some:
                 files.remove((path, lines))
@@ -154,7 +154,7 @@ def served(tmp_path_factory):
 async def test_what_a_collector_sends_folds_to_what_an_import_of_the_same_files_does(form, served, tmp_path):
     url, behind = served
     session = SESSION.replace("0_1", f"0_{list(FORMS).index(form) + 1}")
-    written = generate(tmp_path / "ray", tasks=800, files=8, duplicate_ratio=0, session=session)
+    written = generate(tmp_path / "ray", tasks=300, files=6, duplicate_ratio=0, session=session)
     requests, changed = FORMS[form]
     if "request" in changed:
         changed = changed | {"request": {"headers": {"raytrail-session": session}}}
@@ -169,13 +169,15 @@ async def test_what_a_collector_sends_folds_to_what_an_import_of_the_same_files_
             sent += 1
     assert sent > 3
     with Store.open(tmp_path / "store", StoreConfig(threads=1), write=True) as store:
-        async with contextlib.aclosing(connect(behind)) as broker:
-            async with contextlib.aclosing(broker.subscribe(session, from_start=True)) as deliveries:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    while True:
-                        delivery = await asyncio.wait_for(anext(deliveries), 1)
-                        if delivery.chunk.session == session:
-                            store.append([delivery.chunk])
+        async with (
+            contextlib.aclosing(connect(behind)) as broker,
+            contextlib.aclosing(broker.subscribe(session, from_start=True)) as deliveries,
+        ):
+            with contextlib.suppress(asyncio.TimeoutError):
+                while True:
+                    delivery = await asyncio.wait_for(anext(deliveries), 1)
+                    if delivery.chunk.session == session:
+                        store.append([delivery.chunk])
     found = answers(tmp_path / "store")
     assert sum(written.events.values()) == sum(count for key, (count, _) in numbers(found).items())
     assert found == imported(tmp_path / "ray", tmp_path / "imported")

@@ -18,11 +18,12 @@ import uvicorn
 import zstandard
 from starlette.applications import Starlette
 
-from raytrail.config import StoreConfig
+from raytrail.config import ServerConfig, StoreConfig
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector, to_http
+from raytrail.server import app, serve
 from raytrail.server import ingest as module
 from raytrail.server.ingest import ingest
 from raytrail.store import Store
@@ -247,6 +248,36 @@ async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(post, monkey
     assert await asyncio.wait_for(reader.readline(), 5) == b"HTTP/1.1 408 Request Timeout\r\n"
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_server_that_was_not_told_to_takes_nothing(made):
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app(made, ServerConfig())), base_url="http://history"
+    ) as client:
+        answer = await client.post("/ingest", content=LINES)
+    assert (answer.status_code, answer.text) == (501, "nothing is taken here; start the server with --ingest URL\n")
+
+
+async def test_the_server_asks_for_the_token_of_its_settings(made, broker):
+    served = app(made, ServerConfig(ingest_token="secret"), Collector(broker).take)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://history") as client:
+        assert (await client.post("/ingest", content=LINES)).status_code == 401
+        answer = await client.post("/ingest", content=LINES, headers={"authorization": "Bearer secret"})
+    assert (answer.status_code, len(broker.published)) == (204, 1)
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "warned"), [("127.0.0.1", "", False), ("0.0.0.0", "secret", False), ("0.0.0.0", "", True)]
+)
+async def test_a_server_that_lets_everybody_in_says_so(made, broker, host, token, warned, caplog):
+    ready, stop = asyncio.Future(), asyncio.Event()
+    config = ServerConfig(host=host, port=0, ingest_token=token)
+    serving = asyncio.create_task(serve(made, config, ready=ready.set_result, stop=stop, take=Collector(broker).take))
+    url = await asyncio.wait_for(ready, 10)
+    stop.set()
+    await serving
+    said = f"whoever reaches {url} may post events to /ingest; set server.ingest_token"
+    assert (said in caplog.messages) is warned
 
 
 SERVES = """

@@ -29,6 +29,7 @@ BEHIND = (
     "more than the 20000 it may, since the groups ['behind'] have not acknowledged them; start their readers, or "
     "remove those no longer used with XGROUP DESTROY"
 )
+BOUNDED = ("--maxmemory", "1gb", "--maxmemory-policy", "noeviction")
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -59,7 +60,7 @@ class Server:
             self.directory,
         ]
         with (self.directory / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen([*command, "--save", "", *self.arguments], stdout=log, stderr=log)
+            self.process = subprocess.Popen([*command, "--save", "", *BOUNDED, *self.arguments], stdout=log, stderr=log)
         deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
             with suppress(redis.ConnectionError, redis.BusyLoadingError), self.client() as client:
@@ -234,7 +235,8 @@ async def test_a_server_that_hangs_is_given_up_in_time(own):
 
 
 async def test_who_is_not_let_in_is_told(own):
-    rules = ("agent on >secret ~* +@all", "reader on >secret ~* +@all -xadd", "default off")
+    enough = "+@stream +@scripting +@transaction +@connection +get +set +del +pexpire +exists +time +info +memory"
+    rules = (f"agent on >secret ~s ~{{s}}:*:reader {enough}", "reader on >secret ~* +@all -xadd", "default off")
     server = own(*(word for rule in rules for word in ("--user", *rule.split())))
     says = "does not let us in: "
     for user in ("", "agent:wrong"):
@@ -248,12 +250,11 @@ async def test_who_is_not_let_in_is_told(own):
         with pytest.raises(ConfigError) as caught:
             await pubsub.publish(chunk(0))
     assert "does not let us do it: " in str(caught.value)
-    assert str(caught.value).endswith(
-        "; give the user +@stream +@scripting +@transaction +@connection +get +set +del +pexpire +exists +time +info "
-        "+memory on ~s*"
-    )
-    async with aclosing(connect(server.url("s", user="agent:secret"))) as pubsub:
+    assert str(caught.value).endswith(f"; give the user {enough} on ~s and ~{{s}}:*:reader")
+    url = server.url("s", user="agent:secret")
+    async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))
+    assert await read(url, [chunk(0)]) == [chunk(0)]
 
 
 async def test_a_key_that_is_no_stream_is_an_error(server):
@@ -318,10 +319,40 @@ async def test_what_a_reader_that_was_killed_had_comes_to_the_next_one(server):
     with server.client() as client:
         client.xgroup_create("killed", "history", "0")
         client.xreadgroup("history", "reader", {"killed": ">"})
-        client.set("killed:history:reader", "somebody", px=3000)
+        client.set("{killed}:history:reader", "somebody", px=3000)
     began = time.monotonic()
     assert await read(url, [chunk(0), chunk(1)]) == [chunk(0), chunk(1)]
     assert time.monotonic() - began > 2
+
+
+async def test_a_reader_that_lost_its_place_while_it_stood_still_takes_nothing_more(server):
+    url = server.url("stalled")
+    with server.client() as client:
+        async with aclosing(connect(url)) as pubsub:
+            await pubsub.publish(chunk(0))
+            deliveries = pubsub.subscribe("history")
+            await (await anext(deliveries)).ack()
+            client.set("{stalled}:history:reader", "somebody", px=3000)
+            await pubsub.publish(chunk(1))
+            with pytest.raises(BrokerUnavailable, match="was not renewed for 10 seconds and may have another reader"):
+                await anext(deliveries)
+            await deliveries.aclose()
+        # it would be given to the other reader only once that one is killed, too
+        assert client.xpending("stalled", "history")["pending"] == 0
+        assert client.get("{stalled}:history:reader") == b"somebody"
+
+
+async def test_a_primary_that_becomes_a_replica_is_left(own):
+    first, second = own(*DURABLE), own(*DURABLE)
+    url = first.url("s")
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        with first.client() as client:
+            client.replicaof("127.0.0.1", second.port)
+            with pytest.raises(BrokerUnavailable, match=r"is a replica: .*; name the primary"):
+                await pubsub.publish(chunk(1))
+            client.replicaof("no", "one")
+        await until_stored(pubsub, chunk(1))
 
 
 @pytest.mark.slow
@@ -408,7 +439,7 @@ async def test_what_was_deleted_by_hand_before_it_was_read_is_warned_of(server, 
 
 
 async def test_a_server_that_may_forget_is_warned_of_once(own, caplog):
-    server = own("--maxmemory-policy", "allkeys-lru")
+    server = own("--maxmemory", "0", "--maxmemory-policy", "allkeys-lru")
     async with aclosing(connect(server.url("s"))) as pubsub:
         await pubsub.publish(chunk(0))
         await pubsub.publish(chunk(1))
@@ -416,6 +447,8 @@ async def test_a_server_that_may_forget_is_warned_of_once(own, caplog):
     assert warnings(caplog) == [
         f"{where} keeps no append-only file: what is stored is lost when it stops without a snapshot; set appendonly "
         f"yes and appendfsync always in redis.conf",
+        f"{where} has no maxmemory: while nobody reads it may take all memory of its machine; set maxmemory, and "
+        f"maxmemory-policy noeviction, in redis.conf",
         f"{where} may evict the stream 's' when its memory is full, unread or not: its maxmemory-policy is "
         f"allkeys-lru; set it to noeviction",
     ]

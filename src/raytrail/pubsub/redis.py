@@ -3,13 +3,15 @@ Chunks through a Redis stream: ``redis://host:6379?stream=ray-events``.
 
 One stream holds everything, each chunk an entry: the chunk's headers as fields, its lines in the field ``data``.
 A group is a consumer group of the stream. It has one reader at a time, which holds the key
-``<stream>:<group>:reader`` for some seconds and renews it; what a reader left unacknowledged comes to the next
-one first, in its order, then what is new.
+``{<stream>}:<group>:reader`` for 10 seconds and renews it; the server lets nobody else read. What a reader left
+unacknowledged comes to the next one first, in its order, then what is new.
 
-Redis 7.0 or newer (or Valkey), one server or one behind a name that follows its primary. How much a stored
-chunk survives is the server's affair: with ``appendonly yes`` the death of the process, with ``appendfsync
-always`` a power loss, too (with ``everysec`` up to a second of it is gone); with neither, a restart loses all since
-the last snapshot. The last, and a `maxmemory-policy` that evicts the stream, are warned of once.
+Redis 7.0 or newer (or Valkey): one server, one behind a name that follows its primary, or a cluster of one shard.
+How much a stored chunk survives is the server's affair: with ``appendonly yes`` the death of the process, and with
+``appendfsync always`` a power loss, too (``everysec`` loses up to a second of it); with neither, a restart loses
+all since the last snapshot. It is warned of once when there is no append-only file, when the server has no
+`maxmemory`, so that a stream that nobody reads takes the whole machine's, and when its `maxmemory-policy` evicts
+the stream.
 
 Settings, in the URL's query:
 
@@ -35,8 +37,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -64,11 +66,22 @@ _EPHEMERAL = "ephemeral-"
 
 _JOIN = """#!lua flags=allow-oom
 local holder = redis.call('get', KEYS[2])
-if holder and holder ~= ARGV[1] then return holder end
+if holder then return holder end
+if ARGV[4] == '1' and redis.call('exists', KEYS[1]) == 1 then redis.call('xgroup', 'destroy', KEYS[1], ARGV[3]) end
+local made = redis.pcall('xgroup', 'create', KEYS[1], ARGV[3], '0', 'mkstream')
+if made['err'] and not string.find(made['err'], 'BUSYGROUP') then return made end
 redis.call('set', KEYS[2], ARGV[1], 'px', ARGV[2])
-if ARGV[4] == '1' then redis.pcall('xgroup', 'destroy', KEYS[1], ARGV[3]) end
-redis.pcall('xgroup', 'create', KEYS[1], ARGV[3], '0', 'mkstream')
 return false"""
+# One that stalled and lost its lease must take nothing more: what it took would be pending, and the reader that
+# came after it is past that. Where nothing is new, the answer is the last entry there was, to wait behind.
+_READ = """#!lua flags=allow-oom
+if redis.call('get', KEYS[2]) ~= ARGV[1] then return false end
+local came = redis.call('xreadgroup', 'group', ARGV[2], ARGV[3], 'count', ARGV[4], 'streams', KEYS[1], ARGV[5])
+if came then return came[1][2] end
+local stream = redis.call('xinfo', 'stream', KEYS[1])
+for at = 1, #stream, 2 do
+  if stream[at] == 'last-generated-id' then return stream[at + 1] end
+end"""
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 _LEAVE = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end return 0"
 
@@ -118,7 +131,6 @@ class RedisPubSub:
             protocol=2,  # the shapes of answers that every release of the client agrees on
             **tls,
         )
-        self._id = uuid.uuid4().hex
         self._reading: set[str] = set()
         self._waiting: list[tuple[Chunk, asyncio.Future[None]]] = []
         self._storing: asyncio.Future[None] | None = None
@@ -149,6 +161,8 @@ class RedisPubSub:
             try:
                 await self._add(batch)
             except (PublishError, ConfigError) as error:
+                # what waits fails with it: stored now, it would come before what is sent again
+                batch, self._waiting = batch + self._waiting, []
                 for _, stored in batch:
                     if not stored.done():
                         stored.set_exception(error)
@@ -167,7 +181,7 @@ class RedisPubSub:
         return batch
 
     async def _add(self, batch: list[tuple[Chunk, asyncio.Future[None]]]) -> None:
-        with self._ours():
+        async with self._ours():
             longest = await self._prepare()
         pipeline, sent = self._redis.pipeline(transaction=True), list[asyncio.Future[None]]()
         for chunk, stored in batch:
@@ -186,11 +200,11 @@ class RedisPubSub:
             pipeline.xadd(self._stream, {**fields, "data": chunk.data})
             sent.append(stored)
         try:
-            with self._ours():
+            async with self._ours():
                 await pipeline.execute()
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, exceptions.OutOfMemoryError):
-                with suppress(PublishError):
+                with suppress(PublishError, ConfigError):  # as where the agent's user may only write
                     await self._tidy()
             raise
         for stored in sent:
@@ -216,25 +230,28 @@ class RedisPubSub:
         if group in self._reading:
             raise self._taken(group)
         self._reading.add(group)
+        me = uuid.uuid4().hex
         try:
-            with self._ours():
+            async with self._ours():
                 await self._prepare()
-                await self._join(group, from_start=from_start)
+                await self._join(group, me, from_start=from_start)
             acked: set[bytes] = set()
-            keeping = asyncio.ensure_future(self._keep(group, acked))
+            keeping = asyncio.ensure_future(self._keep(group, me, acked))
             try:
                 after = b"0"  # in this form: what is pending for our one reader, after that entry
                 while True:
                     if keeping.done():
                         keeping.result()
-                    with self._ours():
-                        came: list[Any] = await self._redis.xreadgroup(
-                            group, _READER, {self._stream: after}, count=_COUNT, block=_BLOCK_MS
-                        )
-                    entries = came[0][1] if came else []
+                    async with self._ours():
+                        came = await self._read(group, me, after)
+                        if came is None:
+                            raise self._lost(group)
+                        if isinstance(came, bytes):
+                            await self._redis.xread({self._stream: came}, count=1, block=_BLOCK_MS)
+                            continue
                     if after != b">":
-                        after = entries[-1][0] if entries else b">"
-                    for entry, fields in entries:
+                        after = came[-1][0] if came else b">"
+                    for entry, fields in came:
                         if fields:
                             yield Delivery(_chunk(fields), functools.partial(_ack, acked, entry))
                             continue
@@ -250,35 +267,38 @@ class RedisPubSub:
                 await asyncio.gather(keeping, return_exceptions=True)
                 with suppress(exceptions.RedisError, OSError):
                     await self._write_acks(group, acked)
-                    await self._redis.eval(_LEAVE, 1, self._lease(group), self._id)
+                    await self._redis.eval(_LEAVE, 1, self._lease(group), me)
         finally:
             self._reading.remove(group)
 
-    async def _join(self, group: str, *, from_start: bool) -> None:
+    async def _join(self, group: str, me: str, *, from_start: bool) -> None:
         deadline = time.monotonic() + _LEASE_SECONDS + 1
         keys = (self._stream, self._lease(group))
         lease_ms = int(_LEASE_SECONDS * 1000)
-        while await self._redis.eval(_JOIN, 2, *keys, self._id, lease_ms, group, int(from_start)) is not None:
+        while await self._redis.eval(_JOIN, 2, *keys, me, lease_ms, group, int(from_start)) is not None:
             if time.monotonic() > deadline:
                 raise self._taken(group)
             await asyncio.sleep(_LEASE_SECONDS / 20)
 
-    async def _keep(self, group: str, acked: set[bytes]) -> None:
+    async def _read(self, group: str, me: str, after: bytes) -> list[Any] | bytes | None:
+        """Return what is pending after that entry, or new; or the last entry there is; or none: we read no more."""
+        keys = (self._stream, self._lease(group))
+        came: list[Any] | bytes | None = await self._redis.eval(_READ, 2, *keys, me, group, _READER, _COUNT, after)
+        return came
+
+    async def _keep(self, group: str, me: str, acked: set[bytes]) -> None:
         """Write acks down, stay the group's reader, and trim; until cancelled."""
         renewed = time.monotonic()
         tidied = 0.0
         while True:
             await asyncio.sleep(_ACK_SECONDS)
-            with self._ours():
+            async with self._ours():
                 await self._write_acks(group, acked)
                 now = time.monotonic()
                 if now - renewed >= _LEASE_SECONDS / 4:
                     lease_ms = int(_LEASE_SECONDS * 1000)
-                    if not await self._redis.eval(_RENEW, 1, self._lease(group), self._id, lease_ms):
-                        raise BrokerUnavailable(
-                            f"{self._shown}: group {group!r} was not renewed for {_LEASE_SECONDS:g} seconds and may "
-                            f"have another reader; subscribe again"
-                        )
+                    if not await self._redis.eval(_RENEW, 1, self._lease(group), me, lease_ms):
+                        raise self._lost(group)
                     renewed = now
             if now - tidied >= _TIDY_SECONDS:
                 await self._tidy()
@@ -291,7 +311,15 @@ class RedisPubSub:
             acked.difference_update(some)
 
     def _lease(self, group: str) -> str:
-        return f"{self._stream}:{group}:reader"
+        # in braces the stream's name decides where a cluster keeps it: beside the stream
+        stream = self._stream if "{" in self._stream else f"{{{self._stream}}}"
+        return f"{stream}:{group}:reader"
+
+    def _lost(self, group: str) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"{self._shown}: group {group!r} was not renewed for {_LEASE_SECONDS:g} seconds and may have another "
+            f"reader; subscribe again"
+        )
 
     def _taken(self, group: str) -> ConfigError:
         return ConfigError(
@@ -306,19 +334,25 @@ class RedisPubSub:
             version = str(info["redis_version"])
             if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
                 raise ConfigError(f"{self._shown} runs Redis {version}; 7.0 or newer is needed, upgrade it")
-            if not int(info["aof_enabled"]):
+            if not int(info.get("aof_enabled", 1)):
                 log.warning(
                     "%s keeps no append-only file: what is stored is lost when it stops without a snapshot; "
                     "set appendonly yes and appendfsync always in redis.conf",
                     self._shown,
                 )
-            if str(info["maxmemory_policy"]).startswith("allkeys-"):
+            if not int(info.get("maxmemory", 1)):
+                log.warning(
+                    "%s has no maxmemory: while nobody reads it may take all memory of its machine; set maxmemory, "
+                    "and maxmemory-policy noeviction, in redis.conf",
+                    self._shown,
+                )
+            if (policy := str(info.get("maxmemory_policy", ""))).startswith("allkeys-"):
                 log.warning(
                     "%s may evict the stream %r when its memory is full, unread or not: its maxmemory-policy is "
                     "%s; set it to noeviction",
                     self._shown,
                     self._stream,
-                    info["maxmemory_policy"],
+                    policy,
                 )
             self._bulk_bytes = _BULK_BYTES
             with suppress(exceptions.ResponseError):  # hosted ones do not let us see their configuration
@@ -329,7 +363,7 @@ class RedisPubSub:
     async def _tidy(self) -> None:
         """Trim what retention no longer keeps and every counting group has acknowledged."""
         redis, stream = self._redis, self._stream
-        with self._ours():
+        async with self._ours():
             now_ms = int((await redis.time())[0]) * 1000
             aged_ms = now_ms - self._settings.retain_seconds * 1000
             floors: dict[str, tuple[int, int]] = {}
@@ -387,8 +421,8 @@ class RedisPubSub:
                     behind,
                 )
 
-    @contextmanager
-    def _ours(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _ours(self) -> AsyncGenerator[None, None]:
         """Make the client's errors ours."""
         try:
             yield
@@ -402,10 +436,15 @@ class RedisPubSub:
         except exceptions.NoPermissionError as error:
             raise ConfigError(
                 f"{self._shown} does not let us do it: {error}; give the user +@stream +@scripting +@transaction "
-                f"+@connection +get +set +del +pexpire +exists +time +info +memory on ~{self._stream}*"
+                f"+@connection +get +set +del +pexpire +exists +time +info +memory on ~{self._stream} and "
+                f"~{self._lease('*')}"
             ) from error
         except exceptions.MovedError as error:
             raise ConfigError(f"{self._shown} is a cluster: {error}; name a Redis that is not") from error
+        except exceptions.ReadOnlyError as error:
+            # it was the primary: its name may lead to another one by now, but only a new connection asks
+            await self._redis.connection_pool.disconnect()
+            raise BrokerUnavailable(f"{self._shown} is a replica: {error}; name the primary") from error
         except exceptions.ResponseError as error:
             said = str(error)
             if "WRONGTYPE" in said:  # in a transaction, the command stands before it
@@ -423,11 +462,13 @@ class RedisPubSub:
         await self._redis.aclose()
 
 
-def _chunk(fields: dict[bytes, bytes]) -> Chunk:
-    headers = {
-        name.decode(): value.decode("utf-8", "surrogatepass") for name, value in fields.items() if name != b"data"
-    }
-    return Chunk.from_wire(headers, fields.get(b"data", b""))
+def _chunk(fields: list[bytes]) -> Chunk:
+    """Make the chunk of an entry, whose fields come as names and values by turns."""
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    data = named.pop(b"data", b"")
+    return Chunk.from_wire(
+        {name.decode(): value.decode("utf-8", "surrogatepass") for name, value in named.items()}, data
+    )
 
 
 async def _ack(acked: set[bytes], entry: bytes) -> None:

@@ -28,7 +28,8 @@ Settings, in the URL's query:
 
 In the GCS's memory wait, for each reader, the messages that it has not fetched: with acks at most what the agents
 have in flight (`in_flight_bytes`, compressed), else up to Ray's ``publisher_entity_buffer_max_bytes``, 1 GiB where
-``ray start --head --system-config`` does not say less (67108864 is plenty); beyond it the oldest are dropped.
+``ray start --head --system-config`` does not say less (67108864 is plenty); beyond it the oldest are dropped. For a
+reader that was killed they are gathered for five minutes more; for the acking one until its successor is there.
 Tokens and TLS are Ray's: RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_USE_TLS and so on, as for any driver.
 """
 
@@ -59,6 +60,7 @@ from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.url import parse, shown
 
 _SERVICES = ("ObservabilityPubSubService", "InternalPubSubGcsService")  # since 2.60, and before
+_COMMANDS = "GcsSubscriberCommandBatch"
 _CHANNEL = 8  # RAY_NODE_RESOURCE_USAGE_CHANNEL
 _FIELD = 51966
 _STATS = json.dumps(
@@ -81,6 +83,7 @@ _BEAT_SECONDS = 1.0
 _JOIN_SECONDS = 2.5
 _BEHIND_TIMEOUTS = 10  # so long a reader that says it is behind is waited for
 _PRODUCERS = 100_000
+_ID_BYTES = 28  # of a Ray UniqueID
 
 _Waiting = tuple[Chunk, "asyncio.Future[None]"]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
@@ -113,7 +116,8 @@ class _Report(msgspec.Struct, frozen=True, array_like=True):
     """How the acking reader stands; at least one every `_BEAT_SECONDS`."""
 
     group: str
-    reader: str
+    reader: Annotated[bytes, msgspec.Meta(min_length=_ID_BYTES, max_length=_ID_BYTES)]
+    """Its id as a subscriber; a GCS dies of one of another length."""
     behind: bool
     """It has not yet fetched all that was published."""
     acked: dict[str, list[int]]
@@ -209,8 +213,9 @@ class RayPubSub:
         try:
             if acks:
                 await acks.join()
-                keeping = asyncio.create_task(acks.keep())
             await gcs.subscribe(topic.chunks)
+            if acks:  # not before: who hears of us publishes
+                keeping = asyncio.create_task(acks.keep())
             while True:
                 for key, payload in await gcs.poll(_POLL_SECONDS):
                     if acks and key == topic.acks:
@@ -285,7 +290,7 @@ class _Sender:
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._gcs: _Gcs | None = None
-        self._reader = ""
+        self._reader = b""
         self._reported = asyncio.Event()
         self._reported_at = self._behind_at = -math.inf
 
@@ -321,6 +326,8 @@ class _Sender:
             # before it is sent: the ack may come before the GCS's answer
             self._unacked |= {number: (now, done) for number, (_, done) in enumerate(batch, first)}
         await gcs.publish(self._topic.chunks, message)
+        if self._listening and self._listening.done():  # it cannot have seen these
+            raise self._lost()
         self._after = self._number
         if not self._topic.group:
             _settle(done for _, done in batch)
@@ -340,7 +347,7 @@ class _Sender:
         """Return a connection on which publishing is safe."""
         topic = self._topic
         if self._listening and self._listening.done():
-            await self._drop((), BrokerUnavailable(f"the connection to {topic.shown} was lost; publish it again"))
+            await self._drop((), self._lost())
         if self._gcs is None:
             self._gcs = _Gcs(topic)
             # with acks=none, to a key that has no messages: it is only for the answer
@@ -373,13 +380,16 @@ class _Sender:
             try:
                 payloads = await gcs.poll(min(_POLL_SECONDS, timeout_seconds / 2))
                 reports = [_decode(payload, _Report, self._topic) for _, payload in payloads]
+                for report in reports:
+                    if report.group == self._topic.group:
+                        if self._reader not in (b"", report.reader):
+                            # it was killed, most likely, and what is published would wait for it
+                            await gcs.unsubscribe(self._topic.chunks, subscriber_id=self._reader)
+                        self._take_report(report)
             except RaytrailError as error:
                 unacked, self._unacked = self._unacked, {}
                 _settle((done for _, done in unacked.values()), error)
                 raise
-            for report in reports:
-                if report.group == self._topic.group:
-                    self._take_report(report)
             now = time.monotonic()
             late = [
                 number
@@ -414,6 +424,9 @@ class _Sender:
             f"or write acks=none to lose what nobody hears"
         )
 
+    def _lost(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"the connection to {self._topic.shown} was lost; publish it again")
+
     async def _drop(self, waiting: Iterable[asyncio.Future[None]], error: BaseException) -> None:
         """Give up the connection, all that was sent over it, and what waits."""
         if not isinstance(error, RaytrailError):
@@ -432,7 +445,8 @@ class _Sender:
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
-        await self._drop((), asyncio.CancelledError())
+        waiting, self._waiting = self._waiting, []  # given while it was being cancelled
+        await self._drop((done for _, done in waiting), asyncio.CancelledError())
 
 
 class _Acks:
@@ -440,7 +454,6 @@ class _Acks:
 
     def __init__(self, topic: _Topic, gcs: _Gcs) -> None:
         self._topic, self._gcs = topic, gcs
-        self._reader = uuid.uuid4().hex
         self._told_at = -math.inf
         self.acked: defaultdict[str, list[int]] = defaultdict(list)
         self.missed: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -456,7 +469,7 @@ class _Acks:
 
     def meet(self, report: _Report) -> None:
         """Leave where two have joined at the same moment, and the other comes first by name."""
-        if report.group == self._topic.group and report.reader < self._reader:
+        if report.group == self._topic.group and report.reader < self._gcs.subscriber_id:
             raise self.taken()
 
     def taken(self) -> ConfigError:
@@ -476,7 +489,7 @@ class _Acks:
         acked, self.acked = self.acked, defaultdict(list)
         missed, self.missed = self.missed, defaultdict(list)
         self._told_at = time.monotonic()
-        report = _Report(str(self._topic.group), self._reader, not self._gcs.polling, acked, missed)
+        report = _Report(str(self._topic.group), self._gcs.subscriber_id, not self._gcs.polling, acked, missed)
         await self._gcs.publish(self._topic.acks, msgspec.msgpack.encode(report))
 
 
@@ -486,7 +499,7 @@ class _Gcs:
     def __init__(self, topic: _Topic) -> None:
         self._topic = topic
         self._keys: list[bytes] = []
-        self._id = os.urandom(28)  # a Ray UniqueID
+        self.subscriber_id = os.urandom(_ID_BYTES)
         self._channel: Any = None
         self._service = ""
         self._publisher_id, self._sequence = b"", 0
@@ -499,9 +512,11 @@ class _Gcs:
         if self._channel is None:
             await self._open()
         codes = self._grpc.StatusCode
-        for self._service in _SERVICES:
-            refusals = (codes.UNIMPLEMENTED, codes.ABORTED, codes.INVALID_ARGUMENT)
-            if await self._command("subscribe_message", refusals) is not None:
+        refusals = (codes.UNIMPLEMENTED, codes.ABORTED, codes.INVALID_ARGUMENT)
+        request = self._command("subscribe_message", self._keys, self.subscriber_id)
+        for service in _SERVICES:
+            if await self._call(_COMMANDS, request, _CALL_SECONDS, refusals, service) is not None:
+                self._service = service  # not before: others call it meanwhile
                 return
         raise ConfigError(
             f"there is no pub/sub of a GCS at {self._topic.shown}; name the address that `ray start --head` prints, of "
@@ -547,7 +562,7 @@ class _Gcs:
     async def poll(self, timeout_seconds: float) -> list[tuple[bytes, bytes]]:
         """Wait for what comes, and return it as keys and payloads; nothing after `timeout_seconds`."""
         request = self._calls.GcsSubscriberPollRequest(
-            subscriber_id=self._id, max_processed_sequence_id=self._sequence, publisher_id=self._publisher_id
+            subscriber_id=self.subscriber_id, max_processed_sequence_id=self._sequence, publisher_id=self._publisher_id
         )
         self.polling = True
         late = (self._grpc.StatusCode.DEADLINE_EXCEEDED,)
@@ -570,16 +585,21 @@ class _Gcs:
             if field.field_number == _FIELD
         ]
 
-    async def _command(self, name: str, refusals: Sequence[Any] = ()) -> Any:
-        commands = [self._pubsub.Command(channel_type=_CHANNEL, key_id=key, **{name: {}}) for key in self._keys]
-        request = self._calls.GcsSubscriberCommandBatchRequest(subscriber_id=self._id, commands=commands)
-        return await self._call("GcsSubscriberCommandBatch", request, _CALL_SECONDS, refusals)
+    async def unsubscribe(self, *keys: bytes, subscriber_id: bytes) -> None:
+        """Have no more put into that subscriber's mailbox; what is in it the GCS drops after five minutes."""
+        await self._call(_COMMANDS, self._command("unsubscribe_message", keys, subscriber_id), _CALL_SECONDS)
 
-    async def _call(self, method: str, request: Any, timeout_seconds: float, refusals: Sequence[Any] = ()) -> Any:
+    def _command(self, name: str, keys: Iterable[bytes], subscriber_id: bytes) -> Any:
+        commands = [self._pubsub.Command(channel_type=_CHANNEL, key_id=key, **{name: {}}) for key in keys]
+        return self._calls.GcsSubscriberCommandBatchRequest(subscriber_id=subscriber_id, commands=commands)
+
+    async def _call(
+        self, method: str, request: Any, timeout_seconds: float, refusals: Sequence[Any] = (), service: str = ""
+    ) -> Any:
         """Return the reply, or None where the error is one of `refusals`."""
         # by name, as Ray's stubs know the services of their own release only
         call = self._channel.unary_unary(
-            f"/ray.rpc.{self._service}/{method}",
+            f"/ray.rpc.{service or self._service}/{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=getattr(self._calls, f"{method}Reply").FromString,
         )
@@ -605,7 +625,7 @@ class _Gcs:
             return
         try:
             with suppress(RaytrailError):
-                await self._command("unsubscribe_message")
+                await self.unsubscribe(*self._keys, subscriber_id=self.subscriber_id)
         finally:
             self._channel = None
             await channel.close()

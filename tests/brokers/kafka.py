@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 JARS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser() / "kafka"
@@ -113,6 +114,28 @@ class Kafka:
                 return admin.list_topics(timeout=1) and admin
             except KafkaException:
                 assert time.monotonic() < deadline, (self.directory / "kafka.log").read_text()
+
+    def messages(self, topic):
+        """Return all messages of a topic, as whoever knows nothing of us reads them."""
+        address = {"bootstrap.servers": f"127.0.0.1:{self.port}"}
+        consumer = Consumer({**address, "group.id": "-", "enable.auto.commit": False})
+        partitions = list(consumer.list_topics(topic, timeout=START_SECONDS).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+        ends = [consumer.get_watermark_offsets(TopicPartition(topic, partition))[1] for partition in partitions]
+        messages = []
+        while len(messages) < sum(ends):
+            messages += consumer.consume(sum(ends) - len(messages), 1)
+        consumer.close()
+        return messages
+
+    @contextmanager
+    def frozen(self):
+        """Stop it for a while, saying nothing to anybody: its connections stay."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self):
         """Kill it, if it runs."""

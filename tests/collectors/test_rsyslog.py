@@ -69,7 +69,7 @@ class Rsyslog:
 
     def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        self.process.wait(200)
+        self.process.wait(60)
         (self.root / "pid").unlink(missing_ok=True)
 
 

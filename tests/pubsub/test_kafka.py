@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -103,19 +103,6 @@ def in_order(came, sent, files):
     return all([one for one in first if one in set(sent[n::files])] == sent[n::files] for n in range(files))
 
 
-def stored(port, topic):
-    """Return all messages of a topic, as whoever knows nothing of us reads them."""
-    consumer = Consumer({"bootstrap.servers": f"127.0.0.1:{port}", "group.id": "-", "enable.auto.commit": False})
-    partitions = list(consumer.list_topics(topic, timeout=DEADLINE_SECONDS).topics[topic].partitions)
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
-    ends = [consumer.get_watermark_offsets(TopicPartition(topic, partition))[1] for partition in partitions]
-    messages = []
-    while len(messages) < sum(ends):
-        messages += consumer.consume(sum(ends) - len(messages), 1)
-    consumer.close()
-    return messages
-
-
 @asynccontextmanager
 async def running(program, *arguments):
     """A Python process of its own, killed at the end."""
@@ -171,7 +158,7 @@ async def test_nothing_is_lost_when_the_broker_is_killed_while_it_is_written_to_
         under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
         await asyncio.to_thread(mortal.start)
         assert sum(await asyncio.gather(*under_way)) == 0, "failed, though it was back in time"
-        assert len(stored(mortal.port, topic)) == len(sent), "sent again, it was stored again"
+        assert len(mortal.messages(topic)) == len(sent), "sent again, it was stored again"
 
         came = []
         deliveries = pubsub.subscribe("history")
@@ -212,7 +199,7 @@ async def test_a_new_leader_has_all_that_the_killed_one_had(cluster):
     assert in_order(await reading, sent, files=9)
     partitions = cluster[0].admin.list_topics(topic).topics[topic].partitions.values()
     assert killed not in {partition.leader for partition in partitions}
-    assert len(stored(cluster[0].port, topic)) == len(sent)
+    assert len(cluster[0].messages(topic)) == len(sent)
 
 
 @pytest.mark.slow
@@ -232,7 +219,7 @@ async def test_half_a_second_each_way_and_connections_cut_at_random_lose_nothing
         proxy.life_seconds = 0
         came = await reading
     assert in_order(came, sent, files=4)
-    assert {message.value() for message in stored(kafka.port, topic)} == {one.data for one in sent}
+    assert {message.value() for message in kafka.messages(topic)} == {one.data for one in sent}
 
 
 async def test_a_chunk_whose_ack_was_lost_is_stored_once(kafka):
@@ -246,7 +233,7 @@ async def test_a_chunk_whose_ack_was_lost_is_stored_once(kafka):
         proxy.lose_answer_to = lambda request: request[4:6] == b"\0\0" and proxy.lost < 3  # Produce
         await asyncio.gather(*map(pubsub.publish, sent[1:]))
         assert proxy.lost == 3
-    assert len(stored(kafka.port, topic)) == len(sent)
+    assert len(kafka.messages(topic)) == len(sent)
     assert in_order(await read(kafka.url(topic), sent), sent, files=2)
 
 
@@ -361,7 +348,7 @@ async def test_events_are_plain_json_for_whoever_else_reads_them(kafka):
     )
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(sent)
-    messages = stored(kafka.port, topic)
+    messages = kafka.messages(topic)
     assert [json.loads(message.value()) for message in messages] == [{"n": number} for number in range(5)]
     assert {message.key() for message in messages} == {b"1795420800-a"}
     header = rb'["1","Z\u00fcrich","s","n","TASK"] 1795420800-b:2:0:8 3/5'
@@ -424,7 +411,7 @@ async def test_a_chunk_whose_publisher_was_killed_in_the_middle_comes_in_part_an
         sum(len(p.data) for p in parts[:n]) for n in range(len(parts))
     ]
     assert whole.data.startswith(b"".join(part.data for part in parts))
-    read_by_others = [json.loads(message.value())["number"] for message in stored(kafka.port, topic)]
+    read_by_others = [json.loads(message.value())["number"] for message in kafka.messages(topic)]
     killed_at = len(read_by_others) - len(lines)
     assert 0 < killed_at < len(lines)
     assert read_by_others == [*range(killed_at), *range(len(lines))]

@@ -88,11 +88,11 @@ class Proxy:
                 done, _ = await asyncio.wait(pumps, timeout=life, return_when=asyncio.FIRST_COMPLETED)
                 self.cuts += not done
         finally:
+            if server_writer:
+                server_writer.transport.abort()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            if server_writer:
-                server_writer.transport.abort()
 
     async def _pump(self, reader, delay, forward):
         """Forward what is read, so much later, until the end or until `forward` says that it is enough."""

@@ -26,7 +26,7 @@ brokers:
 	sh tests/brokers/fetch.sh
 
 test: $(VENV)/.installed brokers
-	$(BIN)/coverage run -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 test-fast: $(VENV)/.installed

@@ -157,7 +157,7 @@ async def test_total_counts_what_the_gcs_would_have_sent(listed):
         ("jobs", [("submission_id", "!=", "x")], lambda row: True),
         ("jobs", [("status", "!=", "SUCCEEDED")], lambda row: row["status"] != "SUCCEEDED"),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )  # fmt: skip
 async def test_filters_keep_what_ray_keeps(noun, filters, passes, listed):
     every = (await listed(noun, detail=True, limit=10000, at=MOMENT))["result"]

@@ -265,6 +265,30 @@ def test_a_rotated_file_is_let_go_once_it_is_acknowledged(tail, events):
     assert not open_files(path)
 
 
+def test_an_inode_that_comes_to_be_another_writers_file_is_another_file(tail, events, caplog):
+    path, other = events / "event_EXPORT_TASK_1.log.1", events / "event_EXPORT_TASK_2.log"
+    append(path, line(1))
+    it = tail()
+    assert it.ship() == line(1)
+    it.tailer.look()
+    assert not open_files(path)
+    append(path, line(2))
+    it.tailer.look()  # it is among those to read
+    # as where Ray deletes the one and creates the other, and the file system uses the inode again
+    path.write_bytes(line(3))
+    path.rename(other)
+    assert it.ship() == line(3)
+    assert not it.tailer.behind
+    append(other, line(4))
+    assert it.ship() == line(4)
+    other.unlink()
+    for _ in range(2):
+        it.tailer.look()
+    assert it.ship() == b""
+    assert it.tailer.unread_bytes() == 0
+    assert caplog.messages == []  # nothing was lost
+
+
 def test_a_deleted_half_line_is_let_go_when_nobody_completes_it(tail, events):
     path = events / "event_EXPORT_TASK_1.log"
     append(path, line(1), b"half")

@@ -381,6 +381,10 @@ class Tailer:
             return None
         inode = (status.st_dev, status.st_ino)
         file = followed.files.get(inode)
+        if file is not None and (file.name.event_type, file.name.stem) != (parsed.event_type, parsed.stem):
+            # Ray renames within a stem. While nobody held it open, the inode came to be another writer's file.
+            self._drop(followed, file)
+            file = None
         if file is None:
             file = followed.files[inode] = EventFile(followed.session.events / name, parsed, inode)
             if len(self._open) < self._most_open:

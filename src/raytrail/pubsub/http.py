@@ -27,7 +27,6 @@ import asyncio
 import gzip
 import os
 import ssl
-import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from email.utils import parsedate_to_datetime
@@ -43,11 +42,7 @@ from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.collector import to_http
 from raytrail.pubsub.url import parse, shown
-
-if sys.version_info >= (3, 14):
-    from compression.zstd import compress
-else:
-    from zstandard import compress
+from raytrail.pubsub.zstd import compress
 
 _OURS = "raytrail."
 _SEGMENTS = 64

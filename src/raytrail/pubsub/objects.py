@@ -40,7 +40,6 @@ import gzip
 import json
 import logging
 import re
-import sys
 import time
 import uuid
 import zlib
@@ -59,16 +58,7 @@ from raytrail.errors import BrokerUnavailable, ConfigError, EventError, Raytrail
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.url import parse, shown
-
-if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdError, compress, decompress
-else:
-    from zstandard import ZstdDecompressor, ZstdError, compress
-
-    def decompress(data: bytes) -> bytes:
-        """Decompress frames, whether they say how long they are or not."""
-        return ZstdDecompressor().decompressobj().decompress(data)
-
+from raytrail.pubsub.zstd import ZstdError, compress, decompress
 
 _PLACE_SECONDS = 1.0
 _LEASE_SECONDS = 10.0

@@ -46,7 +46,6 @@ import re
 import socket
 import time
 import uuid
-import zlib
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -58,6 +57,7 @@ from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventE
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.url import parse, shown
+from raytrail.pubsub.zstd import ZstdError, compress, decompress
 
 _SERVICES = ("ObservabilityPubSubService", "InternalPubSubGcsService")  # since 2.60, and before
 _COMMANDS = "GcsSubscriberCommandBatch"
@@ -109,7 +109,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
     chunks: list[tuple[dict[str, bytes], int]]
     """Each one's headers, in UTF-8, and how many bytes of `lines` are its."""
     lines: bytes
-    """Of all chunks, compressed with zlib."""
+    """Of all chunks, compressed with zstd."""
 
 
 class _Report(msgspec.Struct, frozen=True, array_like=True):
@@ -637,16 +637,18 @@ def _pack(producer: str, after: int, first: int, chunks: Sequence[Chunk]) -> byt
         ({name: value.encode("utf-8", "surrogatepass") for name, value in chunk.headers().items()}, len(chunk.data))
         for chunk in chunks
     ]
-    lines = zlib.compress(b"".join(chunk.data for chunk in chunks), 1)
+    lines = compress(b"".join(chunk.data for chunk in chunks), 1)
     return msgspec.msgpack.encode(_Message(producer, after, first, heads, lines))
 
 
 def _unpack(message: _Message, topic: _Topic) -> Iterator[tuple[int, Chunk]]:
     """Yield each chunk with its number."""
     try:
-        lines, offset = zlib.decompress(message.lines), 0
-    except zlib.error as error:
+        lines, offset = decompress(message.lines), 0
+    except ZstdError as error:
         raise EventError(f"a message of {message.producer} at {topic.shown} was altered: {error}") from error
+    if len(lines) != sum(length for _, length in message.chunks):
+        raise EventError(f"a message of {message.producer} at {topic.shown} was altered: its lines are cut off")
     for number, (head, length) in enumerate(message.chunks, message.first):
         headers = {name: value.decode("utf-8", "surrogatepass") for name, value in head.items()}
         yield number, Chunk.from_wire(headers, lines[offset : offset + length])

@@ -1,4 +1,4 @@
-"""Chunks through a real S3 server, which the fixtures start, that keeps its objects in files."""
+"""Chunks through a real S3 server, which the fixtures start, that keeps its objects in files; and through Azurite."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ import subprocess
 import time
 from contextlib import aclosing
 from pathlib import Path
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
@@ -20,6 +21,7 @@ pytest.importorskip("obstore")
 
 import duckdb
 import obstore
+from azure.storage.blob import BlobServiceClient
 
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError
 from raytrail.event import Chunk, Segment
@@ -29,7 +31,8 @@ from raytrail.testing import check_pubsub
 
 pytestmark = pytest.mark.anyio
 
-GATEWAY = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser() / "bin" / "versitygw"
+BROKERS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser()
+GATEWAY, AZURITE = BROKERS / "bin" / "versitygw", BROKERS / "azurite" / "node_modules" / ".bin" / "azurite-blob"
 DEADLINE_SECONDS = 60
 KEY, SECRET = "raytrail", "secretsecret"
 
@@ -472,6 +475,51 @@ def test_a_wrong_url_is_refused(url, says):
     with pytest.raises(ConfigError) as caught:
         connect(url)
     assert str(caught.value) == says
+
+
+def test_a_property_at_which_the_client_panics_is_refused(capfd):
+    with pytest.raises(ConfigError) as caught:
+        connect("az://container/p?azure_storage_account_name=a&azure_allow_http=true")
+    assert str(caught.value) == "'az://container/p': Expected config prefix to start with azure_; mend the URL"
+    capfd.readouterr()  # the client's own words
+
+
+ACCOUNT = "devstoreaccount1"  # Azurite's, as its documentation gives it
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+@pytest.fixture
+def azure(tmp_path):
+    """The URL of a folder in a container of Microsoft's own emulator."""
+    if not AZURITE.exists():
+        text = "no Azurite: run `make brokers` (apt-get install npm)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", tmp_path]
+    with (tmp_path / "azurite.log").open("wb") as log:
+        process = subprocess.Popen([AZURITE, *where, "--skipApiVersionCheck"], stdout=log, stderr=log)
+    endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
+    try:
+        with BlobServiceClient(endpoint, credential=ACCOUNT_KEY, retry_backoff_factor=0.2, retry_total=20) as client:
+            client.create_container("container")
+        query = {
+            "azure_storage_account_name": ACCOUNT,
+            "azure_storage_account_key": ACCOUNT_KEY,
+            "endpoint": endpoint,
+            "linger_seconds": 0.02,
+            "poll_seconds": 0.05,
+        }
+        yield f"az://container/folder?{urlencode(query)}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+async def test_azure_keeps_its_promises(azure):
+    await check_pubsub(lambda: connect(azure))
 
 
 @pytest.mark.parametrize(

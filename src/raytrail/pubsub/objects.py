@@ -23,7 +23,7 @@ Settings, in the URL's query:
     compression      zstd    or gzip (slower, read by everything), or none
     poll_seconds     2       how often a reader looks for more
     timeout_seconds  30      how long the bucket may take to store or return an object, tries included
-    endpoint                 where an S3 that is not Amazon's is, as ``http://127.0.0.1:9000``
+    endpoint                 where it is, if not in that cloud itself: an S3 of one's own, as ``http://127.0.0.1:9000``
 
 and every setting of obstore that begins with ``aws_``, ``google_`` or ``azure_``, as ``aws_region=eu-central-1``.
 Credentials are found where the cloud's own tools find them: in the environment, or the machine's role.
@@ -69,6 +69,7 @@ _SUFFIXES = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz", "none": ".ndjson"}
 _ACCESS = re.compile(r"\w*(Access|Signature|Token|Credential|User|Auth)\w*: ")
 """Codes of S3 that mean that we are not let in; some servers answer 404 with them."""
 _PROPERTIES = ("aws_", "google_", "azure_")
+_ENDPOINTS = {"s3": "aws_endpoint", "gs": "google_base_url", "az": "azure_endpoint"}
 
 log = logging.getLogger(__name__)
 _Waiting = tuple[Chunk, "asyncio.Future[None]"]
@@ -115,7 +116,7 @@ class ObjectsPubSub:
         self._prefix = address.path
         properties = {name: value for name, value in pairs if name.startswith(_PROPERTIES)}
         if self._settings.endpoint:
-            properties["azure_endpoint" if address.scheme == "az" else "aws_endpoint"] = self._settings.endpoint
+            properties[_ENDPOINTS[address.scheme]] = self._settings.endpoint
         timeout = timedelta(seconds=self._settings.timeout_seconds)
         pauses = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
         options: Any = {  # which the client has a type for by cloud
@@ -130,7 +131,11 @@ class ObjectsPubSub:
         }
         try:
             self._store: Any = from_url(f"{address.scheme}://{address.hosts[0]}", **options)
-        except (exceptions.BaseError, ValueError, TypeError) as error:
+        except BaseException as error:
+            # at some names, as azure_allow_http, the client panics, in an exception that is no `Exception`
+            panics = type(error).__name__ == "PanicException"
+            if not panics and not isinstance(error, (exceptions.BaseError, ValueError, TypeError)):
+                raise
             raise ConfigError(f"{self._shown!r}: {_words(error)}; mend the URL") from error
         self._writer, self._number = "", 0
         self._waiting: list[_Waiting] = []
@@ -509,7 +514,7 @@ def _settle(waiting: list[_Waiting], error: RaytrailError | None) -> None:
                 stored.set_exception(error)
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     """Return what a client's error says, on one line and without its debug output; what S3 says, if it is that."""
     text = " ".join(str(error).partition("Debug source")[0].split())
     said = re.search(r"<Code>(.*?)</Code>(?:<Message>(.*?)</Message>)?", text)

@@ -164,7 +164,9 @@ def test_a_wrong_url_says_what_to_write(url, message):
 
 def test_what_the_dashboard_reads_is_valid_to_it():
     models = pytest.importorskip("ray.dashboard.modules.reporter.reporter_models")
-    models.StatsPayload.model_validate(json.loads(ray._STATS))
+    model = models.StatsPayload
+    validate = model.model_validate if hasattr(model, "model_validate") else model.parse_obj  # pydantic 1's
+    validate(json.loads(ray._STATS))
 
 
 def test_lone_surrogates_pass():

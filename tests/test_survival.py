@@ -30,7 +30,7 @@ from tests.line import SEED, Line, wait_for
 from raytrail.pubsub import connect
 from raytrail.testing.generate import generate
 
-KILLS = 4
+KILLS = 10
 """Of each."""
 
 OUTAGE_SECONDS = 8
@@ -139,10 +139,10 @@ def test_nothing_is_lost_or_stored_twice_whoever_is_killed_the_broker_too(mortal
     chosen = random.Random(SEED)
     rounds = ["agent", "history", "broker"] * KILLS
     chosen.shuffle(rounds)
-    with line(tmp_path, mortal) as one, one.writer(seconds=40, rotate_bytes=2_000_000) as writer:
+    with line(tmp_path, mortal) as one, one.writer(seconds=80, rotate_bytes=4_000_000) as writer:
         begin(one)
         for name in rounds:
-            time.sleep(chosen.uniform(0.3, 2.5))
+            time.sleep(chosen.uniform(0.2, 1.5))
             if name == "broker":
                 before = rotated(one)
                 mortal.kill()

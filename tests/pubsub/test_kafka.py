@@ -222,6 +222,7 @@ async def test_half_a_second_each_way_and_connections_cut_at_random_lose_nothing
     assert {message.value() for message in kafka.messages(topic)} == {one.data for one in sent}
 
 
+@pytest.mark.slow
 async def test_a_chunk_whose_ack_was_lost_is_stored_once(kafka):
     topic = uuid4().hex
     sent = numbered(60, files=2)
@@ -356,6 +357,7 @@ async def test_events_are_plain_json_for_whoever_else_reads_them(kafka):
     assert await read(url, [sent]) == [sent]
 
 
+@pytest.mark.slow
 async def test_a_chunk_that_came_in_part_is_given_all_the_same(kafka):
     topic = uuid4().hex
     url = kafka.url(topic, partitions=1)

@@ -269,6 +269,7 @@ async def test_a_group_that_is_read_is_not_taken_back_to_the_start(server):
     )
 
 
+@pytest.mark.slow
 async def test_retention_deletes_what_every_group_has_and_nothing_else(server, monkeypatch):
     monkeypatch.setattr("raytrail.pubsub.nats._TIDY_SECONDS", 0.1)
     monkeypatch.setattr("raytrail.pubsub.nats._ACK_WAIT_SECONDS", 2.0)

@@ -341,6 +341,7 @@ async def test_what_a_reader_that_was_killed_had_comes_to_the_next_one(server):
     assert time.monotonic() - began > 5  # it may still have been there
 
 
+@pytest.mark.slow
 async def test_a_reader_that_was_away_for_long_does_not_write_over_its_successor(server):
     url = server.url("usurped")
     async with aclosing(connect(url)) as pubsub:
@@ -374,6 +375,7 @@ async def test_what_was_deleted_before_it_was_read_is_warned_of_and_passed_over(
     ]
 
 
+@pytest.mark.slow
 async def test_an_idle_reader_lists_once_a_poll_however_much_there_is(server):
     url = server.url("idle", poll_seconds=0.2, batch_bytes=1024)
     sent = [chunk(n, data=b"x" * 1020 + b"\n") for n in range(150)]
@@ -394,6 +396,7 @@ async def test_an_idle_reader_lists_once_a_poll_however_much_there_is(server):
     assert len(made) - len(lists) <= 12  # what comes next of the one writer, and that the reader is there
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path, caplog):
     server = Server(tmp_path)
     url = server.url(timeout_seconds=1)

@@ -219,6 +219,7 @@ async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path):
             server.kill()
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_is_given_up_in_time(own):
     server = own(*DURABLE)
     url = server.url(timeout_seconds=2)
@@ -234,6 +235,7 @@ async def test_a_server_that_hangs_is_given_up_in_time(own):
     assert set(await read(url, map(chunk, range(5)))) == {chunk(n) for n in range(5)}
 
 
+@pytest.mark.slow
 async def test_who_is_not_let_in_is_told(own):
     enough = "+@stream +@scripting +@transaction +@connection +get +set +del +pexpire +exists +time +info +memory"
     rules = (f"agent on >secret ~s ~{{s}}:*:reader {enough}", "reader on >secret ~* +@all -xadd", "default off")
@@ -291,6 +293,7 @@ async def test_a_chunk_over_the_servers_limit_is_refused_and_those_sent_with_it_
     assert await read(url, [chunk(0), chunk(1)]) == [chunk(0), chunk(1)]
 
 
+@pytest.mark.slow
 async def test_a_group_has_one_reader(server):
     url = server.url()
     async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
@@ -454,6 +457,7 @@ async def test_a_server_that_may_forget_is_warned_of_once(own, caplog):
     ]
 
 
+@pytest.mark.slow
 async def test_an_idle_reader_asks_for_little(server):
     url = server.url()
     async with aclosing(connect(url)) as pubsub:

@@ -1,6 +1,8 @@
 """What every test may use."""
 
 import logging
+import os
+import subprocess
 
 import pytest
 
@@ -18,3 +20,15 @@ def logging_as_it_was():
     for log, level, handlers in before:
         log.setLevel(level)
         log.handlers[:] = handlers
+
+
+@pytest.fixture
+def small_disk(tmp_path, request):
+    """A file system of its own, of as many megabytes as its parameter says, 8 by default."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', 8)}m", "tmpfs", str(mount)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("may not mount a small disk here; try as root")
+    yield mount
+    subprocess.run(["umount", "-l", mount], check=True)

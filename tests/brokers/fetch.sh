@@ -24,6 +24,15 @@ if [ -n "$missing" ]; then
     fi
 fi
 
+azurite=$cache/azurite  # Microsoft's own emulator of its blob storage
+if [ ! -x "$azurite/node_modules/.bin/azurite-blob" ]; then
+    if command -v npm >/dev/null; then
+        npm install --silent --no-fund --no-audit --prefix "$azurite" azurite@3.35.0 >/dev/null
+    else
+        echo "no npm: the tests that need Azure's blob storage are skipped (apt-get install npm)" >&2
+    fi
+fi
+
 version=$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$here/pom.xml")
 jars=$cache/kafka
 if [ ! -e "$jars/kafka_2.13-$version.jar" ]; then
@@ -39,15 +48,6 @@ if [ ! -e "$jars/kafka_2.13-$version.jar" ]; then
         -DincludeScope=runtime -DoutputDirectory="$part"
     rm -rf "$jars"  # of another version
     mv -T "$part" "$jars" 2>/dev/null || rm -rf "$part"  # somebody else was first
-fi
-
-azurite=$cache/azurite  # Microsoft's own emulator of its blob storage
-if [ ! -x "$azurite/node_modules/.bin/azurite-blob" ]; then
-    if command -v npm >/dev/null; then
-        npm install --silent --no-fund --no-audit --prefix "$azurite" azurite@3.35.0 >/dev/null
-    else
-        echo "no npm: the tests that need Azure's blob storage are skipped (apt-get install npm)" >&2
-    fi
 fi
 
 gateway=$cache/bin/versitygw  # an S3 server that keeps its objects in files

@@ -289,6 +289,21 @@ def test_an_inode_that_comes_to_be_another_writers_file_is_another_file(tail, ev
     assert caplog.messages == []  # nothing was lost
 
 
+def test_the_inode_of_the_oldest_file_that_comes_to_be_the_newest_one_is_another_file(tail, events, caplog):
+    oldest, newest = events / "event_EXPORT_TASK_1.log.20", events / "event_EXPORT_TASK_1.log"
+    append(oldest, line(1), line(2))
+    it = tail()
+    assert it.ship() == line(1) + line(2)
+    it.tailer.look()
+    assert not open_files(oldest)
+    # as at each rotation: Ray deletes the one and creates the other, and ext4 uses the inode again
+    oldest.write_bytes(line(3))
+    oldest.rename(newest)
+    assert it.ship() == line(3)
+    assert it.reports()["event_EXPORT_TASK_1.log"]["lost_bytes"] == 0
+    assert caplog.messages == []  # nobody is told that something was lost
+
+
 def test_a_deleted_half_line_is_let_go_when_nobody_completes_it(tail, events):
     path = events / "event_EXPORT_TASK_1.log"
     append(path, line(1), b"half")

@@ -647,8 +647,6 @@ def _unpack(message: _Message, topic: _Topic) -> Iterator[tuple[int, Chunk]]:
         lines, offset = decompress(message.lines), 0
     except ZstdError as error:
         raise EventError(f"a message of {message.producer} at {topic.shown} was altered: {error}") from error
-    if len(lines) != sum(length for _, length in message.chunks):
-        raise EventError(f"a message of {message.producer} at {topic.shown} was altered: its lines are cut off")
     for number, (head, length) in enumerate(message.chunks, message.first):
         headers = {name: value.decode("utf-8", "surrogatepass") for name, value in head.items()}
         yield number, Chunk.from_wire(headers, lines[offset : offset + length])

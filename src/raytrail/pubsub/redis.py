@@ -73,7 +73,8 @@ if made['err'] and not string.find(made['err'], 'BUSYGROUP') then return made en
 redis.call('set', KEYS[2], ARGV[1], 'px', ARGV[2])
 return false"""
 # One that stalled and lost its lease must take nothing more: what it took would be pending, and the reader that
-# came after it is past that. Where nothing is new, the answer is the last entry there was, to wait behind.
+# came after it is past that. Where nothing is new, the answer is the last entry there was, to wait behind: a script
+# cannot wait, so the first chunk after a pause is sent twice, once to end the wait.
 _READ = """#!lua flags=allow-oom
 if redis.call('get', KEYS[2]) ~= ARGV[1] then return false end
 local came = redis.call('xreadgroup', 'group', ARGV[2], ARGV[3], 'count', ARGV[4], 'streams', KEYS[1], ARGV[5])

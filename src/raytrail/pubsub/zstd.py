@@ -8,8 +8,12 @@ else:
     from zstandard import ZstdDecompressor, ZstdError, compress
 
     def decompress(data: bytes) -> bytes:
-        """Decompress frames, whether they say how long they are or not."""
-        return ZstdDecompressor().decompressobj().decompress(data)
+        """Decompress a whole frame, whether it says how long it is or not."""
+        decompressor = ZstdDecompressor().decompressobj()
+        lines = decompressor.decompress(data)
+        if not decompressor.eof:  # which it says nothing of itself
+            raise ZstdError("it is cut off")
+        return lines
 
 
 __all__ = ["ZstdError", "compress", "decompress"]

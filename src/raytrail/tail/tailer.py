@@ -381,8 +381,10 @@ class Tailer:
             return None
         inode = (status.st_dev, status.st_ino)
         file = followed.files.get(inode)
-        if file is not None and (file.name.event_type, file.name.stem) != (parsed.event_type, parsed.stem):
-            # Ray renames within a stem. While nobody held it open, the inode came to be another writer's file.
+        if file is not None and (
+            parsed.stem != file.name.stem or (file.fd is None and parsed.rotation < file.name.rotation)
+        ):
+            # Ray renames within a stem, and upwards: while nobody held it open, the inode came to be another file's
             self._drop(followed, file)
             file = None
         if file is None:

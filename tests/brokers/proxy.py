@@ -24,6 +24,8 @@ class Proxy:
         self.lose_answer_to = lambda _: False
         """Called with the bytes of a request: whether it reaches the server, but the answer does not come back, and
         the connection is cut in its place."""
+        self.change_request = self.change_answer = lambda data: data
+        """Called with the bytes of a request, or of an answer: what is forwarded in their place."""
         self.cuts = self.lost = 0
         self._random = random.Random(seed)
         self._thawed = asyncio.Event()
@@ -70,14 +72,14 @@ class Proxy:
                 def request(data):
                     if self.lose_answer_to(data):
                         loses.set()
-                    server_writer.write(data)
+                    server_writer.write(self.change_request(data))
                     return True
 
                 def answer(data):
                     if loses.is_set():
                         self.lost += 1
                         return False
-                    client_writer.write(data)
+                    client_writer.write(self.change_answer(data))
                     return True
 
                 pumps = [

@@ -2,7 +2,8 @@
 Chunks through a Kafka topic: ``kafka://host:9092[,host2:9092]/topic``.
 
 A message is a chunk: its lines as the value, its headers as the message's, its first file as the key. So a file
-stays in one partition, in order, as long as the topic's number of partitions does not change.
+stays in one partition, in order, as long as the topic's number of partitions does not change: the one that
+librdkafka chooses by itself, CRC-32 of the key.
 
 With ``envelope=event`` a message is one line, for readers that know nothing of us (ClickHouse, Spark, Flink): the
 value is its JSON, with no newline. By its one header, ``raytrail-line``, our own reader joins a chunk's lines again:
@@ -31,6 +32,7 @@ import json
 import logging
 import threading
 import time
+import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -49,6 +51,8 @@ from raytrail.pubsub.collector import from_message
 from raytrail.pubsub.url import parse, shown
 
 _POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing
+_KNOWN_SECONDS = 300.0
+"""How long brokers are trusted to know a producer that sent nothing; by default they forget it after a day."""
 _COMMIT_SECONDS = 1.0
 _SETTLE_SECONDS = 5.0  # how long a reader that leaves waits for the brokers to write down how far it is
 _JOIN_SECONDS = 1.0  # how long a reader waits for the rest of a chunk that came line by line
@@ -177,17 +181,17 @@ class KafkaPubSub:
             if self._failure is not None and began <= self._failed_at:
                 raise self._failure  # it waited behind one that failed, and must not overtake it
             sender = self._senders.get(alone) or await self._open(alone=alone)
-            sent = sender.begin()
+            sent = sender.begin(_key(chunk))
             messages = _lines(chunk) if self._settings.envelope == "event" else iter((_message(chunk),))
             try:
-                while not sender.produce(self._topic, messages, sent):
+                while not sender.produce(messages, sent):
                     if time.monotonic() > began + self._settings.timeout_seconds:
                         raise self._drop(self._slow())
                     await asyncio.sleep(_POLL_SECONDS)
                     if sender.stopped:
                         raise self._failure or self._slow()
             except KafkaException as failed:
-                sent.fail(failed.args[0])
+                sent.error = failed.args[0]
             finally:
                 sent.complete()
         left = began + self._settings.timeout_seconds - time.monotonic()
@@ -226,10 +230,10 @@ class KafkaPubSub:
             },
         )
         try:
-            await asyncio.to_thread(self._prepare, client)
+            partitions = await asyncio.to_thread(self._prepare, client)
         except RaytrailError as error:
             raise self._drop(error) from None
-        self._senders[alone] = _Sender(client, self._heard)
+        self._senders[alone] = _Sender(client, self._topic, partitions, self._heard)
         return self._senders[alone]
 
     def _drop(self, error: RaytrailError) -> RaytrailError:
@@ -402,38 +406,62 @@ class _Sender:
     A producer that is polled by the event loop while something is under way.
 
     A thread that waits for it would compete with the loop for Python at each delivery report.
+
+    The first message to a partition goes alone. Of a producer that it does not know, a leader takes any sequence
+    number: if it refused the first (it has not heard of a new topic yet, or has too few replicas) and took the
+    second, which is on its way by then, it would call the first one, sent again, a duplicate; and librdkafka would
+    call that stored.
     """
 
-    def __init__(self, client: Producer, hear: Callable[[KafkaError], None]) -> None:
+    def __init__(self, client: Producer, topic: str, partitions: int, hear: Callable[[KafkaError], None]) -> None:
         self.stopped = False
         self._hear = hear
         self.heard: list[_Sent] = []
-        self._client = client
+        self._client, self._topic, self._partitions = client, topic, partitions
+        self._known_until: dict[int, float] = {}
         self._loop = asyncio.get_running_loop()
         self._under_way = 0
         self._timer = self._loop.call_later(_IDLE_SECONDS, self._poll)
         self._ending = threading.Thread(target=self._end, name="raytrail-kafka-sender", daemon=True)
 
-    def begin(self) -> _Sent:
-        """Begin a chunk."""
+    def begin(self, key: str) -> _Sent:
+        """Begin a chunk, of which all messages have that key."""
         if not self._under_way and not self.stopped:
             self._timer.cancel()
             self._timer = self._loop.call_later(_POLL_SECONDS, self._poll)
         self._under_way += 1
-        return _Sent(self)
+        return _Sent(self, zlib.crc32(key.encode()) % self._partitions)
 
-    def produce(self, topic: str, messages: Iterator[_Message], sent: _Sent) -> bool:
-        """Queue messages; return whether there was room for all. Call it again with the rest if not."""
-        produce, report = self._client.produce, sent.report
-        for message in itertools.chain(sent.waiting, messages):
+    def produce(self, messages: Iterator[_Message], sent: _Sent) -> bool:
+        """Queue messages; return whether it is done with them. Call it again with the rest if not."""
+        if sent.goes_first:
+            if not sent.reported:
+                return False
+            if sent.error is not None:
+                return True
+            sent.goes_first = False
+            self._know(sent.partition)
+        elif not sent.queued and time.monotonic() >= self._known_until.get(sent.partition, 0.0):
+            sent.goes_first = self._queue(itertools.islice(itertools.chain(sent.waiting, messages), 1), sent)
+            return False
+        return self._queue(itertools.chain(sent.waiting, messages), sent)
+
+    def _queue(self, messages: Iterator[_Message], sent: _Sent) -> bool:
+        """Queue messages; return whether there was room for all."""
+        produce, topic, partition, report = self._client.produce, self._topic, sent.partition, sent.report
+        for message in messages:
             key, value, headers = message
             try:
-                produce(topic, value, key, on_delivery=report, headers=headers)
+                produce(topic, value, key, partition, on_delivery=report, headers=headers)
             except BufferError:
                 sent.waiting = (message,)
                 return False
             sent.queued += 1
+        sent.waiting = ()
         return True
+
+    def _know(self, partition: int) -> None:
+        self._known_until[partition] = time.monotonic() + _KNOWN_SECONDS
 
     def stop(self) -> None:
         """Let all that is under way fail, soon."""
@@ -469,32 +497,38 @@ class _Sender:
         heard, self.heard = self.heard, []
         self._under_way -= len(heard)
         for sent in heard:
+            if sent.error is None:
+                self._know(sent.partition)
             sent.resolve()
 
 
 class _Sent:
     """A chunk under way, as one message or as many."""
 
-    __slots__ = ("_error", "_heard", "_sender", "_whole", "queued", "stored", "waiting")
+    __slots__ = ("_heard", "_sender", "_whole", "error", "goes_first", "partition", "queued", "stored", "waiting")
 
-    def __init__(self, sender: _Sender) -> None:
+    def __init__(self, sender: _Sender, partition: int) -> None:
         self.stored: asyncio.Future[KafkaError | None] = asyncio.get_running_loop().create_future()
+        self.partition = partition
         self.queued = 0
+        self.goes_first = False
+        """Whether only its first message is queued, until the partition's leader has taken that."""
         self.waiting: tuple[_Message, ...] = ()
         """The message that there was no room for."""
+        self.error: KafkaError | None = None
         self._heard = 0
         self._whole = False
-        self._error: KafkaError | None = None
         self._sender = sender
 
-    def fail(self, error: KafkaError) -> None:
-        """Note what kept a message from being queued."""
-        self._error = error
+    @property
+    def reported(self) -> bool:
+        """Whether it is known what became of all that is queued."""
+        return self._heard == self.queued
 
     def report(self, error: KafkaError | None, _: Message) -> None:
         """Count what became of one message."""
         if error is not None:
-            self._error = error
+            self.error = error
         self._heard += 1
         if self._whole and self._heard == self.queued:
             self._sender.heard.append(self)
@@ -502,13 +536,13 @@ class _Sent:
     def complete(self) -> None:
         """Say that all its messages are queued."""
         self._whole = True
-        if self._heard == self.queued:  # heard of before they were all queued
+        if self.reported:  # before they were all queued
             self._sender.heard.append(self)
 
     def resolve(self) -> None:
         """Wake who waits for it."""
         if not self.stored.done():
-            self.stored.set_result(self._error)
+            self.stored.set_result(self.error)
 
 
 class _Held:

@@ -128,7 +128,7 @@ def _events() -> str:
         (
             f"[`{entity.plural}`](entities/{entity.plural}.md)",
             f"[`{_type(entity)}`](schema/{_type(entity)}.json)" if entity.event_types else "",
-            ", ".join(f"`event_EXPORT_{kind}…`" for kind in entity.file_types if kind != "FILE"),
+            ", ".join(_files(kind) for kind in entity.file_types if kind != "FILE"),
             _text(entity.doc),
         )
         for entity in installed().values()
@@ -414,6 +414,10 @@ def _fidelity(page: str) -> str:
 
 def _type(entity: Entity) -> str:
     return event_type(entity.event_types[0])
+
+
+def _files(kind: str) -> str:
+    return "`logs/events/event_…`" if kind == "CLUSTER_EVENT" else f"`event_EXPORT_{kind}…`"
 
 
 def _text(text: str) -> str:

@@ -85,6 +85,11 @@ STRATEGIES = {
             "topology": st.just({"operators": [{"name": "Input", "args": {"a": "1"}}]}),
         }
     ),
+    "cluster_event": st.builds(
+        lambda id, rest: {"event_id": id, "label": f"label of {id}", **rest},
+        st.sampled_from(["e1", "e2"]),
+        st.sampled_from([{"pid": "7", "host_name": "h"}, {"source_pid": 7, "source_hostname": "h"}]),
+    ),
     "operator_schema": st.fixed_dictionaries({"operator_uuid": st.sampled_from(["u1", "u2"]), "schema_fields": maps}),
     "operator_event": st.fixed_dictionaries(
         {

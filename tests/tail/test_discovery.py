@@ -22,7 +22,9 @@ SESSION = "session_2026-11-23_07-40-30_867494_13129"
         ("event_EXPORT_TRAIN_STATE.log", ("event_EXPORT_TRAIN_STATE", "TRAIN_STATE", 0)),
         ("event_EXPORT_DATASET_METADATA.log", ("event_EXPORT_DATASET_METADATA", "DATASET_METADATA", 0)),
         ("event_EXPORT_TASK_123.log.gz", None),
-        ("event_GCS.log", None),
+        ("event_GCS.log", ("event_GCS", "CLUSTER_EVENT", 0)),
+        ("event_CORE_WORKER_123.log.1", ("event_CORE_WORKER_123", "CLUSTER_EVENT", 1)),
+        ("event.log", None),
         ("export_event_EXPORT_TASK_1.log", None),
     ],
 )  # fmt: skip
@@ -34,8 +36,10 @@ def test_sessions_are_listed_oldest_first_without_the_link_to_the_latest(temp_di
     later = temp_dir / "session_2026-11-24_00-00-00_000000_1"
     later.mkdir()
     (temp_dir / "session_notes.txt").touch()
-    assert [session.name for session in sessions(temp_dir)] == [SESSION, later.name]
-    assert sessions(temp_dir)[0].events == temp_dir / SESSION / "logs" / "export_events"
+    assert [session.name for session in sessions(temp_dir)] == [SESSION, SESSION, later.name, later.name]
+    assert [session.events for session in sessions(temp_dir)][:2] == [
+        temp_dir / SESSION / "logs" / name for name in ("export_events", "events")
+    ]
     assert latest(temp_dir) == SESSION
 
 
@@ -44,30 +48,40 @@ def test_where_ray_never_ran_there_are_no_sessions(tmp_path):
     assert latest(tmp_path / "ray") is None
 
 
-@pytest.mark.parametrize("given", [".", "logs", "logs/export_events"])
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (".", ["export_events", "events"]),
+        ("logs", ["export_events", "events"]),
+        ("logs/export_events", ["export_events"]),
+        ("logs/events", ["events"]),
+    ],
+)
 @pytest.mark.parametrize("name", [SESSION, "copy-of-a-session"])
-def test_a_session_goes_by_its_directorys_name_whichever_part_is_given(tmp_path, given, name):
-    events = tmp_path / name / "logs" / "export_events"
-    events.mkdir(parents=True)
-    assert locate(tmp_path / name / given) == [(name, events, tmp_path / name)]
+def test_a_session_goes_by_its_directorys_name_whichever_part_is_given(tmp_path, given, parts, name):
+    logs = tmp_path / name / "logs"
+    for part in ("export_events", "events"):
+        (logs / part).mkdir(parents=True)
+    assert locate(tmp_path / name / given) == [(name, logs / part, tmp_path / name) for part in parts]
 
 
 def test_the_link_to_the_latest_session_gives_the_session(temp_dir):
-    assert [session.name for session in locate(temp_dir / "session_latest")] == [SESSION]
+    assert {session.name for session in locate(temp_dir / "session_latest")} == {SESSION}
 
 
 def test_a_temp_dir_gives_its_sessions_that_have_events(temp_dir):
     (temp_dir / "session_2026-11-24_00-00-00_000000_1" / "logs").mkdir(parents=True)
     other = temp_dir / "session_2026-11-25_00-00-00_000000_1"
     (other / "logs" / "export_events").mkdir(parents=True)
-    assert [session.name for session in locate(temp_dir)] == [SESSION, other.name]
+    assert [session.name for session in locate(temp_dir)] == [SESSION, SESSION, other.name, other.name]
 
 
 def test_event_files_outside_any_session_go_by_the_directory_that_is_given(tmp_path):
     events = tmp_path / "varied" / "export_events"
     events.mkdir(parents=True)
     assert locate(events) == [("export_events", events, None)]
-    assert locate(tmp_path / "varied") == [("varied", events, tmp_path / "varied")]
+    varied = tmp_path / "varied"
+    assert locate(varied) == [("varied", varied / part, varied) for part in ("export_events", "events")]
     loose = tmp_path / "loose"
     loose.mkdir()
     (loose / "event_EXPORT_NODE.log").touch()

@@ -20,7 +20,7 @@ from raytrail.entities.sql import in_log
 from raytrail.errors import EventError
 
 _SPAN = {"event_name": "text", "start_time": "int", "end_time": "int", "extra_data": "text"}
-_TOP = {"event_id", "source_type", "timestamp"}
+_TOP = ("source_type", "timestamp", "event_id")
 
 
 class Sorted(NamedTuple):
@@ -84,6 +84,8 @@ def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
         optional: list[Any] = []
         for field, node in tree.items():
             below = f"{path}{field}"
+            if below in _TOP[:2]:  # below, for all
+                continue
             if isinstance(node, dict):
                 kind: Any = struct(f"{name}_{field}", node, f"{below}.")
                 holds_key = any(key.startswith(f"{below}.") for key in keys)
@@ -112,7 +114,8 @@ def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
                 ("source_type", Literal[known], msgspec.field(name="source_type")),
                 ("timestamp", int, msgspec.field(name="timestamp")),
             ]
-            optional.append(("event_id", msgspec.Raw, msgspec.field(name="event_id", default=msgspec.Raw())))
+            if "event_id" not in tree:
+                optional.append(("event_id", msgspec.Raw, msgspec.field(name="event_id", default=msgspec.Raw())))
         return msgspec.defstruct(name, [*required, *optional], forbid_unknown_fields=True, frozen=True, gc=False)
 
     return msgspec.json.Decoder(struct("Line", _tree(file_type), ""))

@@ -48,8 +48,9 @@ _JSON_TYPE: dict[Type, dict[str, Any]] = {
 
 
 def event_type(source_type: str) -> str:
-    """Return the public name of Ray's `source_type`: ``ACTOR`` for ``EXPORT_ACTOR``."""
-    return source_type.removeprefix("EXPORT_").removeprefix("RAYTRAIL_")
+    """Return the public name of Ray's `source_type`: ``ACTOR`` for ``EXPORT_ACTOR``, ``CLUSTER_EVENT`` for ``GCS``."""
+    public = source_type.removeprefix("EXPORT_").removeprefix("RAYTRAIL_")
+    return "CLUSTER_EVENT" if public == source_type else public
 
 
 def field_name(column: Column) -> str:

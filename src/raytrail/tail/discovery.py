@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from raytrail.errors import ConfigError
 
-_EVENTS = "export_events"
-_FILE = re.compile(r"(?P<stem>event_EXPORT_(?P<type>[A-Z][A-Z0-9_]*?)(_\d+)?)(\.(?P<n>\d+))?\.log(\.(?P<m>\d+))?")
+_EVENTS, _CLUSTER_EVENTS = "export_events", "events"
+_FILE = re.compile(r"(?P<stem>event_(?P<type>[A-Z][A-Z0-9_]*?)(_\d+)?)(\.(?P<n>\d+))?\.log(\.(?P<m>\d+))?")
 _NODE = re.compile(r"(metrics_agent|metrics_export|dashboard_agent_listen|runtime_env_agent)_port_([0-9a-f]+)")
 _HEAD = re.compile(r"gcs_server_port_([0-9a-f]+)")
 
@@ -23,7 +23,7 @@ class FileName(NamedTuple):
     stem: str
     """``event_EXPORT_TASK_123``: the same for all files of one writer."""
     event_type: str
-    """``TASK``."""
+    """``TASK``; ``CLUSTER_EVENT`` for what Ray writes for its dashboard's Overview, e.g. ``event_GCS.log``."""
     rotation: int
     """2; 0 for the file that is being written. The oldest has the highest."""
 
@@ -48,7 +48,7 @@ class Nodes(NamedTuple):
 
 
 class Session(NamedTuple):
-    """One session of Ray on this node's disk."""
+    """One session of Ray on this node's disk; one of its directories of event files, of which it has two."""
 
     name: str
     """Ray's name for it, which is its directory's."""
@@ -69,7 +69,9 @@ def parse(name: str) -> FileName | None:
     match = _FILE.fullmatch(name)
     if match is None:
         return None
-    return FileName(match["stem"], match["type"], int(match["m"] or match["n"] or 0))
+    exported = match["type"].removeprefix("EXPORT_")
+    event_type = "CLUSTER_EVENT" if exported == match["type"] else exported
+    return FileName(match["stem"], event_type, int(match["m"] or match["n"] or 0))
 
 
 def sessions(temp_dir: Path) -> list[Session]:
@@ -88,7 +90,7 @@ def sessions(temp_dir: Path) -> list[Session]:
             ]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [_session(temp_dir / name) for name in sorted(names)]
+    return [session for name in sorted(names) for session in _directories(temp_dir / name)]
 
 
 def latest(temp_dir: Path) -> str | None:
@@ -142,23 +144,24 @@ def alive(session: str, proc: Path = Path("/proc")) -> bool | None:
     return any(_is_raylet(command, session.encode()) for command in _commands(proc))
 
 
-def _session(directory: Path) -> Session:
-    return Session(directory.name, directory / "logs" / _EVENTS, directory)
+def _directories(session: Path) -> list[Session]:
+    return [Session(session.name, session / "logs" / name, session) for name in (_EVENTS, _CLUSTER_EVENTS)]
 
 
 def _locate(path: Path) -> list[Session]:
     if (path / "logs" / _EVENTS).is_dir():
-        return [_session(path)]
+        return _directories(path)
     if (path / _EVENTS).is_dir():
         directory = path.parent if path.name == "logs" else path
-        return [Session(directory.name, path / _EVENTS, directory)]
-    if path.name == _EVENTS or any(map(parse, os.listdir(path))):
-        if path.name == _EVENTS and path.parent.name == "logs":
+        return [Session(directory.name, path / name, directory) for name in (_EVENTS, _CLUSTER_EVENTS)]
+    if path.name in (_EVENTS, _CLUSTER_EVENTS) or any(map(parse, os.listdir(path))):
+        if path.parent.name == "logs":
             return [Session(path.parents[1].name, path, path.parents[1])]
         around = next((parent for parent in path.parents if parent.name.startswith("session_")), None)
         return [Session(around.name if around else path.name, path, around)]
     here = sessions(path)
-    found = [session for session in here if session.events.is_dir()]
+    exported = {session.name for session in here if session.events.name == _EVENTS and session.events.is_dir()}
+    found = [session for session in here if session.name in exported]
     if not found and (here or path.name.startswith("session_")):
         raise ConfigError(
             f"no events in {path}: it has no logs/{_EVENTS}; Ray's export was off: "

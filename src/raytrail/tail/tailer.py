@@ -213,7 +213,7 @@ class Tailer:
     @property
     def sessions(self) -> list[str]:
         """The names of the sessions that are followed."""
-        return [followed.session.name for followed in list(self._sessions.values())]
+        return list(dict.fromkeys(followed.session.name for followed in list(self._sessions.values())))
 
     def reports(self) -> list[Chunk]:
         """
@@ -317,7 +317,7 @@ class Tailer:
             found = [session for session in found if session.name >= since]
         for session in found:
             if session.events not in self._sessions:
-                log.info("following %s", session.directory)
+                log.info("following %s", session.events)
                 self._sessions[session.events] = _Followed(session)
 
     def _since(self, temp_dir: Path, found: list[Session]) -> str:
@@ -354,7 +354,7 @@ class Tailer:
         followed.names = present
         self._tidy(followed, set(present.values()))
         if not (names or followed.files or self._fixed or (session.directory and session.directory.exists())):
-            log.info("%s is gone", session.directory)
+            log.info("%s is gone", session.events)
             del self._sessions[session.events]
 
     def _watch_over(self, directory: Path) -> None:

@@ -32,12 +32,13 @@ def chunk(entity: Entity, lines: Sequence[bytes], *, file: str = "0000000000-0",
 
 
 def line(entity: Entity, timestamp_s: int, event_data: dict[str, Any]) -> bytes:
-    """Make a line as Ray writes it."""
+    """Make a line as Ray writes it: with the fields in an object of their own, except for those of cluster events."""
+    within = any(column.origin.startswith("event_data.") for column in entity.columns)
     event = {
-        "event_data": event_data,
         "event_id": "0",
         "source_type": entity.event_types[0],
         "timestamp": timestamp_s,
+        **({"event_data": event_data} if within else event_data),
     }
     return msgspec.json.encode(event)
 

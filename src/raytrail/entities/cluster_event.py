@@ -1,0 +1,46 @@
+"""
+What Ray tells people, from the files of its event framework, ``logs/events/event_<source>.log`` (event.proto).
+
+C++ writes ``timestamp`` as a number, and `pid` and `host_name`; Python writes it as a string, and `source_pid` and
+`source_hostname`.
+"""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Derived, Entity
+
+CLUSTER_EVENT = Entity(
+    name="cluster_event",
+    plural="cluster_events",
+    doc="What Ray tells people: a node or worker that died, a job that began or ended, what the autoscaler did.",
+    event_types=("COMMON", "CORE_WORKER", "GCS", "RAYLET", "CLUSTER_LIFECYCLE", "AUTOSCALER", "JOBS"),
+    file_types=("CLUSTER_EVENT",),
+    key=("event_id",),
+    columns=(
+        Column("event_id", "text", "event_id", "key", "The event."),
+        Column("source_type", "text", "source_type", "max", "Who says so: GCS, RAYLET, AUTOSCALER, JOBS, ..."),
+        Column("severity", "text", "severity", "max", "INFO, WARNING, ERROR, FATAL, DEBUG or TRACE."),
+        Column("label", "text", "label", "max", "What kind of event it is, e.g. RAY_NODE_REMOVED."),
+        Column("_message", "text", "message", "max", "What happened, newlines escaped."),
+        Column("custom_fields", "json", "custom_fields", "max", "More of it, such as ids.", unset="{}"),
+        Column("_host_name", "text", "host_name", "max", "The host, of C++."),
+        Column("_source_hostname", "text", "source_hostname", "max", "The host, of Python."),
+        Column("_pid", "int", "pid", "max", "The process, of C++."),
+        Column("_source_pid", "int", "source_pid", "max", "The process, of Python."),
+    ),
+    derived=(
+        Derived("time_ms", "int", "first_event_s * 1000", "When it happened; Ray writes whole seconds."),
+        Derived(
+            "message",
+            "text",
+            # as _restore_newline in ray/dashboard/modules/event/event_utils.py, Ray 2.60
+            r"replace(replace(_message, '\n', chr(10)), '\r', chr(10))",
+            "What happened.",
+        ),
+        Derived("host_name", "text", "coalesce(_host_name, _source_hostname)", "The host that says so."),
+        Derived("pid", "int", "coalesce(_pid, _source_pid)", "The process that says so."),
+        Derived("job_id", "text", "json_extract_string(custom_fields, '$.job_id')", "The driver job, if it names one."),
+        Derived("node_id", "text", "json_extract_string(custom_fields, '$.node_id')", "The node, if it names one."),
+    ),
+    sort=("first_event_s",),
+)

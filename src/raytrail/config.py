@@ -74,7 +74,7 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     redact: tuple[str, ...] = ("env_vars",)
     """
     Names whose values are masked with asterisks before anything leaves the node, wherever in an event they are;
-    passwords in URLs are, too. None: nothing is masked.
+    passwords in URLs are, too, and the variables that a job's entrypoint begins with. None: nothing is masked.
     """
     rotation_bytes: Annotated[int, AtLeastOne] = 100_000_000
     """At what size Ray rotates an event file (100 MB in Ray 2.60); for the warning below."""

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from raytrail.tail.redact import Redactor
 
-redact = Redactor(["env_vars"])
+redactor = Redactor(["env_vars"])
 SECRET = "hunter2"
+
+
+def redact(line, event_type="TASK"):
+    return redactor(line, event_type)
 
 
 def nested(value, depth):
@@ -96,7 +100,7 @@ def test_what_only_looks_like_it_is_left_as_it_is(line):
 def test_text_arrays_and_deeper_objects_are_masked_and_numbers_are_not():
     other = Redactor(["entrypoint", "metadata"])
     line = b'{"entrypoint": "python x.py --key s3", "metadata": {"a": ["x", {"b": "y"}], "n": 5}, "z": "z"}\n'
-    assert other(line) == (
+    assert other(line, "TASK") == (
         b'{"entrypoint": "********************", "metadata": {"a": ["*", {"b": "*"}], "n": 5}, "z": "z"}\n'
     )
 
@@ -106,6 +110,28 @@ def test_passwords_in_urls_are_masked():
     assert redact(line) == line.replace(b"t0ken", b"*****")
 
 
+@pytest.mark.parametrize(
+    ("entrypoint", "masked"),
+    [
+        ("TOKEN=hunter2 python x.py --lr=0.1 n=3", "TOKEN=******* python x.py --lr=0.1 n=3"),
+        ("A=1 B='x y' C=\"x y\" D= python x.py", "A=* B=***** C=******* D= python x.py"),
+        ("cd /w && env -i A=1 B=2 python x.py; export C=3", "cd /w && env -i A=* B=* python x.py; export C=*"),
+        ("python x.py --env A=1", "python x.py --env A=*"),
+        ("set -e\nA=hunter2\npython x.py a=b", "set -e\nA=*******\npython x.py a=b"),
+        ('A="un closed', "A=***********"),
+        ("python -c 'x=1'", "python -c 'x=1'"),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize("event_type", ["DRIVER_JOB", "SUBMISSION_JOB"])
+def test_variables_that_an_entrypoint_sets_are_masked(entrypoint, masked, event_type):
+    line = json.dumps({"event_data": {"entrypoint": entrypoint, "z": "A=1"}}).encode() + b"\n"
+    hidden = redact(line, event_type)
+    assert len(hidden) == len(line)
+    assert json.loads(hidden)["event_data"] == {"entrypoint": masked, "z": "A=1"}
+    assert redact(line, "TASK") is line
+
+
 def test_with_no_names_nothing_is_masked():
     line = b'{"env_vars": {"A": "hunter2"}, "uri": "https://me:t0ken@host"}\n'
-    assert Redactor([])(line) is line
+    assert Redactor([])(line, "TASK") is line

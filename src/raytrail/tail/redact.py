@@ -4,6 +4,8 @@ Secrets out of lines, before they leave the node.
 A masked line is as long as it was, each byte of a secret an asterisk, so that the ranges of the source file stay
 true; what is not masked is not touched. Ray writes runtime environments as JSON within JSON, so names and values
 are found at any depth of quoting, by their bytes: a line that is cut, or is no JSON, is masked to its end.
+
+A job's entrypoint is a shell's command, and may begin with variables: ``TOKEN=... python train.py``.
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ _COLON = re.compile(rb'(\\*)"\s*:\s*')
 _FLAT = re.compile(rb'(\\*)"\s*:\s*\{[^{}\n]*\}')
 _KEY = re.compile(rb"\s*:")
 _PASSWORD = re.compile(rb"://[^\s/\"'\\@:]*:([^\s/\"'\\@]+)@")
+_ENTRYPOINT = re.compile(rb'"entrypoint"\s*:\s*"((?:[^"\\\n]|\\.)*)')
+_COMMAND = re.compile(rb"(?:\A|[;&|(]|\\n|\b(?:env|export)(?:\s+-\S+)*(?=\s))\s*")
+_VARIABLE = re.compile(rb"""[A-Za-z_]\w*=((?:\\"(?:[^"\\]|\\[^"])*(?:\\")?|'[^']*'?|\\[^"n]|[^\s;&|()'\\])*)\s*""")
+_WITH_ENTRYPOINT = ("DRIVER_JOB", "SUBMISSION_JOB")
 _QUOTE, _NEWLINE = b'"\n'
 _OPENING, _CLOSING = b"{[", b"}]"
 _KNOWN = 1000  # values that are remembered
@@ -34,7 +40,7 @@ Spans = list[tuple[int, int]]
 
 class Redactor:
     """
-    Masks the values of `names`, and passwords in URLs.
+    Masks the values of `names`, passwords in URLs, and the variables that a job's entrypoint sets.
 
     A value is a string, or all strings in an object or array but its keys. Numbers stay.
     """
@@ -45,8 +51,8 @@ class Redactor:
         # and the text with its strings masked.
         self._known: dict[bytes, tuple[bytes, bytes]] = {}
 
-    def __call__(self, data: bytes) -> bytes:
-        """Return `data`, lines of JSON, with what is secret masked; the same object where nothing is."""
+    def __call__(self, data: bytes, event_type: str) -> bytes:
+        """Return `data`, lines of JSON of one event type, with what is secret masked; the same object if nothing is."""
         if not self._names:
             return data
         masked: bytearray | None = None
@@ -71,6 +77,9 @@ class Redactor:
                 masked = bytearray(data) if masked is None else masked
                 _mask(masked, [password.span(1)])
             at = data.find(b"@", at + 1)
+        for entrypoint in _ENTRYPOINT.finditer(data) if event_type in _WITH_ENTRYPOINT else ():
+            masked = bytearray(data) if masked is None else masked
+            _mask(masked, [(entrypoint.start(1) + a, entrypoint.start(1) + b) for a, b in _variables(entrypoint[1])])
         return data if masked is None else bytes(masked)
 
     def _hidden(self, value: re.Match[bytes]) -> tuple[bytes, bytes]:
@@ -85,6 +94,17 @@ class Redactor:
                 self._known.clear()
             known = self._known[value[0]] = bytes(text[: slashes + 1]), bytes(text) if whole else b""
         return known
+
+
+def _variables(command: bytes) -> Spans:
+    """Return the values of the variables that a shell's command, as text within JSON, sets for what it runs."""
+    found: Spans = []
+    for begins in _COMMAND.finditer(command):
+        at = begins.end()
+        while variable := _VARIABLE.match(command, at):
+            found.append(variable.span(1))
+            at = variable.end()
+    return found
 
 
 def _mask(line: bytearray, spans: Spans) -> None:

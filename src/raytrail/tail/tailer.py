@@ -478,7 +478,7 @@ class Tailer:
             node_id=followed.node_id,
             event_type=event_type,
             segments=tuple(segments),
-            data=self._redact(data),
+            data=self._redact(data, event_type),
         )
 
     def _read(self, followed: _Followed, file: EventFile, room: int, *, long: bool) -> Piece | None:

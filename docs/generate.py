@@ -133,6 +133,11 @@ def _events() -> str:
         )
         for entity in installed().values()
     ]
+    emitted = [
+        (f"`{entity.plural}`", *map(_text, (one.source, one.when, one.latency, one.missed)))
+        for entity in installed().values()
+        if (one := entity.emitted)
+    ]
     common = [(f"`{c.name}`", c.type, _text(c.doc)) for c in (sql.INFERRED, *sql.COMMON)]
     return f"""{MADE}
 # Events and entities
@@ -144,6 +149,11 @@ events follow.
 {_table(("entity", "event type", "file", "what it is"), rows)}
 `jobs` has no events of its own: it is made of `driver_jobs` and `submission_jobs`. `files` are Raytrail's own reports.
 
+## Who writes them, when, and what they do not tell
+
+"At once" is before the writer goes on; what reads the file, the agent, adds `tail.poll_seconds`.
+
+{_table(("entity", "written by", "whenever", "in the file after", "what it does not tell"), emitted)}
 ## The public form of an event
 
 `raytrail subscribe` prints one event a line, and `raytrail schema` its JSON Schema; the same schemas lie in

@@ -129,6 +129,10 @@ def test_every_entity_with_events_has_a_strategy():
     assert STRATEGIES.keys() == {entity.name for entity in installed().values() if not entity.view}
 
 
+def test_every_entity_with_events_says_who_writes_them():
+    assert [one.name for one in installed().values() if (one.emitted is None) != bool(one.view)] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_the_fold_minds_neither_order_nor_repetition(name):

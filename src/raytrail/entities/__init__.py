@@ -43,6 +43,19 @@ union   the distinct members of both lists
 """
 
 
+class Emitted(msgspec.Struct, frozen=True):
+    """How an entity's events come to be."""
+
+    source: str
+    """Who writes them."""
+    when: str
+    """What makes it write one."""
+    latency: str
+    """How long after that it is in the file."""
+    missed: str
+    """What it does not tell, even where nothing fails."""
+
+
 class Column(msgspec.Struct, frozen=True):
     """What a column is, where it comes from, how two values of it merge."""
 
@@ -100,6 +113,8 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """The event type of the chunks these lines come in, which is what the file's name says, e.g. ``TASK``."""
     key: tuple[str, ...]
     """The columns that tell one from another."""
+    emitted: Emitted | None = None
+    """None for what has no events of its own."""
     columns: tuple[Column, ...]
     derived: tuple[Derived, ...] = ()
     when: str = "timestamp * 1000"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity
 
 ACTOR = Entity(
     name="actor",
@@ -11,6 +11,9 @@ ACTOR = Entity(
     event_types=("EXPORT_ACTOR",),
     file_types=("ACTOR",),
     key=("actor_id",),
+    emitted=Emitted(
+        source="the GCS", when="each change of state", latency="milliseconds", missed="when within a second it was"
+    ),
     columns=(
         Column("actor_id", "id", "event_data.actor_id", "key", "The actor."),
         Column("job_id", "id", "event_data.job_id", "last", "The driver job that created it."),

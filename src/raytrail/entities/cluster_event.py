@@ -7,7 +7,7 @@ C++ writes ``timestamp`` as a number, and `pid` and `host_name`; Python writes i
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity
 
 CLUSTER_EVENT = Entity(
     name="cluster_event",
@@ -16,6 +16,12 @@ CLUSTER_EVENT = Entity(
     event_types=("COMMON", "CORE_WORKER", "GCS", "RAYLET", "CLUSTER_LIFECYCLE", "AUTOSCALER", "JOBS"),
     file_types=("CLUSTER_EVENT",),
     key=("event_id",),
+    emitted=Emitted(
+        source="GCS, raylets, core workers, the autoscaler and the job manager",
+        when="something that people should know",
+        latency="at once",
+        missed="nothing known",
+    ),
     columns=(
         Column("event_id", "text", "event_id", "key", "The event."),
         Column("source_type", "text", "source_type", "max", "Who says so: GCS, RAYLET, AUTOSCALER, JOBS, ..."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 DATASET = Entity(
     name="dataset",
@@ -11,6 +11,12 @@ DATASET = Entity(
     event_types=("EXPORT_DATASET_METADATA",),
     file_types=("DATASET_METADATA",),
     key=("dataset_id",),
+    emitted=Emitted(
+        source="Ray Data's `_StatsActor`",
+        when="a dataset is registered; it, or one of its operators, changes state",
+        latency="at once",
+        missed="how far it is: see `dataset_progress`",
+    ),
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
         Column("job_id", "text", "event_data.job_id", "last", "The driver job that runs it."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity
 
 DRIVER_JOB = Entity(
     name="driver_job",
@@ -11,6 +11,9 @@ DRIVER_JOB = Entity(
     event_types=("EXPORT_DRIVER_JOB",),
     file_types=("DRIVER_JOB",),
     key=("job_id",),
+    emitted=Emitted(
+        source="the GCS", when="a driver begins; it ends", latency="milliseconds", missed="jobs of Ray's own"
+    ),
     columns=(
         Column("job_id", "id", "event_data.job_id", "key", "The job."),
         Column("is_dead", "bool", "event_data.is_dead", "max", "Whether its driver has gone."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 FILE = Entity(
     name="file",
@@ -11,6 +11,12 @@ FILE = Entity(
     event_types=("RAYTRAIL_FILE",),
     file_types=("FILE",),
     key=("file", "generation"),
+    emitted=Emitted(
+        source="the agent",
+        when="a file has grown, or was acknowledged",
+        latency="`agent.report_seconds`",
+        missed="what grew and was deleted while no agent ran",
+    ),
     columns=(
         Column("file", "text", "event_data.file", "key", "The file's id."),
         Column(

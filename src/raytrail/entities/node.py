@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity
 
 NODE = Entity(
     name="node",
@@ -11,6 +11,9 @@ NODE = Entity(
     event_types=("EXPORT_NODE",),
     file_types=("NODE",),
     key=("node_id",),
+    emitted=Emitted(
+        source="the GCS", when="a node joins; it is found dead", latency="milliseconds", missed="nothing known"
+    ),
     columns=(
         Column("node_id", "id", "event_data.node_id", "key", "The node."),
         Column("node_ip", "text", "event_data.node_manager_address", "last", "Its address."),

@@ -6,7 +6,7 @@ Source: export_dataset_operator_event.proto.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 OPERATOR_EVENT = Entity(
     name="operator_event",
@@ -15,6 +15,12 @@ OPERATOR_EVENT = Entity(
     event_types=("EXPORT_DATASET_OPERATOR_EVENT",),
     file_types=("DATASET_OPERATOR_EVENT",),
     key=("dataset_id", "operator_id", "event_type", "event_time_ms"),
+    emitted=Emitted(
+        source="Ray Data's issue detectors, in the driver",
+        when="an operator is found hanging, or using much memory",
+        latency="at once, but they look every 30 s or so",
+        missed="nothing known",
+    ),
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
         Column(

@@ -6,7 +6,7 @@ Source: export_dataset_operator_schema.proto.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 OPERATOR_SCHEMA = Entity(
     name="operator_schema",
@@ -15,6 +15,12 @@ OPERATOR_SCHEMA = Entity(
     event_types=("EXPORT_DATASET_OPERATOR_SCHEMA",),
     file_types=("DATASET_OPERATOR_SCHEMA",),
     key=("operator_uuid",),
+    emitted=Emitted(
+        source="Ray Data's executor, in the driver",
+        when="the schema of what an operator puts out is known",
+        latency="at once",
+        missed="nothing known",
+    ),
     columns=(
         Column(
             "operator_uuid",

@@ -6,7 +6,7 @@ Source: `ExportSubmissionJobEventData`, export_submission_job_event.proto.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 SUBMISSION_JOB = Entity(
     name="submission_job",
@@ -15,6 +15,12 @@ SUBMISSION_JOB = Entity(
     event_types=("EXPORT_SUBMISSION_JOB",),
     file_types=("SUBMISSION_JOB",),
     key=("submission_id",),
+    emitted=Emitted(
+        source="the dashboard agent's job manager, and the job's supervisor",
+        when="each change of status",
+        latency="at once",
+        missed="nothing known",
+    ),
     columns=(
         Column("submission_id", "text", "event_data.submission_job_id", "key", "The submission."),
         Column("status", "text", "event_data.status", "last", "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."),

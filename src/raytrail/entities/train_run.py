@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 TRAIN_RUN = Entity(
     name="train_run",
@@ -11,6 +11,12 @@ TRAIN_RUN = Entity(
     event_types=("EXPORT_TRAIN_RUN",),
     file_types=("TRAIN_STATE",),
     key=("run_id",),
+    emitted=Emitted(
+        source="Ray Train's state actor",
+        when="each change of status",
+        latency="at once",
+        missed="everything, unless the driver has `RAY_TRAIN_ENABLE_STATE_TRACKING=1`, as `raytrail run` gives it",
+    ),
     columns=(
         Column("run_id", "text", "event_data.id", "key", "The run."),
         Column("name", "text", "event_data.name", "last", "The name given to it."),

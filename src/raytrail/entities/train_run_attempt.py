@@ -6,7 +6,7 @@ Source: `ExportTrainRunAttemptEventData`, export_train_state.proto.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 TRAIN_RUN_ATTEMPT = Entity(
     name="train_run_attempt",
@@ -15,6 +15,12 @@ TRAIN_RUN_ATTEMPT = Entity(
     event_types=("EXPORT_TRAIN_RUN_ATTEMPT",),
     file_types=("TRAIN_STATE",),
     key=("run_id", "attempt_id"),
+    emitted=Emitted(
+        source="Ray Train's state actor",
+        when="each change of status",
+        latency="at once",
+        missed="everything, unless the driver has `RAY_TRAIN_ENABLE_STATE_TRACKING=1`, as `raytrail run` gives it",
+    ),
     columns=(
         Column("run_id", "text", "event_data.run_id", "key", "The run."),
         Column("attempt_id", "text", "event_data.attempt_id", "key", "The attempt."),

@@ -21,8 +21,9 @@ DATASET_PROGRESS = Entity(
         Column("job_id", "text", "event_data.job_id", "last", "The driver job that runs it."),
         Column("state", "text", "event_data.state", "last", "PENDING, RUNNING, FINISHED or FAILED."),
         Column("progress", "int", "event_data.progress", "last", "Blocks that its last operator has put out."),
-        Column("total", "int", "event_data.total", "last", "Blocks expected of it, as estimated then."),
-        Column("total_rows", "int", "event_data.total_rows", "last", "Rows expected of it, as estimated then."),
+        # 0 is what Ray Data says as long as it knows nothing
+        Column("total", "int", "event_data.total", "last", "Blocks expected of it, as estimated then.", unset="0"),
+        Column("total_rows", "int", "event_data.total_rows", "last", "Rows expected, as estimated then.", unset="0"),
         Column("start_time_ms", "int", "event_data.start_time", "min", "When it was made.", scale=1000),
         Column("end_time_ms", "int", "event_data.end_time", "max", "When it ended.", scale=1000),
         Column(

@@ -14,6 +14,14 @@ def ask(path):
         return json.load(answer)
 
 
+def post(path, body):
+    """Ask the dashboard to do something."""
+    url, headers = os.environ["RAY_API_SERVER_ADDRESS"] + path, {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 200
+
+
 def tell(step, path, field, wanted):
     """
     Print what the dashboard answers once it is as wanted, and has been the same for a while.

@@ -3,10 +3,10 @@
 import contextlib
 import threading
 import time
-from functools import partial
+
+from asking import tell
 
 import ray
-from asking import tell
 
 ray.init(log_to_driver=False)
 job_id = ray.get_runtime_context().get_job_id()
@@ -31,7 +31,7 @@ def fails(batch):
     raise ValueError("a bad batch")
 
 
-slow = ray.data.range(1200, override_num_blocks=12).map_batches(slowly, batch_size=100, concurrency=1).random_shuffle()
+slow = ray.data.range(1200, override_num_blocks=12).map_batches(slowly, batch_size=100, concurrency=1)
 running = threading.Thread(target=slow.materialize)
 running.start()
 tell("under way", *ASK, under_way)

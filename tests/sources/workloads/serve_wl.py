@@ -4,8 +4,9 @@ import contextlib
 import socket
 from functools import partial
 
+from asking import post, tell
+
 import ray
-from asking import tell
 from ray import serve
 
 SMALL = {"num_cpus": 0.1}
@@ -53,20 +54,24 @@ def status(name, apps):
     return apps.get(name, {}).get("status")
 
 
-def deploy(version, replicas):
-    app = Ingress.bind(Model.options(num_replicas=replicas).bind(version))
-    handle = serve.run(app, name="shop", route_prefix="/shop")
+def deploy(version):
+    app = Ingress.bind(Model.bind(version))
+    handle = serve.run(app, name="shop", route_prefix="/shop", external_scaler_enabled=True)
     assert handle.remote().result() == version
 
 
+def scale(replicas):
+    post("/api/v1/applications/shop/deployments/Model/scale", {"target_num_replicas": replicas})
+
+
 ASK = ("/api/serve/applications/", "applications")
-deploy("v1", 1)
+deploy("v1")
 tell("deployed", *ASK, partial(running, 1))
-deploy("v1", 3)
+scale(3)
 tell("scaled up", *ASK, partial(running, 3))
-deploy("v1", 1)
+scale(1)
 tell("scaled down", *ASK, partial(running, 1))
-deploy("v2", 1)
+deploy("v2")
 tell("redeployed", *ASK, partial(running, 1))
 with contextlib.suppress(RuntimeError):
     serve.run(Broken.bind(), name="broken", route_prefix="/broken")

@@ -16,7 +16,6 @@ from raytrail.sources.hooks import Source, need
 _TYPE = "DATASET_PROGRESS"
 
 _DATASET_FIELDS = ("job_id", "state", "progress", "total", "total_rows", "start_time", "end_time")
-_OPERATOR_FIELDS = ("name", "state", "progress", "total", "total_rows", "queued_blocks")
 
 
 def lay(stats_actor: type) -> None:
@@ -61,9 +60,6 @@ def _updated(
 
 
 def _data(dataset_tag: str, state: dict[str, Any]) -> dict[str, Any]:
-    operators = [
-        {"operator_id": tag, **{name: value[name] for name in _OPERATOR_FIELDS if name in value}}
-        for tag, value in state["operators"].items()
-    ]
+    operators = [{"operator_id": tag, **operator} for tag, operator in state["operators"].items()]
     known = {name: state[name] for name in _DATASET_FIELDS if state.get(name) is not None}
     return {"dataset_id": dataset_tag, **known, "operators": operators}

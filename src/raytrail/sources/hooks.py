@@ -84,13 +84,14 @@ class Source:
 
     def __init__(self, event_type: str, files: EventFiles) -> None:
         self._event_type, self._files = event_type, files
+        self._told = f"_raytrail_{event_type}"
         self._failed = False
 
     def append(self, data: dict[str, Any]) -> None:
         """Write an event."""
         self._files.append(self._event_type, data)
 
-    def tell(self, about: Any, told: tuple[Any, ...], data: Callable[[], dict[str, Any]]) -> None:
+    def tell(self, about: Any, told: Any, data: Callable[[], dict[str, Any]]) -> None:
         """
         Write an event about one of Ray's objects, unless nothing has changed since the last.
 
@@ -99,9 +100,9 @@ class Source:
             told: What the event tells, quick to compare: Ray goes over its objects several times a second.
             data: Makes the event.
         """
-        name = f"_raytrail_{self._event_type}"
-        if about.__dict__.get(name) != told:
-            about.__dict__[name] = told
+        last = about.__dict__.get(self._told, self)
+        if last is not told and last != told:
+            about.__dict__[self._told] = told
             self.append(data())
 
     def after(self, owner: type, method: str, hook: Callable[..., None]) -> None:

@@ -111,9 +111,8 @@ def _replicas(source: Source) -> None:
 
 
 def _replica(source: Source, replica: Any, _: None, **_changed: Any) -> None:
-    details = replica.actor_details
-    told = (details.state, *(getattr(details, name) for name in _REPLICA_FIELDS))
-    source.tell(replica, told, lambda: _replica_data(replica, details.state.value))
+    details = replica.actor_details  # frozen: when something of it changes, it is made anew
+    source.tell(replica, vars(details), lambda: _replica_data(replica, details.state.value))
 
 
 def _replica_stopped(source: Source, replica: Any, stopped: bool) -> None:

@@ -37,6 +37,6 @@ running.start()
 tell("under way", *ASK, under_way)
 running.join()
 tell("finished", *ASK, lambda datasets: states(datasets) == ["FINISHED"])
-with contextlib.suppress(ValueError):
+with contextlib.suppress(ray.exceptions.RayError):
     ray.data.range(100).map_batches(fails).materialize()
 tell("failed", *ASK, lambda datasets: sorted(states(datasets)) == ["FAILED", "FINISHED"])

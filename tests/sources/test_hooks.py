@@ -16,6 +16,10 @@ class Field:
     filled: int
 
 
+class OldModel:
+    __fields__ = {"filled": int}  # noqa: RUF012 (as in Pydantic 1)
+
+
 class Thing:
     def __init__(self):
         self.state = "new"
@@ -128,6 +132,7 @@ def test_a_wrong_setting_is_one_line_and_no_event(monkeypatch, caplog):
 def test_names_are_looked_for_wherever_they_may_be():
     hooks.need(Thing, "move", "state")
     hooks.need(Field, "filled")
+    hooks.need(OldModel, "filled")
     with pytest.raises(AttributeError):
         hooks.need(Field, "empty")
 

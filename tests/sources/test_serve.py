@@ -85,8 +85,11 @@ def deployment(classes):
     one._target_state.target_num_replicas = 2
     for message in ("", "", "y" * 20_000):
         one._curr_status_info = DeploymentStatusInfo("Model", DeploymentStatus.UPDATING, trigger, message)
-    for one.gone in (False, True, True):
-        assert one.check_curr_status() == (one.gone, False)
+    one.gone = False
+    for one._target_state.target_num_replicas in (2, 3, 3):
+        one.check_curr_status()
+    for one.gone in (True, True):
+        assert one.check_curr_status() == (True, False)
     return one
 
 
@@ -119,13 +122,12 @@ def test_each_change_of_an_application_is_told_once(laid, events):
 def test_each_change_of_a_deployment_is_told_once_there_is_a_target(laid, events):
     deployment(laid)
     told = events("SERVE_DEPLOYMENT")
-    assert {(event["app_name"], event["name"], event["target_num_replicas"]) for event in told} == {
-        ("shop", "Model", 2)
-    }
-    assert [(event["status"], len(event["message"])) for event in told] == [
-        ("UPDATING", 0),
-        ("UPDATING", hooks.MAX_TEXT),
-        ("DELETED", hooks.MAX_TEXT),
+    assert {(event["app_name"], event["name"]) for event in told} == {("shop", "Model")}
+    assert [(event["status"], event["target_num_replicas"], len(event["message"])) for event in told] == [
+        ("UPDATING", 2, 0),
+        ("UPDATING", 2, hooks.MAX_TEXT),
+        ("UPDATING", 3, hooks.MAX_TEXT),
+        ("DELETED", 3, hooks.MAX_TEXT),
     ]
 
 

@@ -70,7 +70,7 @@ def _deployments(source: Source) -> None:
     need(module.DeploymentStatusInfo, "status", "status_trigger", "message")
     need(module.DeploymentTargetState, "target_num_replicas")
     source.on_assignment(state, "_curr_status_info", partial(_deployment, source))
-    source.after(state, "check_curr_status", partial(_deployment_deleted, source))
+    source.after(state, "check_curr_status", partial(_deployment_checked, source))
 
 
 def _deployment(source: Source, deployment: Any) -> None:
@@ -82,10 +82,12 @@ def _deployment(source: Source, deployment: Any) -> None:
     source.tell(deployment, told, lambda: _deployment_data(deployment, now.status.value))
 
 
-def _deployment_deleted(source: Source, deployment: Any, result: tuple[bool, bool]) -> None:
+def _deployment_checked(source: Source, deployment: Any, result: tuple[bool, bool]) -> None:
     deleted, _ = result
     if deleted:
         source.tell(deployment, ("DELETED",), lambda: _deployment_data(deployment, "DELETED"))
+    else:  # a new target alone, as Serve's scaling API sets it, is no new status
+        _deployment(source, deployment)
 
 
 def _deployment_data(deployment: Any, status: str) -> dict[str, Any]:

@@ -147,7 +147,9 @@ writes, and how two values of it become one; its table, its noun on the command 
 events follow.
 
 {_table(("entity", "event type", "file", "what it is"), rows)}
-`jobs` has no events of its own: it is made of `driver_jobs` and `submission_jobs`. `files` are Raytrail's own reports.
+`jobs` has no events of its own: it is made of `driver_jobs` and `submission_jobs`; `operators_progress` of
+`datasets_progress`. `files` are Raytrail's own reports. How `serve_…` and `…_progress` come to be written is in
+[Serve and Data progress](../how-to/serve-and-data.md).
 
 ## Who writes them, when, and what they do not tell
 

@@ -100,6 +100,16 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     """Where the checkpoint is kept, and ``raytrail up`` keeps all that it has."""
 
 
+class SourcesConfig(_Table, frozen=True, kw_only=True):
+    """Event files that Ray does not write itself."""
+
+    types: tuple[str, ...] = ()
+    """
+    Event types to write: ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``, ``SERVE_REPLICA``, ``DATASET_PROGRESS``,
+    ``PLACEMENT_GROUP``, ``OBJECT``; ``ALL`` is all of them, none means none.
+    """
+
+
 class AgentConfig(_Table, frozen=True, kw_only=True):
     """Chunks to the broker, on every node."""
 
@@ -178,6 +188,7 @@ class Config(_Table, frozen=True, kw_only=True):
     """One table a room."""
 
     tail: TailConfig = TailConfig()
+    sources: SourcesConfig = SourcesConfig()
     agent: AgentConfig = AgentConfig()
     store: StoreConfig = StoreConfig()
     server: ServerConfig = ServerConfig()

@@ -115,6 +115,45 @@ STRATEGIES = {
             "workers": st.sampled_from([[], [{"world_rank": 0}]]),
         }
     ),
+    "serve_application": st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["app1", "app2"]),
+            "status": st.sampled_from(["DEPLOYING", "RUNNING", "DEPLOY_FAILED", "DELETED"]),
+            "message": texts,
+            "route_prefix": st.sampled_from([None, "/a"]),
+            "last_deployed_time_s": st.sampled_from([1795419748.1057112, 1795419749.5]),
+        }
+    ),
+    "serve_deployment": st.fixed_dictionaries(
+        {
+            "app_name": st.just("app1"),
+            "name": st.sampled_from(["d1", "d2"]),
+            "status": st.sampled_from(["UPDATING", "HEALTHY", "DELETED"]),
+            "status_trigger": st.just("CONFIG_UPDATE_STARTED"),
+            "message": texts,
+            "target_num_replicas": st.integers(0, 3),
+        }
+    ),
+    "serve_replica": st.builds(
+        lambda key, rest: {**key, **rest},
+        st.fixed_dictionaries(
+            {
+                "app_name": st.just("app1"),
+                "deployment_name": st.sampled_from(["d1", "d2"]),
+                "replica_id": st.sampled_from(["r1", "r2"]),
+                "state": st.sampled_from(["STARTING", "RUNNING", "STOPPED"]),
+            }
+        ),
+        some(actor_id=st.just("01ff"), pid=st.integers(1, 3), start_time_s=st.sampled_from([0, 1795419748.5])),
+    ),
+    "dataset_progress": st.fixed_dictionaries(
+        {
+            "dataset_id": st.sampled_from(["d1", "d2"]),
+            "state": st.sampled_from(["PENDING", "RUNNING", "FINISHED"]),
+            "progress": st.integers(0, 3),
+            "operators": st.sampled_from([[], [{"operator_id": "Input0", "state": "RUNNING", "progress": 1}]]),
+        }
+    ),
     "file": st.fixed_dictionaries(
         {
             "file": st.sampled_from(["f1", "f2"]),
@@ -146,6 +185,8 @@ def test_the_fold_minds_neither_order_nor_repetition(name):
     def check(events, seed):
         # a writer's file is in the order of its timestamps
         events.sort(key=lambda event: event[0])
-        check_entity(entity, [line(entity, *event) for event in events], seed=seed)
+        ours = any(column.origin == "time_ns" for column in entity.columns)
+        lines = [line(entity, s, data, time_ns=s * 10**9 + 5 if ours else None) for s, data in events]
+        check_entity(entity, lines, seed=seed)
 
     check()

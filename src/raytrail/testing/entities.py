@@ -31,15 +31,21 @@ def chunk(entity: Entity, lines: Sequence[bytes], *, file: str = "0000000000-0",
     )
 
 
-def line(entity: Entity, timestamp_s: int, event_data: dict[str, Any]) -> bytes:
-    """Make a line as Ray writes it: with the fields in an object of their own, except for those of cluster events."""
+def line(entity: Entity, timestamp_s: int, event_data: dict[str, Any], *, time_ns: int | None = None) -> bytes:
+    """
+    Make a line as Ray writes it, or, with a `time_ns`, as `raytrail.sources` does.
+
+    The fields are in an object of their own, except for those of cluster events.
+    """
     within = any(column.origin.startswith("event_data.") for column in entity.columns)
-    event = {
+    event: dict[str, Any] = {
         "event_id": "0",
         "source_type": entity.event_types[0],
         "timestamp": timestamp_s,
         **({"event_data": event_data} if within else event_data),
     }
+    if time_ns is not None:
+        event["time_ns"] = time_ns
     return msgspec.json.encode(event)
 
 

@@ -1,0 +1,49 @@
+"""A deployment of Ray Serve, from ``EXPORT_SERVE_DEPLOYMENT``, which `raytrail.sources.serve` writes."""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Derived, Entity
+
+SERVE_DEPLOYMENT = Entity(
+    name="serve_deployment",
+    plural="serve_deployments",
+    doc="A deployment of a Serve application. Written at each change where Raytrail's hooks are on.",
+    event_types=("EXPORT_SERVE_DEPLOYMENT",),
+    file_types=("SERVE_DEPLOYMENT",),
+    key=("app_name", "name"),
+    columns=(
+        Column("app_name", "text", "event_data.app_name", "key", "Its application."),
+        Column("name", "text", "event_data.name", "key", "The deployment."),
+        Column(
+            "status",
+            "text",
+            "event_data.status",
+            "last",
+            "UPDATING, UPSCALING, DOWNSCALING, HEALTHY, UNHEALTHY or DEPLOY_FAILED, as in Serve; DELETED at last.",
+        ),
+        Column("status_trigger", "text", "event_data.status_trigger", "last", "What brought it to that status."),
+        Column("_message", "text", "event_data.message", "last", "What Serve says of its status."),
+        # none is an answer as well: what was wrong before must not be said of one that is well again
+        Column("_said", "text", "= coalesce(_message, '')", "last", "The message, empty where there is none."),
+        Column(
+            "target_num_replicas", "int", "event_data.target_num_replicas", "last", "How many replicas it is to have."
+        ),
+        Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),
+        Column(
+            "_deleted_ms",
+            "int",
+            "= CASE WHEN status = 'DELETED' THEN updated_ns // 1000000 END",
+            "max",
+            "When it went.",
+        ),
+    ),
+    derived=(
+        Derived("message", "text", "nullif(_said, '')", "What Serve says of its status."),
+        Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),
+    ),
+    when="coalesce(updated_ns // 1000000, timestamp * 1000)",
+    sort=("app_name", "name"),
+    state="status",
+    terminal=("DELETED",),
+    closing=(("status", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
+)

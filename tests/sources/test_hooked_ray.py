@@ -1,0 +1,184 @@
+"""What the hooks wrote in a real Ray, folded by a real store, against what Ray itself said at those moments."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from raytrail.cli import main
+from raytrail.store import Filter, Store
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SERVE_STEPS = ["deployed", "scaled up", "scaled down", "redeployed", "broken", "deleted", "left"]
+DATA_STEPS = ["under way", "finished", "failed"]
+TYPES = {"SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA", "DATASET_PROGRESS"}
+
+
+@pytest.fixture(scope="module")
+def store(hooked_session, tmp_path_factory):
+    """A history that knows no more than the files that Ray and the hooks left on disk."""
+    root = tmp_path_factory.mktemp("history")
+    done = CliRunner().invoke(main, ["import", str(hooked_session[0]), "--store", str(root), "--redact", ""])
+    assert done.exit_code == 0, done.output
+    with Store.open(root) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def session(store):
+    [cluster] = store.clusters()
+    assert (cluster.missing_bytes, cluster.rejected) == (0, 0)
+    return cluster.session
+
+
+@pytest.fixture(scope="module")
+def written(hooked_session):
+    """The events of each type, in the order of their files."""
+    events = {}
+    for path in sorted((hooked_session[0] / "logs" / "export_events").iterdir()):
+        kind = path.name.removeprefix("event_EXPORT_").rpartition("_")[0]
+        if kind in TYPES:
+            events.setdefault(kind, []).extend(json.loads(line)["event_data"] for line in path.read_text().splitlines())
+    return events
+
+
+def milliseconds(seconds):
+    return None if seconds is None else round(seconds * 1000)
+
+
+def steps(events, *, of, **which):
+    """The values of a field in the events about one thing, each once in a row."""
+    values = [event[of] for event in events if all(event[name] == value for name, value in which.items())]
+    return [value for index, value in enumerate(values) if not index or values[index - 1] != value]
+
+
+@pytest.mark.parametrize("step", SERVE_STEPS)
+def test_applications_were_then_what_serve_said(step, store, session, hooked_session):
+    told = hooked_session[1][step]
+    rows = store.snapshot(session, told["at_ms"]).rows("serve_application", where=[Filter("status", "!=", "DELETED")])
+    assert {row["name"]: (row["status"], row["message"], row["route_prefix"], row["last_deployed_time_ms"])
+            for row in rows} == {
+        name: (app["status"], app["message"] or None, app["route_prefix"], milliseconds(app["last_deployed_time_s"]))
+        for name, app in told["answer"].items()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("step", SERVE_STEPS)
+def test_deployments_were_then_what_serve_said(step, store, session, hooked_session):
+    told = hooked_session[1][step]
+    fields = ("name", "status", "status_trigger", "message", "target_num_replicas")
+    rows = store.snapshot(session, told["at_ms"]).rows("serve_deployment", where=[Filter("status", "!=", "DELETED")])
+    assert sorted((row["app_name"], *(row[field] or None for field in fields)) for row in rows) == sorted(
+        (app, *(deployment[field] or None for field in fields))
+        for app, application in told["answer"].items()
+        for deployment in application["deployments"].values()
+    )
+
+
+@pytest.mark.parametrize("step", SERVE_STEPS)
+def test_replicas_were_then_what_serve_said(step, store, session, hooked_session):
+    told = hooked_session[1][step]
+    fields = ("replica_id", "state", "actor_id", "actor_name", "node_id", "node_ip", "pid", "worker_id")
+    rows = store.snapshot(session, told["at_ms"]).rows("serve_replica", where=[Filter("state", "!=", "STOPPED")])
+    ours = [
+        (row["app_name"], row["deployment_name"], row["start_time_ms"], row["log_file_path"], *map(row.get, fields))
+        for row in rows
+    ]
+    assert sorted(ours) == sorted(
+        (app, name, milliseconds(one["start_time_s"]), one["log_file_path"], *map(one.get, fields))
+        for app, application in told["answer"].items()
+        for name, deployment in application["deployments"].items()
+        for one in deployment["replicas"]
+    )
+
+
+def test_no_step_of_an_application_is_left_out(written):
+    events = written["SERVE_APPLICATION"]
+    assert steps(events, of="status", name="shop") == ["DEPLOYING", "RUNNING"] * 2 + ["DELETING", "DELETED"]
+    assert steps(events, of="status", name="broken") == ["DEPLOYING", "DEPLOY_FAILED", "DELETING", "DELETED"]
+    assert steps(events, of="status", name="left") == ["DEPLOYING", "RUNNING"]
+
+
+def test_no_step_of_a_deployment_is_left_out(written):
+    model = {"app_name": "shop", "name": "Model"}
+    events = written["SERVE_DEPLOYMENT"]
+    assert steps(events, of="target_num_replicas", **model) == [1, 3, 1, 0]
+    assert steps(events, of="status", **model) == ["UPDATING", "HEALTHY"] * 2 + ["UPDATING", "DELETED"]
+    assert steps(events, of="status_trigger", app_name="broken", name="Broken") == [
+        "CONFIG_UPDATE_STARTED",
+        "REPLICA_STARTUP_FAILED",
+        "DELETING",
+    ]
+    assert any("broken from the start" in event["message"] for event in events)
+
+
+def test_every_replica_goes_all_of_its_way(written):
+    events = written["SERVE_REPLICA"]
+    lives = {
+        (event["app_name"], event["deployment_name"], event["replica_id"]): tuple(
+            steps(events, of="state", replica_id=event["replica_id"])
+        )
+        for event in events
+    }
+    went = {app: {life for (of, *_), life in lives.items() if of == app} for app in ("shop", "broken", "left")}
+    assert went == {
+        "shop": {("STARTING", "RUNNING", "STOPPING", "STOPPED")},
+        "broken": {("STARTING", "STOPPING", "STOPPED")},
+        "left": {("STARTING", "RUNNING")},
+    }
+    # one, two more, and another after the redeployment
+    assert len([key for key in lives if key[:2] == ("shop", "Model")]) == 4
+
+
+def test_what_is_open_when_the_session_ends_is_closed_as_inferred(store, session):
+    last = store.snapshot(session)
+    for noun, state in (("serve_application", "status"), ("serve_deployment", "status"), ("serve_replica", "state")):
+        rows = last.rows(noun)
+        assert {row[state] for row in rows} == {"STOPPED" if noun == "serve_replica" else "DELETED"}
+        of_left = {row["inferred"] for row in rows if "left" in (row.get("app_name"), row.get("name"))}
+        assert of_left == {"session ended"}
+        assert {row["inferred"] for row in rows if "left" not in (row.get("app_name"), row.get("name"))} == {None}
+        assert all(row["end_time_ms"] for row in rows)
+
+
+@pytest.mark.parametrize("step", DATA_STEPS)
+def test_datasets_were_then_where_ray_data_said(step, store, session, hooked_session):
+    told = hooked_session[1][step]
+    then = store.snapshot(session, told["at_ms"])
+    rows = then.rows("dataset_progress")
+    fields = ("job_id", "state", "progress", "total", "total_rows")
+    assert sorted(
+        (row["dataset_id"], row["start_time_ms"], row["end_time_ms"], *map(str, map(row.get, fields))) for row in rows
+    ) == sorted(
+        (
+            one["dataset"],
+            milliseconds(one["start_time"]),
+            milliseconds(one["end_time"]),
+            *(str(one[field] if field in ("state", "progress") else one[field] or None) for field in fields),
+        )
+        for one in told["answer"]
+    )
+    fields = ("name", "state", "progress", "total", "total_rows", "queued_blocks")
+    assert [
+        (row["dataset_id"], row["operator_id"], *map(row.get, fields)) for row in then.rows("operator_progress")
+    ] == [
+        (dataset["dataset"], operator["operator"], *map(operator.get, fields))
+        for dataset in sorted(told["answer"], key=lambda one: one["dataset"])
+        for operator in dataset["operators"]
+    ]
+
+
+def test_a_dataset_was_seen_on_its_way(store, session, hooked_session):
+    then = store.snapshot(session, hooked_session[1]["under way"]["at_ms"])
+    [row] = then.rows("operator_progress", where=[Filter("state", "=", "RUNNING")])[-1:]
+    assert row["name"] == "MapBatches(slowly)"
+    assert 0 < row["progress"] < 12
+
+
+def test_hooks_are_only_where_there_is_something_to_hook(hooked_session, written):
+    assert written.keys() == TYPES
+    logs = hooked_session[0] / "logs"
+    assert len(list((logs / "export_events").glob("event_EXPORT_SERVE_*"))) == 3
+    said = [line for path in logs.glob("worker-*.err") for line in path.read_text().splitlines() if "raytrail" in line]
+    assert not said

@@ -110,7 +110,7 @@ def written(directory):
         "bytes per task": size / CALLS,
         # two more than the calls: the driver and the making of the actor
         "% FINISHED": len(finished) / (CALLS + 2) * 100,
-        "% RUNNING": len(ran) / (CALLS + 1) * 100,
+        "% RUNNING": len(ran) / (CALLS + 2) * 100,
     }
 
 

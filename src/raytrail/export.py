@@ -76,12 +76,14 @@ PROFILES = {
 
 
 class Setting(NamedTuple):
-    """One of Ray's settings that is the same for all types."""
+    """One of Ray's settings that is the same for all types: how they are written, and not which."""
 
     name: str
-    """In the system config; ``RAY_<name>`` in the environment."""
+    """In the system config."""
+    default: Any
+    """Ray's own."""
     values: Mapping[str, Any]
-    """By profile; where one is not named, Ray's default stays."""
+    """By profile; where one is not named, the default stays."""
     doc: str
     """What it is for."""
 
@@ -98,26 +100,28 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting(
         BATCH,
+        DEFAULT_BATCH,
         {"full": 1_000_000, "lean": 1_000_000},
-        "A process writes at most so many task events at each flush, four for each task that it submits, and one such "
-        "batch when it ends; the rest is lost without a word. Ray's default is 10,000.",
+        "Most task events that a process writes at each flush, and at its end; there are four for each task that it "
+        "submits. What is over when it ends is lost without a word.",
     ),
     Setting(
         INTERVAL,
+        DEFAULT_INTERVAL_MS,
         {"full": 500, "lean": 500},
-        "How often a process flushes its task events: how late they are, and what a SIGKILL costs. Ray's default is "
-        "1000.",
+        "How often a process flushes its task events: how late they are, and what a SIGKILL costs.",
     ),
     Setting(
         TIMELINE,
+        True,
         {"lean": False},
-        "Profile events: `ray timeline`, and the names that `options(name=...)` gives to tasks. Ray's default is on.",
+        "Profile events: `ray timeline`, and the names that `options(name=)` gives to tasks.",
     ),
     Setting(
         PUBLISHER_BUFFER,
+        DEFAULT_PUBLISHER_BUFFER_BYTES,
         {"full": 64 << 20, "lean": 64 << 20},
-        "How much the GCS keeps in memory for a slow subscriber, where the broker is `ray://`; the oldest is dropped. "
-        "Ray's default is 1 GiB.",
+        "Bytes that the GCS keeps in memory for a slow subscriber of `ray://`; beyond it the oldest are dropped.",
     ),
 )
 

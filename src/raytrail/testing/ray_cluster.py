@@ -146,6 +146,7 @@ def ray_cluster(
     temp_dir: Path | None = None,
     export: bool = True,
     profile: str = "full",
+    prefix: Sequence[str] = (),
     num_cpus: int = 4,
     system_config: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
@@ -159,6 +160,7 @@ def ray_cluster(
             below 107 bytes. None makes one in /tmp and deletes it at the end.
         export: Whether Ray writes its export event files.
         profile: How, as in `raytrail run --profile`.
+        prefix: What to put before ``ray start``, as ``raytrail run --``; what is exported is then its matter alone.
         num_cpus: How many CPUs Ray is to believe in.
         system_config: Further entries of Ray's system config.
         environment: Further variables of Ray's environment, and of its drivers'.
@@ -176,7 +178,7 @@ def ray_cluster(
     directory = temp_dir or Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
     directory.mkdir(parents=True, exist_ok=True)
     wanted = settings(profile) if export else off()
-    config = {**wanted.system_config, **(system_config or {})}
+    config = {**({} if prefix else wanted.system_config), **(system_config or {})}
     # a RAY_ADDRESS or the like from outside would lead elsewhere
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     variables |= {
@@ -184,10 +186,12 @@ def ray_cluster(
         # else a node that is told to end waits half a minute for its detached actors
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
-    variables = {**in_environment(wanted, variables)[0], **(environment or {})}
+    if not prefix:
+        variables, _ = in_environment(wanted, variables)
+    variables |= environment or {}
     ports = _free_ports(9)
     command: list[str] = [
-        *(str(executable), "start", "--head", "--block", "--disable-usage-stats", "--log-color=false"),
+        *(*prefix, str(executable), "start", "--head", "--block", "--disable-usage-stats", "--log-color=false"),
         *("--node-ip-address", HOST, "--temp-dir", str(directory), "--num-cpus", str(num_cpus)),
         *("--include-dashboard", "true", "--dashboard-host", HOST, "--object-store-memory", str(200 << 20)),
         *("--port", str(ports[0]), "--dashboard-port", str(ports[1])),
@@ -198,7 +202,8 @@ def ray_cluster(
         # any free port: the default range is the same for every Ray of a machine
         *("--min-worker-port", "0", "--max-worker-port", "0"),
     ]
-    command += ["--system-config", json.dumps(config)]
+    if config:
+        command += ["--system-config", json.dumps(config)]
     try:
         with (directory / "start.log").open("wb") as log:
             process = subprocess.Popen(

@@ -183,6 +183,8 @@ def ray_cluster(
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     variables |= {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # else a token that some ray.init() has left in the home directory locks out who asks the dashboard
+        "RAY_AUTH_MODE": "disabled",
         # else a node that is told to end waits half a minute for its detached actors
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }

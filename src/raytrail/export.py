@@ -241,6 +241,8 @@ def loss(name: str, value: object) -> str:
         return f"a driver above {number // 4:,} tasks/s loses the backlog when it ends"
     if name == EXPORT_BUFFER and number is not None and number < SAFE_BATCH:
         return f"of more than {number:,} task events between two flushes the oldest are lost"
+    if name == INTERVAL and number is not None and number <= 0:
+        return "no task event is recorded"
     if name == INTERVAL and number is not None and number > DEFAULT_INTERVAL_MS:
         return f"a process that is killed loses what it did in up to {number / 1_000:g} s"
     if (name == TIMELINE and not is_on(value)) or (name in PROFILE_LIMITS and number == 0):

@@ -312,6 +312,7 @@ def test_a_train_that_would_be_silent_is_a_warning(machine):
     ("name", "value", "check_name", "found"),
     [
         ("task_events_report_interval_ms", 5000, "report interval", "loses what it did in up to 5 s"),
+        ("task_events_report_interval_ms", 0, "report interval", "no task event is recorded"),
         (export.EXPORT_BUFFER, 500, "export buffer", "of more than 500 task events between two flushes"),
         ("enable_timeline", False, "profile events", "no timeline, and no names that options(name=) gave"),
         ("task_events_max_num_profile_events_per_task", 0, "profile events", "no timeline, and no names"),

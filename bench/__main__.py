@@ -24,7 +24,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench import agent, gcs
+from bench import agent, gcs, profiles
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
 from raytrail.pubsub import connect
@@ -300,10 +300,10 @@ asyncio.run(serve(store, ServerConfig(port=0), ready=lambda url: print(url, flus
 
 MEASUREMENTS = {
     name.removeprefix("measure_"): function
-    for name, function in {**globals(), **vars(agent), **vars(gcs)}.items()
+    for name, function in {**globals(), **vars(agent), **vars(gcs), **vars(profiles)}.items()
     if name.startswith("measure_")
 }
-LISTED = ("drain", "append", "live", "rebuild", "replay", "query", "kafka", "steady", "idle", "ray", "gcs")
+LISTED = ("drain", "append", "live", "rebuild", "replay", "query", "kafka", "steady", "idle", "ray", "gcs", "profiles")
 
 
 def fresh(name, data, work):

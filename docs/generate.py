@@ -21,7 +21,7 @@ from typing import Any
 import click
 import msgspec
 
-from raytrail import cli, config, errors
+from raytrail import cli, config, errors, export
 from raytrail.config import ServerConfig
 from raytrail.entities import Column, Derived, Entity, installed, sql
 from raytrail.entities.public import event_type, field_name, json_schema, schema
@@ -57,6 +57,7 @@ def pages() -> dict[str, str]:
     """Return every file that is made, by its path in docs."""
     made = {
         "reference/settings.md": _settings(),
+        "reference/ray-settings.md": _ray_settings(),
         "reference/command-line.md": _command_line(),
         "reference/events.md": _events(),
         "reference/http.md": _http(),
@@ -95,6 +96,62 @@ dir = "/var/lib/raytrail/store"
 ```
 
 {config.markdown()}"""
+
+
+def _ray_settings() -> str:
+    profiles = list(export.PROFILES)
+    types = f"`RAY_{export.SWITCH}`<br>`{export.SWITCH}`"
+    which = [
+        (types, "1 for all of Ray's types, else 0"),
+        (
+            f"`RAY_{export.SOME}`<br>`{export.SOME}`",
+            "some of Ray's types; Ray reads it only while the one above is off",
+        ),
+        (
+            f"`RAY_{export.PRELOADED}`<br>`{export.PRELOADED}`",
+            f"`{export.PRELOAD}`, and those that are there already: it writes {_listed(export.HOOKED_TYPES)}",
+        ),
+        (f"`{export.SOURCES}`", f"some of {_listed((*export.HOOKED_TYPES, *export.PROBED_TYPES))}"),
+        (f"`{export.TRAIN}`", "1 for TRAIN_RUN or TRAIN_RUN_ATTEMPT, else 0"),
+    ]
+    how = [
+        (
+            f"`{one.variable}`<br>`{one.name}`",
+            f"`{export.as_text(one.default)}`",
+            *(f"`{export.as_text(one.values.get(name, one.default))}`" for name in profiles),
+            _text(one.doc),
+        )
+        for one in export.SETTINGS
+    ]
+    harmful = [(f"`RAY_{name}`", f"the files of {types} stay empty") for name, types in export.SILENCING.items()]
+    harmful += [(f"`{name}`", "Ray reads the number as yes or no: never, or at each byte") for name in export.ROTATION]
+    meanings = "\n".join(f"- **{name}**: {text}" for name, text in export.PROFILES.items())
+    return f"""{MADE}
+# Ray's settings
+
+What `raytrail run` starts Ray with, and what `raytrail env` prints. [Export safely](../how-to/export-safely.md)
+says why.
+
+{meanings}
+
+Names that begin with `RAY_` are variables, for `ray start` on every node and for every driver; the others are keys of
+the head's `--system-config`, which Ray hands to C++ on all nodes and to any driver. It wins over the variables.
+
+## Which events are written
+
+{_table(("setting", "value"), which)}
+Ray's own types: {_listed(export.RAY_TYPES)}.
+
+## How they are written
+
+{_table(("setting", "Ray's default", *profiles, "what it is for"), how)}
+## What must not be set
+
+{_table(("variable", "with it"), harmful)}"""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _command_line() -> str:

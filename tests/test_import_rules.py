@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "errors": set(),
     "event": set(),
     "config": set(),
+    "export": set(),
     "entities": {"event"},
     "sources": {"event", "config"},
     "tail": {"event", "config"},
@@ -20,7 +21,7 @@ MAY_IMPORT = {
     "server": {"store", "entities", "config"},
     "agent": {"tail", "pubsub", "event", "config"},
     "history": {"pubsub", "store", "config"},
-    "testing": {"event", "entities", "pubsub", "store", "config"},
+    "testing": {"event", "entities", "pubsub", "store", "config", "export"},
     "__main__": {"cli"},
     "cli": {
         "agent",
@@ -34,6 +35,7 @@ MAY_IMPORT = {
         "event",
         "testing",
         "sources",
+        "export",
     },
 }
 CLIENTS = {

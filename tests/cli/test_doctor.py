@@ -6,13 +6,19 @@ import os
 
 import pytest
 
+from raytrail import export
 from raytrail.cli.doctor import check, read
 from raytrail.config import TailConfig
 from raytrail.tail import Checkpoint, Tailer
 
 SESSION = "session_2026-11-23_22-09-09_285637_29896"
-ON = {"RAY_enable_export_api_write": "1", "RAY_export_task_events_write_batch_size": "1000000"}
+ON, _ = export.in_environment(export.settings(), {})
+SWITCH, BATCH = "RAY_enable_export_api_write", "RAY_export_task_events_write_batch_size"
 HEAD, RAYLET, DRIVER, WORKER = 100, 200, 300, 400
+
+
+def without(*names):
+    return {name: value for name, value in ON.items() if name not in names}
 
 
 class Machine:
@@ -113,19 +119,19 @@ def test_another_ray_is_mentioned_and_not_examined(machine, tmp_path):
 
 
 def test_export_that_is_off_is_bad(machine):
-    machine.ray(environ={"RAY_export_task_events_write_batch_size": "1000000"})
-    machine.driver(environ={"RAY_export_task_events_write_batch_size": "1000000"}, size=0)
+    machine.ray(environ=without(SWITCH))
+    machine.driver(environ=without(SWITCH), size=0)
     for name in ("ACTOR", "NODE", f"TASK_{WORKER}"):  # Ray 2.60 makes the files all the same
         machine.file(f"event_EXPORT_{name}.log", 0)
     assert machine.wrong() == [("bad", "export", "off: no event was written")]
     [cure] = [f.cure for f in machine.findings() if f.check == "export"]
-    assert "ray start --head --system-config" in cure
+    assert "`raytrail run -- ray start --head`" in cure
+    assert "`raytrail env`" in cure
 
 
 def test_export_by_system_config_alone_leaves_python_silent(machine):
-    batch = "export_task_events_write_batch_size"
-    machine.ray(environ={}, system_config={"enable_export_api_write": True, batch: 1_000_000})
-    machine.driver(environ={})
+    machine.ray(environ=without(SWITCH), system_config=export.settings().system_config)
+    machine.driver(environ=without(SWITCH))
     machine.good()
     [(verdict, name, found)] = machine.wrong()
     assert (verdict, name) == ("warn", "export")
@@ -146,7 +152,7 @@ def test_export_of_some_types_is_a_warning_that_names_them(machine):
 @pytest.mark.parametrize("running", [True, False])
 def test_a_driver_without_the_variable_is_bad_while_it_runs_and_after(machine, running):
     machine.ray()
-    machine.driver(environ={"RAY_export_task_events_write_batch_size": "1000000"} if running else None, size=0)
+    machine.driver(environ=without(SWITCH) if running else None, size=0)
     machine.good()
     assert machine.wrong() == [
         (
@@ -202,10 +208,7 @@ def test_a_silenced_session_is_known_by_its_files_after_its_end(machine):
 
 @pytest.mark.parametrize("size", [None, "500"])
 def test_a_small_write_batch_is_a_warning_with_the_rate_that_it_bears(machine, size):
-    environ = {"RAY_enable_export_api_write": "1"}
-    if size:
-        environ["RAY_export_task_events_write_batch_size"] = size
-    machine.ray(environ=environ)
+    machine.ray(environ={**ON, BATCH: size} if size else without(BATCH))
     machine.good()
     [(verdict, name, found)] = machine.wrong()
     assert (verdict, name) == ("warn", "write batch")
@@ -213,11 +216,8 @@ def test_a_small_write_batch_is_a_warning_with_the_rate_that_it_bears(machine, s
 
 
 def test_a_write_batch_in_the_system_config_reaches_all(machine):
-    machine.ray(
-        environ={"RAY_enable_export_api_write": "1"},
-        system_config={"export_task_events_write_batch_size": 1_000_000},
-    )
-    machine.driver(environ={"RAY_enable_export_api_write": "1"})
+    machine.ray(environ=without(BATCH), system_config={"export_task_events_write_batch_size": 1_000_000})
+    machine.driver(environ=without(BATCH))
     machine.good()
     assert machine.wrong() == []
 
@@ -298,6 +298,63 @@ def test_train_runs_that_export_nothing_are_a_warning(machine):
     assert [(verdict, name) for verdict, name, _ in machine.wrong()] == [("warn", "train")]
     machine.file("event_EXPORT_TRAIN_STATE.log")
     assert machine.wrong() == []
+
+
+def test_a_train_that_would_be_silent_is_a_warning(machine):
+    machine.ray()
+    machine.driver(environ=without("RAY_TRAIN_ENABLE_STATE_TRACKING"))
+    machine.good()
+    found = f"RAY_TRAIN_ENABLE_STATE_TRACKING is off (driver {DRIVER}): Train runs would export no state"
+    assert machine.wrong() == [("warn", "train", found)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "check_name", "found"),
+    [
+        ("task_events_report_interval_ms", 5000, "report interval", "loses what it did in up to 5 s"),
+        ("task_events_report_interval_ms", 0, "report interval", "no task event is recorded"),
+        (export.EXPORT_BUFFER, 500, "export buffer", "of more than 500 task events between two flushes"),
+        ("enable_timeline", False, "profile events", "no timeline, and no names that options(name=) gave"),
+        ("task_events_max_num_profile_events_per_task", 0, "profile events", "no timeline, and no names"),
+        ("task_events_max_num_profile_events_buffer_on_worker", 0, "profile events", "no timeline, and no names"),
+    ],
+)
+@pytest.mark.parametrize("where", ["environment", "system config"])
+def test_a_setting_that_loses_events_is_a_warning_that_says_which(machine, name, value, check_name, found, where):
+    if where == "environment":
+        machine.ray(environ={**ON, f"RAY_{name}": export.as_text(value)})
+    else:
+        machine.ray(system_config={name: value})
+    machine.good()
+    [(verdict, said_check, said)] = machine.wrong()
+    assert (verdict, said_check) == ("warn", check_name)
+    assert said.startswith(f"{name} is {export.as_text(value)} (raylet {RAYLET}): ")
+    assert found in said
+
+
+def test_hooks_that_are_wanted_and_not_preloaded_are_a_warning(machine):
+    machine.ray(environ={**without("RAY_preload_python_modules"), "RAYTRAIL_SOURCES_TYPES": "SERVE_REPLICA,OBJECT"})
+    machine.good()
+    found = f"raylet {RAYLET} does not preload raytrail.sources.preload: nothing writes SERVE_REPLICA"
+    assert machine.wrong() == [("warn", "preload", found)]
+
+
+@pytest.mark.parametrize(
+    ("types", "system_config"),
+    [("OBJECT", {}), ("", {}), ("SERVE_REPLICA", {"preload_python_modules": ["theirs", "raytrail.sources.preload"]})],
+)
+def test_hooks_that_are_not_wanted_or_are_preloaded_by_the_head_are_no_matter(machine, types, system_config):
+    environ = {**without("RAY_preload_python_modules"), "RAYTRAIL_SOURCES_TYPES": types}
+    machine.ray(environ=environ, system_config=system_config)
+    machine.good()
+    assert machine.wrong() == []
+
+
+def test_a_publisher_buffer_without_a_bound_is_a_warning(machine):
+    machine.ray(environ=without("RAY_publisher_entity_buffer_max_bytes"))
+    machine.good()
+    found = f"gcs_server {HEAD} keeps up to 1.1 GB in memory for a slow subscriber of ray://"
+    assert machine.wrong() == [("warn", "publisher buffer", found)]
 
 
 def test_the_command_prints_verdict_and_cure_and_exits_with_1_when_something_is_bad(run, tmp_path, monkeypatch):

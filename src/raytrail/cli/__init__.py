@@ -15,6 +15,10 @@ import click
 from raytrail.errors import ConfigError, NotFoundError, RaytrailError
 
 COMMANDS = {
+    "Export": {
+        "run": "Start Ray, or a driver, so that nothing is lost.",
+        "env": "Print what Ray must be told so that nothing is lost.",
+    },
     "Ship and keep": {
         "up": "Agent, history and server in one process, for one machine.",
         "agent": "Publish what Ray writes on this node.",
@@ -65,6 +69,7 @@ Exit codes:
   3    the store, the broker or a file could not be used
   70   a bug in Raytrail
   130  interrupted before it was done
+`run` ends as its command does.
 """
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from raytrail import config as settings_of
+from raytrail import export
 from raytrail.cli import _times
 from raytrail.config import Setting
 
@@ -98,6 +99,21 @@ def _metavar(one: Setting) -> str:
     if one.kind.startswith("table"):
         return "TYPE=NUMBER,..."
     return {"list": "A,B,...", "text": "TEXT", "integer": "NUMBER"}.get(word, word.replace(" or ", "|"))
+
+
+def exporting(command: Body) -> Body:
+    """Add ``--profile`` and ``--types``: what Ray is to write, and how."""
+    meanings = " ".join(f"{name}: {text}" for name, text in export.PROFILES.items()).replace("`", "")
+    with_types = click.option(
+        "--types",
+        callback=lambda _, __, text: export.TYPES if text is None else export.parse_types(text),
+        metavar="A,B,...",
+        help=f"Event types to write, of {', '.join(export.TYPES)}. [default: all]",
+    )
+    with_profile = click.option(
+        "--profile", type=click.Choice(list(export.PROFILES)), default="full", show_default=True, help=meanings
+    )
+    return with_profile(with_types(command))
 
 
 def cluster(command: Body) -> Body:

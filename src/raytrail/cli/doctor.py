@@ -14,20 +14,30 @@ import click
 from raytrail.cli import _node, _options, _output, _times
 from raytrail.cli._node import Process, Session
 from raytrail.config import Config, checkpoint_files
+from raytrail.export import (
+    BATCH,
+    DEFAULT_BATCH,
+    DEFAULT_PUBLISHER_BUFFER_BYTES,
+    EXPORT_BUFFER,
+    HOOKED_TYPES,
+    INTERVAL,
+    PRELOAD,
+    PRELOADED,
+    PROFILE_LIMITS,
+    PUBLISHER_BUFFER,
+    ROTATION,
+    SILENCING,
+    SOME,
+    SOURCES,
+    SWITCH,
+    TIMELINE,
+    TRAIN,
+    as_number,
+    as_text,
+    is_on,
+    loss,
+)
 
-EXPORT = "enable_export_api_write"
-BATCH = "export_task_events_write_batch_size"
-SILENCING = {
-    # facts of Ray 2.60: gcs_actor.cc and its like, task_event_buffer.cc
-    "enable_ray_event": "ACTOR, NODE and DRIVER_JOB",
-    "enable_core_worker_ray_event_to_aggregator": "TASK",
-    "enable_ray_task_event_recorder": "TASK",
-}
-"""Switches of Ray's newer event path: each with the event types whose files it silences."""
-ROTATION = ("RAY_EXPORT_EVENT_MAX_FILE_SIZE_BYTES", "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT")
-DEFAULT_BATCH = 10_000
-SAFE_BATCH = 100_000
-"""Task events that a process writes each second at most: enough for 25,000 tasks a second, at four a task."""
 BACKUPS = 20
 """Backups that Ray keeps of each file; the next rotation deletes the oldest."""
 BACKUPS_TO_SPARE = 4
@@ -35,10 +45,10 @@ FLUSH_SECONDS = 5.0
 """After this long a process that exports has written something (Ray writes once a second)."""
 
 HEAD_CURE = (
-    """start the head with `ray start --head --system-config '{"enable_export_api_write": true, """
-    """"export_task_events_write_batch_size": 1000000}'`"""
+    "start the head with `raytrail run -- ray start --head`, or give it the --system-config that `raytrail env` prints"
 )
-ENV_CURE = "set RAY_enable_export_api_write=1 for `ray start` on every node"
+ENV_CURE = "start Ray on every node with `raytrail run`, or with the environment that `raytrail env` prints"
+DRIVER_CURE = "start drivers with `raytrail run -- python ...`, or with the environment that `raytrail env` prints"
 
 
 class Finding(NamedTuple):
@@ -83,6 +93,19 @@ class Node(NamedTuple):
                 yield f"{process.name} {process.pid}", process.environ
         for pid, environ in self.drivers.items():
             yield f"driver {pid}", environ
+
+    def values(self, name: str) -> dict[str, Any]:
+        """
+        Return what each process that has tasks goes by; None where Ray's default holds.
+
+        The system config wins over the variable.
+        """
+        system = self.system_config().get(name)
+        return {
+            who: environ.get(f"RAY_{name}") if system is None else system
+            for who, environ in self.environments()
+            if not who.startswith("gcs_server")
+        }
 
     def alive(self, session: Session) -> bool:
         """Return whether a raylet of that session runs here."""
@@ -159,8 +182,11 @@ def check(node: Node) -> list[Finding]:
         _drivers,
         _silenced,
         _batch,
+        _lossy,
         _rotation_bug,
+        _preload,
         _train,
+        _publisher_buffer,
     )
     findings = [finding for one in checks for finding in one(node)]
     return findings + [
@@ -230,20 +256,22 @@ def _export(node: Node) -> Iterator[Finding]:
     system = node.system_config()
     written = [file for session in node.sessions for file in session.files if file.size]
     environments = [process.environ for process in node.running if process.environ is not None]
-    by_variable = bool(environments) and all(_on(environ.get(f"RAY_{EXPORT}")) for environ in environments)
-    some = system.get(f"{EXPORT}_config") or next(
-        (environ[f"RAY_{EXPORT}_config"] for environ in environments if environ.get(f"RAY_{EXPORT}_config")),
+    by_variable = bool(environments) and all(is_on(environ.get(f"RAY_{SWITCH}")) for environ in environments)
+    some = system.get(SOME) or next(
+        (environ[f"RAY_{SOME}"] for environ in environments if environ.get(f"RAY_{SOME}")),
         "",
     )
-    if _on(system.get(EXPORT)) and not by_variable and environments:
+    if is_on(system.get(SWITCH)) and not by_variable and environments:
         yield Finding(
             "export",
             "warn",
             "on by system config only, which Python does not see: submission jobs, Data and Train are silent",
             ENV_CURE + ", too",
         )
-    elif by_variable or _on(system.get(EXPORT)):
-        yield Finding("export", "ok", "on" + (", by system config too" if _on(system.get(EXPORT)) else ", by variable"))
+    elif by_variable or is_on(system.get(SWITCH)):
+        yield Finding(
+            "export", "ok", "on" + (", by system config too" if is_on(system.get(SWITCH)) else ", by variable")
+        )
     elif some:
         listed = ", ".join(some) if isinstance(some, list) else str(some)
         yield Finding("export", "warn", f"on for {listed} only", f"{ENV_CURE} to export all types")
@@ -254,7 +282,7 @@ def _export(node: Node) -> Iterator[Finding]:
 
 
 def _drivers(node: Node) -> Iterator[Finding]:
-    cluster_wide = _on(node.system_config().get(EXPORT))
+    cluster_wide = is_on(node.system_config().get(SWITCH))
     silent, good = [], 0
     for session in node.sessions:
         sizes: Counter[int] = Counter()
@@ -269,7 +297,7 @@ def _drivers(node: Node) -> Iterator[Finding]:
             environ = node.drivers.get(pid) if node.alive(session) else None
             if sizes[pid]:
                 good += 1
-            elif environ is not None and (cluster_wide or _on(environ.get(f"RAY_{EXPORT}"))):
+            elif environ is not None and (cluster_wide or is_on(environ.get(f"RAY_{SWITCH}"))):
                 continue  # it was told to export, and has had nothing to say yet
             elif environ is not None or node.now_s - changed[pid] > FLUSH_SECONDS:
                 silent.append(pid)
@@ -280,7 +308,7 @@ def _drivers(node: Node) -> Iterator[Finding]:
             "bad",
             f"{_count(len(silent), 'driver')} without the variable ({pids}): "
             "names, arguments and ends of their tasks are missing",
-            f"set RAY_{EXPORT}=1 where drivers are started, or {HEAD_CURE}, which reaches them",
+            f"{DRIVER_CURE}; or {HEAD_CURE}, which reaches them",
         )
     elif good:
         yield Finding("drivers", "ok", f"{_count(good, 'driver')} wrote events")
@@ -289,8 +317,8 @@ def _drivers(node: Node) -> Iterator[Finding]:
 def _silenced(node: Node) -> Iterator[Finding]:
     said = False
     for switch, types in SILENCING.items():
-        whose = [who for who, environ in node.environments() if _on(environ.get(f"RAY_{switch}"))]
-        if _on(node.system_config().get(switch)):
+        whose = [who for who, environ in node.environments() if is_on(environ.get(f"RAY_{switch}"))]
+        if is_on(node.system_config().get(switch)):
             whose.insert(0, "system config")
         if whose:
             said = True
@@ -298,7 +326,7 @@ def _silenced(node: Node) -> Iterator[Finding]:
                 "ray events",
                 "bad",
                 f"{switch} is on ({', '.join(whose[:3])}): the files of {types} stay empty",
-                f"unset RAY_{switch}, or take it out of --system-config",
+                f"unset RAY_{switch}, as `raytrail run` does, or take it out of --system-config",
             )
     for session in node.sessions:
         sizes = _bytes_by_type(session)
@@ -308,33 +336,56 @@ def _silenced(node: Node) -> Iterator[Finding]:
                 "ray events",
                 "bad",
                 f"event_EXPORT_NODE.log is empty, though tasks are exported ({session.dir.name})",
-                "unset RAY_enable_ray_event on the head; it silences ACTOR, NODE and DRIVER_JOB",
+                "unset RAY_enable_ray_event on the head, as `raytrail run` does; it silences ACTOR, NODE, DRIVER_JOB",
             )
     if not said and node.running:
         yield Finding("ray events", "ok", "no switch silences the files")
 
 
 def _batch(node: Node) -> Iterator[Finding]:
-    if not node.running:
-        return
-    system = node.system_config().get(BATCH)
-    small = {
-        who: size
-        for who, environ in node.environments()
-        if not who.startswith("gcs_server")  # it has no tasks
-        # the system config wins over the variable
-        and (size := _number(environ.get(f"RAY_{BATCH}") if system is None else system, DEFAULT_BATCH)) < SAFE_BATCH
-    }
+    sizes = {who: as_number(value or DEFAULT_BATCH) for who, value in node.values(BATCH).items()}
+    small = {who: size for who, size in sizes.items() if loss(BATCH, size)}
     if small:
-        who, size = min(small.items(), key=lambda item: item[1])
-        yield Finding(
-            "write batch",
-            "warn",
-            f"{BATCH} is {size} ({who}): a driver above {size // 4:,} tasks/s loses the backlog when it ends",
-            f"set RAY_{BATCH}=1000000 where Ray and drivers are started, or in --system-config on the head",
-        )
-    elif any(not who.startswith("gcs_server") for who, _ in node.environments()):
+        who, size = min(small.items(), key=lambda item: item[1] or 0)
+        found = f"{BATCH} is {size} ({who}): {loss(BATCH, size)}"
+        yield Finding("write batch", "warn", found, f"{ENV_CURE}; or {HEAD_CURE}")
+    elif sizes:
         yield Finding("write batch", "ok", f"{BATCH} is large enough")
+
+
+def _lossy(node: Node) -> Iterator[Finding]:
+    """Settings that lose something where they are set, and nothing by default."""
+    meant = "leave it if it is meant, as by --profile lean; else unset it, or take it out of --system-config"
+    for name, check, cure in (
+        (INTERVAL, "report interval", f"{ENV_CURE}; or {HEAD_CURE}"),
+        (EXPORT_BUFFER, "export buffer", f"unset RAY_{EXPORT_BUFFER}, or take it out of --system-config"),
+        *((name, "profile events", meant) for name in (TIMELINE, *PROFILE_LIMITS)),
+    ):
+        found = [(who, value) for who, value in node.values(name).items() if value is not None and loss(name, value)]
+        for who, value in found[:1]:
+            yield Finding(check, "warn", f"{name} is {as_text(value)} ({who}): {loss(name, value)}", cure)
+
+
+def _preload(node: Node) -> Iterator[Finding]:
+    for who, environ in node.environments():
+        if not who.startswith("raylet"):
+            continue
+        wanted = [one for one in HOOKED_TYPES if one in environ.get(SOURCES, as_text([*HOOKED_TYPES])).split(",")]
+        loaded = node.system_config().get(PRELOADED) or environ.get(f"RAY_{PRELOADED}", "").split(",")
+        if wanted and PRELOAD not in loaded:
+            found = f"{who} does not preload {PRELOAD}: nothing writes {', '.join(wanted)}"
+            yield Finding("preload", "warn", found, f"{ENV_CURE}; with --types, if you do not want these")
+        elif wanted:
+            yield Finding("preload", "ok", f"{PRELOAD}, which writes {', '.join(wanted)}")
+
+
+def _publisher_buffer(node: Node) -> Iterator[Finding]:
+    for who, environ in node.environments():
+        value = node.system_config().get(PUBLISHER_BUFFER) or environ.get(f"RAY_{PUBLISHER_BUFFER}")
+        size = as_number(value or DEFAULT_PUBLISHER_BUFFER_BYTES)
+        if who.startswith("gcs_server") and size is not None and size >= DEFAULT_PUBLISHER_BUFFER_BYTES:
+            found = f"{who} keeps up to {_output.size(size)} in memory for a slow subscriber of ray://"
+            yield Finding("publisher buffer", "warn", found, HEAD_CURE)
 
 
 def _rotation_bug(node: Node) -> Iterator[Finding]:
@@ -346,19 +397,27 @@ def _rotation_bug(node: Node) -> Iterator[Finding]:
                 "bad",
                 f"{name} is set ({', '.join(whose[:3])}); Ray reads it as yes or no: files never rotate, "
                 "or at each byte",
-                f"unset {name}",
+                f"unset {name}, as `raytrail run` does",
             )
 
 
 def _train(node: Node) -> Iterator[Finding]:
-    for session in node.sessions:
-        if (session.dir / "logs" / "train").is_dir() and not _bytes_by_type(session).get("TRAIN_STATE"):
-            yield Finding(
-                "train",
-                "warn",
-                f"Train runs in {session.dir.name} export no state",
-                "set RAY_TRAIN_ENABLE_STATE_TRACKING=1 where their drivers are started",
-            )
+    silent = [
+        session.dir.name
+        for session in node.sessions
+        if (session.dir / "logs" / "train").is_dir() and not _bytes_by_type(session).get("TRAIN_STATE")
+    ]
+    # a raylet has no part in it, but hands its environment to the drivers of submitted jobs
+    without = [
+        who
+        for who, environ in node.environments()
+        if not who.startswith("gcs_server") and not is_on(environ.get(TRAIN))
+    ]
+    for name in silent:
+        yield Finding("train", "warn", f"Train runs in {name} export no state", DRIVER_CURE)
+    if without and not silent:
+        found = f"{TRAIN} is off ({', '.join(without[:3])}): Train runs would export no state"
+        yield Finding("train", "warn", found, f"{ENV_CURE}; {DRIVER_CURE}")
 
 
 def _backups(node: Node, session: Session) -> Iterator[Finding]:
@@ -395,18 +454,6 @@ def _bytes_by_type(session: Session) -> dict[str, int]:
     for file in session.files:
         sizes[file.type] = sizes.get(file.type, 0) + file.size
     return sizes
-
-
-def _on(value: object) -> bool:
-    # as RayConfig and ray_constants.env_bool read it
-    return str(value).lower() in ("1", "true")
-
-
-def _number(value: object, default: int) -> int:
-    try:
-        return default if value is None else int(str(value))
-    except ValueError:
-        return default
 
 
 def _names(processes: Sequence[Process]) -> str:

@@ -29,25 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytrail.errors import ConfigError, RaytrailError
+from raytrail.export import in_environment, off, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 HOST = "127.0.0.1"
-
-EXPORT_SYSTEM_CONFIG: Mapping[str, Any] = {
-    "enable_export_api_write": True,
-    # the default, 10,000, loses the tail of a driver that makes more than 2,500 tasks a second
-    "export_task_events_write_batch_size": 1_000_000,
-    "task_events_report_interval_ms": 500,
-}
-"""What Ray's C++ processes need to export all of their events."""
-
-EXPORT_ENVIRONMENT: Mapping[str, str] = {
-    "RAY_enable_export_api_write": "1",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-}
-"""What its Python processes need, drivers included."""
 
 
 class RayCluster:
@@ -158,6 +145,8 @@ def ray_cluster(
     *,
     temp_dir: Path | None = None,
     export: bool = True,
+    profile: str = "full",
+    prefix: Sequence[str] = (),
     num_cpus: int = 4,
     system_config: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
@@ -170,6 +159,8 @@ def ray_cluster(
         temp_dir: Ray's temporary directory, kept at the end; short, as the paths of Ray's sockets must stay
             below 107 bytes. None makes one in /tmp and deletes it at the end.
         export: Whether Ray writes its export event files.
+        profile: How, as in `raytrail run --profile`.
+        prefix: What to put before ``ray start``, as ``raytrail run --``; what is exported is then its matter alone.
         num_cpus: How many CPUs Ray is to believe in.
         system_config: Further entries of Ray's system config.
         environment: Further variables of Ray's environment, and of its drivers'.
@@ -186,19 +177,23 @@ def ray_cluster(
     kept = temp_dir is not None
     directory = temp_dir or Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
     directory.mkdir(parents=True, exist_ok=True)
-    config = {**(EXPORT_SYSTEM_CONFIG if export else {}), **(system_config or {})}
+    wanted = settings(profile) if export else off()
+    config = {**({} if prefix else wanted.system_config), **(system_config or {})}
     # a RAY_ADDRESS or the like from outside would lead elsewhere
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     variables |= {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # else a token that some ray.init() has left in the home directory locks out who asks the dashboard
+        "RAY_AUTH_MODE": "disabled",
         # else a node that is told to end waits half a minute for its detached actors
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        **(EXPORT_ENVIRONMENT if export else {}),
-        **(environment or {}),
     }
+    if not prefix:
+        variables, _ = in_environment(wanted, variables)
+    variables |= environment or {}
     ports = _free_ports(9)
     command: list[str] = [
-        *(str(executable), "start", "--head", "--block", "--disable-usage-stats", "--log-color=false"),
+        *(*prefix, str(executable), "start", "--head", "--block", "--disable-usage-stats", "--log-color=false"),
         *("--node-ip-address", HOST, "--temp-dir", str(directory), "--num-cpus", str(num_cpus)),
         *("--include-dashboard", "true", "--dashboard-host", HOST, "--object-store-memory", str(200 << 20)),
         *("--port", str(ports[0]), "--dashboard-port", str(ports[1])),

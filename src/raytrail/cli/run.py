@@ -1,0 +1,106 @@
+"""``raytrail run``: a Ray, or a driver, that writes down what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raytrail import export
+from raytrail.cli import _options, _words
+from raytrail.errors import ConfigError
+from raytrail.export import RaySettings
+
+CANNOT_EXECUTE, NOT_FOUND = 126, 127
+"""Exit codes of who was to start a command and could not, as of the shell, env and nohup."""
+OPTION = "--system-config"
+
+
+@click.command(cls=_options.Command, context_settings={"allow_interspersed_args": False})
+@_options.exporting
+@click.option("--off", is_flag=True, help="With all of it switched off: to compare, or for secrecy.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(profile: str, types: tuple[str, ...], off: bool, command: tuple[str, ...]) -> None:
+    """
+    Start Ray, or a driver, so that nothing is lost.
+
+    \b
+        raytrail run -- ray start --head
+        raytrail run -- ray start --address head:6379
+        raytrail run -- python driver.py
+
+    The command takes this process's place, with Ray's export in its environment and, for `ray start --head`, in
+    its --system-config, too, which reaches drivers that are started without. Signals and exit codes are the
+    command's own; 127 says that there is no such command, 126 that it cannot be executed.
+
+    What you give in --system-config wins, and so does what the environment says of how events are written; it is
+    said on stderr where that loses any.
+    """
+    wanted = export.off() if off else export.settings(profile, types)
+    environ, said = export.in_environment(wanted, os.environ)
+    argv, also = with_system_config(command, wanted, os.environ)
+    for text in (*said, *also):
+        _words.note(f"raytrail: {text}")
+    _become(argv, environ)
+
+
+def with_system_config(
+    command: Sequence[str], wanted: RaySettings, environ: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """
+    Return a command with the settings in its ``--system-config``, and what is to be said about them.
+
+    Only a head takes one: any other command stays as it is.
+
+    Raises:
+        ConfigError: It has one that is no JSON object.
+    """
+    argv = list(command)
+    at = _options_of_head(argv)
+    if at is None:
+        return argv, []
+    given, rest = _given(argv[at:])
+    config, said = export.in_system_config(wanted, given, environ)
+    return [*argv[:at], OPTION, json.dumps(config), *rest], said
+
+
+def _options_of_head(argv: Sequence[str]) -> int | None:
+    """Return where the options of ``ray start --head`` begin; something may stand before it, as ``nohup``."""
+    for at in range(2, len(argv)):
+        if Path(argv[at - 2]).name == "ray" and argv[at - 1] == "start" and "--head" in argv[at:]:
+            return at
+    return None
+
+
+def _given(options: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the system config among options, and all the others."""
+    text, rest, left = "{}", [], iter(options)
+    for option in left:
+        if option == OPTION:
+            text = next(left, "")
+        elif option.startswith(f"{OPTION}="):
+            text = option.partition("=")[2]
+        else:
+            rest.append(option)
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{OPTION} {text!r}: {error}; give a JSON object") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{OPTION} {text!r} is no JSON object; give one, as '{{}}'")
+    return config, rest
+
+
+def _become(argv: list[str], environ: Mapping[str, str]) -> None:
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and what is ignored stays so
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe(argv[0], argv, environ)
+    except OSError as error:
+        _words.note(f"raytrail: error: {argv[0]}: {error.strerror}; name a command that is on PATH, or its path")
+        click.get_current_context().exit(NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE)

@@ -1,0 +1,275 @@
+"""
+What Ray must be told so that it writes down what happens: the one place that names Ray's own settings.
+
+    settings("full").environment      for `ray start` on every node, and for every driver
+    settings("full").system_config    for `ray start --head`: from there it reaches C++ on all nodes, and any driver
+
+Both are needed. Ray's Python reads the environment only, and so does a driver that starts a Ray of its own; a driver
+that joins a cluster without the variables is reached by the system config only. Where both say something, the system
+config wins (RayConfig::initialize).
+
+Names, defaults and effects are those of Ray 2.60 (ray_config_def.h, task_event_buffer.cc, ray_constants.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from raytrail.errors import ConfigError
+
+RAY_TYPES = (
+    "TASK",
+    "ACTOR",
+    "NODE",
+    "DRIVER_JOB",
+    "SUBMISSION_JOB",
+    "TRAIN_RUN",
+    "TRAIN_RUN_ATTEMPT",
+    "DATASET_METADATA",
+    "DATASET_OPERATOR_EVENT",
+    "DATASET_OPERATOR_SCHEMA",
+)
+"""Event types that Ray writes (`ExportEvent.SourceType`, export_event.proto)."""
+HOOKED_TYPES = ("SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA", "DATASET_PROGRESS")
+"""Those that `PRELOAD` writes in Ray's own workers."""
+PROBED_TYPES = ("PLACEMENT_GROUP", "OBJECT")
+"""Those that are asked for beside Ray."""
+TYPES = (*RAY_TYPES, *HOOKED_TYPES, *PROBED_TYPES)
+
+SWITCH = "enable_export_api_write"
+SOME = "enable_export_api_write_config"
+"""Which types to write; Ray reads it only while `SWITCH` is off."""
+PRELOADED = "preload_python_modules"
+PRELOAD = "raytrail.sources.preload"
+BATCH = "export_task_events_write_batch_size"
+INTERVAL = "task_events_report_interval_ms"
+TIMELINE = "enable_timeline"
+PUBLISHER_BUFFER = "publisher_entity_buffer_max_bytes"
+EXPORT_BUFFER = "task_events_max_num_export_status_events_buffer_on_worker"
+PROFILE_LIMITS = ("task_events_max_num_profile_events_per_task", "task_events_max_num_profile_events_buffer_on_worker")
+TRAIN = "RAY_TRAIN_ENABLE_STATE_TRACKING"
+SOURCES = "RAYTRAIL_SOURCES_TYPES"
+
+SILENCING = {
+    # gcs_actor.cc and its like; task_event_buffer.cc
+    "enable_ray_event": "ACTOR, NODE and DRIVER_JOB",
+    "enable_core_worker_ray_event_to_aggregator": "TASK",
+    "enable_ray_task_event_recorder": "TASK",
+}
+"""Switches of Ray's newer event path: each with the event types whose files it silences."""
+ROTATION = ("RAY_EXPORT_EVENT_MAX_FILE_SIZE_BYTES", "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT")
+"""Ray reads these numbers as yes or no (ray_constants.py): files never rotate, or at each byte."""
+
+_HARMFUL = (*(f"RAY_{switch}" for switch in SILENCING), *ROTATION)
+
+DEFAULT_BATCH = 10_000
+SAFE_BATCH = 100_000
+"""Task events that a process writes at once: enough for 25,000 tasks a second, at four a task, once a second."""
+DEFAULT_INTERVAL_MS = 1_000
+DEFAULT_PUBLISHER_BUFFER_BYTES = 1 << 30
+
+PROFILES = {
+    "full": "All that Ray can tell.",
+    "lean": "All states, at the least cost to Ray: no profile events, so no timeline, and no names of options(name=).",
+}
+
+
+class Setting(NamedTuple):
+    """One of Ray's settings that is the same for all types: how they are written, and not which."""
+
+    name: str
+    """In the system config."""
+    default: Any
+    """Ray's own."""
+    values: Mapping[str, Any]
+    """By profile; where one is not named, the default stays."""
+    doc: str
+    """What it is for."""
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return f"RAY_{self.name}"
+
+    def text_in(self, wanted: RaySettings) -> str | None:
+        """Return its value among settings, as text; None where they leave it to Ray."""
+        return wanted.environment.get(self.variable)
+
+
+SETTINGS = (
+    Setting(
+        BATCH,
+        DEFAULT_BATCH,
+        {"full": 1_000_000, "lean": 1_000_000},
+        "Most task events that a process writes at each flush, and at its end; there are four for each task that it "
+        "submits. What is over when it ends is lost without a word.",
+    ),
+    Setting(
+        INTERVAL,
+        DEFAULT_INTERVAL_MS,
+        {"full": 500, "lean": 500},
+        "How often a process flushes its task events: how late they are, and what a SIGKILL costs.",
+    ),
+    Setting(
+        TIMELINE,
+        True,
+        {"lean": False},
+        "Profile events: `ray timeline`, and the names that `options(name=)` gives to tasks.",
+    ),
+    Setting(
+        PUBLISHER_BUFFER,
+        DEFAULT_PUBLISHER_BUFFER_BYTES,
+        {"full": 64 << 20, "lean": 64 << 20},
+        "Bytes that the GCS keeps in memory for a slow subscriber of `ray://`; beyond it the oldest are dropped.",
+    ),
+)
+
+
+class RaySettings(NamedTuple):
+    """What one Ray is to be told."""
+
+    environment: Mapping[str, str | None]
+    """None: it must not be set."""
+    system_config: Mapping[str, Any]
+
+
+def settings(profile: str = "full", types: Collection[str] = TYPES) -> RaySettings:
+    """
+    Return what Ray must be told so that it exports.
+
+    Args:
+        profile: One of `PROFILES`.
+        types: Event types, of `TYPES`.
+    """
+    config: dict[str, Any] = {SWITCH: set(RAY_TYPES) <= set(types)}
+    if not config[SWITCH]:
+        config[SOME] = [f"EXPORT_{one}" for one in RAY_TYPES if one in types]
+    if set(HOOKED_TYPES) & set(types):
+        config[PRELOADED] = [PRELOAD]
+    config |= {one.name: one.values[profile] for one in SETTINGS if profile in one.values}
+    environment = {f"RAY_{name}": as_text(value) for name, value in config.items()}
+    environment[TRAIN] = as_text(bool({"TRAIN_RUN", "TRAIN_RUN_ATTEMPT"} & set(types)))
+    environment[SOURCES] = as_text([one for one in (*HOOKED_TYPES, *PROBED_TYPES) if one in types])
+    return RaySettings({**environment, **dict.fromkeys(_HARMFUL)}, config)
+
+
+def off() -> RaySettings:
+    """Return what Ray must be told so that it writes nothing."""
+    environment = {f"RAY_{SWITCH}": "0", f"RAY_{SOME}": None, TRAIN: "0", SOURCES: ""}
+    return RaySettings(environment, {SWITCH: False, SOME: []})
+
+
+def parse_types(text: str) -> tuple[str, ...]:
+    """
+    Return the event types that a comma-separated list names, in the order of `TYPES`.
+
+    Raises:
+        ConfigError: There is no such type.
+    """
+    named = {one.strip().upper().removeprefix("EXPORT_") for one in text.split(",") if one.strip()}
+    if unknown := sorted(named - set(TYPES)):
+        raise ConfigError(f"no event type {unknown[0]!r}; name some of {', '.join(TYPES)}")
+    return tuple(one for one in TYPES if one in named)
+
+
+def in_environment(wanted: RaySettings, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """
+    Return an environment with these settings, and what is to be said about it.
+
+    How events are written (`SETTINGS`) stays as it is set there; which are written is what was asked for.
+    """
+    merged = {name: value for name, value in environ.items() if wanted.environment.get(name, "") is not None}
+    kept = {one.variable for one in SETTINGS} & environ.keys()
+    merged |= {name: value for name, value in wanted.environment.items() if value is not None and name not in kept}
+    modules = _modules(environ.get(f"RAY_{PRELOADED}", "").split(","), wanted)
+    merged = {name: value for name, value in merged.items() if name != f"RAY_{PRELOADED}"}
+    if modules:
+        merged[f"RAY_{PRELOADED}"] = as_text(modules)
+    return merged, [*_removed(environ, merged), *_kept(wanted, environ, merged)] if exports(wanted) else []
+
+
+def _removed(environ: Mapping[str, str], merged: Mapping[str, str]) -> Iterator[str]:
+    names = [name for name in _HARMFUL if name in environ.keys() - merged.keys()]
+    if names := [name for name in names if name in ROTATION or is_on(environ[name])]:
+        yield f"not passed on, as event files would stay empty or never rotate: {', '.join(names)}"
+
+
+def _kept(wanted: RaySettings, environ: Mapping[str, str], merged: Mapping[str, str]) -> Iterator[str]:
+    for name in sorted(environ.keys() & merged.keys()):
+        value, ours = merged[name], wanted.environment.get(name, environ[name])
+        why = "" if value == wanted.environment.get(name) else loss(name.removeprefix("RAY_"), value)
+        if why or (value == environ[name] != ours and name != f"RAY_{PRELOADED}"):
+            yield f"{name}={value} is kept, as it is set" + (f": {why}" if why else f" (otherwise {ours})")
+
+
+def in_system_config(
+    wanted: RaySettings, given: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """
+    Return a system config with these settings, and what is to be said about it.
+
+    Args:
+        wanted: What is wanted; off wins over what is given, and all else gives way to it.
+        given: The one that Ray would have had.
+        environ: Ray's environment; what it says of `SETTINGS` must not be overruled.
+    """
+    modules = _modules(given.get(PRELOADED, []), wanted)
+    preloaded = {PRELOADED: modules} if modules or PRELOADED in given else {}
+    if not exports(wanted):
+        return {**given, **preloaded, **wanted.system_config}, []
+    kept = {one.name for one in SETTINGS if environ.get(one.variable, one.text_in(wanted)) != one.text_in(wanted)}
+    ours = {name: value for name, value in wanted.system_config.items() if name not in kept}
+    lost = {name: loss(name, value) for name, value in given.items() if ours.get(name) != value}
+    said = [f"--system-config has {name} = {as_text(given[name])}: {why}" for name, why in lost.items() if why]
+    return {**ours, **given, **preloaded}, said
+
+
+def exports(wanted: RaySettings) -> bool:
+    """Return whether these settings let Ray write anything."""
+    return bool(wanted.system_config.get(SWITCH) or wanted.system_config.get(SOME) or wanted.environment[SOURCES])
+
+
+def loss(name: str, value: object) -> str:
+    """Return what a setting of Ray's makes the event files lose, in a few words; nothing where it is harmless."""
+    number = as_number(value)
+    if name == SWITCH and not is_on(value):
+        return "C++ exports nothing: no tasks, actors, nodes and driver jobs"
+    if name in SILENCING and is_on(value):
+        return f"the files of {SILENCING[name]} stay empty"
+    if name == BATCH and number is not None and number < SAFE_BATCH:
+        return f"a driver above {number // 4:,} tasks/s loses the backlog when it ends"
+    if name == EXPORT_BUFFER and number is not None and number < SAFE_BATCH:
+        return f"of more than {number:,} task events between two flushes the oldest are lost"
+    if name == INTERVAL and number is not None and number <= 0:
+        return "no task event is recorded"
+    if name == INTERVAL and number is not None and number > DEFAULT_INTERVAL_MS:
+        return f"a process that is killed loses what it did in up to {number / 1_000:g} s"
+    if (name == TIMELINE and not is_on(value)) or (name in PROFILE_LIMITS and number == 0):
+        return "no timeline, and no names that options(name=) gave to tasks"
+    return ""
+
+
+def is_on(value: object) -> bool:
+    """Return whether Ray takes a switch for on (RayConfig, ray_constants.env_bool)."""
+    return str(value).lower() in ("1", "true")
+
+
+def as_number(value: object) -> int | None:
+    """Return a number as Ray reads it; None where it is none."""
+    try:
+        return int(str(value))
+    except ValueError:
+        return None
+
+
+def as_text(value: Any) -> str:
+    """Return a value as Ray reads it from the environment."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _modules(given: Iterable[str], wanted: RaySettings) -> list[str]:
+    """Return the modules to preload: those given, and ours where it is wanted."""
+    return [*(one for one in given if one not in ("", PRELOAD)), *wanted.system_config.get(PRELOADED, [])]

@@ -1,0 +1,135 @@
+"""What Ray must be told, and how it meets what Ray is told already."""
+
+import pytest
+
+from raytrail.errors import ConfigError
+from raytrail.export import (
+    HOOKED_TYPES,
+    PRELOAD,
+    PROBED_TYPES,
+    PROFILES,
+    RAY_TYPES,
+    TYPES,
+    in_environment,
+    in_system_config,
+    loss,
+    off,
+    parse_types,
+    settings,
+)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_profile_has_a_setting_that_loses_states(profile):
+    config = settings(profile).system_config
+    assert config["enable_export_api_write"] is True
+    assert config["export_task_events_write_batch_size"] == 1_000_000
+    assert config["publisher_entity_buffer_max_bytes"] == 64 * 1024 * 1024
+    lost = {name: why for name, value in config.items() if (why := loss(name, value))}
+    assert lost == (
+        {"enable_timeline": "no timeline, and no names that options(name=) gave to tasks"} if profile == "lean" else {}
+    )
+
+
+def test_all_of_rays_types_take_its_one_switch_and_some_take_a_list():
+    assert "enable_export_api_write_config" not in settings(types=RAY_TYPES).system_config
+    some = settings(types=["NODE", "TASK"])
+    assert some.system_config["enable_export_api_write"] is False
+    assert some.system_config["enable_export_api_write_config"] == ["EXPORT_TASK", "EXPORT_NODE"]
+    assert some.environment["RAY_enable_export_api_write"] == "0"
+    assert some.environment["RAY_enable_export_api_write_config"] == "EXPORT_TASK,EXPORT_NODE"
+
+
+@pytest.mark.parametrize("one", TYPES)
+def test_a_type_alone_switches_on_what_it_needs_and_nothing_else(one):
+    wanted = settings(types=[one])
+    assert wanted.system_config.get("preload_python_modules") == ([PRELOAD] if one in HOOKED_TYPES else None)
+    assert wanted.environment["RAYTRAIL_SOURCES_TYPES"] == (one if one in (*HOOKED_TYPES, *PROBED_TYPES) else "")
+    assert wanted.environment["RAY_TRAIN_ENABLE_STATE_TRACKING"] == ("1" if one.startswith("TRAIN") else "0")
+    assert wanted.environment["RAY_enable_export_api_write_config"] == (f"EXPORT_{one}" if one in RAY_TYPES else "")
+
+
+def test_types_are_named_as_anywhere_else_or_as_ray_does():
+    assert parse_types("node, EXPORT_TASK,") == ("TASK", "NODE")
+    with pytest.raises(ConfigError) as error:
+        parse_types("TASK,TSAK")
+    assert str(error.value) == f"no event type 'TSAK'; name some of {', '.join(TYPES)}"
+
+
+def test_what_silences_the_files_is_not_passed_on_and_that_is_said_in_one_line():
+    given = {"RAY_enable_ray_event": "1", "RAY_enable_ray_task_event_recorder": "0", "A": "b"}
+    environ, said = in_environment(settings(), {**given, "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT": "5"})
+    assert not [name for name in environ if "ray_event" in name or "MAX_BACKUP" in name]
+    assert environ["A"] == "b"
+    assert said == [
+        "not passed on, as event files would stay empty or never rotate: "
+        "RAY_enable_ray_event, RAY_EXPORT_EVENT_MAX_BACKUP_COUNT"
+    ]
+
+
+def test_how_events_are_written_stays_as_it_is_set_and_what_that_loses_is_said():
+    given = {
+        "RAY_task_events_report_interval_ms": "100",
+        "RAY_export_task_events_write_batch_size": "10000",
+        "RAY_enable_timeline": "0",
+        "RAY_enable_export_api_write": "0",
+    }
+    environ, said = in_environment(settings(), given)
+    assert environ["RAY_enable_export_api_write"] == "1"  # this is what was asked for
+    assert {**environ, "RAY_enable_export_api_write": "0"}.items() >= given.items()
+    assert said == [
+        "RAY_enable_timeline=0 is kept, as it is set: no timeline, and no names that options(name=) gave to tasks",
+        "RAY_export_task_events_write_batch_size=10000 is kept, as it is set: "
+        "a driver above 2,500 tasks/s loses the backlog when it ends",
+        "RAY_task_events_report_interval_ms=100 is kept, as it is set (otherwise 500)",
+    ]
+    config, said = in_system_config(settings(), {}, given)
+    assert said == []
+    # the system config would win over the environment
+    assert not {"task_events_report_interval_ms", "export_task_events_write_batch_size"} & config.keys()
+    assert config["publisher_entity_buffer_max_bytes"] == 64 * 1024 * 1024
+
+
+def test_the_same_environment_twice_has_nothing_to_say():
+    once, _ = in_environment(settings("lean"), {"PATH": "/bin"})
+    assert in_environment(settings("lean"), once) == (once, [])
+    assert in_system_config(settings("lean"), {}, once)[0] == settings("lean").system_config
+
+
+def test_a_given_system_config_wins_and_what_it_loses_is_said():
+    given = {
+        "export_task_events_write_batch_size": 500,
+        "task_events_report_interval_ms": 200,
+        "enable_ray_event": True,
+    }
+    config, said = in_system_config(settings(), given, {})
+    assert config == {**settings().system_config, **given}
+    assert said == [
+        "--system-config has export_task_events_write_batch_size = 500: "
+        "a driver above 125 tasks/s loses the backlog when it ends",
+        "--system-config has enable_ray_event = 1: the files of ACTOR, NODE and DRIVER_JOB stay empty",
+    ]
+
+
+def test_other_modules_are_preloaded_as_well():
+    environ, _ = in_environment(settings(), {"RAY_preload_python_modules": f"theirs,{PRELOAD}"})
+    assert environ["RAY_preload_python_modules"] == f"theirs,{PRELOAD}"
+    config, _ = in_system_config(settings(), {"preload_python_modules": ["theirs"]}, {})
+    assert config["preload_python_modules"] == ["theirs", PRELOAD]
+
+
+def test_off_wins_over_all_that_is_set():
+    on, _ = in_environment(settings(), {"RAY_preload_python_modules": "theirs"})
+    given = {"RAY_enable_export_api_write_config": "EXPORT_TASK", "RAY_enable_timeline": "0"}
+    environ, said = in_environment(off(), {**on, **given})
+    assert said == []  # what is lost was not wanted
+    assert environ["RAY_enable_export_api_write"] == "0"
+    assert environ["RAY_preload_python_modules"] == "theirs"
+    assert environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] == "0"
+    assert environ["RAYTRAIL_SOURCES_TYPES"] == ""
+    assert "RAY_enable_export_api_write_config" not in environ
+    given = {"enable_export_api_write": True, "preload_python_modules": [PRELOAD], "x": 1}
+    config, said = in_system_config(off(), given, {})
+    assert (config["enable_export_api_write"], config["preload_python_modules"], config["x"]) == (False, [], 1)
+    assert config["enable_export_api_write_config"] == []
+    assert said == []

@@ -6,7 +6,7 @@ Not columns of `dataset`: that follows from Ray's own events, whose order among 
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 DATASET_PROGRESS = Entity(
     name="dataset_progress",
@@ -16,6 +16,12 @@ DATASET_PROGRESS = Entity(
     event_types=("EXPORT_DATASET_PROGRESS",),
     file_types=("DATASET_PROGRESS",),
     key=("dataset_id",),
+    emitted=Emitted(
+        source="Ray Data's `_StatsActor`, by Raytrail's hooks",
+        when="Ray Data reports anything new: at each change of state, and every 5 s",
+        latency="at once",
+        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`; what happened within the 5 s",
+    ),
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
         Column("job_id", "text", "event_data.job_id", "last", "The driver job that runs it."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity
 
 SERVE_APPLICATION = Entity(
     name="serve_application",
@@ -11,6 +11,12 @@ SERVE_APPLICATION = Entity(
     event_types=("EXPORT_SERVE_APPLICATION",),
     file_types=("SERVE_APPLICATION",),
     key=("name",),
+    emitted=Emitted(
+        source="Serve's controller, by Raytrail's hooks",
+        when="each change of status, message or route; it is deleted",
+        latency="at once",
+        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`",
+    ),
     columns=(
         Column("name", "text", "event_data.name", "key", "The application."),
         Column(

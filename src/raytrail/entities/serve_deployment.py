@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity
 
 SERVE_DEPLOYMENT = Entity(
     name="serve_deployment",
@@ -11,6 +11,12 @@ SERVE_DEPLOYMENT = Entity(
     event_types=("EXPORT_SERVE_DEPLOYMENT",),
     file_types=("SERVE_DEPLOYMENT",),
     key=("app_name", "name"),
+    emitted=Emitted(
+        source="Serve's controller, by Raytrail's hooks",
+        when="each change of status, message or target; it is deleted",
+        latency="at once",
+        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`",
+    ),
     columns=(
         Column("app_name", "text", "event_data.app_name", "key", "Its application."),
         Column("name", "text", "event_data.name", "key", "The deployment."),

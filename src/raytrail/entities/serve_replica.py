@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity
 
 SERVE_REPLICA = Entity(
     name="serve_replica",
@@ -11,6 +11,12 @@ SERVE_REPLICA = Entity(
     event_types=("EXPORT_SERVE_REPLICA",),
     file_types=("SERVE_REPLICA",),
     key=("replica_id", "deployment_name", "app_name"),
+    emitted=Emitted(
+        source="Serve's controller, by Raytrail's hooks",
+        when="each change of state or of its actor; it has stopped",
+        latency="at once",
+        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`",
+    ),
     columns=(
         Column("replica_id", "text", "event_data.replica_id", "key", "The replica, one of its deployment's."),
         Column("deployment_name", "text", "event_data.deployment_name", "key", "Its deployment."),

@@ -94,6 +94,19 @@ def test_a_group_is_an_event_each_time_that_it_changes(groups, tmp_path):
     ]
 
 
+def test_one_that_waits_is_no_event_each_time_that_it_is_tried(groups, tmp_path):
+    for attempt in range(1, 101):
+        waiting = group(state="PENDING")
+        waiting.stats.scheduling_attempt = attempt
+        waiting.stats.scheduling_started_time_ns = REQUESTED_MS * MS + attempt
+        waiting.stats.highest_retry_delay_ms = attempt
+        groups.take([waiting])
+    assert [one["stats"]["scheduling_attempt"] for one in written(tmp_path)] == [1, 2, 4, 8, 16, 32, 64]
+    waiting.stats.scheduling_state = 4
+    groups.take([waiting])
+    assert written(tmp_path)[-1]["stats"]["scheduling_attempt"] == 100
+
+
 def test_a_group_that_lived_between_two_answers_is_told_with_its_times(groups, tmp_path, rows):
     groups.take([group(state="REMOVED")])
     assert [one["state"] for one in written(tmp_path)] == ["PENDING", "CREATED", "REMOVED"]

@@ -87,7 +87,18 @@ def _row(group: Any) -> dict[str, Any]:
 
 
 def _digest(group: Any) -> bytes:
-    return hashlib.blake2b(group.SerializeToString(deterministic=True), digest_size=16).digest()
+    """
+    Return what changes when the group does.
+
+    One that waits for resources is tried once a second, and so are a thousand: its attempts count as a change each time
+    that their number doubles.
+    """
+    still = type(group)()
+    still.CopyFrom(group)
+    attempts = group.stats.scheduling_attempt.bit_length()
+    for name in ("scheduling_attempt", "scheduling_started_time_ns", "highest_retry_delay_ms"):
+        still.stats.ClearField(name)
+    return hashlib.blake2b(still.SerializeToString(deterministic=True) + bytes([attempts]), digest_size=16).digest()
 
 
 def _base64(value: bytes) -> str:

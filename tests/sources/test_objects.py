@@ -168,6 +168,14 @@ def test_what_came_between_the_two_questions_is_not_counted_twice(objects, tmp_p
     assert written(tmp_path, "OBJECT_GAP") == []
 
 
+def test_what_another_nodes_store_created_hides_nothing_for_long(objects, tmp_path):
+    objects.take(reply({}), 0, SECOND)
+    objects.take(reply({1: {number: {"object_size": 10**6} for number in range(1, 41)}}), 0, 2 * SECOND)
+    objects.take(reply({}), 0, 3 * SECOND)
+    objects.take(reply({}), 30, 4 * SECOND)
+    assert [one["unseen_objects"] for one in written(tmp_path, "OBJECT_GAP")] == [30]
+
+
 def test_a_second_reference_is_no_second_object_and_a_small_return_value_is_in_no_store(objects, tmp_path):
     objects.take(reply({}), 0, SECOND)
     objects.take(reply({1: {8: {}}}), 1, 2 * SECOND)

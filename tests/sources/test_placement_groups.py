@@ -147,10 +147,10 @@ def test_one_that_is_in_the_table_no_more_was_removed(groups, tmp_path):
     assert [one["state"] for one in written(tmp_path)[before:]] == ["REMOVED"]
 
 
-def test_a_process_that_follows_another_tells_no_beginnings_again(groups, tmp_path):
-    groups.take([group(1, "REMOVED"), group(2)])
+def test_a_process_that_follows_another_tells_no_beginnings_again_and_what_ended_between(groups, tmp_path):
+    groups.take([group(1, "REMOVED"), group(2), group(4)])
     (tmp_path / "event_EXPORT_PLACEMENT_GROUP_1.log").write_bytes(b'{"event_data":{"state":1}}\n')
     before = len(written(tmp_path))
     PlacementGroups(EventFiles(tmp_path), tmp_path).take([group(1, "REMOVED"), group(2), group(3, "PENDING")])
-    said = sorted((one["state"], one["since_ns"] > 0) for one in written(tmp_path)[before:])
-    assert said == [("CREATED", False), ("PENDING", True), ("REMOVED", False)]
+    said = sorted((one["state"], one.get("since_ns", 0) > 0) for one in written(tmp_path)[before:])
+    assert said == [("CREATED", False), ("PENDING", True), ("REMOVED", False), ("REMOVED", False)]

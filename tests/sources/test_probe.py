@@ -163,6 +163,9 @@ class _Node:
             os.close(self._end)
         return [gcs_pb2.PlacementGroupTableData(placement_group_id=bytes([self.left + 1]) * 18)]
 
+    def close(self):
+        pass
+
 
 def test_events_that_cannot_be_written_are_counted_and_nothing_else_happens(tmp_path, pipe, monkeypatch, caplog):
     node = _Node(3, pipe[1])

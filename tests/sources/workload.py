@@ -35,9 +35,9 @@ keeper = Keeper.remote()
 put = [ray.put(numpy.zeros(size, dtype=numpy.uint8)) for size in (1, 100_000, 1_000_000)]
 returned = [made.remote(10), made.remote(500_000)]
 ray.get(returned)
-inside = ray.put([put[0]])
+inside = ray.put([ray.put("captured")])
 ray.get(keeper.keep.remote([put[1]]))
-pending = waiting.remote(put[2])
+pending = waiting.remote(ray.put(numpy.zeros(200_000, dtype=numpy.uint8)))
 pinned = ray.get(put[2])
 doomed = ray.put("doomed")
 groups = {

@@ -102,8 +102,9 @@ class Objects:
         if not self._since_ns:  # what was there at the beginning may have been created at any time
             self._accounted = created
             return 0
-        # what was created between the two questions is counted in the next answer, but seen in this one
-        self._accounted += len(new)
+        # what was created between the two questions is counted in the next answer, but seen in this one; what another
+        # node's store created for a worker here is never counted, and must not make up for what is
+        self._accounted = min(self._accounted, created) + len(new)
         unseen = max(0, created - self._accounted)
         self._accounted += unseen
         return unseen

@@ -13,7 +13,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -148,8 +148,7 @@ def run(probe: Probe, parent: int) -> None:
             end cannot be seen.
     """
     end = End(parent, probe.raylet_pid, probe.node_id)
-    with _alone(probe):
-        node = RayNode(probe.gcs_address, probe.node_id)
+    with _alone(probe), closing(RayNode(probe.gcs_address, probe.node_id)) as node:
         events = EventFiles(probe.events)
         paces = list(_paces(probe, node, events))
         told, tell_at = 0, 0.0

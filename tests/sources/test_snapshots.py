@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raytrail.sources.snapshots import Snapshots
+from raytrail.sources.snapshots import Changes, Snapshots
 
 answers = st.lists(st.dictionaries(st.integers(0, 9), st.integers(0, 2)), max_size=8)
 
@@ -45,4 +45,4 @@ def test_answers_that_are_cut_short_fill_no_memory(answers):
 def test_what_another_process_left_is_not_new_and_goes_when_it_has():
     snapshots = Snapshots(100)
     snapshots.remember(["a", "b"])
-    assert snapshots.take({"b": 1, "c": 1}) == (["c"], ["b"], ["a"])
+    assert snapshots.take({"b": 1, "c": 1}) == Changes(["c"], ["b"], ["a"])

@@ -89,18 +89,20 @@ class Probes:
             sources: What is to be written, and how often it is asked for.
             temp_dirs: Ray's temporary directories whose sessions are exported; none where export is off.
         """
-        if sources != self._sources:
-            await self.aclose()
-        self._sources, self._temp_dirs = sources, frozenset(temp_dirs)
+        before, self._sources, self._temp_dirs = self._sources, sources, frozenset(temp_dirs)
         self._changed.set()
+        if sources != before:
+            await self.aclose()  # those that are wanted are started anew
 
     async def run(self) -> None:
         """Look again and again which raylets there are; until cancelled."""
         try:
             while True:
-                found = set(await asyncio.to_thread(self._find))
+                seen = await asyncio.to_thread(self._see) if wanted(self._sources) else []
+                # by the settings of now, which may have changed meanwhile
+                found = {one for one in seen if one.session_dir.parent in self._temp_dirs and self._types(one)}
                 for raylet in self._kept.keys() - found:
-                    await _end(self._kept.pop(raylet))
+                    await _end(self._kept.pop(raylet, None))
                 for raylet in found - self._kept.keys():
                     self._kept[raylet] = asyncio.create_task(self._keep(raylet))
                     self._kept[raylet].add_done_callback(_say_why)
@@ -116,10 +118,8 @@ class Probes:
         for task in kept.values():
             await _end(task)
 
-    def _find(self) -> list[Raylet]:
-        if not wanted(self._sources):
-            return []
-        return [one for one in raylets(self._temp_dirs) if self._types(one)]
+    def _see(self) -> list[Raylet]:
+        return list(raylets(self._temp_dirs))
 
     def _types(self, raylet: Raylet) -> tuple[str, ...]:
         # the GCS's table is one for all nodes: that beside it asks
@@ -180,9 +180,10 @@ def _say_why(task: asyncio.Task[None]) -> None:
         log.error("placement groups and objects are not asked for", exc_info=error)
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _noun(types: tuple[str, ...]) -> str:

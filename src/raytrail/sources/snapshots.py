@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+import msgspec
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Changes(NamedTuple, Generic[Key]):
+class Changes(msgspec.Struct, Generic[Key], frozen=True):
     """What is different in the later of two answers."""
 
     created: list[Key]

@@ -93,7 +93,7 @@ def test_without_ray_it_is_said_once_and_all_else_is_shipped(start, ray_dir, tmp
     (tmp_path / "path" / "ray" / "__init__.py").write_text("raise ImportError('there is no Ray here')\n")
     path = os.pathsep.join([str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")])
     running = agent(start, ray_dir, tmp_path, "--types", "PLACEMENT_GROUP", PYTHONPATH=path)
-    running.wait_for(lambda: len(started(running)) > 1)
+    running.wait_for(lambda: len(started(running)) > 2)
     running.wait_for(lambda: {chunk.event_type for chunk in shipped(tmp_path / "events")} >= {"TASK", "NODE"})
     assert running.stop() == 0
     assert running.messages("WARNING") == [
@@ -106,7 +106,7 @@ def test_without_ray_it_is_said_once_and_all_else_is_shipped(start, ray_dir, tmp
 @pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_tried_again(start, ray_dir, tmp_path, raylet):
     running = agent(start, ray_dir, tmp_path, "--types", "OBJECT")
-    running.wait_for(lambda: len(started(running)) > 1, seconds=90)
+    running.wait_for(lambda: len(started(running)) > 2, seconds=90)
     [said] = running.messages("WARNING")
     assert said.startswith(f"objects of node {NODE}: the GCS at 127.0.0.1:1 does not answer (UNAVAILABLE: ")
     assert running.stop() == 0

@@ -148,6 +148,8 @@ def run(probe: Probe, parent: int) -> None:
             end cannot be seen.
     """
     end = End(parent, probe.raylet_pid, probe.node_id)
+    if end.wait(0):  # where it has ended, that it does not answer is no news
+        return
     with _alone(probe), closing(RayNode(probe.gcs_address, probe.node_id)) as node:
         events = EventFiles(probe.events)
         paces = list(_paces(probe, node, events))

@@ -108,6 +108,20 @@ class SourcesConfig(_Table, frozen=True, kw_only=True):
     Event types to write: ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``, ``SERVE_REPLICA``, ``DATASET_PROGRESS``,
     ``PLACEMENT_GROUP``, ``OBJECT``; ``ALL`` is all of them, none means none.
     """
+    placement_group_seconds: Annotated[float, Positive] = 1.0
+    """
+    How often the GCS is asked for its placement groups, on the head node. Less often where an answer costs more than a
+    hundredth of that.
+    """
+    object_seconds: Annotated[float, Positive] = 1.0
+    """
+    How often a node's raylet is asked for its workers' object references. Less often where an answer costs more than a
+    hundredth of that: about every ten seconds with 10 000 references.
+    """
+    objects_limit: Annotated[int, AtLeastOne] = 10_000
+    """Most object references that are asked for at once. Of more, those in the answer are kept up with."""
+    wait_seconds: Annotated[float, Positive] = 60.0
+    """The longest that a slow answer makes the next one wait; our own CPU time is kept below 1 % whatever this is."""
 
 
 class AgentConfig(_Table, frozen=True, kw_only=True):

@@ -7,6 +7,9 @@ RaytrailError
  + PublishError           a chunk was not stored by the broker
  |  + BrokerUnavailable   the broker could not be reached, or did not answer in time (retryable)
  |  + ChunkRefused        the broker will never take this chunk; others it may take
+ + SourceError            what is asked for events that Ray does not write cannot be asked
+ |  + SourceUnavailable   it could not be reached, or did not answer in time (retryable)
+ |  + SourceTaken         another process on this node asks it already (retryable)
  + StoreError             the history on disk cannot be used as asked
  |  + StoreLocked         another process writes to it
  |  + StoreTooNew         a newer Raytrail wrote it
@@ -46,6 +49,22 @@ class BrokerUnavailable(PublishError):
 
 class ChunkRefused(PublishError):
     """The broker will never take this chunk, too large or unwelcome as it is; others it may take."""
+
+
+class SourceError(RaytrailError):
+    """What is asked for events that Ray does not write cannot be asked."""
+
+
+class SourceUnavailable(SourceError):
+    """A GCS or raylet could not be reached, or did not answer in time."""
+
+    retryable: ClassVar[bool] = True
+
+
+class SourceTaken(SourceError):
+    """Another process on this node asks that GCS or raylet already."""
+
+    retryable: ClassVar[bool] = True
 
 
 class StoreError(RaytrailError):

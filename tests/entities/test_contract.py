@@ -154,6 +154,28 @@ STRATEGIES = {
             "operators": st.sampled_from([[], [{"operator_id": "Input0", "state": "RUNNING", "progress": 1}]]),
         }
     ),
+    "placement_group": st.fixed_dictionaries(
+        {
+            "placement_group_id": ids,
+            "state": st.sampled_from(["PENDING", "CREATED", "RESCHEDULING", "REMOVED"]),
+            "name": texts,
+            "bundles": st.sampled_from([[], [{"unit_resources": {"CPU": 1.0}, "node_id": ""}]]),
+            "placement_group_creation_timestamp_ms": st.sampled_from(["0", "1795419645785"]),
+            "since_ns": ints,
+        }
+    ),
+    "object": st.fixed_dictionaries(
+        {
+            "object_id": ids,
+            "worker_id": ids,
+            "change": st.sampled_from(["CREATED", "UPDATED", "DELETED"]),
+            "object_size": st.integers(-1, 1),
+            "task_status": st.sampled_from(["NIL", "FINISHED"]),
+        }
+    ),
+    "object_gap": st.fixed_dictionaries(
+        {"node_id": ids, "until_ns": ints, "unseen_objects": st.integers(0, 2), "truncated": st.booleans()}
+    ),
     "file": st.fixed_dictionaries(
         {
             "file": st.sampled_from(["f1", "f2"]),

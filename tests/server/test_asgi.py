@@ -49,11 +49,16 @@ async def test_an_unknown_cluster_is_not_found_and_the_known_are_named(client):
         ("api/v0/workers", "workers: Ray exports no event of them, so this history does not know them"),
         (
             "api/v0/cluster_events",
-            "/api/v0/cluster_events is not served by this version; tasks, actors, nodes, jobs are",
+            "/api/v0/cluster_events is not served by this version; tasks, actors, nodes, jobs, "
+            "placement_groups, objects are",
         ),
         (
             "api/v0/objects/summarize",
-            "objects: Ray exports no event of them, so this history does not know them",
+            "objects: no event of them has come; agents ask Ray for them with --types OBJECT",
+        ),
+        (
+            "api/v0/placement_groups",
+            "placement_groups: no event of them has come; agents ask Ray for them with --types PLACEMENT_GROUP",
         ),
         ("api/v0/nodes/summarize", "summary of nodes: Ray sums up tasks and actors only"),
         (

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ import msgspec
 
 from raytrail import agent as loop
 from raytrail.cli import _service, _words
+from raytrail.cli._probes import Probes
 from raytrail.config import Config, Destination, destinations
 from raytrail.errors import ConfigError
 from raytrail.pubsub import PubSub, connect
@@ -135,6 +137,7 @@ class Agent:
         self._config = config
         self._load = load
         self._running: dict[asyncio.Future[None], Shipping] = {}
+        self._probes = Probes()
 
     async def run(self, stop: asyncio.Event) -> None:
         """
@@ -147,23 +150,25 @@ class Agent:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
         stopping, reloading = (asyncio.ensure_future(event.wait()) for event in (stop, hangup))
         with_ray = asyncio.ensure_future(self._end_with_ray(stop))
+        probing = asyncio.ensure_future(self._probes.run())
         try:
             await self._take(self._config)
             _service.notify("READY=1")
             while not stop.is_set():
-                waited: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, *self._running]
+                waited: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, probing, *self._running]
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 if hangup.is_set():
                     hangup.clear()
                     reloading = asyncio.ensure_future(hangup.wait())
                     await self._reload()
                 self._see_who_ended()
-                if with_ray.done():
-                    with_ray.result()
+                for one in (with_ray, probing):
+                    if one.done():
+                        one.result()
             _service.notify("STOPPING=1")
-            await self._finish()
+            await self._finish(probing)
         finally:
-            left: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, *self._running]
+            left: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, probing, *self._running]
             for future in left:
                 future.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -196,6 +201,8 @@ class Agent:
         for shipping in begun:
             self.shippings[shipping.destination.name] = shipping
             self._running[asyncio.ensure_future(shipping.run())] = shipping
+        tails = [shipping.destination.tail for shipping in self.shippings.values()]
+        await self._probes.configure(config.sources, [Path(tail.temp_dir) for tail in tails if tail.export])
 
     async def _begin(self, wanted: list[Destination]) -> list[Shipping]:
         """Make what ships to new destinations: all of them, or none."""
@@ -234,7 +241,7 @@ class Agent:
             del self._running[future]
             future.result()
 
-    async def _finish(self) -> None:
+    async def _finish(self, probing: asyncio.Future[None]) -> None:
         """Ship what is left, in the time there is; first of all wait for Ray, if it is told to stop as well."""
         ends = {name: time.monotonic() + one.destination.agent.drain_seconds for name, one in self.shippings.items()}
         least = 0.0
@@ -242,6 +249,8 @@ class Agent:
             last, least = min(ends.values(), default=0), 1.0
             while await self._ray_runs() and time.monotonic() < last:  # noqa: ASYNC110 (Ray's end sets no event here)
                 await asyncio.sleep(_LOOK_SECONDS / 4)
+        probing.cancel()  # what they write last is shipped, too
+        await asyncio.wait([probing])
         for name, shipping in self.shippings.items():
             shipping.finish(max(least, ends[name] - time.monotonic()))
         if self._running:

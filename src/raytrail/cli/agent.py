@@ -13,7 +13,7 @@ from raytrail.config import Config
 
 
 @click.command(cls=_options.Command)
-@_options.settings("tail", "agent", reloadable=True)
+@_options.settings("tail", "sources", "agent", reloadable=True)
 def agent(config: Config, load: Callable[[], Config]) -> None:
     """
     Publish what Ray writes on this node.

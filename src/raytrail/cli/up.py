@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @click.command(cls=_options.Command)
-@_options.settings("tail", "agent", "store", "server", reloadable=True)
+@_options.settings("tail", "sources", "agent", "store", "server", reloadable=True)
 def up(config: Config, load: Callable[[], Config]) -> None:
     """
     Agent, history and server in one process, for one machine.

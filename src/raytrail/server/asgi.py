@@ -39,6 +39,7 @@ from raytrail.server import jobs_api, pages
 from raytrail.server.ingest import Take, ingest
 from raytrail.server.state_api import (
     ACTORS,
+    ASKED_FOR,
     PAGE_ROWS,
     RESOURCES,
     TASKS,
@@ -57,8 +58,8 @@ MOMENT_DIGITS = 15
 """Most digits of a moment in milliseconds: enough for some 30 000 years."""
 GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
-NOT_EXPORTED = ("objects", "placement_groups", "runtime_envs", "workers")
-"""Resources of Ray's State API that none of its export events tells of (Ray 2.60)."""
+NOT_EXPORTED = ("runtime_envs", "workers")
+"""Resources of Ray's State API that no event tells of, of Ray 2.60's or of ours."""
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
 
 T = TypeVar("T")
@@ -329,7 +330,11 @@ def _not_served(view: View) -> Response:
 def _resource(view: View) -> Resource:
     noun = str(view.path["noun"])
     if noun in RESOURCES:
-        return RESOURCES[noun]
+        resource = RESOURCES[noun]
+        kind = resource.entity.upper()
+        if resource in ASKED_FOR and kind not in {row.event_type for row in view.store.ledger(view.cluster.session)}:
+            raise HTTPException(501, f"{noun}: no event of them has come; agents ask Ray for them with --types {kind}")
+        return resource
     if noun in NOT_EXPORTED:
         raise HTTPException(501, f"{noun}: Ray exports no event of them, so this history does not know them")
     raise HTTPException(501, f"/api/v0/{noun} is not served by this version; {', '.join(RESOURCES)} are")

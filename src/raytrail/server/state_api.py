@@ -203,7 +203,43 @@ JOBS = Resource(
     ),
 )
 
-RESOURCES = {resource.noun: resource for resource in (TASKS, ACTORS, NODES, JOBS)}
+PLACEMENT_GROUPS = Resource(
+    noun="placement_groups",
+    entity="placement_group",
+    order=("placement_group_id",),
+    fields=(
+        Field("placement_group_id", "id", "", filterable=True, optional=False),
+        Field("name", "text", "", filterable=True, optional=False),
+        Field("creator_job_id", "id", "", filterable=True, optional=False),
+        Field("state", "enum", "PENDING", filterable=True, optional=False),
+        Field("bundles", "json", [], detail=True),
+        Field("is_detached", "bool", False, filterable=True, detail=True),
+        Field("stats", "json", detail=True),
+        Field("topology_strategy", "json", {}, detail=True),
+        Field("topology_assignments", "json", {}, detail=True),
+    ),
+)
+
+OBJECTS = Resource(
+    noun="objects",
+    entity="object",
+    order=("object_id",),
+    fields=(
+        Field("object_id", "id", "", filterable=True, optional=False),
+        Field("object_size", "int", -1, filterable=True, optional=False),
+        Field("task_status", "enum", "NIL", filterable=True, optional=False),
+        Field("attempt_number", "int", 1, filterable=True, optional=False),
+        Field("reference_type", "enum", "UNKNOWN_STATUS", filterable=True, optional=False),
+        Field("call_site", "text", "disabled", filterable=True, optional=False),
+        Field("type", "enum", "WORKER", filterable=True, optional=False),
+        Field("pid", "int", 0, filterable=True, optional=False),
+        Field("ip", "text", "", filterable=True, optional=False),
+    ),
+)
+
+RESOURCES = {resource.noun: resource for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, OBJECTS)}
+ASKED_FOR = (PLACEMENT_GROUPS, OBJECTS)
+"""Those that Ray exports no event of: an agent asks Ray for them, if it is told to."""
 
 
 class Query(NamedTuple):
@@ -242,6 +278,8 @@ def read_query(resource: Resource, params: Params) -> Query:
         counted.append(Filter("type", "!=", None))
         if _flag("exclude_driver", _first(params, "exclude_driver", "True")):
             counted.append(Filter("type", "!=", "DRIVER_TASK"))
+    if resource is OBJECTS:  # Ray forgets what is gone; `raytrail list objects` does not
+        counted.append(Filter("state", "!=", "DELETED"))
     keys, predicates, values = (params.get(f"filter_{part}", ()) for part in ("keys", "predicates", "values"))
     if not len(keys) == len(predicates) == len(values):
         raise ConfigError(

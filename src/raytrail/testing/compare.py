@@ -22,6 +22,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "jobs": ("job_id", "submission_id"),
     "workers": ("worker_id",),
     "placement_groups": ("placement_group_id",),
+    "objects": ("object_id", "ip", "pid"),
 }
 """What tells the rows of a resource apart."""
 
@@ -43,7 +44,8 @@ CANNOT: Mapping[str, Mapping[str, str]] = {
     "nodes": {},
     "jobs": {},
     "workers": {"*": "Ray exports no worker events"},
-    "placement_groups": {"*": "Ray exports no placement group events"},
+    "placement_groups": {},
+    "objects": {},
 }
 """
 Fields that Ray's export files cannot give, and why; ``a.b`` is member b of field a, ``*`` the whole resource.
@@ -187,7 +189,7 @@ def compare(
     Args:
         live: Rows as Ray's State API gave them, over HTTP or from its Python client.
         ours: Rows with the same column names.
-        resource: ``tasks``, ``actors``, ``nodes``, ``jobs``, ``workers`` or ``placement_groups``.
+        resource: ``tasks``, ``actors``, ``nodes``, ``jobs``, ``workers``, ``placement_groups`` or ``objects``.
         key: The fields that tell rows apart; None takes them from `KEYS`.
         cannot: Fields that cannot be given, and why; None takes them from `CANNOT`.
         excuses: What cannot be given for some rows.

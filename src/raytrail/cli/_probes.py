@@ -1,0 +1,190 @@
+"""The probes of a node: one process for each raylet here, kept running as long as it and the agent do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from raytrail.cli import BROKEN, OK, _node
+from raytrail.config import SourcesConfig
+from raytrail.sources.probe import TYPES, Probe
+from raytrail.tail import discovery
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 5.0
+_RETRY_SECONDS, _MOST_RETRY_SECONDS = 1.0, 60.0
+_WELL_SECONDS = 60.0  # one that ran for so long is started again as if for the first time
+
+
+class Raylet(NamedTuple):
+    """A raylet that runs on this node."""
+
+    session_dir: Path
+    gcs_address: str
+    node_id: str
+    """Hex."""
+    pid: int
+    """0 where its processes are not to be seen from here, but its socket is."""
+    is_head: bool
+    """Whether its cluster's GCS runs here, too."""
+
+
+def wanted(sources: SourcesConfig) -> tuple[str, ...]:
+    """Return the event types that are to be polled for."""
+    return tuple(one for one in TYPES if one in sources.types or "ALL" in sources.types)
+
+
+def raylets(temp_dirs: Iterable[Path], proc: Path = _node.PROC) -> Iterator[Raylet]:
+    """Yield the raylets of this node whose sessions are in one of Ray's temporary directories."""
+    seen = [one for one in _node.processes(proc) if one.name == "raylet"]
+    for temp_dir in temp_dirs:
+        visible = False
+        for one in seen:
+            # by name: from another container the same directory may be seen under another path
+            directory = temp_dir / one.session_dir.name
+            said = one.arguments
+            if directory.is_dir() and said.keys() >= {"node_id", "gcs_address"}:
+                visible = True
+                is_head = "head" in said or discovery.nodes(directory).head == said["node_id"]
+                yield Raylet(directory, said["gcs_address"], said["node_id"], one.pid, is_head)
+        if not visible:
+            yield from _behind_a_socket(temp_dir, proc)
+
+
+def _behind_a_socket(temp_dir: Path, proc: Path) -> Iterator[Raylet]:
+    """Yield those that a sidecar shares a network with, and not the processes: Ray's files say what they are."""
+    session = discovery.latest(temp_dir)
+    if session is None or discovery.alive(session, proc) is not True:
+        return
+    with suppress(OSError):  # a node that is about to begin has not written it yet
+        gcs_address = (temp_dir / "ray_current_cluster").read_text().strip()
+        found = discovery.nodes(temp_dir / session)
+        for node_id in found.ids:
+            yield Raylet(temp_dir / session, gcs_address, node_id, 0, node_id == found.head)
+
+
+class Probes:
+    """Starts them, starts them again where they die, and ends them with the agent."""
+
+    def __init__(self) -> None:
+        self._sources, self._temp_dirs = SourcesConfig(), frozenset[Path]()
+        self._kept: dict[Raylet, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+
+    async def configure(self, sources: SourcesConfig, temp_dirs: Iterable[Path]) -> None:
+        """
+        Go on by these settings.
+
+        Args:
+            sources: What is to be written, and how often it is asked for.
+            temp_dirs: Ray's temporary directories whose sessions are exported; none where export is off.
+        """
+        before, self._sources, self._temp_dirs = self._sources, sources, frozenset(temp_dirs)
+        self._changed.set()
+        if sources != before:
+            await self.aclose()  # those that are wanted are started anew
+
+    async def run(self) -> None:
+        """Look again and again which raylets there are; until cancelled."""
+        try:
+            while True:
+                seen = await asyncio.to_thread(self._see) if wanted(self._sources) else []
+                # by the settings of now, which may have changed meanwhile
+                found = {one for one in seen if one.session_dir.parent in self._temp_dirs and self._types(one)}
+                for raylet in self._kept.keys() - found:
+                    await _end(self._kept.pop(raylet, None))
+                for raylet in found - self._kept.keys():
+                    self._kept[raylet] = asyncio.create_task(self._keep(raylet))
+                    self._kept[raylet].add_done_callback(_say_why)
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), _LOOK_SECONDS)
+                self._changed.clear()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """End all of them. Safe to call twice."""
+        kept, self._kept = self._kept, {}
+        for task in kept.values():
+            await _end(task)
+
+    def _see(self) -> list[Raylet]:
+        return list(raylets(self._temp_dirs))
+
+    def _types(self, raylet: Raylet) -> tuple[str, ...]:
+        # the GCS's table is one for all nodes: that beside it asks
+        return tuple(one for one in wanted(self._sources) if one != "PLACEMENT_GROUP" or raylet.is_head)
+
+    async def _keep(self, raylet: Raylet) -> None:
+        """Have a probe of this raylet running until it ends well, which is when the raylet has."""
+        probe = Probe(
+            *(str(raylet.session_dir), raylet.gcs_address, raylet.node_id, raylet.pid),
+            types=self._types(raylet),
+            sources=self._sources,
+        )
+        wait_seconds, told = _RETRY_SECONDS, ""
+        while True:
+            began = time.monotonic()
+            try:
+                code, said = await _run(probe)
+            except OSError as error:  # no memory, or no more processes
+                code, said = BROKEN, str(error)
+            if code == OK:
+                return
+            said = said or f"it ended with {code}"
+            if time.monotonic() - began > _WELL_SECONDS:
+                wait_seconds, told = _RETRY_SECONDS, ""
+            if said != told:
+                log.warning("%s of node %s: %s; tried again now and then", _noun(probe.types), raylet.node_id, said)
+            told = said
+            await asyncio.sleep(wait_seconds)
+            wait_seconds = min(wait_seconds * 2, _MOST_RETRY_SECONDS)
+
+
+async def _run(probe: Probe) -> tuple[int, str]:
+    """Run a probe to its end, and return its exit code and what it said kept it from asking."""
+    command = [sys.executable, "-m", "raytrail.cli._probe", msgspec.json.encode(probe).decode()]
+    # its standard input is at its end once we are gone, however that came about
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    log.info("%s of node %s are asked for by process %d", _noun(probe.types), probe.node_id, process.pid)
+    try:
+        assert process.stdout is not None
+        said = await process.stdout.read()
+        return await process.wait(), said.decode(errors="replace")
+    finally:
+        await _gone(process)
+
+
+async def _gone(process: Process) -> None:
+    assert process.stdin is not None
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+    process.stdin.close()
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    """Log a bug of ours: it costs the events that were to be asked for, and must not cost the others."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("placement groups and objects are not asked for", exc_info=error)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _noun(types: tuple[str, ...]) -> str:
+    return " and ".join(one.lower().replace("_", " ") + "s" for one in types)

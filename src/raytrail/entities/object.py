@@ -1,0 +1,101 @@
+"""
+A reference to an object, from ``EXPORT_OBJECT``, which `raytrail.sources.objects` writes.
+
+Source: `ObjectRefInfo` and `CoreWorkerStats` (common.proto), as the raylet answers them.
+"""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Derived, Emitted, Entity
+
+
+def _said(name: str) -> str:
+    return f"event_data.{name}"
+
+
+OBJECT = Entity(
+    name="object",
+    plural="objects",
+    doc=(
+        "An object, as one worker refers to it: so Ray's State API lists them, and one that three workers refer to has "
+        "three sizes, reasons and ends. It is there as long as one of these rows is not DELETED. Ray exports none: "
+        "Raytrail asks the raylets for them, with `OBJECT` among `sources.types`."
+    ),
+    event_types=("EXPORT_OBJECT",),
+    file_types=("OBJECT",),
+    # a worker refers to an object once, however many of its variables do
+    key=("object_id", "worker_id"),
+    emitted=Emitted(
+        source="the agent, which asks its node's raylet every `sources.object_seconds`, or less often",
+        when="a worker's reference has come, changed or gone",
+        latency="one such interval; 10 s with 10,000 references",
+        missed="everything, unless `OBJECT` is among `sources.types`; objects that live shorter than the interval, "
+        "which `object_gaps` counts",
+    ),
+    columns=(
+        Column("object_id", "id", _said("object_id"), "key", "The object."),
+        Column("worker_id", "id", _said("worker_id"), "key", "Who refers to it."),
+        Column("object_size", "int", _said("object_size"), "last", "Its size in bytes; -1 while that is not known."),
+        Column("task_status", "text", _said("task_status"), "last", "The state of the task that makes it."),
+        Column("attempt_number", "int", _said("attempt_number"), "last", "How often that task was tried."),
+        Column(
+            "reference_type",
+            "text",
+            _said("reference_type"),
+            "last",
+            "Why it is kept: ACTOR_HANDLE, PINNED_IN_MEMORY, LOCAL_REFERENCE, USED_BY_PENDING_TASK or "
+            "CAPTURED_IN_OBJECT.",
+        ),
+        Column("call_site", "text", _said("call_site"), "last", "Where it was made; Ray seldom records that."),
+        Column("type", "text", _said("type"), "last", "WORKER or DRIVER."),
+        Column("pid", "int", _said("pid"), "last", "The worker's process."),
+        Column("ip", "text", _said("ip"), "last", "The worker's address."),
+        Column("node_id", "id", _said("node_id"), "max", "The worker's node."),
+        Column("job_id", "id", _said("job_id"), "max", "The driver job whose task made it."),
+        Column("task_id", "id", _said("task_id"), "max", "The task that made it."),
+        Column(
+            "is_owner",
+            "bool",
+            "= task_status != 'NIL'",
+            "max",
+            "Whether this worker owns it: only an owner knows the state of its task. Not told of actor handles.",
+        ),
+        Column("_change", "text", _said("change"), "last", "CREATED, UPDATED or DELETED."),
+        Column("_time_ns", "int", "time_ns", "max", "When it was seen."),
+        Column(
+            "state",
+            "text",
+            "= CASE WHEN _change = 'DELETED' THEN 'DELETED' ELSE 'REFERENCED' END",
+            "last",
+            "REFERENCED or DELETED.",
+        ),
+        Column(
+            "_seen_ms",
+            "int",
+            "= CASE WHEN _change != 'DELETED' THEN _time_ns // 1000000 END",
+            "min",
+            "When it was first seen.",
+        ),
+        Column(
+            "_deleted_ms",
+            "int",
+            "= CASE WHEN _change = 'DELETED' THEN _time_ns // 1000000 END",
+            "max",
+            "When it was seen no more.",
+        ),
+    ),
+    derived=(
+        Derived("creation_time_ms", "int", "_seen_ms", "When it was first seen, up to a poll after it began."),
+        Derived(
+            "deletion_time_ms",
+            "int",
+            "CASE WHEN state = 'DELETED' THEN _deleted_ms END",
+            "When it was seen no more, up to a poll after its end.",
+        ),
+    ),
+    when="coalesce(_time_ns // 1000000, timestamp * 1000)",
+    sort=("object_id", "worker_id"),
+    state="state",
+    terminal=("DELETED",),
+    closing=(("state", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
+)

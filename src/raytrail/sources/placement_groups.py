@@ -1,0 +1,131 @@
+"""
+Placement groups, on the head node: the GCS's table of them, asked for again and again, as ``PLACEMENT_GROUP`` events.
+
+Ray has no channel and no event for them. Removed groups stay in the table, so that one that lives shorter than the time
+between two answers is seen all the same; its times are in its statistics.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from raytrail.sources.event_file import EventFiles
+from raytrail.sources.recall import recall
+from raytrail.sources.snapshots import Snapshots
+
+EVENT_TYPE = "PLACEMENT_GROUP"
+_MOST = 1_000_000
+_RECALLED_BYTES = 64 * 1024**2
+
+
+class PlacementGroups:
+    """
+    Turns the GCS's answers into events: one for each change of a group, with all that is known of it.
+
+    Args:
+        events: Where they are written.
+        directory: Where a process before this one may have written some.
+    """
+
+    def __init__(self, events: EventFiles, directory: Path) -> None:
+        self._events = events
+        self._snapshots = Snapshots[bytes](_MOST)
+        self._states: dict[bytes, str] = {}
+        for row in recall(directory, EVENT_TYPE, most_bytes=_RECALLED_BYTES):
+            with suppress(KeyError, TypeError, ValueError):  # what is no event of ours
+                self._states[base64.b64decode(row["placement_group_id"])] = str(row["state"])
+        self._snapshots.remember(self._states)
+
+    def take(self, answer: Iterable[Any]) -> None:
+        """Write what has changed; `answer` is all `PlacementGroupTableData` that there are."""
+        groups = {bytes(group.placement_group_id): group for group in answer}
+        # a digest, as the table of a long-lived cluster has every group it ever had
+        changes = self._snapshots.take({key: _digest(group) for key, group in groups.items()})
+        for key in (*changes.created, *changes.updated):
+            row = _row(groups[key])
+            for event in _steps(self._states.get(key, ""), row):
+                self._events.append(EVENT_TYPE, event)
+            self._states[key] = str(row["state"])
+        for key in changes.deleted:
+            if self._states.pop(key) != "REMOVED":
+                self._events.append(EVENT_TYPE, {"placement_group_id": _base64(key), "state": "REMOVED"})
+
+
+def _steps(before: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """
+    Yield the events from a state to that of `row`: those between them, too, where its statistics tell when they were.
+
+    Each that begins a state says since when, in nanoseconds, where Ray does.
+    """
+    state, requested_ns = row["state"], int(row.get("stats", {}).get("creation_request_received_ns", 0))
+    placed_ns = int(row["placement_group_final_bundle_placement_timestamp_ms"]) * 1_000_000
+    since_ns = {"PENDING": requested_ns, "CREATED": placed_ns}
+    if not before and state != "PENDING":
+        bundles = [{**bundle, "node_id": ""} for bundle in row["bundles"]]
+        unplaced = {name: value for name, value in row.items() if name not in ("stats", _PLACED)}
+        yield {**unplaced, "bundles": bundles, "state": "PENDING", "since_ns": requested_ns}
+    if state == "REMOVED" and before in ("", "PENDING", "PREPARED") and placed_ns:
+        yield {**row, "state": "CREATED", "since_ns": placed_ns}
+    yield {**row, "since_ns": since_ns.get(state, 0) if state != before else 0}
+
+
+_PLACED = "placement_group_final_bundle_placement_timestamp_ms"
+
+
+def _row(group: Any) -> dict[str, Any]:
+    """Return the event's fields: ids as Ray's own events have them, what is nested as its State API shows it."""
+    row = _plain(group)
+    for name in ("placement_group_id", "creator_job_id", "creator_actor_id", "soft_target_node_id"):
+        value = getattr(group, name)
+        row[name] = "" if not value.strip(b"\xff") else _base64(value)
+    return row
+
+
+def _digest(group: Any) -> bytes:
+    """
+    Return what changes when the group does.
+
+    One that waits for resources is tried once a second, and so are a thousand: its attempts count as a change each time
+    that their number doubles.
+    """
+    still = type(group)()
+    still.CopyFrom(group)
+    attempts = group.stats.scheduling_attempt.bit_length()
+    for name in ("scheduling_attempt", "scheduling_started_time_ns", "highest_retry_delay_ms"):
+        still.stats.ClearField(name)
+    return hashlib.blake2b(still.SerializeToString(deterministic=True) + bytes([attempts]), digest_size=16).digest()
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """Return a protobuf message's fields, with defaults: ids as hex, enumerations by name, 64-bit integers as text."""
+    values = [(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields]
+    return {
+        field.name: _value(field, value)
+        for field, value in values
+        if not hasattr(value, "DESCRIPTOR") or message.HasField(field.name)
+    }
+
+
+def _value(field: Any, value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, (str, bool, float)):
+        return value
+    if isinstance(value, int):
+        if field.enum_type is not None:
+            known = field.enum_type.values_by_number.get(value)
+            return known.name if known else str(value)
+        return str(value) if field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64) else value
+    if hasattr(value, "items"):
+        inner = field.message_type.fields_by_name["value"]
+        return {key: _value(inner, value[key]) for key in sorted(value)}
+    return _plain(value) if hasattr(value, "DESCRIPTOR") else [_value(field, one) for one in value]

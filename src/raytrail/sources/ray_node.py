@@ -1,0 +1,125 @@
+"""A node of a running Ray, asked over gRPC by the sources that poll: nothing joins the cluster, no job is made."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from raytrail.errors import ConfigError, SourceUnavailable
+
+_ANSWER_SECONDS = 20.0
+_DEAD = 1  # GcsNodeInfo.GcsNodeState
+
+
+class RayNode:
+    """
+    A node: its raylet, and the GCS of its cluster.
+
+    Tokens and TLS are Ray's: RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_USE_TLS and so on, as for any driver.
+
+    Args:
+        gcs_address: ``host:port``.
+        node_id: Which of the cluster's nodes; hex.
+
+    Raises:
+        ConfigError: Ray is not installed here, or does not let us in.
+        SourceUnavailable: The GCS does not answer, or the node is not alive.
+    """
+
+    def __init__(self, gcs_address: str, node_id: str) -> None:
+        self.node_id = node_id
+        self._gcs_address = gcs_address
+        try:
+            # the whole of Ray comes with them: half a second of work and 60 MB
+            self._grpc = importlib.import_module("grpc")
+            self._gcs_calls = importlib.import_module("ray.core.generated.gcs_service_pb2")
+            self._raylet_calls = importlib.import_module("ray.core.generated.node_manager_pb2")
+            gcs = importlib.import_module("ray.core.generated.gcs_service_pb2_grpc")
+            raylet = importlib.import_module("ray.core.generated.node_manager_pb2_grpc")
+            channels, open_channel = importlib.import_module("ray._private.gcs_utils"), _channels().init_grpc_channel
+        except ImportError as error:
+            raise ConfigError(
+                f"placement groups and objects need Ray: {error}; run the agent in Ray's environment, with ray[default]"
+            ) from error
+        self._gcs_channel = channels.create_gcs_channel(gcs_address)
+        self._groups = gcs.PlacementGroupInfoGcsServiceStub(self._gcs_channel)
+        try:
+            self._address = self._find(gcs.NodeInfoGcsServiceStub(self._gcs_channel))
+        except BaseException:
+            self._gcs_channel.close()
+            raise
+        self._raylet_channel = open_channel(self._address, options=channels._GRPC_OPTIONS)
+        self._raylet = raylet.NodeManagerServiceStub(self._raylet_channel)
+
+    def placement_groups(self) -> Sequence[Any]:
+        """
+        Return what the GCS knows of every placement group, removed ones among them (`PlacementGroupTableData`).
+
+        Raises:
+            ConfigError: Ray does not let us in.
+            SourceUnavailable: The GCS does not answer.
+        """
+        request = self._gcs_calls.GetAllPlacementGroupRequest()
+        answer = self._ask("GCS", self._gcs_address, self._groups.GetAllPlacementGroup, request)
+        groups: Sequence[Any] = answer.placement_group_table_data
+        return groups
+
+    def objects(self, limit: int) -> tuple[Any, int, int]:
+        """
+        Return the references that the node's workers hold, with what its store has created until then.
+
+        Args:
+            limit: Most references of one worker; and no further worker is asked once there are as many.
+
+        Returns:
+            A `GetObjectsInfoReply`, how many objects the node's store has created since it began, and when it said
+            so, in nanoseconds since the epoch.
+
+        Raises:
+            ConfigError: Ray does not let us in.
+            SourceUnavailable: The raylet does not answer.
+        """
+        request = self._raylet_calls.GetNodeStatsRequest(include_memory_info=False)
+        # first: what is created between the two is then seen in the second, and not missed
+        stats = self._ask("raylet", self._address, self._raylet.GetNodeStats, request)
+        now_ns = time.time_ns()
+        wanted = self._raylet_calls.GetObjectsInfoRequest(limit=limit)
+        answer = self._ask("raylet", self._address, self._raylet.GetObjectsInfo, wanted)
+        return answer, int(stats.store_stats.cumulative_created_objects), now_ns
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._raylet_channel.close()
+        self._gcs_channel.close()
+
+    def _find(self, nodes: Any) -> str:
+        """Return the raylet's address."""
+        answer = self._ask("GCS", self._gcs_address, nodes.GetAllNodeInfo, self._gcs_calls.GetAllNodeInfoRequest())
+        for node in answer.node_info_list:
+            if node.node_id.hex() == self.node_id and node.state != _DEAD:
+                host = node.node_manager_address
+                return f"[{host}]:{node.node_manager_port}" if ":" in host else f"{host}:{node.node_manager_port}"
+        raise SourceUnavailable(f"node {self.node_id} is not alive, says the GCS at {self._gcs_address}")
+
+    def _ask(self, who: str, address: str, call: Any, request: Any) -> Any:
+        try:
+            return call(request, timeout=_ANSWER_SECONDS)
+        except self._grpc.RpcError as error:
+            said = f"{error.code().name}: {error.details()}"
+            if error.code().name in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+                raise ConfigError(
+                    f"the {who} at {address} does not let us in ({said}); give the agent the cluster's token, with "
+                    f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+                ) from error
+            raise SourceUnavailable(f"the {who} at {address} does not answer ({said})") from error
+
+
+def _channels() -> ModuleType:
+    """Return Ray's module that opens channels with its TLS and its token."""
+    try:
+        return importlib.import_module("ray._private.grpc_utils")
+    except ModuleNotFoundError:
+        return importlib.import_module("ray._private.utils")  # in Ray 2.48

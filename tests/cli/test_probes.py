@@ -1,0 +1,132 @@
+"""Which raylets are asked, by which processes, and what becomes of those; with a real Ray: tests/sources."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from raytrail.cli._probes import Raylet, raylets, wanted
+from raytrail.config import SourcesConfig
+
+NODE, OTHER = "aa" * 28, "bb" * 28
+
+
+@pytest.fixture
+def proc(tmp_path):
+    """The kernel's view of processes that there are not."""
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "net").mkdir()
+    return proc
+
+
+def process(proc, pid, *arguments):
+    (proc / str(pid)).mkdir()
+    (proc / str(pid) / "cmdline").write_bytes(b"\0".join(argument.encode() for argument in arguments) + b"\0")
+
+
+def flags(session_dir, node_id):
+    return (f"--session_dir={session_dir}", f"--node_id={node_id}", "--gcs-address=10.0.0.1:6379")
+
+
+@pytest.mark.parametrize(
+    ("types", "polled"),
+    [
+        ((), ()),
+        (("ALL",), ("PLACEMENT_GROUP", "OBJECT")),
+        (("OBJECT", "SERVE_REPLICA"), ("OBJECT",)),
+        (("DATASET_PROGRESS",), ()),
+    ],
+)
+def test_what_is_polled_for(types, polled):
+    assert wanted(SourcesConfig(types=types)) == polled
+
+
+def test_raylets_are_found_by_their_command_lines(proc, ray_dir, make, tmp_path):
+    process(proc, 7, "/opt/ray/raylet", *flags(f"/elsewhere/{make.SESSION}", NODE), "--head")
+    process(proc, 8, "/opt/ray/raylet", *flags(ray_dir / make.SESSION, OTHER))
+    process(proc, 9, "/opt/ray/raylet", *flags(tmp_path / "session_of_another_directory", NODE))
+    process(proc, 10, "/opt/ray/gcs_server", *flags(ray_dir / make.SESSION, NODE))
+    directory = ray_dir / make.SESSION
+    assert set(raylets([ray_dir], proc)) == {
+        Raylet(directory, "10.0.0.1:6379", NODE, 7, True),
+        Raylet(directory, "10.0.0.1:6379", OTHER, 8, False),
+    }
+    assert list(raylets([tmp_path / "other"], proc)) == []
+
+
+def test_a_raylet_of_another_container_is_found_by_its_socket_and_rays_files(proc, ray_dir, make):
+    directory = ray_dir / make.SESSION
+    assert list(raylets([ray_dir], proc)) == []
+    (directory / f"gcs_server_port_{NODE}").touch()
+    (proc / "net" / "unix").write_text(f"0: 0 0 0 1 01 1 /tmp/ray/{make.SESSION}/sockets/raylet\n")
+    assert list(raylets([ray_dir], proc)) == []  # it has only begun
+    (ray_dir / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    assert list(raylets([ray_dir], proc)) == [Raylet(directory, "10.0.0.1:6379", NODE, 0, True)]
+
+
+@pytest.fixture
+def raylet(ray_dir, make):
+    """A process that looks like the raylet of the session, whose GCS does not answer."""
+    arguments = ["raylet", "-c", "import time; time.sleep(600)", f"--session_dir={ray_dir / make.SESSION}"]
+    arguments += [f"--node_id={NODE}", "--gcs-address=127.0.0.1:1", "--head"]
+    raylet = subprocess.Popen(arguments, executable=sys.executable)
+    yield raylet
+    raylet.kill()
+    raylet.wait()
+
+
+def agent(start, ray_dir, tmp_path, *more, **environ):
+    to = f"file://{tmp_path}/events"
+    return start("agent", "--to", to, "--temp-dir", ray_dir, "--poll-seconds", "0.02", *more, **environ)
+
+
+def started(running):
+    return [said for said in running.messages("INFO") if "are asked for by process" in said]
+
+
+@pytest.mark.slow
+def test_without_ray_it_is_said_once_and_all_else_is_shipped(start, ray_dir, tmp_path, raylet, shipped):
+    (tmp_path / "path" / "ray").mkdir(parents=True)
+    (tmp_path / "path" / "ray" / "__init__.py").write_text("raise ImportError('there is no Ray here')\n")
+    path = os.pathsep.join([str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")])
+    running = agent(start, ray_dir, tmp_path, "--types", "PLACEMENT_GROUP", PYTHONPATH=path)
+    running.wait_for(lambda: len(started(running)) > 2)
+    running.wait_for(lambda: {chunk.event_type for chunk in shipped(tmp_path / "events")} >= {"TASK", "NODE"})
+    assert running.stop() == 0
+    assert running.messages("WARNING") == [
+        f"placement groups of node {NODE}: placement groups and objects need Ray: there is no Ray here; "
+        "run the agent in Ray's environment, with ray[default]; tried again now and then"
+    ]
+    assert "Traceback" not in running.said["err"]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_tried_again(start, ray_dir, tmp_path, raylet):
+    running = agent(start, ray_dir, tmp_path, "--types", "OBJECT")
+    running.wait_for(lambda: len(started(running)) > 2, seconds=90)
+    [said] = running.messages("WARNING")
+    assert said.startswith(f"objects of node {NODE}: the GCS at 127.0.0.1:1 does not answer (UNAVAILABLE: ")
+    assert running.stop() == 0
+
+
+@pytest.mark.slow
+def test_types_are_switched_on_while_it_runs_and_not_where_export_is_off(start, ray_dir, tmp_path, raylet, shipped):
+    file = tmp_path / "raytrail.toml"
+    file.write_text("")
+    running = agent(start, ray_dir, tmp_path, "--config", file)
+    running.wait_for(lambda: shipped(tmp_path / "events"))
+
+    def reload(text):
+        file.write_text(text)
+        before = running.said["err"].count("settings were read again")
+        running.process.send_signal(signal.SIGHUP)
+        running.wait_for(lambda: running.said["err"].count("settings were read again") > before)
+
+    reload('[sources]\ntypes = ["OBJECT"]\n[tail]\nexport = false\n')
+    assert started(running) == []
+    reload('[sources]\ntypes = ["OBJECT"]\n')
+    running.wait_for(lambda: started(running))
+    assert running.stop() == 0

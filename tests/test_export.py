@@ -1,7 +1,11 @@
 """What Ray must be told, and how it meets what Ray is told already."""
 
+from typing import get_args
+
 import pytest
 
+from raytrail.config import SourceType, load
+from raytrail.entities import installed
 from raytrail.errors import ConfigError
 from raytrail.export import (
     HOOKED_TYPES,
@@ -17,6 +21,7 @@ from raytrail.export import (
     parse_types,
     settings,
 )
+from raytrail.sources import probe
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -133,3 +138,15 @@ def test_off_wins_over_all_that_is_set():
     assert (config["enable_export_api_write"], config["preload_python_modules"], config["x"]) == (False, [], 1)
     assert config["enable_export_api_write_config"] == []
     assert said == []
+
+
+def test_what_may_be_switched_on_is_what_there_is():
+    ours = {*HOOKED_TYPES, *PROBED_TYPES}
+    assert set(get_args(SourceType)) == {"ALL", *ours}
+    assert probe.TYPES == PROBED_TYPES
+    assert ours <= {file_type for entity in installed().values() for file_type in entity.file_types}
+
+
+def test_a_source_that_there_is_none_of_stops_the_start():
+    with pytest.raises(ConfigError, match="Invalid enum value 'SERVE'"):
+        load(None, {"RAYTRAIL_SOURCES_TYPES": "OBJECT,SERVE"}, {})

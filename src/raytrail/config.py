@@ -100,10 +100,21 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     """Where the checkpoint is kept, and ``raytrail up`` keeps all that it has."""
 
 
+SourceType = Literal[
+    "ALL",
+    "SERVE_APPLICATION",
+    "SERVE_DEPLOYMENT",
+    "SERVE_REPLICA",
+    "DATASET_PROGRESS",
+    "PLACEMENT_GROUP",
+    "OBJECT",
+]
+
+
 class SourcesConfig(_Table, frozen=True, kw_only=True):
     """Event files that Ray does not write itself."""
 
-    types: tuple[str, ...] = ()
+    types: tuple[SourceType, ...] = ()
     """
     Event types to write: ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``, ``SERVE_REPLICA``, ``DATASET_PROGRESS``,
     ``PLACEMENT_GROUP``, ``OBJECT``; ``ALL`` is all of them, none means none.
@@ -415,7 +426,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 def _from_text(name: str, text: str, kind: Any) -> Any:
     value: Any = text
-    if kind == tuple[str, ...]:
+    if get_origin(kind) is tuple:
         value = tuple(part for part in text.split(",") if part)
     elif get_origin(kind) is dict:
         value = {key: rate for key, _, rate in (part.partition("=") for part in text.split(",") if part)}

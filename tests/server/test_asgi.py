@@ -48,9 +48,9 @@ async def test_an_unknown_cluster_is_not_found_and_the_known_are_named(client):
     [
         ("api/v0/workers", "workers: Ray exports no event of them, so this history does not know them"),
         (
-            "api/v0/cluster_events",
-            "/api/v0/cluster_events is not served by this version; tasks, actors, nodes, jobs, "
-            "placement_groups, objects are",
+            "api/v0/platform_events",
+            "/api/v0/platform_events is not served by this version; tasks, actors, nodes, jobs, "
+            "placement_groups, objects, cluster_events are",
         ),
         (
             "api/v0/objects/summarize",

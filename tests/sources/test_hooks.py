@@ -101,29 +101,34 @@ def test_what_is_told_already_is_not_told_again(thing, source, tmp_path):
     assert len(path.read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize(("types", "on"), [("", False), ("B", False), ("B,A", True), ("ALL", True)])
+@pytest.mark.parametrize(
+    ("types", "on"), [("", False), ("OBJECT", False), ("OBJECT,SERVE_REPLICA", True), ("ALL", True)]
+)
 def test_a_type_is_off_unless_it_is_switched_on(types, on, monkeypatch):
     monkeypatch.setenv("RAYTRAIL_SOURCES_TYPES", types)
     laid = []
-    hooks.lay("A", laid.append)
+    hooks.lay("SERVE_REPLICA", laid.append)
     assert bool(laid) is on
 
 
 def test_a_name_that_is_not_there_is_one_line(monkeypatch, caplog):
-    monkeypatch.setenv("RAYTRAIL_SOURCES_TYPES", "A")
+    monkeypatch.setenv("RAYTRAIL_SOURCES_TYPES", "SERVE_REPLICA")
     monkeypatch.setattr("raytrail.sources.hooks.os.getpid", lambda: 7)
-    hooks.lay("A", lambda _: hooks.need(Thing, "move", "state", "stop"))
+    hooks.lay("SERVE_REPLICA", lambda _: hooks.need(Thing, "move", "state", "stop"))
     [record] = caplog.records
     assert record.name.startswith("raytrail.sources")
-    assert record.getMessage() == f"A is not written by process 7: {__name__}.Thing has no stop in this version of Ray"
+    assert (
+        record.getMessage()
+        == f"SERVE_REPLICA is not written by process 7: {__name__}.Thing has no stop in this version of Ray"
+    )
 
 
 def test_a_wrong_setting_is_one_line_and_no_event(monkeypatch, caplog):
-    monkeypatch.setenv("RAYTRAIL_SOURCES_TYPE", "A")
+    monkeypatch.setenv("RAYTRAIL_SOURCES_TYPE", "SERVE_REPLICA")
     with pytest.raises(ConfigError):
-        hooks.on("A")
+        hooks.on("SERVE_REPLICA")
     laid = []
-    hooks.lay("A", laid.append)
+    hooks.lay("SERVE_REPLICA", laid.append)
     assert not laid
     [record] = caplog.records
     assert "did you mean RAYTRAIL_SOURCES_TYPES?" in record.getMessage()

@@ -37,6 +37,12 @@ CLUSTER_EVENT = Entity(
     derived=(
         Derived("time_ms", "int", "first_event_s * 1000", "When it happened; Ray writes whole seconds."),
         Derived(
+            "time",
+            "text",
+            "strftime(make_timestamp(first_event_s * 1000000), '%Y-%m-%d %H:%M:%S')",
+            "The same as Ray's dashboard shows it, which takes its server's time zone; here it is UTC.",
+        ),
+        Derived(
             "message",
             "text",
             # as _restore_newline in ray/dashboard/modules/event/event_utils.py, Ray 2.60

@@ -237,7 +237,23 @@ OBJECTS = Resource(
     ),
 )
 
-RESOURCES = {resource.noun: resource for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, OBJECTS)}
+CLUSTER_EVENTS = Resource(
+    noun="cluster_events",
+    entity="cluster_event",
+    order=("time",),
+    fields=(
+        Field("severity", "enum", "", filterable=True, optional=False),
+        Field("time", "text", "", optional=False),
+        Field("source_type", "enum", "", filterable=True, optional=False),
+        Field("message", "text", "", optional=False),
+        Field("event_id", "text", "", filterable=True, optional=False),
+        Field("custom_fields", "json", {}, detail=True),
+    ),
+)
+
+RESOURCES = {
+    resource.noun: resource for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, OBJECTS, CLUSTER_EVENTS)
+}
 ASKED_FOR = (PLACEMENT_GROUPS, OBJECTS)
 """Those that Ray exports no event of: an agent asks Ray for them, if it is told to."""
 

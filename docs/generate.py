@@ -461,7 +461,7 @@ def _sentence(kind: type[Exception]) -> str:
 def _fidelity(page: str) -> str:
     """Fill in the tables between the marks of that page; the words around them are written by hand."""
     cannot = [
-        (f"`{resource}`", "all of it" if field == "*" else f"`{field}`", _text(reason))
+        (f"`{resource}`", f"`{field}`", _text(reason))
         for resource, fields in compare.CANNOT.items()
         for field, reason in fields.items()
     ]

@@ -108,6 +108,7 @@ SourceType = Literal[
     "DATASET_PROGRESS",
     "PLACEMENT_GROUP",
     "OBJECT",
+    "WORKER",
 ]
 
 
@@ -117,13 +118,15 @@ class SourcesConfig(_Table, frozen=True, kw_only=True):
     types: tuple[SourceType, ...] = ()
     """
     Event types to write: ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``, ``SERVE_REPLICA``, ``DATASET_PROGRESS``,
-    ``PLACEMENT_GROUP``, ``OBJECT``; ``ALL`` is all of them, none means none.
+    ``PLACEMENT_GROUP``, ``OBJECT``, ``WORKER``; ``ALL`` is all of them, none means none.
     """
     placement_group_seconds: Annotated[float, Positive] = 1.0
     """
     How often the GCS is asked for its placement groups, on the head node. Less often where an answer costs more than a
     hundredth of that.
     """
+    worker_seconds: Annotated[float, Positive] = 1.0
+    """The same for its workers."""
     object_seconds: Annotated[float, Positive] = 1.0
     """
     How often a node's raylet is asked for its workers' object references. Less often where an answer costs more than a

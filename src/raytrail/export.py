@@ -33,7 +33,7 @@ RAY_TYPES = (
 """Event types that Ray writes (`ExportEvent.SourceType`, export_event.proto)."""
 HOOKED_TYPES = ("SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA", "DATASET_PROGRESS")
 """Those that `PRELOAD` writes in Ray's own workers."""
-PROBED_TYPES = ("PLACEMENT_GROUP", "OBJECT")
+PROBED_TYPES = ("PLACEMENT_GROUP", "WORKER", "OBJECT")
 """Those that are asked for beside Ray."""
 TYPES = (*RAY_TYPES, *HOOKED_TYPES, *PROBED_TYPES)
 

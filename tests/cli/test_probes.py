@@ -35,7 +35,7 @@ def flags(session_dir, node_id):
     ("types", "polled"),
     [
         ((), ()),
-        (("ALL",), ("PLACEMENT_GROUP", "OBJECT")),
+        (("ALL",), ("PLACEMENT_GROUP", "WORKER", "OBJECT")),
         (("OBJECT", "SERVE_REPLICA"), ("OBJECT",)),
         (("DATASET_PROGRESS",), ()),
     ],
@@ -97,7 +97,7 @@ def test_without_ray_it_is_said_once_and_all_else_is_shipped(start, ray_dir, tmp
     running.wait_for(lambda: {chunk.event_type for chunk in shipped(tmp_path / "events")} >= {"TASK", "NODE"})
     assert running.stop() == 0
     assert running.messages("WARNING") == [
-        f"placement groups of node {NODE}: placement groups and objects need Ray: there is no Ray here; "
+        f"placement groups of node {NODE}: placement groups, workers and objects need Ray: there is no Ray here; "
         "run the agent in Ray's environment, with ray[default]; tried again now and then"
     ]
     assert "Traceback" not in running.said["err"]

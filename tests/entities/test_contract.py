@@ -173,6 +173,16 @@ STRATEGIES = {
             "task_status": st.sampled_from(["NIL", "FINISHED"]),
         }
     ),
+    "worker": st.builds(
+        lambda id, rest: {"worker_id": id, "worker_type": "WORKER", "pid": 7, **rest},
+        ids,
+        st.one_of(
+            st.fixed_dictionaries({"is_alive": st.just(True), "num_paused_threads": st.integers(0, 1)}),
+            st.fixed_dictionaries(
+                {"is_alive": st.just(False), "exit_type": st.just("SYSTEM_ERROR"), "end_time_ms": ints}
+            ),
+        ),
+    ),
     "object_gap": st.fixed_dictionaries(
         {"node_id": ids, "until_ns": ints, "unseen_objects": st.integers(0, 2), "truncated": st.booleans()}
     ),

@@ -46,11 +46,15 @@ async def test_an_unknown_cluster_is_not_found_and_the_known_are_named(client):
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("api/v0/workers", "workers: Ray exports no event of them, so this history does not know them"),
+        ("api/v0/runtime_envs", "runtime_envs: Ray exports no event of them, so this history does not know them"),
+        (
+            "api/v0/workers",
+            "workers: no event of them has come; agents ask Ray for them with --types WORKER",
+        ),
         (
             "api/v0/platform_events",
             "/api/v0/platform_events is not served by this version; tasks, actors, nodes, jobs, "
-            "placement_groups, objects, cluster_events are",
+            "placement_groups, workers, objects, cluster_events are",
         ),
         (
             "api/v0/objects/summarize",

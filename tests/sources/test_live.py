@@ -28,7 +28,7 @@ from raytrail.testing.ray_cluster import ray_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-RESOURCES = ("placement_groups", "objects")
+RESOURCES = ("placement_groups", "workers", "objects")
 DEADLINE_SECONDS = 120
 
 
@@ -39,7 +39,16 @@ class Agent:
         self.log = root / "agent.log"
         root.mkdir()
         flags = ["--to", f"file://{root}/events", "--state-dir", root, "--temp-dir", cluster.temp_dir]
-        flags += ["--types", "PLACEMENT_GROUP,OBJECT", "--object-seconds", "0.2", "--placement-group-seconds", "0.2"]
+        flags += [
+            "--types",
+            "PLACEMENT_GROUP,WORKER,OBJECT",
+            "--worker-seconds",
+            "0.2",
+            "--object-seconds",
+            "0.2",
+            "--placement-group-seconds",
+            "0.2",
+        ]
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "raytrail", "agent", *map(str, flags)]
             self.process = subprocess.Popen(command, stderr=log)

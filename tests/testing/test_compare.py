@@ -76,12 +76,6 @@ def test_what_the_files_cannot_give_does_not_count():
     assert not compare([live_row], [task(1, call_site=None, task_log_info=ours)], resource="tasks").exact
 
 
-def test_a_resource_without_events_is_exact_with_whatever_we_say():
-    score = compare([{"worker_id": "a", "pid": 1}], [{"worker_id": "a", "pid": 2}], resource="workers")
-    assert score.exact
-    assert score.equal_ratio == 1.0
-
-
 @pytest.mark.parametrize(
     ("live", "exact"),
     [

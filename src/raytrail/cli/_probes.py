@@ -16,7 +16,7 @@ import msgspec
 
 from raytrail.cli import BROKEN, OK, _node
 from raytrail.config import SourcesConfig
-from raytrail.sources.probe import TYPES, Probe
+from raytrail.sources.probe import OF_GCS, TYPES, Probe
 from raytrail.tail import discovery
 
 log = logging.getLogger(__name__)
@@ -122,8 +122,8 @@ class Probes:
         return list(raylets(self._temp_dirs))
 
     def _types(self, raylet: Raylet) -> tuple[str, ...]:
-        # the GCS's table is one for all nodes: that beside it asks
-        return tuple(one for one in wanted(self._sources) if one != "PLACEMENT_GROUP" or raylet.is_head)
+        # the GCS's tables are for all nodes: that beside it asks
+        return tuple(one for one in wanted(self._sources) if one not in OF_GCS or raylet.is_head)
 
     async def _keep(self, raylet: Raylet) -> None:
         """Have a probe of this raylet running until it ends well, which is when the raylet has."""
@@ -177,7 +177,7 @@ async def _gone(process: Process) -> None:
 def _say_why(task: asyncio.Task[None]) -> None:
     """Log a bug of ours: it costs the events that were to be asked for, and must not cost the others."""
     if not task.cancelled() and (error := task.exception()):
-        log.error("placement groups and objects are not asked for", exc_info=error)
+        log.error("Ray is not asked for what it does not export", exc_info=error)
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

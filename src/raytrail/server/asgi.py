@@ -58,7 +58,7 @@ MOMENT_DIGITS = 15
 """Most digits of a moment in milliseconds: enough for some 30 000 years."""
 GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
-NOT_EXPORTED = ("runtime_envs", "workers")
+NOT_EXPORTED = ("runtime_envs",)
 """Resources of Ray's State API that no event tells of, of Ray 2.60's or of ours."""
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
 

@@ -220,6 +220,31 @@ PLACEMENT_GROUPS = Resource(
     ),
 )
 
+_UNKNOWN_MS = (1 << 64) - 1
+"""What Ray shows for a worker's time that it does not know: its -1, in an unsigned field."""
+
+WORKERS = Resource(
+    noun="workers",
+    entity="worker",
+    order=("worker_id",),
+    fields=(
+        Field("worker_id", "id", "", filterable=True, optional=False),
+        Field("is_alive", "bool", False, filterable=True, optional=False),
+        Field("worker_type", "enum", "WORKER", filterable=True, optional=False),
+        Field("exit_type", "enum", filterable=True),
+        Field("node_id", "id", "", filterable=True, optional=False),
+        Field("ip", "text", "", filterable=True, optional=False),
+        Field("pid", "int", 0, filterable=True, optional=False),
+        Field("exit_detail", "text", detail=True),
+        Field("worker_launch_time_ms", "int", _UNKNOWN_MS, detail=True),
+        Field("worker_launched_time_ms", "int", _UNKNOWN_MS, detail=True),
+        Field("start_time_ms", "int", 0, detail=True),
+        Field("end_time_ms", "int", 0, detail=True),
+        Field("debugger_port", "int", filterable=True, detail=True),
+        Field("num_paused_threads", "int", filterable=True, detail=True),
+    ),
+)
+
 OBJECTS = Resource(
     noun="objects",
     entity="object",
@@ -252,9 +277,10 @@ CLUSTER_EVENTS = Resource(
 )
 
 RESOURCES = {
-    resource.noun: resource for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, OBJECTS, CLUSTER_EVENTS)
+    resource.noun: resource
+    for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, WORKERS, OBJECTS, CLUSTER_EVENTS)
 }
-ASKED_FOR = (PLACEMENT_GROUPS, OBJECTS)
+ASKED_FOR = (PLACEMENT_GROUPS, WORKERS, OBJECTS)
 """Those that Ray exports no event of: an agent asks Ray for them, if it is told to."""
 
 

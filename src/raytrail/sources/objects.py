@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raytrail.sources.event_file import EventFiles
+from raytrail.sources.messages import enumerated, in_base64
 from raytrail.sources.recall import recall
 from raytrail.sources.snapshots import Snapshots
 
@@ -22,9 +23,8 @@ GAP_EVENT_TYPE = "OBJECT_GAP"
 
 _TASK_BYTES = 24  # of an object's id, the first: the task that made it
 _JOB_AT = 20  # in a task's id: its last four bytes
-_FIRST_PUT = (
-    100_000_000  # what tasks put is numbered from here on, what they return from 1 (kMaxReturnIndex in Ray's id.h)
-)
+# what tasks put is numbered from here on, what they return from 1 (kMaxReturnIndex in Ray's id.h)
+_FIRST_PUT = 100_000_000
 _INLINED_BYTES = 100 * 1024  # max_direct_call_object_size: what is smaller is returned without the store
 _CALL_SITE_LETTERS = 2000
 _RECALLED_BYTES = 64 * 1024**2
@@ -59,7 +59,7 @@ class Objects:
     def __init__(self, events: EventFiles, node_id: str, limit: int, directory: Path) -> None:
         self._events = events
         self._limit = limit
-        self._node_id = _base64(bytes.fromhex(node_id))
+        self._node_id = in_base64(bytes.fromhex(node_id))
         self._snapshots = Snapshots[_Key](2 * limit)
         self._snapshots.remember(self._left(directory))
         self._stored: set[bytes] = set()
@@ -113,13 +113,13 @@ class Objects:
         object_id, worker_id = key
         event = {
             "change": change,
-            "object_id": _base64(object_id),
-            "worker_id": _base64(worker_id),
+            "object_id": in_base64(object_id),
+            "worker_id": in_base64(worker_id),
             "node_id": self._node_id,
         }
         if reference:
             task_id = object_id[:_TASK_BYTES]
-            event |= {"task_id": _base64(task_id), "job_id": _base64(task_id[_JOB_AT:]), **reference._asdict()}
+            event |= {"task_id": in_base64(task_id), "job_id": in_base64(task_id[_JOB_AT:]), **reference._asdict()}
         self._events.append(EVENT_TYPE, event)
 
     def _left(self, directory: Path) -> set[_Key]:
@@ -137,14 +137,14 @@ def _references(answer: Any) -> Iterator[tuple[_Key, _Reference]]:
     """Yield what Ray's State API would list (`construct_memory_table`, ray/dashboard/memory_utils.py, Ray 2.60)."""
     for worker in answer.core_workers_stats:
         worker_id, pid, ip = worker.worker_id, worker.pid, worker.ip_address
-        kind = "DRIVER" if _name(worker, "worker_type") == "DRIVER" else "WORKER"
+        kind = "DRIVER" if enumerated(worker, "worker_type") == "DRIVER" else "WORKER"
         for ref in worker.object_refs:
             reference_type = _reference_type(ref)
             if reference_type:
                 yield (
                     (ref.object_id, worker_id),
                     _Reference(
-                        *(ref.object_size, reference_type, _name(ref, "task_status"), ref.attempt_number + 1),
+                        *(ref.object_size, reference_type, enumerated(ref, "task_status"), ref.attempt_number + 1),
                         *(ref.call_site[:_CALL_SITE_LETTERS] or "disabled", pid, ip, kind),
                     ),
                 )
@@ -168,13 +168,3 @@ def _in_store(object_id: bytes, reference: _Reference) -> bool:
     """Say whether the node's store had to create the object, and not only its owner's memory."""
     put = int.from_bytes(object_id[_TASK_BYTES:], "little") > _FIRST_PUT
     return put or reference.object_size > _INLINED_BYTES
-
-
-def _name(message: Any, field: str) -> str:
-    number = getattr(message, field)
-    known = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number.get(number)
-    return known.name if known else str(number)
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raytrail.sources.event_file import EventFiles
+from raytrail.sources.messages import in_base64, plain
 from raytrail.sources.recall import recall
 from raytrail.sources.snapshots import Snapshots
 
@@ -53,7 +54,7 @@ class PlacementGroups:
             self._states[key] = str(row["state"])
         for key in changes.deleted:
             if self._states.pop(key) != "REMOVED":
-                self._events.append(EVENT_TYPE, {"placement_group_id": _base64(key), "state": "REMOVED"})
+                self._events.append(EVENT_TYPE, {"placement_group_id": in_base64(key), "state": "REMOVED"})
 
 
 def _steps(before: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -79,10 +80,10 @@ _PLACED = "placement_group_final_bundle_placement_timestamp_ms"
 
 def _row(group: Any) -> dict[str, Any]:
     """Return the event's fields: ids as Ray's own events have them, what is nested as its State API shows it."""
-    row = _plain(group)
+    row = plain(group)
     for name in ("placement_group_id", "creator_job_id", "creator_actor_id", "soft_target_node_id"):
         value = getattr(group, name)
-        row[name] = "" if not value.strip(b"\xff") else _base64(value)
+        row[name] = "" if not value.strip(b"\xff") else in_base64(value)
     return row
 
 
@@ -99,33 +100,3 @@ def _digest(group: Any) -> bytes:
     for name in ("scheduling_attempt", "scheduling_started_time_ns", "highest_retry_delay_ms"):
         still.stats.ClearField(name)
     return hashlib.blake2b(still.SerializeToString(deterministic=True) + bytes([attempts]), digest_size=16).digest()
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _plain(message: Any) -> dict[str, Any]:
-    """Return a protobuf message's fields, with defaults: ids as hex, enumerations by name, 64-bit integers as text."""
-    values = [(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields]
-    return {
-        field.name: _value(field, value)
-        for field, value in values
-        if not hasattr(value, "DESCRIPTOR") or message.HasField(field.name)
-    }
-
-
-def _value(field: Any, value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, (str, bool, float)):
-        return value
-    if isinstance(value, int):
-        if field.enum_type is not None:
-            known = field.enum_type.values_by_number.get(value)
-            return known.name if known else str(value)
-        return str(value) if field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64) else value
-    if hasattr(value, "items"):
-        inner = field.message_type.fields_by_name["value"]
-        return {key: _value(inner, value[key]) for key in sorted(value)}
-    return _plain(value) if hasattr(value, "DESCRIPTOR") else [_value(field, one) for one in value]

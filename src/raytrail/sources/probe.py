@@ -20,13 +20,16 @@ import msgspec
 
 from raytrail.config import SourcesConfig
 from raytrail.errors import SourceTaken, SourceUnavailable
-from raytrail.sources import objects, placement_groups
+from raytrail.sources import objects, placement_groups, workers
 from raytrail.sources.event_file import EventFiles
 from raytrail.sources.objects import Objects
 from raytrail.sources.placement_groups import PlacementGroups
 from raytrail.sources.ray_node import RayNode
+from raytrail.sources.workers import Workers
 
-TYPES = (placement_groups.EVENT_TYPE, objects.EVENT_TYPE)
+OF_GCS = (placement_groups.EVENT_TYPE, workers.EVENT_TYPE)
+"""Those that the GCS is asked for."""
+TYPES = (*OF_GCS, objects.EVENT_TYPE)
 """Event types that are polled for, as in `SourcesConfig.types`."""
 
 _SHARE = 100  # of a core, one part in so many is what a poll may take
@@ -46,7 +49,7 @@ class Probe(msgspec.Struct, frozen=True):
     raylet_pid: int
     """The node's raylet; 0 where its processes are not to be seen from here."""
     types: tuple[str, ...]
-    """Some of `TYPES`; ``PLACEMENT_GROUP`` on the head node only."""
+    """Some of `TYPES`; those of `OF_GCS` on the head node only."""
     sources: SourcesConfig
 
     @property
@@ -169,6 +172,9 @@ def _paces(probe: Probe, node: RayNode, events: EventFiles) -> Iterator[Pace]:
     if placement_groups.EVENT_TYPE in probe.types:
         groups = PlacementGroups(events, probe.events)
         yield Pace(lambda: groups.take(node.placement_groups()), sources.placement_group_seconds, sources.wait_seconds)
+    if workers.EVENT_TYPE in probe.types:
+        known = Workers(events)
+        yield Pace(lambda: known.take(node.workers()), sources.worker_seconds, sources.wait_seconds)
     if objects.EVENT_TYPE in probe.types:
         limit = sources.objects_limit
         held = Objects(events, probe.node_id, limit, probe.events)

@@ -42,10 +42,12 @@ class RayNode:
             channels, open_channel = importlib.import_module("ray._private.gcs_utils"), _channels().init_grpc_channel
         except ImportError as error:
             raise ConfigError(
-                f"placement groups and objects need Ray: {error}; run the agent in Ray's environment, with ray[default]"
+                f"placement groups, workers and objects need Ray: {error}; run the agent in Ray's environment, with "
+                "ray[default]"
             ) from error
         self._gcs_channel = channels.create_gcs_channel(gcs_address)
         self._groups = gcs.PlacementGroupInfoGcsServiceStub(self._gcs_channel)
+        self._workers = gcs.WorkerInfoGcsServiceStub(self._gcs_channel)
         try:
             self._address = self._find(gcs.NodeInfoGcsServiceStub(self._gcs_channel))
         except BaseException:
@@ -66,6 +68,19 @@ class RayNode:
         answer = self._ask("GCS", self._gcs_address, self._groups.GetAllPlacementGroup, request)
         groups: Sequence[Any] = answer.placement_group_table_data
         return groups
+
+    def workers(self) -> Sequence[Any]:
+        """
+        Return what the GCS knows of every worker, dead ones that it still remembers among them (`WorkerTableData`).
+
+        Raises:
+            ConfigError: Ray does not let us in.
+            SourceUnavailable: The GCS does not answer.
+        """
+        request = self._gcs_calls.GetAllWorkerInfoRequest()
+        answer = self._ask("GCS", self._gcs_address, self._workers.GetAllWorkerInfo, request)
+        workers: Sequence[Any] = answer.worker_table_data
+        return workers
 
     def objects(self, limit: int) -> tuple[Any, int, int]:
         """

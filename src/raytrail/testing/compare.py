@@ -43,12 +43,12 @@ CANNOT: Mapping[str, Mapping[str, str]] = {
     },
     "nodes": {},
     "jobs": {},
-    "workers": {"*": "Ray exports no worker events"},
+    "workers": {},
     "placement_groups": {},
     "objects": {},
 }
 """
-Fields that Ray's export files cannot give, and why; ``a.b`` is member b of field a, ``*`` the whole resource.
+Fields that Ray's export files cannot give, and why; ``a.b`` is member b of field a.
 
 They are counted like the others, and do not keep a score from being exact.
 """
@@ -238,7 +238,7 @@ def compare(
                 count["different"],
                 count["missing"],
                 count["excused"],
-                reasons.get(field) or reasons.get("*"),
+                reasons.get(field),
             )
             for field, count in counts.items()
         },

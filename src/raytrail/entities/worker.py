@@ -1,0 +1,80 @@
+"""
+A worker process, from ``EXPORT_WORKER``, which `raytrail.sources.workers` writes.
+
+Source: `WorkerTableData` (gcs.proto), as the GCS answers it.
+"""
+
+from __future__ import annotations
+
+from raytrail.entities import Column, Derived, Emitted, Entity
+
+
+def _said(name: str) -> str:
+    return f"event_data.{name}"
+
+
+WORKER = Entity(
+    name="worker",
+    plural="workers",
+    doc=(
+        "A worker process, or a driver. Ray exports none: Raytrail asks the GCS for them, with `WORKER` among "
+        "`sources.types`."
+    ),
+    event_types=("EXPORT_WORKER",),
+    file_types=("WORKER",),
+    key=("worker_id",),
+    emitted=Emitted(
+        source="the agent on the head node, which asks the GCS every `sources.worker_seconds`",
+        when="one has begun, changed or ended",
+        latency="one such interval; its beginning and its end are written at the time that Ray says",
+        missed="everything, unless `WORKER` is among `sources.types`",
+    ),
+    columns=(
+        Column("worker_id", "id", _said("worker_id"), "key", "The worker."),
+        Column("worker_type", "text", _said("worker_type"), "max", "WORKER, DRIVER, SPILL_WORKER or RESTORE_WORKER."),
+        # one that was dead once stays dead
+        Column("is_alive", "bool", _said("is_alive"), "min", "Whether it is alive."),
+        Column("node_id", "id", _said("node_id"), "max", "Its node."),
+        Column("ip", "text", _said("ip"), "max", "Its node's address."),
+        Column("pid", "int", _said("pid"), "max", "Its process."),
+        Column("exit_type", "text", _said("exit_type"), "last", "Why it ended, as an enumeration."),
+        Column("exit_detail", "text", _said("exit_detail"), "last", "Why it ended, in words."),
+        Column(
+            "worker_launch_time_ms",
+            "int",
+            _said("worker_launch_time_ms"),
+            "max",
+            "When its process was asked for.",
+            unset="-1",
+        ),
+        Column(
+            "worker_launched_time_ms",
+            "int",
+            _said("worker_launched_time_ms"),
+            "max",
+            "When its process had started.",
+            unset="-1",
+        ),
+        Column("start_time_ms", "int", _said("start_time_ms"), "max", "When it was ready.", unset="0"),
+        Column("end_time_ms", "int", _said("end_time_ms"), "max", "When it ended.", unset="0"),
+        Column("debugger_port", "int", _said("debugger_port"), "last", "Where its debugger listens."),
+        Column("num_paused_threads", "int", _said("num_paused_threads"), "last", "Threads that wait for a debugger."),
+        Column(
+            "_since_ns",
+            "int",
+            _said("since_ns"),
+            "max",
+            "When this began, where the GCS keeps that; else it is when it was seen.",
+            unset="0",
+        ),
+        Column("_time_ns", "int", "time_ns", "max", "When it was written."),
+    ),
+    derived=(
+        Derived("state", "text", "CASE WHEN is_alive THEN 'ALIVE' ELSE 'DEAD' END", "ALIVE or DEAD.", stored=True),
+    ),
+    when="coalesce(_since_ns // 1000000, _time_ns // 1000000, timestamp * 1000)",
+    sort=("worker_id",),
+    state="state",
+    terminal=("DEAD",),
+    closing=(("is_alive", "false"), ("end_time_ms", "{end_ms}")),
+)

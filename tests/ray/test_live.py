@@ -113,9 +113,9 @@ async def test_the_end_of_the_session_changes_no_task_that_had_ended(client, ses
 
 
 def test_nothing_that_ray_wrote_is_missing(store, session, recorded_session):
-    directory = recorded_session[0] / "logs" / "export_events"
+    directories = [recorded_session[0] / "logs" / name for name in ("export_events", "events")]
     [cluster] = store.clusters()
-    assert cluster.stored_bytes == sum(path.stat().st_size for path in directory.iterdir())
+    assert cluster.stored_bytes == sum(path.stat().st_size for directory in directories for path in directory.iterdir())
     assert (cluster.missing_bytes, cluster.rejected) == (0, 0)
     assert not any(row.unknown_events for row in store.ledger(session))
 

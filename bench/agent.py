@@ -48,6 +48,40 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"events": events, "cpu": cpu, "wall": wall, "peak": peak}))
 """
 
+BARE = """
+import json, os, resource, sys, time
+from confluent_kafka import Producer
+brokers, name, *files = sys.argv[1:]
+producer = Producer({
+    "bootstrap.servers": brokers, "enable.idempotence": True, "linger.ms": 10, "compression.type": "lz4",
+    "message.max.bytes": 95 * 1024**2, "queue.buffering.max.kbytes": 128 * 1024,
+})
+producer.list_topics(timeout=10)
+acknowledged = 0
+def hear(error, _):
+    global acknowledged
+    acknowledged += error is None
+def spent():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+cpu, wall, sent = -spent(), -time.perf_counter(), 0
+for path in files:
+    descriptor, at = os.open(path, os.O_RDONLY), 0
+    while length := (block := os.pread(descriptor, 256 * 1024, at)).rfind(b"\\n") + 1:
+        at, sent = at + length, sent + 1
+        while True:
+            try:
+                producer.produce(name, block[:length], path, on_delivery=hear)
+                break
+            except BufferError:
+                producer.poll(0.005)
+        producer.poll(0)
+producer.flush()
+assert acknowledged == sent
+print(json.dumps({"cpu": cpu + spent(), "wall": wall + time.perf_counter()}))
+"""
+"""What it costs whoever ships files to Kafka from Python, with none of what an agent is for."""
+
 RSYSLOG = """
 global(workDirectory="{state}" maxMessageSize="64m")
 main_queue(queue.type="FixedArray" queue.size="100000" queue.dequeueBatchSize="4096")
@@ -110,6 +144,14 @@ def drained(data, work, url):
     return json.loads(done.stdout)
 
 
+def bare(data, broker, events):
+    # not by `session_latest`, which is a link to it
+    files = sorted((data / SESSION / "logs" / "export_events").iterdir())
+    command = [sys.executable, "-c", BARE, f"127.0.0.1:{broker.port}", topic(broker, "bare"), *files]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return {**json.loads(done.stdout), "events": events}
+
+
 def rsyslogged(data, work, broker, events):
     state, name = Path(tempfile.mkdtemp(dir=work)), topic(broker, f"rsyslog-{time.time_ns()}")
     configuration = state / "rsyslog.conf"
@@ -131,7 +173,7 @@ def rsyslogged(data, work, broker, events):
 
 
 def measure_kafka(data, work):
-    """Agent: files -> a real Kafka (lz4, acks=all), in chunks and an event a message; rsyslog beside it."""
+    """Agent: files -> a real Kafka (lz4, acks=all), in chunks and an event a message; rsyslog beside it, and a loop."""
     events = sum(json.loads((data / "generated.json").read_text())["events"].values())
     with kafka(work) as broker:
         url = f"kafka://127.0.0.1:{broker.port}/"
@@ -139,12 +181,15 @@ def measure_kafka(data, work):
         peer = rsyslogged(data, work, broker, events)
         single = drained(data, work, url + topic(broker, "single") + "?envelope=event")
         plain = drained(data, work, url + topic(broker, "plain") + "?envelope=chunk")
+        loop = bare(data, broker, events)
     assert chunks["events"] == single["events"] == events
     figures = {}
-    for name, one in (("chunks", chunks), ("chunks, again", plain), ("event a message", single), ("rsyslog", peer)):
+    shippers = {"chunks": chunks, "chunks, again": plain, "event a message": single, "rsyslog": peer, "bare loop": loop}
+    for name, one in shippers.items():
         figures[f"{name}: events/s"] = one["events"] / one["wall"]
         figures[f"{name}: CPU-s/M events"] = one["cpu"] / one["events"] * 1e6
-        figures[f"{name}: peak MB"] = one["peak"]
+        if "peak" in one:
+            figures[f"{name}: peak MB"] = one["peak"]
     ours = figures["chunks: CPU-s/M events"]
     figures["rsyslog's CPU per event, by that of chunks"] = figures["rsyslog: CPU-s/M events"] / ours
     return figures

@@ -6,6 +6,20 @@ import subprocess
 
 import pytest
 
+# minutes each: begun last, they would leave one of two cores idle
+LONGEST = (
+    "test_survival.py",
+    "test_kafka.py",
+    "test_ray.py",
+    "test_tailer_machine.py",
+    "test_live.py",
+    "test_hooked_ray.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture
 def anyio_backend():

@@ -68,6 +68,8 @@ class Line:
 
     def stop(self, name, seconds=60):
         process = self.processes.pop(name)
+        # one that was started just now may not have got so far as to listen to it, and would end as any program does
+        wait_for(lambda: process.poll() is not None or catches(process.pid, signal.SIGTERM), seconds, f"{name} is up")
         process.terminate()
         assert process.wait(seconds) == 0, (self.root / f"{name}.log").read_text()[-2000:]
 
@@ -136,6 +138,14 @@ class Line:
                 assert found == written[f"{states}_states"]
         for path in Path(self.store).rglob("*.parquet"):
             assert path.read_bytes()[-4:] == b"PAR1", f"torn: {path}"
+
+
+def catches(pid, number):
+    """Whether a process has a handler for a signal (proc_pid_status(5))."""
+    [caught] = [
+        line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt")
+    ]
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def wait_for(condition, seconds, what):

@@ -99,7 +99,7 @@ def test_ray_job(address):
 
 def test_the_reason_of_a_refusal_reaches_the_user(address):
     done = ray("list", "workers", "--address", address)
-    assert "workers: Ray exports no event of them, so this history does not know them" in done.stderr
+    assert "workers: no event of them has come; agents ask Ray for them with --types WORKER" in done.stderr
 
 
 def test_the_address_in_the_environment_wins(address):

@@ -6,20 +6,6 @@ import subprocess
 
 import pytest
 
-# minutes each: begun last, they would leave one of two cores idle
-LONGEST = (
-    "test_survival.py",
-    "test_kafka.py",
-    "test_ray.py",
-    "test_tailer_machine.py",
-    "test_live.py",
-    "test_hooked_ray.py",
-)
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
 
 @pytest.fixture
 def anyio_backend():
@@ -29,6 +15,7 @@ def anyio_backend():
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
     """A command sets up the whole process's logging; the next test's begins anew."""
+    logging.getLogger("raytrail").setLevel(logging.NOTSET)  # a fixture of several tests may have run one
     before = [(log, log.level, log.handlers[:]) for log in (logging.getLogger(), logging.getLogger("raytrail"))]
     yield
     for log, level, handlers in before:

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "errors": set(),
     "event": set(),
     "config": set(),
-    "export": set(),
+    "export": {"config"},
     "entities": {"event"},
     "sources": {"event", "config"},
     "tail": {"event", "config"},

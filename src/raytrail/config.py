@@ -100,22 +100,16 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     """Where the checkpoint is kept, and ``raytrail up`` keeps all that it has."""
 
 
-SourceType = Literal[
-    "ALL",
-    "SERVE_APPLICATION",
-    "SERVE_DEPLOYMENT",
-    "SERVE_REPLICA",
-    "DATASET_PROGRESS",
-    "PLACEMENT_GROUP",
-    "OBJECT",
-    "WORKER",
-]
+HookedType = Literal["SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA", "DATASET_PROGRESS"]
+"""Event types that are written in Ray's own processes."""
+ProbedType = Literal["PLACEMENT_GROUP", "WORKER", "OBJECT"]
+"""Event types that Ray is asked for."""
 
 
 class SourcesConfig(_Table, frozen=True, kw_only=True):
     """Event files that Ray does not write itself."""
 
-    types: tuple[SourceType, ...] = ()
+    types: tuple[Literal["ALL"] | HookedType | ProbedType, ...] = ()
     """
     Event types to write: ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``, ``SERVE_REPLICA``, ``DATASET_PROGRESS``,
     ``PLACEMENT_GROUP``, ``OBJECT``, ``WORKER``; ``ALL`` is all of them, none means none.

@@ -14,8 +14,9 @@ Names, defaults and effects are those of Ray 2.60 (ray_config_def.h, task_event_
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from raytrail.config import HookedType, ProbedType
 from raytrail.errors import ConfigError
 
 RAY_TYPES = (
@@ -31,9 +32,9 @@ RAY_TYPES = (
     "DATASET_OPERATOR_SCHEMA",
 )
 """Event types that Ray writes (`ExportEvent.SourceType`, export_event.proto)."""
-HOOKED_TYPES = ("SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA", "DATASET_PROGRESS")
+HOOKED_TYPES: tuple[str, ...] = get_args(HookedType)
 """Those that `PRELOAD` writes in Ray's own workers."""
-PROBED_TYPES = ("PLACEMENT_GROUP", "WORKER", "OBJECT")
+PROBED_TYPES: tuple[str, ...] = get_args(ProbedType)
 """Those that are asked for beside Ray."""
 TYPES = (*RAY_TYPES, *HOOKED_TYPES, *PROBED_TYPES)
 

@@ -108,6 +108,8 @@ def test_a_session_whose_export_was_off_says_so(tmp_path):
 
 
 def test_a_directory_that_is_none_of_these_says_what_to_give(tmp_path):
+    tmp_path = tmp_path / "events"  # anybody's, outside of logs
+    tmp_path.mkdir()
     with pytest.raises(ConfigError) as error:
         locate(tmp_path)
     assert str(error.value) == (

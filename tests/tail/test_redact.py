@@ -130,6 +130,8 @@ def test_variables_that_an_entrypoint_sets_are_masked(entrypoint, masked, event_
     assert len(hidden) == len(line)
     assert json.loads(hidden)["event_data"] == {"entrypoint": masked, "z": "A=1"}
     assert redact(line, "TASK") is line
+    if entrypoint == masked:
+        assert hidden is line
 
 
 def test_with_no_names_nothing_is_masked():

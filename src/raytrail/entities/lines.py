@@ -20,7 +20,8 @@ from raytrail.entities.sql import in_log
 from raytrail.errors import EventError
 
 _SPAN = {"event_name": "text", "start_time": "int", "end_time": "int", "extra_data": "text"}
-_TOP = ("source_type", "timestamp", "event_id")
+_OF_ALL = ("source_type", "timestamp")  # every line has them, whatever its columns are
+_TOP = (*_OF_ALL, "event_id")
 
 
 class Sorted(NamedTuple):
@@ -84,7 +85,7 @@ def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
         optional: list[Any] = []
         for field, node in tree.items():
             below = f"{path}{field}"
-            if below in _TOP[:2]:  # below, for all
+            if below in _OF_ALL:
                 continue
             if isinstance(node, dict):
                 kind: Any = struct(f"{name}_{field}", node, f"{below}.")

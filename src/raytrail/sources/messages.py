@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from typing import Any
 
 
 def in_base64(value: bytes) -> str:
     """Return an id as Ray's own events have it."""
     return base64.b64encode(value).decode()
+
+
+def digest(message: Any) -> bytes:
+    """Return what changes when a message does: small, as the tables of a long-lived cluster are not."""
+    return hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
 def enumerated(message: Any, field: str) -> str:

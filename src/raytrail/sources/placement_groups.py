@@ -8,14 +8,13 @@ between two answers is seen all the same; its times are in its statistics.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from raytrail.sources.event_file import EventFiles
-from raytrail.sources.messages import in_base64, plain
+from raytrail.sources.messages import digest, in_base64, plain
 from raytrail.sources.recall import recall
 from raytrail.sources.snapshots import Snapshots
 
@@ -45,7 +44,6 @@ class PlacementGroups:
     def take(self, answer: Iterable[Any]) -> None:
         """Write what has changed; `answer` is all `PlacementGroupTableData` that there are."""
         groups = {bytes(group.placement_group_id): group for group in answer}
-        # a digest, as the table of a long-lived cluster has every group it ever had
         changes = self._snapshots.take({key: _digest(group) for key, group in groups.items()})
         for key in (*changes.created, *changes.updated):
             row = _row(groups[key])
@@ -99,4 +97,4 @@ def _digest(group: Any) -> bytes:
     attempts = group.stats.scheduling_attempt.bit_length()
     for name in ("scheduling_attempt", "scheduling_started_time_ns", "highest_retry_delay_ms"):
         still.stats.ClearField(name)
-    return hashlib.blake2b(still.SerializeToString(deterministic=True) + bytes([attempts]), digest_size=16).digest()
+    return digest(still) + bytes([attempts])

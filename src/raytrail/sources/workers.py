@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from raytrail.sources.event_file import EventFiles
-from raytrail.sources.messages import enumerated, in_base64
+from raytrail.sources.messages import digest, enumerated, in_base64
 from raytrail.sources.snapshots import Snapshots
 
 EVENT_TYPE = "WORKER"
@@ -37,12 +37,12 @@ class Workers:
 
     def take(self, answer: Iterable[Any]) -> None:
         """Write what has changed; `answer` is all `WorkerTableData` that there are."""
-        rows = {bytes(worker.worker_address.worker_id): _row(worker) for worker in answer}
-        changes = self._snapshots.take(rows)
+        workers = {bytes(worker.worker_address.worker_id): worker for worker in answer}
+        changes = self._snapshots.take({key: digest(worker) for key, worker in workers.items()})
         for key in (*changes.created, *changes.updated):
-            for event in _steps(rows[key], began=key in self._alive):
+            for event in _steps(_row(workers[key]), began=key in self._alive):
                 self._events.append(EVENT_TYPE, event)
-        self._alive = {key for key, row in rows.items() if row["is_alive"]}
+        self._alive = {key for key, worker in workers.items() if worker.is_alive}
 
 
 def _steps(row: dict[str, Any], *, began: bool) -> Iterator[dict[str, Any]]:

@@ -154,8 +154,9 @@ def _locate(path: Path) -> list[Session]:
     if (path / _EVENTS).is_dir():
         directory = path.parent if path.name == "logs" else path
         return [Session(directory.name, path / name, directory) for name in (_EVENTS, _CLUSTER_EVENTS)]
-    if path.name in (_EVENTS, _CLUSTER_EVENTS) or any(map(parse, os.listdir(path))):
-        if path.parent.name == "logs":
+    in_logs = path.name in (_EVENTS, _CLUSTER_EVENTS) and path.parent.name == "logs"
+    if in_logs or path.name == _EVENTS or any(map(parse, os.listdir(path))):
+        if in_logs:
             return [Session(path.parents[1].name, path, path.parents[1])]
         around = next((parent for parent in path.parents if parent.name.startswith("session_")), None)
         return [Session(around.name if around else path.name, path, around)]

@@ -27,7 +27,7 @@ _PASSWORD = re.compile(rb"://[^\s/\"'\\@:]*:([^\s/\"'\\@]+)@")
 _ENTRYPOINT = re.compile(rb'"entrypoint"\s*:\s*"((?:[^"\\\n]|\\.)*)')
 _COMMAND = re.compile(rb"(?:\A|[;&|(]|\\n|\b(?:env|export)(?:\s+-\S+)*(?=\s))\s*")
 _VARIABLE = re.compile(rb"""[A-Za-z_]\w*=((?:\\"(?:[^"\\]|\\[^"])*(?:\\")?|'[^']*'?|\\[^"n]|[^\s;&|()'\\])*)\s*""")
-_WITH_ENTRYPOINT = ("DRIVER_JOB", "SUBMISSION_JOB")
+_WITH_ENTRYPOINT = ("DRIVER_JOB", "SUBMISSION_JOB")  # tasks, by far the most bytes, are not searched for what they lack
 _QUOTE, _NEWLINE = b'"\n'
 _OPENING, _CLOSING = b"{[", b"}]"
 _KNOWN = 1000  # values that are remembered
@@ -78,8 +78,10 @@ class Redactor:
                 _mask(masked, [password.span(1)])
             at = data.find(b"@", at + 1)
         for entrypoint in _ENTRYPOINT.finditer(data) if event_type in _WITH_ENTRYPOINT else ():
-            masked = bytearray(data) if masked is None else masked
-            _mask(masked, [(entrypoint.start(1) + a, entrypoint.start(1) + b) for a, b in _variables(entrypoint[1])])
+            begins = entrypoint.start(1)
+            if spans := [(begins + start, begins + end) for start, end in _variables(entrypoint[1])]:
+                masked = bytearray(data) if masked is None else masked
+                _mask(masked, spans)
         return data if masked is None else bytes(masked)
 
     def _hidden(self, value: re.Match[bytes]) -> tuple[bytes, bytes]:

@@ -287,6 +287,41 @@ async def test_the_first_of_a_partition_is_not_lost_where_its_leader_takes_the_s
 
 
 @pytest.mark.slow
+async def test_after_a_while_without_any_a_partitions_next_message_goes_alone_again(kafka, monkeypatch):
+    # brokers forget a producer that sends nothing, by default after a day
+    topic = uuid4().hex
+    sent = numbered(5, files=1)
+    produced = []
+
+    def count(data):
+        produced.extend([data] if data[4:6] == b"\0\0" else [])  # Produce
+        return data
+
+    async def under_way(pubsub, *chunks):
+        """How many are sent while no answer comes to the first of them."""
+        produced.clear()
+        sending = []
+        for one in chunks:
+            sending.append(asyncio.create_task(pubsub.publish(one)))
+            await asyncio.sleep(0.2)
+        count_then = len(produced)
+        await asyncio.gather(*sending)
+        return count_then
+
+    async with (
+        Proxy(kafka.proxied_port, kafka.behind_port) as proxy,
+        aclosing(connect(kafka.url(topic, proxied=True, partitions=1))) as pubsub,
+    ):
+        proxy.change_request = count
+        await pubsub.publish(sent[0])
+        proxy.answer_delay_seconds = 1
+        assert await under_way(pubsub, *sent[1:3]) == 2
+        monkeypatch.setattr("raytrail.pubsub.kafka._KNOWN_SECONDS", 0.0)
+        await pubsub.publish(sent[3])
+        assert await under_way(pubsub, sent[4], sent[0]) == 1
+
+
+@pytest.mark.slow
 async def test_a_broker_that_falls_silent_is_given_up_and_what_it_had_all_the_same_comes_twice_in_order(kafka):
     url = kafka.url(proxied=True, timeout_seconds=2)
     sent = numbered(60, files=2)

@@ -1,22 +1,36 @@
 # Needs Python 3.10 or newer and make; everything else goes into .venv.
 #   make demo    see a dead Ray cluster's tasks (DEMO_ARGS=--once: compare, print, exit)
-#   make test    all tests, brokers included;  make test-fast: those that need a minute
+#   make test    all tests, brokers included;  make test-fast: those that are quick each
+#   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
 #   make brokers the real servers that tests and benchmarks start: Kafka's jars, and Debian's packages as root
 # 3.11.7 comes last: Hypothesis trips over a bug of that CPython now and then (gh-106905)
 PYTHONS := python3.12 python3.13 python3.10 $(wildcard $(PYENV_ROOT)/versions/3.12.*/bin/python) python3 python3.11
 PYTHON ?= $(firstword $(shell for p in $(PYTHONS); do "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p"; done))
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
+# of that Ray's time: its Serve asks for what protobuf 7 has not, which grpcio-reflection asks for
+OLDEST_RAY := ray[data,default,serve]==2.48.0 protobuf==6.33.6
+OLDEST_TESTS := tests/ray/test_live.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+# a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast brokers lint types docs bench clean
+.PHONY: demo test test-fast test-oldest brokers lint types docs bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv sync --quiet --frozen --active --all-extras --all-groups
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv sync --quiet --frozen --active --all-extras --all-groups --compile-bytecode
+	touch $@
+
+$(OLDEST)/.installed: $(VENV)/.installed
+	$(PYTHON) -m venv $(OLDEST)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv export --quiet --frozen --all-extras --all-groups --no-emit-project --no-hashes \
+		| grep -vE '^(ray|protobuf|grpcio-reflection)==' > $(OLDEST)/requirements.txt
+	VIRTUAL_ENV=$(abspath $(OLDEST)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(OLDEST)/requirements.txt $(foreach one,$(OLDEST_RAY),'$(one)') -e .
 	touch $@
 
 demo: $(VENV)/.installed
@@ -26,11 +40,14 @@ brokers:
 	sh tests/brokers/fetch.sh
 
 test: $(VENV)/.installed brokers
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-oldest: $(OLDEST)/.installed brokers
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(OLDEST_TESTS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -46,4 +63,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(OLDEST) build dist

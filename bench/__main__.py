@@ -10,6 +10,7 @@ time of that process and its threads: they bear a busy machine better than wall 
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -22,9 +23,11 @@ import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
-from bench import agent, gcs, profiles
+from bench import agent, gcs, pairs, polling, profiles
+from bench.polling import quantiles, serving
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
 from raytrail.pubsub import connect
@@ -189,11 +192,6 @@ def measure_replay(data, work):
     return measured.figures(len(tasks), "tasks", **{"events/s/core": events / measured.cpu})
 
 
-def quantiles(took):
-    took.sort()
-    return took[len(took) // 2] * 1000, took[min(len(took) - 1, int(len(took) * 0.95))] * 1000
-
-
 def measure_query(data, work):
     """A sealed session: the engine's answers, and the server's over HTTP."""
     store_dir = work / "store"
@@ -249,14 +247,15 @@ def measure_query_only(data, work):
 
 
 def over_http(work, jobs, ids, middle_ms):
-    server = subprocess.Popen([sys.executable, "-c", SERVER, str(work / "store")], stdout=subprocess.PIPE, text=True)
-    try:
-        base = f"{server.stdout.readline().strip().rstrip('/')}/clusters/{SESSION}"
+    with serving(work / "store") as (server, url):
+        base = f"{url}/clusters/{SESSION}"
+
+        asked = itertools.count()
 
         def get(path):
             at = time.perf_counter()
-            # a query of its own each time: what is cached is not what is measured
-            with urllib.request.urlopen(base + path, timeout=120) as answer:
+            # a query of its own each time: answers that the server keeps are not what is measured
+            with urllib.request.urlopen(f"{base}{path}&asked={next(asked)}", timeout=120) as answer:
                 answer.read()
             return time.perf_counter() - at
 
@@ -268,11 +267,14 @@ def over_http(work, jobs, ids, middle_ms):
                 + "&"
                 + where.format("state", "FAILED")
             ),
+            "list 10,000 of a job": lambda n: (
+                "/api/v0/tasks?limit=10000&detail=True&" + where.format("job_id", jobs[n % len(jobs)])
+            ),
             "get a task": lambda n: "/api/v0/tasks?detail=True&" + where.format("task_id", ids[n % 50]),
             "summarize a job": lambda n: "/api/v0/tasks/summarize?" + where.format("job_id", jobs[n % len(jobs)]),
             "100 tasks at T": lambda n: f"/at/{middle_ms - n}/api/v0/tasks?limit=100",
         }
-        figures = {}
+        figures = {"HTTP, the first page of the dashboard, from the disk, ms": first_page(base)}
         for name, path in paths.items():
             get(path(0))
             for clients in (1, 8):
@@ -283,27 +285,46 @@ def over_http(work, jobs, ids, middle_ms):
             if line.startswith("VmHWM"):
                 figures["server peak MB"] = int(line.split()[1]) / 1024
         return figures
-    finally:
-        server.terminate()
-        server.wait()
 
 
-SERVER = """
-import asyncio, sys
-from pathlib import Path
-from raytrail.config import ServerConfig, StoreConfig
-from raytrail.server import serve
-from raytrail.store import Store
-store = Store.open(Path(sys.argv[1]), StoreConfig(threads=2))
-asyncio.run(serve(store, ServerConfig(port=0), ready=lambda url: print(url, flush=True), stop=asyncio.Event()))
-"""
+def first_page(base):
+    """Ask for what the dashboard's first page shows, all at once, of a server that has just started."""
+    with suppress(OSError):  # only root may have the system forget what it read from the disk
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    paths = ("", *polling.PAGES[0], "api/version", "api/v0/tasks/summarize")
+    began = time.perf_counter()
+    with ThreadPoolExecutor(len(paths)) as pool:
+        list(pool.map(lambda path: urllib.request.urlopen(f"{base}/{path}", timeout=120).read(), paths))
+    return (time.perf_counter() - began) * 1000
+
+
+def measure_polling(data, work):
+    """Server: 50 browsers on 20 sealed clusters, each polling its page of the dashboard every 4 s."""
+    return polling.measure(work / "store", polling.fill(chunks(data, work), work / "store"))
+
 
 MEASUREMENTS = {
     name.removeprefix("measure_"): function
-    for name, function in {**globals(), **vars(agent), **vars(gcs), **vars(profiles)}.items()
+    for name, function in {**globals(), **vars(agent), **vars(gcs), **vars(profiles), **vars(pairs)}.items()
     if name.startswith("measure_")
 }
-LISTED = ("drain", "append", "live", "rebuild", "replay", "query", "kafka", "steady", "idle", "ray", "gcs", "profiles")
+LISTED = (
+    "drain",
+    "append",
+    "live",
+    "rebuild",
+    "replay",
+    "query",
+    "polling",
+    "kafka",
+    "steady",
+    "idle",
+    "ray",
+    "gcs",
+    "profiles",
+    "sources",
+    "lean",
+)
 
 
 def fresh(name, data, work):

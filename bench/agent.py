@@ -2,19 +2,17 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.brokers.kafka import Kafka
 
 from raytrail.testing.generate import SESSION
-from raytrail.testing.ray_cluster import ray_cluster
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PARTITIONS = 4
@@ -196,8 +194,8 @@ def measure_kafka(data, work):
 
 
 @contextmanager
-def agent(work, temp_dir, url):
-    flags = ["--to", url, "--temp-dir", temp_dir, "--sessions", "all", "--state-dir", work / "state"]
+def agent(work, temp_dir, url, *more):
+    flags = ["--to", url, "--temp-dir", temp_dir, "--sessions", "all", "--state-dir", work / "state", *more]
     with (work / "agent.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "raytrail", "agent", *map(str, flags)], stdout=log, stderr=log
@@ -278,57 +276,3 @@ def measure_idle(_, work):
             cpu += cpu_seconds(process.pid)
             peak = peak_mb(process.pid)
     return {"% of a core": cpu / IDLE_SECONDS * 100, "peak MB": peak}
-
-
-TASKS = """
-import sys, time, ray
-ray.init(address=sys.argv[1], log_to_driver=False)
-@ray.remote(num_cpus=0.5)
-def nothing():
-    pass
-ray.get([nothing.remote() for _ in range(1000)])
-for _ in sys.stdin:
-    began = time.perf_counter()
-    ray.get([nothing.remote() for _ in range(5000)])
-    print(5000 / (time.perf_counter() - began), flush=True)
-"""
-
-
-def measure_ray(_, work):
-    """Ray: no-op tasks a second with its export on, alone and with an agent beside it, in turn."""
-    with ray_cluster(num_cpus=2) as cluster:
-        driver = subprocess.Popen(
-            [sys.executable, "-c", TASKS, cluster.address],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=cluster.environment,
-        )
-
-        def rate():
-            driver.stdin.write("\n")
-            driver.stdin.flush()
-            return float(driver.stdout.readline())
-
-        def warm():
-            # after a pause Ray starts workers anew: the first rounds are slow, whoever is beside it
-            time.sleep(2)
-            return [rate() for _ in range(4)][-2:]
-
-        try:
-            rate()
-            pairs = []
-            for turn in range(6):
-                rates = {}
-                for beside in (False, True) if turn % 2 else (True, False):
-                    with agent(work, cluster.session_dir.parent, f"file://{work}/events") if beside else nullcontext():
-                        rates[beside] = statistics.mean(warm())
-                pairs.append((rates[False], rates[True]))
-        finally:
-            driver.stdin.close()
-            driver.wait()
-    return {
-        "alone, tasks/s": statistics.median(alone for alone, _ in pairs),
-        "with the agent, tasks/s": statistics.median(beside for _, beside in pairs),
-        "slower by, % (median of 6 pairs)": statistics.median((1 - beside / alone) * 100 for alone, beside in pairs),
-    }

@@ -252,7 +252,7 @@ def report(up: Up, session: str, said: dict[str, Any]) -> bool:
     """Print what Ray said beside what the history says; return whether they agree."""
     moment = said["ended_ms"]
     then = {noun: up.rows(f"{session}/at/{moment}", noun) for noun in STATES}
-    last = {noun: up.rows(session, noun) for noun in STATES}
+    last = {noun: up.rows(f"{session}/final", noun) for noun in STATES}
     scores = [compare(said[noun], then[noun], resource=noun) for noun in STATES]
     ledger = up.ask(f"/api/clusters/{session}")["ledger"]
     at = time.strftime("%H:%M:%S", time.gmtime(moment / 1000))
@@ -332,7 +332,7 @@ def untold(scores: list[Score]) -> Iterator[str]:
             yield f"{score.resource} {', '.join(never)}"
         some = {name: field.excused for name, field in score.fields.items() if field.excused}
         if some:
-            yield f"{', '.join(some)} of {count(max(some.values()), score.resource)} whose worker was killed"
+            yield f"{', '.join(some)} of some {score.resource} (docs/why/fidelity.md says which)"
 
 
 def table(left: tuple[str, ...], *right: str) -> Table:

@@ -23,11 +23,10 @@ import msgspec
 
 from raytrail import cli, config, errors, export
 from raytrail.config import ServerConfig
-from raytrail.entities import Column, Derived, Entity, installed, sql
+from raytrail.entities import Column, Derived, Entity, fidelity, installed, sql
 from raytrail.entities.public import event_type, field_name, json_schema, schema
-from raytrail.server import asgi, jobs_api, state_api
+from raytrail.server import asgi, coverage, jobs_api, ray_api, state_api
 from raytrail.store import Store
-from raytrail.testing import compare
 
 DOCS = Path(__file__).parent
 MADE = "<!-- Made by docs/generate.py from the code: change the code, then run `make docs`. -->\n"
@@ -40,17 +39,17 @@ ENDPOINTS: Mapping[str, str] = {
     "/api/clusters": "All clusters, newest first, as JSON.",
     "/api/clusters/{id}": "One cluster with its whole ledger, as JSON.",
     "/clusters/{id}": "To the same with a slash at its end.",
-    "/clusters/{id}/": "The cluster's page: counts by state, its ledger, and the commands to ask it.",
-    "/clusters/{id}/api/v0/{noun}": "Ray's State API: a list. See below.",
-    "/clusters/{id}/api/v0/{noun}/summarize": "Ray's State API: a summary of `tasks` or `actors`, by name and state.",
-    "/clusters/{id}/api/version": "The version that Ray's clients ask for before anything else.",
-    "/clusters/{id}/api/ray/version": "The same.",
-    "/clusters/{id}/api/jobs/": "Ray's Jobs API: all jobs, submissions first.",
-    "/clusters/{id}/api/jobs/{job}": "Ray's Jobs API: the job of that job id or submission id.",
+    "/clusters/{id}/": "Ray's own dashboard, where a Ray is installed beside the server; else the page below.",
+    "/clusters/{id}/about": "Our page of a cluster: counts by state, its ledger, and the commands to ask it.",
+    "/clusters/{id}/static/{file:path}": "Files of Ray's dashboard.",
+    "/clusters/{id}/favicon.ico": "The same.",
+    "/clusters/{id}/raytrail-bar.js": "The bar above Ray's dashboard.",
+    **{f"/clusters/{{id}}{path}": answer.__doc__ or "" for path, answer in ray_api.RAY_ROUTES},
+    "/clusters/{id}/api/jobs/{job}/logs/tail": "WebSocket, for `ray job logs --follow`: the same as text, to its end.",
     "/clusters/{id}/{rest:path}": "501, with a word on what is served. See Errors below.",
 }
-"""What each route answers; those under ``/clusters/{id}/at/{ms}`` answer the same of another moment."""
-AT = "/clusters/{id}/at/{ms}"
+"""What each route answers; those under a moment answer the same of another one."""
+MOMENTS = ("/clusters/{id}/at/{ms}", "/clusters/{id}/final")
 
 
 def pages() -> dict[str, str]:
@@ -114,6 +113,14 @@ def _ray_settings() -> str:
         (f"`{export.SOURCES}`", f"some of {_listed((*export.HOOKED_TYPES, *export.PROBED_TYPES))}"),
         (f"`{export.TRAIN}`", "1 for TRAIN_RUN or TRAIN_RUN_ATTEMPT, else 0"),
     ]
+    which += [
+        (f"`RAY_{name}`<br>`{name}`", f"1 with `--http-events`, for {_listed(of)}; else not set")
+        for name, of in export.HTTP_SWITCHES.items()
+    ]
+    which += [
+        (f"`{export.HTTP_ADDRESS}`", "with `--http-events`: where to post them"),
+        (f"`{export.HTTP_TYPES}`", "with `--http-events`: ALL"),
+    ]
     how = [
         (
             f"`{one.variable}`<br>`{one.name}`",
@@ -146,6 +153,8 @@ Ray's own types: {_listed(export.RAY_TYPES)}.
 
 {_table(("setting", "Ray's default", *profiles, "what it is for"), how)}
 ## What must not be set
+
+The first two are what `--http-events` sets.
 
 {_table(("variable", "with it"), harmful)}"""
 
@@ -304,15 +313,23 @@ def _origin(column: Column) -> str:
 def _http() -> str:
     with tempfile.TemporaryDirectory() as directory, Store.open(Path(directory), write=True) as store:
         paths = {str(getattr(route, "path", "")) for route in asgi.app(store, ServerConfig()).routes}
-    prefix = AT.removesuffix("/at/{ms}")
-    known = set(ENDPOINTS) | {AT + path.removeprefix(prefix) for path in ENDPOINTS if path.startswith(prefix)}
+    prefix = MOMENTS[1].removesuffix("/final")
+    untold = [path for path, text in ENDPOINTS.items() if not text]
+    if untold:
+        raise SystemExit(f"docs/generate.py: the functions that answer {untold} have no docstring")
+    known = set(ENDPOINTS) | {
+        moment + path.removeprefix(prefix) for path in ENDPOINTS if path.startswith(prefix) for moment in MOMENTS
+    }
     if paths != known:
         raise SystemExit(f"docs/generate.py: ENDPOINTS and the server's routes differ in {sorted(paths ^ known)}")
-    rows = [(f"`{path.replace('{rest:path}', '…')}`", text) for path, text in ENDPOINTS.items()]
+    rows = [
+        (f"`{path.replace('{rest:path}', '…').replace(':path', '')}`", " ".join(text.split()))
+        for path, text in ENDPOINTS.items()
+    ]
     nouns = "\n".join(
         f"### {resource.noun}\n\n"
         + _table(
-            ("field", "type", "filtered by", "only with `detail`", "if not known"),
+            ("field", "type", "filtered by", "only with `detail`", "if not known", "how it is known"),
             [
                 (
                     f"`{field.name}`",
@@ -320,6 +337,7 @@ def _http() -> str:
                     "yes" if field.filterable else "",
                     "yes" if field.detail else "",
                     f"`{msgspec.json.encode(field.default).decode()}`" + ("" if field.exported else ", always"),
+                    coverage.known(resource, field)[0],
                 )
                 for field in resource.fields
             ],
@@ -330,14 +348,16 @@ def _http() -> str:
     return f"""{MADE}
 # HTTP
 
-`raytrail serve` and `raytrail up` answer GET and HEAD, and change nothing. There is no authentication: the address is
-`127.0.0.1` unless `server.host` says otherwise; put a proxy that knows your users in front of any other.
+`raytrail serve` and `raytrail up` answer GET and HEAD, and change nothing. They listen on `127.0.0.1`; for any other
+`server.host` they ask for [a token](../how-to/see-a-dead-cluster.md#for-other-machines).
 
 {_table(("path", "answer"), rows)}
 `{{id}}` is a session's name, a part of it that no other has, a cluster's name (its newest session) or `latest`.
 
-Every path under `/clusters/{{id}}` is also there under `{AT}`, where it answers as the cluster would have answered at
-that moment, in milliseconds since 1970.
+Every path under `/clusters/{{id}}` is also there under `{MOMENTS[0]}`, where it answers as the cluster would have
+answered at that moment, in milliseconds since 1970, and under `{MOMENTS[1]}`, where it answers as of the very end.
+With neither, a cluster that has ended answers as of just before its shutdown began: a clean stop ends all that is alive
+within its last second, so that its very end shows little of what it was.
 
 Point Ray's own tools at a cluster, live or gone, now or then:
 
@@ -351,17 +371,24 @@ Where `RAY_ADDRESS` is set it wins over `--address`; `RAY_API_SERVER_ADDRESS` wi
 
 The requests, answers and columns are those of Ray {jobs_api.RAY_VERSION}: `filter_keys`, `filter_predicates` (`=` and
 `!=`) and `filter_values`, `detail`, `exclude_driver`, and `limit`, which is {state_api.DEFAULT_LIMIT} unless given and
-at most {state_api.MAX_LIMIT:,} (Ray's own servers refuse more than 10,000). Columns that Ray's events cannot tell have
-their default, always: see [fidelity](../why/fidelity.md).
+at most {state_api.MAX_LIMIT:,} (Ray's own servers refuse more than 10,000).
+
+The last column says what the events in Ray's files tell: the value itself (exact), others that it follows from
+(derived) or is concluded from (inferred), or nothing (not exported), when it has its default, always. Why, and what
+cannot be told of some rows only, is in [fidelity](../why/fidelity.md); `/clusters/{{id}}/coverage` says it of one
+cluster, with what was concluded where no event told an end.
 
 {nouns}
-Not known from Ray's events, and so answered with 501: {", ".join(asgi.NOT_EXPORTED)}.
+A resource that no event tells of has no rows, and a warning says why: `runtime_envs` always; placement groups, workers
+and objects where no agent was told to ask for them. `ray list` and `ray summary` print the warning.
 
 ## Errors
 
 {statuses}- 501: this version does not serve it. Under a cluster a path that is none of these is answered so too,
   and not with 404: Ray's dashboard, as a proxy, would answer a 404 from the cluster that it lives in.
+- 401: no token, or another one, where there is one.
 - 405: a method other than GET and HEAD.
+- 421: without a token, a name that the server does not know itself by (`server.hosts`).
 
 State API errors have Ray's form, `{{"result": false, "msg": …, "data": {{"result": null}}}}`; others are plain text.
 
@@ -460,18 +487,25 @@ def _sentence(kind: type[Exception]) -> str:
 
 def _fidelity(page: str) -> str:
     """Fill in the tables between the marks of that page; the words around them are written by hand."""
-    cannot = [
-        (f"`{resource}`", f"`{field}`", _text(reason))
-        for resource, fields in compare.CANNOT.items()
-        for field, reason in fields.items()
-    ]
+    cannot, by_http, inferred, without_logs = (
+        [
+            (f"`{resource}`", f"`{field}`", _text(reason))
+            for resource, fields in said.items()
+            for field, reason in fields.items()
+        ]
+        for said in (fidelity.CANNOT, fidelity.CANNOT_BY_HTTP, fidelity.INFERRED, fidelity.WITHOUT_LOGS)
+    )
     excuses = [
         (f"`{one.resource}`", ", ".join(f"`{field}`" for field in one.fields), _text(one.reason))
-        for one in compare.EXCUSES
+        for one in fidelity.EXCUSES
     ]
     for mark, table in (
         ("cannot", _table(("resource", "field", "why"), cannot)),
+        ("cannot by http", _table(("resource", "field", "why"), by_http)),
+        ("inferred", _table(("resource", "field", "how"), inferred)),
+        ("without logs", _table(("resource", "field", "why"), without_logs)),
         ("excuses", _table(("resource", "fields", "why"), excuses)),
+        ("rows", _table(("resource", "why"), [(f"`{name}`", _text(reason)) for name, reason in fidelity.ROWS.items()])),
     ):
         begin, end = f"<!-- made: {mark} -->\n", f"<!-- end: {mark} -->"
         if begin not in page or end not in page:

@@ -3,8 +3,24 @@
 import logging
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
+from tests.brokers.s3 import S3, started
+
+LONGEST = (
+    *("test_survival", "ray/test_live", "pubsub/test_kafka", "sources/test_live", "pubsub/test_ray"),
+    *("sources/test_hooked_ray", "entities/test_contract", "tail/test_tailer_machine", "cli/test_ray_run"),
+    *("pubsub/test_objects", "test_docs", "cli/test_agent", "collectors/test_rsyslog", "store/test_fold"),
+    *("server/test_ray_clients", "pubsub/test_redis", "test_killed", "testing/test_ray_cluster"),
+)
+"""The files that take longest, each as a whole on one of the processes: they begin first, and short ones fill in."""
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    turn = {here / f"{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: turn.get(item.path, len(turn)))
 
 
 @pytest.fixture
@@ -33,3 +49,12 @@ def small_disk(tmp_path, request):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("may not mount a small disk here; try as root")
     yield mount
     subprocess.run(["umount", "-l", mount], check=True)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """An S3 for all tests, each of which takes a folder of its own."""
+    pytest.importorskip("obstore")
+    server = started(S3(tmp_path_factory.mktemp("s3")))
+    yield server
+    server.kill()

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -107,6 +108,22 @@ class Line:
         with Store.open(self.store, StoreConfig(threads=1)) as store:
             return [cluster.events for cluster in store.clusters()] == [sum(written["events"].values())]
 
+    def log_bytes(self):
+        """Return how many bytes of logs are in the store."""
+        with Store.open(self.store, StoreConfig(threads=1)) as store:
+            return sum(cluster.log_bytes for cluster in store.clusters())
+
+    def check_logs(self, files):
+        """Check that the store holds these logs, byte for byte, and nothing twice."""
+        with Store.open(self.store, StoreConfig(threads=1)) as store:
+            [cluster] = store.clusters()
+            logs = store.logs(cluster.session, every=True)
+            stored = sorted(b"".join(store.read_log(cluster.session, log)) for log in logs)
+            assert stored == sorted(map(bytes, files))
+            [row] = [row for row in store.ledger(cluster.session) if row.event_type == "LOG"]
+            assert row.written_bytes == row.published_bytes == row.stored_bytes == sum(map(len, files))
+            assert store._catalogue.query("SELECT sum(end - start) FROM frames") == [(row.stored_bytes,)]
+
     def check(self, written, refused=None):
         """
         Check that all that was written is in the store, once, and no file of it torn.
@@ -117,7 +134,7 @@ class Line:
         """
         with Store.open(self.store, StoreConfig(threads=1), write=True) as store:
             [cluster] = store.clusters()
-            ledger = store.ledger(cluster.session)
+            ledger = [row for row in store.ledger(cluster.session) if row.event_type != "LOG"]
             for what in ("events", "bytes"):
                 stored = {row.event_type: getattr(row, f"stored_{what}") for row in ledger}
                 assert stored == {event_type: count for event_type, count in written[what].items() if count}
@@ -138,6 +155,40 @@ class Line:
                 assert found == written[f"{states}_states"]
         for path in Path(self.store).rglob("*.parquet"):
             assert path.read_bytes()[-4:] == b"PAR1", f"torn: {path}"
+
+
+class LogWriter(threading.Thread):
+    """Writes a worker's log in a session: lines all alike at first, halves of them, rotation, a move to ``old/``."""
+
+    def __init__(self, temp_dir, seconds):
+        super().__init__()
+        self.temp_dir, self.seconds = temp_dir, seconds
+        self.files = []
+        """What each file held, oldest first."""
+
+    def run(self):
+        chosen, ends = random.Random(SEED), time.monotonic() + self.seconds
+        wait_for(lambda: list(self.temp_dir.glob("session_2*/logs")), 60, "a session")
+        [logs] = self.temp_dir.glob("session_2*/logs")
+        (logs / "old").mkdir()
+        number, path = 0, logs / "worker-aa-01000000-7.out"
+        while time.monotonic() < ends:
+            self.files.append(bytearray())
+            with path.open("wb", buffering=0) as file:
+                while len(self.files[-1]) < 500_000 and time.monotonic() < ends:
+                    number += 1
+                    text = b":job_id:01000000\n" if not self.files[-1] else b"line %d \xff" % number * 40
+                    text += b"" if chosen.random() < 0.2 else b"\n"
+                    file.write(text)
+                    self.files[-1] += text
+                    time.sleep(chosen.expovariate(500))
+                if len(self.files) % 2:
+                    path = path.rename(logs / "old" / f"worker-{len(self.files)}.out")
+                    file.write(b"the last words")
+                    self.files[-1] += b"the last words"
+            if path.parent == logs:
+                path.rename(f"{path}.{len(self.files)}")
+            path = logs / "worker-aa-01000000-7.out"
 
 
 def catches(pid, number):

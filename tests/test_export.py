@@ -7,6 +7,9 @@ from raytrail.entities import installed
 from raytrail.errors import ConfigError
 from raytrail.export import (
     HOOKED_TYPES,
+    HTTP_ADDRESS,
+    HTTP_SWITCHES,
+    HTTP_TYPES,
     PRELOAD,
     PROBED_TYPES,
     PROFILES,
@@ -50,6 +53,38 @@ def test_a_type_alone_switches_on_what_it_needs_and_nothing_else(one):
     assert wanted.environment["RAYTRAIL_SOURCES_TYPES"] == (one if one in (*HOOKED_TYPES, *PROBED_TYPES) else "")
     assert wanted.environment["RAY_TRAIN_ENABLE_STATE_TRACKING"] == ("1" if one.startswith("TRAIN") else "0")
     assert wanted.environment["RAY_enable_export_api_write_config"] == (f"EXPORT_{one}" if one in RAY_TYPES else "")
+
+
+URL = "http://127.0.0.1:8367/v1/events"
+
+
+@pytest.mark.parametrize(
+    ("types", "switches"),
+    [
+        (TYPES, ["enable_core_worker_ray_event_to_aggregator", "enable_ray_event"]),
+        (["TASK"], ["enable_core_worker_ray_event_to_aggregator"]),
+        (["WORKER", "SUBMISSION_JOB"], ["enable_ray_event"]),
+    ],
+)
+def test_events_over_http_are_switched_on_for_the_types_that_come_so(types, switches):
+    wanted = settings(types=types, http_events=URL)
+    on = {name for name in HTTP_SWITCHES if wanted.system_config.get(name)}
+    assert sorted(on) == switches
+    assert sorted(name for name in HTTP_SWITCHES if wanted.environment[f"RAY_{name}"] == "1") == switches
+    assert wanted.environment[HTTP_ADDRESS] == URL
+    assert wanted.environment[HTTP_TYPES] == "ALL"
+    environ, said = in_environment(wanted, {"RAY_enable_ray_task_event_recorder": "1"})
+    assert "RAY_enable_ray_task_event_recorder" not in environ
+    assert said == [
+        "not passed on, as event files would stay empty or never rotate: RAY_enable_ray_task_event_recorder"
+    ]
+
+
+def test_nothing_goes_over_http_where_no_type_would_or_nobody_asked():
+    for wanted in (settings(), settings(types=["SUBMISSION_JOB"], http_events=URL)):
+        assert not HTTP_SWITCHES.keys() & wanted.system_config.keys()
+        assert HTTP_ADDRESS not in wanted.environment
+        assert wanted.environment["RAY_enable_ray_event"] is None
 
 
 def test_types_are_named_as_anywhere_else_or_as_ray_does():
@@ -139,7 +174,8 @@ def test_off_wins_over_all_that_is_set():
 
 
 def test_what_may_be_switched_on_is_what_there_is():
-    assert probe.TYPES == PROBED_TYPES
+    # a probe also asks for Serve, where nothing is hooked
+    assert {*PROBED_TYPES} <= {*probe.TYPES} <= {*HOOKED_TYPES, *PROBED_TYPES}
     assert {*HOOKED_TYPES, *PROBED_TYPES} <= {
         file_type for entity in installed().values() for file_type in entity.file_types
     }

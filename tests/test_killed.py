@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from tests.line import SEED, Line, wait_for
+from tests.line import SEED, Line, LogWriter, wait_for
 
 KILLS = 12
 
@@ -20,6 +20,8 @@ def killable(tmp_path):
 @pytest.mark.slow
 def test_nothing_is_lost_stored_twice_or_torn_whoever_is_killed(killable):
     chosen = random.Random(SEED)
+    log_writer = LogWriter(killable.temp_dir, seconds=25)
+    log_writer.start()
     with killable.writer(seconds=30) as writer:
         for name in ("agent", "history"):
             killable.start(name)
@@ -32,6 +34,7 @@ def test_nothing_is_lost_stored_twice_or_torn_whoever_is_killed(killable):
             killable.kill(name)
             killable.start(name)
         output, _ = writer.communicate(timeout=120)
+    log_writer.join()
     written = json.loads(output)
     assert written["rotations"] >= 4
     assert written["half_lines"] > 0
@@ -40,6 +43,9 @@ def test_nothing_is_lost_stored_twice_or_torn_whoever_is_killed(killable):
     wait_for(lambda: killable.ask("/api/clusters"), 60, "an answer of the server")
     killable.stop("agent")
     wait_for(lambda: killable.arrived(written), 90, f"{sum(written['events'].values())} events in the store")
+    wait_for(lambda: killable.log_bytes() >= sum(map(len, log_writer.files)), 60, "the logs in the store")
     killable.stop("history")
     killable.stop("serve")
     killable.check(written)
+    assert len(log_writer.files) >= 3
+    killable.check_logs(log_writer.files)

@@ -61,7 +61,9 @@ async def test_an_event_that_ray_wrote_is_read_back_over_http(tmp_path):
             write(events / "event_EXPORT_NODE.log", node_is("DEAD"))
             await until(lambda: sealed(client), [True])
             assert await states(client, SESSION, "tasks") == ["FINISHED"]
-            assert await states(client, SESSION, "nodes") == ["DEAD"]
+            assert await states(client, f"{SESSION}/final", "nodes") == ["DEAD"]
+            # without a moment in its path: just before its shutdown, when there was something to see
+            assert await states(client, SESSION, "nodes") == ["ALIVE"]
 
             # As of any earlier moment it answers as the live cluster would have then.
             then = f"{SESSION}/at/{BEGAN_S * 1000 + 2500}"

@@ -139,7 +139,7 @@ def test_nothing_is_lost_or_stored_twice_whoever_is_killed_the_broker_too(mortal
     chosen = random.Random(SEED)
     rounds = ["agent", "history", "broker"] * KILLS
     chosen.shuffle(rounds)
-    with line(tmp_path, mortal) as one, one.writer(seconds=80, rotate_bytes=4_000_000) as writer:
+    with line(tmp_path, mortal) as one, one.writer(seconds=60, rotate_bytes=3_000_000) as writer:
         begin(one)
         for name in rounds:
             time.sleep(chosen.uniform(0.2, 1.5))

@@ -51,7 +51,7 @@ async def run(
             config = current()
             if stop.is_set() and ends == math.inf:
                 ends = now + min(config.drain_seconds, 1e9)  # not infinite again
-                await asyncio.to_thread(tailer.look)
+                await asyncio.to_thread(tailer.look, last=True)
             chunks, looked = list[Chunk](), False
             room, least = config.in_flight_bytes - flight.bytes, config.in_flight_bytes // 4
             if now >= retry_at and (room >= max(least, tailer.config.chunk_bytes) or not flight):

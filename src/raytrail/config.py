@@ -67,7 +67,8 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     events_per_second: dict[str, Annotated[float, Positive]] = {}
     """
     Most events of a type that are shipped in a second, as ``TASK=5000``; ``ALL`` is for all types together, and
-    the small types come before ``TASK``. What is over waits in its file, and is never dropped.
+    the small types come before ``TASK``, logs last. What is over waits in its file, and is never dropped. A log's
+    lines are no events.
     """
     bytes_per_second: dict[str, Annotated[float, Positive]] = {}
     """The same in bytes, as Ray wrote them, before any compression."""
@@ -76,6 +77,17 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     Names whose values are masked with asterisks before anything leaves the node, wherever in an event they are;
     passwords in URLs are, too, and the variables that a job's entrypoint begins with. None: nothing is masked.
     """
+    logs: bool = True
+    """
+    Ship the sessions' logs, too: all files in ``logs/`` that hold no events, as event type ``LOG``. Nothing is masked
+    in them.
+    """
+    log_include: tuple[str, ...] = ()
+    """Logs to ship, as globs of their names in ``logs/``, e.g. ``worker-*`` or ``serve/*``; none means all."""
+    log_exclude: tuple[str, ...] = ("debug_state*.txt",)
+    """Logs not to ship, whatever `log_include` says. Ray writes the default ones anew every ten seconds."""
+    log_file_bytes: Annotated[int, AtLeastOne] = 1024 * 1024 * 1024
+    """Most bytes of one log that are shipped. What is over is counted as skipped, and missing where it is read."""
     rotation_bytes: Annotated[int, AtLeastOne] = 100_000_000
     """At what size Ray rotates an event file (100 MB in Ray 2.60); for the warning below."""
     rotation_files: Annotated[int, AtLeastOne] = 20
@@ -100,7 +112,9 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     """Where the checkpoint is kept, and ``raytrail up`` keeps all that it has."""
 
 
-HookedType = Literal["SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA", "DATASET_PROGRESS"]
+HookedType = Literal[
+    "SERVE_INSTANCE", "SERVE_PROXY", "SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA", "DATASET_PROGRESS"
+]
 """Event types that are written in Ray's own processes."""
 ProbedType = Literal["PLACEMENT_GROUP", "WORKER", "OBJECT"]
 """Event types that Ray is asked for."""
@@ -111,8 +125,9 @@ class SourcesConfig(_Table, frozen=True, kw_only=True):
 
     types: tuple[Literal["ALL"] | HookedType | ProbedType, ...] = ()
     """
-    Event types to write: ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``, ``SERVE_REPLICA``, ``DATASET_PROGRESS``,
-    ``PLACEMENT_GROUP``, ``OBJECT``, ``WORKER``; ``ALL`` is all of them, none means none.
+    Event types to write: ``SERVE_INSTANCE``, ``SERVE_PROXY``, ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``,
+    ``SERVE_REPLICA``, ``DATASET_PROGRESS``, ``PLACEMENT_GROUP``, ``OBJECT``, ``WORKER``; ``ALL`` is all of them, none
+    means none.
     """
     placement_group_seconds: Annotated[float, Positive] = 1.0
     """
@@ -128,8 +143,25 @@ class SourcesConfig(_Table, frozen=True, kw_only=True):
     """
     objects_limit: Annotated[int, AtLeastOne] = 10_000
     """Most object references that are asked for at once. Of more, those in the answer are kept up with."""
+    serve_seconds: Annotated[float, Positive] = 1.0
+    """
+    How often Serve's REST API is asked, on the head node, where Serve runs without hooks and `types` has its types.
+    Less often where an answer costs more than a hundredth of that.
+    """
     wait_seconds: Annotated[float, Positive] = 60.0
     """The longest that a slow answer makes the next one wait; our own CPU time is kept below 1 % whatever this is."""
+    receiver: str = ""
+    """
+    Where to take what Ray's HTTP export posts, as ``127.0.0.1:8367``, with ``raytrail run --http-events`` for the same
+    address; empty means nowhere.
+    """
+    receiver_token: str = ""
+    """
+    What whoever posts there must send, as bearer token or as the password of basic authentication; empty lets everybody
+    in who reaches it.
+    """
+    receiver_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
+    """Most bytes that are taken at once. Ray sends a thousand events at a time, again and again until they are."""
 
 
 class AgentConfig(_Table, frozen=True, kw_only=True):
@@ -194,6 +226,27 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     """Address to listen on."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8365
     """Port to listen on; 0 takes a free one."""
+    token: str = ""
+    """
+    What whoever asks must send, as bearer token; browsers are asked for it once. Needed where other machines reach
+    `host`.
+    """
+    open: bool = False
+    """Whether other machines may ask without a token, as behind a proxy that knows its users."""
+    hosts: tuple[str, ...] = ()
+    """
+    Names that the server is asked by, beside ``localhost`` and addresses. Without a token it refuses others, so that no
+    page on the web can have its own name lead here.
+    """
+    tls_certificate: str = ""
+    """File of the certificate, with those it was signed by, to serve HTTPS."""
+    tls_key: str = ""
+    """File of the certificate's key."""
+    dashboard: str = ""
+    """
+    Directory of Ray's dashboard, ``ray/dashboard/client/build`` in a Ray. Empty takes that of the Ray that is installed
+    beside the server, where there is one; ``off`` shows a page of our own in its place.
+    """
     ingest: str = ""
     """
     Where to publish what agents and foreign collectors post to ``/ingest``, a broker's URL; ``on`` with ``raytrail up``

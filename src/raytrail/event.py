@@ -24,9 +24,14 @@ Names an event file for good, across renames, copies and machines: ``<began>-<ha
 ``began`` is the ``timestamp`` of the file's first line (whole seconds, ten digits; zeros where the line has
 none), so that ids sort as the files of one writer rotated. ``hash`` is the BLAKE2b-128 hex digest of the
 session's name and the file's first line, which no other file has (every line carries a random event id).
+
+A log's first line may be any other's, too. Its id is made of the session's name, its inode and the nanosecond of its
+birth, of which ``began`` is the second: the same across renames, another one for a copy.
 """
 
 FORMAT_VERSION = "1"
+LOG = "LOG"
+"""The event type of chunks that hold no events, but bytes of log files."""
 
 
 class Segment(NamedTuple):
@@ -63,10 +68,10 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     """Hex id of the node whose agent read the lines; empty where it could not be known."""
     event_type: str
-    """What the file's name says: ``TASK`` for ``event_EXPORT_TASK_123.log``."""
+    """What the file's name says: ``TASK`` for ``event_EXPORT_TASK_123.log``; ``LOG`` for bytes of logs."""
     segments: tuple[Segment, ...]
     data: bytes
-    """Lines, each ending in a newline."""
+    """Lines, each ending in a newline; of logs, bytes that may end anywhere."""
 
     def headers(self) -> dict[str, str]:
         """Return everything but the lines, for the wire."""

@@ -59,6 +59,17 @@ SILENCING = {
     "enable_ray_task_event_recorder": "TASK",
 }
 """Switches of Ray's newer event path: each with the event types whose files it silences."""
+HTTP_SWITCHES = {
+    "enable_ray_event": ("ACTOR", "NODE", "DRIVER_JOB", "WORKER"),
+    "enable_core_worker_ray_event_to_aggregator": ("TASK",),
+}
+"""What makes Ray post events over HTTP, and not write them: each with the event types that then come so."""
+HTTP_SINCE = (2, 52)
+"""The first Ray that does; an older one does not start with these switches in its system config."""
+HTTP_ADDRESS = "RAY_DASHBOARD_AGGREGATOR_AGENT_EVENTS_EXPORT_ADDR"
+"""Where each node's aggregator agent posts to (ray/dashboard/modules/aggregator/aggregator_agent.py)."""
+HTTP_TYPES = "RAY_DASHBOARD_AGGREGATOR_AGENT_EXPOSABLE_EVENT_TYPES"
+"""Which of its own types; by default not those of profiles."""
 ROTATION = ("RAY_EXPORT_EVENT_MAX_FILE_SIZE_BYTES", "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT")
 """Ray reads these numbers as yes or no (ray_constants.py): files never rotate, or at each byte."""
 
@@ -135,13 +146,14 @@ class RaySettings(NamedTuple):
     system_config: Mapping[str, Any]
 
 
-def settings(profile: str = "full", types: Collection[str] = TYPES) -> RaySettings:
+def settings(profile: str = "full", types: Collection[str] = TYPES, *, http_events: str = "") -> RaySettings:
     """
     Return what Ray must be told so that it exports.
 
     Args:
         profile: One of `PROFILES`.
         types: Event types, of `TYPES`.
+        http_events: The URL to post to what `HTTP_SWITCHES` names; empty leaves all to files.
     """
     config: dict[str, Any] = {SWITCH: set(RAY_TYPES) <= set(types)}
     if not config[SWITCH]:
@@ -149,10 +161,14 @@ def settings(profile: str = "full", types: Collection[str] = TYPES) -> RaySettin
     if set(HOOKED_TYPES) & set(types):
         config[PRELOADED] = [PRELOAD]
     config |= {one.name: one.values[profile] for one in SETTINGS if profile in one.values}
+    switches = [name for name, of in HTTP_SWITCHES.items() if http_events and set(of) & set(types)]
+    config |= dict.fromkeys(switches, True)
     environment = {f"RAY_{name}": as_text(value) for name, value in config.items()}
+    if switches:
+        environment |= {HTTP_ADDRESS: http_events, HTTP_TYPES: "ALL"}
     environment[TRAIN] = as_text(bool({"TRAIN_RUN", "TRAIN_RUN_ATTEMPT"} & set(types)))
     environment[SOURCES] = as_text([one for one in (*HOOKED_TYPES, *PROBED_TYPES) if one in types])
-    return RaySettings({**environment, **dict.fromkeys(_HARMFUL)}, config)
+    return RaySettings({**dict.fromkeys(_HARMFUL), **environment}, config)
 
 
 def off() -> RaySettings:
@@ -249,6 +265,11 @@ def loss(name: str, value: object) -> str:
     if (name == TIMELINE and not is_on(value)) or (name in PROFILE_LIMITS and number == 0):
         return "no timeline, and no names that options(name=) gave to tasks"
     return ""
+
+
+def posts_events(version: str) -> bool:
+    """Return whether the Ray of that version can post events over HTTP."""
+    return tuple(int(number) for number in version.split(".")[:2]) >= HTTP_SINCE
 
 
 def is_on(value: object) -> bool:

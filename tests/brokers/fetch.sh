@@ -4,7 +4,8 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${RAYTRAIL_BROKERS:-$HOME/.cache/raytrail/brokers}
-packages="nats-server redis-server rsyslog rsyslog-kafka"
+# chromium opens the dashboard, systemd reads our units
+packages="nats-server redis-server rsyslog rsyslog-kafka chromium systemd"
 
 missing=
 for package in $packages; do

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,15 +136,22 @@ def surroundings(monkeypatch, tmp_path):
     monkeypatch.setenv("RAYTRAIL_TAIL_STATE_DIR", str(tmp_path / "state"))
 
 
-@pytest.fixture
-def history(tmp_path, monkeypatch):
-    """The directory of a store with one sealed session, which every command finds by itself."""
-    root = tmp_path / "history"
+@pytest.fixture(scope="session")
+def sealed(tmp_path_factory):
+    """The directory of a store with one sealed session, to be copied: to fold it takes longer than to ask it."""
+    root = tmp_path_factory.mktemp("sealed")
     with Store.open(root, write=True) as store:
         store.append(chunks())
         store.fold()
         store.seal(SESSION)
         store.cache(SESSION)
+    return root
+
+
+@pytest.fixture
+def history(sealed, tmp_path, monkeypatch):
+    """The directory of a store with one sealed session, which every command finds by itself."""
+    root = shutil.copytree(sealed, tmp_path / "history")
     monkeypatch.setenv("RAYTRAIL_STORE_DIR", str(root))
     return root
 

@@ -9,6 +9,8 @@ import pytest
 from raytrail.cli import DIFFERENT, USAGE
 from raytrail.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 def test_clusters_are_listed_with_how_complete_they_are(run, make, history):
     lines = run("clusters").stdout.splitlines()

@@ -197,6 +197,13 @@ def test_each_switch_that_silences_files_is_bad(machine, switch, types, where):
     assert machine.wrong() == [("bad", "ray events", f"{switch} is on ({whose}): the files of {types} stay empty")]
 
 
+def test_switches_that_have_events_posted_to_a_receiver_silence_nothing(machine):
+    posted = {"RAY_DASHBOARD_AGGREGATOR_AGENT_EVENTS_EXPORT_ADDR": "http://127.0.0.1:8367/v1/events"}
+    machine.ray(environ={**ON, **posted, "RAY_enable_ray_event": "1"})
+    machine.good()
+    assert machine.wrong() == []
+
+
 def test_a_silenced_session_is_known_by_its_files_after_its_end(machine):
     machine.good()
     machine.file("event_EXPORT_NODE.log", 0)
@@ -335,7 +342,7 @@ def test_a_setting_that_loses_events_is_a_warning_that_says_which(machine, name,
 def test_hooks_that_are_wanted_and_not_preloaded_are_a_warning(machine):
     machine.ray(environ={**without("RAY_preload_python_modules"), "RAYTRAIL_SOURCES_TYPES": "SERVE_REPLICA,OBJECT"})
     machine.good()
-    found = f"raylet {RAYLET} does not preload raytrail.sources.preload: nothing writes SERVE_REPLICA"
+    found = f"raylet {RAYLET} does not preload raytrail.sources.preload: no hook writes SERVE_REPLICA"
     assert machine.wrong() == [("warn", "preload", found)]
 
 

@@ -1,15 +1,22 @@
 """`raytrail import`, on the capture of a real session and on what goes wrong."""
 
 import json
+import re
 import tarfile
+from base64 import b64decode
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from tests.sources import collected, posted
 
-from raytrail.cli import USAGE
+from raytrail.cli import BROKEN, USAGE
 from raytrail.store import Store
 
+pytestmark = pytest.mark.slow
+
 CAPTURE = Path(__file__).parents[1] / "captures" / "ray-2.60.tar.xz"
+OTHER = "session_2026-11-24_10-00-00_000001_100"
 
 
 @pytest.fixture
@@ -53,6 +60,97 @@ def test_a_real_session_comes_in_whole_and_once(run, store, capture):
     assert {(t["task_id"], t["attempt_number"]) for t in truth["tasks"]} <= {
         (t["task_id"], t["attempt_number"]) for t in tasks
     }
+
+
+def test_what_kuberay_collected_comes_in_whole_and_once_under_its_clusters_name(run, store, tmp_path):
+    node = tmp_path / "cluster-history/raycluster/team-a/prod" / posted.SESSION / "aa"
+    batches = posted.captured()
+    for number, batch in enumerate(batches[:40]):
+        file = node / ("job_events/AQAAAA==" if number % 2 else "node_events") / f"aa-2026-11-23-08-{number:019}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(one) + "\n" for one in batch))
+    (node / "node_events" / "aa-2026-11-23-09-0.jsonl").write_text("{}\n")
+    first = run("import", tmp_path)
+    [events] = re.findall(rf"^{posted.SESSION}: ([\d,]+) new events, \1 in all$", first.stdout, re.MULTILINE)
+    assert first.stderr.splitlines() == [
+        f"1 events cannot be read: see {store}/set-aside.ndjson, where each has its reason"
+    ]
+    assert f"0 new events, {events} in all\n" in run("import", tmp_path).stdout
+    [cluster] = json.loads(run("clusters", "--format", "json").stdout)
+    assert (cluster["cluster"], cluster["session"]) == ("team-a_prod", posted.SESSION)
+    submitted = {
+        b64decode(one["taskDefinitionEvent"]["taskId"]).hex()
+        for batch in batches[:40]
+        for one in batch
+        if one["eventType"] == "TASK_DEFINITION_EVENT"
+    }
+    tasks = json.loads(run("list", "tasks", "--format", "json").stdout)
+    assert submitted <= {task["task_id"] for task in tasks}
+    assert {task["name"] for task in tasks} > {"f", "boom"}
+
+
+@pytest.fixture(scope="module")
+def bucket(s3):
+    """A folder of a real S3 with what KubeRay collected of two sessions of a cluster."""
+    folder = uuid4().hex
+    batches = posted.captured()[:4]
+    collected.lay(s3.files / "bucket" / folder, batches)
+    collected.lay(s3.files / "bucket" / folder, batches[:2], session=OTHER)
+    return folder
+
+
+def test_what_kuberay_collected_is_read_out_of_its_bucket_as_out_of_a_copy(run, store, s3, bucket):
+    out_of_bucket = json.loads(run("import", s3.place(bucket), "--format", "json").stdout)
+    assert [(one["session"], one["cluster"], one["sealed"]) for one in out_of_bucket] == [
+        (session, "team-a_nightly-x7k2p", True) for session in (posted.SESSION, OTHER)
+    ]
+    assert all(one["new_events"] == one["events"] > 0 for one in out_of_bucket)
+    copy = (s3.files / "bucket" / bucket).as_uri()
+    out_of_copy = json.loads(run("import", copy, "--format", "json").stdout)
+    assert [(one["new_events"], one["ledger"]) for one in out_of_copy] == [(0, one["ledger"]) for one in out_of_bucket]
+
+
+def test_only_the_sessions_that_are_asked_for_are_read_out_of_a_bucket_and_once(run, store, s3, bucket):
+    before = len(s3.requests())
+    url = s3.place(f"{bucket}/log/cluster-history/*/team-a/*/*/{OTHER[:-3]}*")
+    for new in (True, False):
+        [result] = json.loads(run("import", url, "--format", "json").stdout)
+        assert (result["session"], result["new_events"] > 0) == (OTHER, new)
+    read = [path for _, path in s3.requests()[before:] if "/session_" in path]
+    assert read
+    assert all(f"/{OTHER}/" in path for path in read)
+
+
+def test_what_cannot_be_read_of_a_bucket_is_set_aside_with_its_url(run, store, s3):
+    name = f"{uuid4().hex}/{OTHER}/aa/node_events/x.jsonl"
+    file = s3.files / "bucket" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("no json\n")
+    done = run("import", s3.place(name.partition("/")[0]))
+    assert done.stderr.splitlines() == [
+        f"1 events cannot be read: see {store}/set-aside.ndjson, where each has its reason"
+    ]
+    reason = json.loads((store / "set-aside.ndjson").read_text())["reason"]
+    assert reason.startswith(f"s3://bucket/{name}: ")
+
+
+def test_a_bucket_without_anything_of_kuberays_is_refused(run, store, s3):
+    done = run("import", s3.place("nothing"), code=USAGE)
+    assert done.stderr == (
+        "raytrail: error: nothing that KubeRay collected in s3://bucket/nothing: it has no "
+        "session_*/<node>/node_events/*.jsonl; give a path that these are below\n"
+    )
+    assert not store.exists()
+
+
+def test_a_bucket_that_is_away_is_an_error(run, store, s3):
+    done = run("import", s3.place("x", port=1, timeout_seconds=1), code=BROKEN)
+    assert done.stderr.startswith("raytrail: error: s3://bucket/x does not answer: ")
+
+
+def test_a_file_url_that_is_no_path_is_a_usage_error(run):
+    done = run("import", "file://elsewhere/tmp", code=USAGE)
+    assert "'file://elsewhere/tmp' is no path of this machine; write file:///path" in done.stderr
 
 
 @pytest.mark.parametrize("part", ["", "logs", "logs/export_events", ".."])

@@ -17,6 +17,8 @@ from raytrail.cli._metrics import answering
 from raytrail.config import AgentConfig, Destination, TailConfig
 from raytrail.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 SIDE_BY_SIDE = """
 [tail]
 event_types = ["TASK", "NODE"]

@@ -9,6 +9,7 @@ import pytest
 
 from raytrail.cli._probes import Raylet, raylets, wanted
 from raytrail.config import SourcesConfig
+from raytrail.sources.serve_poll import EVENT_TYPES
 
 NODE, OTHER = "aa" * 28, "bb" * 28
 
@@ -35,8 +36,8 @@ def flags(session_dir, node_id):
     ("types", "polled"),
     [
         ((), ()),
-        (("ALL",), ("PLACEMENT_GROUP", "WORKER", "OBJECT")),
-        (("OBJECT", "SERVE_REPLICA"), ("OBJECT",)),
+        (("ALL",), ("PLACEMENT_GROUP", "WORKER", *EVENT_TYPES, "OBJECT")),
+        (("OBJECT", "SERVE_REPLICA"), ("SERVE_REPLICA", "OBJECT")),
         (("DATASET_PROGRESS",), ()),
     ],
 )
@@ -70,7 +71,12 @@ def test_a_raylet_of_another_container_is_found_by_its_socket_and_rays_files(pro
 @pytest.fixture
 def raylet(ray_dir, make):
     """A process that looks like the raylet of the session, whose GCS does not answer."""
-    arguments = ["raylet", "-c", "import time; time.sleep(600)", f"--session_dir={ray_dir / make.SESSION}"]
+    # a name of its own: who looks whether the session of the other tests is alive would find this one
+    session = (ray_dir / make.SESSION).rename(ray_dir / "session_2026-11-23_07-40-30_867494_1")
+    latest = ray_dir / "session_latest"
+    latest.unlink()
+    latest.symlink_to(session.name)
+    arguments = ["raylet", "-c", "import time; time.sleep(600)", f"--session_dir={session}"]
     arguments += [f"--node_id={NODE}", "--gcs-address=127.0.0.1:1", "--head"]
     raylet = subprocess.Popen(arguments, executable=sys.executable)
     yield raylet
@@ -97,8 +103,8 @@ def test_without_ray_it_is_said_once_and_all_else_is_shipped(start, ray_dir, tmp
     running.wait_for(lambda: {chunk.event_type for chunk in shipped(tmp_path / "events")} >= {"TASK", "NODE"})
     assert running.stop() == 0
     assert running.messages("WARNING") == [
-        f"placement groups of node {NODE}: placement groups, workers and objects need Ray: there is no Ray here; "
-        "run the agent in Ray's environment, with ray[default]; tried again now and then"
+        f"placement groups of node {NODE}: placement groups, workers, objects and Serve need Ray: there is no Ray "
+        "here; run the agent in Ray's environment, with ray[default]; tried again now and then"
     ]
     assert "Traceback" not in running.said["err"]
 

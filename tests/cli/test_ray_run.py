@@ -108,6 +108,28 @@ def test_what_silences_files_is_taken_away_and_that_is_said(told):
     assert said == "raytrail: not passed on, as event files would stay empty or never rotate: RAY_enable_ray_event\n"
 
 
+def test_events_over_http_go_where_an_agents_receiver_is(told):
+    argv, environ, said = told("--http-events", "127.0.0.1:8367", "--", "ray", "start", "--head")
+    assert environ["RAY_DASHBOARD_AGGREGATOR_AGENT_EVENTS_EXPORT_ADDR"] == "http://127.0.0.1:8367/v1/events"
+    assert environ["RAY_enable_ray_event"] == "1"
+    assert json.loads(argv[2])["enable_ray_event"] is True
+    assert said == ""
+
+
+def test_a_ray_that_is_too_old_to_post_events_is_not_started(environ, tmp_path):
+    known = tmp_path / "ray-2.48.0.dist-info" / "METADATA"
+    known.parent.mkdir()
+    known.write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.48.0\n")
+    environ["PYTHONPATH"] = str(tmp_path)
+    done = start(["--http-events", "127.0.0.1:8367", "--", "ray", "start", "--head"], environ)
+    assert (done.returncode, done.stdout) == (USAGE, "")
+    assert done.stderr == (
+        "raytrail: error: --http-events: Ray 2.48.0 posts none; leave it out, so that all goes into files, "
+        "or take Ray 2.52\n"
+    )
+    assert start(["--http-events", "127.0.0.1:8367", "--off", "--", "ray", "start", "--head"], environ).returncode == 0
+
+
 def test_the_environments_own_value_is_not_overruled_by_the_system_config(told):
     argv, environ, _ = told("--", "ray", "start", "--head", RAY_task_events_report_interval_ms="100")
     assert environ["RAY_task_events_report_interval_ms"] == "100"
@@ -152,6 +174,15 @@ def test_a_command_that_is_not_there_or_cannot_be_executed_is_told_as_by_a_shell
     assert start(["--", tmp_path / "text"], environ).returncode == CANNOT_EXECUTE
 
 
+@pytest.fixture
+def heeded():
+    """SIGINT is heeded by what is started: what a shell puts into the background ignores it, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_reaches_the_command_itself(environ, number):
     command = [sys.executable, "-m", "raytrail", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]

@@ -115,6 +115,23 @@ STRATEGIES = {
             "workers": st.sampled_from([[], [{"world_rank": 0}]]),
         }
     ),
+    "serve_instance": st.fixed_dictionaries(
+        {
+            "actor_id": st.sampled_from(["01ff", "02ff"]),
+            "state": st.sampled_from(["RUNNING", "SHUT_DOWN"]),
+            "http_options": st.sampled_from([{}, {"port": 8000}]),
+            "target_capacity": st.sampled_from([None, 50.0]),
+            "rest_fields": st.sampled_from([{}, {"Target": ["ip", "port"]}]),
+        }
+    ),
+    "serve_proxy": st.fixed_dictionaries(
+        {
+            "node_id": st.just("1f"),
+            "actor_id": st.sampled_from(["01ff", "02ff"]),
+            "status": st.sampled_from(["STARTING", "HEALTHY", "STOPPED"]),
+            "actor_name": texts,
+        }
+    ),
     "serve_application": st.fixed_dictionaries(
         {
             "name": st.sampled_from(["app1", "app2"]),
@@ -122,6 +139,8 @@ STRATEGIES = {
             "message": texts,
             "route_prefix": st.sampled_from([None, "/a"]),
             "last_deployed_time_s": st.sampled_from([1795419748.1057112, 1795419749.5]),
+            "deployed_app_config": st.sampled_from([None, {"name": "app1"}]),
+            "deployments": st.sampled_from([[], ["d1"]]),
         }
     ),
     "serve_deployment": st.fixed_dictionaries(
@@ -132,6 +151,7 @@ STRATEGIES = {
             "status_trigger": st.just("CONFIG_UPDATE_STARTED"),
             "message": texts,
             "target_num_replicas": st.integers(0, 3),
+            "docs_path": st.sampled_from([None, "/docs"]),
         }
     ),
     "serve_replica": st.builds(

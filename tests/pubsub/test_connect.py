@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from raytrail.errors import ConfigError
-from raytrail.pubsub import connect
+from raytrail.pubsub import connect, open_bucket
 from raytrail.pubsub.file import FilePubSub
 from raytrail.pubsub.memory import MemoryPubSub
 
@@ -24,19 +24,20 @@ def test_an_unknown_scheme_names_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    ("url", "module", "client", "extra"),
+    ("open_", "url", "module", "client", "extra"),
     [
-        ("redis://h", "redis", "redis", "redis"),
-        ("https://h/x", "http", "httpx", "http"),
-        ("s3://b/x", "objects", "obstore", "objects"),
+        (connect, "redis://h", "redis", "redis", "redis"),
+        (connect, "https://h/x", "http", "httpx", "http"),
+        (connect, "s3://b/x", "objects", "obstore", "objects"),
+        (open_bucket, "gs://b/x", "bucket", "obstore", "objects"),
     ],
 )
-def test_a_client_that_is_not_installed_is_named_with_its_extra(url, module, client, extra, monkeypatch):
+def test_a_client_that_is_not_installed_is_named_with_its_extra(open_, url, module, client, extra, monkeypatch):
     monkeypatch.delitem(sys.modules, f"raytrail.pubsub.{module}", raising=False)
     monkeypatch.delattr(f"raytrail.pubsub.{module}", raising=False)
     monkeypatch.setitem(sys.modules, client, None)
     with pytest.raises(ConfigError) as caught:
-        connect(url)
+        open_(url)
     scheme = url.partition(":")[0]
     assert str(caught.value) == (
         f"{scheme}:// needs {client!r}, which is not installed; run `pip install 'raytrail[{extra}]'`"

@@ -13,7 +13,7 @@ from raytrail.pubsub import Delivery, connect
 from raytrail.pubsub.memory import MemoryPubSub
 from raytrail.testing import check_pubsub
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ class Ending(MemoryPubSub):
     ],
 )
 async def test_the_contract_finds_a_backend_that_breaks_it(backend, promise, monkeypatch):
-    monkeypatch.setattr(testing.pubsub, "_DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr(testing.pubsub, "_DEADLINE_SECONDS", 0.6)
     url = f"memory://{uuid4().hex}"
     with pytest.raises(AssertionError) as caught:
         await check_pubsub(lambda: backend(url))

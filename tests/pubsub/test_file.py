@@ -19,7 +19,7 @@ import pytest
 from raytrail import event
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError
 from raytrail.event import Chunk, Segment
-from raytrail.pubsub import connect, file
+from raytrail.pubsub import connect, file, frames
 
 pytestmark = pytest.mark.anyio
 
@@ -121,7 +121,7 @@ async def test_what_is_published_while_sizes_are_taken_keeps_its_order(url, tmp_
     await old.publish(chunk(0))
     await new.publish(chunk(1))
     await take(url, 2)
-    place, look = file._Place(tmp_path, "g", from_start=False), file._Source.look
+    place, look = file._Place(tmp_path, "g", from_start=False), frames.Source.look
     late = [(old, chunk(2)), (new, chunk(3))]
 
     def look_and_publish(source):
@@ -130,7 +130,7 @@ async def test_what_is_published_while_sizes_are_taken_keeps_its_order(url, tmp_
             publisher, one = late.pop(0)
             publisher._writer.append([one])
 
-    monkeypatch.setattr(file._Source, "look", look_and_publish)
+    monkeypatch.setattr(frames.Source, "look", look_and_publish)
     order = []
     while len(order) < 2:
         for source in place.look():
@@ -154,11 +154,11 @@ async def test_no_cut_of_a_dead_publishers_file_gives_a_torn_frame(url, tmp_path
     for cut in range(1, len(whole)):
         path.write_bytes(whole[:cut])
         survive = [one for one, end in zip(sent, ends, strict=True) if end <= cut]
-        source = file._Source(path, 0)
+        source = frames.Source(path, 0)
         source.look()
-        frames = [frame for frame in iter(source.read, []) for frame in frame]
-        assert [Chunk.from_wire(f.headers, f.data) for f in frames if f.headers] == survive
-        assert all(frame.torn for frame in frames if not frame.headers), cut
+        found = [frame for some in iter(source.read, []) for frame in some]
+        assert [Chunk.from_wire(f.headers, f.data) for f in found if f.headers] == survive
+        assert all(frame.torn for frame in found if not frame.headers), cut
         assert source.position == cut
     assert await take(url, 3) == [*sent[:2], chunk(99)]
 
@@ -320,17 +320,17 @@ async def test_a_half_written_frame_after_damage_is_waited_for(url, tmp_path):
 async def test_a_frame_that_begins_at_the_border_of_two_blocks_is_found_after_damage(cut, url, tmp_path):
     await publish(url, Chunk(**FIELDS, segments=(), data=b""))
     (path,) = chunk_files(tmp_path)
-    filler = bytes(file._BLOCK_BYTES - path.stat().st_size + 1 - cut)
+    filler = bytes(frames._BLOCK_BYTES - path.stat().st_size + 1 - cut)
     path.unlink()
     await publish(url, Chunk(**FIELDS, segments=(), data=filler), chunk(1))
     (path,) = chunk_files(tmp_path)
-    assert path.read_bytes().rindex(b"#raytrail ") == file._BLOCK_BYTES + 1 - cut
+    assert path.read_bytes().rindex(b"#raytrail ") == frames._BLOCK_BYTES + 1 - cut
     with path.open("r+b") as damaged:
         damaged.write(b"?")
     pubsub = connect(url)
     async with aclosing(pubsub.subscribe("g")) as deliveries:
         assert await take_from(deliveries, 1) == [chunk(1)]
-    assert pubsub.damaged_bytes == file._BLOCK_BYTES + 1 - cut
+    assert pubsub.damaged_bytes == frames._BLOCK_BYTES + 1 - cut
 
 
 async def test_damage_that_holds_the_magic_is_set_aside_in_one_piece(url, tmp_path, caplog):

@@ -24,7 +24,7 @@ from raytrail.pubsub.collector import Collector
 from raytrail.server.ingest import ingest
 from raytrail.testing import check_pubsub
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 LINES = b'{"event_id": "1"}\n{"event_id": "2"}\n'
 
 

@@ -33,7 +33,7 @@ from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DEADLINE_SECONDS = 60
 

@@ -16,13 +16,14 @@ import pytest
 pytest.importorskip("nats")
 
 import nats
+from tests.brokers.freeze import freeze
 
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DEADLINE_SECONDS = 60
 
@@ -189,7 +190,7 @@ async def test_a_server_that_hangs_is_given_up_in_time_and_nothing_is_lost(morta
     url = mortal.url(timeout_seconds=1)
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))
-        mortal.process.send_signal(signal.SIGSTOP)
+        freeze(mortal.process)
         began = time.monotonic()
         results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in range(1, 20)), return_exceptions=True)
         assert {type(result) for result in results} == {BrokerUnavailable}

@@ -1,19 +1,16 @@
-"""Chunks through a real S3 server, which the fixtures start, that keeps its objects in files; and through Azurite."""
+"""Chunks through a real S3 server, which keeps its objects in files; and through Azurite."""
 
 import asyncio
 import contextlib
 import json
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
 import time
 from contextlib import aclosing
-from pathlib import Path
 from urllib.parse import urlencode
-from uuid import uuid4
 
 import pytest
 
@@ -22,6 +19,8 @@ pytest.importorskip("obstore")
 import duckdb
 import obstore
 from azure.storage.blob import BlobServiceClient
+from tests.brokers.freeze import freeze
+from tests.brokers.s3 import BROKERS, DEADLINE_SECONDS, S3, SECRET, started
 
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError
 from raytrail.event import Chunk, Segment
@@ -29,86 +28,20 @@ from raytrail.pubsub import connect
 from raytrail.pubsub.objects import _Following
 from raytrail.testing import check_pubsub
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-BROKERS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser()
-GATEWAY, AZURITE = BROKERS / "bin" / "versitygw", BROKERS / "azurite" / "node_modules" / ".bin" / "azurite-blob"
-DEADLINE_SECONDS = 60
-KEY, SECRET = "raytrail", "secretsecret"
+AZURITE = BROKERS / "azurite" / "node_modules" / ".bin" / "azurite-blob"
 
 
-class Server:
-    """An S3 with one bucket, ``bucket``."""
-
-    def __init__(self, directory):
-        self.files, self.log, self.process = directory / "files", directory / "s3.log", None
-        (self.files / "bucket").mkdir(parents=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-
-    def url(self, folder=None, *, bucket="bucket", port=None, **settings):
-        settings = {
-            "endpoint": f"http://127.0.0.1:{port or self.port}",
-            "linger_seconds": 0.02,
-            "poll_seconds": 0.05,
-            "aws_access_key_id": KEY,
-            "aws_secret_access_key": SECRET,
-            "aws_region": "us-east-1",
-        } | settings
-        query = "&".join(f"{name}={value}" for name, value in settings.items())
-        return f"s3://{bucket}/{folder or uuid4().hex}?{query}"
-
-    def start(self):
-        environment = os.environ | {"ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [GATEWAY, "--port", f"127.0.0.1:{self.port}", "posix", self.files],
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1):
-                    return
-            except OSError:
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-
-    def objects(self, url):
-        folder = self.files / "bucket" / url.partition("?")[0].rpartition("/")[2] / "log"
-        return sorted(path for path in folder.rglob("*.ndjson*") if path.is_file())
-
-    def requests(self):
-        return re.findall(r"\| (GET|PUT) \| (\S+) \|", self.log.read_text())
-
-
-def started(server):
-    if not GATEWAY.exists():
-        text = "no S3 server: run `make brokers` (apt-get install golang)"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
-    server.start()
-    return server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = started(Server(tmp_path_factory.mktemp("s3")))
-    yield server
-    server.kill()
+@pytest.fixture
+def server(s3):
+    return s3
 
 
 @pytest.fixture
 def mortal(tmp_path):
     """A server of one's own, to be killed and started again."""
-    server = started(Server(tmp_path))
+    server = started(S3(tmp_path))
     yield server
     if server.process.poll() is None:
         server.kill()
@@ -246,7 +179,7 @@ async def test_a_writer_that_does_not_know_what_became_of_its_last_put_begins_an
     url = mortal.url(timeout_seconds=1)
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))
-        mortal.process.send_signal(signal.SIGSTOP)
+        freeze(mortal.process)
         results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in (1, 2)), return_exceptions=True)
         assert [type(result) for result in results] == [BrokerUnavailable] * 2
         mortal.process.send_signal(signal.SIGCONT)  # what it had in its hands is stored now
@@ -398,7 +331,7 @@ async def test_an_idle_reader_lists_once_a_poll_however_much_there_is(server):
 
 @pytest.mark.slow
 async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path, caplog):
-    server = Server(tmp_path)
+    server = S3(tmp_path)
     url = server.url(timeout_seconds=1)
     async with aclosing(connect(url)) as pubsub:
         began = time.monotonic()
@@ -468,10 +401,9 @@ def test_an_objects_place_is_that_of_its_last_ack_in_any_order():
     [
         ("s3://bucket", "'s3://bucket' names no folder of a bucket; write s3://bucket/folder, with letters, digits, "
                         "'_', '-', '.' and '=' in its name"),
-        ("gs:///x", "'gs:///x' names no folder of a bucket; write gs://bucket/folder, with letters, digits, '_', '-', "
-                    "'.' and '=' in its name"),
-        ("s3://b/p?linger=1", "'s3://b/p': Object contains unknown field `linger`; the settings are linger_seconds, "
-                              "batch_bytes, compression, poll_seconds, timeout_seconds, endpoint"),
+        ("gs:///x", "'gs:///x' names no bucket; write gs://bucket/folder"),
+        ("s3://b/p?linger=1", "'s3://b/p': Object contains unknown field `linger`; the settings are timeout_seconds, "
+                              "endpoint, linger_seconds, batch_bytes, compression, poll_seconds"),
     ],
 )  # fmt: skip
 def test_a_wrong_url_is_refused(url, says):

@@ -16,13 +16,14 @@ import pytest
 pytest.importorskip("redis")
 
 import redis
+from tests.brokers.freeze import freeze
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DEADLINE_SECONDS = 60
 BEHIND = (
@@ -225,7 +226,7 @@ async def test_a_server_that_hangs_is_given_up_in_time(own):
     url = server.url(timeout_seconds=2)
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))
-        server.process.send_signal(signal.SIGSTOP)
+        freeze(server.process)
         began = time.monotonic()
         results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in range(1, 5)), return_exceptions=True)
         assert {type(result) for result in results} == {BrokerUnavailable}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raytrail.testing.ray_cluster import ray_cluster
-from raytrail.testing.record import record
+from raytrail.testing.record import record, record_logs
 
 WORKLOAD = Path(__file__).parents[2] / "demo" / "workload.py"
 
@@ -30,6 +30,7 @@ def recorded_session():
             cluster.run([sys.executable, WORKLOAD], timeout_seconds=240)
             wait_until_quiet(cluster)
             recorded = record(cluster.dashboard_url, temp_dir / "recorded.json")
+            recorded["logs"] = record_logs(cluster.dashboard_url, recorded)
             # actors' events tell whole seconds: what the end brings must not fall into that of the answers
             time.sleep(1.1)
             cluster.stop()

@@ -28,7 +28,7 @@ from raytrail.server import ingest as module
 from raytrail.server.ingest import ingest
 from raytrail.store import Store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
 PATH = f"/tmp/ray/{SESSION}/logs/export_events/event_EXPORT_TASK_1.log"
 LIMIT = 1000_000
@@ -142,24 +142,24 @@ async def endless():
 
 
 @pytest.mark.parametrize(
-    ("body", "encoding", "text"),
+    ("make_body", "encoding", "text"),  # made when it is needed: it takes a second
     [
-        (b" " * (LIMIT + 1), "identity", "the body is longer than 1000000 bytes; send less at once\n"),
+        (lambda: b" " * (LIMIT + 1), "identity", "the body is longer than 1000000 bytes; send less at once\n"),
         (
-            gzip.compress(bytes(200 * LIMIT)),
+            lambda: gzip.compress(bytes(200 * LIMIT)),
             "gzip",
             "the body is longer than 1000000 bytes when decompressed; send less at once\n",
         ),
         (
-            zstandard.compress(bytes(500 * LIMIT), 1),
+            lambda: zstandard.compress(bytes(500 * LIMIT), 1),
             "zstd",
             "the body is longer than 1000000 bytes when decompressed; send less at once\n",
         ),
     ],
     ids=["long", "gzip bomb", "zstd bomb"],
 )
-async def test_a_body_that_is_too_long_is_413(post, broker, body, encoding, text):
-    assert (await post(body, {"content-encoding": encoding}))[:2] == (413, text)
+async def test_a_body_that_is_too_long_is_413(post, broker, make_body, encoding, text):
+    assert (await post(make_body(), {"content-encoding": encoding}))[:2] == (413, text)
     assert (await post(LINES))[0] == 204
     assert len(broker.published) == 1
 
@@ -271,7 +271,7 @@ async def test_the_server_asks_for_the_token_of_its_settings(made, broker):
 )
 async def test_a_server_that_lets_everybody_in_says_so(made, broker, host, token, warned, caplog):
     ready, stop = asyncio.Future(), asyncio.Event()
-    config = ServerConfig(host=host, port=0, ingest_token=token)
+    config = ServerConfig(host=host, port=0, ingest_token=token, open=True)
     serving = asyncio.create_task(serve(made, config, ready=ready.set_result, stop=stop, take=Collector(broker).take))
     url = await asyncio.wait_for(ready, 10)
     stop.set()

@@ -34,7 +34,7 @@ async def test_an_empty_history_says_how_to_fill_it(made_client):
 
 
 async def test_the_page_of_a_cluster_shows_its_states_commands_and_ledger(client):
-    seen = text(await client.get("/clusters/varied/"))
+    seen = text(await client.get("/clusters/varied/about"))
     address = f"http://history/clusters/{SESSION}"
     assert "Tasks 2,398 2,359 FINISHED 39 FAILED Actors 58" in seen
     assert "Jobs 11 9 SUCCEEDED 1 STOPPED 1 FAILED" in seen
@@ -44,7 +44,7 @@ async def test_the_page_of_a_cluster_shows_its_states_commands_and_ledger(client
 
 
 async def test_the_links_of_a_page_lead_somewhere(client):
-    for start in ("/", "/clusters/varied/", "/clusters/varied/at/1795419650000/"):
+    for start in ("/", "/clusters/varied/about", "/clusters/varied/at/1795419650000/about"):
         page = await client.get(start)
         links = {unescape(link) for link in re.findall(r'href=["\']([^"\']+)', page.text)}
         assert links
@@ -53,12 +53,12 @@ async def test_the_links_of_a_page_lead_somewhere(client):
 
 
 async def test_the_page_of_a_moment_says_which(client):
-    seen = text(await client.get("/clusters/varied/at/1795419650000/"))
-    assert "as it was at 2026-11-23 07:40:50 UTC see how it ended" in seen
+    seen = text(await client.get("/clusters/varied/at/1795419650000/about"))
+    assert "as it was at 2026-11-23 07:40:50 UTC see its very end" in seen
     assert "265 FINISHED" in seen
     assert f"ray job list --address http://history/clusters/{SESSION}/at/1795419650000" in seen
     # a moment that no calendar knows
-    assert (await client.get("/clusters/varied/at/999999999999999/")).status_code == 200
+    assert (await client.get("/clusters/varied/at/999999999999999/about")).status_code == 200
 
 
 async def test_holes_are_shown_with_their_place(made, chunk, add, task, made_client):
@@ -66,7 +66,7 @@ async def test_holes_are_shown_with_their_place(made, chunk, add, task, made_cli
     made.append([chunk("NODE", b"<script>alert(1)</script>\n")])
     made.fold()
     assert "1 unreadable" in text(await made_client.get("/"))
-    page = await made_client.get("/clusters/latest/")
+    page = await made_client.get("/clusters/latest/about")
     assert "1 unreadable lines" in text(page)
     assert re.search(r"0000000001-[0-9a-f]{32} at 0: \S+", text(page))
 
@@ -74,16 +74,16 @@ async def test_holes_are_shown_with_their_place(made, chunk, add, task, made_cli
 async def test_what_others_wrote_is_only_text(made, chunk, add, task, made_client):
     hostile = "<script>alert(1)</script>'\"&{name}"
     add(task(1), cluster=hostile)
-    for path in ("/", "/clusters/latest/", "/clusters/<script>alert(1)<%2Fscript>/"):
+    for path in ("/", "/clusters/latest/about", "/clusters/<script>alert(1)<%2Fscript>/"):
         page = await made_client.get(path, headers={"accept": "text/html"})
         assert "<script" not in page.text
-    assert hostile in text(await made_client.get("/clusters/latest/"))
+    assert hostile in text(await made_client.get("/clusters/latest/about"))
 
 
 async def test_a_page_may_fetch_nothing_and_carries_its_one_style(client, made_client):
     for page in (
         await client.get("/"),
-        await client.get("/clusters/varied/"),
+        await client.get("/clusters/varied/about"),
         await made_client.get("/clusters/gone/", headers={"accept": "text/html"}),
     ):
         [style] = re.findall(r"<style>(.*?)</style>", page.text, flags=re.DOTALL)

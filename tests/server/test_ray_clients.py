@@ -1,43 +1,15 @@
 """Ray's own, unmodified clients against a dead cluster."""
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 
-from raytrail.config import ServerConfig
-from raytrail.server import serve
-
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-SESSION = "session_2026-11-23_07-40-30_867494_13129"
 MOMENT = 1795420011999
-
-
-@pytest.fixture(scope="module")
-def address(store):
-    """The address of the captured cluster on a server of its own."""
-    urls, started = [], threading.Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-
-    def ready(url):
-        urls.append(url)
-        started.set()
-
-    thread = threading.Thread(
-        target=loop.run_until_complete, args=[serve(store, ServerConfig(port=0), ready=ready, stop=stop)]
-    )
-    thread.start()
-    assert started.wait(30)
-    yield f"{urls[0]}/clusters/{SESSION}"
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(30)
-    assert not thread.is_alive()
-    loop.close()
 
 
 def ray(*arguments):

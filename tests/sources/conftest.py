@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.sources import posted
 
 from raytrail.config import StoreConfig
 from raytrail.event import Chunk, Segment
@@ -38,6 +39,12 @@ def hooked_session():
             yield cluster.session_dir, {one["step"]: one for one in told}
     finally:
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def captured():
+    """All batches that a real Ray 2.60 posted."""
+    return posted.captured()
 
 
 @pytest.fixture

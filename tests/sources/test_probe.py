@@ -12,7 +12,9 @@ from ray.core.generated import gcs_pb2
 from raytrail.config import SourcesConfig
 from raytrail.errors import SourceTaken, SourceUnavailable
 from raytrail.sources import probe
+from raytrail.sources.event_file import EventFiles
 from raytrail.sources.probe import End, Pace, Probe, patience
+from raytrail.sources.serve_poll import ServePoll
 
 times = st.floats(0, 1000)
 
@@ -40,7 +42,7 @@ def test_the_time_that_a_poll_took_decides_when_the_next_one_is(clock):
         clock["monotonic"] += 0.05
         clock["process_time"] += 0.07
 
-    pace = Pace(ask, 1.0, 60.0)
+    pace = Pace("objects", ask, 1.0, 60.0)
     assert pace.due_at == 100.0
     pace.ask()
     assert pace.due_at == pytest.approx(100.05 + 7.0)
@@ -53,7 +55,7 @@ def test_what_does_not_answer_is_asked_less_and_less_often_and_said_once(clock, 
         if not next(answers):
             raise SourceUnavailable("the GCS at h:1 does not answer (UNAVAILABLE: gone)")
 
-    pace = Pace(ask, 1.0, 6.0)
+    pace = Pace("objects", ask, 1.0, 6.0)
     waits = []
     for _ in range(5):
         pace.ask()
@@ -62,6 +64,20 @@ def test_what_does_not_answer_is_asked_less_and_less_often_and_said_once(clock, 
     assert [record.getMessage() for record in caplog.records] == [
         "the GCS at h:1 does not answer (UNAVAILABLE: gone); asking it again until it does"
     ] * 2
+
+
+def test_what_this_rays_answers_do_not_have_is_said_once_and_the_others_are_asked_on(
+    tmp_path, pipe, monkeypatch, caplog
+):
+    node = _Node(3, pipe[1])
+    node.workers = lambda: [gcs_pb2.PlacementGroupTableData()]
+    monkeypatch.setattr(probe, "RayNode", lambda *_: node)
+    sources = SourcesConfig(placement_group_seconds=0.01, worker_seconds=0.01)
+    probe.run(Probe(str(tmp_path), "h:1", "aa", 0, ("PLACEMENT_GROUP", "WORKER"), sources), pipe[0])
+    assert node.left == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "workers are not asked for: this version of Ray has no worker_address"
+    ]
 
 
 @pytest.fixture
@@ -143,6 +159,26 @@ def test_the_lock_dies_with_the_process_that_held_it(tmp_path):
     holder.stdout.close()
     with probe._alone(probing):
         pass
+
+
+def test_serve_is_left_to_its_hooks_even_where_they_begin_while_it_answers(tmp_path):
+    answer = {"applications": {}, "controller_info": {"actor_id": "01"}}
+    hooks, asked = EventFiles(tmp_path), []
+
+    class Node:
+        def serve_runs(self):
+            return True
+
+        def serve(self):
+            asked.append(answer)
+            hooks.append("SERVE_INSTANCE", {"actor_id": "01", "state": "RUNNING"})
+            return answer
+
+    poll = ServePoll(EventFiles(tmp_path), tmp_path, ("SERVE_INSTANCE",))
+    for _ in range(2):
+        probe._ask_serve(Node(), poll)
+    [path] = tmp_path.iterdir()
+    assert len(path.read_text().splitlines()) == len(asked) == 1
 
 
 def test_a_directory_that_cannot_be_written_is_an_error_of_its_own(tmp_path, pipe):

@@ -9,7 +9,7 @@ from raytrail.sources import hooks, serve
 
 pytest.importorskip("ray.serve")
 
-from ray.serve._private import application_state, deployment_state
+from ray.serve._private import application_state, controller, deployment_state, proxy_state
 from ray.serve._private.common import (
     DeploymentID,
     DeploymentStatus,
@@ -18,11 +18,18 @@ from ray.serve._private.common import (
     ReplicaID,
     ReplicaState,
 )
-from ray.serve._private.config import DeploymentConfig
+from ray.serve._private.config import DeploymentConfig, ReplicaConfig
+from ray.serve._private.deployment_info import DeploymentInfo
 from ray.serve._private.version import DeploymentVersion
-from ray.serve.schema import ApplicationStatus
+from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
+from ray.serve.schema import (
+    ApplicationStatus,
+    ProxyStatus,
+    ServeActorDetails,
+    ServeApplicationSchema,
+)
 
-TYPES = ("SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA")
+TYPES = ("SERVE_INSTANCE", "SERVE_PROXY", "SERVE_APPLICATION", "SERVE_DEPLOYMENT", "SERVE_REPLICA")
 DEPLOYMENT = DeploymentID("Model", "shop")
 
 
@@ -34,6 +41,8 @@ def classes(monkeypatch):
         (application_state, "ApplicationState"),
         (deployment_state, "DeploymentState"),
         (deployment_state, "DeploymentReplica"),
+        (proxy_state, "ProxyState"),
+        (controller, "ServeController"),
     ):
         own = type(name, (getattr(module, name),), {"__module__": module.__name__})
         monkeypatch.setattr(module, name, own)
@@ -42,6 +51,10 @@ def classes(monkeypatch):
     found.ApplicationState.is_deleted = lambda self: self.gone
     found.DeploymentState.check_curr_status = lambda self: (self.gone, False)
     found.DeploymentReplica.check_stopped = lambda self: self.gone
+    found.ServeController._update_proxy_nodes = found.ServeController._kill_registered_cleanup_actors = lambda self: (
+        None
+    )
+    found.ProxyState.shutdown = lambda self: None
     return found
 
 
@@ -83,6 +96,9 @@ def deployment(classes):
     trigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     one._curr_status_info = DeploymentStatusInfo("Model", DeploymentStatus.UPDATING, trigger)
     one._target_state.target_num_replicas = 2
+    options = {"num_cpus": 0.5, "runtime_env": {"env_vars": {"KEY": "secret"}}}
+    replica_config = ReplicaConfig.create(object, ray_actor_options=options)
+    one._target_state.info = DeploymentInfo(DeploymentConfig(user_config={"a": 1}), replica_config, 0, "")
     for message in ("", "", "y" * 20_000):
         one._curr_status_info = DeploymentStatusInfo("Model", DeploymentStatus.UPDATING, trigger, message)
     one.gone = False
@@ -106,52 +122,107 @@ def replica(classes):
     return one
 
 
-LIVES = {"SERVE_APPLICATION": application, "SERVE_DEPLOYMENT": deployment, "SERVE_REPLICA": replica}
+def proxy(classes):
+    """Go through the life of a proxy."""
+    wrapper = SimpleNamespace(actor_id="0f", worker_id="3f", log_file_path="/serve/proxy.log")
+    one = classes.ProxyState(wrapper, "SERVE_PROXY_ACTOR-1f", "1f", "10.0.0.1", "i-1")
+    for status in (ProxyStatus.HEALTHY, ProxyStatus.HEALTHY):
+        one.try_update_status(status)
+    one.update_actor_details(worker_id="3f", log_file_path="/serve/proxy.log")
+    for _ in range(2):
+        one.shutdown()
+    return one
 
 
-def test_each_change_of_an_application_is_told_once(laid, events):
-    application(laid)
-    told = events("SERVE_APPLICATION")
-    assert [(event["status"], event["route_prefix"], len(event["message"])) for event in told] == [
-        ("DEPLOYING", None, 0),
-        ("UNHEALTHY", "/shop", hooks.MAX_TEXT),
-        ("DELETED", "/shop", hooks.MAX_TEXT),
+def instance(classes):
+    """Go through the life of a controller."""
+    one = classes.ServeController.__new__(classes.ServeController)
+    one._actor_details = ServeActorDetails(actor_id="0f", node_id="1f", worker_id="3f")
+    one.proxy_state_manager = SimpleNamespace(
+        get_config=lambda: HTTPOptions(port=8001),
+        get_grpc_config=gRPCOptions,
+        get_proxy_location=lambda: ProxyLocation.HeadOnly,
+    )
+    for one._target_capacity in (None, None, 50.0):
+        one._update_proxy_nodes()
+    one._kill_registered_cleanup_actors()
+    one._update_proxy_nodes()
+    return one
+
+
+LIVES = {
+    "SERVE_INSTANCE": instance,
+    "SERVE_PROXY": proxy,
+    "SERVE_APPLICATION": application,
+    "SERVE_DEPLOYMENT": deployment,
+    "SERVE_REPLICA": replica,
+}
+
+
+def test_each_change_of_the_instance_is_told_once(laid, events):
+    instance(laid)
+    told = events("SERVE_INSTANCE")
+    assert [(event["state"], event["target_capacity"]) for event in told] == [
+        ("RUNNING", None),
+        ("RUNNING", 50.0),
+        ("SHUT_DOWN", 50.0),
     ]
+    fields = told[0].pop("rest_fields")
+    assert set(fields) == set(serve.REST_MODELS)
+    assert {"ip", "port"} <= set(fields["Target"])
+    assert "controller_info" in fields["ServeInstanceDetails"]
+    assert told[0] == {
+        "actor_id": "0f",
+        "node_id": "1f",
+        "worker_id": "3f",
+        "state": "RUNNING",
+        "proxy_location": "HeadOnly",
+        "http_options": {"port": 8001},
+        "grpc_options": {},
+        "target_capacity": None,
+    }
 
 
-def test_each_change_of_a_deployment_is_told_once_there_is_a_target(laid, events):
-    deployment(laid)
-    told = events("SERVE_DEPLOYMENT")
-    assert {(event["app_name"], event["name"]) for event in told} == {("shop", "Model")}
-    assert [(event["status"], event["target_num_replicas"], len(event["message"])) for event in told] == [
-        ("UPDATING", 2, 0),
-        ("UPDATING", 2, hooks.MAX_TEXT),
-        ("UPDATING", 3, hooks.MAX_TEXT),
-        ("DELETED", 3, hooks.MAX_TEXT),
-    ]
-
-
-def test_each_change_of_a_replica_is_told_once(laid, events):
-    replica(laid)
-    told = events("SERVE_REPLICA")
-    assert [(event["state"], event.get("pid")) for event in told] == [
+def test_each_change_of_a_proxy_is_told_once(laid, events):
+    proxy(laid)
+    told = events("SERVE_PROXY")
+    assert [(event["status"], event.get("worker_id")) for event in told] == [
         ("STARTING", None),
-        ("STARTING", 7),
-        ("RUNNING", 7),
-        ("STOPPED", 7),
+        ("HEALTHY", None),
+        ("HEALTHY", "3f"),
+        ("STOPPED", "3f"),
     ]
     assert told[-1] == {
-        "app_name": "shop",
-        "deployment_name": "Model",
-        "replica_id": "abc",
-        "state": "STOPPED",
         "actor_id": "0f",
-        "actor_name": "SERVE_REPLICA::shop#Model#abc",
+        "actor_name": "SERVE_PROXY_ACTOR-1f",
         "node_id": "1f",
-        "pid": 7,
-        "log_file_path": "/serve/x.log",
-        "start_time_s": 1.5,
+        "node_ip": "10.0.0.1",
+        "node_instance_id": "i-1",
+        "worker_id": "3f",
+        "log_file_path": "/serve/proxy.log",
+        "status": "STOPPED",
     }
+
+
+def test_an_application_has_the_config_that_it_was_deployed_with_unless_that_is_too_long(laid, events, monkeypatch):
+    app = laid.ApplicationState("shop", None, None, None, None, False)
+    app._target_state.config = ServeApplicationSchema(name="shop", import_path="shop:app")
+    app._update_status(ApplicationStatus.DEPLOYING)
+    monkeypatch.setattr(serve, "MOST_CONFIG", 40)
+    app._update_status(ApplicationStatus.RUNNING)
+    assert [event["deployed_app_config"] for event in events("SERVE_APPLICATION")] == [
+        {"name": "shop", "import_path": "shop:app"},
+        None,
+    ]
+
+
+def test_a_deployment_has_the_options_that_serve_shows_of_it(laid, events):
+    one = deployment(laid)
+    shown = deployment_state._deployment_info_to_schema("Model", one._target_state.info).model_dump(exclude_unset=True)
+    assert shown["user_config"] == {"a": 1}
+    for event in events("SERVE_DEPLOYMENT"):
+        assert event["deployment_config"] == json.loads(json.dumps(shown))
+        assert event["required_resources"] == {"CPU": 0.5}
 
 
 @pytest.mark.parametrize("event_type", TYPES)
@@ -169,6 +240,8 @@ def test_no_exception_in_a_hook_reaches_serve(event_type, laid, events, monkeypa
 @pytest.mark.parametrize(
     ("event_type", "owner", "name"),
     [
+        ("SERVE_INSTANCE", controller.ServeController, "get_grpc_config"),
+        ("SERVE_PROXY", proxy_state.ProxyState, "shutdown"),
         ("SERVE_APPLICATION", application_state.ApplicationState, "_update_status"),
         ("SERVE_APPLICATION", application_state.ApplicationState, "is_deleted"),
         ("SERVE_DEPLOYMENT", deployment_state.DeploymentState, "check_curr_status"),
@@ -183,6 +256,8 @@ def test_a_name_that_is_gone_turns_one_type_off_with_one_line(event_type, owner,
         (application_state, application_state.ApplicationState),
         (deployment_state, deployment_state.DeploymentState),
         (deployment_state, deployment_state.DeploymentReplica),
+        (proxy_state, proxy_state.ProxyState),
+        (controller, controller.ServeController),
     ):
         members = {key: value for key, value in vars(real).items() if key not in ("__dict__", "__weakref__")}
         if real is owner:

@@ -2,6 +2,7 @@
 
 import base64
 
+import duckdb
 import pytest
 
 from raytrail.config import StoreConfig
@@ -9,7 +10,8 @@ from raytrail.entities import installed
 from raytrail.errors import NotFoundError
 from raytrail.event import Chunk
 from raytrail.store import Filter, Store
-from raytrail.testing.entities import SESSION, chunk
+from raytrail.store.live import LiveFold
+from raytrail.testing.entities import SESSION, chunk, line
 
 ENTITIES = installed()
 S = 1_000_000_000
@@ -90,6 +92,33 @@ def test_events_of_one_second_are_ordered_by_their_place_in_the_file_and_across_
     assert (found["state"], found["num_restarts"]) == ("DEAD", 2)
 
 
+def test_an_actor_that_was_posted_has_its_times_to_the_millisecond_and_why_it_restarted(store):
+    def told(state, ms, **fields):
+        data = {"actor_id": base64.b64encode(b"a" * 16).decode(), "state": state, **fields}
+        return line(installed()["actor"], T0 + ms // 1000, data, time_ns=T0 * 10**9 + ms * 10**6)
+
+    def restarting(ms, reason):
+        return told("RESTARTING", ms, restart_reason=reason)
+
+    lines = [
+        told("ALIVE", 250, restart_reason="ACTOR_FAILURE"),
+        restarting(300, "ACTOR_FAILURE"),
+        restarting(400, "NODE_PREEMPTION"),
+        restarting(400, "NODE_PREEMPTION"),  # told twice: it is one
+        restarting(500, "LINEAGE_RECONSTRUCTION"),
+        restarting(600, "LINEAGE_RECONSTRUCTION"),
+        told("DEAD", 1750, restart_reason="ACTOR_FAILURE"),
+    ]
+    store.append([chunk(installed()["actor"], lines)])
+    store.fold()
+    actor = only(store, "actor")
+    assert (actor["start_time_ms"], actor["end_time_ms"]) == (T0 * 1000 + 250, T0 * 1000 + 1750)
+    assert actor["num_restarts"] == 4
+    assert actor["num_restarts_due_to_node_preemption"] == 1
+    assert actor["num_restarts_due_to_lineage_reconstruction"] == 2
+    assert only(store, "actor", T0 * 1000 + 450)["num_restarts"] == 2
+
+
 def test_folding_again_and_restarting_change_nothing(tmp_path, task, config):
     lines = [
         task(n, task_info={"type": "NORMAL_TASK", "func_or_class_name": "f"}, state_updates=times(pending=n))
@@ -121,6 +150,49 @@ def complete(task, number, at):
         number, at=T0 + at, task_info=info, state_updates=updates,
         profile_events={"component_type": "worker", "component_id": WORKER, "events": [span]},
     )  # fmt: skip
+
+
+def test_a_backlog_that_is_divided_by_keys_first_loses_nothing_and_leaves_nothing_open(store, task, monkeypatch):
+    monkeypatch.setattr("raytrail.store.live.PASS_EVENTS", 8)
+    monkeypatch.setattr("raytrail.store.live.MOST_READS", 2)
+    monkeypatch.setattr("raytrail.store.live.DIVIDE_EVENTS", 16)
+    divide, divisions = LiveFold._divide, []
+
+    def divided(*args):
+        divisions.append(divide(*args))
+        return divisions[-1]
+
+    monkeypatch.setattr(LiveFold, "_divide", divided)
+    whole = [complete(task, number, number) for number in range(1, 41)]
+    begun = [task(number, at=T0, state_updates=times(pending=0)) for number in range(1, 41)]
+    for half, lines in (("a", begun), ("b", whole)):
+        # a chunk of each ten lines: a file of the log each, as a backlog is appended
+        for first in range(0, 40, 10):
+            store.append([chunk(ENTITIES["task"], lines[first : first + 10], file=f"{half}{first:09d}-f")])
+    store.fold()
+    [found] = divisions
+    assert 1 < len(found) <= 10  # one for each pass that there is anything for
+    assert all(len(files) > 1 for files in found)
+    kinds = {file.kind: file.rows for file in store._catalogue.state_files(SESSION, "task")}
+    assert kinds["open"] == 0
+    assert store.snapshot(SESSION).count("task", [Filter("state", "=", "FINISHED")]) == 40
+    assert not list((store._root / "tmp").glob("divided-*"))
+
+
+def test_of_the_log_only_small_files_are_gathered(store, task, monkeypatch):
+    monkeypatch.setattr("raytrail.store.live.SMALL_FILES", 2)
+    monkeypatch.setattr("raytrail.store.live.SMALL_LOG_EVENTS", 2)
+
+    def events_of_files():
+        return sorted(file.events for file in store._catalogue.log_files(SESSION, "task"))
+
+    for number in range(1, 4):
+        put(store, "task", complete(task, number, 0), complete(task, number + 10, 0), file=f"{number:010d}-large")
+    assert events_of_files() == [2, 2, 2]
+    for number in range(4, 7):
+        put(store, "task", complete(task, number, 0), file=f"{number:010d}-small")
+    assert events_of_files() == [1, 2, 2, 2, 2]
+    assert store.snapshot(SESSION).count("task") == 9
 
 
 @pytest.mark.slow
@@ -215,6 +287,167 @@ def test_what_gcs_concludes_is_inferred(store, task, event):
         "task", where=[Filter("task_id", "=", rows["01"]["task_id"])]
     )
     assert (before[0]["state"], before[0]["error_type"]) == ("PENDING_ARGS_AVAIL", None)
+
+
+def test_an_attempt_whose_worker_is_told_to_have_ended_ends_with_it_in_gcs_own_words(store, task, event):
+    ms, ids = T0 * 1000, [base64.b64encode(bytes([n]) * 28).decode() for n in (5, 6, 7)]
+    ended = {"is_alive": False, "exit_type": "USER_ERROR", "exit_detail": "it broke", "end_time_ms": str(ms + 507)}
+    put(store, "driver_job", event("driver_job", T0, job_id=JOB, is_dead=True, end_time=str(ms + 491)))
+    put(
+        store,
+        "worker",
+        event("worker", T0, worker_id=ids[0], **ended),
+        event("worker", T0, worker_id=ids[1], is_alive=True),
+    )
+    runs = [task(n, task_info={"type": "NORMAL_TASK"}, state_updates={"worker_id": id}) for n, id in enumerate(ids, 1)]
+    put(store, "task", *runs)
+    store.seal(SESSION)
+    tasks = sorted(store.snapshot(SESSION).rows("task"), key=lambda row: row["task_id"])
+    assert [(row["inferred"], row["end_time_ms"] - ms) for row in tasks] == [
+        ("worker died", 507),
+        ("job ended", 491),
+        ("job ended", 491),
+    ]
+    assert tasks[0]["error_message"] == (
+        f"Worker running the task ({'05' * 28}) died with exit_type: 2 with error_message: it broke"
+    )
+
+
+def test_the_files_of_a_tasks_output_are_known_once_its_session_is_sealed(store, task):
+    """From an attempt of its worker that was told whole, or from its log's name and its node's directory."""
+    workers = {name: bytes([number]) * 28 for number, name in enumerate(("told", "shipped", "elsewhere", "unknown"), 5)}
+    directory = f"/tmp/ray/{SESSION}/logs/"
+
+    def ran(number, worker, node=NODE, **log):
+        starts = {"stdout_start": 0, "stderr_start": 0, **log}
+        places = {"node_id": node, "worker_id": base64.b64encode(workers[worker]).decode(), "worker_pid": 7}
+        info = {"type": "NORMAL_TASK"}
+        return task(number, task_info=info, state_updates={**times(running=1), **places, "task_log_info": starts})
+
+    def shipped(worker, job, place=""):
+        name = f"{place}worker-{workers[worker].hex()}-{job}-7.out"
+        said = {"file": name, "generation": 0, "name": name, "event_type": "LOG", "node_id": ""}
+        return line(ENTITIES["file"], T0, said)
+
+    whole = f"{directory}worker-{workers['told'].hex()}-ffffffff-7"
+    put(
+        store,
+        "task",
+        ran(1, "told", stdout_file=f"{whole}.out", stderr_file=f"{whole}.err"),
+        *(ran(number, worker) for number, worker in enumerate(workers, 2)),
+        ran(6, "elsewhere", node=WORKER),
+        # of an actor, whose tasks' output is not recorded
+        task(7, task_info={"type": "ACTOR_TASK"}, state_updates={"worker_id": NODE, "node_id": NODE}),
+    )
+    put(store, "file", shipped("shipped", "ffffffff"), shipped("elsewhere", "01000000", "old/"))
+    guess = {number: only_log(store, number)["stdout_file"] for number in (2, 3)}
+    assert guess == {
+        2: f"worker-{workers['told'].hex()}-01000000-7.out",
+        3: f"worker-{workers['shipped'].hex()}-01000000-7.out",
+    }
+    store.seal(SESSION)
+    found = {number: only_log(store, number)["stdout_file"] for number in range(1, 7)}
+    assert found == {
+        1: f"{whole}.out",
+        2: f"{whole}.out",
+        3: f"{directory}worker-{workers['shipped'].hex()}-ffffffff-7.out",
+        4: f"{directory}worker-{workers['elsewhere'].hex()}-01000000-7.out",
+        5: f"worker-{workers['unknown'].hex()}-01000000-7.out",
+        6: f"worker-{workers['elsewhere'].hex()}-01000000-7.out",
+    }
+    assert only_log(store, 2)["stderr_file"] == f"{whole}.err"
+    assert only_log(store, 7) is None
+
+
+def only_log(store, number):
+    where = [Filter("task_id", "=", bytes([number]).hex() * 24)]
+    [row] = store.snapshot(SESSION).rows("task", where=where)
+    return row["task_log_info"]
+
+
+def test_a_session_whose_nodes_end_is_not_told_ends_after_all_that_is(store, task, event):
+    ms = T0 * 1000
+    put(store, "node", event("node", T0 - 9, node_id=NODE, start_time_ms=str(ms - 9000), state="ALIVE"))
+    put(store, "driver_job", event("driver_job", T0, job_id=JOB, is_dead=True, end_time=str(ms + 507)))
+    put(store, "task", task(1, task_info={"type": "NORMAL_TASK"}, state_updates={"node_id": NODE, "worker_id": NODE}))
+    store.seal(SESSION)
+    assert (only(store, "task")["inferred"], only(store, "task")["end_time_ms"]) == ("job ended", ms + 507)
+    assert only(store, "node")["end_time_ms"] == ms + 999
+
+
+def test_a_retry_submitted_after_its_jobs_end_ended_with_the_job_as_gcs_has_it(store, task, event):
+    put(store, "driver_job", event("driver_job", T0, job_id=JOB, is_dead=True, end_time=str(T0 * 1000 + 923)))
+    put(store, "task", task(1, task_info={"type": "NORMAL_TASK"}, state_updates=times(pending=1)))
+    store.seal(SESSION)
+    row = only(store, "task")
+    assert (row["state"], row["inferred"]) == ("FAILED", "job ended")
+    assert (row["creation_time_ms"], row["end_time_ms"]) == ((T0 + 1) * 1000, T0 * 1000 + 923)
+
+
+def test_what_a_worker_did_is_known_from_when_it_had_done_it(store, task):
+    """Also of an attempt whose end nobody told, as its owner had gone first."""
+    spans = [
+        {"event_name": name, "start_time": str((T0 + since) * 10**9), "end_time": str((T0 + until) * 10**9)}
+        for name, since, until in (("task:deserialize_arguments", 1, 2), ("task::given", 2, 5))
+    ]
+    log = {"stdout_start": 52, "stdout_end": 60}
+    info = {"type": "NORMAL_TASK", "func_or_class_name": "f"}
+    put(
+        store,
+        "task",
+        task(1, task_info=info, state_updates={**times(pending=0, running=1), "task_log_info": {"stdout_start": 52}}),
+        task(
+            1,
+            at=T0 + 6,
+            state_updates={"task_log_info": log},
+            profile_events={"component_type": "worker", "events": spans},
+        ),
+    )
+    for sealed in (False, True):
+        seen = {}
+        for second in (1, 3, 5):
+            row = only(store, "task", (T0 + second) * 1000)
+            profile = row["profiling_data"]
+            seen[second] = (row["name"], [span["event_name"] for span in profile.get("events", ())])
+            assert profile.get("component_type") == (None if second == 1 else "worker")
+            if second < 5:
+                assert (row["task_log_info"]["stdout_start"], row["task_log_info"].get("stdout_end")) == (52, None)
+        assert seen == {
+            1: ("given", []),
+            3: ("given", ["task:deserialize_arguments"]),
+            5: ("given", ["task:deserialize_arguments", "task::given"]),
+        }, sealed
+        store.seal(SESSION)
+    assert only(store, "task")["task_log_info"]["stdout_end"] == 60
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_the_process_that_created_an_actor_last_is_shown_where_one_attempt_has_several(store, task, order):
+    """As Ray 2.48 has it of an actor that restarts."""
+    processes = (b"\xff", b"\x01", b"\x7f")
+    creation = base64.b64encode(b"\xff" * 8 + b"\x05" * 16).decode()
+    driver = base64.b64encode(b"\xff" * 20 + b"\x01\0\0\0").decode()
+    # where the larger number of digits counts, and not the larger first one
+    ends = ("999999999999999999", "1795419645000000000", "1795419646000000000")
+    lines = [
+        task(
+            task_id=one,
+            profile_events={
+                "component_type": "worker",
+                "component_id": base64.b64encode(processes[number] * 28).decode(),
+                "events": [{"event_name": "task::f", "start_time": "1", "end_time": ends[number]}],
+            },
+        )
+        for one in (creation, driver)
+        for number in order
+    ]
+    put(store, "task", task(task_id=creation, task_info={"type": "ACTOR_CREATION_TASK"}), *lines)
+    for sealed in (False, True):
+        rows = store.snapshot(SESSION).rows("task")
+        shown = {row["task_id"][16:]: row["profiling_data"]["component_id"] for row in rows}
+        # a driver's own id has as many ones before it, and an event of each flush
+        assert shown == {"05" * 16: "7f" * 28, "ff" * 12 + "01000000": "ff" * 28}, sealed
+        store.seal(SESSION)
 
 
 def test_the_state_at_an_earlier_moment(store, task, event):
@@ -425,3 +658,40 @@ def test_sql_reads_all_clusters_and_nothing_else(store, task):
     for statement in ("DROP TABLE task", "COPY task TO 'x'", "SELECT * FROM read_text('/etc/hostname')"):
         with pytest.raises(Exception, match=r"(?i)error"):
             store.sql(statement)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("at_ms", [None, 10**15])
+def test_what_an_older_version_wrote_lacks_only_what_it_did_not_know(sealed, at_ms, tmp_path, task, event):
+    labels = {"zone": "a"}
+    with Store.open(tmp_path, StoreConfig(threads=1), write=True) as store:
+        put(store, "task", complete(task, 1, 0))
+        put(store, "node", event("node", T0, node_id=NODE, state="ALIVE", node_name="n", labels=labels))
+        if sealed:
+            store.seal(SESSION)
+            store.cache(SESSION)
+        assert only(store, "node", at_ms)["labels"] == labels
+    forget(tmp_path, "task", "worker_pid")
+    forget(tmp_path, "node", "labels")
+    with Store.open(tmp_path, StoreConfig(threads=1), write=True) as store:
+        assert (only(store, "task", at_ms)["worker_pid"], only(store, "task", at_ms)["state"]) == (None, "FINISHED")
+        assert (only(store, "node", at_ms)["labels"], only(store, "node", at_ms)["node_name"]) == (None, "n")
+        assert store.snapshot(SESSION, at_ms).rows("worker") == []
+        # and goes on from there
+        put(store, "node", event("node", T0 + 1, node_id=NODE, state="DEAD", labels=labels), file="0000000001-node")
+        store.seal(SESSION)
+        assert (only(store, "task")["worker_pid"], only(store, "node")["labels"]) == (None, labels)
+
+
+def forget(root, name, column):
+    """Take a column, and the table of workers, from all files of a store."""
+    with duckdb.connect() as db:
+        for path in root.rglob(f"{name}-*.parquet"):
+            # the live states of tasks and nodes, and their logs, are files of these names
+            db.execute(f"COPY (SELECT * EXCLUDE ({column}) FROM '{path}') TO '{path}.new' (FORMAT parquet)")
+            path.with_suffix(".parquet.new").rename(path)
+        for path in root.rglob("*.duckdb"):
+            db.execute(f"ATTACH '{path}' AS cache")
+            db.execute(f"CREATE OR REPLACE TABLE cache.{name} AS SELECT * EXCLUDE ({column}) FROM cache.{name}")
+            db.execute("DROP TABLE IF EXISTS cache.worker")
+            db.execute("DETACH cache")

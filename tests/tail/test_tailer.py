@@ -449,6 +449,7 @@ def test_a_directory_that_cannot_be_read_is_named_once(tail, events, caplog, mon
         f"{events.parents[2]}: Permission denied; nothing is read there until it can be",
         f"{events}: Permission denied; its events are not read until it can be",
         f"{events.parent / 'events'}: Permission denied; its events are not read until it can be",
+        f"{events.parent}: Permission denied; its logs are not read until it can be",
     ]
     append(events / "event_EXPORT_NODE.log", line(1))
     assert it.ship() == line(1)

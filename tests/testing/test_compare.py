@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raytrail.testing.compare import CANNOT, KEYS, compare
+from raytrail.entities.fidelity import CANNOT
+from raytrail.testing.compare import KEYS, compare
 
 
 def node(number, **fields):
@@ -26,7 +27,7 @@ def test_rows_that_are_the_same_are_exact():
 def test_a_different_field_is_counted_and_shown():
     score = compare([node(1), node(2)], [node(1), node(2, state="DEAD")], resource="nodes")
     assert not score.exact
-    assert score.fields["state"] == (1, 1, 0, 0, None)
+    assert score.fields["state"] == (1, 1, 0, 0, None, 0)
     ((key, field, live, ours),) = score.differences
     assert (key, field, live, ours) == ((f"{2:056x}",), "state", "ALIVE", "DEAD")
     assert str(score) == (
@@ -63,7 +64,7 @@ def test_a_row_that_one_side_lacks_is_told():
 
 def test_what_the_files_cannot_give_does_not_count():
     log = {"stdout_file": "/a-ffffffff-1.out", "stdout_start": 9, "stdout_end": 12}
-    ours = {"stdout_file": "/a-01000000-1.out", "stdout_start": 0, "stdout_end": 12}
+    ours = {**log, "stdout_start": 0}
     live_row = task(1, call_site="f.py:1", task_log_info=log)
     score = compare([live_row], [task(1, call_site=None, task_log_info=ours)], resource="tasks")
     assert score.exact
@@ -74,6 +75,35 @@ def test_what_the_files_cannot_give_does_not_count():
 
     ours["stdout_end"] = 13
     assert not compare([live_row], [task(1, call_site=None, task_log_info=ours)], resource="tasks").exact
+
+
+def test_what_differs_for_want_of_an_event_is_counted_apart_from_what_comes_out_the_same():
+    said = [task(1, call_site="f.py:1"), task(2, call_site=None), task(3, call_site="f.py:3")]
+    lacks = task(3)
+    score = compare(said, [task(1, call_site=None), task(2, call_site=None), lacks], resource="tasks")
+    assert score.exact
+    assert score.untold == 2
+    assert score.values == (21, 21, 24)
+    told = compare(said, [task(1, call_site=None, name="g"), task(2, call_site=None), lacks], resource="tasks")
+    assert not told.exact
+    assert told.untold == 2, "what an event tells is wrong, and no excuse"
+
+
+def test_an_excused_value_counts_as_untold_only_where_it_differs():
+    live_row = task(1, label_selector={"zone": "a"}, fallback_strategy={"options": []})
+    for ours, untold in ((None, 1), ({"options": []}, 0)):
+        score = compare([live_row], [{**live_row, "fallback_strategy": ours}], resource="tasks")
+        assert score.exact
+        assert (score.fields["fallback_strategy"].excused, score.untold) == (1, untold)
+
+
+def test_rows_that_no_event_tells_are_untold_with_all_their_fields():
+    rows = [{"object_id": f"{number:056x}", "ip": "::1", "pid": number, "object_size": 7} for number in (1, 2, 3)]
+    score = compare(rows, rows[:1], resource="objects")
+    assert score.exact
+    assert (score.untold, score.values) == (8, (4, 4, 12))
+    node_score = compare([node(1), node(2)], [node(1)], resource="nodes")
+    assert (node_score.untold, node_score.values) == (0, (3, 6, 6))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +129,20 @@ def test_the_time_of_a_workers_death_is_excused():
     assert score.exact
     assert score.fields["end_time_ms"].excused == 1
     assert not compare([{**live_row, "error_message": "no"}], [{**ours, "error_message": "no"}], resource="tasks").exact
+
+
+@pytest.mark.parametrize(("state", "exact"), [("NO_RESOURCES", True), ("FINISHED", False)])
+def test_attempts_are_excused_of_a_group_that_waits_and_nothing_else_of_its_statistics(state, exact):
+    def group(attempts, **fields):
+        stats = {"scheduling_state": state, "scheduling_attempt": attempts, "scheduling_latency_us": "0", **fields}
+        return {"placement_group_id": "01", "state": "PENDING", "stats": stats}
+
+    def compared(ours):
+        return compare([group(5)], [ours], resource="placement_groups")
+
+    assert compared(group(4)).exact is exact
+    assert compared(group(5)).exact
+    assert not compared(group(5, scheduling_latency_us="1")).exact
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,26 @@ def test_a_ray_that_does_not_start_is_told_with_what_it_printed(monkeypatch, tmp
         pass
 
 
+def test_no_two_rays_of_one_environment_start_at_once(monkeypatch, tmp_path):
+    (tmp_path / "ray").write_text('#!/bin/sh\nflock --nonblock "$0" true && echo "alone" || echo "locked"\nexit 3\n')
+    (tmp_path / "ray").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(RaytrailError, match="it printed:\nlocked"), ray_cluster():
+        pass
+
+
+@pytest.mark.slow
+def test_a_ray_whose_dashboard_was_late_is_started_again(monkeypatch, tmp_path):
+    (tmp_path / "ray").write_text(
+        "#!/bin/sh\nmkdir $(dirname $0)/late 2>/dev/null && echo 'Failed to start the dashboard' && exit 1\nexit 3\n"
+    )
+    (tmp_path / "ray").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(RaytrailError, match="ray start ended with 3"), ray_cluster():
+        pass
+    assert (tmp_path / "late").exists()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_stopped_cluster_leaves_complete_files_and_no_process():

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from raytrail.errors import RaytrailError
-from raytrail.testing.record import RESOURCES, record
+from raytrail.testing.questions import paths
+from raytrail.testing.record import RESOURCES, record, record_logs
 
 
 @pytest.fixture
@@ -35,8 +36,7 @@ def dashboard():
             pass
 
     for resource in RESOURCES:
-        rows = [{"id": f"{resource}_1"}]
-        answers[f"/api/v0/{resource}"] = state({"total": 1, "result": rows})
+        answers[f"/api/v0/{resource}"] = state({"total": 1, "result": [row(resource)]})
     for resource in ("tasks", "actors"):
         answers[f"/api/v0/{resource}/summarize"] = state({"total": 1, "result": {}})
     with ThreadingHTTPServer(("127.0.0.1", 0), Dashboard) as server:
@@ -49,6 +49,10 @@ def dashboard():
             thread.join()
 
 
+def row(resource):
+    return {f"{resource.removesuffix('s')}_id": f"{resource}_1"}
+
+
 def state(answer, result=True, msg=""):
     return {"result": result, "msg": msg, "data": {"result": answer}}
 
@@ -56,11 +60,42 @@ def state(answer, result=True, msg=""):
 def test_answers_are_returned_and_written(dashboard, tmp_path):
     address, _ = dashboard
     answers = record(address, tmp_path / "deep" / "answers.json")
-    assert [answers[resource] for resource in RESOURCES] == [[{"id": f"{name}_1"}] for name in RESOURCES]
+    assert [answers[resource] for resource in RESOURCES] == [[row(name)] for name in RESOURCES]
     assert answers["version"] == {"ray_version": "2.60.0"}
     assert answers["tasks_summary"] == {"total": 1, "result": {}}
     assert 0 < answers["began_ms"] <= answers["ended_ms"]
     assert json.loads((tmp_path / "deep" / "answers.json").read_text()) == answers
+
+
+def test_the_log_api_is_asked_for_tasks_actors_and_jobs_and_its_errors_are_kept(dashboard):
+    address, answers = dashboard
+    answers["/api/jobs/s1/logs"] = {"logs": "printed"}
+    rows = {
+        "tasks": [{"task_id": "aa", "attempt_number": 1, "type": "NORMAL_TASK"}],
+        "actors": [{"actor_id": "bb"}],
+        "submissions": [{"submission_id": "s1", "job_id": "01"}],
+    }
+    texts = record_logs(address, rows)
+    assert list(texts) == [
+        "/api/v0/logs/file?task_id=aa&attempt_number=1&suffix=out",
+        "/api/v0/logs/file?task_id=aa&attempt_number=1&suffix=err",
+        "/api/v0/logs/file?actor_id=bb&suffix=out&lines=-1",
+        "/api/v0/logs/file?actor_id=bb&suffix=err&lines=-1",
+        "/api/jobs/s1/logs",
+    ]
+    assert json.loads(texts["/api/jobs/s1/logs"]) == {"logs": "printed"}
+    assert "404" in texts["/api/v0/logs/file?actor_id=bb&suffix=out&lines=-1"]
+
+
+def test_everything_is_asked_and_what_ray_does_not_serve_is_kept_too(dashboard, tmp_path):
+    address, known = dashboard
+    known["/nodes/nodes_1"] = {"data": {"detail": None}}
+    answers = record(address, tmp_path / "answers.json")
+    asked = answers["asked"]
+    assert set(asked) == set(paths(["jobs_1"], ["nodes_1"], ["actors_1"]))
+    assert (asked["/nodes/nodes_1"]["status"], asked["/nodes/nodes_1"]["body"]) == (200, known["/nodes/nodes_1"])
+    assert asked["/logical/actors/actors_1"]["status"] == 404
+    assert all(answers["ended_ms"] <= one["at_ms"] for one in asked.values())
 
 
 def test_rows_cut_short_are_refused(dashboard, tmp_path):

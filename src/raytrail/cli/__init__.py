@@ -30,7 +30,10 @@ COMMANDS = {
         "clusters": "List the clusters of a history.",
         "list": "List tasks, actors, nodes, jobs, ... of a cluster, as they were at any time.",
         "get": "Show one task, actor, node, job, ... in full.",
+        "exec": "Run a command on a cluster of the history as if it were there.",
         "summary": "Count tasks or actors by name and state.",
+        "logs": "List a cluster's logs, or print one.",
+        "timeline": "Write what each process did, and when, to a file.",
         "sql": "Ask all clusters in SQL.",
         "ledger": "Show what was written, what was stored, and what is missing.",
         "subscribe": "Print events as they are published.",
@@ -69,7 +72,7 @@ Exit codes:
   3    the store, the broker or a file could not be used
   70   a bug in Raytrail
   130  interrupted before it was done
-`run` ends as its command does.
+`run` and `exec` end as their command does.
 """
 
 

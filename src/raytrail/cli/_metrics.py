@@ -64,7 +64,10 @@ class AgentCollector(Collector):
             "raytrail_tail_moved_files", "Known files that were found elsewhere, and read again.", None, destination
         )
         skipped = GaugeMetricFamily(
-            "raytrail_tail_skipped_bytes", "Lines over max_line_bytes, of files that are there.", None, destination
+            "raytrail_tail_skipped_bytes",
+            "Lines over max_line_bytes and what of logs is over log_file_bytes, of files that are there.",
+            None,
+            destination,
         )
         age = GaugeMetricFamily(
             "raytrail_tail_checkpoint_age_seconds", "How long acknowledgements wait to be written.", None, destination

@@ -14,6 +14,7 @@ from raytrail import config as settings_of
 from raytrail import export
 from raytrail.cli import _times
 from raytrail.config import Setting
+from raytrail.sources import address
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 
@@ -102,7 +103,7 @@ def _metavar(one: Setting) -> str:
 
 
 def exporting(command: Body) -> Body:
-    """Add ``--profile`` and ``--types``: what Ray is to write, and how."""
+    """Add ``--profile``, ``--types`` and ``--http-events``: what Ray is to write or post, and how."""
     meanings = " ".join(f"{name}: {text}" for name, text in export.PROFILES.items()).replace("`", "")
     with_types = click.option(
         "--types",
@@ -113,7 +114,16 @@ def exporting(command: Body) -> Body:
     with_profile = click.option(
         "--profile", type=click.Choice(list(export.PROFILES)), default="full", show_default=True, help=meanings
     )
-    return with_profile(with_types(command))
+    with_http = click.option(
+        "--http-events",
+        default="",
+        callback=lambda _, __, listen: address.url(listen) if listen else "",
+        metavar="HOST:PORT",
+        help="Have Ray post tasks, actors, nodes, driver jobs and workers there, to an agent's --receiver, and not "
+        "write them: with call sites, ports, times in nanoseconds, reasons of restarts. It costs Ray more. A URL will "
+        "do, too, as http://ray:TOKEN@127.0.0.1:8367/v1/events.",
+    )
+    return with_profile(with_types(with_http(command)))
 
 
 def cluster(command: Body) -> Body:

@@ -16,7 +16,7 @@ import msgspec
 
 from raytrail.cli import BROKEN, OK, _node
 from raytrail.config import SourcesConfig
-from raytrail.sources.probe import OF_GCS, TYPES, Probe
+from raytrail.sources.probe import OF_HEAD, TYPES, Probe
 from raytrail.tail import discovery
 
 log = logging.getLogger(__name__)
@@ -122,8 +122,8 @@ class Probes:
         return list(raylets(self._temp_dirs))
 
     def _types(self, raylet: Raylet) -> tuple[str, ...]:
-        # the GCS's tables are for all nodes: that beside it asks
-        return tuple(one for one in wanted(self._sources) if one not in OF_GCS or raylet.is_head)
+        # what is told for all nodes is asked for by the head
+        return tuple(one for one in wanted(self._sources) if one not in OF_HEAD or raylet.is_head)
 
     async def _keep(self, raylet: Raylet) -> None:
         """Have a probe of this raylet running until it ends well, which is when the raylet has."""
@@ -187,4 +187,5 @@ async def _end(task: asyncio.Task[None] | None) -> None:
 
 
 def _noun(types: tuple[str, ...]) -> str:
-    return " and ".join(one.lower().replace("_", " ") + "s" for one in types)
+    nouns = ["Serve" if one.startswith("SERVE_") else one.lower().replace("_", " ") + "s" for one in types]
+    return " and ".join(dict.fromkeys(nouns))

@@ -17,7 +17,8 @@ import msgspec
 from raytrail import agent as loop
 from raytrail.cli import _service, _words
 from raytrail.cli._probes import Probes
-from raytrail.config import Config, Destination, destinations
+from raytrail.cli._receiver import Receiving, probed
+from raytrail.config import Config, Destination, destinations, state_dir
 from raytrail.errors import ConfigError
 from raytrail.pubsub import PubSub, connect
 from raytrail.pubsub.outlet import Outlet
@@ -138,6 +139,7 @@ class Agent:
         self._load = load
         self._running: dict[asyncio.Future[None], Shipping] = {}
         self._probes = Probes()
+        self._receiving = Receiving()
 
     async def run(self, stop: asyncio.Event) -> None:
         """
@@ -172,6 +174,7 @@ class Agent:
             for future in left:
                 future.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            await self._receiving.aclose()
 
     async def _take(self, config: Config) -> None:
         """
@@ -191,6 +194,14 @@ class Agent:
             if name in wanted and wanted[name].agent.to != running.destination.agent.to:
                 brokers[name] = connect(wanted[name].agent.to)
         begun = await self._begin([one for name, one in wanted.items() if name not in self.shippings])
+        try:
+            # with export off, too: Ray has no other place to keep them
+            temp_dirs = [Path(destination.tail.temp_dir) for destination in wanted.values()]
+            await self._receiving.configure(config.sources, temp_dirs, state_dir(config))
+        except ConfigError:
+            for shipping in begun:
+                await shipping.aclose()
+            raise
         for name in [name for name in self.shippings if name not in wanted]:
             shipping = self.shippings.pop(name)
             log.info("destination %s: no more; shipping what is left", shipping.label)
@@ -202,7 +213,7 @@ class Agent:
             self.shippings[shipping.destination.name] = shipping
             self._running[asyncio.ensure_future(shipping.run())] = shipping
         tails = [shipping.destination.tail for shipping in self.shippings.values()]
-        await self._probes.configure(config.sources, [Path(tail.temp_dir) for tail in tails if tail.export])
+        await self._probes.configure(probed(config.sources), [Path(tail.temp_dir) for tail in tails if tail.export])
 
     async def _begin(self, wanted: list[Destination]) -> list[Shipping]:
         """Make what ships to new destinations: all of them, or none."""
@@ -251,6 +262,7 @@ class Agent:
                 await asyncio.sleep(_LOOK_SECONDS / 4)
         probing.cancel()  # what they write last is shipped, too
         await asyncio.wait([probing])
+        await self._receiving.aclose()
         for name, shipping in self.shippings.items():
             shipping.finish(max(least, ends[name] - time.monotonic()))
         if self._running:

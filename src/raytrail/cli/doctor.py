@@ -20,6 +20,8 @@ from raytrail.export import (
     DEFAULT_PUBLISHER_BUFFER_BYTES,
     EXPORT_BUFFER,
     HOOKED_TYPES,
+    HTTP_ADDRESS,
+    HTTP_SWITCHES,
     INTERVAL,
     PRELOAD,
     PRELOADED,
@@ -316,6 +318,11 @@ def _drivers(node: Node) -> Iterator[Finding]:
 
 def _silenced(node: Node) -> Iterator[Finding]:
     said = False
+    posted = next((url for _, environ in node.environments() if (url := environ.get(HTTP_ADDRESS))), "")
+    if posted:
+        types = ", ".join(SILENCING[name] for name in HTTP_SWITCHES)
+        yield Finding("ray events", "ok", f"{types} are posted to {posted}, where an agent's receiver takes them")
+        return
     for switch, types in SILENCING.items():
         whose = [who for who, environ in node.environments() if is_on(environ.get(f"RAY_{switch}"))]
         if is_on(node.system_config().get(switch)):
@@ -373,7 +380,7 @@ def _preload(node: Node) -> Iterator[Finding]:
         wanted = [one for one in HOOKED_TYPES if one in environ.get(SOURCES, as_text([*HOOKED_TYPES])).split(",")]
         loaded = node.system_config().get(PRELOADED) or environ.get(f"RAY_{PRELOADED}", "").split(",")
         if wanted and PRELOAD not in loaded:
-            found = f"{who} does not preload {PRELOAD}: nothing writes {', '.join(wanted)}"
+            found = f"{who} does not preload {PRELOAD}: no hook writes {', '.join(wanted)}"
             yield Finding("preload", "warn", found, f"{ENV_CURE}; with --types, if you do not want these")
         elif wanted:
             yield Finding("preload", "ok", f"{PRELOAD}, which writes {', '.join(wanted)}")

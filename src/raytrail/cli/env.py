@@ -75,7 +75,7 @@ FORMATS: dict[str, Callable[[RaySettings], Iterator[str]]] = {
 @click.command(cls=_options.Command)
 @_options.exporting
 @_options.output_format(*FORMATS)
-def env(profile: str, types: tuple[str, ...], form: str) -> None:
+def env(profile: str, types: tuple[str, ...], http_events: str, form: str) -> None:
     """
     Print what Ray must be told so that nothing is lost.
 
@@ -87,7 +87,7 @@ def env(profile: str, types: tuple[str, ...], form: str) -> None:
 
     The environment is for `ray start` on every node and for every driver, the system config for the head alone.
     """
-    for line in FORMATS[form](export.settings(profile, types)):
+    for line in FORMATS[form](export.settings(profile, types, http_events=http_events)):
         click.echo(line)
 
 

@@ -1,11 +1,15 @@
-"""``raytrail import``: sessions that Ray left on disk, straight into the history."""
+"""``raytrail import``: sessions that Ray left on disk, or KubeRay in a bucket, straight into the history."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import click
 import msgspec
@@ -14,28 +18,63 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from raytrail.cli import _history, _options, _output
 from raytrail.cli.ledger import details, show
-from raytrail.config import Config
+from raytrail.config import Config, TailConfig, store_dir
+from raytrail.errors import ConfigError
 from raytrail.event import Chunk
+from raytrail.pubsub import open_bucket
+from raytrail.sources import kuberay
+from raytrail.sources.kuberay import Collected, File
+from raytrail.sources.set_aside import SetAside
 from raytrail.store import Store
 from raytrail.tail import Checkpoint, Tailer, alive, locate
 
 
+class _Place(click.Path):
+    """A path that is there, which a file:// URL names, too; or any other URL."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or the URL as it is."""
+        if "://" not in str(value):
+            return super().convert(value, param, ctx)
+        if not value.startswith("file://"):
+            return value
+        host, slash, path = value.removeprefix("file://").partition("/")
+        if host not in ("", "localhost"):
+            self.fail(f"{value!r} is no path of this machine; write file:///path", param, ctx)
+        return super().convert(unquote(slash + path), param, ctx)
+
+
 @click.command("import", cls=_options.Command)
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_Place(exists=True, path_type=Path))
 @_options.output_format("table", "json")
-@_options.settings("tail.cluster", "tail.event_types", "tail.max_line_bytes", "tail.redact", "store")
-def import_(paths: tuple[Path, ...], form: str, config: Config) -> None:
+@_options.settings(
+    "tail.cluster",
+    "tail.event_types",
+    "tail.max_line_bytes",
+    "tail.redact",
+    "tail.logs",
+    "tail.log_include",
+    "tail.log_exclude",
+    "tail.log_file_bytes",
+    "store",
+)
+def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
     """
     Read sessions that Ray left on disk into a history.
 
     PATH is a session directory, its logs/ or export_events/, a copy of one of these, or Ray's temp dir with
-    all its sessions. No agent is needed. What is already in the history is passed over, so an import that was
-    cut short is simply run again. A session is sealed at the end, unless it is still alive on this machine.
+    all its sessions; or what KubeRay's history server has collected: its bucket, s3://bucket/path, gs:// or
+    az://, a copy of it, or a part of either. In a bucket's path, * stands for any name. No agent is needed. What
+    is already in the history is passed over, so an import that was cut short is simply run again. A session is
+    sealed at the end, unless it is still alive on this machine.
     """
-    expected = list(dict.fromkeys(session.name for path in paths for session in locate(path)))
+    expected, on_disk, collected = _look(paths)
     with _history.writing(config) as store:
         before = {cluster.session: cluster.events for cluster in store.clusters()}
-        sessions = _ship(paths, store, config)
+        sessions = _ship(on_disk, store, config, config.tail) if on_disk else []
+        for one in collected:
+            sessions += _ship_collected(one, store, config)
+        sessions = list(dict.fromkeys(sessions))
         store.fold()
         for session in sessions:
             if alive(session):
@@ -64,13 +103,72 @@ def import_(paths: tuple[Path, ...], form: str, config: Config) -> None:
         details(rows)
 
 
-def _ship(paths: Sequence[Path], store: Store, config: Config) -> list[str]:
+def _look(paths: Sequence[str | Path]) -> tuple[list[str], list[Path], list[Collected]]:
+    """
+    Return the sessions that Ray left there, the paths of those, and what KubeRay collected.
+
+    Raises:
+        ConfigError: A path is neither, or a bucket cannot be read.
+        BrokerUnavailable: A bucket is away.
+    """
+    names, on_disk, collected = list[str](), list[Path](), list[Collected]()
+    for path in paths:
+        if isinstance(path, str):
+            collected += _look_into_bucket(path)
+            continue
+        try:
+            names += [session.name for session in locate(path)]
+            on_disk.append(path)
+        except ConfigError:
+            found = kuberay.find(kuberay.below(path))
+            if not found:
+                raise
+            collected += found
+    return list(dict.fromkeys(names)), on_disk, collected
+
+
+def _look_into_bucket(url: str) -> list[Collected]:
+    bucket = open_bucket(url)
+    with Console(stderr=True).status(f"looking through {bucket.shown}"):
+        found = kuberay.find(
+            File(f"{bucket.url}/{stored.path}", stored.size_bytes, partial(bucket.open, stored))
+            for stored in bucket.find()
+        )
+    if not found:
+        raise ConfigError(
+            f"nothing that KubeRay collected in {bucket.shown}: it has no session_*/<node>/node_events/*.jsonl; give "
+            f"a path that these are below"
+        )
+    return found
+
+
+def _ship_collected(collected: Collected, store: Store, config: Config) -> list[str]:
+    """Append what KubeRay collected of a session, by way of the event files that it says the same as."""
+    set_aside = SetAside(store_dir(config) / "set-aside.ndjson")
+    tail = msgspec.structs.replace(config.tail, cluster=config.tail.cluster or collected.cluster)
+    with tempfile.TemporaryDirectory(prefix="import-", dir=store_dir(config)) as root:
+        events = Path(root, collected.session, "logs", "export_events")
+        events.mkdir(parents=True)
+        left = collected.read_bytes
+        try:
+            with _progress(left, "reading") as advance:
+                for read in kuberay.convert(collected, events, set_aside):
+                    left -= read
+                    advance(read, left)
+        except OSError as error:
+            raise ConfigError(f"{error}; mend or remove it, and import the rest") from error
+        if set_aside.events:
+            _output.note(f"{set_aside.events} events cannot be read: see {set_aside.path}, where each has its reason")
+        return _ship([events.parents[1]], store, config, tail)
+
+
+def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig) -> list[str]:
     """Append all that is found there, and return the names of the sessions that it belongs to."""
     sessions: dict[str, None] = {}
     # in memory: the store itself knows what it has
     with (
         closing(Checkpoint(None)) as checkpoint,
-        closing(Tailer(msgspec.structs.replace(config.tail, inotify=False), checkpoint, session_dirs=paths)) as tailer,
+        closing(Tailer(msgspec.structs.replace(tail, inotify=False), checkpoint, session_dirs=paths)) as tailer,
     ):
         # what a session that is still alive goes on writing is for its agent, or the next import
         there = tailer.unread_bytes()
@@ -102,9 +200,9 @@ def _batches(tailer: Tailer, batch_bytes: int, most_bytes: int) -> Iterator[list
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
+def _progress(total: int, verb: str = "importing") -> Iterator[Callable[[int, int], None]]:
     """Show a bar in bytes on stderr, if somebody is looking."""
-    columns = (TextColumn("importing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("", total=total)

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ OPTION = "--system-config"
 @_options.exporting
 @click.option("--off", is_flag=True, help="With all of it switched off: to compare, or for secrecy.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(profile: str, types: tuple[str, ...], off: bool, command: tuple[str, ...]) -> None:
+def run(profile: str, types: tuple[str, ...], http_events: str, off: bool, command: tuple[str, ...]) -> None:
     """
     Start Ray, or a driver, so that nothing is lost.
 
@@ -41,12 +43,29 @@ def run(profile: str, types: tuple[str, ...], off: bool, command: tuple[str, ...
     What you give in --system-config wins, and so does what the environment says of how events are written; it is
     said on stderr where that loses any.
     """
-    wanted = export.off() if off else export.settings(profile, types)
+    if http_events and not off:
+        _check_posting()
+    wanted = export.off() if off else export.settings(profile, types, http_events=http_events)
     environ, said = export.in_environment(wanted, os.environ)
     argv, also = with_system_config(command, wanted, os.environ)
     for text in (*said, *also):
         _words.note(f"raytrail: {text}")
     _become(argv, environ)
+
+
+def _check_posting() -> None:
+    """
+    Check that the Ray beside us, if there is one, can post events.
+
+    Raises:
+        ConfigError: It is too old.
+    """
+    with suppress(PackageNotFoundError):
+        if not export.posts_events(ray := version("ray")):
+            since = ".".join(map(str, export.HTTP_SINCE))
+            raise ConfigError(
+                f"--http-events: Ray {ray} posts none; leave it out, so that all goes into files, or take Ray {since}"
+            )
 
 
 def with_system_config(

@@ -27,6 +27,7 @@ def serve(config: Config) -> None:
     """
     # starlette and uvicorn come with an extra, which no other command needs
     server = _service.server()
+    _service.collect_seldom()
     with _history.reading(config) as store:
         _service.run(lambda stop: _serve(server, store, config, stop))
 

@@ -48,7 +48,7 @@ def settings(form: str, config_file: Path | None) -> None:
 
 def _shown(name: str, value: Any) -> Any:
     """Return a value without what is secret in it."""
-    if name.endswith("_token") and value:
+    if name.endswith("token") and value:
         return "***"
     return shown(value) if isinstance(value, str) and "://" in value else value
 

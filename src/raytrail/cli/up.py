@@ -45,6 +45,7 @@ def _publishing(config: Config, url: str) -> Config:
 async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -> None:
     url = config.agent.to
     server = _service.server()
+    _service.collect_seldom()
     agent_stop, history_stop, server_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     with _history.writing(config) as store:
         pubsub = connect(url)

@@ -73,8 +73,12 @@ class Column(msgspec.Struct, frozen=True):
     doc: str
     unset: str = ""
     """The value that Ray prints for "not known", as text; it is read as null. For `text` always the empty string."""
-    since: str = ""
-    """The column of the time from which this one is known, for the state at an earlier moment."""
+    since: tuple[str, ...] = ()
+    """
+    The columns of times, from the earliest of which this one is known, for the state at an earlier moment.
+
+    Members of a `spans` column are known from their ends.
+    """
     ids_inside: tuple[str, ...] = ()
     """Members of a `json` column, at any depth, that are ids: base64 in Ray's files, shown as hex."""
     scale: int = 1
@@ -140,6 +144,9 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     at_from_times: bool = False
     """Whether the state at a moment follows from the folded times (columns named ``*_ns``) alone; else the
     events up to that moment are folded anew."""
+    latest: str = ""
+    """With `at_from_times`: the stored column of the last of the times, in nanoseconds. After that the state is what it
+    is at last, and nothing of it is worked out anew."""
 
     def column(self, name: str) -> Column | Derived:
         """

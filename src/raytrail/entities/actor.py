@@ -1,8 +1,38 @@
-"""An actor, from ``EXPORT_ACTOR`` (`ExportActorData`, export_actor_data.proto)."""
+"""
+An actor, from ``EXPORT_ACTOR`` (`ExportActorData`, export_actor_data.proto).
+
+Or from Ray's HTTP export (`raytrail.sources.ray_event`), which tells nanoseconds and why an actor restarts.
+"""
 
 from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
+
+_WHEN_MS = "coalesce(_time_ns // 1000000, timestamp * 1000)"
+_RESTART = "coalesce(_time_ns::VARCHAR, file || ':' || line_offset)"
+"""Tells one restart from another: by its time, where that is fine enough, and it may be told twice."""
+
+
+def _restarts(reason: str) -> tuple[Column, Derived]:
+    """Return how often an actor restarted for that reason, null where no event gives reasons."""
+    name = reason.lower()
+    column = Column(
+        f"_restarting_{name}",
+        "texts",
+        f"= CASE WHEN state = 'RESTARTING' AND _restart_reason = '{reason}' THEN [{_RESTART}] END",
+        "union",
+        f"The events that said it restarts, for {reason}.",
+    )
+    due = Derived(
+        f"num_restarts_due_to_{name}",
+        "int",
+        f"CASE WHEN _restart_reason IS NOT NULL THEN coalesce(len(_restarting_{name}), 0) END",
+        f"How often it restarted for {reason}; only Ray's HTTP export tells.",
+    )
+    return column, due
+
+
+_LINEAGE, _PREEMPTION = _restarts("LINEAGE_RECONSTRUCTION"), _restarts("NODE_PREEMPTION")
 
 ACTOR = Entity(
     name="actor",
@@ -12,7 +42,10 @@ ACTOR = Entity(
     file_types=("ACTOR",),
     key=("actor_id",),
     emitted=Emitted(
-        source="the GCS", when="each change of state", latency="milliseconds", missed="when within a second it was"
+        source="the GCS",
+        when="each change of state",
+        latency="milliseconds",
+        missed="when within a second it was, in files; Ray's HTTP export tells",
     ),
     columns=(
         Column("actor_id", "id", "event_data.actor_id", "key", "The actor."),
@@ -44,25 +77,45 @@ ACTOR = Entity(
         Column("labels", "json", "event_data.labels", "last", "Labels given by libraries."),
         Column("label_selector", "json", "event_data.label_selector", "last", "Labels that its node must have."),
         Column(
+            "worker_id",
+            "id",
+            "event_data.worker_id",
+            "last",
+            "Its worker, now or last; only Ray's HTTP export tells.",
+        ),
+        Column("port", "int", "event_data.port", "last", "Where its worker listens, likewise."),
+        Column("parent_id", "id", "event_data.parent_id", "last", "What created it, likewise."),
+        Column(
+            "call_site",
+            "text",
+            "event_data.call_site",
+            "last",
+            "Where it was created, likewise, and only with `RAY_record_task_actor_creation_sites`.",
+        ),
+        Column("_restart_reason", "text", "event_data.restart_reason", "last", "Why it restarts, likewise."),
+        Column("_time_ns", "int", "time_ns", "max", "When it happened, likewise."),
+        Column(
             "start_time_ms",
             "int",
-            "= CASE WHEN state = 'ALIVE' THEN timestamp * 1000 END",
+            f"= CASE WHEN state = 'ALIVE' THEN {_WHEN_MS} END",
             "min",
-            "When it was first alive, to the second.",
+            "When it was first alive; to the second, of Ray's files.",
         ),
         Column(
             "_restarting",
             "texts",
-            "= CASE WHEN state = 'RESTARTING' THEN [file || ':' || line_offset] END",
+            f"= CASE WHEN state = 'RESTARTING' THEN [{_RESTART}] END",
             "union",
             "The events that said it restarts.",
         ),
+        _LINEAGE[0],
+        _PREEMPTION[0],
         Column(
             "_dead_ms",
             "int",
-            "= CASE WHEN state = 'DEAD' THEN timestamp * 1000 END",
+            f"= CASE WHEN state = 'DEAD' THEN {_WHEN_MS} END",
             "min",
-            "When it was first dead, to the second.",
+            "When it was first dead; to the second, of Ray's files.",
         ),
     ),
     derived=(
@@ -74,8 +127,16 @@ ACTOR = Entity(
             ids_inside=("actor_id", "owner_id", "node_id", "job_id", "placement_group_id"),
         ),
         Derived("num_restarts", "int", "coalesce(len(_restarting), 0)", "How often it restarted."),
-        Derived("end_time_ms", "int", "CASE WHEN state = 'DEAD' THEN _dead_ms END", "When it died, to the second."),
+        _LINEAGE[1],
+        _PREEMPTION[1],
+        Derived(
+            "end_time_ms",
+            "int",
+            "CASE WHEN state = 'DEAD' THEN _dead_ms END",
+            "When it died; to the second, of Ray's files.",
+        ),
     ),
+    when=_WHEN_MS,
     sort=("job_id", "actor_id"),
     state="state",
     terminal=("DEAD",),

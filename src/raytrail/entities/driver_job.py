@@ -25,6 +25,13 @@ DRIVER_JOB = Entity(
             "last",
             "Address of the driver's node.",
         ),
+        Column(
+            "driver_node_id",
+            "id",
+            "event_data.driver_node_id",
+            "last",
+            "The driver's node; only Ray's HTTP export tells.",
+        ),
         Column("entrypoint", "text", "event_data.entrypoint", "last", "The command that was run."),
         Column("start_time_ms", "int", "event_data.start_time", "max", "When it began.", unset="0"),
         Column("end_time_ms", "int", "event_data.end_time", "max", "When it ended.", unset="0"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity
 
 FILE = Entity(
     name="file",
     plural="files",
-    doc="An event file, as the agent on its node last reported it. What was written, less what is stored, is missing.",
+    doc="An event file or a log, as an agent last reported it. What was written, less what is stored, is missing.",
     event_types=("RAYTRAIL_FILE",),
     file_types=("FILE",),
     key=("file", "generation"),
@@ -26,8 +26,15 @@ FILE = Entity(
             "key",
             "0; one more each time it was seen to shrink.",
         ),
-        Column("name", "text", "event_data.name", "max", "Its name when first seen."),
-        Column("event_type", "text", "event_data.event_type", "max", "What its name says, e.g. TASK."),
+        Column(
+            "name",
+            "text",
+            "event_data.name",
+            "max",
+            "Its name when first seen; a log's without the number of its backup.",
+        ),
+        Column("_seen", "text", "event_data.seen", "max", "Of a log: when it was reported, in ms, and its name then."),
+        Column("event_type", "text", "event_data.event_type", "max", "What its name says, e.g. TASK; LOG for a log."),
         Column("node_id", "text", "event_data.node_id", "max", "The node that it lies on, as hex."),
         Column("written_bytes", "int", "event_data.written_bytes", "max", "What Ray has written."),
         Column(
@@ -38,9 +45,16 @@ FILE = Entity(
             "The prefix that the broker acknowledged.",
         ),
         Column("published_events", "int", "event_data.published_events", "max", "Lines in that prefix."),
-        Column("skipped_bytes", "int", "event_data.skipped_bytes", "max", "Lines too long to ship."),
+        Column(
+            "skipped_bytes",
+            "int",
+            "event_data.skipped_bytes",
+            "max",
+            "Lines too long to ship; of a log, what is over its limit.",
+        ),
         Column("lost_bytes", "int", "event_data.lost_bytes", "max", "Gone from the disk before they were read."),
         Column("reported_ms", "int", "event_data.reported_ms", "max", "When the agent reported last."),
     ),
+    derived=(Derived("path", "text", "substr(_seen, 15)", "Of a log: its name in `logs/` when it was last reported."),),
     sort=("event_type", "file"),
 )

@@ -20,6 +20,11 @@ NODE = Entity(
         Column("node_name", "text", "event_data.node_name", "last", "Its name, by default its address."),
         Column("is_head_node", "bool", "event_data.is_head_node", "last", "Whether the GCS runs on it."),
         Column("state", "text", "event_data.state", "last", "ALIVE or DEAD."),
+        Column("hostname", "text", "event_data.hostname", "last", "Its host's name; only Ray's HTTP export tells."),
+        Column("instance_id", "text", "event_data.instance_id", "last", "The cloud's name for it, likewise."),
+        Column(
+            "instance_type", "text", "event_data.instance_type_name", "last", "What the cloud calls such, likewise."
+        ),
         Column("resources_total", "json", "event_data.resources_total", "last", "Amounts by resource."),
         Column("labels", "json", "event_data.labels", "last", "Its labels."),
         Column("start_time_ms", "int", "event_data.start_time_ms", "max", "When it joined.", unset="0"),

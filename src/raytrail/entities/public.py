@@ -19,7 +19,7 @@ import msgspec
 from raytrail.entities import Column, Entity, Type, installed, of_file_type
 from raytrail.entities.lines import sort_out
 from raytrail.entities.sql import EXTRA
-from raytrail.event import Chunk
+from raytrail.event import LOG, Chunk
 
 SCHEMA_VERSION = 1
 """Raised by one when a reader of the last version could misread the new one."""
@@ -59,9 +59,9 @@ def field_name(column: Column) -> str:
 
 
 def public_events(chunk: Chunk) -> Iterator[dict[str, Any]]:
-    """Yield the chunk's events in their public form; lines that are not events are left out."""
+    """Yield the chunk's events in their public form; lines that are not events are left out, and so are logs."""
     entities = {t: entity for entity in of_file_type(chunk.event_type) for t in entity.event_types}
-    for line in chunk.data.splitlines():
+    for line in () if chunk.event_type == LOG else chunk.data.splitlines():
         good = sort_out(chunk.event_type, line)
         if good.verdict != "good":
             continue

@@ -29,7 +29,8 @@ SERVE_APPLICATION = Entity(
         Column("_message", "text", "event_data.message", "last", "What Serve says of its status."),
         # none is an answer as well: what was wrong before must not be said of one that is well again
         Column("_said", "text", "= coalesce(_message, '')", "last", "The message, empty where there is none."),
-        Column("route_prefix", "text", "event_data.route_prefix", "last", "The path that leads to it."),
+        Column("_route", "text", "event_data.route_prefix", "last", "The path that leads to it."),
+        Column("_routed", "text", "= coalesce(_route, '')", "last", "The path, empty where none leads to it any more."),
         Column(
             "last_deployed_time_ms",
             "int",
@@ -37,6 +38,38 @@ SERVE_APPLICATION = Entity(
             "last",
             "When it was deployed last, as Serve counts it: `serve.run` again does not.",
             scale=1000,
+        ),
+        Column(
+            "api_type",
+            "text",
+            "event_data.source",
+            "last",
+            "Where it comes from: imperative (Python) or declarative (a config). Serve's REST API says `source`.",
+        ),
+        Column(
+            "external_scaler_enabled",
+            "bool",
+            "event_data.external_scaler_enabled",
+            "last",
+            "Whether it is scaled from outside.",
+        ),
+        Column("_config", "json", "event_data.deployed_app_config", "last", "The config that it was deployed with."),
+        Column("_configured", "json", "= coalesce(_config, 'null')", "last", "The config, `null` where it has none."),
+        Column("deployments", "json", "event_data.deployments", "last", "The names of its deployments."),
+        Column(
+            "ingress_deployment",
+            "text",
+            "event_data.ingress_deployment",
+            "last",
+            "The deployment that its requests come to first.",
+        ),
+        Column(
+            "polled",
+            "bool",
+            "event_data.polled",
+            "max",
+            "Whether any of it was found by asking Serve now and then, as no hook was there: what was between two "
+            "answers is missing.",
         ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),
         Column(
@@ -49,6 +82,14 @@ SERVE_APPLICATION = Entity(
     ),
     derived=(
         Derived("message", "text", "nullif(_said, '')", "What Serve says of its status."),
+        Derived("route_prefix", "text", "nullif(_routed, '')", "The path that leads to it."),
+        Derived(
+            "deployed_app_config",
+            "json",
+            "nullif(_configured, 'null')",
+            "The config that it was deployed with, as far as that says anything. None where Python deployed it, and "
+            "where it is too long for an event.",
+        ),
         Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),
     ),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",

@@ -34,6 +34,24 @@ SERVE_DEPLOYMENT = Entity(
         Column(
             "target_num_replicas", "int", "event_data.target_num_replicas", "last", "How many replicas it is to have."
         ),
+        Column(
+            "deployment_config",
+            "json",
+            "event_data.deployment_config",
+            "last",
+            "Its options, from code, config and defaults. Not where they are too long for an event.",
+        ),
+        Column("required_resources", "json", "event_data.required_resources", "last", "What each replica needs."),
+        Column("_docs", "text", "event_data.docs_path", "last", "Where FastAPI serves its documentation."),
+        Column("_documented", "text", "= coalesce(_docs, '')", "last", "The same, empty where it serves none."),
+        Column(
+            "polled",
+            "bool",
+            "event_data.polled",
+            "max",
+            "Whether any of it was found by asking Serve now and then, as no hook was there: what was between two "
+            "answers is missing.",
+        ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),
         Column(
             "_deleted_ms",
@@ -45,6 +63,7 @@ SERVE_DEPLOYMENT = Entity(
     ),
     derived=(
         Derived("message", "text", "nullif(_said, '')", "What Serve says of its status."),
+        Derived("docs_path", "text", "nullif(_documented, '')", "Where FastAPI serves its documentation."),
         Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),
     ),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",

@@ -32,6 +32,7 @@ SERVE_REPLICA = Entity(
         Column("actor_name", "text", "event_data.actor_name", "last", "The name of that actor."),
         Column("node_id", "text", "event_data.node_id", "last", "The node that it runs on, as hex."),
         Column("node_ip", "text", "event_data.node_ip", "last", "The address of that node."),
+        Column("node_instance_id", "text", "event_data.node_instance_id", "last", "The node, as its cloud calls it."),
         Column("pid", "int", "event_data.pid", "last", "Its process."),
         Column("worker_id", "text", "event_data.worker_id", "last", "The worker that it runs in, as hex."),
         Column("log_file_path", "text", "event_data.log_file_path", "last", "Its log, below the session's logs."),
@@ -43,6 +44,21 @@ SERVE_REPLICA = Entity(
             "When it was started; after a crash of the controller, when that found it again.",
             unset="0",
             scale=1000,
+        ),
+        Column(
+            "outbound_deployments",
+            "json",
+            "event_data.outbound_deployments",
+            "last",
+            "The deployments that it calls: name and application of each.",
+        ),
+        Column(
+            "polled",
+            "bool",
+            "event_data.polled",
+            "max",
+            "Whether any of it was found by asking Serve now and then, as no hook was there: what was between two "
+            "answers is missing.",
         ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),
         Column(

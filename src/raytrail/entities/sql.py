@@ -11,8 +11,10 @@ its offset there, and the value, so that the larger of two is the later one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import chain
 
 from raytrail.entities import Column, Derived, Entity, Type
 
@@ -46,6 +48,8 @@ LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its las
 INFERRED = Derived(
     "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null.", stored=True
 )
+SETTLED = "_settled"
+"""The column of states at a moment that says whether one is as it was at last."""
 COMMON = (EXTRA, FIRST, LAST)
 """Columns that every entity has."""
 
@@ -74,6 +78,13 @@ def in_log(entity: Entity) -> tuple[Column, ...]:
 
 def _in_state(entity: Entity) -> tuple[Column, ...]:
     return (*entity.columns, *COMMON)
+
+
+@cache
+def stored(entity: Entity) -> dict[str, None]:
+    """Return the names of the columns that a sealed state has, in order."""
+    derived = (d.name for d in entity.derived if d.stored)
+    return dict.fromkeys([*(c.name for c in _in_state(entity)), "inferred", *derived])
 
 
 @cache
@@ -187,29 +198,96 @@ def empty(entity: Entity, *, partial: bool) -> str:
     return f"SELECT {', '.join(items)} LIMIT 0"
 
 
+def filled(entity: Entity, source: str, *, partial: bool) -> str:
+    """
+    Return the relation of (partial) states in files, with every column.
+
+    Those that an older version wrote lack the columns that were not known then; they are null.
+    """
+    return f"(SELECT * FROM ({empty(entity, partial=partial)}) UNION ALL BY NAME SELECT * FROM {source})"
+
+
+def filled_log(entity: Entity, source: str) -> str:
+    """Return the relation of rows of the log in files, with every column, as `filled`."""
+    columns = "".join(f", NULL::{STORED[column.type]} AS {quote(column.name)}" for column in in_log(entity))
+    return (
+        f"(SELECT * FROM (SELECT NULL::BIGINT AS timestamp{columns} LIMIT 0) UNION ALL BY NAME SELECT * FROM {source})"
+    )
+
+
 def folded(entity: Entity, log: str) -> str:
     """Return the SELECT that folds rows of the log, all at once, into partial states."""
     return fold(entity, f"(SELECT {lift(entity)} FROM {log})")
 
 
-def at_times(entity: Entity, source: str, at_ms: int) -> str:
+def settled(entity: Entity, at_ms: int) -> str:
+    """Return the condition that a state is at a moment what it was at last, as nothing more happened to it."""
+    return f"{quote(entity.latest)} <= {_last_ns(at_ms)}" if entity.latest else "false"
+
+
+def _last_ns(at_ms: int) -> int:
+    return (at_ms + 1) * 1_000_000 - 1
+
+
+def at_times(entity: Entity, source: str, at_ms: int, names: Sequence[str]) -> str:
     """
     Return the SELECT that shows states as they were at a moment, from the times in them.
 
-    What had not happened yet is null; what had not begun is left out.
+    What had not happened yet is null; what had not begun is left out. `SETTLED` says whether a state is as it was at
+    last.
+
+    Args:
+        entity: Whose states.
+        source: Their relation.
+        at_ms: The moment.
+        names: The columns to show, of those of `source`. No other is written: the engine takes longer to plan a
+            statement with all of them than to answer most questions.
     """
-    at_ns = (at_ms + 1) * 1_000_000 - 1
+    at_ns = _last_ns(at_ms)
     times = [c.name for c in entity.columns if c.name.endswith("_ns")]
-    replaced = [f"CASE WHEN {quote(name)} <= {at_ns} THEN {quote(name)} END AS {quote(name)}" for name in times]
-    replaced += [
-        f"CASE WHEN {quote(c.since)} <= {at_ns} THEN {quote(c.name)} END AS {quote(c.name)}"
-        for c in entity.columns
-        if c.since
-    ]
-    dropped = ", ".join(quote(d.name) for d in entity.derived if d.stored)
-    exclude = f" EXCLUDE ({dropped})" if dropped else ""
-    began = f"least({', '.join(quote(name) for name in times)}) <= {at_ns}"
-    return with_derived(entity, f"(SELECT *{exclude} REPLACE ({', '.join(replaced)}) FROM {source} WHERE {began})")
+    began = f"least({', '.join(map(quote, times))}) <= {at_ns}"
+    columns = {c.name: c for c in entity.columns}
+    derived = {d.name: d for d in entity.derived if d.stored}
+    plain = dict.fromkeys(chain(*(_named(entity, derived[n].sql) if n in derived else [n] for n in names)))
+
+    def then(name: str) -> str:
+        column, value = columns.get(name), quote(name)
+        if name in times:
+            return f"CASE WHEN {value} <= {at_ns} THEN {value} END AS {value}"
+        if column and column.since:
+            known = f"least({', '.join(map(quote, column.since))})"
+            return f"CASE WHEN {known} <= {at_ns} THEN {value} END AS {value}"
+        if column and column.type == "spans":
+            return f"list_filter({value}, lambda s: s.end_time <= {at_ns}) AS {value}"
+        return value
+
+    def still(source: str) -> str:
+        worked_out = (f"{derived[n].sql} AS {quote(n)}" if n in derived else quote(n) for n in names)
+        inner = f"SELECT {', '.join(map(then, plain)) or 1} FROM {source}"
+        return f"SELECT {', '.join([*worked_out, f'false AS {SETTLED}'])} FROM ({inner})"
+
+    if not entity.latest:
+        return still(f"{source} WHERE {began}")
+    # by the statistics of a column the engine skips what is all on one side of the moment
+    return (
+        f"SELECT {', '.join([*map(quote, names), f'true AS {SETTLED}'])} FROM {source} "
+        f"WHERE {settled(entity, at_ms)} UNION ALL "
+        + still(f"{source} WHERE {quote(entity.latest)} > {at_ns} AND {began}")
+    )
+
+
+def read_from(entity: Entity, wanted: Iterable[Column | Derived]) -> list[str]:
+    """Return the names of the stored columns that these are made of."""
+    names: dict[str, None] = {}
+    for one in wanted:
+        names |= dict.fromkeys([one.name] if one.name in stored(entity) else _named(entity, raw(one)))
+    return list(names)
+
+
+@cache
+def _named(entity: Entity, expression: str) -> list[str]:
+    """Return the stored columns that an expression reads, and maybe some whose names only its texts have."""
+    return [word for word in re.findall(r"\w+", expression) if word in stored(entity)]
 
 
 def public(column: Column | Derived) -> str:

@@ -1,4 +1,8 @@
-"""One attempt of a task, from ``EXPORT_TASK`` (`ExportTaskEventData`, export_task_event.proto)."""
+"""
+One attempt of a task, from ``EXPORT_TASK`` (`ExportTaskEventData`, export_task_event.proto).
+
+Or from Ray's HTTP export, whose events `raytrail.sources.ray_event` puts into the same words.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,8 @@ rule a finished attempt that went through it would never read FINISHED.
 
 _NAMES = dict(STATES)
 
+_ENDS = ("finished_ns", "failed_ns")
+
 
 def _time(number: int) -> str:
     return f"{_NAMES[number].lower()}_ns"
@@ -46,19 +52,25 @@ def _update(name: str) -> str:
 
 
 def _log_file(name: str, doc: str) -> Column:
-    return Column(f"_{name}", "text", _update(f"task_log_info.{name}"), "max", doc, since="running_ns")
+    return Column(f"_{name}", "text", _update(f"task_log_info.{name}"), "max", doc, since=("running_ns",))
 
 
 def _log_offset(name: str, doc: str) -> Column:
     # a file begins with markers of its job, so no task's output ends at 0: that is "not known"
-    unset = "0" if name.endswith("end") else ""
-    return Column(f"_{name}", "int", _update(f"task_log_info.{name}"), "max", doc, unset, since="running_ns")
+    unset, since = ("0", _ENDS) if name.endswith("end") else ("", ("running_ns",))
+    return Column(f"_{name}", "int", _update(f"task_log_info.{name}"), "max", doc, unset, since=since)
 
 
 _LOG_NAME_SQL = (
-    # Ray exports no file for ordinary workers; this is how a worker that was started for a job names its own
+    # for whose file nobody knows: this is how a worker that was started for a job names its own
     "'worker-' || lower(hex(worker_id)) || '-' || lower(hex(job_id)) || '-' || worker_pid"
 )
+
+_CREATES_SQL = "task_id BETWEEN '{0}'::BLOB AND '{0}{1}'::BLOB".format(r"\xFF" * 8, r"\xFF" * 11 + r"\xFE")
+"""Whether it creates an actor: its id begins with eight bytes of ones, and a driver's with twenty (id.h)."""
+
+PROCESS_SQL = "coalesce(unhex(_creator[21:]), _profile_component_id)"
+"""The process that was profiled."""
 
 STATE_SQL = "CASE " + " ".join(f"WHEN {_time(n)} IS NOT NULL THEN '{_NAMES[n]}'" for n in RANK) + " ELSE 'NIL' END"
 
@@ -78,14 +90,15 @@ def _ms(ns: str) -> str:
 
 
 _BASE_NAME_SQL = (
-    "coalesce(_span_name, CASE WHEN type = 'ACTOR_CREATION_TASK' THEN coalesce(_actor_name || ':', '') ELSE '' END"
-    " || func_or_class_name)"
+    "coalesce(_name, _span_name, "
+    "CASE WHEN type = 'ACTOR_CREATION_TASK' THEN coalesce(_actor_name || ':', '') ELSE '' END || func_or_class_name)"
 )
 _NAME_SQL = (
     # as GCS and Ray's State API name it: the name given in options(), and an actor's __repr__ for its methods
-    "CASE WHEN type = 'ACTOR_TASK' AND worker_pid IS NOT NULL AND _actor_repr_name IS NOT NULL"
+    "CASE WHEN type = 'ACTOR_TASK' AND worker_pid IS NOT NULL"
+    " AND coalesce(_own_repr_name, _actor_repr_name) IS NOT NULL"
     f" AND {_BASE_NAME_SQL} = func_or_class_name"
-    " THEN _actor_repr_name || '.' || split_part(func_or_class_name, '.', -1)"
+    " THEN coalesce(_own_repr_name, _actor_repr_name) || '.' || split_part(func_or_class_name, '.', -1)"
     f" ELSE {_BASE_NAME_SQL} END"
 )
 
@@ -105,7 +118,7 @@ TASK = Entity(
     emitted=Emitted(
         source="every core worker: the owner (a driver or worker) and the executor, each its part",
         when="each change of an attempt's state, and its profile events; several in one line",
-        latency="one report interval: 0.5 s with `raytrail run`, 1 s by default",
+        latency="one report interval: 0.5 s with `raytrail run`, 1 s by default; of what is posted, 1 s more",
         missed="what a killed process had not reported; with Ray's default batch, the backlog of a driver that makes "
         "more than 2,500 tasks/s, when it ends",
     ),
@@ -121,6 +134,7 @@ TASK = Entity(
             "NORMAL_TASK, ACTOR_CREATION_TASK, ACTOR_TASK or DRIVER_TASK.",
         ),
         Column("func_or_class_name", "text", _info("func_or_class_name"), "max", "What is called."),
+        Column("_name", "text", _info("name"), "max", "The name given to it; only Ray's HTTP export tells."),
         Column("language", "text", _info("language"), "max", "PYTHON, JAVA or CPP."),
         Column("actor_id", "id", _info("actor_id"), "max", "The actor that it creates or calls."),
         Column("parent_task_id", "id", _info("parent_task_id"), "max", "The task that submitted it."),
@@ -135,16 +149,30 @@ TASK = Entity(
             "Labels given by libraries, such as Ray Data's operator.",
         ),
         Column("label_selector", "json", _info("label_selector"), "max", "Labels that its node must have."),
-        Column("node_id", "id", _update("node_id"), "max", "Where it ran.", since="submitted_to_worker_ns"),
-        Column("worker_id", "id", _update("worker_id"), "max", "Who ran it.", since="submitted_to_worker_ns"),
-        Column("worker_pid", "int", _update("worker_pid"), "max", "Process of the worker.", since="running_ns"),
+        Column(
+            "fallback_strategy",
+            "json",
+            _info("fallback_strategy"),
+            "max",
+            "Labels that will do as well; only Ray's HTTP export tells.",
+        ),
+        Column(
+            "call_site",
+            "text",
+            _info("call_site"),
+            "max",
+            "Where it was called; only Ray's HTTP export tells, and only with `RAY_record_task_actor_creation_sites`.",
+        ),
+        Column("node_id", "id", _update("node_id"), "max", "Where it ran.", since=("submitted_to_worker_ns",)),
+        Column("worker_id", "id", _update("worker_id"), "max", "Who ran it.", since=("submitted_to_worker_ns",)),
+        Column("worker_pid", "int", _update("worker_pid"), "max", "Process of the worker.", since=("running_ns",)),
         Column(
             "_error_type",
             "text",
             _update("error_info.error_type"),
             "max",
             "Why it failed.",
-            since="failed_ns",
+            since=("failed_ns",),
         ),
         Column(
             "_error_message",
@@ -152,13 +180,21 @@ TASK = Entity(
             _update("error_info.error_message"),
             "max",
             "What the error said.",
-            since="failed_ns",
+            since=("failed_ns",),
         ),
         Column("is_debugger_paused", "bool", _update("is_debugger_paused"), "max", "Whether a debugger holds it."),
-        _log_file("stdout_file", "File of its output; Ray leaves it empty for ordinary workers."),
+        Column(
+            "_own_repr_name",
+            "text",
+            _update("actor_repr_name"),
+            "max",
+            "What its actor's ``__repr__`` says; only Ray's HTTP export tells.",
+            since=("running_ns",),
+        ),
+        _log_file("stdout_file", "File of its output; where Ray leaves it out, filled in when sealed."),
         _log_offset("stdout_start", "Where in the file its output begins, in bytes."),
         _log_offset("stdout_end", "Where in the file its output ends, in bytes."),
-        _log_file("stderr_file", "File of its errors."),
+        _log_file("stderr_file", "File of its errors, likewise."),
         _log_offset("stderr_start", "Where in the file its errors begin, in bytes."),
         _log_offset("stderr_end", "Where in the file its errors end, in bytes."),
         *(
@@ -207,6 +243,16 @@ TASK = Entity(
             "max",
             "The name given to the task, which Ray exports only as the name of a profile event.",
         ),
+        Column(
+            "_creator",
+            "text",
+            f"= CASE WHEN {_CREATES_SQL} THEN "
+            "lpad(list_max(list_transform(_profile_events, lambda s: s.end_time))::VARCHAR, 20, '0') "
+            "|| lower(hex(_profile_component_id)) END",
+            "max",
+            "When a process had created the actor, and which. Ray 2.48 creates one that restarts in the same attempt: "
+            "the last process is the one that Ray shows.",
+        ),
         Column("_actor_name", "text", "= NULL::VARCHAR", "max", "The name of its actor, filled in when sealed."),
         Column(
             "_actor_repr_name",
@@ -219,6 +265,13 @@ TASK = Entity(
     derived=(
         Derived("state", "text", STATE_SQL, "The state it is in, or NIL where no event said.", stored=True),
         Derived("name", "text", _NAME_SQL, "The name given to it, else what is called.", stored=True),
+        Derived(
+            "_latest_ns",
+            "int",
+            f"greatest({LATEST_SQL}, list_max(list_transform(_profile_events, lambda s: s.end_time)))",
+            "The last of its times.",
+            stored=True,
+        ),
         Derived(
             "runtime_env_info",
             "json",
@@ -246,9 +299,9 @@ TASK = Entity(
         Derived(
             "profiling_data",
             "json",
-            "CASE WHEN _profile_component_type IS NULL THEN '{}' ELSE to_json({"
+            "CASE WHEN coalesce(len(_profile_events), 0) = 0 THEN '{}' ELSE to_json({"
             "'component_type': _profile_component_type, "
-            "'component_id': lower(hex(_profile_component_id)), 'node_ip_address': _profile_node_ip_address, 'events': "
+            f"'component_id': lower(hex({PROCESS_SQL})), 'node_ip_address': _profile_node_ip_address, 'events': "
             "list_transform(list_sort(list_transform(_profile_events, "
             "lambda s: {'end_time': s.end_time, 'start_time': s.start_time, "
             "'event_name': s.event_name, 'extra_data': s.extra_data})), lambda s: {'start_time': s.start_time / 1e6, "
@@ -279,8 +332,10 @@ TASK = Entity(
     ),
     complete=(
         "func_or_class_name IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL"
-        " AND _span_name IS NOT NULL AND running_ns IS NOT NULL AND (type != 'NORMAL_TASK' OR _stdout_end IS NOT NULL)"
+        " AND coalesce(_name, _span_name) IS NOT NULL AND running_ns IS NOT NULL"
+        " AND (type != 'NORMAL_TASK' OR _stdout_end IS NOT NULL)"
     ),
     settled="type IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL",
     at_from_times=True,
+    latest="_latest_ns",
 )

@@ -1,7 +1,7 @@
 """
-A worker process, from ``EXPORT_WORKER``, which `raytrail.sources.workers` writes.
+A worker process, from ``EXPORT_WORKER``, which `raytrail.sources.workers` and `raytrail.sources.ray_event` write.
 
-Source: `WorkerTableData` (gcs.proto), as the GCS answers it.
+Source: `WorkerTableData` (gcs.proto), as the GCS answers it; `WorkerDefinitionEvent` and `WorkerLifecycleEvent`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ WORKER = Entity(
     name="worker",
     plural="workers",
     doc=(
-        "A worker process, or a driver. Ray exports none: Raytrail asks the GCS for them, with `WORKER` among "
-        "`sources.types`."
+        "A worker process, or a driver. Ray writes none: Raytrail asks the GCS for them, with `WORKER` among "
+        "`sources.types`, or takes what Ray's HTTP export posts."
     ),
     event_types=("EXPORT_WORKER",),
     file_types=("WORKER",),
     key=("worker_id",),
     emitted=Emitted(
-        source="the agent on the head node, which asks the GCS every `sources.worker_seconds`",
+        source="the agent on the head node, which asks the GCS every `sources.worker_seconds`; or Ray's HTTP export",
         when="one has begun, changed or ended",
         latency="one such interval; its beginning and its end are written at the time that Ray says",
-        missed="everything, unless `WORKER` is among `sources.types`",
+        missed="everything, unless `WORKER` is among `sources.types` or events are posted; drivers, of what is posted",
     ),
     columns=(
         Column("worker_id", "id", _said("worker_id"), "key", "The worker."),
@@ -36,6 +36,7 @@ WORKER = Entity(
         Column("is_alive", "bool", _said("is_alive"), "min", "Whether it is alive."),
         Column("node_id", "id", _said("node_id"), "max", "Its node."),
         Column("ip", "text", _said("ip"), "max", "Its node's address."),
+        Column("job_id", "id", _said("job_id"), "max", "The job it works for; only Ray's HTTP export tells."),
         Column("pid", "int", _said("pid"), "max", "Its process."),
         Column("exit_type", "text", _said("exit_type"), "last", "Why it ended, as an enumeration."),
         Column("exit_detail", "text", _said("exit_detail"), "last", "Why it ended, in words."),

@@ -8,14 +8,19 @@ scheme in the entry-point group ``raytrail.pubsub``. `raytrail.testing.check_pub
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from raytrail.errors import ConfigError
 from raytrail.event import Chunk
 from raytrail.pubsub.url import shown
 
+if TYPE_CHECKING:
+    from raytrail.pubsub.bucket import Bucket
+
+_BUCKETS = ("az", "gs", "s3")
 Guarantee = Literal["at-least-once", "at-most-once"]
 
 
@@ -81,10 +86,7 @@ def connect(url: str) -> PubSub:
     Raises:
         ConfigError: No installed backend has that scheme, or it cannot use this URL.
     """
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError as error:
-        raise ConfigError(f"pub/sub URL {url!r}: {error}; mend the URL") from error
+    scheme = _scheme(url)
     installed = {point.name: point for point in entry_points(group="raytrail.pubsub")}
     if scheme not in installed:
         raise ConfigError(
@@ -94,8 +96,36 @@ def connect(url: str) -> PubSub:
     try:
         backend = cast("type[PubSub]", installed[scheme].load())
     except ModuleNotFoundError as error:
-        extra = "objects" if scheme in ("s3", "gs", "az") else "http" if scheme == "https" else scheme
-        raise ConfigError(
-            f"{scheme}:// needs {error.name!r}, which is not installed; run `pip install 'raytrail[{extra}]'`"
-        ) from error
+        raise _not_installed(scheme, error) from error
     return backend(url)
+
+
+def open_bucket(url: str) -> Bucket:
+    """
+    Open a bucket, to read what others left below a path of it, e.g. ``s3://bucket/path``; nothing is asked yet.
+
+    Raises:
+        ConfigError: The URL is no bucket's, a setting in it is wrong, or what reads buckets is not installed.
+    """
+    scheme = _scheme(url)
+    if scheme not in _BUCKETS:
+        raise ConfigError(f"no bucket at {shown(url)!r}: its scheme is not among {sorted(_BUCKETS)}; mend the URL")
+    try:
+        bucket = import_module("raytrail.pubsub.bucket")
+    except ModuleNotFoundError as error:
+        raise _not_installed(scheme, error) from error
+    return cast("Bucket", bucket.open_bucket(url, bucket.BucketSettings)[0])
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigError(f"URL {url!r}: {error}; mend it") from error
+
+
+def _not_installed(scheme: str, error: ModuleNotFoundError) -> ConfigError:
+    extra = "objects" if scheme in _BUCKETS else "http" if scheme == "https" else scheme
+    return ConfigError(
+        f"{scheme}:// needs {error.name!r}, which is not installed; run `pip install 'raytrail[{extra}]'`"
+    )

@@ -13,7 +13,7 @@ network file system nothing is promised, since all of it rests on flock and on a
 
 A file's number is one more than the greatest in the directory when it was made, so that a publisher's files,
 and those of its successor after a restart, sort in the order they were written. A chunk in a file is a frame,
-all of it text, so that ``grep -hv '^#' /dir/*.chunks`` prints plain NDJSON:
+all of it text, so that ``grep -hv '^#' /dir/*.chunks`` prints plain NDJSON, as long as no logs are shipped:
 
     #raytrail 00000195 000000262144 1c291ca3 5a4f8a11⏎     50 bytes
     |         |        |            |        crc32 of the lines
@@ -51,20 +51,18 @@ import asyncio
 import errno
 import fcntl
 import functools
-import json
 import logging
 import os
 import re
 import threading
 import time
 import uuid
-import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -72,14 +70,11 @@ import msgspec
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.frames import Frame, Source, encode, unlocked
 
-_MAGIC = b"#raytrail "
-_PREFIX = re.compile(_MAGIC + rb"(([0-9]{8}) ([0-9]{12})) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
-_PREFIX_BYTES = 50
 _CHUNK_FILE = re.compile(r"([0-9]{20})-[0-9a-f]{12}\.chunks")
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
-_BLOCK_BYTES = 1024 * 1024
 _BUFFERS_A_WRITE = 1024  # IOV_MAX of Linux and macOS
 _LOOK_SECONDS = (0.01, 0.1)  # after something came; doubled up to, while nothing does
 _COMMIT_SECONDS = 0.05
@@ -206,7 +201,7 @@ class FilePubSub:
         finally:
             place.leave()
 
-    def _set_aside(self, source: _Source, frame: _Frame, group: str) -> None:
+    def _set_aside(self, source: Source, frame: Frame, group: str) -> None:
         if frame.torn:
             log.info(
                 "%s: %d bytes at its end are a write that never finished; they were never called stored",
@@ -293,7 +288,7 @@ class _Writer:
         Raises:
             BrokerUnavailable: They could not be written. The next append begins a new file.
         """
-        buffers = [buffer for chunk in chunks for buffer in _encode(chunk)]
+        buffers = [buffer for chunk in chunks for buffer in encode(chunk)]
         with self._one_at_a_time:
             stored = False
             try:
@@ -329,7 +324,7 @@ class _Writer:
         self._path = self._directory / f"{self._number:020}-{self._id}.chunks"
         self._stored_bytes = 0
         self._file = file = FileIO(self._path, "xb")
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # before its first byte: see _Source.look
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # before its first byte: see Source.look
         _sync_directory(self._directory)
         return file
 
@@ -348,14 +343,6 @@ class _Writer:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _encode(chunk: Chunk) -> tuple[bytes, bytes]:
-    # the standard library's JSON, since it keeps the lone surrogates that names from the environment may hold
-    headers = b"#" + json.dumps(chunk.headers()).encode("ascii") + b"\n"
-    lengths = b"%08d %012d" % (len(headers), len(chunk.data))
-    check = zlib.crc32(headers, zlib.crc32(lengths))
-    return _MAGIC + b"%b %08x %08x\n" % (lengths, check, zlib.crc32(chunk.data)) + headers, chunk.data
 
 
 def _write(fd: int, buffers: Sequence[bytes]) -> None:
@@ -386,137 +373,6 @@ def _sync_directory(directory: Path) -> None:
 # -- reading
 
 
-class _Frame(NamedTuple):
-    """A chunk in its file, or a range that holds none."""
-
-    start: int
-    end: int
-    headers: dict[str, str] | None = None
-    """None: the range is set aside."""
-    data: bytes = b""
-    torn: bool = False
-    """Set aside because its publisher was killed in the middle of it."""
-
-
-class _Source:
-    """One file of chunks, as one group reads it."""
-
-    def __init__(self, path: Path, offset: int) -> None:
-        self.path = path
-        self.position = offset
-        """Read up to here."""
-        self.acknowledged = offset
-        """All before this is acknowledged."""
-        self.size = 0
-        """Its bytes when it was last looked at; reading goes no further."""
-        self.finished = False
-        """Whether its writer had given it up by then."""
-        self._searched_size = 0
-        self._sent: deque[int] = deque()
-        self._acked: set[int] = set()
-
-    def look(self) -> None:
-        """See how far the file goes now, and whether it may still grow."""
-        fd = os.open(self.path, os.O_RDONLY)
-        try:
-            # in this order: with a first byte there was a lock; without the lock the size is the last
-            self.finished = os.fstat(fd).st_size > 0 and _unlocked(fd)
-            self.size = os.fstat(fd).st_size
-        finally:
-            os.close(fd)
-
-    def read(self) -> list[_Frame]:
-        """Return the next frames, about a block of them; none at `size`, or where one is being written."""
-        if self.position >= self.size:
-            return []
-        fd = os.open(self.path, os.O_RDONLY)
-        try:
-            frames, rest = self._frames(fd, self.position)
-            if not frames:
-                frames = self._without_frame(fd, rest)
-        finally:
-            os.close(fd)
-        if frames:
-            self.position = frames[-1].end
-        return frames
-
-    def sent(self, end: int) -> None:
-        """Note that the frame that ends at `end` was handed out."""
-        self._sent.append(end)
-
-    async def ack(self, end: int) -> None:
-        """Acknowledge the frame that ends at `end`; a second time is harmless."""
-        if end > self.acknowledged:
-            self._acked.add(end)
-        while self._sent and self._sent[0] in self._acked:
-            self.acknowledged = self._sent.popleft()
-            self._acked.remove(self.acknowledged)
-
-    def _frames(self, fd: int, start: int) -> tuple[list[_Frame], _Rest]:
-        block = os.pread(fd, min(_BLOCK_BYTES, self.size - start), start)
-        frames, rest = _decode(block, start)
-        if not frames and len(block) < rest.length <= self.size - start:
-            frames, rest = _decode(os.pread(fd, rest.length, start), start)
-        return frames, rest
-
-    def _without_frame(self, fd: int, rest: _Rest) -> list[_Frame]:
-        if rest.begun:
-            return [_Frame(self.position, self.size, torn=True)] if self.finished else []
-        if not self.finished and self.size == self._searched_size:
-            return []
-        end = self._next_frame(fd, self.position + 1)
-        if end is not None:
-            return [_Frame(self.position, end)]
-        if self.finished:
-            return [_Frame(self.position, self.size, torn=rest.length > 0)]
-        self._searched_size = self.size  # what is there now may be a frame half written
-        return []
-
-    def _next_frame(self, fd: int, start: int) -> int | None:
-        while start < self.size and (block := os.pread(fd, min(_BLOCK_BYTES, self.size - start), start)):
-            found = block.find(_MAGIC)
-            if found < 0:
-                start += max(1, len(block) - len(_MAGIC) + 1)
-            elif self._frames(fd, start + found)[0]:
-                return start + found
-            else:
-                start += found + 1
-        return None
-
-
-class _Rest(NamedTuple):
-    """What follows the last whole frame of a block."""
-
-    length: int
-    """Of the frame that seems to follow; 0 if nothing like a frame does."""
-    begun: bool = False
-    """Whether its headers are all there and as they were written."""
-
-
-def _decode(block: bytes, start: int) -> tuple[list[_Frame], _Rest]:
-    """Return the frames that `block`, which lies at `start` of its file, begins with."""
-    frames: list[_Frame] = []
-    at, view = 0, memoryview(block)
-    while len(block) - at >= _PREFIX_BYTES:
-        prefix = _PREFIX.match(block, at)
-        if prefix is None:
-            return frames, _Rest(0)
-        data_at = at + _PREFIX_BYTES + int(prefix[2])
-        end = data_at + int(prefix[3])
-        headers = view[at + _PREFIX_BYTES : data_at]
-        begun = data_at <= len(block)
-        if begun and zlib.crc32(headers, zlib.crc32(prefix[1])) != int(prefix[4], 16):
-            return frames, _Rest(0)
-        if end > len(block):
-            return frames, _Rest(end - at, begun)
-        frame = _Frame(start + at, start + end)
-        if zlib.crc32(view[data_at:end]) == int(prefix[5], 16):
-            frame = frame._replace(headers=json.loads(bytes(headers[1:])), data=block[data_at:end])
-        frames.append(frame)
-        at = end
-    return frames, _Rest(_PREFIX_BYTES)
-
-
 class _Place:
     """Where a group is in every file, and the lock that makes us its only reader."""
 
@@ -528,17 +384,17 @@ class _Place:
         with _undisturbed(directory):
             self._lock = _take_lock(self._path.with_name(f"{group}.lock"), directory, group)
         positions = {} if from_start else _positions(self._path)
-        self._sources = {name: _Source(directory / name, offset) for name, offset in positions.items()}
+        self._sources = {name: Source(directory / name, offset) for name, offset in positions.items()}
         self._committed: dict[str, int] | None = None
         self._next_commit = 0.0
         # a cancelled commit leaves its thread behind, and must not write after another reader has joined
         self._one_at_a_time = threading.Lock()
         self.commit()
 
-    def look(self) -> list[_Source]:
+    def look(self) -> list[Source]:
         """Return the files that have something to read, oldest first."""
         names = sorted(name for name in os.listdir(self._directory) if _CHUNK_FILE.fullmatch(name))
-        sources = {name: self._sources.get(name) or _Source(self._directory / name, 0) for name in names}
+        sources = {name: self._sources.get(name) or Source(self._directory / name, 0) for name in names}
         for name, source in self._sources.items():
             if name not in sources and source.position < source.size:
                 log.warning(
@@ -606,15 +462,6 @@ def _take_lock(path: Path, directory: Path, group: str) -> FileIO:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n".encode())
     return lock
-
-
-def _unlocked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    return True
 
 
 # -- retention
@@ -710,6 +557,6 @@ def _is_unlocked(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        return _unlocked(fd)
+        return unlocked(fd)
     finally:
         os.close(fd)

@@ -18,7 +18,8 @@ The query is the endpoint's own and is sent on as it is, except for what begins 
 ``user:password@`` in the URL is basic authentication; else ``RAYTRAIL_HTTP_TOKEN`` in the environment is sent as
 a bearer token. Proxies are as ``HTTP_PROXY`` and its like say.
 
-With ``array`` a line that is not JSON makes the receiver refuse the whole chunk; NDJSON carries any line.
+With ``array`` a line that is not JSON makes the receiver refuse the whole chunk; NDJSON carries any line. Logs are
+neither, and sent as they are, as ``application/octet-stream``: to a receiver that is not ours, send none (`tail.logs`).
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ import httpx
 import msgspec
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, RaytrailError
-from raytrail.event import Chunk
+from raytrail.event import LOG, Chunk
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.collector import to_http
 from raytrail.pubsub.url import parse, shown
-from raytrail.pubsub.zstd import compress
+from raytrail.zstd import compress
 
 _OURS = "raytrail."
 _SEGMENTS = 64
@@ -134,8 +135,10 @@ class HttpPubSub:
 
     async def _send(self, chunk: Chunk) -> None:
         large = len(chunk.data) >= _THREAD_BYTES and self._settings.compression != "identity"
-        body = await asyncio.to_thread(self._body, chunk.data) if large else self._body(chunk.data)
+        body = await asyncio.to_thread(self._body, chunk) if large else self._body(chunk)
         headers = self._headers | to_http(chunk)
+        if chunk.event_type == LOG:
+            headers["content-type"] = "application/octet-stream"
         deadline = time.monotonic() + self._settings.timeout_seconds
         while True:
             await self._pause(deadline)
@@ -199,8 +202,9 @@ class HttpPubSub:
             headers={"user-agent": "raytrail", "accept-encoding": "identity"},
         )
 
-    def _body(self, data: bytes) -> bytes:
-        if self._settings.format == "array":
+    def _body(self, chunk: Chunk) -> bytes:
+        data = chunk.data
+        if self._settings.format == "array" and chunk.event_type != LOG:
             data = b"[" + data.rstrip(b"\n").replace(b"\n", b",") + b"]"
         if self._settings.compression == "gzip":
             return gzip.compress(data, 1, mtime=0)

@@ -10,7 +10,7 @@ value is its JSON, with no newline. By its one header, ``raytrail-line``, our ow
 
     ["<version>","<cluster>","<session>","<node id>","<event type>"] <the line's segments> <number>/<lines of the chunk>
 
-Readers take both, whatever their URL says.
+Readers take both, whatever their URL says. Logs are no events, and always come in chunks.
 
 Settings, in the URL's query:
 
@@ -45,7 +45,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError, RaytrailError
-from raytrail.event import Chunk, Segment
+from raytrail.event import LOG, Chunk, Segment
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.collector import from_message
 from raytrail.pubsub.url import parse, shown
@@ -182,7 +182,8 @@ class KafkaPubSub:
                 raise self._failure  # it waited behind one that failed, and must not overtake it
             sender = self._senders.get(alone) or await self._open(alone=alone)
             sent = sender.begin(_key(chunk))
-            messages = _lines(chunk) if self._settings.envelope == "event" else iter((_message(chunk),))
+            by_line = self._settings.envelope == "event" and chunk.event_type != LOG
+            messages = _lines(chunk) if by_line else iter((_message(chunk),))
             try:
                 while not sender.produce(messages, sent):
                     if time.monotonic() > began + self._settings.timeout_seconds:

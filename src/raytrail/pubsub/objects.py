@@ -43,22 +43,20 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote
 
 import msgspec
 import obstore
 from obstore import exceptions
-from obstore.store import from_url
 
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError, RaytrailError
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
-from raytrail.pubsub.url import parse, shown
-from raytrail.pubsub.zstd import ZstdError, compress, decompress
+from raytrail.pubsub.bucket import BucketSettings, open_bucket
+from raytrail.zstd import ZstdError, compress, decompress
 
 _PLACE_SECONDS = 1.0
 _LEASE_SECONDS = 10.0
@@ -66,24 +64,18 @@ _IDLE_SECONDS = 60.0
 _GAP_SECONDS = 600.0  # how often it is looked whether what comes next was deleted
 _AT_ONCE = 16
 _SUFFIXES = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz", "none": ".ndjson"}
-_ACCESS = re.compile(r"\w*(Access|Signature|Token|Credential|User|Auth)\w*: ")
-"""Codes of S3 that mean that we are not let in; some servers answer 404 with them."""
-_PROPERTIES = ("aws_", "google_", "azure_")
-_ENDPOINTS = {"s3": "aws_endpoint", "gs": "google_base_url", "az": "azure_endpoint"}
 
 log = logging.getLogger(__name__)
 _Waiting = tuple[Chunk, "asyncio.Future[None]"]
 
 
-class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Settings(BucketSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the URL's query may say besides obstore's settings; the module's docstring says what it means."""
 
     linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1
     batch_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 8_000_000
     compression: Literal["zstd", "gzip", "none"] = "zstd"
     poll_seconds: Annotated[float, msgspec.Meta(gt=0)] = 2
-    timeout_seconds: Annotated[float, msgspec.Meta(ge=1)] = 30
-    endpoint: str = ""
 
 
 class _Place(msgspec.Struct, kw_only=True):
@@ -103,40 +95,14 @@ class ObjectsPubSub:
     guarantee: ClassVar[Guarantee] = "at-least-once"
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
-        ours = urlencode([pair for pair in pairs if not pair[0].startswith(_PROPERTIES)])
-        address, self._settings = parse(parts._replace(query=ours).geturl(), _Settings)
-        self._shown = shown(url)
-        if len(address.hosts) != 1 or address.user or not re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", address.path):
+        self._bucket, self._settings = open_bucket(url, _Settings)
+        if not re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", self._bucket.path):
             raise ConfigError(
-                f"{self._shown!r} names no folder of a bucket; write {address.scheme}://bucket/folder, with letters, "
+                f"{self._bucket.shown!r} names no folder of a bucket; write {self._bucket.url}/folder, with letters, "
                 f"digits, '_', '-', '.' and '=' in its name"
             )
-        self._prefix = address.path
-        properties = {name: value for name, value in pairs if name.startswith(_PROPERTIES)}
-        if self._settings.endpoint:
-            properties[_ENDPOINTS[address.scheme]] = self._settings.endpoint
-        timeout = timedelta(seconds=self._settings.timeout_seconds)
-        pauses = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
-        options: Any = {  # which the client has a type for by cloud
-            "config": properties or None,
-            "client_options": {
-                "timeout": timeout,
-                "connect_timeout": min(timeout, timedelta(seconds=5)),
-                "allow_http": self._settings.endpoint.startswith("http://"),
-                "user_agent": "raytrail",
-            },
-            "retry_config": {"max_retries": 10, "retry_timeout": timeout, "backoff": pauses},
-        }
-        try:
-            self._store: Any = from_url(f"{address.scheme}://{address.hosts[0]}", **options)
-        except BaseException as error:
-            # at some names, as azure_allow_http, the client panics, in an exception that is no `Exception`
-            panics = type(error).__name__ == "PanicException"
-            if not panics and not isinstance(error, (exceptions.BaseError, ValueError, TypeError)):
-                raise
-            raise ConfigError(f"{self._shown!r}: {_words(error)}; mend the URL") from error
+        self._store = self._bucket.client
+        self._shown, self._prefix = self._bucket.shown, self._bucket.path
         self._writer, self._number = "", 0
         self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
@@ -196,7 +162,7 @@ class ObjectsPubSub:
         body = await asyncio.to_thread(_encode, chunks, self._settings.compression)
         path = f"{self._folder(self._writer)}/{self._number:010d}{_SUFFIXES[self._settings.compression]}"
         # nobody else writes in this folder: what is there already is this, stored by a try whose answer was lost
-        with self._ours(), suppress(exceptions.AlreadyExistsError, exceptions.PreconditionError):
+        with self._bucket.ours(), suppress(exceptions.AlreadyExistsError, exceptions.PreconditionError):
             await obstore.put_async(self._store, path, body, mode="create", use_multipart=False)
         self._number += 1
 
@@ -220,13 +186,13 @@ class ObjectsPubSub:
         self._reading.add(group)
         reader = _Reader(self._store, f"{self._prefix}/groups/{quote(group, safe='')}.json")
         try:
-            with self._ours():
+            with self._bucket.ours():
                 if not await reader.join(from_start=from_start):
                     raise self._taken(group)
             keeping = asyncio.create_task(self._keep(reader, group))
             try:
                 while True:
-                    with self._ours():
+                    with self._bucket.ours():
                         came = await self._look(reader, group)
                     for delivery in came:
                         yield delivery
@@ -246,7 +212,7 @@ class ObjectsPubSub:
         """Write down what was acknowledged, and stay the group's reader; until cancelled."""
         while True:
             await asyncio.sleep(_PLACE_SECONDS)
-            with self._ours():
+            with self._bucket.ours():
                 if not await reader.write(_LEASE_SECONDS / 4):
                     raise BrokerUnavailable(
                         f"{self._shown}: group {group!r} was not written for {_LEASE_SECONDS:g} seconds and may have "
@@ -310,22 +276,6 @@ class ObjectsPubSub:
         if self._storing is not None:
             self._storing.cancel()
             await asyncio.gather(self._storing, return_exceptions=True)
-
-    @contextmanager
-    def _ours(self) -> Iterator[None]:
-        """Make the client's errors ours."""
-        try:
-            yield
-        except (exceptions.BaseError, OSError) as error:
-            words = _words(error)
-            denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
-            if denied or _ACCESS.match(words):
-                raise ConfigError(f"{self._shown} does not let us in: {words}; mend its credentials") from error
-            if isinstance(error, exceptions.NotFoundError | FileNotFoundError) or words.startswith("NoSuchBucket"):
-                raise ConfigError(f"{self._shown}: {words}; make the bucket, or mend the URL") from error
-            raise BrokerUnavailable(
-                f"{self._shown} does not answer: {words}; look after it, or the way to it"
-            ) from error
 
 
 class _Following:
@@ -512,10 +462,3 @@ def _settle(waiting: list[_Waiting], error: RaytrailError | None) -> None:
                 stored.set_result(None)
             else:
                 stored.set_exception(error)
-
-
-def _words(error: BaseException) -> str:
-    """Return what a client's error says, on one line and without its debug output; what S3 says, if it is that."""
-    text = " ".join(str(error).partition("Debug source")[0].split())
-    said = re.search(r"<Code>(.*?)</Code>(?:<Message>(.*?)</Message>)?", text)
-    return f"{said[1]}: {said[2]}" if said else text[:300] or type(error).__name__

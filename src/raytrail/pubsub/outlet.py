@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, RaytrailError
-from raytrail.event import Chunk, Segment
+from raytrail.event import LOG, Chunk, Segment
 from raytrail.pubsub import Publisher, PubSub
+
+_LEAST_LOG_BYTES = 1024
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,8 @@ class Outlet:
     A publisher that no line can stop.
 
     A chunk that the broker refuses for good is halved until it is known which lines it refuses. Those are stored
-    as dead letters, each a chunk of its own, and said in the log; the rest is published.
+    as dead letters, each a chunk of its own, and said in the log; the rest is published. Logs are halved anywhere, down
+    to a kilobyte.
 
     Args:
         pubsub: The broker. It is the outlet's to close.
@@ -90,11 +93,11 @@ class Outlet:
         try:
             await publisher.publish(chunk)
         except ChunkRefused as error:
-            lines = chunk.data.count(b"\n")
-            if lines <= 1:
+            middle = _middle(chunk)
+            if not middle:
                 await self._bury(chunk, error)
                 return
-            for half in _halves(chunk, lines):
+            for half in _halves(chunk, middle):
                 await self._publish(publisher, half)
 
     async def _bury(self, chunk: Chunk, error: ChunkRefused) -> None:
@@ -106,11 +109,18 @@ class Outlet:
         log.error("%s; %s is kept with the dead letters, and shows as missing in the ledger", error, _where(chunk))
 
 
-def _halves(chunk: Chunk, lines: int) -> Iterator[Chunk]:
-    """Yield the first half of a chunk's lines, then the other."""
+def _middle(chunk: Chunk) -> int:
+    """Return where to halve a chunk's lines; 0 where there is but one."""
+    if chunk.event_type == LOG:
+        return len(chunk.data) // 2 if len(chunk.data) > _LEAST_LOG_BYTES else 0
     middle = 0
-    for _ in range(lines // 2):
+    for _ in range(chunk.data.count(b"\n") // 2):
         middle = chunk.data.index(b"\n", middle) + 1
+    return middle
+
+
+def _halves(chunk: Chunk, middle: int) -> Iterator[Chunk]:
+    """Yield what of a chunk is before `middle`, then the rest."""
     before: list[Segment] = []
     after: list[Segment] = []
     at = 0

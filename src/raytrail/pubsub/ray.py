@@ -57,7 +57,7 @@ from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventE
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.url import parse, shown
-from raytrail.pubsub.zstd import ZstdError, compress, decompress
+from raytrail.zstd import ZstdError, compress, decompress
 
 _SERVICES = ("ObservabilityPubSubService", "InternalPubSubGcsService")  # since 2.60, and before
 _COMMANDS = "GcsSubscriberCommandBatch"

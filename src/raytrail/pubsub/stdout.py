@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.event import Chunk
+from raytrail.event import LOG, Chunk
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.url import parse, shown
 
@@ -25,8 +25,8 @@ class StdoutPubSub:
     """
     NDJSON on standard output: ``stdout:?envelope=event|chunk``.
 
-    ``event`` writes the lines as Ray wrote them and nothing else; ``chunk`` writes each chunk's headers as one
-    more line before its lines. A chunk counts as stored once it is written and flushed: in a pipe it may still
+    ``event`` writes the lines as Ray wrote them and nothing else, logs left out; ``chunk`` writes each chunk's headers
+    as one more line before its lines. A chunk counts as stored once it is written and flushed: in a pipe it may still
     be lost with whoever reads it.
     """
 
@@ -47,6 +47,8 @@ class StdoutPubSub:
             BrokerUnavailable: It cannot be written, as to a file on a full disk.
         """
         # the standard library's JSON, since it keeps the lone surrogates that names from the environment may hold
+        if chunk.event_type == LOG and self._settings.envelope == "event":
+            return
         head = json.dumps(chunk.headers()).encode() + b"\n" if self._settings.envelope == "chunk" else b""
         async with self._turn:
             await asyncio.to_thread(_write, head + chunk.data)

@@ -2,9 +2,11 @@
 The store over HTTP: Ray's own API for each cluster at any time, and pages for people.
 
     /                                    the clusters, each with how complete its history is
-    /clusters/<id>/                      one cluster
+    /clusters/<id>/                      Ray's dashboard of one cluster
     /clusters/<id>/api/...               what Ray's clients ask a live cluster
+    /clusters/<id>/about                 our own page of it: its counts, its commands, how complete it is
     /clusters/<id>/at/<ms>/...           the same, as it would have been answered then
+    /clusters/<id>/final/...             the same, at the very end; without, just before the shutdown began
     /api/clusters[/<id>]                 clusters and their ledgers as JSON
     /ingest                              what agents and foreign collectors post, on its way to a broker
     /healthz
@@ -20,7 +22,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import uvicorn
@@ -29,28 +31,21 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError, NotFoundError, StoreError
-from raytrail.server import jobs_api, pages
+from raytrail.server import logs, pages
+from raytrail.server.access import Access, check
+from raytrail.server.build import find_build
 from raytrail.server.ingest import Take, ingest
-from raytrail.server.state_api import (
-    ACTORS,
-    ASKED_FOR,
-    PAGE_ROWS,
-    RESOURCES,
-    TASKS,
-    Params,
-    Resource,
-    encode_rows,
-    find_rows,
-    read_query,
-    summarize,
-)
-from raytrail.store import Cluster, Snapshot, Store
+from raytrail.server.kept import Kept
+from raytrail.server.ray_api import RAY_ROUTES
+from raytrail.server.view import Answer, View, encode
+from raytrail.store import Cluster, Store
 
 QUERIES_AT_ONCE = 4
 """Requests that read the store at the same time; the engine spreads each over the cores by itself."""
@@ -58,8 +53,8 @@ MOMENT_DIGITS = 15
 """Most digits of a moment in milliseconds: enough for some 30 000 years."""
 GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
-NOT_EXPORTED = ("runtime_envs",)
-"""Resources of Ray's State API that no event tells of, of Ray 2.60's or of ours."""
+KEPT_BYTES = 64 * 1024 * 1024
+"""Answers about sealed sessions that are kept, so that who polls a page is answered at once, whoever it is."""
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
 
 T = TypeVar("T")
@@ -67,25 +62,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class View(NamedTuple):
-    """What a request under ``/clusters/<id>`` looks at."""
-
-    store: Store
-    cluster: Cluster
-    snapshot: Snapshot
-    params: Params
-    path: Mapping[str, Any]
-    url: str
-    """Where the view begins, with a slash at its end."""
-    home: str
-    """The same without the moment, if there is one: the cluster's own page."""
-    root: str
-    """Where all begins."""
-    stream: Callable[[Iterator[bytes]], AsyncIterator[bytes]]
-    """Takes the pieces of an answer that is too large to be made at once."""
-
-
-def app(store: Store, config: ServerConfig, take: Take | None = None) -> Starlette:
+def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_host: bool = False) -> Starlette:
     """
     Make the ASGI application. It only reads the store.
 
@@ -93,8 +70,11 @@ def app(store: Store, config: ServerConfig, take: Take | None = None) -> Starlet
         store: What is served.
         config: Its settings.
         take: Stores what is posted to ``/ingest``; None: nothing is taken.
+        check_host: Whether, without a token, only the server's own names are answered (`raytrail.server.access`).
     """
-    server = _Server(store)
+    server, build = _Server(store), find_build(config.dashboard)
+    about = _about_page(build is not None)
+    prefixes = (("/clusters/{id}/at/{ms}", False), ("/clusters/{id}/final", True), ("/clusters/{id}", False))
     routes = [
         Route("/", server.home),
         Route("/healthz", _healthz),
@@ -102,24 +82,21 @@ def app(store: Store, config: ServerConfig, take: Take | None = None) -> Starlet
         Route("/api/clusters", server.clusters),
         Route("/api/clusters/{id}", server.cluster),
         *(
-            Route(f"{prefix}{path}", endpoint)
-            for prefix in ("/clusters/{id}/at/{ms}", "/clusters/{id}")
-            for path, endpoint in (
-                ("", _with_slash),
-                ("/", server.view(_page)),
-                ("/api/v0/{noun}", server.view(_list)),
-                ("/api/v0/{noun}/summarize", server.view(_summarize)),
-                ("/api/version", server.view(_ray_version)),
-                ("/api/ray/version", server.view(_ray_version)),
-                ("/api/jobs/", server.view(_jobs)),
-                ("/api/jobs/{job}", server.view(_job)),
-                ("/{rest:path}", server.view(_not_served)),
+            Route(f"{prefix}{path}", server.view(answer, final=final) if answer else _with_slash)
+            for prefix, final in prefixes
+            for path, answer in (
+                ("", None),
+                *(build.routes() if build else (("/", about),)),
+                ("/about", about),
+                *RAY_ROUTES,
+                ("/{rest:path}", _not_served),
             )
         ),
+        *(WebSocketRoute(f"{prefix}/api/jobs/{{job}}/logs/tail", server.tail_job) for prefix, _ in prefixes),
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_EveryAnswer)],
+        middleware=[Middleware(_EveryAnswer), Middleware(Access, config=config, check_host=check_host)],
         exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
     )
 
@@ -143,18 +120,22 @@ async def serve(
         take: Stores what is posted to ``/ingest``; None: nothing is taken.
 
     Raises:
-        ConfigError: The address cannot be listened on.
+        ConfigError: The address cannot be listened on, or must not be without a token; or TLS cannot be had.
     """
+    check(config)
     listener = _listen(config)
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    if take and not config.ingest_token and not ipaddress.ip_address(host).is_loopback:
+    scheme = "https" if config.tls_certificate else "http"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    if take and not config.ingest_token and not config.token and not ipaddress.ip_address(host).is_loopback:
         log.warning("whoever reaches %s may post events to /ingest; set server.ingest_token", url)
     server = _Uvicorn(
         uvicorn.Config(
-            app(store, config, take),
+            app(store, config, take, check_host=not config.open),
             lifespan="off",
-            ws="none",
+            ssl_certfile=config.tls_certificate or None,
+            ssl_keyfile=config.tls_key or None,
+            ws="websockets-sansio",
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=GRACE_SECONDS,
@@ -213,52 +194,83 @@ class _Server:
         self._store = store
         self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
         self._version = version("raytrail")
+        self._kept = Kept(KEPT_BYTES)
 
     async def home(self, request: Request) -> Response:
         clusters = await self._call(self._store.clusters)
         return _html(pages.home(clusters, str(request.base_url)))
 
     async def clusters(self, request: Request) -> Response:
-        return _json({"clusters": await self._call(self._store.clusters)})
+        return encode({"clusters": await self._call(self._store.clusters)})
 
     async def cluster(self, request: Request) -> Response:
         def read() -> dict[str, Any]:
             cluster = self._store.find(request.path_params["id"])
             return {"cluster": cluster, "ledger": self._store.ledger(cluster.session)}
 
-        return _json(await self._call(read))
+        return encode(await self._call(read))
 
-    def view(self, answer: Callable[[View], Response]) -> Callable[[Request], Awaitable[Response]]:
-        """Make the endpoint of what `answer` says of one cluster, at one moment."""
+    def view(self, answer: Answer, *, final: bool) -> Callable[[Request], Awaitable[Response]]:
+        """Make the endpoint of what `answer` says of one cluster, at one moment; `final`: its very end by default."""
 
         async def endpoint(request: Request) -> Response:
-            return await self._call(lambda: self._answer(request, answer))
+            # not among the slots: what is known already need not wait for what is being worked out
+            cluster, etag = await asyncio.to_thread(self._look, request)
+            if etag and _knows(request, etag):
+                return Response(status_code=304, headers=_revalidated(etag))
+            if kept := self._kept.get(etag):
+                return Response(kept.body, headers=_revalidated(etag), media_type=kept.media_type)
+            response = await self._call(lambda: self._answer(request, cluster, answer, final))
+            if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
+                self._kept.put(etag, response)
+                response.headers.update(_revalidated(etag))
+            return response
 
         return endpoint
 
-    def _answer(self, request: Request, answer: Callable[[View], Response]) -> Response:
+    async def tail_job(self, socket: WebSocket) -> None:
+        """Send what a job's entrypoint printed, as ``ray job logs --follow`` awaits it; at its end there is no more."""
+
+        def read() -> Iterator[str]:
+            cluster = self._store.find(socket.path_params["id"])
+            snapshot = self._store.snapshot(cluster.session)
+            job_log = logs.job_log(self._store, cluster, snapshot, socket.path_params["job"])
+            return logs.job_text(self._store, cluster, job_log)
+
+        try:
+            texts = await self._call(read)
+        except tuple(STATUSES) as error:
+            status = next(code for kind, code in STATUSES.items() if isinstance(error, kind))
+            await socket.send_denial_response(PlainTextResponse(str(error), status))
+            return
+        await socket.accept()
+        try:
+            while text := await self._call(lambda: next(texts, "")):
+                await socket.send_text(text)
+            await socket.close()
+        except WebSocketDisconnect:
+            pass  # who asked has seen enough
+
+    def _look(self, request: Request) -> tuple[Cluster, str]:
         cluster = self._store.find(request.path_params["id"])
-        etag = self._etag(cluster, request)
-        if etag and _knows(request, etag):
-            return Response(status_code=304, headers=_revalidated(etag))
-        at_ms = _moment(request.path_params.get("ms"))
+        return cluster, self._etag(cluster, request)
+
+    def _answer(self, request: Request, cluster: Cluster, answer: Answer, final: bool) -> Response:
         home = f"{request.base_url}clusters/{cluster.session}/"
-        response = answer(
+        at_ms, moment = _moment(request.path_params.get("ms"), cluster, final)
+        return answer(
             View(
                 store=self._store,
                 cluster=cluster,
                 snapshot=self._store.snapshot(cluster.session, at_ms),
                 params={name: request.query_params.getlist(name) for name in request.query_params},
                 path=request.path_params,
-                url=home if at_ms is None else f"{home}at/{at_ms}/",
+                url=f"{home}{moment}",
                 home=home,
                 root=str(request.base_url),
                 stream=self._stream,
             )
         )
-        if etag:
-            response.headers.update(_revalidated(etag))
-        return response
 
     def _etag(self, cluster: Cluster, request: Request) -> str:
         """Return what names the answer for good, or nothing while the answer may still change."""
@@ -277,48 +289,25 @@ class _Server:
             return await asyncio.to_thread(function)
 
 
-def _list(view: View) -> Response:
-    query = read_query(_resource(view), view.params)
-    rows = find_rows(view.snapshot, query)
-    pieces = encode_rows(rows, _warnings(view))
-    if min(query.limit, rows.filtered) > PAGE_ROWS:
-        return StreamingResponse(view.stream(pieces), media_type="application/json")
-    return Response(b"".join(pieces), media_type="application/json")
+def _about_page(dashboard: bool) -> Answer:
+    def answer(view: View) -> Response:
+        counts = {
+            resource.noun: view.snapshot.group(resource.entity, [state], where)
+            for resource, state, where in pages.COUNTED
+        }
+        page = pages.cluster(
+            view.cluster,
+            view.snapshot.at_ms,
+            counts,
+            view.store.ledger(view.cluster.session),
+            url=view.url,
+            home=view.home,
+            root=view.root,
+            dashboard=dashboard,
+        )
+        return _html(page)
 
-
-def _summarize(view: View) -> Response:
-    resource = _resource(view)
-    if resource not in (TASKS, ACTORS):
-        raise HTTPException(501, f"summary of {resource.noun}: Ray sums up tasks and actors only")
-    by = view.params.get("summary_by", ["func_name"])[0]
-    if by == "lineage":
-        raise HTTPException(501, "summary_by=lineage is not served by this version; ask for summary_by=func_name")
-    if by not in ("func_name", "task_name"):
-        raise ConfigError(f"summary_by {by!r}: it is func_name, task_name or lineage")
-    summary = summarize(view.snapshot, read_query(resource, view.params), _warnings(view))
-    return _json({"result": True, "msg": "", "data": {"result": summary}})
-
-
-def _ray_version(view: View) -> Response:
-    return _json(jobs_api.version(view.cluster.session))
-
-
-def _jobs(view: View) -> Response:
-    return _json(jobs_api.list_jobs(view.snapshot))
-
-
-def _job(view: View) -> Response:
-    return _json(jobs_api.get_job(view.snapshot, view.path["job"]))
-
-
-def _page(view: View) -> Response:
-    counts = {
-        resource.noun: view.snapshot.group(resource.entity, [state], where) for resource, state, where in pages.COUNTED
-    }
-    ledger = view.store.ledger(view.cluster.session)
-    return _html(
-        pages.cluster(view.cluster, view.snapshot.at_ms, counts, ledger, url=view.url, home=view.home, root=view.root)
-    )
+    return answer
 
 
 def _not_served(view: View) -> Response:
@@ -327,35 +316,13 @@ def _not_served(view: View) -> Response:
     raise HTTPException(501, f"/{view.path['rest']} is not served by this version; see {view.home}")
 
 
-def _resource(view: View) -> Resource:
-    noun = str(view.path["noun"])
-    if noun in RESOURCES:
-        resource = RESOURCES[noun]
-        kind = resource.entity.upper()
-        if resource in ASKED_FOR and kind not in {row.event_type for row in view.store.ledger(view.cluster.session)}:
-            raise HTTPException(501, f"{noun}: no event of them has come; agents ask Ray for them with --types {kind}")
-        return resource
-    if noun in NOT_EXPORTED:
-        raise HTTPException(501, f"{noun}: Ray exports no event of them, so this history does not know them")
-    raise HTTPException(501, f"/api/v0/{noun} is not served by this version; {', '.join(RESOURCES)} are")
-
-
-def _moment(text: str | None) -> int | None:
+def _moment(text: str | None, cluster: Cluster, final: bool) -> tuple[int | None, str]:
+    """Return the moment that is asked for, None for the end or now, and the part of the URL that says so."""
     if text is None:
-        return None
+        return (None, "final/") if final else (cluster.before_shutdown_ms, "")
     if not (text.isascii() and text.isdigit() and len(text) <= MOMENT_DIGITS):
         raise ConfigError(f"moment {text!r} is not in milliseconds since 1970; write {MOMENT_DIGITS} digits at most")
-    return int(text)
-
-
-def _warnings(view: View) -> list[str]:
-    lost, rejected = view.cluster.missing_bytes, view.cluster.rejected
-    if not lost and not rejected:
-        return []
-    return [
-        f"The history of this cluster is not complete: {lost:,} bytes of events are missing and {rejected:,} "
-        f"lines were unreadable. {view.home} says which."
-    ]
+    return int(text), f"at/{int(text)}/"
 
 
 async def _no_ingest(request: Request) -> Response:
@@ -384,14 +351,10 @@ async def _error(request: Request, error: Exception) -> Response:
         message = f"{request.method} {path}: this is a read-only history; only GET and HEAD are answered"
     if "/api/v0/" in path or status == 501:
         body = {"result": False, "msg": message, "data": {"result": None}}
-        return _json(body, status, headers)
+        return encode(body, status, headers)
     if "/api/" not in path and "text/html" in request.headers.get("accept", ""):
         return _html(pages.error(status, message, str(request.base_url)), status, headers)
     return PlainTextResponse(message, status, headers)
-
-
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
 def _html(page: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

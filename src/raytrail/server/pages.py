@@ -90,6 +90,12 @@ HEADERS = {
 }
 """What goes with each page: the browser may show it, with this one style, and fetch nothing."""
 
+LOGIN_HEADERS = {
+    **HEADERS,
+    "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace("form-action 'none'", "form-action 'self'"),
+}
+"""The same for the page that asks for the token, which may be sent to us."""
+
 
 class Html(str):
     """Text that is HTML already; all other text is escaped where it is filled in."""
@@ -151,6 +157,7 @@ def cluster(
     url: str,
     home: str,
     root: str,
+    dashboard: bool,
 ) -> Html:
     """
     Return the page of one cluster, as it ended or as it was at a moment.
@@ -160,28 +167,21 @@ def cluster(
         at_ms: The moment; None shows the end.
         counts: For each resource, the rows in each state, as `Snapshot.group` returns them.
         ledger: How complete its history is, by event type.
-        url: Where this page is; Ray's clients are given it as address.
+        url: Where the view of that moment begins; Ray's clients are given it as address.
         home: Where the cluster's own page is.
         root: Where the page of all clusters is.
+        dashboard: Whether Ray's dashboard is served there.
     """
-    moment = (
-        _fill(
-            '<p><span class="chip warn">as it was at {time} UTC</span> <a href="{home}">see how it ended</a></p>',
-            time=_time(at_ms),
-            home=home,
-        )
-        if at_ms is not None
-        else ""
-    )
     body = _fill(
-        "<h1>{title}</h1><p><code>{session}</code></p>{moment}<p>{state} {complete}</p>"
+        "<h1>{title}</h1><p><code>{session}</code></p>{moment}<p>{state} {complete}</p>{dashboard}"
         '<p class="soft">{life}</p>'
         '<div class="four">{counts}</div>'
         "<h2>Ask it with Ray's own commands</h2>{commands}"
         "<h2>How complete this history is</h2>{ledger}",
         title=cluster.cluster or cluster.session,
         session=cluster.session,
-        moment=moment,
+        moment=_moment(cluster, at_ms, home),
+        dashboard=_fill('<p><a href="{}">Open it in Ray\'s dashboard</a></p>', url) if dashboard else "",
         state=_state(cluster),
         complete=_complete(cluster),
         life=_life(cluster),
@@ -190,6 +190,22 @@ def cluster(
         ledger=_ledger(cluster, ledger),
     )
     return _document(f"{cluster.cluster or cluster.session} · Raytrail", body, root)
+
+
+def login(root: str, *, wrong: bool) -> Html:
+    """Return the page that asks for the token."""
+    body = _fill(
+        "<h1>This history asks for a token</h1>{wrong}"
+        '<form method="post" action="{root}login"><p><label>Token '
+        '<input type="password" name="token" autocomplete="current-password" required autofocus></label> '
+        "<button>Open</button></p></form>"
+        "<p class='soft small'>It is server.token of whoever runs this server. Scripts send it as "
+        "<code>Authorization: Bearer TOKEN</code>, Ray's own clients with <code>RAY_AUTH_MODE=token</code> and "
+        "<code>RAY_AUTH_TOKEN</code>.</p>",
+        root=root,
+        wrong=Html('<p><span class="chip bad">that is not the token</span></p>') if wrong else "",
+    )
+    return _document("Raytrail", body, root)
 
 
 def error(status: int, message: str, root: str) -> Html:
@@ -240,18 +256,31 @@ def _counts(noun: str, state: str, groups: Iterable[Mapping[str, Any]]) -> Html:
     )
 
 
+def _moment(cluster: Cluster, at_ms: int | None, home: str) -> Html:
+    end = _fill('<a href="{}final/about">see its very end</a>', home)
+    if at_ms is None:
+        if cluster.before_shutdown_ms is None:
+            return Html()
+        return _fill(
+            '<p><span class="chip warn">at its very end</span> '
+            '<a href="{}about">see it just before its shutdown began</a></p>',
+            home,
+        )
+    if at_ms == cluster.before_shutdown_ms:
+        return _fill('<p><span class="chip">just before its shutdown began, at {} UTC</span> {}</p>', _time(at_ms), end)
+    if cluster.alive:
+        end = _fill('<a href="{}about">see how it is now</a>', home)
+    return _fill('<p><span class="chip warn">as it was at {} UTC</span> {}</p>', _time(at_ms), end)
+
+
 def _commands(cluster: Cluster, url: str, home: str, at_ms: int | None) -> Html:
     address = url.rstrip("/")
     earlier = ""
-    if at_ms is None and cluster.began_ms is not None and cluster.ended_ms is not None:
-        # a clean stop kills all in its last moments: what people look for is what was there before
-        before = max(cluster.began_ms, cluster.ended_ms - 5000)
+    if at_ms is None or at_ms == cluster.before_shutdown_ms:
         earlier = _fill(
-            "<p>Any earlier moment has an address too: "
-            "<code>{home}at/&lt;milliseconds since 1970&gt;</code>. "
-            'This is <a href="{home}at/{before}/">shortly before the end</a>.</p>',
+            "<p>Any moment has an address, too: <code>{home}at/&lt;milliseconds since 1970&gt;</code>; "
+            "its very end is <code>{home}final</code>.</p>",
             home=home,
-            before=before,
         )
     return _fill(
         "<pre>ray list tasks --address {address}\n"

@@ -1,17 +1,16 @@
 """
 Ray's State API over a snapshot: the same questions as to a live cluster, answered from its history.
 
-What each resource shows, and what it can be filtered by, is declared once below; listing, filtering and
-summing up follow from it. Columns and behaviour are those of Ray 2.60: ray/util/state/common.py (columns),
+What each resource shows, and what it can be filtered by, is declared once below; listing and filtering follow
+from it. Columns and behaviour are those of Ray 2.60: ray/util/state/common.py (columns),
 ray/util/state/state_manager.py (filters that the GCS applies, and so what ``total`` counts) and
 ray/dashboard/state_api_utils.py (the other filters). Where we differ, the comment says so.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
@@ -26,8 +25,6 @@ MAX_LIMIT = 1_000_000
 """Most rows of one list. Ray's own servers refuse more than 10 000."""
 PAGE_ROWS = 20_000
 """Rows asked of the store at once; bounds the memory of a long list."""
-SUMMARY_NAMES = 10_000
-"""Most names in one summary: a client draws them all."""
 
 Params = Mapping[str, Sequence[str]]
 """The query of a URL: each name with its values, in order."""
@@ -120,9 +117,9 @@ TASKS = Resource(
         Field("task_log_info", "json", detail=True),
         Field("error_message", "text", detail=True),
         Field("is_debugger_paused", "bool", filterable=True, detail=True),
-        Field("call_site", "text", detail=True, exported=False),
+        Field("call_site", "text", detail=True),
         Field("label_selector", "json", {}, detail=True),
-        Field("fallback_strategy", "json", detail=True, exported=False),
+        Field("fallback_strategy", "json", detail=True),
     ),
 )
 
@@ -153,9 +150,9 @@ ACTORS = Resource(
         Field("placement_group_id", "id", filterable=True, detail=True),
         Field("repr_name", "text", "", filterable=True, detail=True),
         Field("num_restarts", "int", 0, detail=True, optional=False),
-        Field("num_restarts_due_to_lineage_reconstruction", "int", 0, detail=True, exported=False),
-        Field("num_restarts_due_to_node_preemption", "int", 0, detail=True, exported=False),
-        Field("call_site", "text", detail=True, exported=False),
+        Field("num_restarts_due_to_lineage_reconstruction", "int", 0, detail=True),
+        Field("num_restarts_due_to_node_preemption", "int", 0, detail=True),
+        Field("call_site", "text", detail=True),
         Field("label_selector", "json", {}, detail=True),
         Field("fallback_strategy", "json", detail=True, exported=False),
     ),
@@ -276,12 +273,32 @@ CLUSTER_EVENTS = Resource(
     ),
 )
 
+RUNTIME_ENVS = Resource(
+    noun="runtime_envs",
+    entity="",
+    order=(),
+    fields=(
+        Field("runtime_env", "json", {}, filterable=True, optional=False, exported=False),
+        Field("success", "bool", filterable=True, optional=False, exported=False),
+        Field("creation_time_ms", "int", exported=False),
+        Field("node_id", "id", "", filterable=True, optional=False, exported=False),
+        Field("ref_cnt", "int", detail=True, exported=False),
+        Field("error", "text", filterable=True, detail=True, exported=False),
+    ),
+)
+
 RESOURCES = {
     resource.noun: resource
-    for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, WORKERS, OBJECTS, CLUSTER_EVENTS)
+    for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, WORKERS, OBJECTS, CLUSTER_EVENTS, RUNTIME_ENVS)
 }
 ASKED_FOR = (PLACEMENT_GROUPS, WORKERS, OBJECTS)
 """Those that Ray exports no event of: an agent asks Ray for them, if it is told to."""
+NO_CALL_SITES = (
+    # ray/dashboard/state_aggregator.py, Ray 2.60
+    "Callsite is not being recorded. To record callsite information for each ObjectRef created, set env variable "
+    "RAY_record_ref_creation_sites=1 during `ray start` and `ray.init`."
+)
+"""What Ray says with its objects, unless it was told to record where they were made."""
 
 
 class Query(NamedTuple):
@@ -295,6 +312,11 @@ class Query(NamedTuple):
     """No row can pass: a filter asks for what its column never holds."""
     limit: int
     detail: bool
+
+    @property
+    def of_one_task(self) -> bool:
+        """Whether it asks for the attempts of one task."""
+        return self.resource is TASKS and any((one.column, one.op) == ("task_id", "=") for one in self.where)
 
 
 class Rows(NamedTuple):
@@ -351,15 +373,23 @@ def read_query(resource: Resource, params: Params) -> Query:
 def find_rows(snapshot: Snapshot, query: Query) -> Rows:
     """Look up what the query asks for; the pages are read as they are taken."""
     entity = query.resource.entity
-    total = snapshot.count(entity, query.counted)
     if query.empty:
-        return Rows(total, 0, iter(()))
+        return no_rows()._replace(total=snapshot.count(entity, query.counted))
     pages = _pages(snapshot, query)
     first = next(pages, [])
-    if len(first) < min(query.limit, PAGE_ROWS):
+    every = len(first) < min(query.limit, PAGE_ROWS)
+    if every and query.where == query.counted:
+        return Rows(len(first), len(first), iter([first]))
+    total = snapshot.count(entity, query.counted)
+    if every:
         return Rows(total, len(first), iter([first]))
     filtered = total if query.where == query.counted else snapshot.count(entity, query.where)
     return Rows(total, filtered, chain([first], pages))
+
+
+def no_rows() -> Rows:
+    """Return the rows of what is not known."""
+    return Rows(0, 0, iter(()))
 
 
 def encode_rows(rows: Rows, warnings: Sequence[str]) -> Iterator[bytes]:
@@ -377,67 +407,11 @@ def encode_rows(rows: Rows, warnings: Sequence[str]) -> Iterator[bytes]:
     yield b"]}}}"
 
 
-def summarize(snapshot: Snapshot, query: Query, warnings: Sequence[str]) -> dict[str, Any]:
-    """
-    Return Ray's summary: tasks by name, actors by class.
-
-    The most frequent come first. Where tasks of several types share a name, Ray shows the type of the one it
-    meets first, and we that of the most.
-    """
-    entity, by = query.resource.entity, _SUMMARY_BY[query.resource.noun]
-    total = snapshot.count(entity, query.counted)
-    groups = [] if query.empty else snapshot.group(entity, by, query.where)
-    groups.sort(key=lambda group: -int(group["count"]))
-    summary = _task_summary(groups) if query.resource is TASKS else _actor_summary(groups)
-    warned, names = list(warnings), len(summary["summary"])
-    if names > SUMMARY_NAMES:
-        warned.append(f"{names} names; the {SUMMARY_NAMES} most frequent are shown, the totals count all")
-        summary["summary"] = dict(islice(summary["summary"].items(), SUMMARY_NAMES))
-    return {
-        "total": total,
-        "num_after_truncation": total,
-        "num_filtered": sum(group["count"] for group in groups),
-        "result": {"node_id_to_summary": {"cluster": summary}},
-        "partial_failure_warning": "",
-        "warnings": warned or None,
-    }
-
-
-_SUMMARY_BY = {
-    "tasks": ("name", "func_or_class_name", "type", "state"),
-    "actors": ("class_name", "state"),
-}
-
-
-def _task_summary(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    summary: dict[str, dict[str, Any]] = {}
-    of_type: Counter[str] = Counter()
-    for group in groups:
-        name = group["name"] or group["func_or_class_name"] or ""
-        one = summary.setdefault(name, {"func_or_class_name": name, "type": group["type"], "state_counts": {}})
-        _add(one["state_counts"], group["state"] or "NIL", group["count"])
-        of_type[group["type"]] += group["count"]
-    return {
-        "summary": summary,
-        "total_tasks": of_type["NORMAL_TASK"],
-        "total_actor_tasks": of_type["ACTOR_TASK"],
-        "total_actor_scheduled": of_type["ACTOR_CREATION_TASK"],
-        "summary_by": "func_name",
-    }
-
-
-def _actor_summary(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    summary: dict[str, dict[str, Any]] = {}
-    for group in groups:
-        name = group["class_name"] or ""
-        one = summary.setdefault(name, {"class_name": name, "state_counts": {}})
-        _add(one["state_counts"], group["state"], group["count"])
-    total = sum(sum(one["state_counts"].values()) for one in summary.values())
-    return {"summary": summary, "total_actors": total, "summary_by": "class"}
-
-
-def _add(counts: dict[str, int], state: str, count: int) -> None:
-    counts[state] = counts.get(state, 0) + count
+def records_call_sites(snapshot: Snapshot) -> bool:
+    """Return whether Ray was told to record where objects are made, as far as they say."""
+    # some that it makes itself have one in any case
+    unsaid = sum(snapshot.count("object", [Filter("call_site", "=", value)]) for value in ("disabled", None))
+    return not unsaid and bool(snapshot.count("object"))
 
 
 def _filter(field: Field, predicate: str, text: str) -> Filter | bool:
@@ -510,6 +484,9 @@ def _pages(snapshot: Snapshot, query: Query) -> Iterator[list[dict[str, Any]]]:
                 if row[name] is None:
                     row[name] = default
             row.update(absent)
+            # no event in a file tells it: what has no label_selector has nothing to fall back from
+            if resource is TASKS and query.detail and row["fallback_strategy"] is None and not row["label_selector"]:
+                row["fallback_strategy"] = None if row["type"] == "DRIVER_TASK" else {"options": []}
             # null is the end of a submission that still runs; Ray shows a driver's as 0
             if resource is JOBS and query.detail and row["type"] == "DRIVER" and row["end_time"] is None:
                 row["end_time"] = 0

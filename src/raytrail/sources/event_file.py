@@ -3,10 +3,13 @@ One process's event files, as Ray's own are: one an event type, one append a lin
 
     <session>/logs/export_events/event_EXPORT_<EVENT TYPE>_<pid>.log[.<rotation>]
 
+A writer that may share the directory with processes of another container, whose ids are other ones, puts a 0 before its
+own, which no process of Ray's does.
+
     {"event_id": <36 hex digits>, "source_type": "EXPORT_<EVENT TYPE>", "timestamp": <s>, "time_ns": <ns>,
      "event_data": {...}}
 
-Runs in Ray's processes, so it needs nothing but Python, and nothing that goes wrong here is heard of there.
+Runs in Ray's processes, so nothing that goes wrong here is heard of there.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 _RETRY_SECONDS = 5.0
 
-_JSON = json.JSONEncoder(separators=(",", ":"), default=str)
-"""Made once: `json.dumps` makes one anew for each call that is not all defaults, a sixth of an event's cost."""
+_JSON = msgspec.json.Encoder(enc_hook=str)
 
 
 class EventFiles:
@@ -35,6 +39,7 @@ class EventFiles:
         directory: Where they are, or what finds it out once there is a first event; made if it is missing.
         rotation_bytes: At what size a file is renamed and a new one begun; as Ray's.
         rotation_files: How many renamed ones are kept.
+        prefix: Stands before the process's id in their names.
     """
 
     def __init__(
@@ -43,11 +48,13 @@ class EventFiles:
         *,
         rotation_bytes: int = 100_000_000,
         rotation_files: int = 20,
+        prefix: str = "",
     ) -> None:
         self.lost = 0
         """Events that could not be written."""
         self._directory = directory
         self._rotation_bytes, self._rotation_files = rotation_bytes, rotation_files
+        self._prefix = prefix
         self._fork()
         os.register_at_fork(after_in_child=self._fork)
 
@@ -57,7 +64,7 @@ class EventFiles:
 
         Args:
             event_type: As in file names, e.g. ``SERVE_REPLICA``.
-            data: What is JSON; anything else in it is written as its ``str()``.
+            data: What is JSON, or what msgspec writes as such; anything else in it is written as its ``str()``.
         """
         try:
             now_ns = time.time_ns()
@@ -68,12 +75,30 @@ class EventFiles:
                 "time_ns": now_ns,
                 "event_data": data,
             }
-            line = _JSON.encode(event).encode() + b"\n"
-            with self._lock:
-                return self._write(event_type, line)
+            try:
+                line = _JSON.encode(event) + b"\n"
+            except UnicodeEncodeError:  # a lone surrogate, as the environment's bytes may become
+                line = json.dumps(event, default=str).encode() + b"\n"
         except Exception:  # noqa: BLE001 (whatever it is, Ray goes on)
             self.lost += 1
             return False
+        return self.append_lines(event_type, line)
+
+    def append_lines(self, event_type: str, lines: bytes) -> bool:
+        """Write whole lines of one event at once, and say whether they are in the file; never raises."""
+        try:
+            with self._lock:
+                return self._write(event_type, lines)
+        except Exception:  # noqa: BLE001 (whatever it is, Ray goes on)
+            self.lost += 1
+            return False
+
+    def close(self) -> None:
+        """Let go of the files; the next event opens them again."""
+        with self._lock:
+            for file in self._open.values():
+                file.close()
+            self._open.clear()
 
     def _fork(self) -> None:
         self._lock = threading.Lock()  # another thread may have held it when this process was forked off
@@ -92,9 +117,11 @@ class EventFiles:
             if file is None:
                 directory = self._directory if isinstance(self._directory, Path) else self._directory()
                 directory.mkdir(parents=True, exist_ok=True)
-                file = self._open[event_type] = _Open(directory / f"event_EXPORT_{event_type}_{os.getpid()}.log")
+                file = self._open[event_type] = _Open(
+                    directory / f"event_EXPORT_{event_type}_{self._prefix}{os.getpid()}.log"
+                )
             file.write(line)
-        except Exception:
+        except Exception:  # whatever it is, it is not tried again at each event; who called counts it
             self._closed_until = time.monotonic() + _RETRY_SECONDS
             raise
         return True
@@ -113,9 +140,10 @@ class _Open:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.size = os.fstat(self._fd).st_size
-        self._torn = False
+        # of a process before this one, with the same id, that was killed while it wrote
+        self._torn = self.size > 0 and os.pread(self._fd, 1, self.size - 1) != b"\n"
 
     def write(self, line: bytes) -> None:
         """Append a line; where the disk takes part of it only, that part is left, and the next begins anew."""

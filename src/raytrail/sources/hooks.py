@@ -68,12 +68,17 @@ def need(owner: Any, *names: str) -> None:
     """
     # unwrapped, as Ray's tracing wraps every method of an actor
     set_by_init = getattr(getattr(inspect.unwrap(owner.__init__), "__code__", None), "co_names", ())
+    known = fields(owner)
+    for name in names:
+        if not (hasattr(owner, name) or name in set_by_init or name in known):
+            raise AttributeError(f"{owner.__module__}.{owner.__name__} has no {name} in this version of Ray")
+
+
+def fields(model: Any) -> tuple[str, ...]:
+    """Return the names of a model's fields; none where it is no model."""
     # of Pydantic 2, of Pydantic 1 (which Serve's schema is in Ray 2.48), of a dataclass
     kinds = ("model_fields", "__fields__", "__dataclass_fields__")
-    fields: Any = next((found for kind in kinds if (found := getattr(owner, kind, None))), ())
-    for name in names:
-        if not (hasattr(owner, name) or name in set_by_init or name in fields):
-            raise AttributeError(f"{owner.__module__}.{owner.__name__} has no {name} in this version of Ray")
+    return tuple(next((found for kind in kinds if (found := getattr(model, kind, None))), ()))
 
 
 def cut(text: str | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import select
 import time
@@ -20,16 +21,17 @@ import msgspec
 
 from raytrail.config import SourcesConfig
 from raytrail.errors import SourceTaken, SourceUnavailable
-from raytrail.sources import objects, placement_groups, workers
+from raytrail.sources import objects, placement_groups, serve_poll, workers
 from raytrail.sources.event_file import EventFiles
 from raytrail.sources.objects import Objects
 from raytrail.sources.placement_groups import PlacementGroups
 from raytrail.sources.ray_node import RayNode
+from raytrail.sources.serve_poll import ServePoll
 from raytrail.sources.workers import Workers
 
-OF_GCS = (placement_groups.EVENT_TYPE, workers.EVENT_TYPE)
-"""Those that the GCS is asked for."""
-TYPES = (*OF_GCS, objects.EVENT_TYPE)
+OF_HEAD = (placement_groups.EVENT_TYPE, workers.EVENT_TYPE, *serve_poll.EVENT_TYPES)
+"""Those that are told for the whole cluster, and asked for on its head node."""
+TYPES = (*OF_HEAD, objects.EVENT_TYPE)
 """Event types that are polled for, as in `SourcesConfig.types`."""
 
 _SHARE = 100  # of a core, one part in so many is what a poll may take
@@ -49,7 +51,7 @@ class Probe(msgspec.Struct, frozen=True):
     raylet_pid: int
     """The node's raylet; 0 where its processes are not to be seen from here."""
     types: tuple[str, ...]
-    """Some of `TYPES`; those of `OF_GCS` on the head node only."""
+    """Some of `TYPES`; those of `OF_HEAD` on the head node only."""
     sources: SourcesConfig
 
     @property
@@ -93,18 +95,20 @@ class Pace:
     When to ask again.
 
     Args:
+        of: What is asked for, in the plural.
         ask: Asks once.
         seconds: How long to wait, at least.
         most_seconds: How long, at most, for an answer that is slow.
     """
 
-    def __init__(self, ask: Callable[[], None], seconds: float, most_seconds: float) -> None:
-        self._ask, self._seconds, self._most_seconds = ask, seconds, max(seconds, most_seconds)
+    def __init__(self, of: str, ask: Callable[[], None], seconds: float, most_seconds: float) -> None:
+        self._of, self._ask = of, ask
+        self._seconds, self._most_seconds = seconds, max(seconds, most_seconds)
         self._failures = 0
         self.heard_at = self.due_at = time.monotonic()
 
     def ask(self) -> None:
-        """Ask once, and settle when to do so again. What does not answer is asked less and less often."""
+        """Ask once, and settle when to do so again, if ever. What does not answer is asked less and less often."""
         cpu, began = time.process_time(), time.monotonic()
         try:
             self._ask()
@@ -113,6 +117,10 @@ class Pace:
                 log.warning("%s; asking it again until it does", error)
             self._failures = min(self._failures + 1, 10)
             self.due_at = time.monotonic() + min(self._seconds * 2**self._failures, self._most_seconds)
+            return
+        except (AttributeError, KeyError) as error:  # an answer that lacks a field
+            log.error("%s are not asked for: this version of Ray has no %s", self._of, error)
+            self.due_at = math.inf
             return
         self._failures, self.heard_at = 0, time.monotonic()
         wait = patience(time.process_time() - cpu, self.heard_at - began, self._seconds, self._most_seconds)
@@ -157,8 +165,10 @@ def run(probe: Probe, parent: int) -> None:
         events = EventFiles(probe.events)
         paces = list(_paces(probe, node, events))
         told, tell_at = 0, 0.0
-        while not end.wait(min(pace.due_at for pace in paces) - time.monotonic()):
+        while not end.wait(min(_LOST_SECONDS, *(pace.due_at - time.monotonic() for pace in paces))):
             pace = min(paces, key=lambda pace: pace.due_at)
+            if pace.due_at > time.monotonic():
+                continue
             pace.ask()
             if not end.certain and time.monotonic() - max(pace.heard_at for pace in paces) > _GONE_SECONDS:
                 raise SourceUnavailable(f"node {probe.node_id} has not answered for a minute; it may have ended")
@@ -171,14 +181,31 @@ def _paces(probe: Probe, node: RayNode, events: EventFiles) -> Iterator[Pace]:
     sources = probe.sources
     if placement_groups.EVENT_TYPE in probe.types:
         groups = PlacementGroups(events, probe.events)
-        yield Pace(lambda: groups.take(node.placement_groups()), sources.placement_group_seconds, sources.wait_seconds)
+        yield Pace(
+            "placement groups",
+            lambda: groups.take(node.placement_groups()),
+            sources.placement_group_seconds,
+            sources.wait_seconds,
+        )
     if workers.EVENT_TYPE in probe.types:
         known = Workers(events)
-        yield Pace(lambda: known.take(node.workers()), sources.worker_seconds, sources.wait_seconds)
+        yield Pace("workers", lambda: known.take(node.workers()), sources.worker_seconds, sources.wait_seconds)
+    if served := tuple(one for one in serve_poll.EVENT_TYPES if one in probe.types):
+        poll = ServePoll(events, probe.events, served)
+        yield Pace("Serve's applications", lambda: _ask_serve(node, poll), sources.serve_seconds, sources.wait_seconds)
     if objects.EVENT_TYPE in probe.types:
         limit = sources.objects_limit
         held = Objects(events, probe.node_id, limit, probe.events)
-        yield Pace(lambda: held.take(*node.objects(limit)), sources.object_seconds, sources.wait_seconds)
+        yield Pace("objects", lambda: held.take(*node.objects(limit)), sources.object_seconds, sources.wait_seconds)
+
+
+def _ask_serve(node: RayNode, poll: ServePoll) -> None:
+    runs = node.serve_runs()  # also where hooks write: that the GCS answers says that the node is there
+    if poll.hooked():
+        return
+    answer = node.serve() if runs else {}
+    if not poll.hooked():  # Serve that has just begun is answered for when its hooks have written their first
+        poll.take(answer)
 
 
 @contextmanager

@@ -1,9 +1,15 @@
-"""A node of a running Ray, asked over gRPC by the sources that poll: nothing joins the cluster, no job is made."""
+"""
+A node of a running Ray, asked by the sources that poll: nothing joins the cluster, no job is made.
+
+Over gRPC; and its dashboard over HTTP, for Serve.
+"""
 
 from __future__ import annotations
 
 import importlib
+import json
 import time
+import urllib.request
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -12,6 +18,9 @@ from raytrail.errors import ConfigError, SourceUnavailable
 
 _ANSWER_SECONDS = 20.0
 _DEAD = 1  # GcsNodeInfo.GcsNodeState
+_NOT_FOUND = 17  # StatusCode::NotFound, src/ray/common/status.h
+_SERVE = {"name": "SERVE_CONTROLLER_ACTOR", "ray_namespace": "serve"}  # ray/serve/_private/constants.py
+_DASHBOARD = {"namespace": b"dashboard", "key": b"dashboard"}  # ray/_private/ray_constants.py
 
 
 class RayNode:
@@ -42,12 +51,14 @@ class RayNode:
             channels, open_channel = importlib.import_module("ray._private.gcs_utils"), _channels().init_grpc_channel
         except ImportError as error:
             raise ConfigError(
-                f"placement groups, workers and objects need Ray: {error}; run the agent in Ray's environment, with "
-                "ray[default]"
+                f"placement groups, workers, objects and Serve need Ray: {error}; run the agent in Ray's environment, "
+                "with ray[default]"
             ) from error
         self._gcs_channel = channels.create_gcs_channel(gcs_address)
         self._groups = gcs.PlacementGroupInfoGcsServiceStub(self._gcs_channel)
         self._workers = gcs.WorkerInfoGcsServiceStub(self._gcs_channel)
+        self._actors = gcs.ActorInfoGcsServiceStub(self._gcs_channel)
+        self._key_values = gcs.InternalKVGcsServiceStub(self._gcs_channel)
         try:
             self._address = self._find(gcs.NodeInfoGcsServiceStub(self._gcs_channel))
         except BaseException:
@@ -81,6 +92,44 @@ class RayNode:
         answer = self._ask("GCS", self._gcs_address, self._workers.GetAllWorkerInfo, request)
         workers: Sequence[Any] = answer.worker_table_data
         return workers
+
+    def serve_runs(self) -> bool:
+        """
+        Return whether there is a controller of Serve.
+
+        Raises:
+            ConfigError: Ray does not let us in.
+            SourceUnavailable: The GCS does not answer.
+        """
+        request = self._gcs_calls.GetNamedActorInfoRequest(**_SERVE)
+        answer = self._ask("GCS", self._gcs_address, self._actors.GetNamedActorInfo, request)
+        return int(answer.status.code) != _NOT_FOUND
+
+    def serve(self) -> dict[str, Any]:
+        """
+        Return what Serve's REST API says of its applications (`ServeInstanceDetails`).
+
+        The dashboard joins the cluster for that, once, as soon as it is asked by anybody: ask where Serve runs.
+
+        Raises:
+            ConfigError: Ray does not let us in.
+            SourceUnavailable: The GCS or the dashboard does not answer.
+        """
+        asked = self._ask(
+            *("GCS", self._gcs_address, self._key_values.InternalKVGet),
+            self._gcs_calls.InternalKVGetRequest(**_DASHBOARD),
+        )
+        address = asked.value.decode()
+        if not address:
+            raise SourceUnavailable("this Ray has no dashboard, which is what answers for Serve")
+        url = f"http://{address}/api/serve/applications/"
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(urllib.request.Request(url, headers=_token()), timeout=_ANSWER_SECONDS) as answer:
+                said: dict[str, Any] = json.load(answer)
+        except (OSError, ValueError) as error:
+            raise SourceUnavailable(f"{url} does not answer ({error})") from error
+        return said
 
     def objects(self, limit: int) -> tuple[Any, int, int]:
         """
@@ -130,6 +179,16 @@ class RayNode:
                     f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
                 ) from error
             raise SourceUnavailable(f"the {who} at {address} does not answer ({said})") from error
+
+
+def _token() -> dict[str, str]:
+    """Return the header with Ray's token, where it asks for one."""
+    try:
+        tokens = importlib.import_module("ray._private.authentication.http_token_authentication")
+    except ModuleNotFoundError:  # in Ray 2.48
+        return {}
+    headers: dict[str, str] = tokens.get_auth_headers_if_auth_enabled({})
+    return headers
 
 
 def _channels() -> ModuleType:

@@ -64,9 +64,10 @@ def _steps(row: dict[str, Any], *, began: bool) -> Iterator[dict[str, Any]]:
 def _row(worker: Any) -> dict[str, Any]:
     """Return the event's fields: ids as Ray's own events have them, what is not known left out."""
     address = worker.worker_address
+    node = "node_id" if "node_id" in address.DESCRIPTOR.fields_by_name else "raylet_id"  # its name in Ray 2.48
     row = {
         "worker_id": in_base64(address.worker_id),
-        "node_id": in_base64(address.node_id),
+        "node_id": in_base64(getattr(address, node)),
         "ip": address.ip_address,
         "is_alive": worker.is_alive,
         "worker_type": enumerated(worker, "worker_type"),

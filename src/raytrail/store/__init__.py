@@ -4,6 +4,7 @@ The history on disk: the log of all events, and the states folded from it.
     <root>/
       catalogue.sqlite              sessions, files, byte ranges seen, rejected lines
       log/<session>/*.parquet       every event as typed columns: the truth
+      logs/<session>/*.zst          what Ray and its workers wrote for people
       state/<session>/*.parquet     what the events add up to; *.duckdb beside it serves a sealed session faster
       tmp/                          the spool, and what the engine spills
 
@@ -13,27 +14,27 @@ One process writes; any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import re
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import msgspec
+from typing import NamedTuple
 
 from raytrail.config import StoreConfig
 from raytrail.entities import Entity, installed, sql
 from raytrail.errors import NotFoundError, StoreError, StoreLocked
-from raytrail.event import Chunk
+from raytrail.event import LOG, Chunk
 from raytrail.store.append import UNKNOWN, Appender
 from raytrail.store.catalogue import Catalogue
-from raytrail.store.engine import Engine, Rows, UnreadableError, parquet
+from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
+from raytrail.store.figures import Cluster, Figures
+from raytrail.store.finder import LogFinder, LogPart, output_start
 from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
 from raytrail.store.live import LiveFold
+from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.read import Filter, Snapshot
 from raytrail.store.seal import Sealer
 
@@ -41,12 +42,17 @@ __all__ = [
     "Cluster",
     "Filter",
     "LedgerRow",
+    "Log",
+    "LogFinder",
+    "LogPart",
     "Missing",
     "Rejected",
     "Rows",
+    "Run",
     "Snapshot",
     "Store",
     "UnreadableError",
+    "matches",
 ]
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
@@ -54,30 +60,12 @@ ATTACHED = 64
 """Most sealed sessions that are held open at once."""
 
 
-class Cluster(msgspec.Struct, frozen=True, kw_only=True):
-    """One session of a cluster, in figures."""
+class _Attached(NamedTuple):
+    """A sealed session's tables, open."""
 
-    session: str
-    cluster: str
-    """The name its operator gave it; may be empty."""
-    began_ms: int | None
-    """When its first node joined; None before that is known."""
-    ended_ms: int | None
-    """When its last node died; None while one is alive, or where no event says."""
-    last_event_ms: int | None
-    alive: bool
-    """Whether a node is alive, as far as the events say, and it is not sealed."""
-    sealed: bool
-    nodes: int
-    jobs: int
-    actors: int
-    tasks: int
-    """Task attempts that the State API counts: those of which more is known than a fragment, drivers apart."""
-    events: int
-    stored_bytes: int
-    missing_bytes: int
-    rejected: int
-    inferred: int
+    name: str
+    columns: Mapping[str, frozenset[str]]
+    """Of each table."""
 
 
 class Store:
@@ -87,9 +75,9 @@ class Store:
         self._root = root
         self._config = config
         self._lock = threading.RLock()
-        self._attached: dict[str, str] = {}
-        self._summaries: dict[str, dict[str, Any]] = {}
+        self._attached: dict[str, _Attached] = {}
         self._counts: dict[object, int] = {}
+        self._columns: dict[Path, frozenset[str]] = {}
         self._attach_lock = threading.Lock()
         self._asked: Engine | None = None
         self._lock_file = None
@@ -113,9 +101,11 @@ class Store:
                 self._lock_file.close()
             raise
         self._engine = Engine(config, root / "tmp" if write else None)
+        self._logs = Logs(root, self._catalogue)
+        self._figures = Figures(self._catalogue, self._engine, self.snapshot)
         if write:
             self._sweep()
-            self._appender = Appender(root, self._catalogue, self._engine)
+            self._appender = Appender(root, self._catalogue, self._engine, self._logs)
             self._live = LiveFold(root, self._catalogue, self._engine)
             self._sealer = Sealer(root, self._catalogue, self._engine)
 
@@ -180,6 +170,8 @@ class Store:
         with self._lock:
             for (session,) in self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0"):
                 self._live.fold(session)
+            for (session,) in self._catalogue.query("SELECT DISTINCT session FROM bodies"):
+                self._live.retire(self._logs.gather(session))
 
     def seal_due(self, now_ms: int) -> list[str]:
         """Seal the sessions that ended or went quiet, and return their names."""
@@ -190,7 +182,7 @@ class Store:
         for session, heard_ms, grew_ms in rows:
             quiet_s, still_s = (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000
             if quiet_s >= self._config.seal_after_quiet_seconds or (
-                still_s >= self._config.seal_after_end_seconds and self._ended_ms(session) is not None
+                still_s >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None
             ):
                 due.append(session)
         for session in due:
@@ -218,8 +210,9 @@ class Store:
                 return
             self._live.fold(session, at_once=True)
             self._live.forget(session)
+            self._live.retire(self._logs.gather(session, every=True))
             self._live.retire(self._sealer.seal(session))
-            self._remember(session)
+            self._figures.keep(session)
 
     def cache(self, session: str) -> None:
         """
@@ -250,7 +243,7 @@ class Store:
         """Return every session, newest first."""
         with self._catalogue.reading():
             names = self._catalogue.query("SELECT session FROM sessions")
-            found = [self._cluster(session) for (session,) in names]
+            found = [self._figures.of(session) for (session,) in names]
         return sorted(found, key=lambda one: (one.began_ms or one.last_event_ms or 0, one.session), reverse=True)
 
     def find(self, id: str) -> Cluster:
@@ -262,7 +255,7 @@ class Store:
             NotFoundError: None is meant, or several are.
         """
         if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", id):
-            return self._cluster(id)
+            return self._figures.of(id)
         every = self.clusters()
         if id == "latest" and every:
             return every[0]
@@ -304,6 +297,78 @@ class Store:
             self._counts,
         )
 
+    def logs(self, session: str, node_id: str | None = None, glob: str = "**", *, every: bool = False) -> list[Log]:
+        """
+        Return the logs of a session, by node and name.
+
+        Args:
+            session: Its whole name.
+            node_id: Those of one node; None: of all.
+            glob: What their names in ``logs/`` match; ``*`` stays within a directory, ``**`` is any.
+            every: Also those that others have the names of by now: rotated away, cut, or copied.
+
+        Raises:
+            NotFoundError: There is no such session.
+        """
+        reports = self.snapshot(session).rows("file", where=[Filter("event_type", "=", LOG)])
+        found = self._logs.of(session, reports)
+        chosen = [
+            log
+            for log in (found if every else newest(found))
+            if node_id in (None, log.node_id) and matches(log.name, glob)
+        ]
+        return sorted(chosen, key=lambda log: (log.node_id, log.name, log.file, log.generation))
+
+    def log(self, session: str, name: str) -> Log | None:
+        """
+        Return a session's log that was first seen by that name; None where there is none, or more than one: others of
+        its name were rotated away, or cut.
+
+        Raises:
+            NotFoundError: There is no such session.
+        """
+        where = [Filter("event_type", "=", LOG), Filter("name", "=", name)]
+        found = self._logs.of(session, self.snapshot(session).rows("file", where=where))
+        return found[0] if len(found) == 1 else None
+
+    def log_finder(self, snapshot: Snapshot) -> LogFinder:
+        """Return what finds the logs of tasks, actors and jobs of a snapshot."""
+        session = snapshot.session
+        return LogFinder(snapshot, self.logs(session), lambda *part: self.log_pieces(session, *part))
+
+    def output_start(self, session: str, log: Log, end: int, most_blocks: int) -> int | None:
+        """Return where a task's output starts that ends there, as its log says; None where that is far off."""
+        return output_start(lambda *part: self.log_pieces(session, *part), log, end, most_blocks)
+
+    def log_pieces(self, session: str, log: Log, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """
+        Yield what is stored of a range of a log, in pieces of 256 KB at most, each with its offset, in order.
+
+        Args:
+            session: Its whole name.
+            log: As `logs` gave it.
+            start: First byte.
+            end: After the last byte; None: all that is stored.
+
+        Raises:
+            StoreUnavailable: The disk fails.
+        """
+        return self._logs.pieces(session, log, start, log.size if end is None else end)
+
+    def read_log(self, session: str, log: Log, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield a range of a log as `log_pieces` does, with a line in place of what is missing that says so."""
+        end = log.size if end is None else min(end, log.size)
+        at = start
+        for offset, data in self.log_pieces(session, log, start, end):
+            if offset > at:
+                yield _gap(at, offset)
+            yield data
+            at = offset + len(data)
+        if at < end:
+            yield _gap(at, end)
+        elif at >= log.size and log.skipped_bytes:
+            yield _gap(at, at + log.skipped_bytes, "were over the agent's limit")
+
     def sql(self, statement: str) -> Rows:
         """
         Run a SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and ``session``.
@@ -344,10 +409,10 @@ class Store:
             paths = [self._root / file.path for file in self._catalogue.log_files(session, one.name)]
             if not paths:
                 return f"({sql.empty(one, partial=False)})"
-            log = f"(SELECT * FROM {parquet(paths)} WHERE {one.when} <= {at_ms})"
+            log = f"(SELECT * FROM {sql.filled_log(one, parquet(paths))} WHERE {one.when} <= {at_ms})"
             return f"({sql.final(one, f'({sql.folded(one, log)})')})"
         source = self._last_states(session, one)
-        return source if at_ms is None else f"({sql.at_times(one, source, at_ms)})"
+        return source if at_ms is None else f"({sql.at_times(one, source, at_ms, [*sql.stored(one)])})"
 
     def _last_states(self, session: str, one: Entity, *, attach: bool = True) -> str:
         if attach and (table := self._table(session, one)):
@@ -355,123 +420,67 @@ class Store:
         files = self._catalogue.state_files(session)
         sealed = [self._root / f.path for f in files if f.entity == one.name and f.kind == "sealed"]
         if sealed:
-            return parquet(sealed)
+            return self._sealed(one, sealed)
         live = [self._root / f.path for f in files if f.entity == one.name and f.rows]
         if not live:
             return f"({sql.empty(one, partial=False)})"
-        return f"({sql.final(one, parquet(live))})"
+        return f"({sql.final(one, sql.filled(one, parquet(live), partial=True))})"
+
+    def _sealed(self, one: Entity, paths: Sequence[Path]) -> str:
+        """Return the relation of sealed states; what an older version did not store of them is worked out."""
+        for path in paths:
+            if path not in self._columns:
+                schema = self._engine.run(f"SELECT name FROM parquet_schema({sql.literal(str(path))})")
+                self._columns[path] = frozenset(name for (name,) in schema)
+        missing = sql.stored(one).keys() - frozenset.intersection(*(self._columns[path] for path in paths))
+        if not missing:
+            return parquet(paths)
+        states = sql.filled(one, parquet(paths), partial=False)
+        derived = [sql.quote(column.name) for column in one.derived if column.stored]
+        exclude = f" EXCLUDE ({', '.join(derived)})" if derived else ""
+        return f"({sql.with_derived(one, f'(SELECT *{exclude} FROM {states})')})"
 
     def _table(self, session: str, one: Entity) -> str | None:
         """Return the table of an entity's states in a sealed session; None where it lives, or the file is gone."""
         for file in self._catalogue.state_files(session):
-            if file.kind == "cache" and not one.view and (attached := self._attach(file.path)):
-                return f"{attached}.{sql.quote(one.name)}"
+            if (
+                file.kind == "cache"
+                and not one.view
+                and (attached := self._attach(file.path))
+                # what was sealed before an entity or a column of it was known, has it not
+                and attached.columns.get(one.name, frozenset()) >= sql.stored(one).keys()
+            ):
+                return f"{attached.name}.{sql.quote(one.name)}"
         return None
 
-    def _attach(self, path: str) -> str | None:
-        """Return the name under which a sealed session's tables are open; None where the file is gone."""
+    def _attach(self, path: str) -> _Attached | None:
+        """Return how a sealed session's tables are open; None where the file is gone."""
         with self._attach_lock:
             if path not in self._attached:
                 if not (self._root / path).exists():
                     return None
                 while len(self._attached) >= ATTACHED:
                     oldest = next(iter(self._attached))
-                    self._engine.run(f"DETACH {self._attached.pop(oldest)}")
+                    self._engine.run(f"DETACH {self._attached.pop(oldest).name}")
                     self._counts.clear()
                 name = f"sealed_{time.monotonic_ns()}"
                 self._engine.run(f"ATTACH {sql.literal(str(self._root / path))} AS {name} (READ_ONLY)")
-                self._attached[path] = name
+                columns = self._engine.run(
+                    "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL",
+                    [name],
+                )
+                self._attached[path] = _Attached(name, {table: frozenset(names) for table, names in columns})
             return self._attached[path]
-
-    def _ended_ms(self, session: str) -> int | None:
-        found = self.snapshot(session).rows("node", columns=["state", "end_time_ms"])
-        if not found or any(node["state"] != "DEAD" for node in found):
-            return None
-        return max((node["end_time_ms"] or 0 for node in found), default=0) or None
-
-    def _cluster(self, session: str) -> Cluster:
-        [(cluster, sealed_ms, summary)] = self._catalogue.query(
-            "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
-        )
-        known = msgspec.json.decode(summary) if summary else {}
-        mark = self._mark(session)
-        if known.get("mark") != mark:
-            known = self._summaries.get(session, {})
-        if known.get("mark") != mark:
-            known = self._summaries[session] = {**self._summary(session), "mark": mark}
-        [(events, stored, rejected)] = self._catalogue.query(
-            "SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0), coalesce(sum(rejected), 0) FROM counts "
-            "WHERE session = ? AND event_type != 'FILE'",
-            session,
-        )
-        return Cluster(
-            session=session,
-            cluster=cluster,
-            began_ms=known["began_ms"],
-            ended_ms=known["ended_ms"],
-            last_event_ms=known["last_event_ms"],
-            alive=sealed_ms is None and known["ended_ms"] is None,
-            sealed=sealed_ms is not None,
-            nodes=known["nodes"],
-            jobs=known["jobs"],
-            actors=known["actors"],
-            tasks=known["tasks"],
-            events=events,
-            stored_bytes=stored,
-            missing_bytes=known["missing_bytes"],
-            rejected=rejected,
-            inferred=known["inferred"],
-        )
-
-    def _mark(self, session: str) -> str:
-        """Return what tells one fold of a session from the next."""
-        paths = self._catalogue.query(
-            "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session
-        )
-        return hashlib.blake2b("\n".join(path for (path,) in paths).encode(), digest_size=16).hexdigest()
-
-    def _remember(self, session: str) -> None:
-        """Keep a sealed session's figures beside it, so that a list of thousands asks the engine for none."""
-        summary = {**self._summary(session), "mark": self._mark(session)}
-        with self._catalogue.transaction() as db:
-            db.execute(
-                "UPDATE sessions SET summary = ? WHERE session = ?", (msgspec.json.encode(summary).decode(), session)
-            )
-
-    def _summary(self, session: str) -> dict[str, Any]:
-        """Work out a session's figures; the writer keeps them beside the session, for a quick list."""
-        snapshot = self.snapshot(session)
-        nodes = snapshot.rows("node", columns=["state", "start_time_ms", "end_time_ms", "last_event_s"])
-        ended = bool(nodes) and all(node["state"] == "DEAD" for node in nodes)
-        last = 0
-        inferred = 0
-        for one in installed().values():
-            if one.view or one.name == "file":
-                continue
-            [(latest, count)] = self._engine.run(
-                f"SELECT max(last_event_s), count(*) FILTER (inferred IS NOT NULL) FROM {snapshot.source(one)}"
-            )
-            last, inferred = max(last, latest or 0), inferred + count
-        [(tasks,)] = self._engine.run(
-            f"SELECT count(*) FROM {snapshot.source(installed()['task'])} "
-            "WHERE type IS NOT NULL AND type != 'DRIVER_TASK'"
-        )
-        return {
-            "began_ms": min((node["start_time_ms"] for node in nodes if node["start_time_ms"]), default=None),
-            "ended_ms": max((node["end_time_ms"] or 0 for node in nodes), default=0) or None if ended else None,
-            "last_event_ms": last * 1000 or None,
-            "nodes": len(nodes),
-            "jobs": snapshot.count("job"),
-            "actors": snapshot.count("actor"),
-            "tasks": tasks,
-            "missing_bytes": sum(row.missing_bytes for row in ledger(self._catalogue, snapshot)),
-            "inferred": inferred,
-        }
 
     def _sweep(self) -> None:
         """Delete what a crash left behind: files that the catalogue does not name."""
-        named = {path for (path,) in self._catalogue.query("SELECT path FROM log UNION SELECT path FROM state")}
-        for kind in ("log", "state"):
+        named = {
+            path
+            for (path,) in self._catalogue.query(
+                "SELECT path FROM log UNION SELECT path FROM state UNION SELECT path FROM bodies"
+            )
+        }
+        for kind in ("log", "logs", "state"):
             for path in (self._root / kind).glob("*/*"):
                 if str(path.relative_to(self._root)) not in named:
                     path.unlink()
@@ -488,3 +497,7 @@ class Store:
             )
             if all(of_file_type(event_type) for event_type, *_ in rows):
                 self._appender.read_again(session, file, rows)
+
+
+def _gap(start: int, end: int, why: str = "are missing") -> bytes:
+    return f"\n[raytrail: {end - start} bytes at offset {start} {why}]\n".encode()

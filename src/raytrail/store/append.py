@@ -1,5 +1,5 @@
 """
-Append: chunks to rows of the log, once.
+Append: chunks to rows of the log, once; those of logs to frames.
 
 What of a chunk was stored before is cut off by its byte ranges. The rest goes as lines into a spool, which the
 engine reads by column into Parquet; the files are named in the catalogue together with the ranges they came
@@ -20,9 +20,10 @@ import msgspec
 from raytrail.entities import Entity, of_file_type, sql
 from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreError, StoreUnavailable
-from raytrail.event import Chunk, Segment
+from raytrail.event import LOG, Chunk, Segment
 from raytrail.store.catalogue import Catalogue, FileKey, LogFile, Ranges
 from raytrail.store.engine import Engine, UnreadableError, copy_parquet, lines
+from raytrail.store.logs import Frame, Logs
 
 UNKNOWN = "unknown"
 """The log of what this version cannot decode, kept as lines until one that can."""
@@ -55,6 +56,7 @@ class _Group:
         self.unknown: list[Line] = []
         self.rejected: list[_Rejected] = []
         self.files: list[tuple[str, Path, int]] = []
+        self.body: tuple[Path, list[Frame]] | None = None
         self.events = 0
 
     @property
@@ -65,10 +67,11 @@ class _Group:
 class Appender:
     """Writes the log of a store."""
 
-    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine) -> None:
+    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine, logs: Logs) -> None:
         self._root = root
         self._catalogue = catalogue
         self._engine = engine
+        self._logs = logs
         self._ranges: dict[FileKey, Ranges] = {}
         self._serial = 0
 
@@ -134,7 +137,11 @@ class Appender:
 
     def _write(self, group: _Group, written: list[Path]) -> None:
         entities = of_file_type(group.event_type)
-        if not entities:
+        if group.event_type == LOG:
+            if group.pieces:
+                group.body = self._logs.write(group.session, sorted(group.pieces, key=_place))
+                written.append(group.body[0])
+        elif not entities:
             group.unknown = [line for segment, data in group.pieces for line in _lines(segment, data)]
         elif group.pieces:
             self._write_known(group, entities, written)
@@ -313,6 +320,8 @@ class Appender:
                 db.executemany("INSERT INTO ranges VALUES(?, ?, ?, ?, ?)", [(*key, *one) for one in ranges])
 
     def _name_files(self, db: sqlite3.Connection, group: _Group) -> None:
+        if group.body is not None:
+            self._logs.name(db, group.session, *group.body)
         for name, path, rows in group.files:
             db.execute(
                 "INSERT INTO log(session, entity, path, events, bytes) VALUES(?, ?, ?, ?, ?)",
@@ -332,6 +341,10 @@ class Appender:
                 for line, reason in group.rejected
             ],
         )
+
+
+def _place(piece: tuple[Segment, bytes]) -> Segment:
+    return piece[0]
 
 
 def _lines(segment: Segment, data: bytes) -> list[Line]:

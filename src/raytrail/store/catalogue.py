@@ -46,6 +46,13 @@ CREATE TABLE IF NOT EXISTS rejected(
   session TEXT NOT NULL, event_type TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL,
   line_offset INTEGER NOT NULL, length INTEGER NOT NULL, reason TEXT NOT NULL, line BLOB NOT NULL,
   PRIMARY KEY(session, file, generation, line_offset)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS bodies(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS bodies_session ON bodies(session);
+CREATE TABLE IF NOT EXISTS frames(
+  session TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
+  body INTEGER NOT NULL, place INTEGER NOT NULL, length INTEGER NOT NULL,
+  PRIMARY KEY(session, file, generation, start)) WITHOUT ROWID;
 """
 
 
@@ -138,6 +145,9 @@ class Catalogue:
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES('version', ?)", (str(VERSION),))
                 self._db.execute("COMMIT")
             (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+            tables = self._db.execute("SELECT name FROM sqlite_master").fetchall()
+            self.keeps_logs = ("frames",) in tables
+            """False where it is only read, and was last written by a Raytrail that kept no logs."""
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: {error}; is it a Raytrail store, on a local disk with room left?") from error
         if int(found) > VERSION:

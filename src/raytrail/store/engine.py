@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import duckdb
 
@@ -22,6 +24,13 @@ class Rows(NamedTuple):
     types: tuple[str, ...]
     """The engine's names of the columns' types."""
     rows: list[tuple[Any, ...]]
+
+
+class Run(Protocol):
+    """What runs statements that build upon each other."""
+
+    def __call__(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows; a table that it makes is there for the statements after it."""
 
 
 class UnreadableError(StoreError):
@@ -44,6 +53,7 @@ class Engine:
             scratch: Where it may spill; None makes a directory of its own.
             only: The directory that statements may read and nothing else, for statements that are not ours.
         """
+        self._cursors = threading.Lock()
         self._own = Path(tempfile.mkdtemp(prefix="raytrail-")) if scratch is None else None
         self._db = duckdb.connect(
             config={
@@ -73,25 +83,59 @@ class Engine:
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> Rows:
         """Run one statement; as `run`, with the columns' names and types."""
-        try:
-            cursor = self._db.cursor().execute(sql, params or None)
-            described = cursor.description or []
-            return Rows(
-                tuple(column[0] for column in described),
-                tuple(str(column[1]) for column in described),
-                cursor.fetchall(),
-            )
-        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.BinderException,
-                duckdb.ParserException, duckdb.CatalogException, duckdb.OutOfRangeException) as error:  # fmt: skip
-            raise UnreadableError(str(error).splitlines()[0]) from error
-        except duckdb.Error as error:
-            raise StoreUnavailable(f"{str(error).splitlines()[0]}; make room, or mend the store's disk") from error
+        return _execute(self._cursor(), sql, params)
+
+    def stream(self, sql: str, params: Sequence[Any], rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        """
+        Run one statement and yield its rows, so many at a time, as the engine finds them.
+
+        Raises:
+            UnreadableError: As `run`.
+            StoreUnavailable: As `run`.
+        """
+        with closing(self._cursor()) as cursor, _errors():
+            cursor.execute(sql, params or None)
+            while found := cursor.fetchmany(rows):
+                yield found
+
+    @contextmanager
+    def steps(self) -> Iterator[Run]:
+        """Give what runs statements that build upon each other; the temporary tables that they make end with it."""
+        with closing(self._cursor()) as cursor:
+            yield lambda sql, params=(): _execute(cursor, sql, params).rows
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        with self._cursors:  # of two threads that ask at once for a cursor, DuckDB 2.0 refuses one
+            return self._db.cursor()
 
     def close(self) -> None:
         """Stop the engine and remove what it spilled."""
         self._db.close()
         if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
+
+
+def _execute(cursor: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any]) -> Rows:
+    with _errors():
+        cursor.execute(sql, params or None)
+        described = cursor.description or []
+        return Rows(
+            tuple(column[0] for column in described),
+            tuple(str(column[1]) for column in described),
+            cursor.fetchall(),
+        )
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Make the client's exceptions ours."""
+    try:
+        yield
+    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.BinderException,
+            duckdb.ParserException, duckdb.CatalogException, duckdb.OutOfRangeException) as error:  # fmt: skip
+        raise UnreadableError(str(error).splitlines()[0]) from error
+    except duckdb.Error as error:
+        raise StoreUnavailable(f"{str(error).splitlines()[0]}; make room, or mend the store's disk") from error
 
 
 def parquet(paths: Iterable[str | Path], *, filename: bool = False) -> str:

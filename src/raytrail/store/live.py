@@ -12,6 +12,7 @@ since counts as not folded: a crash folds it again.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,15 +29,24 @@ SETTLE_SECONDS = 60
 PASS_EVENTS = 500_000
 """How many events are folded at once: their states fit in memory, where a GROUP BY of millions would spill."""
 
-SLICE_EVENTS = 8 * PASS_EVENTS
-"""How many events are read at once, in as many passes as needed: a backlog is not in the order of time, so the more of
-it is looked at together, the fewer states stay open."""
+MOST_READS = 4
+"""
+How often the same events are read, each time for the states of other keys. More are written by their keys first, into
+a file for each pass, which costs as much as reading them so often. In the order of the log, which is not that of time,
+nearly all states of a backlog would stay open, to be looked through in each pass.
+"""
+
+DIVIDE_EVENTS = 500_000
+"""How many events are divided at once: the engine holds them all, before it writes the first."""
 
 LITTLE_OPEN = 100_000
 """How many open states may be written at each commit."""
 
 SMALL_FILES = 48
-"""How many files of one kind are let be before they are written together as one."""
+"""How many small files of one kind are let be before they are written together as one."""
+
+SMALL_LOG_EVENTS = 25_000
+"""Fewer events make a small file of the log: those of a backlog are larger, and not worth to be written twice."""
 
 MOST_COMMITTING = 0.2
 """The share of the time that may go into writing what is open."""
@@ -88,12 +98,11 @@ class LiveFold:
             files = self._catalogue.log_files(session, unfolded=True)
             one = self._sessions.setdefault(session, _Session())
             pending = set(one.logs)
-            for part in _slices([file for file in files if file.id not in pending]):
-                for entity in installed().values():
-                    logs = [file for file in part if file.entity == entity.name]
-                    for log in self._passes(entity, logs):
-                        self._fold(session, one, entity, log)
-                one.logs += [file.id for file in part]
+            new = [file for file in files if file.id not in pending]
+            for entity in installed().values():
+                for log in self._passes(entity, [file for file in new if file.entity == entity.name]):
+                    self._fold(session, one, entity, log)
+            one.logs += [file.id for file in new]
             pause = one.committing_seconds / MOST_COMMITTING
             if one.logs and (at_once or time.monotonic() - one.committed_at >= pause):
                 self._commit(session, one)
@@ -155,12 +164,34 @@ class LiveFold:
         """Yield relations that hold these logs in all, each of keys of its own and of events that fit in memory."""
         if not logs:
             return
-        source = parquet(self._root / file.path for file in logs)
         passes = -(-sum(file.events for file in logs) // PASS_EVENTS)
-        key = f"hash({', '.join(sql.quote(name) for name in entity.key)})"
-        for one in range(passes):
-            # other bits than those that the engine's own hash tables divide by
-            yield source if passes == 1 else f"(SELECT * FROM {source} WHERE ({key} >> 20) % {passes} = {one})"
+        # other bits than those that the engine's own hash tables divide by
+        number = f"(hash({', '.join(sql.quote(name) for name in entity.key)}) >> 20) % {passes}"
+        source = self._events(entity, logs)
+        if passes > MOST_READS:
+            with tempfile.TemporaryDirectory(prefix="divided-", dir=self._root / "tmp") as directory:
+                for paths in self._divide(entity, logs, number, Path(directory)):
+                    yield sql.filled_log(entity, parquet(paths))
+        else:
+            for one in range(passes):
+                yield source if passes == 1 else f"(SELECT * FROM {source} WHERE {number} = {one})"
+
+    def _divide(self, entity: Entity, logs: list[LogFile], number: str, into: Path) -> list[list[Path]]:
+        """Write the events of logs by a number of each, in about as many bytes, and return the files of each number."""
+        divisions: dict[str, list[Path]] = {}
+        for index, part in enumerate(_parts(logs)):
+            directory = into / str(index)
+            numbered = f"SELECT *, {number} AS division FROM {self._events(entity, part)}"
+            self._engine.run(
+                f"COPY ({numbered}) TO {sql.literal(str(directory))} "
+                "(FORMAT parquet, COMPRESSION lz4, PARTITION_BY (division))"
+            )
+            for division in directory.iterdir():
+                divisions.setdefault(division.name, []).extend(division.iterdir())
+        return list(divisions.values())
+
+    def _events(self, entity: Entity, logs: list[LogFile]) -> str:
+        return sql.filled_log(entity, parquet(self._root / file.path for file in logs))
 
     def _close(self, session: str, one: _Session, entity: Entity, select: str) -> None:
         path, rows = self._write(session, entity, "closed", select)
@@ -217,7 +248,7 @@ class LiveFold:
             table = f"open_{entity.name}_{time.monotonic_ns()}"
             files = [f for f in self._catalogue.state_files(session, entity.name) if f.kind == "open"]
             source = (
-                f"FROM {parquet(self._root / file.path for file in files)}"
+                f"FROM {sql.filled(entity, parquet(self._root / file.path for file in files), partial=True)}"
                 if files
                 else f"FROM ({sql.empty(entity, partial=True)})"
             )
@@ -260,7 +291,7 @@ class LiveFold:
 
     def _gather_log(self, session: str) -> None:
         unfolded = {file.id for file in self._catalogue.log_files(session, unfolded=True)}
-        small = [f for f in self._catalogue.log_files(session) if f.events < 100_000 and f.id not in unfolded]
+        small = [f for f in self._catalogue.log_files(session) if f.events < SMALL_LOG_EVENTS and f.id not in unfolded]
         for name in {file.entity for file in small}:
             files = [file for file in small if file.entity == name]
             if len(files) < SMALL_FILES:
@@ -279,10 +310,10 @@ class LiveFold:
             self.retire(paths)
 
 
-def _slices(files: list[LogFile]) -> Iterator[list[LogFile]]:
+def _parts(files: list[LogFile]) -> Iterator[list[LogFile]]:
     part: list[LogFile] = []
     for file in files:
-        if part and sum(one.events for one in part) + file.events > SLICE_EVENTS:
+        if part and sum(one.events for one in part) + file.events > DIVIDE_EVENTS:
             yield part
             part = []
         part.append(file)

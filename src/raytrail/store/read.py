@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from raytrail.entities import Column, Derived, Entity, Type, entity, installed, sql
 from raytrail.errors import ConfigError
-from raytrail.store.engine import Engine, Rows
+from raytrail.store.engine import Engine, Rows, Run
 
 Op = Literal["=", "!=", "<", "<=", ">", ">="]
 
 
-FEW_ROWS = 1000
-"""Up to how many rows are found by their keys before anything else of them is read."""
+_ROW = "_row"
+"""The number of a row in a table."""
+FEW_ROWS = 20_000
+"""Up to how many rows of a table are found by their numbers before anything else of them is read."""
+FEW_KEYS = 1_000
+"""The same where they have no numbers, and are found by their keys."""
 
 
 class Filter(NamedTuple):
@@ -103,22 +108,22 @@ class Snapshot:
         """
         one = entity(noun)
         wanted = sql.shown(one) if columns is None else tuple(sql.find(one, name) for name in columns)
-        if one.at_from_times and limit is not None and limit <= FEW_ROWS:
+        table = self._table(one)
+        indexed = table and _ids(one, where)
+        if one.at_from_times and not indexed and limit is not None and limit <= (FEW_ROWS if table else FEW_KEYS):
             chosen = self._few(one, wanted, where, order, limit, offset)
             if chosen is None:
                 return []
         else:
             chosen = self.select(one, wanted, where, order, limit, offset)
         found = self._engine.query(*chosen)
-        decoders = [_decoder(column) for column in wanted]
-        names = found.columns
-        return [
-            {
-                name: value if decode is None or value is None else decode(value)
-                for name, decode, value in zip(names, decoders, row, strict=True)
-            }
-            for row in found.rows
-        ]
+        rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+        decoders = [(column.name, decode) for column in wanted if (decode := _decoder(column))]
+        for row in rows:
+            for name, decode in decoders:
+                if (value := row[name]) is not None:
+                    row[name] = decode(value)
+        return rows
 
     def select(
         self,
@@ -132,10 +137,11 @@ class Snapshot:
         """Return the statement, with its parameters, that shows these columns."""
         condition, params = _condition(one, where)
         items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
-        keys = ", ".join([_order(one, name) for name in order] or list(one.sort))
-        statement = f"SELECT {items} FROM {self._narrowed(one, where)} s{condition}"
-        if keys:
-            statement += f" ORDER BY {keys}"
+        sort, sorted_by = _sort(one, order)
+        source = self._narrowed(one, where, [*sql.read_from(one, wanted), *sorted_by])
+        statement = f"SELECT {items} FROM {source} s{condition}"
+        if sort:
+            statement += f" ORDER BY {', '.join(sort)}"
         if limit is not None:
             statement += f" LIMIT {int(limit)}"
         if offset:
@@ -160,50 +166,64 @@ class Snapshot:
         table = self._table(one)
         # where each row has a number, that is its name; it also settles the order of rows of one time, for which the
         # ids of all would be read
-        key = ("_row",) if table else one.key
+        key = (_ROW,) if table else one.key
         # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
         same = {condition.column for condition in where if condition.op == "="}
-        sort = [_order(one, name) for name in order] or [
-            sql.quote(name) for name in one.sort if name not in one.key and name not in same
-        ]
+        sort, sorted_by = _sort(one, order, besides={*one.key, *same})
         order_by = ", ".join([*sort, *key])
         condition, params = _condition(one, where)
+        settled = "true" if self.at_ms is None else sql.SETTLED
         rows = self._engine.run(
-            f"SELECT {', '.join(key)} FROM {self._narrowed(one, where)} s{condition} "
+            f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(one, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
             params,
         )
         if not rows:
             return None
+        names = [*dict.fromkeys([*sql.read_from(one, wanted), *key, *sorted_by])]
         if table:
-            chosen = _numbered(table, [row for (row,) in rows])
+            chosen = self._then(one, _numbered(table, [row for _, row in rows]), names, all(row[0] for row in rows))
         else:
             kinds = [one.column(name).type for name in key]
-            first = ", ".join({_literal(kinds[0], row[0]) for row in rows})
-            tuples = ", ".join(f"({', '.join(map(_literal, kinds, row))})" for row in rows)
+            first = ", ".join({_literal(kinds[0], row[1]) for row in rows})
+            tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{sql.quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            chosen = f"(SELECT * FROM {self._last(one)} WHERE {named})"
+            chosen = self._then(one, f"(SELECT * FROM {self._last(one)} WHERE {named})", names)
         items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
-        return f"SELECT {items} FROM {self._then(one, chosen)} s ORDER BY {order_by}", []
+        return f"SELECT {items} FROM {chosen} s ORDER BY {order_by}", []
 
-    def _narrowed(self, one: Entity, where: Sequence[Filter]) -> str:
-        """Return the relation of an entity's states; only those of an id that is asked for, where an index has it."""
-        table = self._table(one)
-        if not table or (self.at_ms is not None and not one.at_from_times):
+    def _narrowed(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
+        """
+        Return the relation of an entity's states, with these stored columns and those of the conditions at least; only
+        those of an id that is asked for, where an index has it.
+        """
+        if one.view or (self.at_ms is not None and not one.at_from_times):
             return self.source(one)
-        id_column = sql.find(one, one.key[0])
-        for condition in where:
-            if condition.column == id_column.name and condition.op == "=":
-                # alone: with any other condition beside it, the engine does not look into its index
-                term, params = _condition(one, [condition])
-                found = self._engine.run(f"SELECT rowid FROM {table}{term}", params)
-                return self._then(one, _numbered(table, [row for (row,) in found]))
-        return self._then(one, f"(SELECT rowid AS _row, * FROM {table})")
+        table = self._table(one)
+        read = sql.read_from(one, [sql.find(one, condition.column) for condition in where])
+        names = [*dict.fromkeys([*names, *read])]
+        if not table:
+            return self._then(one, self._last(one), names)
+        for condition in _ids(one, where):
+            # alone: with any other condition beside it, the engine does not look into its index
+            term, params = _condition(one, [condition])
+            settled = "true" if self.at_ms is None else f"coalesce({sql.settled(one, self.at_ms)}, false)"
+            found = self._engine.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
+            return self._then(one, _numbered(table, [row for row, _ in found]), names, all(over for _, over in found))
+        return self._then(one, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
 
-    def _then(self, one: Entity, source: str) -> str:
-        """Return last states as they were at the snapshot's moment."""
-        return source if self.at_ms is None else f"({sql.at_times(one, source, self.at_ms)})"
+    def _then(self, one: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
+        """
+        Return last states as they were at the snapshot's moment, with these stored columns at least.
+
+        Args:
+            one: Whose states.
+            source: Their relation.
+            names: The columns.
+            settled: Whether each is known to be what it was at last: then nothing is worked out.
+        """
+        return source if self.at_ms is None or settled else f"({sql.at_times(one, source, self.at_ms, names)})"
 
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
@@ -212,7 +232,7 @@ class Snapshot:
         if self._counts is not None and asked in self._counts:
             return self._counts[asked]
         condition, params = _condition(one, where)
-        [(count,)] = self._engine.run(f"SELECT count(*) FROM {self._narrowed(one, where)} s{condition}", params)
+        [(count,)] = self._engine.run(f"SELECT count(*) FROM {self._narrowed(one, where, ())} s{condition}", params)
         if self._counts is not None and asked[0]:
             self._counts[asked] = int(count)
         return int(count)
@@ -225,7 +245,8 @@ class Snapshot:
         condition, params = _condition(one, where)
         wanted = [sql.find(one, name) for name in by]
         raw = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
-        inner = f"SELECT {raw}, count(*) AS n FROM {self.source(one)} s{condition} GROUP BY ALL"
+        source = self._narrowed(one, where, sql.read_from(one, wanted))
+        inner = f"SELECT {raw}, count(*) AS n FROM {source} s{condition} GROUP BY ALL"
         # what was raw is shown only now, once a group
         shown = ", ".join(
             f"{sql.public(Column(c.name, c.type, '', 'max', c.doc))} AS {sql.quote(c.name)}" for c in wanted
@@ -233,6 +254,31 @@ class Snapshot:
         bound = "" if limit is None else f" LIMIT {int(limit)}"
         found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
         return [dict(zip((*by, "count"), row, strict=True)) for row in found.rows]
+
+    def relation(self, noun: str, columns: Sequence[str], where: Sequence[Filter] = ()) -> tuple[str, list[Any]]:
+        """Return the relation, with its parameters, of these columns as they are kept: ids as bytes, JSON as text."""
+        one = entity(noun)
+        condition, params = _condition(one, where)
+        wanted = [sql.find(one, name) for name in columns]
+        items = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
+        source = self._narrowed(one, where, sql.read_from(one, wanted))
+        return f"(SELECT {items} FROM {source} s{condition})", params
+
+    def steps(self) -> AbstractContextManager[Run]:
+        """Return what runs statements over such relations, each seeing the temporary tables of those before it."""
+        return self._engine.steps()
+
+    def run(self, statement: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Run a statement over such a relation."""
+        return self._engine.run(statement, params)
+
+    def stream(self, statement: str, params: Sequence[Any], rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Run a statement over such a relation, and yield its rows, so many at a time, as they are found."""
+        return self._engine.stream(statement, params, rows)
+
+    def read_once(self, noun: str) -> bool:
+        """Return whether states are worked out anew each time they are read, rather than kept in a table."""
+        return self._table(entity(noun)) is None
 
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:
         """
@@ -251,10 +297,24 @@ class Snapshot:
 def _numbered(table: str, rows: Sequence[int]) -> str:
     """Return the relation of these rows of a table, by their numbers."""
     if not rows:
-        return f"(SELECT rowid AS _row, * FROM {table} LIMIT 0)"
+        return f"(SELECT rowid AS {_ROW}, * FROM {table} LIMIT 0)"
     # a join opens the vectors that hold them; IN opens the row groups, and takes ten times longer
     numbers = ", ".join(f"({row})" for row in rows)
-    return f"(SELECT t.rowid AS _row, t.* FROM (VALUES {numbers}) n(_row) JOIN {table} t ON t.rowid = n._row)"
+    return f"(SELECT t.rowid AS {_ROW}, t.* FROM (VALUES {numbers}) n({_ROW}) JOIN {table} t ON t.rowid = n.{_ROW})"
+
+
+def _ids(one: Entity, where: Sequence[Filter]) -> list[Filter]:
+    """Return the conditions that the index of a table answers."""
+    return [condition for condition in where if (condition.column, condition.op) == (one.key[0], "=")]
+
+
+def _sort(one: Entity, order: Sequence[str], besides: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """Return the terms to sort by, which are the entity's own where none is asked for, and the columns they read."""
+    if order:
+        columns = [sql.find(one, name.removeprefix("-")) for name in order]
+        return [_order(one, name) for name in order], sql.read_from(one, columns)
+    own = [term for term in one.sort if term not in besides]
+    return own, own
 
 
 def _order(one: Entity, name: str) -> str:

@@ -87,7 +87,11 @@ class Sealer:
         try:
             for entity in (e for e in installed().values() if not e.view):
                 paths = [self._root / file.path for file in files if file.entity == entity.name]
-                source = parquet(paths) if paths else f"({sql.empty(entity, partial=False)})"
+                source = (
+                    sql.filled(entity, parquet(paths), partial=False)
+                    if paths
+                    else f"({sql.empty(entity, partial=False)})"
+                )
                 table = f"caching.{sql.quote(entity.name)}"
                 self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source}")
                 # for one by its id: looking for it would read the ids of all
@@ -119,14 +123,15 @@ class Sealer:
         if not latest:
             return time.time_ns() // 1_000_000
         [(end_s,)] = self._engine.run(f"SELECT max(t) FROM ({' UNION ALL '.join(latest)})")
-        return int(end_s or 0) * 1000
+        # the last millisecond of that second: what an event says of it was before the end
+        return int(end_s or 0) * 1000 + 999
 
     def _final(self, name: str, paths: list[Path]) -> str:
         """Return the states of an entity: one a key, though a straggler may have begun a second one."""
         entity = installed()[name]
         if not paths:
             return sql.final(entity, f"({sql.empty(entity, partial=True)})")
-        source = parquet(paths)
+        source = sql.filled(entity, parquet(paths), partial=True)
         if not entity.complete:
             return sql.final(entity, source)
         key = f"hash({', '.join(sql.quote(name) for name in entity.key)})"
@@ -141,7 +146,8 @@ class Sealer:
         stored = ", ".join(sql.quote(d.name) for d in entity.derived if d.stored)
         bare = f"(SELECT *{f' EXCLUDE ({stored})' if stored else ''} FROM ({self._final(entity.name, paths)}))"
         if entity.name == "task":
-            bare = _close_tasks(bare)
+            known = parquet(paths) if paths else f"({sql.empty(entity, partial=True)})"
+            bare = _close_tasks(bare, sql.filled(entity, known, partial=True))
         elif entity.name == "actor":
             bare = _close_actors(bare)
         if not entity.closing:
@@ -163,7 +169,7 @@ class Sealer:
 
 def _turn(entity: Entity) -> int:
     """Return when an entity is sealed: after those that say what became of it."""
-    turns = ("node", "driver_job", "actor", "task")
+    turns = ("node", "driver_job", "actor", "worker", "file", "task")
     return turns.index(entity.name) if entity.name in turns else len(turns)
 
 
@@ -185,8 +191,14 @@ def _close_actors(source: str) -> str:
     )
 
 
-def _close_tasks(source: str) -> str:
-    """Return the tasks, named after their actors, those FAILED that GCS would have marked so."""
+def _close_tasks(source: str, partial: str) -> str:
+    """
+    Return the tasks, named after their actors, with the files of their output, those FAILED that GCS would have marked.
+
+    Args:
+        source: Their states.
+        partial: Their partial states, which are read faster.
+    """
     numbers = " ".join(f"WHEN '{name}' THEN {number}" for number, name in enumerate(_EXIT_TYPES))
     died = "json_extract_string(a._death_cause, '$.actor_died_error_context.error_message')"
     exit_type = f"regexp_extract({died}, 'Worker exit type: (\\w+) Worker exit detail: ', 1)"
@@ -205,7 +217,14 @@ def _close_tasks(source: str) -> str:
         "'Worker running the task (' || lower(hex(t.worker_id)) || ') died with exit_type: ' || "
         f"CASE {exit_type} {numbers} END || ' with error_message: ' || {detail}"
     )
+    # where events tell of workers, GCS's own reason and time
+    by_own_end = (
+        "'Worker running the task (' || lower(hex(t.worker_id)) || ') died with exit_type: ' || "
+        f"CASE w.exit_type {numbers} END || ' with error_message: ' || coalesce(w.exit_detail, '')"
+    )
     ends = (
+        "CASE WHEN w.inferred IS NULL AND NOT w.is_alive AND w.exit_type IS NOT NULL AND w.end_time_ms IS NOT NULL "
+        f"THEN {{'ns': w.end_time_ms * 1000000, 'why': 'worker died', 'says': {by_own_end}}} ELSE "
         "list_min(list_filter(["
         "CASE WHEN d.is_dead THEN {'ns': d.end_time_ms * 1000000, 'why': 'job ended', "
         f"'says': CASE WHEN t.worker_id IS NULL THEN {by_job} ELSE {by_exit} END}} END, "
@@ -215,17 +234,63 @@ def _close_tasks(source: str) -> str:
         "CASE WHEN t.worker_id IS NOT NULL AND n.state = 'DEAD' THEN "
         "{'ns': n.end_time_ms * 1000000, 'why': 'node died', "
         "'says': 'Node ' || lower(hex(t.node_id)) || ' died: ' || coalesce(n._death_message, '')} END"
-        "], lambda e: e IS NOT NULL AND e.ns IS NOT NULL))"
+        "], lambda e: e IS NOT NULL AND e.ns IS NOT NULL)) END"
     )
     return (
         "(SELECT * EXCLUDE (ended) REPLACE ("
-        f"CASE WHEN ended IS NULL THEN failed_ns ELSE greatest(ended.ns, {LATEST_SQL}) END AS failed_ns, "
+        # GCS takes the job's own end, though a retry may be submitted a moment later
+        "CASE WHEN ended IS NULL THEN failed_ns WHEN ended.why = 'job ended' THEN ended.ns "
+        f"ELSE greatest(ended.ns, {LATEST_SQL}) END AS failed_ns, "
         "CASE WHEN ended IS NULL THEN _error_type ELSE 'WORKER_DIED' END AS _error_type, "
         "CASE WHEN ended IS NULL THEN _error_message ELSE ended.says END AS _error_message, "
         "ended.why AS inferred) FROM ("
-        "SELECT t.* REPLACE (a.name AS _actor_name, a.repr_name AS _actor_repr_name), "
+        "SELECT t.* REPLACE (a.name AS _actor_name, a.repr_name AS _actor_repr_name, "
+        f"{_output('out')} AS _stdout_file, {_output('err')} AS _stderr_file), "
         f"CASE WHEN t.finished_ns IS NULL AND t.failed_ns IS NULL THEN {ends} END AS ended FROM {source} t "
         f"LEFT JOIN {sealed('actor')} a ON a.actor_id = t.actor_id "
+        f"LEFT JOIN {sealed('worker')} w ON w.worker_id = t.worker_id "
         f"LEFT JOIN {sealed('driver_job')} d ON d.job_id = t.job_id "
-        f"LEFT JOIN {sealed('node')} n ON n.node_id = t.node_id))"
+        f"LEFT JOIN {sealed('node')} n ON n.node_id = t.node_id "
+        f"LEFT JOIN {_told_logs(partial)} told ON told.worker_id = t.worker_id "
+        f"LEFT JOIN {_SHIPPED_LOGS} shipped ON shipped.worker_id = t.worker_id "
+        f"LEFT JOIN {_log_directories(partial)} logs ON logs.node_id = t.node_id))"
+    )
+
+
+# Where an attempt's output begins and ends is mostly exported at once, and then without its file (TaskLogInfoToExport).
+# One that ran while its worker reported has the path: that of its worker's files, and so that of its node's directory.
+
+_TELLS = "_stdout_file LIKE '%/worker-%.out'"
+
+
+def _told_logs(partial: str) -> str:
+    """Return the relation of the workers whose files an event tells: their path, without its suffix."""
+    return (
+        f"(SELECT worker_id, max(left(_stdout_file, -4)) AS path FROM {partial} "
+        f"WHERE {_TELLS} AND worker_id IS NOT NULL GROUP BY worker_id)"
+    )
+
+
+def _log_directories(partial: str) -> str:
+    """Return the relation of the nodes of which an event tells where Ray keeps its logs; a slash ends it."""
+    return (
+        f"(SELECT node_id, max(regexp_extract(_stdout_file, '^.*/')) AS directory FROM {partial} "
+        f"WHERE {_TELLS} AND node_id IS NOT NULL GROUP BY node_id)"
+    )
+
+
+_WORKER_LOG = "worker-((?:[0-9a-f]{2})+)-[0-9a-f]+-[0-9]+"
+_SHIPPED_LOGS = (
+    f"(SELECT unhex(regexp_extract(name, '{_WORKER_LOG}[.]out$', 1)) AS worker_id, "
+    f"max(regexp_extract(name, '({_WORKER_LOG})[.]out$', 1)) AS name FROM {sealed('file')} "
+    f"WHERE event_type = 'LOG' AND regexp_matches(name, '(^|/){_WORKER_LOG}[.]out$') GROUP BY ALL)"
+)
+"""The relation of the workers whose output was shipped: the name of its log, without its suffix."""
+
+
+def _output(suffix: str) -> str:
+    path = "coalesce(told.path, coalesce(logs.directory, '') || shipped.name)"
+    return (
+        f"CASE WHEN t._std{suffix}_file IS NULL AND t._stdout_start IS NOT NULL THEN {path} || '.{suffix}' "
+        f"ELSE t._std{suffix}_file END"
     )

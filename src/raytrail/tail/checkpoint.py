@@ -49,7 +49,7 @@ class Mark:
     directory: str
     """Where it lies."""
     name: str
-    """Its name when it was first seen."""
+    """Its name when it was first seen; a log's by now, with its place in ``logs/``."""
     event_type: str
     session: str
     node_id: str
@@ -58,7 +58,7 @@ class Mark:
     events: int = 0
     """Lines before that offset."""
     skipped: int = 0
-    """Bytes of lines that were too long to ship."""
+    """Bytes of lines that were too long to ship; of a log, what is over its limit, and not in `written`."""
     written: int = 0
     """The largest size seen on disk."""
     reading: dict[int, int] = field(default_factory=dict)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from raytrail.errors import ConfigError
+from raytrail.event import LOG
 
 _EVENTS, _CLUSTER_EVENTS = "export_events", "events"
 _FILE = re.compile(r"(?P<stem>event_(?P<type>[A-Z][A-Z0-9_]*?)(_\d+)?)(\.(?P<n>\d+))?\.log(\.(?P<m>\d+))?")
+_LOG = re.compile(r"(?P<stem>.+?)(\.(?P<n>\d+))?(?P<suffix>\.(log|out|err|txt))(\.(?P<m>\d+))?")
 _NODE = re.compile(r"(metrics_agent|metrics_export|dashboard_agent_listen|runtime_env_agent)_port_([0-9a-f]+)")
 _HEAD = re.compile(r"gcs_server_port_([0-9a-f]+)")
 
@@ -23,9 +25,14 @@ class FileName(NamedTuple):
     stem: str
     """``event_EXPORT_TASK_123``: the same for all files of one writer."""
     event_type: str
-    """``TASK``; ``CLUSTER_EVENT`` for what Ray writes for its dashboard's Overview, e.g. ``event_GCS.log``."""
+    """``TASK``; ``CLUSTER_EVENT`` for what Ray writes for its dashboard's Overview, e.g. ``event_GCS.log``; `LOG`."""
     rotation: int
     """2; 0 for the file that is being written. The oldest has the highest."""
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is a log: bytes of which nothing is known, not lines of JSON."""
+        return self.event_type == LOG
 
 
 class Nodes(NamedTuple):
@@ -72,6 +79,37 @@ def parse(name: str) -> FileName | None:
     exported = match["type"].removeprefix("EXPORT_")
     event_type = "CLUSTER_EVENT" if exported == match["type"] else exported
     return FileName(match["stem"], event_type, int(match["m"] or match["n"] or 0))
+
+
+@lru_cache(maxsize=100_000)
+def parse_log(name: str) -> FileName:
+    """
+    Read a log's name, relative to ``logs/``: ``serve/controller_17.log.1``.
+
+    Ray's Python loggers and its pipes of workers' output rotate ``x.out`` to ``x.out.1``, spdlog to ``x.1.out``. A
+    name of another form is one that does not rotate.
+    """
+    match = _LOG.fullmatch(name)
+    if match is None:
+        return FileName(name, LOG, 0)
+    return FileName(match["stem"] + match["suffix"], LOG, int(match["m"] or match["n"] or 0))
+
+
+def logs(session: Session) -> Path | None:
+    """
+    Return the directory of the logs that belong to a session's exported events; None where there are none.
+
+    That is what holds ``export_events``. A copy of it may have any name, and is known by the raylet's log.
+    """
+    around = session.events.parent
+    if session.events.name != _EVENTS or session.directory is None:
+        return None
+    return around if around.name == "logs" or (around / "raylet.out").exists() else None
+
+
+def is_events(directory: str) -> bool:
+    """Say whether a directory in ``logs/`` holds events."""
+    return directory in (_EVENTS, _CLUSTER_EVENTS)
 
 
 def sessions(temp_dir: Path) -> list[Session]:

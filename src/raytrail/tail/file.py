@@ -1,4 +1,9 @@
-"""One event file, as it is read: whole lines from a position on, as long as it is still the same file."""
+"""
+One file, as it is read: whole lines from a position on, as long as it is still the same file.
+
+A log's lines are nobody's business but its readers': it may be cut anywhere. It is cut at a line's end where there is
+one, and half a line is waited for a moment, so that what is read at once belongs together.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from raytrail.event import FileId
+from raytrail.tail.birth import birth_ns
 from raytrail.tail.checkpoint import Mark
 from raytrail.tail.discovery import FileName
 
@@ -47,15 +53,21 @@ class EventFile:
     be read to its end even when it has been deleted.
     """
 
-    def __init__(self, path: Path, name: FileName, inode: Inode) -> None:
+    def __init__(self, path: Path, name: FileName, inode: Inode, most_bytes: int | None = None) -> None:
         self.path = path
         self.name = name
         self.inode = inode
+        self.most_bytes = most_bytes
+        """What is read of it at most; None: all."""
         self.fd: int | None = None
         self.mark: Mark | None = None
-        """None until its first line is complete, by which it is known."""
+        """None until it is known which file it is: an event file by its first line, once that is complete."""
         self.size = 0
-        """What is known to be on disk."""
+        """What is known to be on disk, and is to be read."""
+        self.beyond = 0
+        """What is on disk after that, over `most_bytes`."""
+        self.flush = False
+        """Whether the next read takes half a line, too. Only of a log."""
         self.seen = (0, 0)
         """Size and modification time, for `changed`."""
         self.position = 0
@@ -118,8 +130,11 @@ class EventFile:
         """
         Make the file's id from its first line, however long; None as long as that is not complete.
 
-        The line is read in blocks and not kept, so that any length will do.
+        The line is read in blocks and not kept, so that any length will do. A log's id is made of what the file
+        system calls it.
         """
+        if self.name.is_log:
+            return self._identify_log(session)
         self.size = os.fstat(self._open_fd).st_size
         if self.size < self._searched:
             self._searched = 0
@@ -136,6 +151,14 @@ class EventFile:
         timestamp = _TIMESTAMP_LAST.search(tail) or _TIMESTAMP_FIRST.match(head)
         return f"{int(timestamp[1]) if timestamp else 0:010d}-{digest.hexdigest()}"
 
+    def _identify_log(self, session: str) -> FileId:
+        self._measured(os.fstat(self._open_fd).st_size)
+        born_ns = birth_ns(self._open_fd)
+        # without a birth time, another file that comes to have the inode of a deleted one passes for that one
+        known_by = f"{self.inode[1]} {self.name.stem if born_ns is None else born_ns}"
+        digest = hashlib.blake2b(f"{session}\nLOG {known_by}".encode(errors="surrogateescape"), digest_size=16)
+        return f"{(born_ns or 0) // 10**9:010d}-{digest.hexdigest()}"
+
     def measure(self) -> None:
         """
         Look how large the file is.
@@ -146,9 +169,16 @@ class EventFile:
         """
         length, checksum = self._head
         size = os.fstat(self._open_fd).st_size
-        if size < self.size or zlib.crc32(os.pread(self._open_fd, length, 0)) != checksum:
+        if size < self.size + self.beyond or zlib.crc32(os.pread(self._open_fd, length, 0)) != checksum:
             raise Changed
-        self.size = size
+        if self.name.is_log and length < _HEAD_BYTES and size > length:
+            head = os.pread(self._open_fd, _HEAD_BYTES, 0)
+            self._head = (len(head), zlib.crc32(head))
+        self._measured(size)
+
+    def _measured(self, size: int) -> None:
+        self.size = size if self.most_bytes is None else min(size, self.most_bytes)
+        self.beyond = size - self.size
 
     def read(self, room: int, *, long: bool, max_line_bytes: int) -> Piece | None:
         """
@@ -170,7 +200,12 @@ class EventFile:
                 return None
             self.again.popleft()
             return Piece(start, end - start, self._pread(start, end - start))
+        if self.position >= self.size:  # so it may be of a log whose limit was lowered
+            self.more = False
+            return None
         block = os.pread(self._open_fd, min(room, self.size - self.position), self.position)
+        if self.name.is_log:
+            return self._read_log(block, whole=self.position + len(block) >= self.size, long=long)
         length = block.rfind(b"\n") + 1
         if length:
             self.more = len(block) == room
@@ -179,6 +214,17 @@ class EventFile:
             self.more = False  # half a line, or nothing; its writer will say when there is more
             return None
         return self._long_line(max_line_bytes) if long else None
+
+    def _read_log(self, block: bytes, *, whole: bool, long: bool) -> Piece | None:
+        """Return what of a block is to be shipped; `whole`: it holds all that is there."""
+        length = block.rfind(b"\n") + 1
+        if (self.flush or self.beyond) if whole else (long and not length):
+            length = len(block)
+        if not length:
+            self.more = not whole
+            return None
+        self.more, self.flush = not whole, False
+        return self._taken(block[:length], length)
 
     def _long_line(self, max_line_bytes: int) -> Piece | None:
         end = self._line_end()

@@ -1,4 +1,4 @@
-"""Whole new lines of all event files on this node, as chunks; bytes are cut at line ends and never parsed."""
+"""Whole new lines of all event files and logs on this node, as chunks; bytes are cut and never parsed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
 
 from raytrail.config import TailConfig
-from raytrail.event import Chunk, FileId, Segment
+from raytrail.event import LOG, Chunk, FileId, Segment
 from raytrail.tail import discovery
 from raytrail.tail.checkpoint import Checkpoint, Mark
-from raytrail.tail.discovery import Session
+from raytrail.tail.discovery import FileName, Session
 from raytrail.tail.file import Changed, EventFile, Inode, Piece
 from raytrail.tail.limits import Limits
 from raytrail.tail.redact import Redactor
@@ -32,15 +33,19 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_SECONDS = 60.0
 _QUIET_SECONDS = 60.0
 _QUIET_FACTOR = 10
-"""A directory in which nothing happened for `_QUIET_SECONDS` is listed this many times more rarely."""
+"""A directory in which nothing happened for `_QUIET_SECONDS`, or one of logs, is listed this many times more rarely."""
 _MOST_OPEN_FILES = 4096
+_HALF_SECONDS = 2.0
+"""How long half a line of a log is waited for; a progress bar ends none for hours."""
 
 
 class _Followed:
-    """A session that is being followed, and its files."""
+    """A directory of a session that is being followed, and its files."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, logs: str | None = None) -> None:
         self.session = session
+        self.logs = logs
+        """For a directory of logs: its place in ``logs/``, with a slash at its end where it is not that itself."""
         self.node_id = ""
         self.files: dict[Inode, EventFile] = {}
         self.names: dict[str, EventFile] = {}
@@ -55,10 +60,10 @@ class _Followed:
 
 class Tailer:
     """
-    Follows the event files of this node.
+    Follows the event files and the logs of this node.
 
     A file is known by what it is, not by its name: by its inode as long as it is followed, and by its first
-    line (`FileId`) for ever. Each is read from where the checkpoint says.
+    line (`FileId`) for ever; a log by its inode and birth. Each is read from where the checkpoint says.
 
     Used by one thread at a time, but for `rewind`, `configure` and the figures, which any may ask for.
 
@@ -90,12 +95,15 @@ class Tailer:
         self._unread: dict[tuple[_Followed, str], dict[str, dict[EventFile, None]]] = {}
         self._followers: dict[tuple[FileId, int], list[EventFile]] = {}
         self._rewound: deque[Segment] = deque()
+        self._waits = not self._fixed  # for half a line of a log to be ended
+        self._halves: dict[EventFile, float] = {}  # logs that end in half a line, and since when that is there
         self._open: dict[EventFile, None] = {}  # least recently read first
         self._most_open = min(_MOST_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-        self._reported: dict[Mark, tuple[int, ...]] = {}
+        self._reported: dict[Mark, tuple[object, ...]] = {}
         self._ended: list[Mark] = []
         self._complained: set[str] = set()
         self._warned: set[str] = set()
+        self._capped: set[Path] = set()
         self._polled = -math.inf
         self._sessions_due = -math.inf
         self._watch = _watch() if config.inotify else None
@@ -110,24 +118,22 @@ class Tailer:
 
     def poll(self) -> Iterator[Chunk]:
         """
-        Yield the next chunk of every session and event type that has one, the small types before ``TASK``.
+        Yield the next chunk of every session and event type that has one: the small types, ``TASK``, logs.
 
         A chunk takes the new lines of several files when they are few, and files take turns when they are
         many. Nothing is read before it is asked for: to stop iterating is to stop reading.
         """
         self._polled = self._notice()
-        for followed, event_type in sorted(self._unread, key=_is_large):
-            if self._limits.wait_seconds(event_type) == 0 and not (
-                _is_large((followed, event_type)) and self._yields()
-            ):
+        for followed, event_type in sorted(self._unread, key=_turn):
+            if self._limits.wait_seconds(event_type) == 0 and not self._yields((followed, event_type)):
                 chunk = self._chunk(followed, event_type)
                 if chunk is not None:
                     yield chunk
 
-    def _yields(self) -> bool:
-        """Say whether tasks must wait: all types share a limit, and of a smaller one there is something to read."""
+    def _yields(self, group: tuple[_Followed, str]) -> bool:
+        """Say whether a type must wait: all share a limit, and of one before it there is something to read."""
         return self._limits.shared and any(
-            not _is_large(group) and self._limits.wait_seconds(group[1]) == 0 for group in self._unread
+            _turn(other) < _turn(group) and self._limits.wait_seconds(other[1]) == 0 for other in self._unread
         )
 
     def take(self, room: int, wait_seconds: float) -> list[Chunk] | None:
@@ -163,9 +169,17 @@ class Tailer:
         """Read `segments` again, since they could not be published."""
         self._rewound.extend(segments)
 
-    def look(self) -> None:
-        """List all directories now, whatever inotify said."""
+    def look(self, *, last: bool = False) -> None:
+        """
+        List all directories now, whatever inotify said.
+
+        Args:
+            last: Whether what is there now is to be read and no more: no line of a log is waited for from now on.
+        """
         self._sessions_due = -math.inf
+        if last:
+            self._waits = False
+            self._halves = dict.fromkeys(self._halves, -math.inf)
         for followed in self._sessions.values():
             followed.due = -math.inf
         self._notice()
@@ -193,8 +207,7 @@ class Tailer:
         """Return how much is known to be on disk and not acknowledged, half-written last lines included."""
         files = self._files()
         for file in files:
-            if file.mark is not None:
-                file.mark.written = max(file.mark.written, file.size)
+            _update(file)
         return sum(file.size if file.mark is None else file.mark.missing for file in files)
 
     def bytes_until_deleted(self) -> int | None:
@@ -249,6 +262,7 @@ class Tailer:
         for file in list(self._open):
             file.close()
         self._open.clear()
+        self._halves.clear()
         self._sessions.clear()
         if self._watch:
             self._watch.close()
@@ -259,7 +273,19 @@ class Tailer:
     def _wanted(self, event_type: str) -> bool:
         config = self.config
         wanted = not config.event_types or event_type in config.event_types
-        return config.export and wanted and event_type not in config.without_event_types
+        return (
+            config.export
+            and wanted
+            and event_type not in config.without_event_types
+            and (config.logs or event_type != LOG)
+        )
+
+    def _wants(self, name: FileName) -> bool:
+        """Say whether a file is to be shipped."""
+        if not name.is_log or not self._wanted(LOG):
+            return self._wanted(name.event_type)
+        include, exclude = self.config.log_include, self.config.log_exclude
+        return (not include or _matches(name.stem, include)) and not _matches(name.stem, exclude)
 
     def _reconfigure(self, config: TailConfig) -> None:
         kept = {name: getattr(self.config, name) for name in ("temp_dir", "sessions", "inotify", "state_dir")}
@@ -267,10 +293,13 @@ class Tailer:
         self._sweep_seconds = config.sweep_seconds if self._watch else config.poll_seconds
         self._limits = Limits(config.events_per_second, config.bytes_per_second)
         self._redact = Redactor(config.redact)
+        self._sessions_due = -math.inf
         for followed in self._sessions.values():
             for file in list(followed.files.values()):
-                if not self._wanted(file.name.event_type):
+                if not self._wants(file.name):
                     self._drop(followed, file)
+                elif file.name.is_log:
+                    file.most_bytes, file.seen = config.log_file_bytes, (0, 0)  # which the next listing looks at
             followed.names = {name: file for name, file in followed.names.items() if file.inode in followed.files}
             followed.due = -math.inf
 
@@ -294,18 +323,32 @@ class Tailer:
             for directory in self._sessions if news.overflow else news.changed:
                 if followed := self._sessions.get(directory):
                     followed.due = -math.inf
-        for followed in list(self._sessions.values()):
-            if now >= followed.due:
+        due = [followed for followed in self._sessions.values() if now >= followed.due]
+        while due:
+            for followed in due:
                 self._sweep(followed)
-                quiet = now - followed.news_at > _QUIET_SECONDS
+                # of logs, inotify tells as much; where it should fail, they may wait
+                quiet = now - followed.news_at > _QUIET_SECONDS or (self._watch and followed.logs is not None)
                 followed.due = now + self._sweep_seconds * (_QUIET_FACTOR if quiet else 1)
+            # directories of logs that were found in these
+            due = [followed for followed in self._sessions.values() if followed.due == -math.inf]
+        for file in [file for file, since in self._halves.items() if now - since >= _HALF_SECONDS]:
+            del self._halves[file]
+            file.flush = True
+            self._queue(self._followed(file), file)
         while self._rewound:
             self._read_again(self._rewound.popleft())
         return now
 
     def _find_sessions(self) -> None:
-        if self._fixed:
-            return
+        if not self._fixed:
+            self._find_new_sessions()
+        for session in [followed.session for followed in self._sessions.values() if followed.logs is None]:
+            directory = discovery.logs(session) if self._wanted(LOG) else None
+            if directory is not None and directory not in self._sessions:
+                self._sessions[directory] = _Followed(session._replace(events=directory), "")
+
+    def _find_new_sessions(self) -> None:
         temp_dir = Path(self.config.temp_dir).expanduser()
         try:
             found = discovery.sessions(temp_dir)
@@ -344,8 +387,11 @@ class Tailer:
         except (FileNotFoundError, NotADirectoryError):
             names = {}
         except OSError as error:
-            self._complain(f"{session.events}: {error.strerror}; its events are not read until it can be")
+            kind = "events" if followed.logs is None else "logs"
+            self._complain(f"{session.events}: {error.strerror}; its {kind} are not read until it can be")
             return
+        if followed.logs is not None:
+            self._follow_within(followed, names.values())
         present: dict[str, EventFile] = {}
         for name, entry in names.items():
             file = self._find(followed, name, entry)
@@ -353,9 +399,22 @@ class Tailer:
                 present[name] = file
         followed.names = present
         self._tidy(followed, set(present.values()))
-        if not (names or followed.files or self._fixed or (session.directory and session.directory.exists())):
+        within_logs = bool(followed.logs)
+        if not (names or followed.files) and (
+            (within_logs and not session.events.exists())
+            or not (self._fixed or (session.directory and session.directory.exists()))
+        ):
             log.info("%s is gone", session.events)
             del self._sessions[session.events]
+
+    def _follow_within(self, followed: _Followed, entries: Iterable[os.DirEntry[str]]) -> None:
+        """Begin to follow what directories of logs there are in one."""
+        for entry in entries:
+            path = followed.session.events / entry.name
+            is_new = entry.is_dir(follow_symlinks=False) and path not in self._sessions
+            if is_new and (followed.logs or not discovery.is_events(entry.name)):
+                session = followed.session._replace(events=path)
+                self._sessions[path] = _Followed(session, f"{followed.logs}{entry.name}/")
 
     def _watch_over(self, directory: Path) -> None:
         if self._watch:
@@ -370,11 +429,13 @@ class Tailer:
                 )
 
     def _find(self, followed: _Followed, name: str, entry: os.DirEntry[str]) -> EventFile | None:
-        parsed = discovery.parse(name)
-        if parsed is None or not self._wanted(parsed.event_type):
+        is_log = followed.logs is not None
+        parsed = discovery.parse_log(f"{followed.logs}{name}") if is_log else discovery.parse(name)
+        if parsed is None or not self._wants(parsed):
             return None
         try:
-            status = entry.stat()
+            # what a log links to may be anything on this machine
+            status = entry.stat(follow_symlinks=not is_log)
         except OSError:
             return None  # renamed or deleted since it was listed: the next listing will tell
         if not stat.S_ISREG(status.st_mode):
@@ -388,12 +449,15 @@ class Tailer:
             self._drop(followed, file)
             file = None
         if file is None:
-            file = followed.files[inode] = EventFile(followed.session.events / name, parsed, inode)
+            most_bytes = self.config.log_file_bytes if is_log else None
+            file = followed.files[inode] = EventFile(followed.session.events / name, parsed, inode, most_bytes)
             if len(self._open) < self._most_open:
                 with suppress(OSError):
                     self._hold(file)
         elif followed.names.get(name) is not file:
             file.path, file.name, file.gone = followed.session.events / name, parsed, False
+            if file.mark is not None and is_log:
+                file.mark.name = f"{followed.logs}{name}"
         if file.changed(status):
             followed.news_at = time.monotonic()
             self._queue(followed, file)
@@ -418,6 +482,9 @@ class Tailer:
                     self._release(file)
                 continue
             if file.fd is not None and file.changed(os.fstat(file.fd)):
+                self._queue(followed, file)
+            if file.name.is_log and file.fd is not None and file.position < file.size:
+                file.flush = True
                 self._queue(followed, file)
             # Half a line may still be completed: it is given the time from one listing to the next.
             ends = file.position == file.size or file.gone
@@ -478,7 +545,7 @@ class Tailer:
             node_id=followed.node_id,
             event_type=event_type,
             segments=tuple(segments),
-            data=self._redact(data, event_type),
+            data=data if event_type == LOG else self._redact(data, event_type),
         )
 
     def _read(self, followed: _Followed, file: EventFile, room: int, *, long: bool) -> Piece | None:
@@ -487,7 +554,9 @@ class Tailer:
             if file.mark is None and not self._identify(followed, file):
                 file.more = False
                 return None
+            file.flush = file.flush or (file.name.is_log and not self._waits)
             piece = file.read(room, long=long, max_line_bytes=self.config.max_line_bytes)
+            self._wait_for_half(file, piece)
         except Changed:
             file.more = False
             self._begin_again(followed, file)
@@ -504,6 +573,22 @@ class Tailer:
             self._take(file, piece)
         return piece
 
+    def _wait_for_half(self, file: EventFile, piece: Piece | None) -> None:
+        """Note that a log ends in half a line, or no more in the one that was noted."""
+        if not file.name.is_log:
+            return
+        if piece is not None:
+            self._halves.pop(file, None)
+        if file.position < file.size and not file.more:
+            self._halves.setdefault(file, time.monotonic())
+        if file.beyond and file.path not in self._capped:
+            self._capped.add(file.path)
+            log.warning(
+                "%s: what is over log_file_bytes %d is not shipped; it shows as skipped in the ledger",
+                file.path,
+                file.most_bytes,
+            )
+
     def _take(self, file: EventFile, piece: Piece) -> None:
         assert file.mark is not None
         if piece.data is None:
@@ -515,6 +600,8 @@ class Tailer:
                 self.config.max_line_bytes,
             )
             self._checkpoint.skip(file.mark, piece.start, piece.start + piece.length)
+        elif file.name.is_log:
+            file.mark.reading[piece.start] = 0  # lines, and no events
         else:
             # `bytes.count` looks at each byte; this one leaps from line to line, at a third of the cost
             file.mark.reading[piece.start] = len(io.BytesIO(piece.data).readlines())
@@ -533,7 +620,7 @@ class Tailer:
                 generation=known.generation + 1 if known else 0,
                 inode=inode,
                 directory=str(followed.session.events),
-                name=file.path.name,
+                name=f"{followed.logs or ''}{file.path.name}",
                 event_type=file.name.event_type,
                 session=followed.session.name,
                 node_id=followed.node_id,
@@ -541,6 +628,9 @@ class Tailer:
             self._checkpoint.add(mark)
         elif mark.inode == inode:
             file.position = mark.acknowledged
+            if file.name.is_log:
+                self._take_over(file, mark)
+                mark.directory, mark.name = str(followed.session.events), f"{followed.logs}{file.path.name}"
         else:
             # The same first line in another place: a copy, or what came back from a backup. To read it again
             # costs only time, and what follows the first line may differ.
@@ -555,6 +645,15 @@ class Tailer:
         self._followers.setdefault(mark.key, []).append(file)
         return True
 
+    def _take_over(self, file: EventFile, mark: Mark) -> None:
+        """Go on in a log that was moved to another directory where it was being read until now."""
+        for other in self._followers.get(mark.key, [])[:]:
+            before = self._followed(other)
+            file.position = max(file.position, other.position)
+            file.again.extend(other.again)
+            self._drop(before, other)
+            before.names = {name: one for name, one in before.names.items() if one is not other}
+
     def _read_again(self, segment: Segment) -> None:
         key = segment.file, segment.generation
         self._checkpoint.mark(key).reading.pop(segment.start, None)
@@ -565,7 +664,8 @@ class Tailer:
     def _begin_again(self, followed: _Followed, file: EventFile) -> EventFile:
         """Go on with an inode that holds something else now; what had not been read of it before is lost."""
         log.warning("%s was cut or written anew; what had not been read of it is lost", file.path)
-        new = EventFile(file.path, file.name, file.inode)
+        new = EventFile(file.path, file.name, file.inode, file.most_bytes)
+        self._halves.pop(file, None)
         new.fd, file.fd = file.fd, None
         new.shrunk = True
         new.seen, new.gone = file.seen, file.gone
@@ -599,11 +699,12 @@ class Tailer:
         self._release(file)
         self._unqueue(followed, file)
         self._unfollow(file)
+        self._halves.pop(file, None)
         del followed.files[file.inode]
 
     def _unfollow(self, file: EventFile) -> None:
         if file.mark is not None:
-            file.mark.written = max(file.mark.written, file.size)
+            _update(file)
             files = self._followers[file.mark.key]
             files.remove(file)
             if not files:
@@ -623,6 +724,8 @@ class Tailer:
         writing: dict[tuple[Path, str], int] = {}
         waiting: list[EventFile] = []
         for file in self._files():
+            if file.name.is_log:
+                continue  # which rotate by settings of their own, if at all
             if not file.name.rotation:
                 writing[file.path.parent, file.name.stem] = file.size
             if not file.gone and (file.mark is None or file.mark.acknowledged < file.size):
@@ -649,12 +752,13 @@ class Tailer:
         """Bring `mark` up to date, and say whether it differs from what was last reported."""
         files = self._followers.get(mark.key, ())
         for file in files:
-            mark.written = max(mark.written, file.size)
+            _update(file)
             mark.node_id = mark.node_id or self._followed(file).node_id
         ended = not files and self._is_gone(mark)
         if ended:
             self._ended.append(mark)
-        state = (mark.written, mark.acknowledged, mark.events, mark.skipped, mark.missing if ended else 0)
+        missing = mark.missing if ended else 0
+        state = (mark.name, mark.node_id, mark.written, mark.acknowledged, mark.events, mark.skipped, missing)
         if (not files and not ended) or self._reported.get(mark) == state:
             return False
         self._reported[mark] = state
@@ -679,10 +783,10 @@ class Tailer:
                     "event_data": {
                         "file": mark.file,
                         "generation": mark.generation,
-                        "name": mark.name,
+                        **_names(mark, now_ms),
                         "event_type": mark.event_type,
                         "node_id": mark.node_id,
-                        "written_bytes": mark.written,
+                        "written_bytes": mark.written + (mark.skipped if mark.event_type == LOG else 0),
                         "published_bytes": mark.acknowledged,
                         "published_events": mark.events,
                         "skipped_bytes": mark.skipped,
@@ -729,8 +833,28 @@ class Tailer:
             log.warning("%s", message)
 
 
-def _is_large(group: tuple[_Followed, str]) -> bool:
-    return group[1] == "TASK"
+def _turn(group: tuple[_Followed, str]) -> int:
+    """Return when a type is read: the small ones first."""
+    return {"TASK": 1, LOG: 2}.get(group[1], 0)
+
+
+def _matches(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _update(file: EventFile) -> None:
+    """Bring a file's mark up to date with what is known to be on disk."""
+    if file.mark is not None:
+        file.mark.written = max(file.mark.written, file.size)
+        if file.name.is_log:
+            file.mark.skipped = file.beyond
+
+
+def _names(mark: Mark, now_ms: int) -> dict[str, str]:
+    """Return what a file is called, in its report; a log also where it is by now."""
+    if mark.event_type != LOG:
+        return {"name": mark.name}
+    return {"name": discovery.parse_log(mark.name).stem, "seen": f"{now_ms:013d} {mark.name}"}
 
 
 def _watch() -> Watch | None:

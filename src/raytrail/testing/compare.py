@@ -12,8 +12,12 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from raytrail.entities.fidelity import CANNOT, EXCUSES, ROWS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from raytrail.entities.fidelity import Excuse
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "tasks": ("task_id", "attempt_number"),
@@ -23,77 +27,27 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "workers": ("worker_id",),
     "placement_groups": ("placement_group_id",),
     "objects": ("object_id", "ip", "pid"),
+    "runtime_envs": ("node_id", "runtime_env"),
+    "cluster_events": ("event_id",),
+    "tasks summary": ("name",),
+    "actors summary": ("name",),
+    "objects summary": ("name",),
+    "lineage": ("_place",),
+    "timeline": ("_key",),
+    "submissions": ("job_id", "submission_id"),
+    "dashboard nodes": ("raylet.nodeId",),
+    "dashboard hosts": ("_number",),
+    "dashboard workers": ("pid",),
+    "dashboard actors": ("actorId",),
+    "dashboard events": ("eventId",),
+    "dashboard status": ("_line",),
+    "dashboard settings": (),
+    "version": (),
+    "serve": ("name",),
+    "train": ("id",),
+    "data": ("dataset",),
 }
 """What tells the rows of a resource apart."""
-
-CANNOT: Mapping[str, Mapping[str, str]] = {
-    "tasks": {
-        "call_site": "not in TaskInfo as exported; null unless RAY_record_task_actor_creation_sites is set",
-        "fallback_strategy": "not in TaskInfo as exported; {'options': []} by default, null for drivers",
-        "task_log_info.stdout_start": "0 where start and end of a task share a flush (TaskLogInfoToExport)",
-        "task_log_info.stderr_start": "0 where start and end of a task share a flush (TaskLogInfoToExport)",
-        "task_log_info.stdout_file": "'' as exported; a prestarted worker's has ffffffff for the job's id",
-        "task_log_info.stderr_file": "'' as exported; a prestarted worker's has ffffffff for the job's id",
-    },
-    "actors": {
-        "num_restarts_due_to_lineage_reconstruction": "not exported",
-        "num_restarts_due_to_node_preemption": "not exported",
-        "call_site": "not exported; null unless RAY_record_task_actor_creation_sites is set",
-        "fallback_strategy": "not exported",
-    },
-    "nodes": {},
-    "jobs": {},
-    "workers": {},
-    "placement_groups": {},
-    "objects": {},
-}
-"""
-Fields that Ray's export files cannot give, and why; ``a.b`` is member b of field a.
-
-They are counted like the others, and do not keep a score from being exact.
-"""
-
-
-class Excuse(NamedTuple):
-    """Fields that the files cannot give for some rows."""
-
-    resource: str
-    fields: tuple[str, ...]
-    applies: Callable[[Mapping[str, Any]], bool]
-    """Whether to a live row."""
-    reason: str
-
-
-def _ran_to_its_end(row: Mapping[str, Any]) -> bool:
-    spans = (row["profiling_data"] or {}).get("events", ())
-    return any(span["event_name"].startswith("task::") for span in spans)
-
-
-EXCUSES: tuple[Excuse, ...] = (
-    Excuse(
-        "tasks",
-        ("name",),
-        lambda row: (
-            row.get("state") != "FINISHED"
-            and not _ran_to_its_end(row)
-            and not row["name"].endswith(row["func_or_class_name"])
-        ),
-        "only the profile event of the whole run tells options(name=), and there is none",
-    ),
-    Excuse(
-        "tasks",
-        ("end_time_ms", "events"),
-        lambda row: str(row.get("error_message") or "").startswith("Worker running the task ("),
-        "GCS saw the worker die; the files tell its actor's death in whole seconds, or its job's end",
-    ),
-    Excuse(
-        "tasks",
-        ("error_message",),
-        lambda row: str(row.get("error_message") or "").startswith("Worker running the task (") and not row["actor_id"],
-        "how a worker without an actor ended is in no event",
-    ),
-)
-"""What the files cannot give for some rows only."""
 
 
 class Difference(NamedTuple):
@@ -116,6 +70,8 @@ class FieldScore(NamedTuple):
     """Rows not counted above, for an `Excuse`."""
     cannot: str | None
     """Why the files cannot give it; None where they can."""
+    untold: int = 0
+    """Values that differ, or that we lack, for one of these reasons: the others came out the same all the same."""
 
 
 class Score(NamedTuple):
@@ -135,16 +91,41 @@ class Score(NamedTuple):
     @property
     def exact(self) -> bool:
         """Whether all rows and all fields that the files can give are the same."""
-        if self.missing_rows or self.extra_rows:
+        if (self.missing_rows or self.extra_rows) and self.resource not in ROWS:
             return False
         return all(field.cannot or not field.different + field.missing for field in self.fields.values())
 
     @property
     def equal_ratio(self) -> float:
         """Equal values among all that the files can give; 1.0 where there are none."""
+        equal, possible, _ = self.values
+        return equal / possible if possible else 1.0
+
+    @property
+    def values(self) -> tuple[int, int, int]:
+        """
+        How many values are equal, of how many that the files can give, of how many there are.
+
+        A row that we lack counts with all its fields, so far as other rows have them.
+        """
         counted = [field for field in self.fields.values() if field.cannot is None]
-        total = sum(field.equal + field.different + field.missing for field in counted)
-        return sum(field.equal for field in counted) / total if total else 1.0
+        lacking = 0 if self.resource in ROWS else len(self.missing_rows) * (len(counted) or 1)
+        possible = sum(field.equal + field.different + field.missing for field in counted) + lacking
+        every = sum(sum(field[:4]) for field in self.fields.values()) + lacking + self._rows_untold
+        return sum(field.equal for field in counted), possible, every
+
+    @property
+    def untold(self) -> int:
+        """
+        How many values differ from Ray's, or are lacking, because no event tells them.
+
+        That is not all that is said not to be given: what is the same on both sides, as it is nothing, misleads nobody.
+        """
+        return sum(field.untold for field in self.fields.values()) + self._rows_untold
+
+    @property
+    def _rows_untold(self) -> int:
+        return len(self.missing_rows) * (len(self.fields) or 1) if self.resource in ROWS else 0
 
     def __str__(self) -> str:
         """Return it as a table, then the first differences."""
@@ -183,8 +164,9 @@ def compare(
     """
     Compare our rows of a resource with Ray's.
 
-    Fields are those of the live rows; what only ours have is not looked at. Numbers are equal by value, also
-    where one side has an integer as text: Ray's HTTP gives int64 so, its Python client does not.
+    Fields are those of the live rows but for names with ``_`` before them; what only ours have is not looked at.
+    Numbers are equal by value, also where one side has an integer as text: Ray's HTTP gives int64 so, its Python
+    client does not.
 
     Args:
         live: Rows as Ray's State API gave them, over HTTP or from its Python client.
@@ -198,8 +180,8 @@ def compare(
     """
     names = KEYS[resource] if key is None else tuple(key)
     reasons = CANNOT[resource] if cannot is None else cannot
-    theirs = {tuple(row[name] for name in names): row for row in live}
-    own = {tuple(row[name] for name in names): row for row in ours}
+    theirs = {_key(row, names): row for row in live}
+    own = {_key(row, names): row for row in ours}
     counts: dict[str, Counter[str]] = {}
     differences: dict[str, list[Difference]] = {}
     for row_key, row in theirs.items():
@@ -212,14 +194,19 @@ def compare(
             if excuse.resource == resource and excuse.applies(row)
             for field in excuse.fields
         }
-        flat, our_flat = _split(row, reasons), _split(counterpart, reasons)
+        named = [*reasons, *excused]
+        flat, our_flat = _split(row, named), _split(counterpart, named)
         for field, value in flat.items():
+            if field.startswith("_"):  # of our own making, to tell rows apart
+                continue
             count = counts.setdefault(field, Counter())
+            same = field in our_flat and _same(value, our_flat[field])
+            count["untold"] += not same and (field in excused or field in reasons)
             if field in excused:
                 count["excused"] += 1
             elif field not in our_flat:
                 count["missing"] += 1
-            elif _same(value, our_flat[field]):
+            elif same:
                 count["equal"] += 1
             else:
                 count["different"] += 1
@@ -239,6 +226,7 @@ def compare(
                 count["missing"],
                 count["excused"],
                 reasons.get(field),
+                count["untold"],
             )
             for field, count in counts.items()
         },
@@ -246,10 +234,15 @@ def compare(
     )
 
 
-def _split(row: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
-    """Lift the members that `reasons` names out of their fields."""
+def _key(row: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    values = (row.get(name) for name in names)
+    return tuple(str(value) if isinstance(value, dict) else value for value in values)
+
+
+def _split(row: Mapping[str, Any], named: Iterable[str]) -> dict[str, Any]:
+    """Lift the members that are named out of their fields."""
     flat = dict(row)
-    for name in reasons:
+    for name in named:
         field, _, member = name.partition(".")
         if member and isinstance(flat.get(field), dict):
             flat[field] = dict(flat[field])

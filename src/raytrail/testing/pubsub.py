@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from uuid import uuid4
 
+import msgspec
+
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import Delivery, PubSub
 
@@ -181,6 +183,10 @@ def _chunk(session: str, number: int, *, file: str = "file0", data: bytes = b"")
     )
 
 
+def _log(session: str, number: int, data: bytes) -> Chunk:
+    return msgspec.structs.replace(_chunk(session, number, file="log", data=data), event_type="LOG")
+
+
 def _numbered(session: str, count: int) -> list[Chunk]:
     return [_chunk(session, number) for number in range(count)]
 
@@ -194,6 +200,8 @@ def _samples(session: str) -> list[Chunk]:
         _chunk(session, 0, file="five-megabytes", data=b"x" * (5 * 1024 * 1024 - 1) + b"\n"),
         _chunk(session, 0, file="garbage", data=bytes(range(256)) + b"\n#raytrail \r\n\n"),
         *(_chunk(session, number, file="other") for number in range(3)),
+        # bytes of a log end anywhere
+        *(_log(session, number, b"no line\x00\xff, and no end of one") for number in range(2)),
         Chunk(
             cluster="Zürich 東京 \U0001f40d, a:b=c\t\\\"'%",
             event_type="DRIVER_JOB",

@@ -13,6 +13,7 @@ Ray runs in processes of its own and is never imported here; several clusters ca
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -35,6 +36,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 HOST = "127.0.0.1"
+_NO_DASHBOARD = "Failed to start the dashboard"
+_PORTS = (
+    "port",
+    "dashboard-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "runtime-env-agent-port",
+    "node-manager-port",
+    "object-manager-port",
+    "ray-client-server-port",
+)
+"""Options of ``ray start``, the first two as `RayCluster` has them."""
 
 
 class RayCluster:
@@ -146,11 +160,12 @@ def ray_cluster(
     temp_dir: Path | None = None,
     export: bool = True,
     profile: str = "full",
+    http_events: str = "",
     prefix: Sequence[str] = (),
     num_cpus: int = 4,
     system_config: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
-    start_seconds: float = 90.0,
+    start_seconds: float = 180.0,
 ) -> Iterator[RayCluster]:
     """
     Start a Ray of one node and yield it; stop it at the end, if `RayCluster.stop` has not.
@@ -160,11 +175,12 @@ def ray_cluster(
             below 107 bytes. None makes one in /tmp and deletes it at the end.
         export: Whether Ray writes its export event files.
         profile: How, as in `raytrail run --profile`.
+        http_events: The URL that Ray is to post events to, in place of files.
         prefix: What to put before ``ray start``, as ``raytrail run --``; what is exported is then its matter alone.
         num_cpus: How many CPUs Ray is to believe in.
         system_config: Further entries of Ray's system config.
         environment: Further variables of Ray's environment, and of its drivers'.
-        start_seconds: How long it may take to start.
+        start_seconds: How long it may take to start, once no other of this environment does.
 
     Raises:
         ConfigError: There is no `ray` beside this Python.
@@ -177,7 +193,7 @@ def ray_cluster(
     kept = temp_dir is not None
     directory = temp_dir or Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
     directory.mkdir(parents=True, exist_ok=True)
-    wanted = settings(profile) if export else off()
+    wanted = settings(profile, http_events=http_events) if export else off()
     config = {**({} if prefix else wanted.system_config), **(system_config or {})}
     # a RAY_ADDRESS or the like from outside would lead elsewhere
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -191,40 +207,54 @@ def ray_cluster(
     if not prefix:
         variables, _ = in_environment(wanted, variables)
     variables |= environment or {}
-    ports = _free_ports(9)
     command: list[str] = [
         *(*prefix, str(executable), "start", "--head", "--block", "--disable-usage-stats", "--log-color=false"),
         *("--node-ip-address", HOST, "--temp-dir", str(directory), "--num-cpus", str(num_cpus)),
         *("--include-dashboard", "true", "--dashboard-host", HOST, "--object-store-memory", str(200 << 20)),
-        *("--port", str(ports[0]), "--dashboard-port", str(ports[1])),
-        *("--dashboard-agent-listen-port", str(ports[2]), "--dashboard-agent-grpc-port", str(ports[3])),
-        *("--metrics-export-port", str(ports[4]), "--runtime-env-agent-port", str(ports[5])),
-        *("--node-manager-port", str(ports[6]), "--object-manager-port", str(ports[7])),
-        *("--ray-client-server-port", str(ports[8])),
         # any free port: the default range is the same for every Ray of a machine
         *("--min-worker-port", "0", "--max-worker-port", "0"),
     ]
     if config:
         command += ["--system-config", json.dumps(config)]
     try:
-        with (directory / "start.log").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        cluster = RayCluster(directory, ports, variables, process)
+        with executable.open("rb") as lock:
+            # Ray 2.48 gives its dashboard 20 s, whatever its settings say: two at once would take each other's time
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            cluster = _started(command, directory, variables, time.monotonic() + start_seconds)
         try:
-            cluster.wait_until_ready(time.monotonic() + start_seconds)
             yield cluster
         finally:
             cluster.stop()
     finally:
         if not kept:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _started(command: Sequence[str], directory: Path, variables: Mapping[str, str], deadline: float) -> RayCluster:
+    while True:
+        ports = _free_ports(len(_PORTS))
+        listening = [word for name, port in zip(_PORTS, ports, strict=True) for word in (f"--{name}", str(port))]
+        with (directory / "start.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, *listening],
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        cluster, ready = RayCluster(directory, ports, variables, process), False
+        try:
+            cluster.wait_until_ready(deadline)
+            ready = True
+            return cluster
+        except RaytrailError:
+            # on a busy machine one alone may need longer, too
+            if _NO_DASHBOARD not in cluster.log or time.monotonic() > deadline:
+                raise
+        finally:
+            if not ready:
+                cluster.stop()
 
 
 def _free_ports(count: int) -> list[int]:

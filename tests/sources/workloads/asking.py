@@ -14,12 +14,17 @@ def ask(path):
         return json.load(answer)
 
 
-def post(path, body):
+def post(path, body, method="POST"):
     """Ask the dashboard to do something."""
     url, headers = os.environ["RAY_API_SERVER_ADDRESS"] + path, {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)
     with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.status == 200
+
+
+def say(step, **what):
+    """Print what the test is to know of a step."""
+    print(json.dumps({"step": step, **what}), flush=True)  # noqa: T201 (the report)
 
 
 def tell(step, path, field, wanted):
@@ -29,17 +34,18 @@ def tell(step, path, field, wanted):
     Args:
         step: What has been done.
         path: What to ask.
-        field: Of the answer; what is beside it is left out.
+        field: Of the answer, which `wanted` is asked about. How the controller itself is, never the same, is left out.
         wanted: Says whether it is as wanted.
     """
     deadline = time.monotonic() + DEADLINE_SECONDS
     before = None
     while time.monotonic() < deadline:
         at_ms = time.time_ns() // 1_000_000
-        answer = ask(path)[field]
-        if wanted(answer) and answer == before:
+        answer = ask(path)
+        answer.pop("controller_health_metrics", None)
+        if wanted(answer[field]) and answer == before:
             # of this moment this is true: it was the answer before, and after
-            print(json.dumps({"step": step, "at_ms": at_ms, "answer": answer}), flush=True)  # noqa: T201 (the report)
+            say(step, at_ms=at_ms, path=path, answer=answer[field], whole=answer)
             return
         before = answer
         time.sleep(0.5)

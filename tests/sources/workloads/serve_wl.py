@@ -1,15 +1,21 @@
-"""Applications of Serve that are deployed, scaled, redeployed, broken and deleted; one is left running."""
+"""Applications of Serve that are deployed, scaled, redeployed, broken, deleted; one that is resized by its config."""
 
 import contextlib
 import socket
 from functools import partial
+from inspect import signature
+from pathlib import Path
 
-from asking import post, tell
+from asking import post, say, tell
+from ray.serve._private.version import DeploymentVersion
 
 import ray
 from ray import serve
 
 SMALL = {"num_cpus": 0.1}
+# neither is yet so in Ray 2.48
+SCALED = {"external_scaler_enabled": True} if "external_scaler_enabled" in signature(serve.run).parameters else {}
+ROUTED = "route_prefix" in signature(DeploymentVersion).parameters
 
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -56,7 +62,7 @@ def status(name, apps):
 
 def deploy(version):
     app = Ingress.bind(Model.bind(version))
-    handle = serve.run(app, name="shop", route_prefix="/shop", external_scaler_enabled=True)
+    handle = serve.run(app, name="shop", route_prefix="/shop", **SCALED)
     assert handle.remote().result() == version
 
 
@@ -65,12 +71,14 @@ def scale(replicas):
 
 
 ASK = ("/api/serve/applications/", "applications")
+say("this Ray", is_scaled_from_outside=bool(SCALED), tells_replicas_their_route=ROUTED)
 deploy("v1")
 tell("deployed", *ASK, partial(running, 1))
-scale(3)
-tell("scaled up", *ASK, partial(running, 3))
-scale(1)
-tell("scaled down", *ASK, partial(running, 1))
+if SCALED:
+    scale(3)
+    tell("scaled up", *ASK, partial(running, 3))
+    scale(1)
+    tell("scaled down", *ASK, partial(running, 1))
 deploy("v2")
 tell("redeployed", *ASK, partial(running, 1))
 with contextlib.suppress(RuntimeError):
@@ -79,5 +87,32 @@ tell("broken", *ASK, lambda apps: status("broken", apps) == "DEPLOY_FAILED")
 serve.delete("broken")
 serve.delete("shop")
 tell("deleted", *ASK, lambda apps: not apps)
-serve.run(Model.bind("left"), name="left", route_prefix="/left")
-tell("left", *ASK, lambda apps: status("left", apps) == "RUNNING")
+
+
+def config(replicas, route_prefix):
+    """Return the config of an application; another config resizes it, where another `serve.run` would replace it."""
+    return {
+        "name": "left",
+        "import_path": "left_app:app",
+        "route_prefix": route_prefix,
+        "runtime_env": {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+        "deployments": [{"name": "Model", "num_replicas": replicas}],
+    }
+
+
+def settled(replicas, route_prefix, apps):
+    """Say whether what is left is as its config says."""
+    if status("left", apps) != "RUNNING" or apps["left"]["route_prefix"] != route_prefix:
+        return False
+    models = apps["left"]["deployments"].get("Model", {}).get("replicas", [])
+    return [one["state"] for one in models] == ["RUNNING"] * replicas
+
+
+for step, replicas, route_prefix in (
+    ("left", 1, "/left"),
+    ("upscaled", 2, "/left"),
+    ("downscaled", 1, "/left"),
+    ("hidden", 1, None),
+):
+    post("/api/serve/applications/", {"applications": [config(replicas, route_prefix)]}, method="PUT")
+    tell(step, *ASK, partial(settled, replicas, route_prefix))

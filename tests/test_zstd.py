@@ -2,7 +2,7 @@
 
 import pytest
 
-from raytrail.pubsub.zstd import ZstdError, compress, decompress
+from raytrail.zstd import ZstdError, compress, decompress
 
 DATA = b'{"event_data":{}}\n' * 10_000
 

@@ -1,0 +1,122 @@
+"""``raytrail exec``: a command of Ray's, or anything that asks Ray's API, on a cluster of the history."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import click
+
+from raytrail.cli import _gcs, _history, _options, _output, _service
+from raytrail.cli.run import CANNOT_EXECUTE, NOT_FOUND
+from raytrail.config import Config, ServerConfig
+from raytrail.store import Store
+
+END = "end"
+"""What ``--at`` is given for the very end."""
+
+
+@click.command("exec", cls=_options.Command)
+@_options.at
+@click.argument("cluster_id", metavar="CLUSTER")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+def exec(at: str | None, cluster_id: str, command: tuple[str, ...], config: Config) -> None:
+    """
+    Run a command on a cluster of the history as if it were there.
+
+    \b
+        raytrail exec latest -- ray list tasks --filter state=FAILED
+        raytrail exec latest -- ray logs cluster 'worker*'
+        raytrail exec latest -- ray job logs raysubmit_RX7tp7Z8xUu6fXTf
+        raytrail exec latest -- serve status
+        raytrail exec latest --at -5m -- python ask.py
+
+    CLUSTER is a session's name, a part of it that no other has, a cluster's name or `latest`. The history is served
+    on this machine for as long as the command runs, beside a stand-in for the cluster's GCS, which `ray logs` asks for
+    the dashboard. Without --at a cluster that has ended is shown as it was just before its shutdown; --at end shows its
+    very end. The exit code is the command's.
+    """
+    with _history.reading(config) as store:
+        cluster = _history.chosen(store, cluster_id)
+        moment = "" if at is None else "/final" if at == END else f"/at/{_history.moment(cluster, at)}"
+        path = f"/clusters/{cluster.session}{moment}"
+        with _served(store) as url, _gcs.standing_in(f"{url.removeprefix('http://')}{path}", path) as gcs:
+            code = _run(command, _environment(url + path, gcs))
+    click.get_current_context().exit(code)
+
+
+def _environment(address: str, gcs: str) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        "RAY_ADDRESS": gcs,  # which wins over --address, so all that asks a GCS asks ours
+        "RAY_API_SERVER_ADDRESS": address,  # which wins over RAY_ADDRESS
+        "RAY_DASHBOARD_ADDRESS": address,  # of `serve`
+    }
+
+
+@contextmanager
+def _served(store: Store) -> Iterator[str]:
+    """Serve the history on a free port of this machine, on a thread of its own; yield the URL."""
+    server = _service.server()
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    urls: list[str] = []
+    ready = threading.Event()
+
+    def announce(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
+    # none of the settings of a server for others: what asks here knows no token, and no certificate
+    settings = ServerConfig(port=0, dashboard="off")
+
+    def serve() -> None:
+        try:
+            loop.run_until_complete(server.serve(store, settings, ready=announce, stop=stop))
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=serve, name="server")
+    thread.start()
+    try:
+        ready.wait()
+        yield urls[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the command to its end and return its exit code, as a shell gives it."""
+    try:
+        child = subprocess.Popen(command, env=environment)
+    except FileNotFoundError:
+        _output.note(f"{command[0]}: there is no such command")
+        return NOT_FOUND
+    except OSError as error:
+        _output.note(f"{command[0]}: {error.strerror}")
+        return CANNOT_EXECUTE
+
+    def forward(number: int, _: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            child.send_signal(number)
+
+    # Ctrl-C in a terminal reaches the command by itself; whether that ends it, it decides
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, forward),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, forward),
+    }
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

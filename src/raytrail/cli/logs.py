@@ -1,0 +1,130 @@
+"""``raytrail logs``: what Ray and its workers wrote into their log files."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import msgspec
+
+from raytrail.cli import _history, _options, _output
+from raytrail.cli._output import Field
+from raytrail.config import Config
+from raytrail.errors import NotFoundError
+from raytrail.store import Log, LogFinder, LogPart, Snapshot
+
+
+@click.command(cls=_options.Command)
+@click.argument("name", required=False)
+@_options.cluster
+@click.option("--node", metavar="ID", help="Logs of that node only; a part of its id that no other has will do.")
+@click.option("--task", metavar="ID", help="Print what a task printed; ID:1 is its second attempt.")
+@click.option("--actor", metavar="ID", help="Print what an actor's process printed.")
+@click.option("--job", metavar="ID", help="Print what a submission job's entrypoint printed.")
+@click.option("--err", is_flag=True, help="What a task or an actor wrote to stderr, in place of stdout.")
+@click.option("--lines", type=click.IntRange(min=1), metavar="NUMBER", help="Only the last lines.  [default: all]")
+@_options.output_format("table", "json")
+@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+def logs(
+    name: str | None,
+    cluster_id: str,
+    node: str | None,
+    task: str | None,
+    actor: str | None,
+    job: str | None,
+    err: bool,
+    lines: int | None,
+    form: str,
+    config: Config,
+) -> None:
+    """
+    List a cluster's logs, or print one.
+
+    NAME is a log's name in Ray's logs/, which is printed, or a glob, of which the logs are listed: * stays within a
+    directory, ** is any. Bytes are printed as Ray wrote them; where some are missing, a line says so.
+
+    \b
+    raytrail logs
+    raytrail logs 'serve/*'
+    raytrail logs raylet.out --lines 100
+    raytrail logs --job raysubmit_RX7tp7Z8xUu6fXTf
+    """
+    asked = [option for option in (name, task, actor, job) if option]
+    if len(asked) > 1:
+        raise click.UsageError("give NAME, --task, --actor or --job, and only one of them")
+    with _history.reading(config) as store:
+        snapshot = store.snapshot(_history.chosen(store, cluster_id).session)
+        node_id = _node(snapshot, node) if node else None
+        listed = store.logs(snapshot.session, node_id, name or "**")
+        if not (task or actor or job) and (not name or any(letter in name for letter in "*?[") or len(listed) > 1):
+            _list(listed, form, name)
+            return
+        finder = store.log_finder(snapshot)
+        part = _part(finder, listed, name, task, actor, job, "err" if err else "out")
+        end = part.log.size if part.end is None else min(part.end, part.log.size)
+        start = min(part.start, end)
+        if lines is not None:
+            start = max(start, finder.last_lines(part.log, end, lines))
+        for piece in store.read_log(snapshot.session, part.log, start, end):
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+
+
+def _node(snapshot: Snapshot, text: str) -> str:
+    ids = [row["node_id"] for row in snapshot.rows("node", columns=["node_id"]) if row["node_id"].startswith(text)]
+    if len(ids) != 1:
+        raise NotFoundError(
+            f"node {text!r}: {'several have it' if ids else 'there is none'}; see `raytrail list nodes`"
+        )
+    return str(ids[0])
+
+
+def _part(
+    finder: LogFinder,
+    listed: list[Log],
+    name: str | None,
+    task: str | None,
+    actor: str | None,
+    job: str | None,
+    suffix: str,
+) -> LogPart:
+    if task:
+        task_id, _, attempt = task.partition(":")
+        return finder.of_task(task_id, int(attempt) if attempt.isdigit() else 0, suffix)
+    if actor or job:
+        _, found = finder.of_actor(actor, suffix) if actor else finder.of_job(job or "")
+        if found is None:
+            raise NotFoundError(
+                f"no log of {f'actor {actor}' if actor else f'job {job}'} has come; see `raytrail logs`"
+            )
+        return found
+    if not listed:
+        raise NotFoundError(f"no log {name!r}; see `raytrail logs`")
+    return LogPart(listed[0])
+
+
+def _list(listed: list[Log], form: str, name: str | None) -> None:
+    if form == "json":
+        _output.write_json(msgspec.structs.asdict(log) for log in listed)
+        return
+    if not listed:
+        _output.note(f"no logs match {name!r}" if name else "no logs; agents ship them unless told not to (tail.logs)")
+        return
+    several = len({log.node_id for log in listed}) > 1
+    fields = [Field("name", whole=True), Field("size", right=True), Field("note")]
+    if several:
+        fields.insert(0, Field("node"))
+    rows = [
+        {"node": log.node_id[:8], "name": log.name, "size": _output.size(log.size), "note": _said(log)}
+        for log in listed
+    ]
+    _output.table(fields, rows)
+    _output.note(f"{len(listed):,} logs, {_output.size(sum(log.size for log in listed))}")
+
+
+def _said(log: Log) -> str:
+    if log.skipped_bytes:
+        return f"{_output.size(log.skipped_bytes)} more were over the agent's limit"
+    if log.stored_bytes < log.size:
+        return f"{_output.size(log.size - log.stored_bytes)} missing"
+    return ""

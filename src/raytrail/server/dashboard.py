@@ -1,0 +1,486 @@
+"""
+What Ray's dashboard asks, beside the State and Jobs APIs, answered from the history.
+
+The shapes are those of Ray 2.60, ray/dashboard/modules: node/node_head.py and node/datacenter.py (nodes and actors),
+event/event_head.py (events), reporter/reporter_head.py (cluster status) and the small ones. What a machine measured of
+itself (CPU, memory, disks, network) is in no event: it is left out where the pages bear that, else it is nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from raytrail.server import jobs_api
+from raytrail.server.view import Answer, View, encode, ray_answer
+from raytrail.store import Filter
+
+NO_ACTOR = "ffffffffffffffffffffffffffffffff"
+"""What Ray's core workers say that run no actor (`ActorID::Nil`)."""
+ACTORS_SHOWN = 100_000
+"""Most actors in one answer: the page draws them all. Ray's own dashboard keeps as many dead ones."""
+
+_DIED_OF = (
+    # the messages of ActorDeathCause (common.proto) in the order in which node_head.py looks for them
+    ("actor_died_error_context", "error_message"),
+    ("runtime_env_failed_context", "error_message"),
+    ("actor_unschedulable_context", "error_message"),
+    ("creation_task_failure_context", "formatted_exception_string"),
+)
+_FROM_CPP = ("COMMON", "CORE_WORKER", "GCS", "RAYLET")
+"""Who writes events from C++ (`Event_SourceType`, event.proto, but for what Python writes)."""
+_BUNDLED = (re.compile(r"(.+)_group_(\d+)_([0-9a-zA-Z]+)"), re.compile(r"(.+)_group_([0-9a-zA-Z]+)"))
+"""How Ray names a resource of a placement group (ray/_private/utils.py)."""
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def _nodes(view: View) -> Response:
+    """Every node for the dashboard, with `view=summary`; their names, with `view=hostNameList`."""
+    kind = view.param("view")
+    nodes = _found_nodes(view)
+    if kind == "summary":
+        workers = Counter(worker["node_id"] for worker in _living_workers(view))
+        return ray_answer(
+            {
+                "summary": [_node(node, workers[node["node_id"]]) for node in nodes],
+                # what of them is in use is told by no event; the page shows a dash
+                "nodeLogicalResources": {},
+            },
+            "Node summary fetched.",
+        )
+    if kind.lower() == "hostnamelist":
+        names = {node["node_name"] for node in nodes if node["state"] == "ALIVE"}
+        return ray_answer({"hostNameList": sorted(names)}, "Node hostname list fetched.")
+    return ray_answer({}, f"Unknown view {kind or None}", 500)
+
+
+def _one_node(view: View) -> Response:
+    """One node for the dashboard, with its actors and workers."""
+    id = str(view.path["node"])
+    found = _found_nodes(view, id)
+    if not found:  # as Ray says it of a node that it does not know
+        raylet = {"objectStoreUsedMemory": 0, "objectStoreAvailableMemory": 0, "stateMessage": None}
+        empty = {"raylet": raylet, "tpus": [], "actors": {}, "workers": []}
+        return ray_answer({"detail": empty}, "Node details fetched.")
+    workers = [_worker(worker) for worker in _living_workers(view, id)]
+    detail = {
+        **_node(found[0], len(workers)),
+        "actors": {actor["actorId"]: actor for actor in _actors(view, Filter("node_id", "=", id))},
+        "workers": workers,
+    }
+    return ray_answer({"detail": detail}, "Node details fetched.")
+
+
+def _all_actors(view: View) -> Response:
+    """Every actor for the dashboard; with `ids`, some of them."""
+    if "ids" in view.params:
+        ids = view.param("ids").split(",")
+        found = {actor["actorId"]: actor for id in ids for actor in _actors(view, Filter("actor_id", "=", id))}
+        actors: dict[str, Any] = {id: found.get(id) for id in ids}
+    else:
+        actors = {actor["actorId"]: actor for actor in _actors(view)}
+    return ray_answer({"actors": actors}, "All actors fetched.")
+
+
+def _one_actor(view: View) -> Response:
+    """One actor for the dashboard."""
+    actors = _actors(view, Filter("actor_id", "=", str(view.path["actor"])))
+    return ray_answer({"detail": actors[0] if actors else None}, "Actor details fetched.")
+
+
+def _events(view: View) -> Response:
+    """Ray's cluster events by job, for the dashboard; with `job_id`, those of one job."""
+    columns = [
+        "event_id",
+        "source_type",
+        "severity",
+        "label",
+        "message",
+        "custom_fields",
+        "host_name",
+        "pid",
+        "time_ms",
+    ]
+    job_id = view.param("job_id")
+    where = [Filter("job_id", "=", job_id)] if job_id else []
+    by_job: dict[str, list[dict[str, Any]]] = {}
+    for event in view.snapshot.rows("cluster_event", columns=[*columns, "job_id"], where=where):
+        seconds = event["time_ms"] // 1000
+        shown = {
+            "eventId": event["event_id"],
+            "sourceType": event["source_type"],
+            "severity": event["severity"],
+            "label": event["label"] or "",
+            "message": event["message"],
+            "customFields": {_camel(name): value for name, value in (event["custom_fields"] or {}).items()},
+        }
+        # Ray's C++ and Python write the same under different names
+        if event["source_type"] in _FROM_CPP:
+            shown |= {"hostName": event["host_name"], "pid": str(event["pid"]), "timestamp": seconds}
+        else:
+            shown |= {"sourceHostname": event["host_name"], "sourcePid": event["pid"], "timestamp": str(seconds)}
+        by_job.setdefault(event["job_id"] or "global", []).append(shown)
+    if job_id:
+        return ray_answer({"jobId": job_id, "events": by_job.get(job_id, [])}, "Job events fetched.")
+    return ray_answer({"events": by_job}, "All events fetched.")
+
+
+def _cluster_status(view: View) -> Response:
+    """What `ray status` says, as far as events tell, with `format=1`."""
+    if view.param("format", "0") == "1":
+        return ray_answer({"clusterStatus": _status(view)}, "Got formatted cluster status.")
+    # what the autoscaler wrote into the GCS's table, which is in no event
+    nothing = {"autoscalingStatus": None, "autoscalingError": None, "clusterStatus": None}
+    return ray_answer(nothing, "Got cluster status.")
+
+
+def _metadata(view: View) -> Response:
+    """What the dashboard says of the cluster itself."""
+    # no event says which Ray and which Python it was
+    said = {"rayVersion": None, "pythonVersion": None, "rayInitCluster": False, "sessionId": view.cluster.session}
+    return ray_answer(said)
+
+
+def _usage_stats(_: View) -> Response:
+    """Whether usage is reported: no."""
+    return ray_answer({"usageStatsEnabled": False, "usageStatsPromptEnabled": False}, "Fetched usage stats enabled")
+
+
+def _grafana(_: View) -> Response:
+    """Whether there are metrics: no, which hides their page and every chart."""
+    # this word hides the page of metrics and every chart: there is nothing to draw them from
+    return ray_answer({"grafanaHost": "DISABLED"}, "Grafana disabled")
+
+
+def _prometheus(_: View) -> Response:
+    """The same, of Prometheus: 500."""
+    return ray_answer({"reason": "a history has no metrics"}, "prometheus healthcheck failed.", 500)
+
+
+def _profiling(_: View) -> Response:
+    """Whether processes may be profiled: no."""
+    return ray_answer({"profilingEnabled": False, "profilingDefaults": {}})
+
+
+def _redaction(_: View) -> Response:
+    """Whether environment variables are masked."""
+    return ray_answer({"redactionEnabled": True})
+
+
+def _authentication(_: View) -> Response:
+    """Which authentication the dashboard asks of its users."""
+    return encode({"authentication_mode": "disabled"})
+
+
+def _timezone(_: View) -> Response:
+    """The time zone of the dashboard: UTC."""
+    # the dashboard knows UTC by this name only in its list of time zones
+    return encode({"offset": "+00:00", "value": "Etc/UTC"})
+
+
+def _version(view: View) -> Response:
+    """The version that Ray's clients ask for before anything else."""
+    return encode(jobs_api.version(view.cluster.session))
+
+
+ROUTES: tuple[tuple[str, Answer], ...] = (
+    ("/nodes", _nodes),
+    ("/nodes/{node}", _one_node),
+    ("/logical/actors", _all_actors),
+    ("/logical/actors/{actor}", _one_actor),
+    ("/events", _events),
+    ("/api/cluster_status", _cluster_status),
+    ("/api/v0/cluster_metadata", _metadata),
+    ("/api/v0/runtime_env_redaction", _redaction),
+    ("/usage_stats_enabled", _usage_stats),
+    ("/api/grafana_health", _grafana),
+    ("/api/prometheus_health", _prometheus),
+    ("/api/profiling_enabled", _profiling),
+    ("/api/authentication_mode", _authentication),
+    ("/timezone", _timezone),
+    ("/api/version", _version),
+    ("/api/ray/version", _version),
+)
+
+
+def _found_nodes(view: View, id: str = "") -> list[dict[str, Any]]:
+    columns = [
+        "node_id",
+        "node_ip",
+        "node_name",
+        "is_head_node",
+        "state",
+        "state_message",
+        "resources_total",
+        "labels",
+        "start_time_ms",
+        "end_time_ms",
+    ]
+    return view.snapshot.rows("node", columns=columns, where=[Filter("node_id", "=", id)] if id else [])
+
+
+def _node(node: Mapping[str, Any], workers: int) -> dict[str, Any]:
+    total = node["resources_total"] or {}
+    return {
+        "hostname": node["node_name"],
+        "ip": node["node_ip"],
+        # else the pages say 0%; of an empty text they draw an empty bar
+        "cpu": "",
+        # the pages break without these three
+        "loadAvg": [[], []],
+        "networkSpeed": [0, 0],
+        "cmdline": [],
+        "gpus": [],
+        "tpus": [],
+        "raylet": {
+            "nodeId": node["node_id"],
+            "nodeManagerAddress": node["node_ip"],
+            "nodeManagerHostname": node["node_name"],
+            "nodeName": node["node_name"],
+            "isHeadNode": bool(node["is_head_node"]),
+            "state": node["state"],
+            "stateMessage": node["state_message"],
+            "startTimeMs": str(node["start_time_ms"] or 0),
+            "endTimeMs": str(node["end_time_ms"] or 0),
+            "resourcesTotal": {_camel(name): amount for name, amount in total.items()},
+            "labels": node["labels"] or {},
+            "numWorkers": workers,
+            "objectStoreUsedMemory": 0,
+            "objectStoreAvailableMemory": int(total.get("object_store_memory") or 0),
+        },
+    }
+
+
+def _living_workers(view: View, node_id: str = "") -> list[dict[str, Any]]:
+    where = [Filter("is_alive", "=", True), *([Filter("node_id", "=", node_id)] if node_id else [])]
+    columns = ["worker_id", "worker_type", "node_id", "ip", "pid", "start_time_ms"]
+    workers = view.snapshot.rows("worker", columns=columns, where=where)
+    if not workers:
+        return []
+    # whose actor or job a worker is, is told by them
+    actors = {
+        (actor["node_id"], actor["pid"]): actor
+        for actor in view.snapshot.rows(
+            "actor",
+            columns=["actor_id", "node_id", "pid", "job_id", "class_name"],
+            where=[Filter("state", "=", "ALIVE"), *([Filter("node_id", "=", node_id)] if node_id else [])],
+        )
+    }
+    for worker in workers:
+        worker["actor"] = actors.get((worker["node_id"], worker["pid"]))
+    return workers
+
+
+def _worker(worker: Mapping[str, Any]) -> dict[str, Any]:
+    actor = worker["actor"] or {}
+    # a driver's id is its job's, padded (`ComputeDriverIdFromJob`, src/ray/common/id.cc)
+    job_id = worker["worker_id"][:8] if worker["worker_type"] == "DRIVER" else actor.get("job_id", "")
+    name = "driver" if worker["worker_type"] == "DRIVER" else f"ray::{actor.get('class_name', 'worker')}"
+    return {
+        "pid": worker["pid"],
+        "createTime": (worker["start_time_ms"] or 0) / 1000,
+        "cmdline": [name],
+        "cpuPercent": "",
+        "memoryInfo": {"rss": 0, "vms": 0},
+        "language": "PYTHON",
+        "jobId": job_id,
+        "coreWorkerStats": [
+            {
+                "workerId": worker["worker_id"],
+                "workerType": worker["worker_type"],
+                "pid": worker["pid"],
+                "ipAddress": worker["ip"],
+                "jobId": job_id,
+                "actorId": actor.get("actor_id", NO_ACTOR),
+                "language": "PYTHON",
+                "usedResources": {},
+            }
+        ],
+    }
+
+
+def _actors(view: View, *where: Filter) -> list[dict[str, Any]]:
+    columns = [
+        "actor_id",
+        "job_id",
+        "class_name",
+        "state",
+        "name",
+        "node_id",
+        "pid",
+        "required_resources",
+        "death_cause",
+        "placement_group_id",
+        "repr_name",
+        "label_selector",
+        "num_restarts",
+        "start_time_ms",
+        "end_time_ms",
+        "last_event_s",
+    ]
+    actors = view.snapshot.rows("actor", columns=columns, where=where, limit=ACTORS_SHOWN)
+    if not actors:
+        return []
+    ips = {node["node_id"]: node["node_ip"] for node in _found_nodes(view)}
+    workers = _workers_of(view, actors)
+    return [_actor(actor, ips, workers) for actor in actors]
+
+
+def _workers_of(view: View, actors: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
+    """Return the worker of each process that runs or ran an actor: told by workers, else by creations of actors."""
+    one = [Filter("pid", "=", actors[0]["pid"])] if len(actors) == 1 else []
+    workers = view.snapshot.rows("worker", columns=["node_id", "pid", "worker_id"], where=one)
+    found = {(worker["node_id"], worker["pid"]): worker["worker_id"] for worker in workers}
+    if any(actor["pid"] and (actor["node_id"], actor["pid"]) not in found for actor in actors):
+        created = [Filter("type", "=", "ACTOR_CREATION_TASK")]
+        if len(actors) == 1:
+            created.append(Filter("actor_id", "=", actors[0]["actor_id"]))
+        creators = {
+            task["actor_id"]: task["profiling_data"]["component_id"]
+            for task in view.snapshot.rows("task", columns=["actor_id", "profiling_data"], where=created)
+            if task["profiling_data"]
+        }
+        for actor in actors:
+            if actor["actor_id"] in creators:
+                found.setdefault((actor["node_id"], actor["pid"]), creators[actor["actor_id"]])
+    return found
+
+
+def _actor(actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tuple[str, int], str]) -> dict[str, Any]:
+    shown = {
+        "actorId": actor["actor_id"],
+        "jobId": actor["job_id"],
+        "address": {
+            "nodeId": actor["node_id"] or "",
+            "ipAddress": ips.get(actor["node_id"], ""),
+            "port": 0,
+            "workerId": workers.get((actor["node_id"], actor["pid"]), ""),
+        },
+        "name": actor["name"] or "",
+        "className": actor["class_name"] or "",
+        "actorClass": actor["class_name"] or "",
+        "state": actor["state"],
+        "numRestarts": str(actor["num_restarts"] or 0),
+        "timestamp": (actor["last_event_s"] or 0) * 1000.0,
+        "pid": actor["pid"] or 0,
+        "startTime": actor["start_time_ms"] or 0,
+        "endTime": actor["end_time_ms"] or 0,
+        "reprName": actor["repr_name"] or "",
+        "labelSelector": actor["label_selector"] or {},
+        "exitDetail": _exit_detail(actor["death_cause"]),
+        "requiredResources": _unbundled(actor["required_resources"] or {}),
+        "gpus": [],
+        "tpus": [],
+        "processStats": None,
+        "mem": [],
+    }
+    if actor["state"] == "ALIVE":  # as long as a core worker tells of it, Ray has its worker a second time
+        shown["workerId"] = shown["address"]["workerId"]
+    if actor["placement_group_id"]:
+        shown["placementGroupId"] = actor["placement_group_id"]
+    return shown
+
+
+def _exit_detail(cause: Mapping[str, Any] | None) -> str:
+    for context, message in _DIED_OF:
+        if cause and context in cause:
+            return str(cause[context].get(message) or "")
+    return "-"
+
+
+def _unbundled(resources: Mapping[str, float]) -> dict[str, float]:
+    """Return resources without what a placement group adds to their names."""
+    plain: dict[str, float] = {}
+    for name, amount in resources.items():
+        match = next((match for pattern in _BUNDLED if (match := pattern.match(name))), None)
+        if match is None:
+            plain[name] = amount
+        elif match[1] != "bundle":
+            plain[match[1]] = amount
+    return plain
+
+
+def _status(view: View) -> str:
+    """Return what ``ray status`` says, as far as events tell: nodes, resources, what runs and waits."""
+    nodes = _found_nodes(view)
+    alive = [node for node in nodes if node["state"] == "ALIVE"]
+    dead = [node for node in nodes if node["state"] == "DEAD"]
+    totals: Counter[str] = Counter()
+    for node in alive:
+        totals.update({n: a for n, a in (node["resources_total"] or {}).items() if not n.startswith("node:")})
+    used: Counter[str] = Counter()
+    running = [Filter("state", "=", "RUNNING"), Filter("type", "=", "NORMAL_TASK")]
+    for noun, where in (("actor", [Filter("state", "=", "ALIVE")]), ("task", running)):
+        for group in view.snapshot.group(noun, ["required_resources"], where):
+            used.update({n: a * group["count"] for n, a in _unbundled(_decoded(group["required_resources"])).items()})
+    waiting = view.snapshot.group("task", ["required_resources"], [Filter("state", "=", "PENDING_NODE_ASSIGNMENT")])
+    at = view.snapshot.at_ms
+    moment = datetime.fromtimestamp(at / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC") if at else "at last"
+    rule = "-" * 63
+    return "\n".join(
+        [
+            f"======== From the history: {moment} ========",
+            "Node status",
+            rule,
+            "Active:",
+            *(_lines(f"1 node_{node['node_id']}" for node in alive) or [" (no active nodes)"]),
+            "Pending:",
+            " (no pending nodes)",
+            "Recent failures:",
+            *(_lines(f"{node['node_ip']}: {node['state_message'] or 'dead'}" for node in dead) or [" (no failures)"]),
+            "",
+            "Resources",
+            rule,
+            "Total Usage:",
+            *(
+                _lines(
+                    f"{use}/{_amount(name, total)} {name}"
+                    for name, total in sorted(totals.items())
+                    # what of the object store is in use is told by no event
+                    for use in ("?" if name == "object_store_memory" else _amount(name, used[name]),)
+                )
+                or [" (no resources)"]
+            ),
+            "",
+            "From request_resources:",
+            " (none)",
+            "Pending Demands:",
+            *(
+                _lines(
+                    f"{_decoded(group['required_resources'])}: {group['count']}+ pending tasks/actors"
+                    for group in waiting
+                )
+                or [" (no resource demands)"]
+            ),
+        ]
+    )
+
+
+def _decoded(resources: str | None) -> dict[str, float]:
+    found: dict[str, float] = msgspec.json.decode(resources) if resources else {}
+    return found
+
+
+def _lines(texts: Iterable[str]) -> list[str]:
+    return [f" {text}" for text in texts]
+
+
+def _amount(name: str, amount: float) -> str:
+    if "memory" not in name:
+        return f"{round(float(amount), 4)}"
+    unit = 0
+    while amount >= 1024 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1024, unit + 1
+    return f"{amount:.2f}{_UNITS[unit]}" if unit else f"{int(amount)}B"
+
+
+def _camel(name: str) -> str:
+    """Return a name as Ray's dashboard writes it (`to_google_style`, ray/dashboard/optional_utils.py)."""
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)

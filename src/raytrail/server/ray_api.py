@@ -1,0 +1,139 @@
+"""Ray's routes, as its clients and its dashboard ask a live cluster, each with who answers it from the history."""
+
+from __future__ import annotations
+
+import itertools
+
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from raytrail.errors import ConfigError
+from raytrail.server import dashboard, data_api, jobs_api, logs, serve_api, train_api
+from raytrail.server.coverage import coverage, unknown
+from raytrail.server.lineage import summarize_by_lineage
+from raytrail.server.state_api import (
+    ACTORS,
+    NO_CALL_SITES,
+    OBJECTS,
+    PAGE_ROWS,
+    RESOURCES,
+    TASKS,
+    Resource,
+    encode_rows,
+    find_rows,
+    no_rows,
+    read_query,
+    records_call_sites,
+)
+from raytrail.server.summaries import summarize, summarize_objects
+from raytrail.server.timeline import timeline
+from raytrail.server.view import Answer, View, encode, ray_answer
+
+FEW_ATTEMPTS = 20
+"""Of so many attempts of one task, each has it read from the logs where its output starts."""
+PLATFORM_EVENTS = "no event of a platform such as Kubernetes is among what Ray exports"
+"""Why its dashboard's tab of them stays hidden, as it does wherever Ray has none."""
+
+
+def _list(view: View) -> Response:
+    """Ray's State API: a list. See below."""
+    resource = _resource(view)
+    query = read_query(resource, view.params)
+    why = unknown(view, resource)
+    rows = no_rows() if why else find_rows(view.snapshot, query)
+    if query.of_one_task and query.detail and rows.filtered <= FEW_ATTEMPTS:
+        pages = list(rows.pages)
+        logs.begun(view, itertools.chain(*pages))
+        rows = rows._replace(pages=iter(pages))
+    pieces = encode_rows(rows, _warnings(view, resource, why))
+    if min(query.limit, rows.filtered) > PAGE_ROWS:
+        return StreamingResponse(view.stream(pieces), media_type="application/json")
+    return Response(b"".join(pieces), media_type="application/json")
+
+
+def _summarize(view: View) -> Response:
+    """Ray's State API: a summary of `tasks`, `actors` or `objects`; of tasks with `summary_by=lineage` as a tree."""
+    resource = _resource(view)
+    if resource not in (TASKS, ACTORS, OBJECTS):
+        raise HTTPException(501, f"summary of {resource.noun}: Ray sums up tasks, actors and objects only")
+    by = view.param("summary_by", "func_name")
+    if by not in ("func_name", "task_name", "lineage"):
+        raise ConfigError(f"summary_by {by!r}: it is func_name, task_name or lineage")
+    sum_up = summarize_objects if resource is OBJECTS else summarize
+    if by == "lineage" and resource is TASKS:
+        sum_up = summarize_by_lineage
+    warnings = _warnings(view, resource, unknown(view, resource))
+    summary = sum_up(view.snapshot, read_query(resource, view.params), warnings)
+    return encode({"result": True, "msg": "", "data": {"result": summary}})
+
+
+def _platform_events(view: View) -> Response:
+    """404, by which Ray's dashboard knows that there are none."""
+    return ray_answer({}, PLATFORM_EVENTS, 404)
+
+
+def _jobs(view: View) -> Response:
+    """Ray's Jobs API: all jobs, submissions first."""
+    return encode(jobs_api.list_jobs(view.snapshot))
+
+
+def _job(view: View) -> Response:
+    """Ray's Jobs API: the job of that job id or submission id."""
+    return encode(jobs_api.get_job(view.snapshot, view.path["job"]))
+
+
+def _serve(view: View) -> Response:
+    """Ray Serve's REST API, for `serve status`: applications, deployments, replicas and proxies."""
+    return encode(serve_api.instance_details(view.snapshot, view.param("api_type")))
+
+
+def _datasets(view: View) -> Response:
+    """Ray Data's datasets of a driver job, and how far each operator is."""
+    return encode({"datasets": data_api.list_datasets(view.snapshot, view.path["job"])})
+
+
+def _train_runs(view: View) -> Response:
+    """Ray Train's runs, with their attempts and workers."""
+    runs = train_api.list_runs(view.snapshot)
+    # as Ray, whose state actor is there once there is a run
+    return encode({"train_runs": runs}) if runs else PlainTextResponse(train_api.NO_STATE, 500)
+
+
+def _train_v1_runs(view: View) -> Response:
+    """Runs of Ray Train's first generation, of which no event tells: what Ray answers where it has none."""
+    return PlainTextResponse(train_api.NO_STATE, 500)
+
+
+RAY_ROUTES: tuple[tuple[str, Answer], ...] = (
+    *dashboard.ROUTES,
+    *logs.ROUTES,
+    ("/coverage", coverage),
+    ("/api/v0/platform_events", _platform_events),
+    ("/api/v0/{noun}", _list),
+    ("/api/v0/{noun}/summarize", _summarize),
+    ("/api/v0/tasks/timeline", timeline),
+    ("/api/jobs/", _jobs),
+    ("/api/jobs/{job}", _job),
+    ("/api/serve/applications/", _serve),
+    ("/api/data/datasets/{job}", _datasets),
+    ("/api/train/v2/runs/v1", _train_runs),
+    ("/api/train/v2/runs", _train_v1_runs),
+)
+"""Each route below ``/clusters/<id>`` and ``/clusters/<id>/at/<ms>``; the first that fits answers."""
+
+
+def _resource(view: View) -> Resource:
+    noun = str(view.path["noun"])
+    if noun in RESOURCES:
+        return RESOURCES[noun]
+    raise HTTPException(501, f"/api/v0/{noun} is not served by this version; {', '.join(RESOURCES)} are")
+
+
+def _warnings(view: View, resource: Resource, why: str) -> list[str]:
+    warnings = view.warnings()
+    if why:
+        # no error, which would keep pages and commands from showing the rest
+        warnings.append(why)
+    elif resource is OBJECTS and not records_call_sites(view.snapshot):
+        warnings.append(NO_CALL_SITES)
+    return warnings

@@ -1,0 +1,38 @@
+"""Where a receiver of Ray's HTTP export is: what it listens on, and what Ray posts to."""
+
+from __future__ import annotations
+
+import re
+
+from raytrail.errors import ConfigError
+
+PATH = "/v1/events"
+"""As KubeRay's collector has it."""
+
+_LISTEN = re.compile(r"(\[[^]]+\]|[^:]*):([0-9]+)")
+
+
+def where(listen: str) -> tuple[str, int]:
+    """
+    Return the host and port of ``host:port``; without a host it is this machine alone.
+
+    Raises:
+        ConfigError: It is not that.
+    """
+    match = _LISTEN.fullmatch(listen)
+    if match is None:
+        raise ConfigError(f"receiver's address {listen!r} is not host:port; write e.g. 127.0.0.1:8367")
+    return match[1].strip("[]") or "127.0.0.1", int(match[2])
+
+
+def url(listen: str) -> str:
+    """
+    Return where Ray is to post to, for a receiver that listens there; a URL is taken as it is.
+
+    Raises:
+        ConfigError: It is no ``host:port``.
+    """
+    if "://" in listen:
+        return listen
+    host, port = where(listen)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"

@@ -1,0 +1,319 @@
+"""
+``POST /v1/events``: what Ray's aggregator agent posts, appended to event files before it is answered.
+
+An answer of 204 says that every event in the request is in a file, or set aside, or was there before. Ray sends a batch
+again until it is told so, and nothing else before: what it sends twice is known by the event's id, from the files
+themselves where this process is a new one. Like Ray's own, a line is handed to the operating system and not forced onto
+the disk: it survives the end of every process, not of the machine. Else the answer says what to do:
+
+    400  the body is no JSON array        411  the body's length is not said    429  others are being taken; come back
+    401  no token, or another one         413  it is longer than is taken       503  the disk takes nothing; come back
+    404  another path                     408  the body came too slowly
+
+The standard library's server is enough, and is there on every node: one sender, on the same machine, one request at a
+time. It runs in threads of its own: a disk that is slow holds nobody else up.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import logging
+import re
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import msgspec
+
+from raytrail.errors import ConfigError, EventError
+from raytrail.sources.address import PATH, url, where
+from raytrail.sources.event_file import EventFiles
+from raytrail.sources.ray_event import Converter
+from raytrail.sources.set_aside import SetAside
+
+PREFIX = "0"
+"""What the numbers in the names of its files begin with."""
+
+_BODIES_AT_ONCE = 2
+_BODY_SECONDS = 30.0
+_RETRY_SECONDS = 5
+_LINGER_SECONDS = 5.0
+_IDS = 200_000  # Ray's aggregator holds 100,000 events at most, and sends no other batch before one is taken
+_RECALLED_BYTES = 64 << 20
+_SESSIONS = 8
+
+_ID = re.compile(rb'^\{"event_id":"((?:[^"\\]|\\.)+)"', re.MULTILINE)
+_ADDRESS = re.compile(
+    rb'^\{.*"source_type":"EXPORT_NODE".*"node_id":"([^"]+)","node_manager_address":"([^"]+)"', re.MULTILINE
+)
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """
+    Appends batches of events to the event files of their sessions.
+
+    Args:
+        temp_dirs: Ray's temporary directories. A session that is in none of them is begun in the first.
+        set_aside: Takes events that cannot be read: sent again, they would be no better.
+    """
+
+    def __init__(self, temp_dirs: Sequence[Path], set_aside: SetAside) -> None:
+        self._temp_dirs, self._set_aside = tuple(temp_dirs), set_aside
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._converter = Converter()
+        self._lock = threading.Lock()
+        self._told_at = -60.0
+
+    def take(self, body: bytes) -> bool:
+        """
+        Append what is new in a batch, and say whether all of it is on the disk.
+
+        Raises:
+            EventError: It is no JSON array.
+        """
+        try:
+            batch = msgspec.json.decode(body, type=list[msgspec.Raw])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise EventError(f"expected a JSON array of Ray's events: {error}") from error
+        with self._lock:
+            return all(self._one(raw) for raw in batch)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.files.close()
+            self._sessions.clear()
+
+    def _one(self, raw: msgspec.Raw) -> bool:
+        try:
+            event = self._converter.convert(msgspec.json.decode(raw))
+        except (EventError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            return self._put_aside(raw, str(error))
+        session = self._session(event.session)
+        if event.id in session.ids:
+            session.ids.move_to_end(event.id)
+            return True
+        if not session.files.append_lines(event.event_type, event.lines):
+            return False
+        session.ids[event.id] = None
+        if len(session.ids) > _IDS:
+            session.ids.popitem(last=False)
+        return True
+
+    def _session(self, name: str) -> _Session:
+        session = self._sessions.get(name)
+        if session is None:
+            there = (one for one in self._temp_dirs if (one / name).is_dir())
+            directory = next(there, self._temp_dirs[0]) / name / "logs" / "export_events"
+            session = self._sessions[name] = _Session(directory)
+            self._converter.addresses.update(session.addresses)
+            if len(self._sessions) > _SESSIONS:
+                _, oldest = self._sessions.popitem(last=False)
+                oldest.files.close()
+        self._sessions.move_to_end(name)
+        return session
+
+    def _put_aside(self, raw: msgspec.Raw, reason: str) -> bool:
+        if time.monotonic() - self._told_at > 60:
+            self._told_at = time.monotonic()
+            log.warning("an event that Ray posted cannot be read: %s; it is kept in %s", reason, self._set_aside.path)
+        try:
+            self._set_aside.put(raw, reason)
+        except OSError as error:
+            log.error("%s: %s; make room, or mend it: Ray sends the batch again", self._set_aside.path, error)
+            return False
+        return True
+
+
+class _Session:
+    """A session's files, and what this process and those before it have written there of late."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files = EventFiles(directory, prefix=PREFIX)
+        self.ids: OrderedDict[str, None] = OrderedDict()
+        self.addresses: dict[str, str] = {}
+        for path, start in _newest(directory):
+            with path.open("rb") as file:
+                file.seek(start)
+                data = file.read()
+            # a line that was cut off when its writer was killed is none: it is sent again
+            data = data[: data.rfind(b"\n") + 1]
+            for match in _ID.finditer(data):
+                self.ids[msgspec.json.decode(b'"%s"' % match[1])] = None
+            for match in _ADDRESS.finditer(data):
+                self.addresses[match[1].decode()] = match[2].decode()
+        while len(self.ids) > _IDS:
+            self.ids.popitem(last=False)
+
+
+def _newest(directory: Path) -> Iterable[tuple[Path, int]]:
+    """Return the files of receivers, the newest last, each with where to begin so that all are not too much to read."""
+    found: list[tuple[int, int, Path]] = []
+    for path in directory.glob(f"event_EXPORT_*_{PREFIX}[0-9]*.log*"):
+        try:
+            status = path.stat()
+        except OSError:  # rotated away just now
+            continue
+        found.append((status.st_mtime_ns, status.st_size, path))
+    room, chosen = _RECALLED_BYTES, list[tuple[Path, int]]()
+    for _, size, path in sorted(found, reverse=True):
+        chosen.append((path, max(0, size - room)))
+        room -= size
+        if room <= 0:
+            break
+    return reversed(chosen)
+
+
+class Receiver:
+    """
+    Answers from threads of its own until it is closed.
+
+    Args:
+        listen: ``host:port``; without a host it is this machine alone, port 0 takes a free one.
+        intake: Where events go.
+        token: What senders must know, as bearer token or as the password of basic authentication, which is what a URL
+            can hold; empty lets everybody in.
+        most_bytes: Of a body.
+
+    Raises:
+        ConfigError: One cannot listen there.
+    """
+
+    def __init__(self, listen: str, intake: Intake, *, token: str = "", most_bytes: int = 64 << 20) -> None:
+        host, port = where(listen)
+        self._intake = intake
+
+        slots = threading.BoundedSemaphore(_BODIES_AT_ONCE)
+        settings = {"intake": intake, "token": token, "most_bytes": most_bytes, "slots": slots}
+        handler = type("Handler", (_Handler,), settings)
+
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            daemon_threads = True
+
+        try:
+            self._server = Server((host, port), handler)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"receiver={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8367"
+            ) from error
+        self.url = url(f"{listen.rpartition(':')[0]}:{self._server.server_address[1]}")
+        """Where Ray is to post to."""
+        self._thread = threading.Thread(target=self._server.serve_forever, name="raytrail-receiver", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more; what is being written is written."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._intake.close()
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers
+
+
+class _Handler(BaseHTTPRequestHandler):
+    intake: Intake
+    token: str
+    most_bytes: int
+    slots: threading.BoundedSemaphore
+
+    protocol_version = "HTTP/1.1"  # the connection stays, as Ray's client expects
+    timeout = _BODY_SECONDS
+
+    def do_POST(self) -> None:
+        try:
+            self._let_in()
+            if not self.slots.acquire(timeout=1):
+                raise _Refused(429, "others are being taken; come back", **{"Retry-After": str(_RETRY_SECONDS)})
+            try:
+                stored = self.intake.take(self._body())
+            finally:
+                self.slots.release()
+            if not stored:
+                raise _Refused(503, "not stored; come back", **{"Retry-After": str(_RETRY_SECONDS)})
+        except _Refused as error:
+            # what was not read of the body would be taken for the next request
+            self.close_connection = True
+            self._answer(error.status, f"{error}\n", **error.headers)
+            self._let_out()
+        except EventError as error:
+            self._answer(400, f"{error}\n")
+        except ConnectionError:
+            self.close_connection = True  # nobody reads it
+        else:
+            self._answer(204)
+
+    def do_GET(self) -> None:
+        self._answer(404, f"POST {PATH}\n")
+
+    def _let_in(self) -> None:
+        if self.path.partition("?")[0] != PATH:
+            raise _Refused(404, f"POST {PATH}")
+        scheme, _, said = self.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                said = base64.b64decode(said).partition(b":")[2].decode()
+            except (binascii.Error, ValueError):
+                said = ""
+        if self.token and not hmac.compare_digest(said.encode(), self.token.encode()):
+            challenge = 'Bearer, Basic realm="raytrail"'
+            raise _Refused(401, "send the token of this receiver", **{"WWW-Authenticate": challenge})
+
+    def _let_out(self) -> None:
+        """
+        Let a sender whose body was not read say it all, within bounds.
+
+        A socket that is closed with bytes unread resets the connection, and the sender may never see the answer.
+        """
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            until = time.monotonic() + _LINGER_SECONDS
+            while (left := until - time.monotonic()) > 0:
+                self.connection.settimeout(left)
+                if not self.connection.recv(1 << 16):
+                    break
+
+    def _body(self) -> bytes:
+        said = self.headers.get("Content-Length", "")
+        if not said.isdigit() or "Transfer-Encoding" in self.headers:
+            raise _Refused(411, "say the body's length in Content-Length")
+        if int(said) > self.most_bytes:
+            log.error("%s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", said)
+            raise _Refused(413, f"the body is longer than {self.most_bytes} bytes; send less at once")
+        try:
+            body = self.rfile.read(int(said))
+        except TimeoutError:
+            raise _Refused(408, f"the body did not come within {_BODY_SECONDS:g} seconds") from None
+        if len(body) < int(said):
+            raise ConnectionAbortedError("the sender has gone")
+        return body
+
+    def _answer(self, status: int, text: str = "", **headers: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if body:
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+        if status != 204:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing of each request: there is one a second."""

@@ -1,0 +1,175 @@
+"""What Ray's dashboard asks beside the State and Jobs APIs."""
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+NODE, OTHER = "01" * 28, "02" * 28
+RESOURCES = {"CPU": 4.0, "memory": 2.0 * 1024**3, "object_store_memory": 1024.0**3, "node:127.0.0.1": 1.0}
+
+
+def node(number=1, state="ALIVE", *, began_ms=1_000, ended_ms=0, **fields):
+    return "EXPORT_NODE", {
+        "node_id": b64(f"{number:02d}" * 28),
+        "node_manager_address": f"127.0.0.{number}",
+        "node_name": f"host-{number}",
+        "is_head_node": number == 1,
+        "state": state,
+        "resources_total": RESOURCES,
+        "labels": {"zone": "a"},
+        "start_time_ms": str(began_ms),
+        "end_time_ms": str(ended_ms),
+        **fields,
+    }
+
+
+def actor(number=1, state="ALIVE", **fields):
+    return "EXPORT_ACTOR", {
+        "actor_id": b64(f"{number:024x}01000000"),
+        "job_id": b64("01000000"),
+        "class_name": "Counter",
+        "state": state,
+        "node_id": b64(NODE),
+        "pid": 100 + number,
+        **fields,
+    }
+
+
+def b64(hexadecimal):
+    import base64
+
+    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()
+
+
+async def ask(client, path):
+    answer = await client.get(f"/clusters/latest/{path}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+async def test_actors_are_those_of_the_state_api(client, said):
+    actors = (await client.get("/clusters/varied/logical/actors")).json()["data"]["actors"]
+    assert set(actors) == {row["actor_id"] for row in said["actors"]}
+    for row in said["actors"]:
+        shown = actors[row["actor_id"]]
+        assert (shown["state"], shown["actorClass"], shown["pid"]) == (row["state"], row["class_name"], row["pid"])
+        assert (shown["address"]["nodeId"], shown["numRestarts"]) == (row["node_id"] or "", str(row["num_restarts"]))
+        one = (await client.get(f"/clusters/varied/logical/actors/{row['actor_id']}")).json()["data"]["detail"]
+        assert one == shown
+
+
+async def test_some_actors_are_asked_for_by_their_ids(made_client, add):
+    add(node(), actor(1), actor(2))
+    known, unknown = f"{1:024x}01000000", f"{9:024x}01000000"
+    actors = (await ask(made_client, f"logical/actors?ids={known},{unknown}"))["actors"]
+    assert actors[known]["className"] == "Counter"
+    assert actors[unknown] is None
+    assert (await ask(made_client, f"logical/actors/{unknown}"))["detail"] is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "detail"),
+    [
+        (None, "-"),
+        ({"actor_died_error_context": {"error_message": "killed"}}, "killed"),
+        ({"creation_task_failure_context": {"formatted_exception_string": "Traceback"}}, "Traceback"),
+    ],
+)
+async def test_why_an_actor_died_is_said_as_ray_says_it(cause, detail, made_client, add):
+    add(node(), actor(1, "DEAD", **({"death_cause": cause} if cause else {})))
+    [shown] = (await ask(made_client, "logical/actors"))["actors"].values()
+    assert shown["exitDetail"] == detail
+
+
+async def test_what_a_placement_group_adds_to_resources_is_not_shown(made_client, add):
+    group = "ab" * 18
+    resources = {f"CPU_group_0_{group}": 0.5, f"CPU_group_{group}": 0.5, f"bundle_group_0_{group}": 0.001, "GPU": 1.0}
+    add(node(), actor(1, required_resources=resources))
+    [shown] = (await ask(made_client, "logical/actors"))["actors"].values()
+    assert shown["requiredResources"] == {"CPU": 0.5, "GPU": 1.0}
+
+
+async def test_nodes_have_all_without_which_the_pages_break(made_client, add):
+    add(node(1), node(2, "DEAD", ended_ms=9_000, death_info={"reason": "UNEXPECTED_TERMINATION"}))
+    summary = (await ask(made_client, "final/nodes?view=summary"))["summary"]
+    assert [(one["hostname"], one["raylet"]["state"]) for one in summary] == [("host-1", "ALIVE"), ("host-2", "DEAD")]
+    assert summary[1]["raylet"]["stateMessage"].startswith("Unexpected termination: ")
+    for id in (NODE, OTHER, "03" * 28):
+        detail = (await ask(made_client, f"nodes/{id}"))["detail"]
+        assert {"raylet", "workers", "actors"} <= detail.keys()
+        assert id == "03" * 28 or {"loadAvg", "networkSpeed", "cmdline"} <= detail.keys()
+    assert (await ask(made_client, "nodes?view=hostnamelist"))["hostNameList"] == ["host-1"]
+    assert (await made_client.get("/clusters/latest/nodes?view=other")).status_code == 500
+
+
+async def test_a_nodes_page_lists_its_actors(made_client, add):
+    add(node(1), node(2), actor(1), actor(2, node_id=b64(OTHER)))
+    assert list((await ask(made_client, f"nodes/{NODE}"))["detail"]["actors"]) == [f"{1:024x}01000000"]
+
+
+async def test_the_status_counts_what_runs_and_what_waits(made_client, add, task):
+    kind, waiting = task(1, required_resources={"CPU": 8.0})
+    waiting["state_updates"] = {"state_ts_ns": {"2": "1500000000"}}
+    add(node(), actor(1, required_resources={"CPU": 1.5}), (kind, waiting))
+    status = (await ask(made_client, "api/cluster_status?format=1"))["clusterStatus"]
+    assert f" 1 node_{NODE}" in status
+    assert " 1.5/4.0 CPU\n 0B/2.00GiB memory\n ?/1.00GiB object_store_memory\n" in status
+    assert " {'CPU': 8.0}: 1+ pending tasks/actors" in status
+    assert status.index("Node status") < status.index("Resources")
+
+
+async def test_events_are_given_by_job(made_client, add, chunk, made):
+    add(node())
+    line = (
+        b'{"event_id":"e1","source_type":"RAYLET","severity":"ERROR","label":"RAY_WORKER_FAILURE","message":"died",'
+        b'"timestamp":7,"host_name":"vm","pid":12,"custom_fields":{"job_id":"02000000","worker_id":"ab"}}\n'
+        b'{"event_id":"e2","source_type":"JOBS","severity":"INFO","label":"","message":"Started","timestamp":"8",'
+        b'"source_hostname":"vm","source_pid":13,"custom_fields":{"submission_id":"raysubmit_1"}}\n'
+    )
+    made.append([chunk("CLUSTER_EVENT", line)])
+    made.fold()
+    events = (await ask(made_client, "events"))["events"]
+    assert events["02000000"][0]["customFields"] == {"jobId": "02000000", "workerId": "ab"}
+    assert (events["02000000"][0]["timestamp"], events["02000000"][0]["hostName"]) == (7, "vm")
+    assert (events["global"][0]["timestamp"], events["global"][0]["sourcePid"]) == ("8", 13)
+    assert (await ask(made_client, "events?job_id=02000000"))["events"] == events["02000000"]
+    assert (await ask(made_client, "events?job_id=03000000"))["events"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "has"),
+    [
+        ("api/grafana_health", {"grafanaHost": "DISABLED"}),
+        ("api/profiling_enabled", {"profilingEnabled": False}),
+        ("api/v0/runtime_env_redaction", {"redactionEnabled": True}),
+        ("usage_stats_enabled", {"usageStatsEnabled": False}),
+        ("api/cluster_status", {"clusterStatus": None}),
+        ("api/v0/cluster_metadata", {"sessionId": "session_2026-11-23_07-40-30_867494_13129"}),
+    ],
+)
+async def test_what_every_page_asks_is_answered(path, has, client):
+    data = (await client.get(f"/clusters/varied/{path}")).json()["data"]
+    assert has.items() <= data.items()
+
+
+class TestTheMomentWithoutOneInThePath:
+    async def states(self, client, at=""):
+        answer = await client.get(f"/clusters/latest/{at}api/v0/nodes")
+        return [row["state"] for row in answer.json()["data"]["result"]["result"]]
+
+    async def test_is_now_while_a_node_is_alive(self, made_client, add):
+        add(node(1), node(2, "DEAD", ended_ms=9_000))
+        assert await self.states(made_client) == ["ALIVE", "DEAD"]
+
+    async def test_is_just_before_the_nodes_went_that_went_together(self, made_client, add):
+        ends = {3: 30_000, 2: 70_300, 1: 70_900}
+        add(*(node(n) for n in ends), *(node(n, "DEAD", ended_ms=ms) for n, ms in ends.items()))
+        assert await self.states(made_client) == ["ALIVE", "ALIVE", "DEAD"]
+        assert await self.states(made_client, "at/69999/") == ["ALIVE", "ALIVE", "DEAD"]
+        assert await self.states(made_client, "final/") == ["DEAD", "DEAD", "DEAD"]
+
+    async def test_is_before_the_end_that_was_concluded_where_no_event_says_it(self, made, made_client, add):
+        add(node(1), actor(1))
+        made.seal("session_2026-01-01_00-00-00_000000_1")
+        assert await self.states(made_client) == ["ALIVE"]
+        assert await self.states(made_client, "final/") == ["DEAD"]

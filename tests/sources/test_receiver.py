@@ -1,0 +1,287 @@
+"""What Ray's HTTP export posts: in the files before it is answered, once, and what cannot be read set aside alone."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+from tests.sources.posted import SESSION, event
+
+from raytrail.errors import ConfigError, EventError
+from raytrail.sources.address import url, where
+from raytrail.sources.receiver import Intake, Receiver
+from raytrail.sources.set_aside import SetAside
+
+pytestmark = pytest.mark.slow
+
+NODE = {"nodeId": "Tg==", "nodeIpAddress": "192.0.2.7", "startTimestamp": "2026-11-23T08:08:50.899Z"}
+
+
+def node(id, **fields):
+    return event("NODE_DEFINITION_EVENT", "nodeDefinitionEvent", NODE, eventId=id, **fields)
+
+
+def job(id):
+    return event(
+        "DRIVER_JOB_DEFINITION_EVENT", "driverJobDefinitionEvent", {"jobId": "AQ==", "driverNodeId": "Tg=="}, eventId=id
+    )
+
+
+@pytest.fixture
+def temp_dir(tmp_path):
+    (tmp_path / "ray" / SESSION / "logs" / "export_events").mkdir(parents=True)
+    return tmp_path / "ray"
+
+
+@pytest.fixture
+def begin(tmp_path, temp_dir):
+    """Make what a new process would."""
+    made = []
+
+    def begin():
+        made.append(Intake([temp_dir], SetAside(tmp_path / "set-aside.ndjson")))
+        return made[-1]
+
+    yield begin
+    for intake in made:
+        intake.close()
+
+
+def body(*events):
+    return json.dumps(events).encode()
+
+
+def written(temp_dir, session=SESSION):
+    """The event ids in the files of a session, in order."""
+    paths = sorted((temp_dir / session / "logs" / "export_events").iterdir())
+    return [json.loads(line)["event_id"] for path in paths for line in path.read_bytes().splitlines()]
+
+
+def set_aside(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "set-aside.ndjson").read_text().splitlines()]
+
+
+def test_events_are_in_files_whose_numbers_no_process_of_rays_has(begin, temp_dir):
+    assert begin().take(body(node("n1"), job("j1")))
+    names = sorted(path.name for path in (temp_dir / SESSION / "logs" / "export_events").iterdir())
+    assert names == [f"event_EXPORT_{kind}_0{os.getpid()}.log" for kind in ("DRIVER_JOB", "NODE")]
+
+
+def test_an_event_that_comes_again_is_known(begin, temp_dir):
+    intake = begin()
+    assert intake.take(body(node("n1")))
+    assert intake.take(body(node("n1"), node("n2"), node("n2")))
+    assert written(temp_dir) == ["n1", "n2"]
+
+
+def test_another_process_knows_from_the_files_what_came_and_where_nodes_are(begin, temp_dir):
+    begin().take(body(node("n1"), node('a "quoted" id')))
+    intake = begin()
+    assert intake.take(body(node("n1"), node('a "quoted" id'), job("j1")))
+    assert Counter(written(temp_dir)) == {"n1": 1, 'a "quoted" id': 1, "j1": 1}
+    [path] = (temp_dir / SESSION / "logs" / "export_events").glob("*DRIVER_JOB*")
+    assert json.loads(path.read_text())["event_data"]["driver_ip_address"] == "192.0.2.7"
+
+
+def test_a_line_that_a_killed_process_left_half_written_is_written_again_after_it(begin, temp_dir):
+    begin().take(body(node("n1")))
+    [path] = (temp_dir / SESSION / "logs" / "export_events").iterdir()
+    with path.open("ab") as file:
+        file.write(b'{"event_id":"n2","source_type"')
+    assert begin().take(body(node("n1"), node("n2")))
+    whole = [json.loads(line)["event_id"] for line in path.read_bytes().splitlines() if line.endswith(b"}")]
+    assert whole == ["n1", "n2"]
+
+
+def test_a_bad_event_is_set_aside_alone_and_the_batch_goes_on(begin, temp_dir, tmp_path):
+    bad = node("n2", sessionName="../../etc")
+    assert begin().take(body(node("n1"), bad, 7, node("n3")))
+    assert written(temp_dir) == ["n1", "n3"]
+    assert [(one["reason"], one["event"]) for one in set_aside(tmp_path)] == [
+        ("expected a session's name, got '../../etc' - at $.sessionName", bad),
+        ("expected an object, got int - at $", 7),
+    ]
+    assert not (tmp_path / "etc").exists()
+
+
+def test_what_is_set_aside_has_a_limit(begin, tmp_path, monkeypatch):
+    monkeypatch.setattr("raytrail.sources.set_aside.MOST_BYTES", 1000)
+    intake = begin()
+    for number in range(30):
+        intake.take(body(number))
+    assert sorted(path.name for path in tmp_path.glob("set-aside*")) == ["set-aside.ndjson", "set-aside.ndjson.1"]
+    assert all(path.stat().st_size <= 1000 for path in tmp_path.glob("set-aside*"))
+
+
+def test_a_session_that_is_not_here_is_begun(begin, temp_dir):
+    other = "session_2026-11-24_00-00-00_000000_1"
+    begin().take(body(node("n1", sessionName=other)))
+    assert written(temp_dir, other) == ["n1"]
+
+
+def test_no_more_sessions_are_held_open_than_a_few(begin, temp_dir):
+    intake = begin()
+    for number in range(20):
+        intake.take(body(node("n1", sessionName=f"session_{number}")))
+    assert len(intake._sessions) == 8
+    intake.take(body(node("n1", sessionName="session_0")))
+    assert written(temp_dir, "session_0") == ["n1"]
+
+
+def test_what_is_no_array_is_refused(begin):
+    with pytest.raises(EventError, match=r"^expected a JSON array of Ray's events: "):
+        begin().take(b'{"eventId": "n1"}')
+
+
+@pytest.mark.parametrize("small_disk", [1], indirect=True)
+def test_a_full_disk_takes_nothing_and_all_comes_once_there_is_room(small_disk, tmp_path):
+    intake = Intake([small_disk], SetAside(tmp_path / "set-aside.ndjson"))
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (900 << 10))
+    many = body(*(node(f"n{number}", message="m" * 100) for number in range(2000)))
+    assert not intake.take(many)
+    filler.unlink()
+    intake = Intake([small_disk], SetAside(tmp_path / "set-aside.ndjson"))
+    assert intake.take(many)
+    lines = [
+        line
+        for path in (small_disk / SESSION / "logs" / "export_events").iterdir()
+        for line in path.read_bytes().splitlines()
+    ]
+    whole = [json.loads(line)["event_id"] for line in lines if line.endswith(b"}}")]
+    assert Counter(whole) == Counter(f"n{number}" for number in range(2000))
+
+
+@contextmanager
+def receiver(intake, **options):
+    receiver = Receiver("127.0.0.1:0", intake, **options)
+    try:
+        yield receiver
+    finally:
+        receiver.close()
+
+
+def post(url, data, **headers):
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_batch_is_answered_once_it_is_in_the_files(begin, temp_dir):
+    with receiver(begin()) as taking:
+        assert post(taking.url, body(node("n1"))) == (204, "")
+        assert written(temp_dir) == ["n1"]
+
+
+def test_each_refusal_says_what_to_do(begin, temp_dir):
+    with receiver(begin(), token="secret", most_bytes=1000) as taking:
+        bearer = {"Authorization": "Bearer secret"}
+        basic = {"Authorization": "Basic cmF5OnNlY3JldA=="}
+        assert post(taking.url, b"[]") == (401, "send the token of this receiver\n")
+        assert post(taking.url, b"[]", Authorization="Bearer other")[0] == 401
+        assert post(taking.url, b"[]", Authorization="Basic !")[0] == 401
+        assert post(taking.url, b"[]", **bearer) == (204, "")
+        assert post(taking.url, b"[]", **basic) == (204, "")
+        assert post(taking.url + "x", b"[]", **bearer) == (404, "POST /v1/events\n")
+        assert post(taking.url, b" " * 1001, **bearer) == (
+            413,
+            "the body is longer than 1000 bytes; send less at once\n",
+        )
+        assert post(taking.url, iter([b"[]"]), **bearer) == (411, "say the body's length in Content-Length\n")
+        assert post(taking.url, b"{", **bearer)[0] == 400
+    assert written(temp_dir) == []
+
+
+def test_a_sender_that_says_more_than_is_read_hears_why_nothing_was_taken(begin, temp_dir):
+    with receiver(begin(), most_bytes=1000) as taking:
+        # more than the sockets between them hold: the sender is still sending when it is refused
+        assert post(taking.url, b" " * (32 << 20))[0] == 413
+    assert written(temp_dir) == []
+
+
+def test_a_refused_sender_that_never_ends_is_left(begin, monkeypatch):
+    monkeypatch.setattr("raytrail.sources.receiver._LINGER_SECONDS", 0.2)
+    with receiver(begin(), most_bytes=1000) as taking:
+        host, port = taking.url.removeprefix("http://").removesuffix("/v1/events").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as endless:
+            endless.sendall(b"POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\n\r\n")
+            assert endless.recv(100).startswith(b"HTTP/1.1 413")
+            with pytest.raises(ConnectionError):
+                send(endless, b" " * (1 << 20), times=2000)
+
+
+def send(connection, piece, times):
+    for _ in range(times):
+        connection.sendall(piece)
+
+
+def test_more_at_once_than_are_taken_are_told_to_come_back(begin, monkeypatch):
+    monkeypatch.setattr("raytrail.sources.receiver._BODIES_AT_ONCE", 1)
+    with receiver(begin()) as taking:
+        address = taking.url.removeprefix("http://").removesuffix("/v1/events").split(":")
+        with socket.create_connection((address[0], int(address[1]))) as slow:
+            slow.sendall(b"POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n[")
+            # the slow one holds the only place from when its head was read, and not before
+            refused = (429, "others are being taken; come back\n")
+            assert any(post(taking.url, b"[]") == refused or time.sleep(0.01) for _ in range(500))
+            slow.sendall(b"]")
+            assert slow.recv(100).startswith(b"HTTP/1.1 204")
+        assert post(taking.url, b"[]")[0] == 204
+
+
+def test_an_address_that_is_taken_or_none_is_a_wrong_setting(begin):
+    with receiver(begin()) as taking:
+        listen = taking.url.removeprefix("http://").removesuffix("/v1/events")
+        with pytest.raises(ConfigError, match="Address already in use; give host:port of a free port"):
+            Receiver(listen, begin())
+    with pytest.raises(ConfigError) as failed:
+        where("8367")
+    assert str(failed.value) == "receiver's address '8367' is not host:port; write e.g. 127.0.0.1:8367"
+    assert where(":8367") == ("127.0.0.1", 8367)
+    assert where("[::1]:1") == ("::1", 1)
+    assert url("[::1]:1") == "http://[::1]:1/v1/events"
+    assert url("https://ray:token@host/x") == "https://ray:token@host/x"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from raytrail.sources.receiver import Intake, Receiver
+from raytrail.sources.set_aside import SetAside
+
+class Killed(Intake):
+    def take(self, body):
+        super().take(body)
+        os.kill(os.getpid(), signal.SIGKILL)  # appended, and not answered
+
+taking = Receiver("127.0.0.1:0", Killed([Path(sys.argv[1])], Path(sys.argv[1], "set-aside.ndjson")))
+print(taking.url, flush=True)
+signal.pause()
+"""
+
+
+def test_a_batch_whose_answer_a_kill_took_is_in_the_files_once(begin, temp_dir, captured):
+    batch = json.dumps(captured[3]).encode()
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(temp_dir)], stdout=subprocess.PIPE, text=True)
+    try:
+        with pytest.raises(OSError, match=r"."):
+            post(process.stdout.readline().strip(), batch)
+        assert process.wait(10) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.communicate()
+    with receiver(begin()) as taking:
+        assert post(taking.url, batch) == (204, "")
+    ids = [id for id in written(temp_dir) if "." not in id]
+    assert Counter(ids) == Counter(one["eventId"] for one in captured[3])

@@ -4,7 +4,9 @@ import asyncio
 import io
 import json
 import tracemalloc
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from raytrail.config import ServerConfig
 from raytrail.event import Chunk, Segment
-from raytrail.server import serve
+from raytrail.server import asgi, serve
 from raytrail.store import Store
 
 from .conftest import MADE, b64
@@ -304,11 +306,21 @@ async def test_a_jobs_output_is_given_as_ray_reads_it(cluster, job, made_client)
     assert (answer.status_code, answer.text) == (404, "Job none does not exist")
 
 
-async def test_a_job_is_followed_to_its_end_by_websocket(cluster, job, made):
+@asynccontextmanager
+async def listening(store):
+    """The address of a server of its own."""
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(made, ServerConfig(port=0), ready=ready.set_result, stop=stop))
+    serving = asyncio.create_task(serve(store, ServerConfig(port=0), ready=ready.set_result, stop=stop))
     try:
-        url = f"{(await asyncio.wait_for(ready, 30)).replace('http', 'ws', 1)}/clusters/{MADE}/api/jobs"
+        yield await asyncio.wait_for(ready, 30)
+    finally:
+        stop.set()
+        await asyncio.wait_for(serving, 30)
+
+
+async def test_a_job_is_followed_to_its_end_by_websocket(cluster, job, made):
+    async with listening(made) as address:
+        url = f"{address.replace('http', 'ws', 1)}/clusters/{MADE}/api/jobs"
         async with connect(f"{url}/s1/logs/tail") as socket:
             said = [text async for text in socket]
         assert "".join(said) == JOB_TEXT
@@ -320,9 +332,6 @@ async def test_a_job_is_followed_to_its_end_by_websocket(cluster, job, made):
             with pytest.raises(InvalidStatus) as refused:
                 await connect(f"{url}/{name}/logs/tail")
             assert (refused.value.response.status_code, refused.value.response.body) == (status, reason)
-    finally:
-        stop.set()
-        await asyncio.wait_for(serving, 30)
 
 
 @given(
@@ -343,18 +352,40 @@ def test_lines_are_counted_from_the_end_as_ray_counts_them(tmp_path_factory, mon
     assert ours == theirs
 
 
-async def test_a_large_log_is_told_from_its_end_and_whole_in_little_memory(cluster, made, made_client):
+@pytest.fixture
+def large(cluster, made):
+    """A log of 200 MB, of the line that is returned."""
     line = b"%0199d\n" % 7
-    piece, count = line * 20_000, 50  # 200 MB
-    for number in range(count):
+    piece = line * 20_000
+    for number in range(50):
         made.append(log_chunks("raylet.out", piece, start=number * len(piece), report=number == 0))
     made.fold()
+    return line
+
+
+async def test_a_large_log_is_told_from_its_end_and_whole_in_little_memory(large, made, made_client):
     tracemalloc.start()
     try:
         async with made_client.stream("GET", f"{FILE}raylet.out&lines=3") as answer:
-            assert await answer.aread() == line * 3
+            assert await answer.aread() == large * 3
         [log] = made.logs(MADE)
-        assert sum(len(data) for data in made.read_log(MADE, log)) == count * len(piece)
+        assert sum(len(data) for data in made.read_log(MADE, log)) == 200_000_000
         assert tracemalloc.get_traced_memory()[1] < 8_000_000
     finally:
         tracemalloc.stop()
+
+
+async def test_readers_that_take_nothing_fill_no_memory_and_hold_up_nobody(large, made):
+    request = f"GET {FILE}raylet.out&lines=-1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    async with listening(made) as address, AsyncExitStack() as readers:
+        tracemalloc.start()
+        readers.callback(tracemalloc.stop)
+        for _ in range(3 * asgi.QUERIES_AT_ONCE):
+            # beyond twice this limit a reader takes nothing more from its socket
+            reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(address).port, limit=1024)
+            readers.callback(writer.close)
+            writer.write(request)
+            assert b"200" in await asyncio.wait_for(reader.readline(), 30)
+        async with httpx.AsyncClient(base_url=address, timeout=30) as client:
+            assert (await client.get(f"{FILE}raylet.out&lines=3")).content == large * 3
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000

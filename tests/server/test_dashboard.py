@@ -2,6 +2,8 @@
 
 import pytest
 
+from .conftest import b64
+
 pytestmark = pytest.mark.anyio
 
 NODE, OTHER = "01" * 28, "02" * 28
@@ -33,12 +35,6 @@ def actor(number=1, state="ALIVE", **fields):
         "pid": 100 + number,
         **fields,
     }
-
-
-def b64(hexadecimal):
-    import base64
-
-    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()
 
 
 async def ask(client, path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raytrail.entities import installed
+from raytrail.entities import installed, sql
 from raytrail.entities.task import STATES
 from raytrail.testing import check_entity
 from raytrail.testing.entities import line
@@ -222,6 +222,13 @@ def test_every_entity_with_events_has_a_strategy():
 
 def test_every_entity_with_events_says_who_writes_them():
     assert [one.name for one in installed().values() if (one.emitted is None) != bool(one.view)] == []
+
+
+def test_the_columns_that_an_entity_is_counted_and_told_apart_by_are_stored():
+    for one in installed().values():
+        assert bool(one.earliest) == bool(one.latest) >= bool(one.tallied), one.name
+        named = [name for name in (one.earliest, one.latest, *one.tallied) if name]
+        assert sql.stored(one).keys() >= set(named), one.name
 
 
 @pytest.mark.slow

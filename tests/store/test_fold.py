@@ -1,15 +1,18 @@
 """What events add up to: live, sealed, and at an earlier moment."""
 
 import base64
+from copy import deepcopy
 
 import duckdb
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from raytrail.config import StoreConfig
-from raytrail.entities import installed
+from raytrail.entities import installed, sql
 from raytrail.errors import NotFoundError
 from raytrail.event import Chunk
-from raytrail.store import Filter, Store
+from raytrail.store import Filter, Store, seal
 from raytrail.store.live import LiveFold
 from raytrail.testing.entities import SESSION, chunk, line
 
@@ -574,6 +577,58 @@ def test_the_cache_answers_as_the_files_do(store, task, at_ms):
     assert counted[4] > 0
 
 
+TALLIED = ("name", "state", "inferred")
+ATTEMPT = st.fixed_dictionaries(
+    {"name": st.sampled_from("fg"), "job": st.sampled_from([JOB, base64.b64encode(b"\x02\0\0\0").decode()])},
+    optional={name: st.integers(0, 9) for name in ("pending", "running", "finished", "failed")},
+)
+
+
+@given(attempts=st.lists(ATTEMPT, min_size=1, max_size=12))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_was_counted_when_it_was_sealed_is_what_counting_gives_at_every_moment(
+    attempts, tmp_path_factory, task, monkeypatch
+):
+    monkeypatch.setattr(seal, "TALLY_SAVES", 0)
+    monkeypatch.setattr(sql, "TALLY_STEPS", 3)
+    moments = [None, *(T0 * 1000 + ms for ms in range(-500, 10_000, 500))]
+    wheres = (
+        [],
+        [Filter("type", "!=", "DRIVER_TASK"), Filter("name", "=", "F", ignore_case=True)],
+        [Filter("job_id", "=", "01000000"), Filter("state", "!=", "FAILED")],
+    )
+    with Store.open(tmp_path_factory.mktemp("store"), StoreConfig(threads=1), write=True) as store:
+        lines = [
+            task(
+                number,
+                job=attempt.pop("job"),
+                task_info={"type": "NORMAL_TASK", "func_or_class_name": attempt.pop("name")},
+                state_updates=times(**attempt),
+            )
+            for number, attempt in enumerate(deepcopy(attempts))
+        ]
+        put(store, "task", *lines)
+        store.seal(SESSION)
+
+        def counted(at_ms):
+            snapshot = store.snapshot(SESSION, at_ms)
+            return [(snapshot.group("task", TALLIED, where), snapshot.count("task", where)) for where in wheres]
+
+        plain = [counted(at_ms) for at_ms in moments]
+        store.cache(SESSION)
+        assert store.snapshot(SESSION)._tally(ENTITIES["task"]) is not None
+        assert [counted(at_ms) for at_ms in moments] == plain
+
+
+def test_what_is_nearly_each_of_a_kind_of_its_own_is_not_counted_beforehand(store, task):
+    put(store, "task", *(complete(task, number, number) for number in range(1, 6)))
+    store.seal(SESSION)
+    store.cache(SESSION)
+    snapshot = store.snapshot(SESSION)
+    assert snapshot._tally(ENTITIES["task"]) is None
+    assert snapshot.group("task", ["state"]) == [{"state": "FINISHED", "count": 5}]
+
+
 def test_a_session_whose_cache_was_never_finished_gets_one(store, task, config):
     put(store, "task", complete(task, 1, 0))
     store.seal(SESSION)
@@ -683,10 +738,21 @@ def test_what_an_older_version_wrote_lacks_only_what_it_did_not_know(sealed, at_
         assert (only(store, "task")["worker_pid"], only(store, "node")["labels"]) == (None, labels)
 
 
-def forget(root, name, column):
-    """Take a column, and the table of workers, from all files of a store."""
+def test_the_cache_of_what_an_older_version_sealed_has_what_that_did_not_work_out(tmp_path, task):
+    with Store.open(tmp_path, StoreConfig(threads=1), write=True) as store:
+        put(store, "task", complete(task, 1, 0))
+        store.seal(SESSION)
+    forget(tmp_path, "task", "_earliest_ns", "sealed-*")
+    with Store.open(tmp_path, StoreConfig(threads=1), write=True) as store:
+        store.cache(SESSION)
+        assert store.snapshot(SESSION)._table(ENTITIES["task"]) is not None
+        assert only(store, "task", 10**15)["state"] == "FINISHED"
+
+
+def forget(root, name, column, files="*"):
+    """Take a column, and the table of workers, from files of a store."""
     with duckdb.connect() as db:
-        for path in root.rglob(f"{name}-*.parquet"):
+        for path in root.rglob(f"{name}-{files}.parquet"):
             # the live states of tasks and nodes, and their logs, are files of these names
             db.execute(f"COPY (SELECT * EXCLUDE ({column}) FROM '{path}') TO '{path}.new' (FORMAT parquet)")
             path.with_suffix(".parquet.new").rename(path)

@@ -144,9 +144,14 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     at_from_times: bool = False
     """Whether the state at a moment follows from the folded times (columns named ``*_ns``) alone; else the
     events up to that moment are folded anew."""
+    earliest: str = ""
+    """With `at_from_times`: the stored column of the first of the times, in nanoseconds. Before that nothing was."""
     latest: str = ""
-    """With `at_from_times`: the stored column of the last of the times, in nanoseconds. After that the state is what it
+    """With `earliest`: the stored column of the last of the times, in nanoseconds. After that the state is what it
     is at last, and nothing of it is worked out anew."""
+    tallied: tuple[str, ...] = ()
+    """With `latest`: stored columns that states are mostly counted by. A sealed session keeps how many there are of
+    each combination of their values, where those are few."""
 
     def column(self, name: str) -> Column | Derived:
         """

@@ -50,6 +50,12 @@ INFERRED = Derived(
 )
 SETTLED = "_settled"
 """The column of states at a moment that says whether one is as it was at last."""
+TALLY = "_n"
+"""The column of a tally that says how many states it stands for."""
+UNTIL = "_until_ns"
+"""The column of a tally by which the last of their times lies, all of them after the one before."""
+TALLY_STEPS = 64
+"""By how many moments of a session's life a tally tells its states apart."""
 COMMON = (EXTRA, FIRST, LAST)
 """Columns that every entity has."""
 
@@ -222,10 +228,11 @@ def folded(entity: Entity, log: str) -> str:
 
 def settled(entity: Entity, at_ms: int) -> str:
     """Return the condition that a state is at a moment what it was at last, as nothing more happened to it."""
-    return f"{quote(entity.latest)} <= {_last_ns(at_ms)}" if entity.latest else "false"
+    return f"{quote(entity.latest)} <= {last_ns(at_ms)}" if entity.latest else "false"
 
 
-def _last_ns(at_ms: int) -> int:
+def last_ns(at_ms: int) -> int:
+    """Return the last nanosecond of a moment."""
     return (at_ms + 1) * 1_000_000 - 1
 
 
@@ -243,9 +250,10 @@ def at_times(entity: Entity, source: str, at_ms: int, names: Sequence[str]) -> s
         names: The columns to show, of those of `source`. No other is written: the engine takes longer to plan a
             statement with all of them than to answer most questions.
     """
-    at_ns = _last_ns(at_ms)
+    at_ns = last_ns(at_ms)
     times = [c.name for c in entity.columns if c.name.endswith("_ns")]
-    began = f"least({', '.join(map(quote, times))}) <= {at_ns}"
+    first = quote(entity.earliest) if entity.earliest else f"least({', '.join(map(quote, times))})"
+    began = f"{first} <= {at_ns}"
     columns = {c.name: c for c in entity.columns}
     derived = {d.name: d for d in entity.derived if d.stored}
     plain = dict.fromkeys(chain(*(_named(entity, derived[n].sql) if n in derived else [n] for n in names)))
@@ -273,6 +281,31 @@ def at_times(entity: Entity, source: str, at_ms: int, names: Sequence[str]) -> s
         f"SELECT {', '.join([*map(quote, names), f'true AS {SETTLED}'])} FROM {source} "
         f"WHERE {settled(entity, at_ms)} UNION ALL "
         + still(f"{source} WHERE {quote(entity.latest)} > {at_ns} AND {began}")
+    )
+
+
+def tally_name(entity: Entity) -> str:
+    """Return the table of an entity's tally."""
+    return f"{entity.name}_tally"
+
+
+def tally_columns(entity: Entity) -> tuple[str, ...]:
+    """Return the columns of an entity's tally."""
+    return (*entity.tallied, UNTIL, TALLY)
+
+
+def tally(entity: Entity, source: str) -> str:
+    """
+    Return the SELECT that counts the states of `source` by the columns that they are mostly counted by.
+
+    And by the last of their times, in `TALLY_STEPS` steps that are the same for all: so the states that had come to
+    their end at a moment are those up to the step before it, and few others.
+    """
+    latest = quote(entity.latest)
+    span = f"(SELECT min({latest}) AS low, (max({latest}) - min({latest})) // {TALLY_STEPS} + 1 AS step FROM {source})"
+    return (
+        f"SELECT {', '.join(map(quote, entity.tallied))}, low + (({latest} - low) // step + 1) * step - 1 AS {UNTIL}, "
+        f"count(*) AS {TALLY} FROM {source}, {span} GROUP BY ALL"
     )
 
 

@@ -75,7 +75,7 @@ PROCESS_SQL = "coalesce(unhex(_creator[21:]), _profile_component_id)"
 STATE_SQL = "CASE " + " ".join(f"WHEN {_time(n)} IS NOT NULL THEN '{_NAMES[n]}'" for n in RANK) + " ELSE 'NIL' END"
 
 
-LATEST_SQL = ", ".join(_time(number) for number, _ in STATES)
+TIMES_SQL = ", ".join(_time(number) for number, _ in STATES)
 """The times of an attempt: it cannot have ended before the last of them."""
 
 
@@ -265,10 +265,11 @@ TASK = Entity(
     derived=(
         Derived("state", "text", STATE_SQL, "The state it is in, or NIL where no event said.", stored=True),
         Derived("name", "text", _NAME_SQL, "The name given to it, else what is called.", stored=True),
+        Derived("_earliest_ns", "int", f"least({TIMES_SQL})", "The first of its times.", stored=True),
         Derived(
             "_latest_ns",
             "int",
-            f"greatest({LATEST_SQL}, list_max(list_transform(_profile_events, lambda s: s.end_time)))",
+            f"greatest({TIMES_SQL}, list_max(list_transform(_profile_events, lambda s: s.end_time)))",
             "The last of its times.",
             stored=True,
         ),
@@ -326,7 +327,7 @@ TASK = Entity(
     state="state",
     terminal=("FINISHED", "FAILED"),
     closing=(
-        ("failed_ns", f"greatest({{end_ms}} * 1000000, {LATEST_SQL})"),
+        ("failed_ns", f"greatest({{end_ms}} * 1000000, {TIMES_SQL})"),
         ("_error_type", "'WORKER_DIED'"),
         ("_error_message", "'The session ended while it was open.'"),
     ),
@@ -337,5 +338,7 @@ TASK = Entity(
     ),
     settled="type IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL",
     at_from_times=True,
+    earliest="_earliest_ns",
     latest="_latest_ns",
+    tallied=("job_id", "type", "func_or_class_name", "name", "state", "required_resources", "inferred"),
 )

@@ -31,15 +31,17 @@ def summarize(snapshot: Snapshot, query: Query, warnings: Sequence[str]) -> dict
     meets first, and we that of the most.
     """
     entity, by = query.resource.entity, _SUMMARY_BY[query.resource.noun]
-    total = snapshot.count(entity, query.counted)
     groups = [] if query.empty else snapshot.group(entity, by, query.where)
+    filtered = sum(group["count"] for group in groups)
+    all_counted = query.where == query.counted and not query.empty
+    total = filtered if all_counted else snapshot.count(entity, query.counted)
     groups.sort(key=lambda group: -int(group["count"]))
     summary = _task_summary(groups) if query.resource is TASKS else _actor_summary(groups)
     warned, names = list(warnings), len(summary["summary"])
     if names > SUMMARY_NAMES:
         warned.append(f"{names} names; the {SUMMARY_NAMES} most frequent are shown, the totals count all")
         summary["summary"] = dict(islice(summary["summary"].items(), SUMMARY_NAMES))
-    return _answer(summary, total, sum(group["count"] for group in groups), warned)
+    return _answer(summary, total, filtered, warned)
 
 
 def summarize_objects(snapshot: Snapshot, query: Query, warnings: Sequence[str]) -> dict[str, Any]:

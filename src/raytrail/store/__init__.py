@@ -18,7 +18,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -224,7 +224,7 @@ class Store:
         with self._lock:
             kinds = {file.kind for file in self._catalogue.state_files(session)}
             if "sealed" in kinds and "cache" not in kinds:
-                self._sealer.cache(session)
+                self._sealer.cache(session, lambda one: self._last_states(session, one, attach=False))
 
     def rebuild(self, session: str) -> None:
         """Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read."""
@@ -293,7 +293,8 @@ class Store:
             at_ms,
             lambda one: self._states(session, one, at_ms),
             lambda one: self._last_states(session, one),
-            lambda one: self._table(session, one),
+            lambda one: self._table(session, one.name, sql.stored(one)),
+            lambda one: self._table(session, sql.tally_name(one), sql.tally_columns(one)),
             self._counts,
         )
 
@@ -415,7 +416,7 @@ class Store:
         return source if at_ms is None else f"({sql.at_times(one, source, at_ms, [*sql.stored(one)])})"
 
     def _last_states(self, session: str, one: Entity, *, attach: bool = True) -> str:
-        if attach and (table := self._table(session, one)):
+        if attach and (table := self._table(session, one.name, sql.stored(one))):
             return table
         files = self._catalogue.state_files(session)
         sealed = [self._root / f.path for f in files if f.entity == one.name and f.kind == "sealed"]
@@ -440,17 +441,17 @@ class Store:
         exclude = f" EXCLUDE ({', '.join(derived)})" if derived else ""
         return f"({sql.with_derived(one, f'(SELECT *{exclude} FROM {states})')})"
 
-    def _table(self, session: str, one: Entity) -> str | None:
-        """Return the table of an entity's states in a sealed session; None where it lives, or the file is gone."""
+    def _table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
+        """Return a table of a sealed session's cache; None where it has none, it lives, or the file is gone."""
         for file in self._catalogue.state_files(session):
             if (
                 file.kind == "cache"
-                and not one.view
                 and (attached := self._attach(file.path))
                 # what was sealed before an entity or a column of it was known, has it not
-                and attached.columns.get(one.name, frozenset()) >= sql.stored(one).keys()
+                and name in attached.columns
+                and attached.columns[name].issuperset(columns)
             ):
-                return f"{attached.name}.{sql.quote(one.name)}"
+                return f"{attached.name}.{sql.quote(name)}"
         return None
 
     def _attach(self, path: str) -> _Attached | None:

@@ -50,6 +50,7 @@ class Snapshot:
         base: Callable[[Entity], str],
         last: Callable[[Entity], str],
         table: Callable[[Entity], str | None] = lambda _: None,
+        tally: Callable[[Entity], str | None] = lambda _: None,
         counts: dict[object, int] | None = None,
     ) -> None:
         """
@@ -62,6 +63,7 @@ class Snapshot:
             base: The relation of an entity's states at that moment.
             last: The relation of its last states.
             table: The table of its last states, where it is sealed and has one.
+            tally: The table of how many there are of each kind, likewise.
             counts: What was counted of a sealed session before, by what was asked; None where it may still change.
         """
         self.session = session
@@ -70,6 +72,7 @@ class Snapshot:
         self._base = base
         self._last = last
         self._table = table
+        self._tally = tally
         self._counts = counts
 
     def source(self, one: Entity) -> str:
@@ -232,7 +235,8 @@ class Snapshot:
         if self._counts is not None and asked in self._counts:
             return self._counts[asked]
         condition, params = _condition(one, where)
-        [(count,)] = self._engine.run(f"SELECT count(*) FROM {self._narrowed(one, where, ())} s{condition}", params)
+        source, counted = self._counted(one, where, ())
+        [(count,)] = self._engine.run(f"SELECT {counted} FROM {source} s{condition}", params)
         if self._counts is not None and asked[0]:
             self._counts[asked] = int(count)
         return int(count)
@@ -245,8 +249,8 @@ class Snapshot:
         condition, params = _condition(one, where)
         wanted = [sql.find(one, name) for name in by]
         raw = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
-        source = self._narrowed(one, where, sql.read_from(one, wanted))
-        inner = f"SELECT {raw}, count(*) AS n FROM {source} s{condition} GROUP BY ALL"
+        source, counted = self._counted(one, where, sql.read_from(one, wanted))
+        inner = f"SELECT {raw}, {counted} AS n FROM {source} s{condition} GROUP BY ALL"
         # what was raw is shown only now, once a group
         shown = ", ".join(
             f"{sql.public(Column(c.name, c.type, '', 'max', c.doc))} AS {sql.quote(c.name)}" for c in wanted
@@ -254,6 +258,26 @@ class Snapshot:
         bound = "" if limit is None else f" LIMIT {int(limit)}"
         found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
         return [dict(zip((*by, "count"), row, strict=True)) for row in found.rows]
+
+    def _counted(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
+        """
+        Return the relation by whose rows states are counted, with these stored columns and those of the conditions, and
+        the aggregate that counts them.
+        """
+        read = sql.read_from(one, [sql.find(one, condition.column) for condition in where])
+        names = [*dict.fromkeys([*names, *read])]
+        table, tally = self._table(one), self._tally(one)
+        if not table or not tally or not set(one.tallied).issuperset(names):
+            return self._narrowed(one, where, names), "count(*)"
+        counted = f"coalesce(sum({sql.TALLY}), 0)::BIGINT"
+        if self.at_ms is None:
+            return tally, counted
+        past = f"FROM {tally} WHERE {sql.UNTIL} <= {sql.last_ns(self.at_ms)}"
+        [(until,)] = self._engine.run(f"SELECT max({sql.UNTIL}) {past}")
+        later = f" WHERE {sql.quote(one.latest)} > {until}" if until is not None else ""
+        rest = self._then(one, f"(SELECT * FROM {table}{later})", names)
+        shown = "".join(f"{sql.quote(name)}, " for name in names)
+        return f"(SELECT {shown}{sql.TALLY} {past} UNION ALL SELECT {shown}1 FROM {rest})", counted
 
     def relation(self, noun: str, columns: Sequence[str], where: Sequence[Filter] = ()) -> tuple[str, list[Any]]:
         """Return the relation, with its parameters, of these columns as they are kept: ids as bytes, JSON as text."""

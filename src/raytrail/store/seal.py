@@ -9,16 +9,20 @@ it. Each such row says so in ``inferred``.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from raytrail.entities import Derived, Entity, installed, sql
-from raytrail.entities.task import LATEST_SQL
+from raytrail.entities.task import TIMES_SQL
 from raytrail.errors import StoreError
 from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, copy_parquet, parquet
 
 _WORKER_DIED = "The actor is dead because its worker process has died. Worker exit type: "
+
+TALLY_SAVES = 100
+"""A tally is kept of so many states of each kind, on average; of fewer, reading it saves nothing."""
 
 _EXIT_TYPES = (
     "SYSTEM_ERROR",
@@ -79,25 +83,26 @@ class Sealer:
             db.execute("UPDATE sessions SET sealed_ms = ? WHERE session = ?", (time.time_ns() // 1_000_000, session))
         return old
 
-    def cache(self, session: str) -> None:
-        """Copy a sealed session's states into tables, from which a few rows are read many times faster."""
-        files = self._catalogue.state_files(session)
+    def cache(self, session: str, source: Callable[[Entity], str]) -> None:
+        """
+        Copy a sealed session's states into tables, from which a few rows are read many times faster.
+
+        Args:
+            session: Its whole name.
+            source: The relation of an entity's states, with every column.
+        """
         path = self._root / "state" / session / f"{time.time_ns():020d}.duckdb"
         self._engine.run(f"ATTACH {sql.literal(str(path))} AS caching")
         try:
             for entity in (e for e in installed().values() if not e.view):
-                paths = [self._root / file.path for file in files if file.entity == entity.name]
-                source = (
-                    sql.filled(entity, parquet(paths), partial=False)
-                    if paths
-                    else f"({sql.empty(entity, partial=False)})"
-                )
                 table = f"caching.{sql.quote(entity.name)}"
-                self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source}")
+                self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source(entity)}")
                 # for one by its id: looking for it would read the ids of all
                 self._engine.run(
                     f"CREATE INDEX {sql.quote(f'{entity.name}_by_id')} ON {table}({sql.quote(entity.key[0])})"
                 )
+                if entity.tallied:
+                    self._tally(entity, table)
             self._engine.run("CHECKPOINT caching")
         except StoreError:
             self._engine.run("DETACH caching")
@@ -108,6 +113,13 @@ class Sealer:
         sync_directories([path.parent])
         with self._catalogue.transaction() as db:
             db.execute("INSERT INTO state VALUES(?, '', 'cache', ?, 0)", (session, str(path.relative_to(self._root))))
+
+    def _tally(self, entity: Entity, table: str) -> None:
+        """Count the states of a table, unless nearly each is one of its kind."""
+        named = ", ".join(map(sql.quote, entity.tallied))
+        [(kinds, rows)] = self._engine.run(f"SELECT approx_count_distinct(hash({named})), count(*) FROM {table}")
+        if kinds * TALLY_SAVES <= rows:
+            self._engine.run(f"CREATE TABLE caching.{sql.quote(sql.tally_name(entity))} AS {sql.tally(entity, table)}")
 
     def _end_ms(self, runs: dict[str, list[Path]]) -> int:
         """Return when the session ended: when its last node died, or else when its last event was written."""
@@ -240,7 +252,7 @@ def _close_tasks(source: str, partial: str) -> str:
         "(SELECT * EXCLUDE (ended) REPLACE ("
         # GCS takes the job's own end, though a retry may be submitted a moment later
         "CASE WHEN ended IS NULL THEN failed_ns WHEN ended.why = 'job ended' THEN ended.ns "
-        f"ELSE greatest(ended.ns, {LATEST_SQL}) END AS failed_ns, "
+        f"ELSE greatest(ended.ns, {TIMES_SQL}) END AS failed_ns, "
         "CASE WHEN ended IS NULL THEN _error_type ELSE 'WORKER_DIED' END AS _error_type, "
         "CASE WHEN ended IS NULL THEN _error_message ELSE ended.says END AS _error_message, "
         "ended.why AS inferred) FROM ("

@@ -209,6 +209,41 @@ async def test_few_requests_read_the_store_at_once(made):
     assert most == asgi.QUERIES_AT_ONCE
 
 
+async def test_who_asks_for_few_rows_does_not_wait_for_those_who_ask_for_many(client, monkeypatch):
+    lock, entered, leave = threading.Lock(), threading.Semaphore(0), threading.Event()
+    inside, most = 0, 0
+    find = ray_api.find_rows
+
+    def slow(snapshot, query):
+        nonlocal inside, most
+        if query.limit <= asgi.LARGE_ROWS:
+            return find(snapshot, query)
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        entered.release()
+        assert leave.wait(30)
+        with lock:
+            inside -= 1
+        return find(snapshot, query)
+
+    monkeypatch.setattr(ray_api, "find_rows", slow)
+    url = "/clusters/varied/api/v0/tasks?limit="
+    many = [
+        asyncio.create_task(client.get(f"{url}{asgi.LARGE_ROWS + number}"))
+        for number in range(1, 2 * asgi.QUERIES_AT_ONCE)
+    ]
+    try:
+        for _ in range(asgi.LARGE_AT_ONCE):
+            assert await asyncio.to_thread(entered.acquire, timeout=30)
+        few = await asyncio.wait_for(client.get(f"{url}{asgi.LARGE_ROWS}"), 30)
+    finally:
+        leave.set()
+    answers = [few, *await asyncio.gather(*many)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == asgi.LARGE_AT_ONCE
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_it_serves_on_a_free_port_until_it_is_stopped(host, store):
     stop = asyncio.Event()

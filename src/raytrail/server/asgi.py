@@ -20,7 +20,8 @@ import ipaddress
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -49,6 +50,10 @@ from raytrail.store import Cluster, Store
 
 QUERIES_AT_ONCE = 4
 """Requests that read the store at the same time; the engine spreads each over the cores by itself."""
+LARGE_AT_ONCE = 2
+"""Of these, those that ask for many rows: each takes some 200 MB while it is made, and others need not wait."""
+LARGE_ROWS = 2_000
+"""More rows than so many are many."""
 MOMENT_DIGITS = 15
 """Most digits of a moment in milliseconds: enough for some 30 000 years."""
 GRACE_SECONDS = 5
@@ -193,6 +198,7 @@ class _Server:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._version = version("raytrail")
         self._kept = Kept(KEPT_BYTES)
 
@@ -220,7 +226,7 @@ class _Server:
                 return Response(status_code=304, headers=_revalidated(etag))
             if kept := self._kept.get(etag):
                 return Response(kept.body, headers=_revalidated(etag), media_type=kept.media_type)
-            response = await self._call(lambda: self._answer(request, cluster, answer, final))
+            response = await self._call(lambda: self._answer(request, cluster, answer, final), _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
                 self._kept.put(etag, response)
                 response.headers.update(_revalidated(etag))
@@ -268,7 +274,7 @@ class _Server:
                 url=f"{home}{moment}",
                 home=home,
                 root=str(request.base_url),
-                stream=self._stream,
+                stream=partial(self._stream, large=_is_large(request)),
             )
         )
 
@@ -280,13 +286,19 @@ class _Server:
         named = msgspec.json.encode((self._version, cluster, str(request.url)))
         return f'"{hashlib.blake2b(named, digest_size=16).hexdigest()}"'
 
-    async def _stream(self, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-        while piece := await self._call(lambda: next(pieces, b"")):
+    async def _stream(self, pieces: Iterator[bytes], *, large: bool) -> AsyncIterator[bytes]:
+        while piece := await self._call(lambda: next(pieces, b""), large):
             yield piece
 
-    async def _call(self, function: Callable[[], T]) -> T:
-        async with self._slots:
+    async def _call(self, function: Callable[[], T], large: bool = False) -> T:
+        async with self._large if large else nullcontext(), self._slots:
             return await asyncio.to_thread(function)
+
+
+def _is_large(request: Request) -> bool:
+    limit = request.query_params.get("limit", "")
+    # of a number without end, its beginning says enough
+    return limit.isdecimal() and int(limit[:9]) > LARGE_ROWS
 
 
 def _about_page(dashboard: bool) -> Answer:

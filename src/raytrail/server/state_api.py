@@ -23,8 +23,8 @@ DEFAULT_LIMIT = 100
 """Rows of a list whose request names no limit, as Ray's."""
 MAX_LIMIT = 1_000_000
 """Most rows of one list. Ray's own servers refuse more than 10 000."""
-PAGE_ROWS = 20_000
-"""Rows asked of the store at once; bounds the memory of a long list."""
+PAGE_ROWS = 10_000
+"""Rows asked of the store at once; bounds the memory of a long list. The dashboard asks for no more."""
 
 Params = Mapping[str, Sequence[str]]
 """The query of a URL: each name with its values, in order."""

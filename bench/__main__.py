@@ -273,6 +273,7 @@ def over_http(work, jobs, ids, middle_ms):
             "get a task": lambda n: "/api/v0/tasks?detail=True&" + where.format("task_id", ids[n % 50]),
             "summarize a job": lambda n: "/api/v0/tasks/summarize?" + where.format("job_id", jobs[n % len(jobs)]),
             "100 tasks at T": lambda n: f"/at/{middle_ms - n}/api/v0/tasks?limit=100",
+            "list 100 actors": lambda n: "/api/v0/actors?limit=100&detail=True",
         }
         figures = {"HTTP, the first page of the dashboard, from the disk, ms": first_page(base)}
         for name, path in paths.items():

@@ -577,6 +577,29 @@ def test_the_cache_answers_as_the_files_do(store, task, at_ms):
     assert counted[4] > 0
 
 
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("at_ms", [None, (T0 + 1) * 1000 + 500])
+def test_a_few_of_many_are_those_that_come_first_of_all(at_ms, cached, store, event):
+    def actor(number, seconds, state):
+        of = {"actor_id": base64.b64encode(bytes([number]) * 16).decode(), "job_id": JOB, "pid": number % 3}
+        return event("actor", T0 + seconds, state=state, **of)
+
+    put(store, "actor", *(actor(number, seconds, state) for seconds, state in enumerate(("ALIVE", "RESTARTING", "DEAD"))
+                          for number in (5, 3, 9, 1, 7)))  # fmt: skip
+    if cached:
+        store.seal(SESSION)
+        store.cache(SESSION)
+    snapshot = store.snapshot(SESSION, at_ms)
+    for asked in ({}, {"order": ["-pid"]}, {"where": [Filter("pid", "!=", 0)]}, {"order": ["pid", "-actor_id"]}):
+        every = snapshot.rows("actor", **asked)
+        assert {row["state"] for row in every} == {"DEAD" if at_ms is None else "RESTARTING"}
+        order = [name.removeprefix("-") for name in asked.get("order", ["actor_id"])]
+        for few in (snapshot.rows("actor", limit=2, **asked), snapshot.rows("actor", limit=2, offset=1, **asked)):
+            assert all(row in every for row in few)
+        few = [[row[name] for name in order] for row in snapshot.rows("actor", limit=3, **asked)]
+        assert few == [[row[name] for name in order] for row in every[:3]]
+
+
 TALLIED = ("name", "state", "inferred")
 ATTEMPT = st.fixed_dictionaries(
     {"name": st.sampled_from("fg"), "job": st.sampled_from([JOB, base64.b64encode(b"\x02\0\0\0").decode()])},

@@ -111,9 +111,8 @@ class Snapshot:
         """
         one = entity(noun)
         wanted = sql.shown(one) if columns is None else tuple(sql.find(one, name) for name in columns)
-        table = self._table(one)
-        indexed = table and _ids(one, where)
-        if one.at_from_times and not indexed and limit is not None and limit <= (FEW_ROWS if table else FEW_KEYS):
+        few = FEW_ROWS if self._numbered(one) else FEW_KEYS
+        if not one.view and not _ids(one, where) and limit is not None and limit <= few:
             chosen = self._few(one, wanted, where, order, limit, offset)
             if chosen is None:
                 return []
@@ -166,16 +165,15 @@ class Snapshot:
         Sorting wide rows to keep a hundred of them reads every column of all; so what names them comes first, by the
         columns that are asked and sorted for, and only the rows that are named are read whole.
         """
-        table = self._table(one)
-        # where each row has a number, that is its name; it also settles the order of rows of one time, for which the
-        # ids of all would be read
+        table = self._numbered(one)
         key = (_ROW,) if table else one.key
         # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
         same = {condition.column for condition in where if condition.op == "="}
-        sort, sorted_by = _sort(one, order, besides={*one.key, *same})
-        order_by = ", ".join([*sort, *key])
+        # numbers also settle the order of rows of one time, for which the ids of all would be read
+        sort, sorted_by = _sort(one, order, besides={*one.key, *same} if one.at_from_times else same)
+        order_by = ", ".join(dict.fromkeys([*sort, *key]))
         condition, params = _condition(one, where)
-        settled = "true" if self.at_ms is None else sql.SETTLED
+        settled = sql.SETTLED if self.at_ms is not None and one.at_from_times else "true"
         rows = self._engine.run(
             f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(one, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
@@ -185,14 +183,15 @@ class Snapshot:
             return None
         names = [*dict.fromkeys([*sql.read_from(one, wanted), *key, *sorted_by])]
         if table:
-            chosen = self._then(one, _numbered(table, [row for _, row in rows]), names, all(row[0] for row in rows))
+            chosen = self._then(one, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
         else:
             kinds = [one.column(name).type for name in key]
             first = ", ".join({_literal(kinds[0], row[1]) for row in rows})
             tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{sql.quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            chosen = self._then(one, f"(SELECT * FROM {self._last(one)} WHERE {named})", names)
+            source = self._last(one) if one.at_from_times else self._base(one)
+            chosen = self._then(one, f"(SELECT * FROM {source} WHERE {named})", names)
         items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
         return f"SELECT {items} FROM {chosen} s ORDER BY {order_by}", []
 
@@ -203,7 +202,7 @@ class Snapshot:
         """
         if one.view or (self.at_ms is not None and not one.at_from_times):
             return self.source(one)
-        table = self._table(one)
+        table = self._numbered(one)
         read = sql.read_from(one, [sql.find(one, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
         if not table:
@@ -213,8 +212,12 @@ class Snapshot:
             term, params = _condition(one, [condition])
             settled = "true" if self.at_ms is None else f"coalesce({sql.settled(one, self.at_ms)}, false)"
             found = self._engine.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
-            return self._then(one, _numbered(table, [row for row, _ in found]), names, all(over for _, over in found))
+            return self._then(one, _by_number(table, [row for row, _ in found]), names, all(over for _, over in found))
         return self._then(one, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
+
+    def _numbered(self, one: Entity) -> str | None:
+        """Return the table of last states from which those of the moment follow, and whose rows have numbers."""
+        return self._table(one) if self.at_ms is None or one.at_from_times else None
 
     def _then(self, one: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
         """
@@ -226,7 +229,9 @@ class Snapshot:
             names: The columns.
             settled: Whether each is known to be what it was at last: then nothing is worked out.
         """
-        return source if self.at_ms is None or settled else f"({sql.at_times(one, source, self.at_ms, names)})"
+        if self.at_ms is None or settled or not one.at_from_times:
+            return source
+        return f"({sql.at_times(one, source, self.at_ms, names)})"
 
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
@@ -318,7 +323,7 @@ class Snapshot:
         return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
 
 
-def _numbered(table: str, rows: Sequence[int]) -> str:
+def _by_number(table: str, rows: Sequence[int]) -> str:
     """Return the relation of these rows of a table, by their numbers."""
     if not rows:
         return f"(SELECT rowid AS {_ROW}, * FROM {table} LIMIT 0)"

@@ -607,14 +607,15 @@ ATTEMPT = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(attempts=st.lists(ATTEMPT, min_size=1, max_size=12))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_was_counted_when_it_was_sealed_is_what_counting_gives_at_every_moment(
     attempts, tmp_path_factory, task, monkeypatch
 ):
     monkeypatch.setattr(seal, "TALLY_SAVES", 0)
     monkeypatch.setattr(sql, "TALLY_STEPS", 3)
-    moments = [None, *(T0 * 1000 + ms for ms in range(-500, 10_000, 500))]
+    moments = [None, *(T0 * 1000 + ms for ms in range(-500, 10_000, 1000))]
     wheres = (
         [],
         [Filter("type", "!=", "DRIVER_TASK"), Filter("name", "=", "F", ignore_case=True)],

@@ -131,6 +131,13 @@ def test_the_time_of_a_workers_death_is_excused():
     assert not compare([{**live_row, "error_message": "no"}], [{**ours, "error_message": "no"}], resource="tasks").exact
 
 
+@pytest.mark.parametrize(("worker_id", "exact"), [("ab", True), (None, False)])
+def test_whom_ray_blames_first_is_excused_of_a_task_that_had_a_worker(worker_id, exact):
+    live_row = task(1, worker_id=worker_id, error_message="Job finishes (01000000) as driver exits. Marking all")
+    ours = {**live_row, "error_message": "Worker running the task (ab) died with exit_type: 3 with error_message: bye"}
+    assert compare([live_row], [ours], resource="tasks").exact is exact
+
+
 @pytest.mark.parametrize(("state", "exact"), [("NO_RESOURCES", True), ("FINISHED", False)])
 def test_attempts_are_excused_of_a_group_that_waits_and_nothing_else_of_its_statistics(state, exact):
     def group(attempts, **fields):

@@ -240,6 +240,14 @@ EXCUSES: tuple[Excuse, ...] = (
         "how a worker without an actor ended is in no event",
     ),
     Excuse(
+        "tasks",
+        ("error_message",),
+        lambda row: str(row.get("error_message") or "").startswith("Job finishes (") and bool(row["worker_id"]),
+        # mark_tasks_failed_on_worker_dead in Ray 2.60, ray/dashboard/modules/task_events/task_event_storage.py
+        "Ray blames the job's end where it heard of the worker's end before it heard that the task was there; in which "
+        "order it heard, no event tells",
+    ),
+    Excuse(
         "workers",
         ("pid", "start_time_ms"),
         lambda row: row["pid"] == 0,

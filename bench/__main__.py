@@ -192,6 +192,19 @@ def measure_replay(data, work):
     return measured.figures(len(tasks), "tasks", **{"events/s/core": events / measured.cpu})
 
 
+def measure_first(data, work):
+    """Files of a session that is over, to the first answer: `raytrail import`, `raytrail serve`, a list of tasks."""
+    store = work / "store"
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "raytrail", "import", str(data / SESSION), "--store", str(store), "--threads", "2"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    imported = time.perf_counter()
+    with serving(store) as (_, url):
+        urllib.request.urlopen(f"{url}/clusters/{SESSION}/api/v0/tasks?detail=True", timeout=120).read()
+        answered = time.perf_counter()
+    return {"import, s": imported - began, "first answer, s": answered - began}
+
+
 def measure_query(data, work):
     """A sealed session: the engine's answers, and the server's over HTTP."""
     store_dir = work / "store"
@@ -315,6 +328,7 @@ LISTED = (
     "live",
     "rebuild",
     "replay",
+    "first",
     "query",
     "polling",
     "kafka",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -75,13 +76,13 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
         for one in collected:
             sessions += _ship_collected(one, store, config)
         sessions = list(dict.fromkeys(sessions))
-        store.fold()
         for session in sessions:
             if alive(session):
                 _output.note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
             else:
                 store.seal(session)
                 store.cache(session)
+        store.fold()
         for session in expected:
             if session not in sessions:
                 _output.note(f"{session}: no events; its files are empty, since Ray's export was off")
@@ -173,14 +174,29 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
         # what a session that is still alive goes on writing is for its agent, or the next import
         there = tailer.unread_bytes()
         with _progress(there) as advance:
-            for batch in _batches(tailer, config.store.batch_bytes, there):
-                store.append(batch)
+            # of which there are two in memory, the one that is read and the one that is appended
+            for batch in _appended(store, _batches(tailer, config.store.batch_bytes, there)):
                 for chunk in batch:
                     checkpoint.acknowledge(chunk.segments)
                     sessions[chunk.session] = None
                 advance(sum(len(chunk.data) for chunk in batch), tailer.unread_bytes())
         store.append(tailer.reports())
     return list(sessions)
+
+
+def _appended(store: Store, batches: Iterable[list[Chunk]]) -> Iterator[list[Chunk]]:
+    """Append batches, each while the next one is read, and yield each once it is durable."""
+    with ThreadPoolExecutor(1) as appender:
+        waiting: list[Chunk] = []
+        appending: Future[None] | None = None
+        for batch in batches:
+            if appending is not None:
+                appending.result()
+                yield waiting
+            waiting, appending = batch, appender.submit(store.append, batch)
+        if appending is not None:
+            appending.result()
+            yield waiting
 
 
 def _batches(tailer: Tailer, batch_bytes: int, most_bytes: int) -> Iterator[list[Chunk]]:

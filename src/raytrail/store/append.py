@@ -8,8 +8,10 @@ from, in one transaction. A crash before it leaves files that nobody names; afte
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +29,9 @@ from raytrail.store.logs import Frame, Logs
 
 UNKNOWN = "unknown"
 """The log of what this version cannot decode, kept as lines until one that can."""
+
+PART_BYTES = 16 * 1024 * 1024
+"""How many bytes of an event type are decoded at once: while they are, the next ones are made ready."""
 
 KEPT_LINE_BYTES = 1024 * 1024
 """How much of a rejected line is kept; more would let a file of garbage fill the catalogue."""
@@ -47,12 +52,13 @@ class _Rejected(NamedTuple):
 
 
 class _Group:
-    """What one batch brings of one session and event type."""
+    """What one batch brings of one session and event type, or a part of it."""
 
     def __init__(self, session: str, event_type: str) -> None:
         self.session = session
         self.event_type = event_type
         self.pieces: list[tuple[Segment, bytes]] = []
+        self.bytes = 0
         self.unknown: list[Line] = []
         self.rejected: list[_Rejected] = []
         self.files: list[tuple[str, Path, int]] = []
@@ -60,8 +66,13 @@ class _Group:
         self.events = 0
 
     @property
-    def bytes(self) -> int:
-        return sum(segment.length for segment, _ in self.pieces)
+    def full(self) -> bool:
+        # what is in the logs lies in as few bodies as may be
+        return self.bytes >= PART_BYTES and self.event_type != LOG
+
+    def add(self, segment: Segment, data: bytes) -> None:
+        self.pieces.append((segment, data))
+        self.bytes += segment.length
 
 
 class Appender:
@@ -73,7 +84,8 @@ class Appender:
         self._engine = engine
         self._logs = logs
         self._ranges: dict[FileKey, Ranges] = {}
-        self._serial = 0
+        self._serial = itertools.count(1)
+        self._ready = threading.Lock()
 
     def append(self, chunks: Sequence[Chunk]) -> None:
         """
@@ -82,26 +94,30 @@ class Appender:
         Raises:
             StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
         """
-        groups: dict[tuple[str, str], _Group] = {}
+        groups: list[_Group] = []
+        filling: dict[tuple[str, str], _Group] = {}
         touched: dict[FileKey, Ranges] = {}
         for chunk in chunks:
-            group = groups.setdefault((chunk.session, chunk.event_type), _Group(chunk.session, chunk.event_type))
+            group = filling.get((chunk.session, chunk.event_type))
+            if group is None or group.full:
+                group = filling[chunk.session, chunk.event_type] = _Group(chunk.session, chunk.event_type)
+                groups.append(group)
             if not chunk.segments:
-                group.pieces.append((Segment("", 0, 0, len(chunk.data)), chunk.data))
+                group.add(Segment("", 0, 0, len(chunk.data)), chunk.data)
             for segment, data in chunk.parts():
                 key = FileKey(chunk.session, segment.file, segment.generation)
                 ranges = touched.get(key) or self._seen(key)
                 for start, end in ranges.missing(segment.start, segment.end):
                     piece = bytes(data[start - segment.start : end - segment.start])
-                    group.pieces.append((Segment(segment.file, segment.generation, start, end - start), piece))
+                    group.add(Segment(segment.file, segment.generation, start, end - start), piece)
                 ranges.add(segment.start, segment.end)
                 touched[key] = ranges
         written: list[Path] = []
         try:
-            for group in groups.values():
-                self._write(group, written)
+            # the longest first, which the short ones then go beside
+            self._engine.each(lambda group: self._write(group, written), sorted(groups, key=_size, reverse=True))
             sync_directories(path.parent for path in written)
-            self._commit(chunks, groups.values(), touched)
+            self._commit(chunks, groups, touched)
         except (OSError, StoreError) as error:
             for path in written:
                 path.unlink(missing_ok=True)
@@ -116,7 +132,7 @@ class Appender:
         written: list[Path] = []
         for event_type, name, generation, offset, line in rows:
             group = groups.setdefault(event_type, _Group(session, event_type))
-            group.pieces.append((Segment(name, generation, offset, len(line) + 1), line + b"\n"))
+            group.add(Segment(name, generation, offset, len(line) + 1), line + b"\n")
         for group in groups.values():
             self._write(group, written)
         sync_directories(path.parent for path in written)
@@ -150,11 +166,12 @@ class Appender:
 
     def _write_known(self, group: _Group, entities: tuple[Entity, ...], written: list[Path]) -> None:
         placed = any(entity.ordered() for entity in entities)
-        spool = self._root / "tmp" / f"spool-{os.getpid()}-{group.event_type}.ndjson"
+        spool = self._new_spool()
         longest = 0
         suspects: list[Line] = []
         count = 0
-        with spool.open("wb") as file:
+        # one after another, as the interpreter would have it anyway: so it is with one while the engine is with others
+        with self._ready, spool.open("wb") as file:
             for segment, data in group.pieces:
                 longest = max(longest, len(data))
                 if not check(group.event_type, data):
@@ -233,7 +250,7 @@ class Appender:
         try:
             for entity, path in zip(entities, paths, strict=True):
                 select = sql.decode(entity, lines(spool, sql.line_type(entity), longest))
-                [(rows,)] = self._engine.run(copy_parquet(select, path))
+                [(rows,)] = self._engine.run(copy_parquet(select, path, count))
                 found.append((entity.name, path, rows))
             if sum(rows for _, _, rows in found) != count:
                 raise UnreadableError(f"{count} lines gave {sum(rows for _, _, rows in found)} rows")
@@ -252,7 +269,7 @@ class Appender:
     def _write_unknown(self, group: _Group, written: list[Path]) -> None:
         path = self._new_file(group.session, UNKNOWN)
         written.append(path)
-        spool = self._root / "tmp" / f"spool-{os.getpid()}-unknown.ndjson"
+        spool = self._new_spool()
         columns = "{'file': 'VARCHAR', 'generation': 'BIGINT', 'offset': 'BIGINT', 'data': 'VARCHAR'}"
         try:
             # in base64, since such a line need not be JSON, nor even text
@@ -269,11 +286,13 @@ class Appender:
         sync(path)
         group.files.append((UNKNOWN, path, len(group.unknown)))
 
+    def _new_spool(self) -> Path:
+        return self._root / "tmp" / f"spool-{os.getpid()}-{next(self._serial)}.ndjson"
+
     def _new_file(self, session: str, name: str) -> Path:
-        self._serial += 1
         directory = self._root / "log" / session
         directory.mkdir(parents=True, exist_ok=True)
-        return directory / f"{name}-{time.time_ns():020d}-{self._serial:06d}.parquet"
+        return directory / f"{name}-{time.time_ns():020d}-{next(self._serial):06d}.parquet"
 
     def _commit(self, chunks: Sequence[Chunk], groups: Iterable[_Group], touched: dict[FileKey, Ranges]) -> None:
         now_ms = time.time_ns() // 1_000_000
@@ -341,6 +360,10 @@ class Appender:
                 for line, reason in group.rejected
             ],
         )
+
+
+def _size(group: _Group) -> int:
+    return group.bytes
 
 
 def _place(piece: tuple[Segment, bytes]) -> Segment:

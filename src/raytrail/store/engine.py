@@ -5,16 +5,28 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import duckdb
 
 from raytrail.config import StoreConfig
 from raytrail.entities.sql import literal
 from raytrail.errors import StoreError, StoreUnavailable
+
+T = TypeVar("T")
+
+GROUP_ROWS = 122_880
+"""The engine's own size of a row group."""
+
+LEAST_GROUPS = 8
+"""In how many row groups the rows of a file lie at least, unless these would be too small."""
+
+LEAST_GROUP_ROWS = 8192
+"""Smaller groups compress worse, and are not faster."""
 
 
 class Rows(NamedTuple):
@@ -54,6 +66,7 @@ class Engine:
             only: The directory that statements may read and nothing else, for statements that are not ours.
         """
         self._cursors = threading.Lock()
+        self._threads = config.threads
         self._own = Path(tempfile.mkdtemp(prefix="raytrail-")) if scratch is None else None
         self._db = duckdb.connect(
             config={
@@ -103,6 +116,17 @@ class Engine:
         """Give what runs statements that build upon each other; the temporary tables that they make end with it."""
         with closing(self._cursor()) as cursor:
             yield lambda sql, params=(): _execute(cursor, sql, params).rows
+
+    def each(self, work: Callable[[T], object], tasks: Iterable[T]) -> None:
+        """
+        Do some work for each of these, as many at a time as the engine has threads; it may run statements.
+
+        Raises:
+            StoreError: As the first that failed did, when all have ended.
+        """
+        with ThreadPoolExecutor(self._threads) as threads:
+            for done in [threads.submit(work, task) for task in tasks]:
+                done.result()
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         with self._cursors:  # of two threads that ask at once for a cursor, DuckDB 2.0 refuses one
@@ -154,7 +178,28 @@ def lines(path: Path, columns: str, max_line: int) -> str:
     )
 
 
-def copy_parquet(select: str, path: Path) -> str:
-    """Return the statement that writes a Parquet file that every engine can read."""
+def copy_parquet(select: str, path: Path, most_rows: int | None = None) -> str:
+    """
+    Return the statement that writes a Parquet file that every engine can read.
+
+    Args:
+        select: What to write.
+        path: The file.
+        most_rows: How many rows that can be; None: nobody knows.
+    """
     # version 1: DataFusion 55 cannot skip through version 2's delta pages
-    return f"COPY ({select}) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v1)"
+    options = "FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v1"
+    if most_rows is not None:
+        options += f", ROW_GROUP_SIZE {group_rows(most_rows)}"
+    return f"COPY ({select}) TO {literal(str(path))} ({options})"
+
+
+def group_rows(rows: int) -> int:
+    """
+    Return how many rows a row group should have.
+
+    A group is what one thread writes or reads: with the engine's own size, a file of fewer rows than that is left to
+    one thread, however many there are.
+    """
+    # in whole vectors of the engine
+    return min(GROUP_ROWS, max(LEAST_GROUP_ROWS, -(-rows // LEAST_GROUPS // 2048) * 2048))

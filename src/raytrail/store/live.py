@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from raytrail.entities import Entity, installed, sql
@@ -45,7 +45,7 @@ LITTLE_OPEN = 100_000
 SMALL_FILES = 48
 """How many small files of one kind are let be before they are written together as one."""
 
-SMALL_LOG_EVENTS = 25_000
+SMALL_LOG_EVENTS = 10_000
 """Fewer events make a small file of the log: those of a backlog are larger, and not worth to be written twice."""
 
 MOST_COMMITTING = 0.2
@@ -89,7 +89,8 @@ class LiveFold:
 
         Args:
             session: Its name.
-            at_once: Whether to commit in any case; else a commit that would take long may wait for a later call.
+            at_once: Whether to commit in any case, since it is to be sealed; else a commit that would take long may
+                wait for a later call. Of what is little, and the first of its entity, sealing makes states itself.
 
         Raises:
             StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
@@ -99,10 +100,16 @@ class LiveFold:
             one = self._sessions.setdefault(session, _Session())
             pending = set(one.logs)
             new = [file for file in files if file.id not in pending]
+            begun = {file.entity for file in self._catalogue.state_files(session)} | one.open.keys()
+            left: set[str] = set()
             for entity in installed().values():
-                for log in self._passes(entity, [file for file in new if file.entity == entity.name]):
+                logs = [file for file in new if file.entity == entity.name]
+                if at_once and entity.name not in begun and _events(logs) <= PASS_EVENTS:
+                    left.add(entity.name)
+                    continue
+                for log in self._passes(entity, logs):
                     self._fold(session, one, entity, log)
-            one.logs += [file.id for file in new]
+            one.logs += [file.id for file in new if file.entity not in left]
             pause = one.committing_seconds / MOST_COMMITTING
             if one.logs and (at_once or time.monotonic() - one.committed_at >= pause):
                 self._commit(session, one)
@@ -164,7 +171,7 @@ class LiveFold:
         """Yield relations that hold these logs in all, each of keys of its own and of events that fit in memory."""
         if not logs:
             return
-        passes = -(-sum(file.events for file in logs) // PASS_EVENTS)
+        passes = -(-_events(logs) // PASS_EVENTS)
         # other bits than those that the engine's own hash tables divide by
         number = f"(hash({', '.join(sql.quote(name) for name in entity.key)}) >> 20) % {passes}"
         source = self._events(entity, logs)
@@ -310,10 +317,14 @@ class LiveFold:
             self.retire(paths)
 
 
+def _events(files: Iterable[LogFile]) -> int:
+    return sum(file.events for file in files)
+
+
 def _parts(files: list[LogFile]) -> Iterator[list[LogFile]]:
     part: list[LogFile] = []
     for file in files:
-        if part and sum(one.events for one in part) + file.events > DIVIDE_EVENTS:
+        if part and _events(part) + file.events > DIVIDE_EVENTS:
             yield part
             part = []
         part.append(file)

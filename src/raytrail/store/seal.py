@@ -9,15 +9,16 @@ it. Each such row says so in ``inferred``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from raytrail.entities import Derived, Entity, installed, sql
 from raytrail.entities.task import TIMES_SQL
 from raytrail.errors import StoreError
 from raytrail.store.append import sync, sync_directories
-from raytrail.store.catalogue import Catalogue
-from raytrail.store.engine import Engine, copy_parquet, parquet
+from raytrail.store.catalogue import Catalogue, LogFile, StateFile
+from raytrail.store.engine import Engine, copy_parquet, group_rows, parquet
 
 _WORKER_DIED = "The actor is dead because its worker process has died. Worker exit type: "
 
@@ -33,10 +34,27 @@ _EXIT_TYPES = (
 )
 """rpc.WorkerExitType (common.proto, Ray 2.60), by number; GCS prints the number."""
 
+_TURNS = ("node", "driver_job", "actor", "worker", "file", "task")
+"""The entities that say what became of others, and these others, in the order in which they are sealed."""
+
 
 def sealed(name: str) -> str:
     """Return the view of an entity that is sealed already, for those that follow from it."""
     return sql.quote(f"sealed_{name}")
+
+
+class _Known(NamedTuple):
+    """What is known of an entity in a session."""
+
+    before: str
+    """What a statement begins with that reads it."""
+    states: str
+    """The relation of its partial states."""
+    latest: str
+    """The SELECT of the timestamp of its last event, as ``t``, in seconds since the epoch."""
+    most_rows: int
+    once: bool
+    """Whether no key is there twice."""
 
 
 class Sealer:
@@ -49,28 +67,34 @@ class Sealer:
 
     def seal(self, session: str) -> list[Path]:
         """
-        Make the states of a session, all of whose log is folded, those it ends with.
+        Make the states of a session those it ends with: what was folded of it, and of the others what its log says.
 
         Returns:
             The files that are named no more; delete them once nobody reads them.
         """
-        runs: dict[str, list[Path]] = {}
-        for file in self._catalogue.state_files(session):
-            runs.setdefault(file.entity, []).append(self._root / file.path)
+        known = self._known(session)
         directory = self._root / "state" / session
         directory.mkdir(parents=True, exist_ok=True)
         stamp = f"{time.time_ns():020d}"
         found: list[tuple[str, str, Path, int]] = []
-        end_ms = self._end_ms(runs)
-        for entity in sorted((e for e in installed().values() if not e.view), key=_turn):
-            select = self._states(entity, runs.get(entity.name, []), end_ms)
-            if entity.name in runs:
-                path = directory / f"{entity.name}-sealed-{stamp}.parquet"
-                [(rows,)] = self._engine.run(copy_parquet(select, path))
-                sync(path)
-                found.append((entity.name, "sealed", path, rows))
-                select = f"SELECT * FROM {parquet([path])}"
-            self._engine.run(f"CREATE OR REPLACE VIEW {sealed(entity.name)} AS {select}")
+        end_ms = self._end_ms(known)
+
+        def seal(entities: Iterable[Entity]) -> None:
+            for entity in entities:
+                one = known.get(entity.name)
+                select = self._states(entity, one, end_ms)
+                if one:
+                    path = directory / f"{entity.name}-sealed-{stamp}.parquet"
+                    [(rows,)] = self._engine.run(copy_parquet(select, path, one.most_rows))
+                    sync(path)
+                    found.append((entity.name, "sealed", path, rows))
+                    select = f"SELECT * FROM {parquet([path])}"
+                if entity.name in _TURNS:
+                    self._engine.run(f"CREATE OR REPLACE VIEW {sealed(entity.name)} AS {select}")
+
+        entities = {name: entity for name, entity in installed().items() if not entity.view}
+        in_turn = [entities.pop(name) for name in _TURNS if name in entities]
+        self._engine.each(seal, [in_turn, *([entity] for entity in entities.values() if entity.name in known)])
         sync_directories([directory])
         with self._catalogue.transaction() as db:
             old = [self._root / path for (path,) in db.execute("SELECT path FROM state WHERE session = ?", (session,))]
@@ -92,17 +116,12 @@ class Sealer:
             source: The relation of an entity's states, with every column.
         """
         path = self._root / "state" / session / f"{time.time_ns():020d}.duckdb"
-        self._engine.run(f"ATTACH {sql.literal(str(path))} AS caching")
+        rows = {file.entity: file.rows for file in self._catalogue.state_files(session)}
+        groups = f"ROW_GROUP_SIZE {group_rows(max(rows.values()))}"
+        self._engine.run(f"ATTACH {sql.literal(str(path))} AS caching ({groups})")
         try:
-            for entity in (e for e in installed().values() if not e.view):
-                table = f"caching.{sql.quote(entity.name)}"
-                self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source(entity)}")
-                # for one by its id: looking for it would read the ids of all
-                self._engine.run(
-                    f"CREATE INDEX {sql.quote(f'{entity.name}_by_id')} ON {table}({sql.quote(entity.key[0])})"
-                )
-                if entity.tallied:
-                    self._tally(entity, table)
+            entities = (entity for entity in installed().values() if entity.name in rows)
+            self._engine.each(lambda entity: self._cache(entity, source(entity)), entities)
             self._engine.run("CHECKPOINT caching")
         except StoreError:
             self._engine.run("DETACH caching")
@@ -114,6 +133,14 @@ class Sealer:
         with self._catalogue.transaction() as db:
             db.execute("INSERT INTO state VALUES(?, '', 'cache', ?, 0)", (session, str(path.relative_to(self._root))))
 
+    def _cache(self, entity: Entity, source: str) -> None:
+        table = f"caching.{sql.quote(entity.name)}"
+        self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source}")
+        # for one by its id: looking for it would read the ids of all
+        self._engine.run(f"CREATE INDEX {sql.quote(f'{entity.name}_by_id')} ON {table}({sql.quote(entity.key[0])})")
+        if entity.tallied:
+            self._tally(entity, table)
+
     def _tally(self, entity: Entity, table: str) -> None:
         """Count the states of a table, unless nearly each is one of its kind."""
         named = ", ".join(map(sql.quote, entity.tallied))
@@ -121,45 +148,74 @@ class Sealer:
         if kinds * TALLY_SAVES <= rows:
             self._engine.run(f"CREATE TABLE caching.{sql.quote(sql.tally_name(entity))} AS {sql.tally(entity, table)}")
 
-    def _end_ms(self, runs: dict[str, list[Path]]) -> int:
-        """Return when the session ended: when its last node died, or else when its last event was written."""
-        if "node" in runs:
-            [(alive, end_ms)] = self._engine.run(
-                f"SELECT bool_or(state != 'DEAD'), max(end_time_ms) FROM ({self._final('node', runs['node'])})"
+    def _known(self, session: str) -> dict[str, _Known]:
+        """Return what is known of each entity: what was folded of it, else its log."""
+        folded: dict[str, list[StateFile]] = {}
+        for state in self._catalogue.state_files(session):
+            folded.setdefault(state.entity, []).append(state)
+        logs: dict[str, list[LogFile]] = {}
+        for log in self._catalogue.log_files(session, unfolded=True):
+            if log.entity in installed() and log.entity not in folded:
+                logs.setdefault(log.entity, []).append(log)
+        known: dict[str, _Known] = {}
+        for name, states in folded.items():
+            files = parquet(self._root / file.path for file in states)
+            known[name] = _Known(
+                "",
+                sql.filled(installed()[name], files, partial=True),
+                f"SELECT max(last_event_s) AS t FROM {files}",
+                sum(file.rows for file in states),
+                once=all(file.kind == "open" for file in states),
             )
+        for name, part in logs.items():
+            entity, files = installed()[name], parquet(self._root / file.path for file in part)
+            events = sql.folded(entity, sql.filled_log(entity, files))
+            known[name] = _Known(
+                # made once, though a statement reads it more than once; it is too little to be worth sorting
+                f"WITH known AS MATERIALIZED ({events}) ",
+                "known",
+                f"SELECT max(timestamp) AS t FROM {files}",
+                sum(file.events for file in part),
+                once=True,
+            )
+        return known
+
+    def _end_ms(self, known: dict[str, _Known]) -> int:
+        """Return when the session ended: when its last node died, or else when its last event was written."""
+        if node := known.get("node"):
+            states = f"{node.before}{self._final('node', node)}"
+            [(alive, end_ms)] = self._engine.run(f"SELECT bool_or(state != 'DEAD'), max(end_time_ms) FROM ({states})")
             if not alive and end_ms:
                 return int(end_ms)
-        latest = [
-            f"SELECT max(last_event_s) AS t FROM {parquet(paths)}" for name, paths in runs.items() if name != "file"
-        ]
+        latest = [one.latest for name, one in known.items() if name != "file"]
         if not latest:
             return time.time_ns() // 1_000_000
         [(end_s,)] = self._engine.run(f"SELECT max(t) FROM ({' UNION ALL '.join(latest)})")
         # the last millisecond of that second: what an event says of it was before the end
         return int(end_s or 0) * 1000 + 999
 
-    def _final(self, name: str, paths: list[Path]) -> str:
+    def _final(self, name: str, known: _Known | None) -> str:
         """Return the states of an entity: one a key, though a straggler may have begun a second one."""
         entity = installed()[name]
-        if not paths:
+        if not known:
             return sql.final(entity, f"({sql.empty(entity, partial=True)})")
-        source = sql.filled(entity, parquet(paths), partial=True)
-        if not entity.complete:
-            return sql.final(entity, source)
+        if known.once:
+            return sql.final(entity, known.states)
         key = f"hash({', '.join(sql.quote(name) for name in entity.key)})"
+        twice = f"twice_{name}"
         self._engine.run(
-            f"CREATE OR REPLACE TABLE twice AS SELECT {key} AS h FROM {source} GROUP BY h HAVING count(*) > 1"
+            f"CREATE OR REPLACE TABLE {twice} AS SELECT {key} AS h FROM {known.states} GROUP BY h HAVING count(*) > 1"
         )
-        once = f"SELECT * FROM {source} WHERE {key} NOT IN (FROM twice)"
-        joined = sql.fold(entity, f"(SELECT * FROM {source} WHERE {key} IN (FROM twice))")
+        once = f"SELECT * FROM {known.states} WHERE {key} NOT IN (FROM {twice})"
+        joined = sql.fold(entity, f"(SELECT * FROM {known.states} WHERE {key} IN (FROM {twice}))")
         return sql.final(entity, f"({once} UNION ALL BY NAME {joined})")
 
-    def _states(self, entity: Entity, paths: list[Path], end_ms: int) -> str:
+    def _states(self, entity: Entity, known: _Known | None, end_ms: int) -> str:
+        """Return the statement that makes an entity's states, those it ends with."""
         stored = ", ".join(sql.quote(d.name) for d in entity.derived if d.stored)
-        bare = f"(SELECT *{f' EXCLUDE ({stored})' if stored else ''} FROM ({self._final(entity.name, paths)}))"
+        bare = f"(SELECT *{f' EXCLUDE ({stored})' if stored else ''} FROM ({self._final(entity.name, known)}))"
         if entity.name == "task":
-            known = parquet(paths) if paths else f"({sql.empty(entity, partial=True)})"
-            bare = _close_tasks(bare, sql.filled(entity, known, partial=True))
+            bare = _close_tasks(bare, known.states if known else f"({sql.empty(entity, partial=True)})")
         elif entity.name == "actor":
             bare = _close_actors(bare)
         if not entity.closing:
@@ -176,13 +232,7 @@ class Sealer:
                 for name, value in (*entity.closing, ("inferred", "'session ended'"))
             )
             closed = f"(SELECT * REPLACE ({replaced}) FROM {bare})"
-        return sql.with_derived(entity, closed)
-
-
-def _turn(entity: Entity) -> int:
-    """Return when an entity is sealed: after those that say what became of it."""
-    turns = ("node", "driver_job", "actor", "worker", "file", "task")
-    return turns.index(entity.name) if entity.name in turns else len(turns)
+        return (known.before if known else "") + sql.with_derived(entity, closed)
 
 
 def _close_actors(source: str) -> str:

@@ -21,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench import agent, gcs, pairs, polling, profiles
@@ -193,16 +194,44 @@ def measure_replay(data, work):
 
 
 def measure_first(data, work):
-    """Files of a session that is over, to the first answer: `raytrail import`, `raytrail serve`, a list of tasks."""
-    store = work / "store"
+    """Files of a session that is over, to the first answer of a server that runs, and of one that is started then."""
+    running, later = work / "running", work / "later"
+    Store.open(running, TWO, write=True).close()
+    with serving(running) as (_, url):
+        began = time.perf_counter()
+        with importing(data, running):
+            while not first_answer(url):
+                time.sleep(0.05)
+            answered = time.perf_counter() - began
     began = time.perf_counter()
+    with importing(data, later):
+        pass
+    imported = time.perf_counter() - began
+    with serving(later) as (_, url):
+        assert first_answer(url)
+        return {
+            "first answer of a server that runs, s": answered,
+            "import, s": imported,
+            "first answer of a server started then, s": time.perf_counter() - began,
+        }
+
+
+@contextmanager
+def importing(data, store):
     command = [sys.executable, "-m", "raytrail", "import", str(data / SESSION), "--store", str(store), "--threads", "2"]
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    imported = time.perf_counter()
-    with serving(store) as (_, url):
-        urllib.request.urlopen(f"{url}/clusters/{SESSION}/api/v0/tasks?detail=True", timeout=120).read()
-        answered = time.perf_counter()
-    return {"import, s": imported - began, "first answer, s": answered - began}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        yield
+    assert process.returncode == 0
+
+
+def first_answer(url):
+    """Ask for tasks, and say whether there are any: those of a session that is imported are all there, or none."""
+    try:
+        with urllib.request.urlopen(f"{url}/clusters/{SESSION}/api/v0/tasks?detail=True", timeout=120) as answer:
+            return json.load(answer)["data"]["result"]["total"] > 0
+    except urllib.error.HTTPError as error:
+        assert error.code == 404
+        return False
 
 
 def measure_query(data, work):

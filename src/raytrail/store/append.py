@@ -108,7 +108,8 @@ class Appender:
                 key = FileKey(chunk.session, segment.file, segment.generation)
                 ranges = touched.get(key) or self._seen(key)
                 for start, end in ranges.missing(segment.start, segment.end):
-                    piece = bytes(data[start - segment.start : end - segment.start])
+                    whole = end - start == len(chunk.data)
+                    piece = chunk.data if whole else bytes(data[start - segment.start : end - segment.start])
                     group.add(Segment(segment.file, segment.generation, start, end - start), piece)
                 ranges.add(segment.start, segment.end)
                 touched[key] = ranges

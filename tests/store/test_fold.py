@@ -214,6 +214,24 @@ def test_many_small_folds_are_gathered_and_lose_nothing(tmp_path, task, config):
         assert store.snapshot(SESSION).count("task") == count
 
 
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_session_is_sealed_without_an_entity_that_is_installed_no_longer(folded, store, event, monkeypatch):
+    lines = {
+        "dataset": event("dataset", T0, dataset_id="d", state="RUNNING", job_id="01000000"),
+        "actor": event("actor", T0, actor_id=ACTOR, state="ALIVE"),
+    }
+    for name, one in lines.items():
+        store.append([chunk(ENTITIES[name], [one], file=f"0000000000-{name}")])
+    if folded:
+        store.fold()
+    left = {name: entity for name, entity in installed().items() if name != "dataset"}
+    for module in ("live", "seal"):
+        monkeypatch.setattr(f"raytrail.store.{module}.installed", lambda: left)
+    store.seal(SESSION)
+    store.cache(SESSION)
+    assert only(store, "actor")["state"] == "DEAD"
+
+
 def test_a_straggler_of_a_closed_task_is_joined_to_it_when_the_session_is_sealed(store, task):
     put(store, "task", complete(task, 1, 0))
     put(store, "task", task(1, state_updates={"worker_pid": 77, "state_ts_ns": {}}), file="0000000000-late")

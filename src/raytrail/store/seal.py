@@ -152,7 +152,8 @@ class Sealer:
         """Return what is known of each entity: what was folded of it, else its log."""
         folded: dict[str, list[StateFile]] = {}
         for state in self._catalogue.state_files(session):
-            folded.setdefault(state.entity, []).append(state)
+            if state.entity in installed():
+                folded.setdefault(state.entity, []).append(state)
         logs: dict[str, list[LogFile]] = {}
         for log in self._catalogue.log_files(session, unfolded=True):
             if log.entity in installed() and log.entity not in folded:

@@ -175,17 +175,20 @@ def test_a_line_of_20_mb_is_stored(store, task):
     assert found["error_message"] == message
 
 
-def test_a_full_disk_harms_nothing_and_the_same_chunks_can_come_again(store, task, monkeypatch):
+@pytest.mark.parametrize("step", ["check", "os.fsync"])
+def test_a_full_disk_harms_nothing_and_the_same_chunks_can_come_again(step, store, task, monkeypatch, tmp_path):
     store.append([chunk(TASK, [task(1)])])
     more = chunk(TASK, [task(2)], start=len(task(1)) + 1)
 
-    def full(descriptor):
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as failing:
-        failing.setattr("raytrail.store.append.os.fsync", full)
+        # while lines are written for the engine, or what it made of them
+        failing.setattr(f"raytrail.store.append.{step}", full)
         with pytest.raises(StoreUnavailable, match="No space left on device"):
             store.append([more])
+    assert not list(tmp_path.rglob("spool*"))
     assert row(store).stored_events == 1
     store.append([more])
     assert row(store).stored_events == 2

@@ -171,24 +171,24 @@ class Appender:
         longest = 0
         suspects: list[Line] = []
         count = 0
-        # one after another, as the interpreter would have it anyway: so it is with one while the engine is with others
-        with self._ready, spool.open("wb") as file:
-            for segment, data in group.pieces:
-                longest = max(longest, len(data))
-                if not check(group.event_type, data):
-                    suspects += _lines(segment, data)
-                elif placed:
-                    for line in _lines(segment, data):
-                        file.write(_placed(line.data, line))
-                        count += 1
-                else:
-                    file.write(data)
-                    count += data.count(b"\n")
-            for good in self._sorted(group, suspects, placed=placed):
-                longest = max(longest, len(good))
-                file.write(good)
-                count += 1
         try:
+            # one after another, as the interpreter would have it anyway: so it is with one, the engine with others
+            with self._ready, spool.open("wb") as file:
+                for segment, data in group.pieces:
+                    longest = max(longest, len(data))
+                    if not check(group.event_type, data):
+                        suspects += _lines(segment, data)
+                    elif placed:
+                        for line in _lines(segment, data):
+                            file.write(_placed(line.data, line))
+                            count += 1
+                    else:
+                        file.write(data)
+                        count += data.count(b"\n")
+                for good in self._sorted(group, suspects, placed=placed):
+                    longest = max(longest, len(good))
+                    file.write(good)
+                    count += 1
             try:
                 self._decode(group, entities, spool, longest, count, written)
             except UnreadableError:

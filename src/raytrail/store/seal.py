@@ -53,6 +53,7 @@ class _Known(NamedTuple):
     latest: str
     """The SELECT of the timestamp of its last event, as ``t``, in seconds since the epoch."""
     most_rows: int
+    """How many there are at most."""
     once: bool
     """Whether no key is there twice."""
 

@@ -175,6 +175,25 @@ def test_a_line_of_20_mb_is_stored(store, task):
     assert found["error_message"] == message
 
 
+def test_a_batch_that_is_decoded_in_parts_side_by_side_is_as_if_it_were_one(tmp_path, task, monkeypatch):
+    monkeypatch.setattr("raytrail.store.append.PART_BYTES", 1)
+    later = b'{"source_type": "EXPORT_LATER", "timestamp": 1, "event_data": {}}'
+    chunks, start = [], 0
+    for number in range(1, 41):
+        lines = [task(number), b"garbage", later]
+        chunks.append(of("TASK", *lines, start=start))
+        start += len(chunks[-1].data)
+    with Store.open(tmp_path, StoreConfig(threads=4), write=True) as store:
+        store.append([*chunks, chunks[7]])
+        counted = row(store)
+        assert (counted.stored_events, counted.rejected_events, counted.unknown_events) == (40, 40, 40)
+        assert (counted.stored_bytes, counted.missing_bytes) == (start, 0)
+        assert len(store._catalogue.log_files(SESSION, "task")) == 40
+        store.seal(SESSION)
+        assert store.snapshot(SESSION).count("task") == 40
+    assert not list(tmp_path.rglob("spool*"))
+
+
 @pytest.mark.parametrize("step", ["check", "os.fsync"])
 def test_a_full_disk_harms_nothing_and_the_same_chunks_can_come_again(step, store, task, monkeypatch, tmp_path):
     store.append([chunk(TASK, [task(1)])])

@@ -113,13 +113,11 @@ class Snapshot:
         wanted = sql.shown(one) if columns is None else tuple(sql.find(one, name) for name in columns)
         few = FEW_ROWS if self._numbered(one) else FEW_KEYS
         if not one.view and not _ids(one, where) and limit is not None and limit <= few:
-            chosen = self._few(one, wanted, where, order, limit, offset)
-            if chosen is None:
-                return []
+            found = self._few(one, wanted, where, order, limit, offset)
         else:
-            chosen = self.select(one, wanted, where, order, limit, offset)
-        found = self._engine.query(*chosen)
-        rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+            found = self._engine.run(*self.select(one, wanted, where, order, limit, offset))
+        names = [column.name for column in wanted]
+        rows = [dict(zip(names, row, strict=True)) for row in found]
         decoders = [(column.name, decode) for column in wanted if (decode := _decoder(column))]
         for row in rows:
             for name, decode in decoders:
@@ -158,12 +156,13 @@ class Snapshot:
         order: Sequence[str],
         limit: int,
         offset: int,
-    ) -> tuple[str, list[Any]] | None:
+    ) -> list[tuple[Any, ...]]:
         """
-        Return the statement that shows a few rows out of millions; None where there are none.
+        Return a few rows out of millions.
 
         Sorting wide rows to keep a hundred of them reads every column of all; so what names them comes first, by the
-        columns that are asked and sorted for, and only the rows that are named are read whole.
+        columns that are asked and sorted for, and only the rows that are named are read whole. They are put in order
+        here: the engine takes longer to plan to sort them.
         """
         table = self._numbered(one)
         key = (_ROW,) if table else one.key
@@ -180,8 +179,8 @@ class Snapshot:
             params,
         )
         if not rows:
-            return None
-        names = [*dict.fromkeys([*sql.read_from(one, wanted), *key, *sorted_by])]
+            return []
+        names = [*dict.fromkeys([*sql.read_from(one, wanted), *key])]
         if table:
             chosen = self._then(one, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
         else:
@@ -192,8 +191,13 @@ class Snapshot:
             named = f"{sql.quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
             source = self._last(one) if one.at_from_times else self._base(one)
             chosen = self._then(one, f"(SELECT * FROM {source} WHERE {named})", names)
-        items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
-        return f"SELECT {items} FROM {chosen} s ORDER BY {order_by}", []
+        items = ", ".join(
+            [*(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)]
+        )
+        found = self._engine.run(f"SELECT {items} FROM {chosen} s")
+        place = {row[1:]: number for number, row in enumerate(rows)}
+        shown = len(wanted)
+        return [row[:shown] for row in sorted(found, key=lambda row: place[row[shown:]])]
 
     def _narrowed(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
         """

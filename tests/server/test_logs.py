@@ -156,6 +156,25 @@ async def test_an_actors_log_is_that_of_its_process(cluster, write, made_client)
     assert answer.text == "mine\n"
 
 
+async def test_the_log_of_an_actor_that_died_before_ray_heard_of_its_process_is_found_by_its_creation(
+    add, cluster, write, made_client
+):
+    actor = "dd" * 12 + "01000000"
+    written = f"worker-{'ee' * 28}-01000000-77.out"
+    write(**{written: b"not today\n", f"worker-{WORKER}-01000000-7.out": b"not mine\n"})
+    attempts = [
+        ("EXPORT_TASK", {
+            "task_id": b64("ff" * 8 + actor), "attempt_number": attempt, "job_id": b64("01000000"),
+            "task_info": {"type": "ACTOR_CREATION_TASK", "actor_id": b64(actor), "func_or_class_name": "Broken"},
+            "state_updates": {"node_id": b64(NODE), "worker_id": b64(worker), "worker_pid": pid,
+                              "state_ts_ns": {"8": "1795419640000000000"}},
+        })
+        for attempt, worker, pid in ((1, "ee" * 28, 77), (0, WORKER, 7))
+    ]  # fmt: skip
+    add(*attempts, ("EXPORT_ACTOR", {"actor_id": b64(actor), "state": "DEAD"}))
+    assert (await made_client.get(f"{LOGS}/file?actor_id={actor}")).text == "not today\n"
+
+
 TASK_LOG = b":job_id:01000000\n:task_name:f\nfirst\n:task_name:f\nsecond\nof f\n:task_name:f\nthird\n"
 
 

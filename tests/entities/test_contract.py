@@ -75,6 +75,8 @@ STRATEGIES = {
             "submission_job_id": st.sampled_from(["s1", "s2"]),
             "status": st.sampled_from(["PENDING", "RUNNING", "FAILED"]),
             "message": texts,
+            "driver_exit_code": st.sampled_from([None, 3]),
+            "end_time": ints,
         }
     ),
     "dataset": st.fixed_dictionaries(

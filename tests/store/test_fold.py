@@ -71,6 +71,24 @@ def test_the_state_of_a_task_is_the_highest_by_rank_and_not_by_number_or_time(st
     ]
 
 
+def test_a_submission_job_is_as_its_newest_event_says_it_nulls_included(store, event):
+    failed = {"driver_exit_code": 3, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR", "message": "it failed"}
+    put(
+        store,
+        "submission_job",
+        event("submission_job", T0, submission_job_id="nightly", status="FAILED", start_time=5, end_time=9, **failed),
+        event("submission_job", T0 + 1, submission_job_id="nightly", status="RUNNING", start_time=11),
+    )
+    [row] = store.snapshot(SESSION).rows("submission_job")
+    assert (row["status"], row["start_time_ms"]) == ("RUNNING", 11)
+    assert {name: row[name] for name in ("driver_exit_code", "error_type", "message", "end_time_ms")} == {
+        "driver_exit_code": None,
+        "error_type": None,
+        "message": None,
+        "end_time_ms": None,
+    }
+
+
 def test_a_null_or_an_unset_value_never_erases_a_known_one(store, event):
     put(
         store,

@@ -31,14 +31,15 @@ json    an object or list that is kept as Ray wrote it, and shown as such
 spans   profile events: a list of ``{event_name, start_time, end_time, extra_data}``, times in nanoseconds
 """
 
-Merge = Literal["key", "max", "min", "last", "union"]
+Merge = Literal["key", "max", "min", "last", "latest", "union"]
 """
-How two known values of a column become one. None minds order or repetition, and a null never erases a value.
+How two values of a column become one. None minds order or repetition, and a null erases a value in `latest` alone.
 
 key     what they are grouped by
 max     the larger; right for what is written once, and for times that only move forward
 min     the smaller
 last    the one written later: by the event's timestamp, then by its place in its writer's files
+latest  what the newest event says, null included; right where each event is the whole row
 union   the distinct members of both lists
 """
 
@@ -83,6 +84,16 @@ class Column(msgspec.Struct, frozen=True):
     """Members of a `json` column, at any depth, that are ids: base64 in Ray's files, shown as hex."""
     scale: int = 1
     """What the number in the file is multiplied by (1000 for float seconds that become milliseconds)."""
+    formerly: tuple[str, str] = ("", "")
+    """
+    The names that older versions of Raytrail gave it, in the log and in sealed states; empty where it always had this
+    one. A sealed state held an empty text, the JSON ``null`` or the number -1 for null.
+    """
+
+    @property
+    def placed(self) -> bool:
+        """Whether its merge goes by the place of a line in its file."""
+        return self.merge in ("last", "latest")
 
     @property
     def computed(self) -> str:
@@ -175,7 +186,7 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
 
     def ordered(self) -> bool:
         """Return whether the fold must know where in its file a line stood."""
-        return any(column.merge == "last" for column in self.columns)
+        return any(column.placed for column in self.columns)
 
 
 @cache

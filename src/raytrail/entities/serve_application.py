@@ -26,11 +26,22 @@ SERVE_APPLICATION = Entity(
             "last",
             "NOT_STARTED, DEPLOYING, RUNNING, DEPLOY_FAILED, UNHEALTHY or DELETING, as in Serve; DELETED at last.",
         ),
-        Column("_message", "text", "event_data.message", "last", "What Serve says of its status."),
-        # none is an answer as well: what was wrong before must not be said of one that is well again
-        Column("_said", "text", "= coalesce(_message, '')", "last", "The message, empty where there is none."),
-        Column("_route", "text", "event_data.route_prefix", "last", "The path that leads to it."),
-        Column("_routed", "text", "= coalesce(_route, '')", "last", "The path, empty where none leads to it any more."),
+        Column(
+            "message",
+            "text",
+            "event_data.message",
+            "latest",
+            "What Serve says of its status.",
+            formerly=("_message", "_said"),
+        ),
+        Column(
+            "route_prefix",
+            "text",
+            "event_data.route_prefix",
+            "latest",
+            "The path that leads to it.",
+            formerly=("_route", "_routed"),
+        ),
         Column(
             "last_deployed_time_ms",
             "int",
@@ -53,8 +64,15 @@ SERVE_APPLICATION = Entity(
             "last",
             "Whether it is scaled from outside.",
         ),
-        Column("_config", "json", "event_data.deployed_app_config", "last", "The config that it was deployed with."),
-        Column("_configured", "json", "= coalesce(_config, 'null')", "last", "The config, `null` where it has none."),
+        Column(
+            "deployed_app_config",
+            "json",
+            "event_data.deployed_app_config",
+            "latest",
+            "The config that it was deployed with. None where Python deployed it, and where it is too long for an "
+            "event.",
+            formerly=("_config", "_configured"),
+        ),
         Column("deployments", "json", "event_data.deployments", "last", "The names of its deployments."),
         Column(
             "ingress_deployment",
@@ -80,18 +98,7 @@ SERVE_APPLICATION = Entity(
             "When it went.",
         ),
     ),
-    derived=(
-        Derived("message", "text", "nullif(_said, '')", "What Serve says of its status."),
-        Derived("route_prefix", "text", "nullif(_routed, '')", "The path that leads to it."),
-        Derived(
-            "deployed_app_config",
-            "json",
-            "nullif(_configured, 'null')",
-            "The config that it was deployed with, as far as that says anything. None where Python deployed it, and "
-            "where it is too long for an event.",
-        ),
-        Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),
-    ),
+    derived=(Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("name",),
     state="status",

@@ -28,9 +28,14 @@ SERVE_DEPLOYMENT = Entity(
             "UPDATING, UPSCALING, DOWNSCALING, HEALTHY, UNHEALTHY or DEPLOY_FAILED, as in Serve; DELETED at last.",
         ),
         Column("status_trigger", "text", "event_data.status_trigger", "last", "What brought it to that status."),
-        Column("_message", "text", "event_data.message", "last", "What Serve says of its status."),
-        # none is an answer as well: what was wrong before must not be said of one that is well again
-        Column("_said", "text", "= coalesce(_message, '')", "last", "The message, empty where there is none."),
+        Column(
+            "message",
+            "text",
+            "event_data.message",
+            "latest",
+            "What Serve says of its status.",
+            formerly=("_message", "_said"),
+        ),
         Column(
             "target_num_replicas", "int", "event_data.target_num_replicas", "last", "How many replicas it is to have."
         ),
@@ -42,8 +47,14 @@ SERVE_DEPLOYMENT = Entity(
             "Its options, from code, config and defaults. Not where they are too long for an event.",
         ),
         Column("required_resources", "json", "event_data.required_resources", "last", "What each replica needs."),
-        Column("_docs", "text", "event_data.docs_path", "last", "Where FastAPI serves its documentation."),
-        Column("_documented", "text", "= coalesce(_docs, '')", "last", "The same, empty where it serves none."),
+        Column(
+            "docs_path",
+            "text",
+            "event_data.docs_path",
+            "latest",
+            "Where FastAPI serves its documentation.",
+            formerly=("_docs", "_documented"),
+        ),
         Column(
             "polled",
             "bool",
@@ -61,11 +72,7 @@ SERVE_DEPLOYMENT = Entity(
             "When it went.",
         ),
     ),
-    derived=(
-        Derived("message", "text", "nullif(_said, '')", "What Serve says of its status."),
-        Derived("docs_path", "text", "nullif(_documented, '')", "Where FastAPI serves its documentation."),
-        Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),
-    ),
+    derived=(Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("app_name", "name"),
     state="status",

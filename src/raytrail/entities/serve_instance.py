@@ -35,8 +35,14 @@ SERVE_INSTANCE = Entity(
         ),
         Column("http_options", "json", "event_data.http_options", "last", "How proxies listen, as far as it was said."),
         Column("grpc_options", "json", "event_data.grpc_options", "last", "The same for gRPC."),
-        Column("_capacity", "float", "event_data.target_capacity", "last", "Percent of the replicas that are to run."),
-        Column("_capacity_said", "float", "= coalesce(_capacity, -1)", "last", "The same, -1 where nothing is said."),
+        Column(
+            "target_capacity",
+            "float",
+            "event_data.target_capacity",
+            "latest",
+            "Percent of the replicas that are to run; null is all.",
+            formerly=("_capacity", "_capacity_said"),
+        ),
         Column(
             "rest_fields",
             "json",
@@ -57,15 +63,7 @@ SERVE_INSTANCE = Entity(
             "_shut_ms", "int", "= CASE WHEN state = 'SHUT_DOWN' THEN updated_ns // 1000000 END", "max", "When it went."
         ),
     ),
-    derived=(
-        Derived(
-            "target_capacity",
-            "float",
-            "nullif(_capacity_said, -1)",
-            "Percent of the replicas that are to run; null is all.",
-        ),
-        Derived("end_time_ms", "int", "CASE WHEN state = 'SHUT_DOWN' THEN _shut_ms END", "When it was gone."),
-    ),
+    derived=(Derived("end_time_ms", "int", "CASE WHEN state = 'SHUT_DOWN' THEN _shut_ms END", "When it was gone."),),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("updated_ns",),
     state="state",

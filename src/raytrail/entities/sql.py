@@ -5,8 +5,8 @@ The SQL that follows from an entity's columns, in DuckDB's dialect.
 
 A *partial state* is what is known of one key from some of its events. `fold` makes one of many, minding neither
 order nor repetition, and may fold its own results again: so the same GROUP BY serves live batches, sealing and
-rebuilding. A value that merges by `last` travels in it as ``{t, f, o, v}``: the event's timestamp, its file and
-its offset there, and the value, so that the larger of two is the later one.
+rebuilding. A value that merges by `last` or `latest` travels in it as ``{t, f, o, v}``: the event's timestamp, its
+file and its offset there, and the value, so that the larger of two is the later one.
 """
 
 from __future__ import annotations
@@ -147,10 +147,9 @@ def lift(entity: Entity) -> str:
     items = []
     for column in _in_state(entity):
         value = column.computed or quote(column.name)
-        if column.merge == "last":
-            value = (
-                f"CASE WHEN {value} IS NOT NULL THEN {{'t': timestamp, 'f': file, 'o': line_offset, 'v': {value}}} END"
-            )
+        if column.placed:
+            placed = f"{{'t': timestamp, 'f': file, 'o': line_offset, 'v': {value}}}"
+            value = placed if column.merge == "latest" else f"CASE WHEN {value} IS NOT NULL THEN {placed} END"
         items.append(f"{value} AS {quote(column.name)}")
     return ", ".join(items)
 
@@ -179,7 +178,7 @@ def fold(entity: Entity, source: str) -> str:
 
 def final(entity: Entity, source: str) -> str:
     """Return the SELECT that makes states of `source`, which has one partial state a key."""
-    items = [f"{quote(c.name)}.v AS {quote(c.name)}" if c.merge == "last" else quote(c.name) for c in _in_state(entity)]
+    items = [f"{quote(c.name)}.v AS {quote(c.name)}" if c.placed else quote(c.name) for c in _in_state(entity)]
     select = f"SELECT {', '.join(items)}, NULL::VARCHAR AS inferred FROM {source}"
     return with_derived(entity, f"({select})")
 
@@ -192,32 +191,68 @@ def with_derived(entity: Entity, source: str) -> str:
 
 def empty(entity: Entity, *, partial: bool) -> str:
     """Return a SELECT with the columns of (partial) states and no row."""
-    items = []
-    for column in _in_state(entity):
-        kind = STORED[column.type]
-        if partial and column.merge == "last":
-            kind = f"STRUCT(t BIGINT, f VARCHAR, o BIGINT, v {kind})"
-        items.append(f"NULL::{kind} AS {quote(column.name)}")
+    kinds = partial_types(entity) if partial else {c.name: STORED[c.type] for c in _in_state(entity)}
+    items = [f"NULL::{kind} AS {quote(name)}" for name, kind in kinds.items()]
     if not partial:
         items.append("NULL::VARCHAR AS inferred")
         items += [f"NULL::{STORED[d.type]} AS {quote(d.name)}" for d in entity.derived if d.stored]
     return f"SELECT {', '.join(items)} LIMIT 0"
 
 
+@cache
+def partial_types(entity: Entity) -> dict[str, str]:
+    """Return the engine's type of each column of a partial state, in order."""
+    kinds = {}
+    for column in _in_state(entity):
+        kind = STORED[column.type]
+        kinds[column.name] = f"STRUCT(t BIGINT, f VARCHAR, o BIGINT, v {kind})" if column.placed else kind
+    return kinds
+
+
 def filled(entity: Entity, source: str, *, partial: bool) -> str:
     """
     Return the relation of (partial) states in files, with every column.
 
-    Those that an older version wrote lack the columns that were not known then; they are null.
+    Sealed states that an older version wrote lack the columns that were not known then; they are null.
     """
-    return f"(SELECT * FROM ({empty(entity, partial=partial)}) UNION ALL BY NAME SELECT * FROM {source})"
+    states = f"({empty(entity, partial=partial)})"
+    if partial:
+        return f"(SELECT * FROM {states} UNION ALL BY NAME SELECT * FROM {source})"
+    former = {c.name: (c.formerly[1], _FORMER_NULLS[c.type]) for c in entity.columns if c.formerly[1]}
+    return _renamed(
+        entity, states, source, {name: f"nullif({quote(old)}, {null})" for name, (old, null) in former.items()}
+    )
+
+
+_FORMER_NULLS: dict[Type, str] = {"text": "''", "json": "'null'", "float": "-1"}
+"""What stood for null in a sealed state, before a column could merge by `latest`."""
 
 
 def filled_log(entity: Entity, source: str) -> str:
     """Return the relation of rows of the log in files, with every column, as `filled`."""
     columns = "".join(f", NULL::{STORED[column.type]} AS {quote(column.name)}" for column in in_log(entity))
+    former = {c.name: quote(c.formerly[0]) for c in entity.columns if c.formerly[0]}
+    return _renamed(entity, f"(SELECT NULL::BIGINT AS timestamp{columns} LIMIT 0)", source, former)
+
+
+def _renamed(entity: Entity, typed: str, source: str, former: dict[str, str]) -> str:
+    """
+    Return the relation of files with the columns of `typed`, which has no row.
+
+    Args:
+        entity: Whose files.
+        typed: The relation of the columns, by today's names.
+        source: The relation of the files, some of which may have columns by the names of old.
+        former: Of each column that had another name, the expression over that.
+    """
+    if not former:
+        return f"(SELECT * FROM {typed} UNION ALL BY NAME SELECT * FROM {source})"
+    olds = {name: old for c in entity.columns for name in c.formerly if name for old in [STORED[c.type]]}
+    columns = ", ".join(f"NULL::{kind} AS {quote(name)}" for name, kind in olds.items())
+    joined = ", ".join(f"coalesce({quote(name)}, {old}) AS {quote(name)}" for name, old in former.items())
     return (
-        f"(SELECT * FROM (SELECT NULL::BIGINT AS timestamp{columns} LIMIT 0) UNION ALL BY NAME SELECT * FROM {source})"
+        f"(SELECT * EXCLUDE ({', '.join(map(quote, olds))}) REPLACE ({joined}) FROM (SELECT * FROM {typed} "
+        f"UNION ALL BY NAME (SELECT {columns} LIMIT 0) UNION ALL BY NAME SELECT * FROM {source}))"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Emitted, Entity
 
 TRAIN_RUN = Entity(
     name="train_run",
@@ -29,9 +29,14 @@ TRAIN_RUN = Entity(
             "last",
             "INITIALIZING, SCHEDULING, RUNNING, FINISHED, ERRORED, ABORTED, ...",
         ),
-        Column("_detail", "text", "event_data.status_detail", "last", "What Ray says of its status."),
-        # none is an answer as well: what it waited for must not be said of one that runs
-        Column("_said", "text", "= coalesce(_detail, '')", "last", "The same, empty where there is none."),
+        Column(
+            "status_detail",
+            "text",
+            "event_data.status_detail",
+            "latest",
+            "What Ray says of its status.",
+            formerly=("_detail", "_said"),
+        ),
         Column("start_time_ns", "int", "event_data.start_time_ns", "max", "When it began.", unset="0"),
         Column("end_time_ns", "int", "event_data.end_time_ns", "max", "When it ended.", unset="0"),
         Column(
@@ -60,7 +65,6 @@ TRAIN_RUN = Entity(
         Column("ray_train_version", "int", "event_data.ray_train_version", "last", "Ray Train's generation."),
         Column("schema_version", "int", "event_data.schema_version", "last", "Version of this event's form."),
     ),
-    derived=(Derived("status_detail", "text", "nullif(_said, '')", "What Ray says of its status."),),
     sort=("run_id",),
     state="status",
     terminal=("FINISHED", "ERRORED", "ABORTED"),

@@ -35,6 +35,7 @@ from raytrail.store.finder import LogFinder, LogPart, output_start
 from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
 from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
+from raytrail.store.older import Partials, unfold
 from raytrail.store.read import Filter, Snapshot
 from raytrail.store.seal import Sealer
 
@@ -102,12 +103,14 @@ class Store:
             raise
         self._engine = Engine(config, root / "tmp" if write else None)
         self._logs = Logs(root, self._catalogue)
+        self._partials = Partials(self._engine)
         self._figures = Figures(self._catalogue, self._engine, self.snapshot)
         if write:
             self._sweep()
             self._appender = Appender(root, self._catalogue, self._engine, self._logs)
             self._live = LiveFold(root, self._catalogue, self._engine)
             self._sealer = Sealer(root, self._catalogue, self._engine)
+            self._live.retire(unfold(root, self._catalogue, self._partials))
 
     @classmethod
     def open(cls, root: Path, config: StoreConfig | None = None, *, write: bool = False) -> Store:
@@ -407,11 +410,7 @@ class Store:
     def _states(self, session: str, one: Entity, at_ms: int | None) -> str:
         """Return the relation of an entity's states in a session."""
         if at_ms is not None and not one.at_from_times:
-            paths = [self._root / file.path for file in self._catalogue.log_files(session, one.name)]
-            if not paths:
-                return f"({sql.empty(one, partial=False)})"
-            log = f"(SELECT * FROM {sql.filled_log(one, parquet(paths))} WHERE {one.when} <= {at_ms})"
-            return f"({sql.final(one, f'({sql.folded(one, log)})')})"
+            return self._folded(session, one, f"{one.when} <= {at_ms}")
         source = self._last_states(session, one)
         return source if at_ms is None else f"({sql.at_times(one, source, at_ms, [*sql.stored(one)])})"
 
@@ -422,10 +421,19 @@ class Store:
         sealed = [self._root / f.path for f in files if f.entity == one.name and f.kind == "sealed"]
         if sealed:
             return self._sealed(one, sealed)
-        live = [self._root / f.path for f in files if f.entity == one.name and f.rows]
-        if not live:
-            return f"({sql.empty(one, partial=False)})"
+        live = [self._root / f.path for f in files if f.entity == one.name]
+        # not folded yet, or anew: the log says the same, if more slowly
+        if not live or not self._partials.usable(one, live):
+            return self._folded(session, one)
         return f"({sql.final(one, sql.filled(one, parquet(live), partial=True))})"
+
+    def _folded(self, session: str, one: Entity, condition: str = "true") -> str:
+        """Return the relation of an entity's states as the events of the log that meet a condition make them."""
+        paths = [self._root / file.path for file in self._catalogue.log_files(session, one.name)]
+        if not paths:
+            return f"({sql.empty(one, partial=False)})"
+        log = f"(SELECT * FROM {sql.filled_log(one, parquet(paths))} WHERE {condition})"
+        return f"({sql.final(one, f'({sql.folded(one, log)})')})"
 
     def _sealed(self, one: Entity, paths: Sequence[Path]) -> str:
         """Return the relation of sealed states; what an older version did not store of them is worked out."""

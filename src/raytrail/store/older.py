@@ -1,0 +1,52 @@
+"""
+What an older Raytrail folded: its partial states may lack a column, or have another type of it.
+
+The log is the truth, so such states are not converted: their entity is folded anew from the session's log.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raytrail.entities import Entity, installed, sql
+from raytrail.store.catalogue import Catalogue
+from raytrail.store.engine import Engine, parquet
+
+
+class Partials:
+    """Tells files of partial states that this version can fold on from others."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._types: dict[Path, dict[str, str]] = {}
+
+    def usable(self, entity: Entity, paths: list[Path]) -> bool:
+        """Return whether all of these files have the columns and types of today's partial states."""
+        return all(self._of(path) == sql.partial_types(entity) for path in paths)
+
+    def _of(self, path: Path) -> dict[str, str]:
+        if path not in self._types:
+            described = self._engine.run(f"DESCRIBE SELECT * FROM {parquet([path])}")
+            self._types[path] = {name: kind for name, kind, *_ in described}
+        return self._types[path]
+
+
+def unfold(root: Path, catalogue: Catalogue, partials: Partials) -> list[Path]:
+    """
+    Forget the partial states that cannot be folded on, so that the next fold makes them anew from the log.
+
+    Returns:
+        The files that are named no more; delete them once nobody reads them.
+    """
+    live = catalogue.query("SELECT DISTINCT session, entity FROM state WHERE kind IN ('open', 'closed')")
+    retired: list[Path] = []
+    for session, name in live:
+        entity = installed().get(name)
+        paths = [root / file.path for file in catalogue.state_files(session, name)]
+        if entity is None or partials.usable(entity, paths):
+            continue
+        with catalogue.transaction() as db:
+            db.execute("DELETE FROM state WHERE session = ? AND entity = ?", (session, name))
+            db.execute("UPDATE log SET folded = 0 WHERE session = ? AND entity = ?", (session, name))
+        retired += paths
+    return retired

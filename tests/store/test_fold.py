@@ -352,7 +352,7 @@ def test_an_attempt_whose_worker_is_told_to_have_ended_ends_with_it_in_gcs_own_w
     )
 
 
-def test_the_files_of_a_tasks_output_are_known_once_its_session_is_sealed(store, task):
+def test_the_files_of_a_tasks_output_are_known_live_and_sealed(store, task):
     """From an attempt of its worker that was told whole, or from its log's name and its node's directory."""
     workers = {name: bytes([number]) * 28 for number, name in enumerate(("told", "shipped", "elsewhere", "unknown"), 5)}
     directory = f"/tmp/ray/{SESSION}/logs/"
@@ -379,13 +379,10 @@ def test_the_files_of_a_tasks_output_are_known_once_its_session_is_sealed(store,
         task(7, task_info={"type": "ACTOR_TASK"}, state_updates={"worker_id": NODE, "node_id": NODE}),
     )
     put(store, "file", shipped("shipped", "ffffffff"), shipped("elsewhere", "01000000", "old/"))
-    guess = {number: only_log(store, number)["stdout_file"] for number in (2, 3)}
-    assert guess == {
-        2: f"worker-{workers['told'].hex()}-01000000-7.out",
-        3: f"worker-{workers['shipped'].hex()}-01000000-7.out",
-    }
+    live = {number: only_log(store, number) for number in range(1, 8)}
     store.seal(SESSION)
-    found = {number: only_log(store, number)["stdout_file"] for number in range(1, 7)}
+    assert {number: only_log(store, number) for number in range(1, 8)} == live
+    found = {number: live[number]["stdout_file"] for number in range(1, 7)}
     assert found == {
         1: f"{whole}.out",
         2: f"{whole}.out",

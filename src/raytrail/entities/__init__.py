@@ -114,6 +114,38 @@ class Derived(msgspec.Struct, frozen=True):
     """Whether it is worked out once when a session is sealed, as it is filtered by or dear."""
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """A state of another entity that a state is read beside, as its end or its name follows from that."""
+
+    alias: str
+    """What SQL calls it; the state itself is ``s``."""
+    entity: str
+    """The other entity's name, or the entity's own."""
+    on: str
+    """The SQL condition that holds of one at most."""
+    sql: str = ""
+    """The SELECT that it is a row of, over the other's states, named in braces; empty: it is one of these."""
+
+
+class End(msgspec.Struct, frozen=True):
+    """An end that closes an open state, though no event says so. Its SQL is over ``s`` and what is beside it."""
+
+    why: str
+    """What `inferred` says of a state that it closed."""
+    when: str
+    """The condition that it has come."""
+    at_ns: str
+    """When it came, in nanoseconds since the epoch; null where that is not known: then it closes nothing."""
+    delay_ms: int
+    """How long after that Ray concludes it. What begins later is not closed by it."""
+    says: str = "NULL"
+    """The words for it."""
+    open: str = ""
+    """The condition that a state is open to it; empty: no event ended it."""
+    backdated: bool = False
+    """Whether Ray writes `at_ns` even where the state began after it, within the delay. Else it ends as it begins."""
+
+
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """Names the table, the URL and the noun on the command line."""
 
@@ -147,9 +179,18 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """An SQL condition over the folded columns: nothing more is expected of this one. Empty: never said."""
     settled: str = ""
     """A weaker condition: stragglers apart, which are waited for a minute, nothing more is expected."""
+    beside: tuple[Beside, ...] = ()
+    """The states that its ends follow from, and its fills."""
+    fills: tuple[tuple[str, str], ...] = ()
+    """Columns that other states tell, each with the SQL expression over what is beside it."""
+    ends: tuple[End, ...] = ()
+    """What closes one that no event ended, besides the end of its session."""
     closing: tuple[tuple[str, str], ...] = ()
-    """What becomes of one that is open when its session ends: columns, each with an SQL expression that may use
-    ``{end_ms}``, the session's end."""
+    """What becomes of one that an end closes: columns, each with an SQL expression that may use ``{end_ms}`` or
+    ``{end_ns}``, when that was, ``{says}``, the words for it, and ``{why}``."""
+    began_ns: str = "first_event_s * 1000000000"
+    """An SQL expression over the folded columns: when it began, in nanoseconds. No inferred end is before, but for
+    those that Ray itself dates back (`End.backdated`)."""
     view: str = ""
     """For what has no events of its own: the SELECT that makes its states of other entities', each named in braces."""
     at_from_times: bool = False

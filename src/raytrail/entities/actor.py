@@ -7,6 +7,7 @@ Or from Ray's HTTP export (`raytrail.sources.ray_event`), which tells nanosecond
 from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS
 
 _WHEN_MS = "coalesce(_time_ns // 1000000, timestamp * 1000)"
 _RESTART = "coalesce(_time_ns::VARCHAR, file || ':' || line_offset)"
@@ -140,5 +141,7 @@ ACTOR = Entity(
     sort=("job_id", "actor_id"),
     state="state",
     terminal=("DEAD",),
+    beside=ACTOR_BESIDE,
+    ends=ACTOR_ENDS,
     closing=(("state", "'DEAD'"), ("_dead_ms", "{end_ms}")),
 )

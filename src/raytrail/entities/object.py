@@ -7,6 +7,7 @@ Source: `ObjectRefInfo` and `CoreWorkerStats` (common.proto), as the raylet answ
 from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities.ends import OBJECT_BESIDE, OBJECT_ENDS
 
 
 def _said(name: str) -> str:
@@ -97,5 +98,7 @@ OBJECT = Entity(
     sort=("object_id", "worker_id"),
     state="state",
     terminal=("DELETED",),
+    beside=OBJECT_BESIDE,
+    ends=OBJECT_ENDS,
     closing=(("state", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
 )

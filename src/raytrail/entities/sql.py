@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain
+from typing import NamedTuple
 
 from raytrail.entities import Column, Derived, Entity, Type
 
@@ -48,6 +49,8 @@ LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its las
 INFERRED = Derived(
     "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null.", stored=True
 )
+INFERRED_MS = "_inferred_ms"
+"""The stored column of states that says from when on one counts as closed: Ray concludes an end some time after it."""
 SETTLED = "_settled"
 """The column of states at a moment that says whether one is as it was at last."""
 TALLY = "_n"
@@ -58,6 +61,34 @@ TALLY_STEPS = 64
 """By how many moments of a session's life a tally tells its states apart."""
 COMMON = (EXTRA, FIRST, LAST)
 """Columns that every entity has."""
+
+
+class Moment(NamedTuple):
+    """A moment of a session."""
+
+    at_ms: int
+    """In milliseconds since the epoch; what happened within this millisecond has happened."""
+    ahead_ms: int | None = None
+    """
+    From here on times are those of clocks that are ahead: what they tell had happened, too. None: later is later.
+
+    A node's clock may be minutes ahead of the head's, by which the moment of a shutdown is known.
+    """
+
+    @property
+    def last_ns(self) -> int:
+        """The last nanosecond of the moment."""
+        return (self.at_ms + 1) * 1_000_000 - 1
+
+    def past_ns(self, time_ns: str) -> str:
+        """Return the condition that a time in nanoseconds had come."""
+        ahead = "" if self.ahead_ms is None else f" OR {time_ns} >= {self.ahead_ms * 1_000_000}"
+        return f"({time_ns} <= {self.last_ns}{ahead})"
+
+    def past_ms(self, time_ms: str) -> str:
+        """Return the condition that a time in milliseconds had come."""
+        ahead = "" if self.ahead_ms is None else f" OR ({time_ms}) >= {self.ahead_ms}"
+        return f"(({time_ms}) <= {self.at_ms}{ahead})"
 
 
 def quote(name: str) -> str:
@@ -90,7 +121,7 @@ def _in_state(entity: Entity) -> tuple[Column, ...]:
 def stored(entity: Entity) -> dict[str, None]:
     """Return the names of the columns that a sealed state has, in order."""
     derived = (d.name for d in entity.derived if d.stored)
-    return dict.fromkeys([*(c.name for c in _in_state(entity)), "inferred", *derived])
+    return dict.fromkeys([*(c.name for c in _in_state(entity)), "inferred", INFERRED_MS, *derived])
 
 
 @cache
@@ -176,11 +207,14 @@ def fold(entity: Entity, source: str) -> str:
     return f"SELECT * REPLACE ({', '.join(unions)}) FROM ({select})" if unions else select
 
 
-def final(entity: Entity, source: str) -> str:
-    """Return the SELECT that makes states of `source`, which has one partial state a key."""
+def bare(entity: Entity, source: str) -> str:
+    """
+    Return the SELECT that makes states of `source`, which has one partial state a key, as their own events left them.
+
+    They lack the derived columns that are stored.
+    """
     items = [f"{quote(c.name)}.v AS {quote(c.name)}" if c.placed else quote(c.name) for c in _in_state(entity)]
-    select = f"SELECT {', '.join(items)}, NULL::VARCHAR AS inferred FROM {source}"
-    return with_derived(entity, f"({select})")
+    return f"SELECT {', '.join(items)}, NULL::VARCHAR AS inferred, NULL::BIGINT AS {INFERRED_MS} FROM {source}"
 
 
 def with_derived(entity: Entity, source: str) -> str:
@@ -194,7 +228,7 @@ def empty(entity: Entity, *, partial: bool) -> str:
     kinds = partial_types(entity) if partial else {c.name: STORED[c.type] for c in _in_state(entity)}
     items = [f"NULL::{kind} AS {quote(name)}" for name, kind in kinds.items()]
     if not partial:
-        items.append("NULL::VARCHAR AS inferred")
+        items += ["NULL::VARCHAR AS inferred", f"NULL::BIGINT AS {INFERRED_MS}"]
         items += [f"NULL::{STORED[d.type]} AS {quote(d.name)}" for d in entity.derived if d.stored]
     return f"SELECT {', '.join(items)} LIMIT 0"
 
@@ -261,48 +295,45 @@ def folded(entity: Entity, log: str) -> str:
     return fold(entity, f"(SELECT {lift(entity)} FROM {log})")
 
 
-def settled(entity: Entity, at_ms: int) -> str:
+def settled(entity: Entity, moment: Moment) -> str:
     """Return the condition that a state is at a moment what it was at last, as nothing more happened to it."""
-    return f"{quote(entity.latest)} <= {last_ns(at_ms)}" if entity.latest else "false"
+    return f"{quote(entity.latest)} <= {moment.last_ns}" if entity.latest else "false"
 
 
-def last_ns(at_ms: int) -> int:
-    """Return the last nanosecond of a moment."""
-    return (at_ms + 1) * 1_000_000 - 1
-
-
-def at_times(entity: Entity, source: str, at_ms: int, names: Sequence[str]) -> str:
+def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) -> str:
     """
     Return the SELECT that shows states as they were at a moment, from the times in them.
 
-    What had not happened yet is null; what had not begun is left out. `SETTLED` says whether a state is as it was at
-    last.
+    What had not happened yet is null, and what was not concluded yet; what had not begun is left out. `SETTLED` says
+    whether a state is as it was at last.
 
     Args:
         entity: Whose states.
         source: Their relation.
-        at_ms: The moment.
+        moment: The moment.
         names: The columns to show, of those of `source`. No other is written: the engine takes longer to plan a
             statement with all of them than to answer most questions.
     """
-    at_ns = last_ns(at_ms)
     times = [c.name for c in entity.columns if c.name.endswith("_ns")]
     first = quote(entity.earliest) if entity.earliest else f"least({', '.join(map(quote, times))})"
-    began = f"{first} <= {at_ns}"
+    began = moment.past_ns(first)
+    closed = {"inferred", INFERRED_MS, *(name for name, _ in entity.closing)}
+    # what an older version sealed does not say when it was concluded: at once, it was taken to be
+    concluded = f"(inferred IS NULL OR coalesce({moment.past_ms(INFERRED_MS)}, true))"
     columns = {c.name: c for c in entity.columns}
     derived = {d.name: d for d in entity.derived if d.stored}
-    plain = dict.fromkeys(chain(*(_named(entity, derived[n].sql) if n in derived else [n] for n in names)))
+    plain = dict.fromkeys(chain(*(named(entity, derived[n].sql) if n in derived else [n] for n in names)))
 
     def then(name: str) -> str:
         column, value = columns.get(name), quote(name)
+        conditions = [concluded] if name in closed else []
         if name in times:
-            return f"CASE WHEN {value} <= {at_ns} THEN {value} END AS {value}"
-        if column and column.since:
-            known = f"least({', '.join(map(quote, column.since))})"
-            return f"CASE WHEN {known} <= {at_ns} THEN {value} END AS {value}"
-        if column and column.type == "spans":
-            return f"list_filter({value}, lambda s: s.end_time <= {at_ns}) AS {value}"
-        return value
+            conditions.append(moment.past_ns(value))
+        elif column and column.since:
+            conditions.append(moment.past_ns(f"least({', '.join(map(quote, column.since))})"))
+        elif column and column.type == "spans":
+            return f"list_filter({value}, lambda s: {moment.past_ns('s.end_time')}) AS {value}"
+        return f"CASE WHEN {' AND '.join(conditions)} THEN {value} END AS {value}" if conditions else value
 
     def still(source: str) -> str:
         worked_out = (f"{derived[n].sql} AS {quote(n)}" if n in derived else quote(n) for n in names)
@@ -314,8 +345,8 @@ def at_times(entity: Entity, source: str, at_ms: int, names: Sequence[str]) -> s
     # by the statistics of a column the engine skips what is all on one side of the moment
     return (
         f"SELECT {', '.join([*map(quote, names), f'true AS {SETTLED}'])} FROM {source} "
-        f"WHERE {settled(entity, at_ms)} UNION ALL "
-        + still(f"{source} WHERE {quote(entity.latest)} > {at_ns} AND {began}")
+        f"WHERE {settled(entity, moment)} UNION ALL "
+        + still(f"{source} WHERE {quote(entity.latest)} > {moment.last_ns} AND {began}")
     )
 
 
@@ -348,12 +379,12 @@ def read_from(entity: Entity, wanted: Iterable[Column | Derived]) -> list[str]:
     """Return the names of the stored columns that these are made of."""
     names: dict[str, None] = {}
     for one in wanted:
-        names |= dict.fromkeys([one.name] if one.name in stored(entity) else _named(entity, raw(one)))
+        names |= dict.fromkeys([one.name] if one.name in stored(entity) else named(entity, raw(one)))
     return list(names)
 
 
 @cache
-def _named(entity: Entity, expression: str) -> list[str]:
+def named(entity: Entity, expression: str) -> list[str]:
     """Return the stored columns that an expression reads, and maybe some whose names only its texts have."""
     return [word for word in re.findall(r"\w+", expression) if word in stored(entity)]
 

@@ -6,7 +6,8 @@ Or from Ray's HTTP export, whose events `raytrail.sources.ray_event` puts into t
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Beside, Column, Derived, Emitted, Entity, sql
+from raytrail.entities.ends import task_beside, task_ends
 
 STATES = (
     # rpc.TaskStatus (common.proto, Ray 2.60): its number, its name
@@ -76,7 +77,57 @@ STATE_SQL = "CASE " + " ".join(f"WHEN {_time(n)} IS NOT NULL THEN '{_NAMES[n]}'"
 
 
 TIMES_SQL = ", ".join(_time(number) for number, _ in STATES)
-"""The times of an attempt: it cannot have ended before the last of them."""
+"""The times of an attempt."""
+_FIRST_SQL = f"least({TIMES_SQL})"
+_LAST_SQL = "greatest(" + ", ".join(f"s.{_time(number)}" for number, _ in STATES) + ")"
+
+# Where an attempt's output begins and ends is mostly exported at once, and then without its file (TaskLogInfoToExport).
+# One that ran while its worker reported has the path: that of its worker's files, and so that of its node's directory.
+_TELLS = "_stdout_file LIKE '%/worker-%.out'"
+_WORKER_LOG = "worker-((?:[0-9a-f]{2})+)-[0-9a-f]+-[0-9]+"
+
+_BESIDE = (
+    Beside(
+        "g",
+        "task",
+        "g.task_id = s.task_id",
+        "SELECT task_id, max(coalesce(_name, _span_name)) AS name FROM {task} WHERE task_id IN "
+        "(SELECT task_id FROM {task} WHERE attempt_number > 0) GROUP BY task_id",
+    ),
+    # the workers whose files an event tells: their path, without its suffix
+    Beside(
+        "told",
+        "task",
+        "told.worker_id = s.worker_id",
+        "SELECT worker_id, max(left(_stdout_file, -4)) AS path FROM {task} "
+        f"WHERE {_TELLS} AND worker_id IS NOT NULL GROUP BY worker_id",
+    ),
+    # the nodes of which an event tells where Ray keeps its logs; a slash ends it
+    Beside(
+        "logs",
+        "task",
+        "logs.node_id = s.node_id",
+        "SELECT node_id, max(regexp_extract(_stdout_file, '^.*/')) AS directory FROM {task} "
+        f"WHERE {_TELLS} AND node_id IS NOT NULL GROUP BY node_id",
+    ),
+    # the workers whose output was shipped: the name of its log, without its suffix
+    Beside(
+        "shipped",
+        "file",
+        "shipped.worker_id = s.worker_id",
+        f"SELECT unhex(regexp_extract(name, '{_WORKER_LOG}[.]out$', 1)) AS worker_id, "
+        f"max(regexp_extract(name, '({_WORKER_LOG})[.]out$', 1)) AS name FROM {{file}} "
+        f"WHERE event_type = 'LOG' AND regexp_matches(name, '(^|/){_WORKER_LOG}[.]out$') GROUP BY ALL",
+    ),
+)
+
+
+def _output(suffix: str) -> str:
+    path = "coalesce(told.path, coalesce(logs.directory, '') || shipped.name)"
+    return (
+        f"CASE WHEN s._std{suffix}_file IS NULL AND s._stdout_start IS NOT NULL THEN {path} || '.{suffix}' "
+        f"ELSE s._std{suffix}_file END"
+    )
 
 
 def _ms(ns: str) -> str:
@@ -90,7 +141,7 @@ def _ms(ns: str) -> str:
 
 
 _BASE_NAME_SQL = (
-    "coalesce(_name, _span_name, "
+    "coalesce(_name, _span_name, _sibling_name, "
     "CASE WHEN type = 'ACTOR_CREATION_TASK' THEN coalesce(_actor_name || ':', '') ELSE '' END || func_or_class_name)"
 )
 _NAME_SQL = (
@@ -253,7 +304,14 @@ TASK = Entity(
             "When a process had created the actor, and which. Ray 2.48 creates one that restarts in the same attempt: "
             "the last process is the one that Ray shows.",
         ),
-        Column("_actor_name", "text", "= NULL::VARCHAR", "max", "The name of its actor, filled in when sealed."),
+        Column("_actor_name", "text", "= NULL::VARCHAR", "max", "The name of its actor, filled in from that."),
+        Column(
+            "_sibling_name",
+            "text",
+            "= NULL::VARCHAR",
+            "max",
+            "The name that another attempt of the task tells, filled in from that.",
+        ),
         Column(
             "_actor_repr_name",
             "text",
@@ -265,12 +323,13 @@ TASK = Entity(
     derived=(
         Derived("state", "text", STATE_SQL, "The state it is in, or NIL where no event said.", stored=True),
         Derived("name", "text", _NAME_SQL, "The name given to it, else what is called.", stored=True),
-        Derived("_earliest_ns", "int", f"least({TIMES_SQL})", "The first of its times.", stored=True),
+        Derived("_earliest_ns", "int", _FIRST_SQL, "The first of its times.", stored=True),
         Derived(
             "_latest_ns",
             "int",
-            f"greatest({TIMES_SQL}, list_max(list_transform(_profile_events, lambda s: s.end_time)))",
-            "The last of its times.",
+            f"greatest({TIMES_SQL}, list_max(list_transform(_profile_events, lambda s: s.end_time)), "
+            f"{sql.INFERRED_MS} * 1000000)",
+            "The last of its times, and of the moments from which something of it is known.",
             stored=True,
         ),
         Derived(
@@ -326,11 +385,25 @@ TASK = Entity(
     sort=("job_id", "pending_args_avail_ns", "task_id"),
     state="state",
     terminal=("FINISHED", "FAILED"),
-    closing=(
-        ("failed_ns", f"greatest({{end_ms}} * 1000000, {TIMES_SQL})"),
-        ("_error_type", "'WORKER_DIED'"),
-        ("_error_message", "'The session ended while it was open.'"),
+    beside=(*task_beside(), *_BESIDE),
+    fills=(
+        ("_actor_name", "a.name"),
+        ("_actor_repr_name", "a.repr_name"),
+        ("_sibling_name", "CASE WHEN coalesce(s._name, s._span_name) IS NULL THEN g.name END"),
+        ("_stdout_file", _output("out")),
+        ("_stderr_file", _output("err")),
     ),
+    ends=task_ends(_LAST_SQL),
+    closing=(
+        # only of an end that Ray told itself is it known that it was the end, whatever came after by other clocks
+        (
+            "failed_ns",
+            f"CASE WHEN {{why}} = 'session ended' THEN greatest({{end_ns}}, {TIMES_SQL}) ELSE {{end_ns}} END",
+        ),
+        ("_error_type", "'WORKER_DIED'"),
+        ("_error_message", "coalesce({says}, 'The session ended while it was open.')"),
+    ),
+    began_ns=_FIRST_SQL,
     complete=(
         "func_or_class_name IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL"
         " AND coalesce(_name, _span_name) IS NOT NULL AND running_ns IS NOT NULL"

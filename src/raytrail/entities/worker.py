@@ -7,6 +7,7 @@ Source: `WorkerTableData` (gcs.proto), as the GCS answers it; `WorkerDefinitionE
 from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities.ends import WORKER_BESIDE, WORKER_ENDS
 
 
 def _said(name: str) -> str:
@@ -71,11 +72,22 @@ WORKER = Entity(
         Column("_time_ns", "int", "time_ns", "max", "When it was written."),
     ),
     derived=(
-        Derived("state", "text", "CASE WHEN is_alive THEN 'ALIVE' ELSE 'DEAD' END", "ALIVE or DEAD.", stored=True),
+        Derived(
+            "state",
+            "text",
+            "CASE WHEN is_alive AND inferred IS NULL THEN 'ALIVE' ELSE 'DEAD' END",
+            "ALIVE or DEAD. Ray's own list keeps workers of a node that died as alive, and so does `is_alive`.",
+            stored=True,
+        ),
     ),
     when="coalesce(_since_ns // 1000000, _time_ns // 1000000, timestamp * 1000)",
     sort=("worker_id",),
     state="state",
     terminal=("DEAD",),
-    closing=(("is_alive", "false"), ("end_time_ms", "{end_ms}")),
+    beside=WORKER_BESIDE,
+    ends=WORKER_ENDS,
+    closing=(
+        ("is_alive", "CASE WHEN {why} = 'session ended' THEN false ELSE is_alive END"),
+        ("end_time_ms", "CASE WHEN {why} = 'session ended' THEN {end_ms} ELSE end_time_ms END"),
+    ),
 )

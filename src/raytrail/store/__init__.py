@@ -17,27 +17,27 @@ import fcntl
 import re
 import shutil
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 from raytrail.config import StoreConfig
-from raytrail.entities import Entity, installed, sql
+from raytrail.entities import installed, sql
+from raytrail.entities.sql import Moment
 from raytrail.errors import NotFoundError, StoreError, StoreLocked
 from raytrail.event import LOG, Chunk
 from raytrail.store.append import UNKNOWN, Appender
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
-from raytrail.store.figures import Cluster, Figures
+from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.finder import LogFinder, LogPart, output_start
 from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
 from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
-from raytrail.store.older import Partials, unfold
+from raytrail.store.older import unfold
 from raytrail.store.read import Filter, Snapshot
 from raytrail.store.seal import Sealer
+from raytrail.store.states import States
 
 __all__ = [
     "Cluster",
@@ -57,16 +57,6 @@ __all__ = [
 ]
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
-ATTACHED = 64
-"""Most sealed sessions that are held open at once."""
-
-
-class _Attached(NamedTuple):
-    """A sealed session's tables, open."""
-
-    name: str
-    columns: Mapping[str, frozenset[str]]
-    """Of each table."""
 
 
 class Store:
@@ -76,10 +66,7 @@ class Store:
         self._root = root
         self._config = config
         self._lock = threading.RLock()
-        self._attached: dict[str, _Attached] = {}
         self._counts: dict[object, int] = {}
-        self._columns: dict[Path, frozenset[str]] = {}
-        self._attach_lock = threading.Lock()
         self._asked: Engine | None = None
         self._lock_file = None
         if write:
@@ -103,14 +90,14 @@ class Store:
             raise
         self._engine = Engine(config, root / "tmp" if write else None)
         self._logs = Logs(root, self._catalogue)
-        self._partials = Partials(self._engine)
+        self._states = States(root, self._catalogue, self._engine, self._counts)
         self._figures = Figures(self._catalogue, self._engine, self.snapshot)
         if write:
             self._sweep()
             self._appender = Appender(root, self._catalogue, self._engine, self._logs)
             self._live = LiveFold(root, self._catalogue, self._engine)
             self._sealer = Sealer(root, self._catalogue, self._engine)
-            self._live.retire(unfold(root, self._catalogue, self._partials))
+            self._live.retire(unfold(root, self._catalogue, self._engine))
 
     @classmethod
     def open(cls, root: Path, config: StoreConfig | None = None, *, write: bool = False) -> Store:
@@ -227,7 +214,7 @@ class Store:
         with self._lock:
             kinds = {file.kind for file in self._catalogue.state_files(session)}
             if "sealed" in kinds and "cache" not in kinds:
-                self._sealer.cache(session, lambda one: self._last_states(session, one, attach=False))
+                self._sealer.cache(session, lambda one: self._states.last(session, one, attach=False))
 
     def rebuild(self, session: str) -> None:
         """Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read."""
@@ -290,16 +277,20 @@ class Store:
         """
         if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
             raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
-        return Snapshot(
-            self._engine,
-            session,
-            at_ms,
-            lambda one: self._states(session, one, at_ms),
-            lambda one: self._last_states(session, one),
-            lambda one: self._table(session, one.name, sql.stored(one)),
-            lambda one: self._table(session, sql.tally_name(one), sql.tally_columns(one)),
-            self._counts,
-        )
+        moment = None if at_ms is None else self._moment(session, at_ms)
+        return Snapshot(self._engine, session, moment, self._states, self._counts)
+
+    def _moment(self, session: str, at_ms: int) -> Moment | None:
+        """Return a moment of a session; None where it was over by then."""
+        if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
+            return Moment(at_ms)
+        cluster = self._figures.of(session)
+        if cluster.ended_ms is not None and at_ms >= cluster.ended_ms:
+            return None
+        if cluster.ended_ms is None or at_ms != cluster.before_shutdown_ms:
+            return Moment(at_ms)
+        # what the shutdown did is within seconds of its end; what seems later was told by a clock that is ahead
+        return Moment(at_ms, cluster.ended_ms + SHUTDOWN_SECONDS * 1000)
 
     def logs(self, session: str, node_id: str | None = None, glob: str = "**", *, every: bool = False) -> list[Log]:
         """
@@ -401,85 +392,7 @@ class Store:
 
     def _from_files(self, session: str) -> Snapshot:
         """Return a session's last states as an engine sees them that has nothing attached."""
-
-        def last(one: Entity) -> str:
-            return self._last_states(session, one, attach=False)
-
-        return Snapshot(self._engine, session, None, last, last)
-
-    def _states(self, session: str, one: Entity, at_ms: int | None) -> str:
-        """Return the relation of an entity's states in a session."""
-        if at_ms is not None and not one.at_from_times:
-            return self._folded(session, one, f"{one.when} <= {at_ms}")
-        source = self._last_states(session, one)
-        return source if at_ms is None else f"({sql.at_times(one, source, at_ms, [*sql.stored(one)])})"
-
-    def _last_states(self, session: str, one: Entity, *, attach: bool = True) -> str:
-        if attach and (table := self._table(session, one.name, sql.stored(one))):
-            return table
-        files = self._catalogue.state_files(session)
-        sealed = [self._root / f.path for f in files if f.entity == one.name and f.kind == "sealed"]
-        if sealed:
-            return self._sealed(one, sealed)
-        live = [self._root / f.path for f in files if f.entity == one.name]
-        # not folded yet, or anew: the log says the same, if more slowly
-        if not live or not self._partials.usable(one, live):
-            return self._folded(session, one)
-        return f"({sql.final(one, sql.filled(one, parquet(live), partial=True))})"
-
-    def _folded(self, session: str, one: Entity, condition: str = "true") -> str:
-        """Return the relation of an entity's states as the events of the log that meet a condition make them."""
-        paths = [self._root / file.path for file in self._catalogue.log_files(session, one.name)]
-        if not paths:
-            return f"({sql.empty(one, partial=False)})"
-        log = f"(SELECT * FROM {sql.filled_log(one, parquet(paths))} WHERE {condition})"
-        return f"({sql.final(one, f'({sql.folded(one, log)})')})"
-
-    def _sealed(self, one: Entity, paths: Sequence[Path]) -> str:
-        """Return the relation of sealed states; what an older version did not store of them is worked out."""
-        for path in paths:
-            if path not in self._columns:
-                schema = self._engine.run(f"SELECT name FROM parquet_schema({sql.literal(str(path))})")
-                self._columns[path] = frozenset(name for (name,) in schema)
-        missing = sql.stored(one).keys() - frozenset.intersection(*(self._columns[path] for path in paths))
-        if not missing:
-            return parquet(paths)
-        states = sql.filled(one, parquet(paths), partial=False)
-        derived = [sql.quote(column.name) for column in one.derived if column.stored]
-        exclude = f" EXCLUDE ({', '.join(derived)})" if derived else ""
-        return f"({sql.with_derived(one, f'(SELECT *{exclude} FROM {states})')})"
-
-    def _table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
-        """Return a table of a sealed session's cache; None where it has none, it lives, or the file is gone."""
-        for file in self._catalogue.state_files(session):
-            if (
-                file.kind == "cache"
-                and (attached := self._attach(file.path))
-                # what was sealed before an entity or a column of it was known, has it not
-                and name in attached.columns
-                and attached.columns[name].issuperset(columns)
-            ):
-                return f"{attached.name}.{sql.quote(name)}"
-        return None
-
-    def _attach(self, path: str) -> _Attached | None:
-        """Return how a sealed session's tables are open; None where the file is gone."""
-        with self._attach_lock:
-            if path not in self._attached:
-                if not (self._root / path).exists():
-                    return None
-                while len(self._attached) >= ATTACHED:
-                    oldest = next(iter(self._attached))
-                    self._engine.run(f"DETACH {self._attached.pop(oldest).name}")
-                    self._counts.clear()
-                name = f"sealed_{time.monotonic_ns()}"
-                self._engine.run(f"ATTACH {sql.literal(str(self._root / path))} AS {name} (READ_ONLY)")
-                columns = self._engine.run(
-                    "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL",
-                    [name],
-                )
-                self._attached[path] = _Attached(name, {table: frozenset(names) for table, names in columns})
-            return self._attached[path]
+        return Snapshot(self._engine, session, None, self._states, attach=False)
 
     def _sweep(self) -> None:
         """Delete what a crash left behind: files that the catalogue does not name."""

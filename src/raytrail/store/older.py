@@ -31,7 +31,7 @@ class Partials:
         return self._types[path]
 
 
-def unfold(root: Path, catalogue: Catalogue, partials: Partials) -> list[Path]:
+def unfold(root: Path, catalogue: Catalogue, engine: Engine) -> list[Path]:
     """
     Forget the partial states that cannot be folded on, so that the next fold makes them anew from the log.
 
@@ -39,7 +39,7 @@ def unfold(root: Path, catalogue: Catalogue, partials: Partials) -> list[Path]:
         The files that are named no more; delete them once nobody reads them.
     """
     live = catalogue.query("SELECT DISTINCT session, entity FROM state WHERE kind IN ('open', 'closed')")
-    retired: list[Path] = []
+    partials, retired = Partials(engine), list[Path]()
     for session, name in live:
         entity = installed().get(name)
         paths = [root / file.path for file in catalogue.state_files(session, name)]

@@ -11,8 +11,10 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from raytrail.entities import Column, Derived, Entity, Type, entity, installed, sql
+from raytrail.entities.sql import Moment
 from raytrail.errors import ConfigError
 from raytrail.store.engine import Engine, Rows, Run
+from raytrail.store.states import States
 
 Op = Literal["=", "!=", "<", "<=", ">", ">="]
 
@@ -46,12 +48,11 @@ class Snapshot:
         self,
         engine: Engine,
         session: str,
-        at_ms: int | None,
-        base: Callable[[Entity], str],
-        last: Callable[[Entity], str],
-        table: Callable[[Entity], str | None] = lambda _: None,
-        tally: Callable[[Entity], str | None] = lambda _: None,
+        moment: Moment | None,
+        states: States,
         counts: dict[object, int] | None = None,
+        *,
+        attach: bool = True,
     ) -> None:
         """
         Look at a session.
@@ -59,20 +60,17 @@ class Snapshot:
         Args:
             engine: What answers.
             session: Its name.
-            at_ms: The moment; None is its end, or now.
-            base: The relation of an entity's states at that moment.
-            last: The relation of its last states.
-            table: The table of its last states, where it is sealed and has one.
-            tally: The table of how many there are of each kind, likewise.
+            moment: The moment; None is its end, or now.
+            states: Gives the relations of its states.
             counts: What was counted of a sealed session before, by what was asked; None where it may still change.
+            attach: Whether to read a sealed session's tables, where it has any; else only its files.
         """
         self.session = session
-        self.at_ms = at_ms
+        self.at_ms = moment.at_ms if moment else None
         self._engine = engine
-        self._base = base
-        self._last = last
-        self._table = table
-        self._tally = tally
+        self._moment = moment
+        self._states = states
+        self._attach = attach
         self._counts = counts
 
     def source(self, one: Entity) -> str:
@@ -84,6 +82,24 @@ class Snapshot:
             if f"{{{name}}}" in view:
                 view = view.replace(f"{{{name}}}", self._base(other))
         return f"({view})"
+
+    def _base(self, one: Entity, names: Sequence[str] | None = None) -> str:
+        """Return the relation of an entity's states at the moment, with these stored columns at least."""
+        if self._moment is None:
+            return self._last(one, names)
+        return self._states.at(self.session, one, self._moment, names)
+
+    def _last(self, one: Entity, names: Sequence[str] | None = None) -> str:
+        """Return the relation of an entity's last states, with these stored columns at least."""
+        return self._states.last(self.session, one, names, attach=self._attach)
+
+    def _table(self, one: Entity) -> str | None:
+        """Return the table of an entity's last states, where the session is sealed and has one."""
+        return self._states.table(self.session, one.name, sql.stored(one)) if self._attach else None
+
+    def _tally(self, one: Entity) -> str | None:
+        """Return the table of how many states there are of each kind, likewise."""
+        return self._states.table(self.session, sql.tally_name(one), sql.tally_columns(one)) if self._attach else None
 
     def rows(
         self,
@@ -189,7 +205,7 @@ class Snapshot:
             tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{sql.quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            source = self._last(one) if one.at_from_times else self._base(one)
+            source = self._last(one, names) if one.at_from_times else self._base(one, names)
             chosen = self._then(one, f"(SELECT * FROM {source} WHERE {named})", names)
         items = ", ".join(
             [*(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)]
@@ -210,11 +226,11 @@ class Snapshot:
         read = sql.read_from(one, [sql.find(one, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
         if not table:
-            return self._then(one, self._last(one), names)
+            return self._then(one, self._last(one, names), names)
         for condition in _ids(one, where):
             # alone: with any other condition beside it, the engine does not look into its index
             term, params = _condition(one, [condition])
-            settled = "true" if self.at_ms is None else f"coalesce({sql.settled(one, self.at_ms)}, false)"
+            settled = "true" if self._moment is None else f"coalesce({sql.settled(one, self._moment)}, false)"
             found = self._engine.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
             return self._then(one, _by_number(table, [row for row, _ in found]), names, all(over for _, over in found))
         return self._then(one, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
@@ -233,14 +249,14 @@ class Snapshot:
             names: The columns.
             settled: Whether each is known to be what it was at last: then nothing is worked out.
         """
-        if self.at_ms is None or settled or not one.at_from_times:
+        if self._moment is None or settled or not one.at_from_times:
             return source
-        return f"({sql.at_times(one, source, self.at_ms, names)})"
+        return f"({sql.at_times(one, source, self._moment, names)})"
 
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
         one = entity(noun)
-        asked = (self._table(one), self.at_ms, *where)
+        asked = (self._table(one), self._moment, *where)
         if self._counts is not None and asked in self._counts:
             return self._counts[asked]
         condition, params = _condition(one, where)
@@ -279,9 +295,9 @@ class Snapshot:
         if not table or not tally or not set(one.tallied).issuperset(names):
             return self._narrowed(one, where, names), "count(*)"
         counted = f"coalesce(sum({sql.TALLY}), 0)::BIGINT"
-        if self.at_ms is None:
+        if self._moment is None:
             return tally, counted
-        past = f"FROM {tally} WHERE {sql.UNTIL} <= {sql.last_ns(self.at_ms)}"
+        past = f"FROM {tally} WHERE {sql.UNTIL} <= {self._moment.last_ns}"
         [(until,)] = self._engine.run(f"SELECT max({sql.UNTIL}) {past}")
         later = f" WHERE {sql.quote(one.latest)} > {until}" if until is not None else ""
         rest = self._then(one, f"(SELECT * FROM {table}{later})", names)

@@ -1,0 +1,129 @@
+"""
+Conclude: the SQL that closes states which no event ended, by the ends of what they belong to.
+
+    partial state --bare--> state as told --concluded--> state
+
+The same SELECT serves a living cluster, an earlier moment and sealing. What differs is where the states beside it come
+from, which moment it is, and whether the session has ended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+
+from raytrail.entities import Derived, End, Entity
+from raytrail.entities.sql import INFERRED_MS, literal, named, quote, with_derived
+
+Other = Callable[[str], str]
+"""Gives the relation of another entity's states, by its name."""
+
+
+def concluded(
+    entity: Entity,
+    bare: str,
+    other: Other,
+    *,
+    now_ms: int | None,
+    end_ms: int | None = None,
+    names: Collection[str] | None = None,
+) -> str:
+    """
+    Return the SELECT of states with their ends, and with what other entities say of them.
+
+    Args:
+        entity: Whose states.
+        bare: The relation of its states as its own events left them (`sql.bare`).
+        other: The states that follow from nothing but what was before the same moment.
+        now_ms: The moment: what Ray concludes later than that is left open. None: all that is ever concluded.
+        end_ms: When the session ended, which closes all that is open then; None while it goes on.
+        names: The columns that matter; None: all.
+    """
+    closes = bool(entity.closing) and _matters(entity, _closed(entity), names)
+    ends = entity.ends if closes else ()
+    end_ms = end_ms if closes else None
+    fills = [(name, value) for name, value in entity.fills if _matters(entity, {name}, names)]
+    if not ends and not fills and end_ms is None:
+        return with_derived(entity, bare)
+    texts = [value for _, value in fills] + [text for end in ends for text in (end.when, end.at_ns, end.says, end.open)]
+    joins = " ".join(
+        f"LEFT JOIN {_beside(entity, beside.alias, other, bare)} {beside.alias} ON {beside.on}"
+        for beside in entity.beside
+        if any(re.search(rf"\b{beside.alias}\.", text) for text in texts)
+    )
+    filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in fills)})" if fills else ""
+    own = f"SELECT *, {_open(entity)} AS _open, {entity.began_ns} AS _began_ns FROM {bare}"
+    found = f"SELECT s.*{filled}, {_ended(ends, now_ms, end_ms)} AS ended FROM ({own}) s {joins}"
+    closing = _closing(entity) if ends or end_ms is not None else ""
+    return with_derived(entity, f"(SELECT * EXCLUDE (_open, _began_ns, ended){closing} FROM ({found}))")
+
+
+def _closed(entity: Entity) -> set[str]:
+    """Return the columns that an end changes."""
+    return {name for name, _ in entity.closing} | {"inferred", INFERRED_MS}
+
+
+def _matters(entity: Entity, columns: set[str], names: Collection[str] | None) -> bool:
+    """Return whether one of these columns is asked for, or what is asked for follows from it."""
+    if names is None:
+        return True
+    derived = {one.name: one.sql for one in entity.derived if one.stored}
+    read = {column for name in names for column in (named(entity, derived[name]) if name in derived else [name])}
+    return not columns.isdisjoint(read)
+
+
+def _open(entity: Entity) -> str:
+    """Return the condition that no event ended a state."""
+    if not entity.state:
+        return "false"
+    column = entity.column(entity.state)
+    state = column.sql if isinstance(column, Derived) else quote(column.name)
+    return f"(({state}) NOT IN ({', '.join(map(literal, entity.terminal))}))"
+
+
+def _beside(entity: Entity, alias: str, other: Other, bare: str) -> str:
+    [beside] = [one for one in entity.beside if one.alias == alias]
+    if not beside.sql:
+        return other(beside.entity)
+    states = bare if beside.entity == entity.name else other(beside.entity)
+    return f"({beside.sql.replace(f'{{{beside.entity}}}', states)})"
+
+
+def _ended(ends: tuple[End, ...], now_ms: int | None, end_ms: int | None) -> str:
+    """Return the expression of the end that closes a state, null where it has an end of its own or is open."""
+    due = ", ".join(_due(end, now_ms) for end in ends)
+    first = f"list_min(list_filter([{due}], lambda e: e IS NOT NULL))" if ends else "NULL"
+    if end_ms is None:
+        return first
+    with_session = f"{{'known': {end_ms}, 'at': {end_ms} * 1000000, 'why': 'session ended', 'says': NULL::VARCHAR}}"
+    return f"coalesce({first}, CASE WHEN s._open THEN {with_session} END)"
+
+
+def _due(end: End, now_ms: int | None) -> str:
+    known = f"({end.at_ns}) // 1000000 + {end.delay_ms}"
+    conditions = [end.open or "s._open", end.when, f"({end.at_ns}) IS NOT NULL"]
+    # Ray looks once, when it concludes: what began afterwards it never saw
+    conditions.append(f"coalesce(s._began_ns // 1000000 <= {known}, true)")
+    if now_ms is not None:
+        conditions.append(f"{known} <= {now_ms}")
+    at_ns = end.at_ns if end.backdated else f"greatest({end.at_ns}, s._began_ns)"
+    return (
+        f"CASE WHEN {' AND '.join(f'({condition})' for condition in conditions)} THEN {{'known': {known}, "
+        f"'at': {at_ns}, 'why': {literal(end.why)}, 'says': ({end.says})::VARCHAR}} END"
+    )
+
+
+_ENDED = {"end_ns": "ended.at", "end_ms": "(ended.at // 1000000)", "says": "ended.says", "why": "ended.why"}
+
+
+def _closing(entity: Entity) -> str:
+    """Return what becomes of the columns of a state that an end closes."""
+    sets = [
+        *((name, value.format(**_ENDED)) for name, value in entity.closing),
+        ("inferred", "ended.why"),
+        (INFERRED_MS, "ended.known"),
+    ]
+    columns = ", ".join(
+        f"CASE WHEN ended IS NULL THEN {quote(name)} ELSE {value} END AS {quote(name)}" for name, value in sets
+    )
+    return f" REPLACE ({columns})"

@@ -1,0 +1,161 @@
+"""
+Which end closes what: all that Ray concludes without an event, and what follows where an event was lost.
+
+One set of rules for a living cluster, for an earlier moment and for a sealed session. Each rule says which end closes
+a state that no event ended, when it ended, how long after that Ray concludes it, and with which words. Rules name the
+state that they close ``s``, and those beside it by the alias of their `Beside`. The rule that is due first closes a
+state; the end of the session closes what is open then.
+
+Sources: task_event_manager.py and task_event_storage.py in ray/dashboard/modules/task_events (Ray 2.60), which say what
+the GCS itself does by default (gcs_task_manager.cc, Ray 2.48 to 2.60); ray_config_def.h for the delays.
+"""
+
+from __future__ import annotations
+
+from raytrail.entities import Beside, End
+
+WORKER_DEAD_DELAY_MS = 1_000
+"""How long after a worker's end its tasks are FAILED (``gcs_mark_task_failed_on_worker_dead_delay_ms``)."""
+JOB_DONE_DELAY_MS = 15_000
+"""How long after a job's end what is open of it is FAILED, once (``gcs_mark_task_failed_on_job_done_delay_ms``)."""
+
+LEFT_OPEN_MS = 60_000
+"""
+How long after its node's end a task is closed that Ray leaves open.
+
+Ray closes it only when its job ends: nobody reports the workers of a node that died, and its owner died with it. Owners
+that live tell of it within seconds.
+"""
+
+EXIT_TYPES = (
+    "SYSTEM_ERROR",
+    "INTENDED_SYSTEM_EXIT",
+    "USER_ERROR",
+    "INTENDED_USER_EXIT",
+    "NODE_OUT_OF_MEMORY",
+)
+"""rpc.WorkerExitType (common.proto, Ray 2.60), by number; Ray's messages print the number."""
+
+
+def _ns(ms: str) -> str:
+    return f"{ms} * 1000000"
+
+
+# -- tasks
+
+_NUMBERS = " ".join(f"WHEN '{name}' THEN {number}" for number, name in enumerate(EXIT_TYPES))
+_DIED = "json_extract_string(a._death_cause, '$.actor_died_error_context.error_message')"
+_WORKER_DIED = "'Worker running the task (' || lower(hex(s.worker_id)) || ') died with exit_type: ' || "
+_JOB_FINISHES = (
+    "'Job finishes (' || lower(hex(s.job_id)) || ') as driver exits. Marking all non-terminal tasks as failed.'"
+)
+_OUTLIVES = "(coalesce(a.is_detached, false) OR coalesce(p.is_detached, false))"
+"""Whether a detached actor runs the task or submitted it: then it may outlive the job."""
+_JOB_OUTLIVED = "x.job_id IS NOT NULL"
+"""Whether the job has a detached actor, and so perhaps others that outlive it: what such an actor owns does."""
+_DETACHED = Beside("x", "actor", "x.job_id = s.job_id", "SELECT DISTINCT job_id FROM {actor} WHERE is_detached")
+_WORKER_TOLD = "coalesce(NOT w.is_alive AND w.exit_type IS NOT NULL AND w.end_time_ms IS NOT NULL, false)"
+"""Whether an event told how its worker ended."""
+_NODE_DIED_FIRST = "coalesce(n.state = 'DEAD' AND n.end_time_ms // 1000 <= {} // 1000, false)"
+"""Whether its node had died by then, in whole seconds, as of actors: nobody reports the workers of such a node."""
+
+
+def task_beside() -> tuple[Beside, ...]:
+    """Return what a task's end follows from."""
+    return (
+        Beside("a", "actor", "a.actor_id = s.actor_id"),
+        # a task's id ends with that of the actor that runs it (id.h): this is the actor that submitted the task
+        Beside("p", "actor", "p.actor_id = s.parent_task_id[9:]"),
+        Beside("w", "worker", "w.worker_id = s.worker_id"),
+        Beside("d", "driver_job", "d.job_id = s.job_id"),
+        Beside("n", "node", "n.node_id = s.node_id"),
+        _DETACHED,
+    )
+
+
+def task_ends(last_ns: str) -> tuple[End, ...]:
+    """
+    Return the ends that close a task.
+
+    Args:
+        last_ns: The expression of the last of its times, before which nothing but Ray's own words lets it end.
+    """
+    exit_type = f"regexp_extract({_DIED}, 'Worker exit type: (\\w+) Worker exit detail: ', 1)"
+    detail = f"regexp_extract({_DIED}, 'Worker exit detail: (.*)', 1, 's')"
+    by_actor = f"{_WORKER_DIED}CASE {exit_type} {_NUMBERS} END || ' with error_message: ' || {detail}"
+    return (
+        End(
+            "worker died",
+            _WORKER_TOLD,
+            _ns("w.end_time_ms"),
+            WORKER_DEAD_DELAY_MS,
+            f"{_WORKER_DIED}CASE w.exit_type {_NUMBERS} END || ' with error_message: ' || coalesce(w.exit_detail, '')",
+        ),
+        End(
+            "job ended",
+            # where no event tells of workers: the raylet ends those of a finished job, which Ray hears of first
+            f"d.is_dead AND s.worker_id IS NOT NULL AND w.worker_id IS NULL AND NOT ({_JOB_OUTLIVED}) "
+            f"AND NOT {_NODE_DIED_FIRST.format('d.end_time_ms')}",
+            _ns("d.end_time_ms"),
+            WORKER_DEAD_DELAY_MS,
+            f"{_WORKER_DIED}'3 with error_message: Worker force exited because its job has finished'",
+            backdated=True,
+        ),
+        End(
+            "job ended",
+            "d.is_dead",
+            _ns("d.end_time_ms"),
+            JOB_DONE_DELAY_MS,
+            _JOB_FINISHES,
+            # what a detached actor goes on with may finish afterwards: Ray leaves it FAILED
+            open=f"s._open OR (s.failed_ns IS NULL AND {_OUTLIVES} AND s.finished_ns > "
+            f"{_ns('d.end_time_ms')} + {JOB_DONE_DELAY_MS * 1_000_000})",
+            backdated=True,
+        ),
+        End(
+            "actor died",
+            # likewise: its worker died with the actor
+            "s.worker_id IS NOT NULL AND w.worker_id IS NULL AND a.state = 'DEAD' AND s.type = 'ACTOR_TASK' "
+            f"AND NOT {_NODE_DIED_FIRST.format('a._dead_ms')}",
+            f"greatest({_ns('a._dead_ms')}, {last_ns})",
+            WORKER_DEAD_DELAY_MS,
+            f"coalesce({by_actor}, {_DIED}, '')",
+        ),
+        End(
+            "node died",
+            f"s.worker_id IS NOT NULL AND n.state = 'DEAD' AND NOT {_WORKER_TOLD}",
+            f"greatest({_ns('n.end_time_ms')}, {last_ns})",
+            LEFT_OPEN_MS,
+            "'Node ' || lower(hex(s.node_id)) || ' died: ' || coalesce(n._death_message, '')",
+        ),
+    )
+
+
+# -- actors, workers, objects, nodes
+
+ACTOR_BESIDE = (
+    Beside("d", "driver_job", "d.job_id = s.job_id"),
+    Beside("n", "node", "n.node_id = s.node_id"),
+    _DETACHED,
+)
+ACTOR_ENDS = (
+    # the GCS says so itself at once: this is for where it could not
+    End("job ended", f"d.is_dead AND NOT ({_JOB_OUTLIVED})", _ns("d.end_time_ms"), 0),
+    End("node died", "n.state = 'DEAD' AND s.state = 'ALIVE'", _ns("n.end_time_ms"), 0),
+)
+
+# Ray's own list of workers keeps those of a node that died as alive, so that only their state says that they are not
+WORKER_BESIDE = (Beside("n", "node", "n.node_id = s.node_id"),)
+WORKER_ENDS = (End("node died", "n.state = 'DEAD'", _ns("n.end_time_ms"), 0),)
+
+OBJECT_BESIDE = (
+    Beside("w", "worker", "w.worker_id = s.worker_id"),
+    # a driver's worker id is its job's, filled up with ones (ComputeDriverIdFromJob, worker_context / common/id.cc)
+    Beside("d", "driver_job", "d.job_id = s.worker_id[:4]"),
+    Beside("n", "node", "n.node_id = s.node_id"),
+)
+OBJECT_ENDS = (
+    End("worker died", "w.state = 'DEAD'", _ns("w.end_time_ms"), 0),
+    End("job ended", "d.is_dead AND s.type = 'DRIVER'", _ns("d.end_time_ms"), 0),
+    End("node died", "n.state = 'DEAD'", _ns("n.end_time_ms"), 0),
+)

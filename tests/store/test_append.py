@@ -268,3 +268,24 @@ def test_batches_of_many_sessions_do_not_mix(tmp_path, task):
             ("session_b", 1),
             ("session_c", 1),
         ]
+
+
+def test_a_line_without_newline_is_stored_with_its_own_length_and_the_newline_later_ends_nothing(store, task):
+    first, last, more = (task(number) for number in (1, 2, 3))
+    whole = first + b"\n" + last
+
+    def part(start, end, data):
+        file = Segment("0000000000-f", 0, start, end - start)
+        return Chunk(cluster="", session=SESSION, node_id="", event_type="TASK", segments=(file,), data=data)
+
+    store.append([part(0, len(first) + 1, first + b"\n"), part(len(first) + 1, len(whole), last)])
+    store.fold()
+    assert store.snapshot(SESSION).count("task") == 2
+    everything = whole + b"\n" + more + b"\n"
+    # an import of the file that has grown reads all of it again
+    store.append([part(0, len(everything), everything)])
+    store.append([part(len(whole), len(whole) + 1, b"\n")])
+    store.fold()
+    [row] = [row for row in store.ledger(SESSION) if row.event_type == "TASK"]
+    assert (row.stored_events, row.stored_bytes, row.rejected_events) == (3, len(everything), 0)
+    assert store.snapshot(SESSION).count("task") == 3

@@ -559,6 +559,7 @@ def test_a_report_says_what_became_of_a_file(tail, events, temp_dir):
     it.tailer._reported.clear()
     report = it.reports()[path.name]
     assert abs(report.pop("reported_ms") - time.time() * 1000) < 5000
+    assert int(report.pop("unread")) <= time.time() * 1000
     assert report == {
         "file": chunks[0].segments[0].file,
         "generation": 0,

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raytrail.cli import _history, _options, _output
-from raytrail.cli.ledger import details, show
+from raytrail.cli.ledger import complete, details, show
 from raytrail.config import Config, TailConfig, store_dir
 from raytrail.errors import ConfigError
 from raytrail.event import Chunk
@@ -67,7 +67,8 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
     all its sessions; or what KubeRay's history server has collected: its bucket, s3://bucket/path, gs:// or
     az://, a copy of it, or a part of either. In a bucket's path, * stands for any name. No agent is needed. What
     is already in the history is passed over, so an import that was cut short is simply run again. A session is
-    sealed at the end, unless it is still alive on this machine.
+    sealed at the end, unless it is still alive on this machine. What cannot be read is left out, and named in the
+    session's ledger; the import then exits with 1, as `raytrail ledger --check` does.
     """
     expected, on_disk, collected = _look(paths)
     with _history.writing(config) as store:
@@ -96,12 +97,14 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
             }
             for session, cluster, rows in results
         )
-        return
-    for index, (session, cluster, rows) in enumerate(results):
-        new = cluster.events - before.get(session, 0)
-        click.echo(("\n" if index else "") + f"{session}: {new:,} new events, {cluster.events:,} in all")
-        show(rows)
-        details(rows)
+    else:
+        for index, (session, cluster, rows) in enumerate(results):
+            new = cluster.events - before.get(session, 0)
+            click.echo(("\n" if index else "") + f"{session}: {new:,} new events, {cluster.events:,} in all")
+            show(rows)
+            details(rows)
+    if not all(complete(row) for _, _, rows in results for row in rows):
+        click.get_current_context().exit(1)
 
 
 def _look(paths: Sequence[str | Path]) -> tuple[list[str], list[Path], list[Collected]]:
@@ -171,6 +174,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
         closing(Checkpoint(None)) as checkpoint,
         closing(Tailer(msgspec.structs.replace(tail, inotify=False), checkpoint, session_dirs=paths)) as tailer,
     ):
+        tailer.look(last=True)
         # what a session that is still alive goes on writing is for its agent, or the next import
         there = tailer.unread_bytes()
         with _progress(there) as advance:
@@ -180,8 +184,10 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
                     checkpoint.acknowledge(chunk.segments)
                     sessions[chunk.session] = None
                 advance(sum(len(chunk.data) for chunk in batch), tailer.unread_bytes())
-        store.append(tailer.reports())
-    return list(sessions)
+        reports = tailer.reports()
+        store.append(reports)
+    # one of which nothing can be read is said to be there, too
+    return list(dict.fromkeys([*sessions, *(report.session for report in reports)]))
 
 
 def _appended(store: Store, batches: Iterable[list[Chunk]]) -> Iterator[list[Chunk]]:

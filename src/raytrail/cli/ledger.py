@@ -14,12 +14,12 @@ from raytrail.config import Config
 from raytrail.store import LedgerRow
 
 SHOWN_RANGES = 20
-"""Most missing ranges and rejected lines that are shown to people."""
+"""Most missing ranges, rejected lines and unread files that are shown to people."""
 
 
 @click.command(cls=_options.Command)
 @_options.cluster
-@click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, rejected, skipped or lost.")
+@click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, rejected, skipped, lost or unread.")
 @_options.output_format("table", "json")
 @_options.settings("store.dir", "store.threads", "store.memory_bytes")
 def ledger(cluster_id: str, check: bool, form: str, config: Config) -> None:
@@ -37,7 +37,7 @@ def ledger(cluster_id: str, check: bool, form: str, config: Config) -> None:
 
 def complete(row: LedgerRow) -> bool:
     """Return whether all that was written is stored."""
-    return not (row.missing_bytes or row.rejected_events or row.skipped_bytes or row.lost_bytes)
+    return not (row.missing_bytes or row.rejected_events or row.skipped_bytes or row.lost_bytes or row.unread)
 
 
 def show(rows: Sequence[LedgerRow]) -> None:
@@ -54,7 +54,9 @@ def show(rows: Sequence[LedgerRow]) -> None:
         Field("inferred", right=True),
     ]
     fields += [
-        Field(name, right=True) for name in ("skipped", "lost") if any(getattr(r, f"{name}_bytes") for r in rows)
+        Field(name, right=True)
+        for name in ("skipped", "lost", "unread")
+        if any(getattr(r, f"{name}_bytes") for r in rows)
     ]
     lines = [_line(row) for row in rows]
     if len(rows) > 1:
@@ -75,6 +77,7 @@ def _line(row: LedgerRow) -> dict[str, str]:
         "inferred": f"{row.inferred:,}" if row.inferred else "-",
         "skipped": _output.size(row.skipped_bytes) if row.skipped_bytes else "-",
         "lost": _output.size(row.lost_bytes) if row.lost_bytes else "-",
+        "unread": _output.size(row.unread_bytes) if row.unread_bytes else "-",
     }
 
 
@@ -82,13 +85,13 @@ def _sum(rows: Sequence[LedgerRow]) -> LedgerRow:
     totals: dict[str, Any] = {
         field: sum(getattr(row, field) for row in rows)
         for field in LedgerRow.__struct_fields__
-        if field not in ("event_type", "missing", "rejected")
+        if field not in ("event_type", "missing", "rejected", "unread")
     }
     return msgspec.structs.replace(rows[0], event_type="all", **totals)
 
 
 def details(rows: Sequence[LedgerRow]) -> None:
-    """Print which ranges are missing, and which lines were rejected and why."""
+    """Print which ranges are missing, which lines were rejected, and which files end unread, and why."""
     missing = [gap for row in rows for gap in row.missing]
     rejected = [line for row in rows for line in row.rejected]
     if missing:
@@ -113,6 +116,21 @@ def details(rows: Sequence[LedgerRow]) -> None:
             [{"file": r.file, "offset": f"{r.offset:,}", "reason": r.reason} for r in rejected[:SHOWN_RANGES]],
         )
         _more(len(rejected), "lines")
+    if unread := [end for row in rows for end in row.unread]:
+        click.echo("\nunread")
+        _output.table(
+            [
+                Field("name", whole=True),
+                Field("from", right=True),
+                Field("to", right=True),
+                Field("reason"),
+            ],
+            [
+                {"name": u.name, "from": f"{u.start:,}", "to": f"{u.end:,}", "reason": u.reason}
+                for u in unread[:SHOWN_RANGES]
+            ],
+        )
+        _more(len(unread), "files")
 
 
 def _more(count: int, what: str) -> None:

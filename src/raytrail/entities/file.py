@@ -53,8 +53,30 @@ FILE = Entity(
             "Lines too long to ship; of a log, what is over its limit.",
         ),
         Column("lost_bytes", "int", "event_data.lost_bytes", "max", "Gone from the disk before they were read."),
+        Column(
+            "_unread",
+            "text",
+            "event_data.unread",
+            "max",
+            "When it was reported, in ms; offset and length of what is not read though its writer is gone, and why.",
+        ),
         Column("reported_ms", "int", "event_data.reported_ms", "max", "When the agent reported last."),
     ),
-    derived=(Derived("path", "text", "substr(_seen, 15)", "Of a log: its name in `logs/` when it was last reported."),),
+    derived=(
+        Derived("path", "text", "substr(_seen, 15)", "Of a log: its name in `logs/` when it was last reported."),
+        Derived(
+            "unread_offset",
+            "int",
+            "try_cast(nullif(substr(_unread, 15, 20), '') AS BIGINT)",
+            "Where its unread end begins once its writer is gone: half a line, or all that cannot be read.",
+        ),
+        Derived(
+            "unread_bytes",
+            "int",
+            "try_cast(nullif(substr(_unread, 36, 20), '') AS BIGINT)",
+            "How much that is.",
+        ),
+        Derived("unread_reason", "text", "nullif(substr(_unread, 57), '')", "Why it was not read."),
+    ),
     sort=("event_type", "file"),
 )

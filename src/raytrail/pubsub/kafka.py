@@ -777,6 +777,9 @@ def _message(chunk: Chunk) -> _Message:
 
 def _lines(chunk: Chunk) -> Iterator[_Message]:
     """Yield a message for each line, with one short header: what there is in it is sent with each event."""
+    if not chunk.data.endswith(b"\n"):  # the last line of a file, which never got its newline: it is alone in its chunk
+        yield _message(chunk)
+        return
     key = _key(chunk)
     headers = chunk.headers()
     # ASCII, with escapes: names may hold lone surrogates

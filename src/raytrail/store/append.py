@@ -110,7 +110,10 @@ class Appender:
                 for start, end in ranges.missing(segment.start, segment.end):
                     whole = end - start == len(chunk.data)
                     piece = chunk.data if whole else bytes(data[start - segment.start : end - segment.start])
-                    group.add(Segment(segment.file, segment.generation, start, end - start), piece)
+                    place = Segment(segment.file, segment.generation, start, end - start)
+                    place, piece = _ended(chunk.event_type, place, piece)
+                    if piece:
+                        group.add(place, piece)
                 ranges.add(segment.start, segment.end)
                 touched[key] = ranges
         written: list[Path] = []
@@ -361,6 +364,20 @@ class Appender:
                 for line, reason in group.rejected
             ],
         )
+
+
+def _ended(event_type: str, segment: Segment, data: bytes) -> tuple[Segment, bytes]:
+    """
+    Return lines that all end in a newline; as they are, if they are of a log.
+
+    The last line of a file whose writer was killed may have none. Where it comes after all, it is all that is new of
+    that line, and ends nothing.
+    """
+    if event_type == LOG:
+        return segment, data
+    if data.startswith(b"\n"):
+        segment, data = segment._replace(start=segment.start + 1, length=segment.length - 1), data[1:]
+    return segment, data if data.endswith(b"\n") or not data else data + b"\n"
 
 
 def _size(group: _Group) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -11,7 +13,7 @@ from raytrail.store.catalogue import Catalogue, FileKey
 from raytrail.store.read import Snapshot
 
 SHOWN = 100
-"""How many missing ranges and rejected lines a row names; the counts are of all."""
+"""How many missing ranges, rejected lines and unread ends a row names; the counts are of all."""
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +33,17 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     offset: int
     length: int
+    reason: str
+
+
+class Unread(msgspec.Struct, frozen=True, kw_only=True):
+    """What nobody can read of a file whose writer is gone: half a line at its end, or all of it: ``[start, end)``."""
+
+    file: str
+    name: str
+    generation: int
+    start: int
+    end: int
     reason: str
 
 
@@ -57,6 +70,10 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     """Lines that were too long to ship."""
     lost_bytes: int
     """Gone from the disk before the agent could read them."""
+    unread_bytes: int
+    """Bytes at which reading ended for good: half a line whose writer is gone, or a file that cannot be read."""
+    unread: tuple[Unread, ...]
+    """The first hundred of those files."""
     inferred: int
     """States that no event ended; we closed them."""
 
@@ -64,7 +81,7 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
 def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
     """Return the ledger of a snapshot's session, by event type."""
     session = snapshot.session
-    reports = {(row["file"], row["generation"]): row for row in snapshot.rows("file")}
+    reports = _reports(snapshot)
     types = dict(catalogue.query("SELECT file, event_type FROM file_types WHERE session = ?", session))
     keys: dict[str, set[tuple[str, int]]] = defaultdict(set)
     for file, generation in catalogue.query("SELECT DISTINCT file, generation FROM ranges WHERE session = ?", session):
@@ -84,6 +101,7 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
         events, _, rejected, unknown = counts.get(event_type, (0, 0, 0, 0))
         written = published = published_events = stored = skipped = lost = 0
         missing: list[Missing] = []
+        unread: list[Unread] = []
         for file, generation in sorted(keys[event_type]):
             ranges = catalogue.ranges(FileKey(session, file, generation))
             report = reports.get((file, generation), {})
@@ -96,6 +114,7 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
             published_events += report.get("published_events") or 0
             skipped += report.get("skipped_bytes") or 0
             lost += report.get("lost_bytes") or 0
+            unread += _unread(report)
             missing += [
                 Missing(file=file, name=report.get("name") or "", generation=generation, start=start, end=end)
                 for start, end in ranges.missing(0, max(sent, last))
@@ -125,10 +144,42 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
                 unknown_events=unknown,
                 skipped_bytes=skipped,
                 lost_bytes=lost,
+                unread_bytes=sum(one.end - one.start for one in unread),
+                unread=tuple(unread[:SHOWN]),
                 inferred=_inferred(snapshot, event_type),
             )
         )
     return rows
+
+
+def _reports(snapshot: Snapshot) -> dict[tuple[str, int], dict[str, Any]]:
+    """
+    Return the last report of each file.
+
+    A file without one whole line has no id of its own. Once it has one, it is another file of the same name, and what
+    was said of it before is not true any more.
+    """
+    rows = snapshot.rows("file")
+    known = {(row["node_id"], row["name"]) for row in rows if row["published_bytes"]}
+    return {
+        (row["file"], row["generation"]): row
+        for row in rows
+        if row["published_bytes"] or not row["unread_reason"] or (row["node_id"], row["name"]) not in known
+    }
+
+
+def _unread(report: Mapping[str, Any]) -> Iterator[Unread]:
+    """Yield what is not read of a file, if anything is not."""
+    if reason := report.get("unread_reason"):
+        start = report["unread_offset"]
+        yield Unread(
+            file=report["file"],
+            name=report["name"] or "",
+            generation=report["generation"],
+            start=start,
+            end=start + report["unread_bytes"],
+            reason=reason,
+        )
 
 
 def _inferred(snapshot: Snapshot, event_type: str) -> int:

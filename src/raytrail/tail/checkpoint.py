@@ -63,6 +63,8 @@ class Mark:
     """The largest size seen on disk."""
     reading: dict[int, int] = field(default_factory=dict)
     """Lines by start offset of the segments that were read and are not yet acknowledged."""
+    unread: tuple[int, int, str] | None = None
+    """Offset and length of what is not read though its writer is gone, and why; found out anew by each process."""
     ahead: list[tuple[int, int, int]] = field(default_factory=list)
     """Start, end and lines (or `_SKIPPED`) of what is done with behind a hole; a heap."""
 

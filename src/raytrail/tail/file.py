@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import zlib
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from raytrail.event import FileId
 from raytrail.tail.birth import birth_ns
@@ -37,7 +40,7 @@ class Changed(Exception):
 
 
 class Piece(NamedTuple):
-    """Whole lines of one file, or one line that is too long to ship."""
+    """Whole lines of one file, or one line that is too long to ship. The last line of a file may have no newline."""
 
     start: int
     length: int
@@ -82,6 +85,10 @@ class EventFile:
         """Whether its inode was seen to hold something else before."""
         self.gone = False
         """Whether it had no name when its directory was last listed."""
+        self.over = False
+        """Whether its writer is gone. The last line of an event file is then as whole as it will ever be."""
+        self.unread = ""
+        """Why what is there after `position` is not read, once it is `over`."""
         self._searched = 0  # no line ends in [position, searched)
         self._head = (0, 0)  # length and checksum
 
@@ -126,12 +133,21 @@ class EventFile:
         before, self.seen = self.seen, (status.st_size, status.st_mtime_ns)
         return before != self.seen
 
-    def identify(self, session: str) -> FileId | None:
+    @property
+    def half(self) -> bool:
+        """Whether there is more of it, be it half a line: nothing of that is shipped while its writer lives."""
+        return not self.name.is_log and self.position < self.size
+
+    def identify(self, session: str, max_line_bytes: int = sys.maxsize) -> FileId | None:
         """
         Make the file's id from its first line, however long; None as long as that is not complete.
 
         The line is read in blocks and not kept, so that any length will do. A log's id is made of what the file
         system calls it.
+
+        Args:
+            session: The session's name.
+            max_line_bytes: A last line without a newline is not looked at where it is longer than that.
         """
         if self.name.is_log:
             return self._identify_log(session)
@@ -139,7 +155,10 @@ class EventFile:
         if self.size < self._searched:
             self._searched = 0
         end = self._line_end()
+        ended = end is not None
         if end is None:
+            end = self._whole_last_line(max_line_bytes)
+        if not end:
             return None
         digest = hashlib.blake2b(session.encode() + b"\n", digest_size=16)
         head, tail = b"", b""
@@ -147,6 +166,8 @@ class EventFile:
             block = self._pread(start, min(_BLOCK_BYTES, end - start))
             digest.update(block)
             head, tail = head or block[:_HEAD_BYTES], (tail + block)[-_HEAD_BYTES:]
+        if not ended:
+            digest.update(b"\n")  # so that it is the same file where the newline comes after all
         self._head = (len(head), zlib.crc32(head))
         timestamp = _TIMESTAMP_LAST.search(tail) or _TIMESTAMP_FIRST.match(head)
         return f"{int(timestamp[1]) if timestamp else 0:010d}-{digest.hexdigest()}"
@@ -208,11 +229,10 @@ class EventFile:
             return self._read_log(block, whole=self.position + len(block) >= self.size, long=long)
         length = block.rfind(b"\n") + 1
         if length:
-            self.more = len(block) == room
+            self.more = len(block) == room or (self.over and length < len(block))
             return self._taken(block if length == len(block) else block[:length], length)
         if len(block) < room:
-            self.more = False  # half a line, or nothing; its writer will say when there is more
-            return None
+            return self._last_line(max_line_bytes, alone=long)
         return self._long_line(max_line_bytes) if long else None
 
     def _read_log(self, block: bytes, *, whole: bool, long: bool) -> Piece | None:
@@ -229,10 +249,39 @@ class EventFile:
     def _long_line(self, max_line_bytes: int) -> Piece | None:
         end = self._line_end()
         if end is None:
-            self.more = False
-            return None
+            return self._last_line(max_line_bytes, alone=True)
         length = end - self.position
         return self._taken(None if length > max_line_bytes else self._pread(self.position, length), length)
+
+    def _last_line(self, max_line_bytes: int, *, alone: bool) -> Piece | None:
+        """
+        Return the last line, which has no newline, once its writer is gone; None where it is not a whole event.
+
+        Args:
+            max_line_bytes: A longer one is not read.
+            alone: Whether nothing is in its chunk before it. It is in one of its own, so that no other line has to be
+                without a newline for it.
+        """
+        length = self._whole_last_line(max_line_bytes)
+        self.more = bool(length) and not alone  # else its writer will say when there is more
+        if not length or self.more:
+            return None
+        piece = self._taken(self._pread(self.position, length), length)
+        self.more = self.position < self.size  # NUL bytes
+        return piece
+
+    def _whole_last_line(self, max_line_bytes: int) -> int:
+        """Return the length of the last line, which has no newline, if it is a whole event; else note why it is not."""
+        length = self.size - self.position
+        if not self.over or not length:
+            return 0
+        if length > max_line_bytes:
+            self.unread = f"no end of its line within max_line_bytes {max_line_bytes}"
+            return 0
+        line = self._pread(self.position, length)
+        event = line.rstrip(b"\0")
+        self.unread = _flaw(event) if event else "NUL bytes: its machine stopped before the disk had what was written"
+        return 0 if self.unread else len(event)
 
     def _taken(self, data: bytes | None, length: int) -> Piece:
         piece = Piece(self.position, length, data)
@@ -259,3 +308,12 @@ class EventFile:
     def _open_fd(self) -> int:
         assert self.fd is not None, self.path
         return self.fd
+
+
+def _flaw(line: bytes) -> str:
+    """Return why a line that has no newline is no whole event; an empty text where it is one."""
+    try:
+        msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return f"torn: {error}"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import logging
@@ -37,6 +38,9 @@ _QUIET_FACTOR = 10
 _MOST_OPEN_FILES = 4096
 _HALF_SECONDS = 2.0
 """How long half a line of a log is waited for; a progress bar ends none for hours."""
+_STILL_SECONDS = 10.0
+"""How long nothing has been written into an event file whose last line is taken for whole: Ray's processes end seconds
+after their raylet."""
 
 
 class _Followed:
@@ -101,6 +105,7 @@ class Tailer:
         self._most_open = min(_MOST_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._reported: dict[Mark, tuple[object, ...]] = {}
         self._ended: list[Mark] = []
+        self._unread_before: dict[EventFile, tuple[int, int, str] | None] = {}  # of files that have no mark
         self._complained: set[str] = set()
         self._warned: set[str] = set()
         self._capped: set[Path] = set()
@@ -174,7 +179,8 @@ class Tailer:
         List all directories now, whatever inotify said.
 
         Args:
-            last: Whether what is there now is to be read and no more: no line of a log is waited for from now on.
+            last: Whether what is there now is to be read and no more: no line of a log is waited for from now on, and
+                the last line of an event file is whole as it is where its session has ended.
         """
         self._sessions_due = -math.inf
         if last:
@@ -183,6 +189,8 @@ class Tailer:
         for followed in self._sessions.values():
             followed.due = -math.inf
         self._notice()
+        if last:
+            self._end_files(waited=True)
 
     def wait(self, seconds: float) -> None:
         """
@@ -242,11 +250,14 @@ class Tailer:
                 self._checkpoint.forget(mark)
         self._ended = []
         self._warn_of_rotation()
+        self._end_files()
         now = time.monotonic()
         changed: dict[tuple[str, str], list[Mark]] = {}
         for mark in self._checkpoint.marks():
             if self._has_news(mark):
                 changed.setdefault((mark.session, mark.node_id), []).append(mark)
+        for followed, mark in self._unnamed():
+            changed.setdefault((mark.session, followed.node_id), []).append(mark)
         for followed in self._sessions.values():
             key = (followed.session.name, followed.node_id)
             if key not in changed and now - followed.reported_at >= _HEARTBEAT_SECONDS:
@@ -267,6 +278,54 @@ class Tailer:
         if self._watch:
             self._watch.close()
             self._watch = None
+
+    # -- the last lines of a session that has ended
+
+    def _end_files(self, *, waited: bool = False) -> None:
+        """
+        Have the last line of each event file read though it has no newline, where its session has ended.
+
+        It is read if it is a whole event; else the file's report says why not. A live session's is only half written.
+
+        Args:
+            waited: Whether what was written last is not to be waited for.
+        """
+        files = [file for file in self._files() if file.half and not file.over and (waited or not file.queued)]
+        halves = [(self._followed(file), file) for file in files]
+        still = time.time_ns() - int(_STILL_SECONDS * 1e9)
+        for session in {followed.session.name for followed, _ in halves}:
+            alive = discovery.alive(session)
+            # an import reads what was copied here from anywhere, also where nothing tells who runs
+            if alive or (alive is None and not self._fixed):
+                continue
+            for followed, file in halves:
+                if followed.session.name == session and (waited or file.seen[1] < still):
+                    file.over = True
+                    self._queue(followed, file)
+
+    def _unnamed(self) -> Iterator[tuple[_Followed, Mark]]:
+        """Yield the files of sessions that have ended in which there is not one line to know them by."""
+        for file in self._files():
+            if file.mark is not None or not file.unread:
+                continue
+            followed = self._followed(file)
+            session, name = followed.session.name, file.path.name
+            digest = hashlib.blake2b(f"{session}\nUNREAD {name}".encode(errors="surrogateescape"), digest_size=16)
+            mark = Mark(
+                file=f"{0:010d}-{digest.hexdigest()}",
+                generation=0,
+                inode="",
+                directory=str(followed.session.events),
+                name=name,
+                event_type=file.name.event_type,
+                session=session,
+                node_id=followed.node_id,
+                written=file.size,
+                unread=(0, file.size, file.unread),
+            )
+            if self._unread_before.get(file) != mark.unread:
+                self._unread_before[file] = mark.unread
+                yield followed, mark
 
     # -- settings
 
@@ -460,6 +519,7 @@ class Tailer:
                 file.mark.name = f"{followed.logs}{name}"
         if file.changed(status):
             followed.news_at = time.monotonic()
+            file.over, file.unread = False, ""  # somebody writes it, after all
             self._queue(followed, file)
             if file.mark is None:
                 file.size = status.st_size
@@ -516,6 +576,7 @@ class Tailer:
         parts: list[bytes] = []
         room = self.config.chunk_bytes
         lines = 0
+        is_log = event_type == LOG
         while room > 0 and (stems := self._unread.get(group)):
             stem, files = next(iter(stems.items()))
             # The oldest of a writer's files comes first; one that is already deleted is older than all.
@@ -528,7 +589,8 @@ class Tailer:
                 segments.append(Segment(*file.mark.key, piece.start, piece.length))
                 parts.append(piece.data)
                 lines += file.mark.reading[piece.start]
-                room -= piece.length
+                # nothing can follow a line that has no newline
+                room = room - piece.length if is_log or piece.data.endswith(b"\n") else 0
             if file.more:
                 stems[stem] = stems.pop(stem)  # the others' turn
             else:
@@ -545,7 +607,7 @@ class Tailer:
             node_id=followed.node_id,
             event_type=event_type,
             segments=tuple(segments),
-            data=data if event_type == LOG else self._redact(data, event_type),
+            data=data if is_log else self._redact(data, event_type),
         )
 
     def _read(self, followed: _Followed, file: EventFile, room: int, *, long: bool) -> Piece | None:
@@ -567,6 +629,7 @@ class Tailer:
                 followed.due = -math.inf  # it has another name by now, or none: list again
             else:
                 file.seen = (0, 0)  # the next listing finds it changed, and it is tried again
+                file.unread = f"cannot be read: {error.strerror}" if file.over else ""
                 self._complain(f"{file.path}: {error.strerror}; it is not read until it can be")
             return None
         if piece is not None:
@@ -604,11 +667,11 @@ class Tailer:
             file.mark.reading[piece.start] = 0  # lines, and no events
         else:
             # `bytes.count` looks at each byte; this one leaps from line to line, at a third of the cost
-            file.mark.reading[piece.start] = len(io.BytesIO(piece.data).readlines())
+            file.mark.reading[piece.start] = len(io.BytesIO(piece.data).readlines()) - piece.data.startswith(b"\n")
 
     def _identify(self, followed: _Followed, file: EventFile) -> bool:
         """Find out which file this is, and how far it was read before; False until it has a whole line."""
-        id = file.identify(followed.session.name)
+        id = file.identify(followed.session.name, self.config.max_line_bytes)
         if id is None:
             return False
         known = self._checkpoint.newest(id)
@@ -758,7 +821,10 @@ class Tailer:
         if ended:
             self._ended.append(mark)
         missing = mark.missing if ended else 0
-        state = (mark.name, mark.node_id, mark.written, mark.acknowledged, mark.events, mark.skipped, missing)
+        state = (
+            *(mark.name, mark.node_id, mark.written, mark.acknowledged, mark.events, mark.skipped, missing),
+            mark.unread,
+        )
         if (not files and not ended) or self._reported.get(mark) == state:
             return False
         self._reported[mark] = state
@@ -791,6 +857,7 @@ class Tailer:
                         "published_events": mark.events,
                         "skipped_bytes": mark.skipped,
                         "lost_bytes": mark.missing if mark in ended else 0,
+                        "unread": _unread(mark, now_ms),
                         "reported_ms": now_ms,
                     },
                     "source_type": "RAYTRAIL_FILE",
@@ -848,6 +915,7 @@ def _update(file: EventFile) -> None:
         file.mark.written = max(file.mark.written, file.size)
         if file.name.is_log:
             file.mark.skipped = file.beyond
+        file.mark.unread = (file.position, file.size - file.position, file.unread) if file.unread else None
 
 
 def _names(mark: Mark, now_ms: int) -> dict[str, str]:
@@ -855,6 +923,14 @@ def _names(mark: Mark, now_ms: int) -> dict[str, str]:
     if mark.event_type != LOG:
         return {"name": mark.name}
     return {"name": discovery.parse_log(mark.name).stem, "seen": f"{now_ms:013d} {mark.name}"}
+
+
+def _unread(mark: Mark, now_ms: int) -> str:
+    """Return what is not read of a file whose writer is gone, in its report; of any other file the moment alone."""
+    if mark.unread is None:
+        return f"{now_ms:013d}"
+    offset, length, reason = mark.unread
+    return f"{now_ms:013d} {offset:020d} {length:020d} {reason}"
 
 
 def _watch() -> Watch | None:

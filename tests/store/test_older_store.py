@@ -1,0 +1,70 @@
+"""Stores that older versions made, and what these said of them: see `tests.store.fixtures.make_store`."""
+
+import json
+import tarfile
+
+import pytest
+from tests.store.fixtures.make_store import CONFIG, HERE, LIVE, SEALED, answers, chunks
+
+from raytrail.store import Store
+
+VERSIONS = sorted(path.stem.removeprefix("store-") for path in HERE.glob("store-*.json"))
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request):
+    return request.param
+
+
+@pytest.fixture
+def root(version, tmp_path):
+    with tarfile.open(HERE / f"store-{version}.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def said(version):
+    return json.loads((HERE / f"store-{version}.json").read_text())
+
+
+def assert_says(store, session, said):
+    """Check that all that was said is still said, whatever else is by now."""
+    found = answers(store, session)
+    for name, rows in said["rows"].items():
+        names = {column for row in rows for column in row}
+        now = sorted(({c: v for c, v in row.items() if c in names} for row in found["rows"][name]), key=str)
+        assert now == rows, name
+    for name in ("counts", "events", "tasks"):
+        assert {name: found[name]} == {name: said[name]}
+    for row, before in zip(found["ledger"], said["ledger"], strict=True):
+        assert {name: row[name] for name in before} == before
+
+
+def test_the_fixtures_hold_all_that_a_store_can(root):
+    for kind in ("open", "closed", "sealed"):
+        assert list(root.glob(f"state/*/*-{kind}-*.parquet")), kind
+    assert list(root.glob("state/*/*.duckdb"))
+
+
+def test_an_older_store_answers_as_it_did_when_it_is_only_read(root, said):
+    with Store.open(root, CONFIG) as store:
+        assert_says(store, SEALED, said["sealed"])
+        assert_says(store, LIVE, said["live"])
+
+
+def test_an_older_store_is_folded_on_and_sealed_and_then_says_what_one_does_that_was_sealed_at_once(root, said):
+    with Store.open(root, CONFIG, write=True) as store:
+        assert_says(store, SEALED, said["sealed"])
+        store.fold()
+        store.append(chunks(LIVE)[-1])
+        store.fold()
+        store.seal(LIVE)
+        store.cache(LIVE)
+        assert_says(store, LIVE, said["sealed"])
+
+
+def test_an_older_stores_log_is_folded_anew(root, said):
+    with Store.open(root, CONFIG, write=True) as store:
+        store.rebuild(SEALED)
+        assert_says(store, SEALED, said["sealed"])

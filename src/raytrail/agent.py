@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from raytrail.config import AgentConfig
+from raytrail.config import HEARTBEAT_SECONDS, AgentConfig
 from raytrail.errors import PublishError
 from raytrail.event import Chunk
 from raytrail.pubsub import Publisher
@@ -81,7 +81,8 @@ async def run(
             if nothing_left and reported:
                 break
             if (nothing_left or now >= report_at) and not reports:
-                reports, report_at = await asyncio.to_thread(tailer.reports), now + config.report_seconds
+                reports = await asyncio.to_thread(tailer.reports)
+                report_at = now + min(config.report_seconds, HEARTBEAT_SECONDS)
                 reported = nothing_left
     finally:
         await flight.cancel()

@@ -33,6 +33,11 @@ Positive = msgspec.Meta(gt=0)
 AtLeastOne = msgspec.Meta(ge=1)
 
 
+HEARTBEAT_SECONDS = 60.0
+"""How often an agent says of a session that is alive that it is, at least."""
+LEAST_QUIET_SECONDS = 2 * HEARTBEAT_SECONDS
+"""The shortest quiet that says anything: a session that is alive is heard of once in that time, and may be late."""
+
 Table = TypeVar("Table", bound="_Table")
 
 
@@ -187,7 +192,10 @@ class AgentConfig(_Table, frozen=True, kw_only=True):
     retry_seconds: Annotated[float, Positive] = 1.0
     """How long to wait before an absent broker is tried again."""
     report_seconds: Annotated[float, Positive] = 10.0
-    """How often the agent reports what it has seen written, for the completeness ledger."""
+    """
+    How often the agent reports what it has seen written, for the completeness ledger, and looks whether Ray still runs;
+    every 60 seconds at least.
+    """
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 20.0
     """How long an agent that is told to stop goes on shipping what is left. Kubernetes kills after 30."""
 
@@ -214,8 +222,8 @@ class StoreConfig(_Table, frozen=True, kw_only=True):
     """A session whose nodes are all dead is sealed when nothing has arrived for this long."""
     seal_after_quiet_seconds: Annotated[float, Positive] = 3600.0
     """
-    A session of which nothing was heard for this long is sealed, and what was open is closed as
-    inferred.
+    A session of which nothing was heard for this long is sealed, and what was open is closed as inferred. Agents say
+    every 60 seconds that a session is alive, where nothing else happens in it: less than 120 is refused.
     """
 
 
@@ -382,6 +390,12 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
     except msgspec.ValidationError as error:
         raise ConfigError(f"settings: {error}") from error
     destinations(config)
+    if config.store.seal_after_quiet_seconds < LEAST_QUIET_SECONDS:
+        raise ConfigError(
+            f"settings: store.seal_after_quiet_seconds {config.store.seal_after_quiet_seconds:g} is shorter than two "
+            f"signs of life of an agent, which come every {HEARTBEAT_SECONDS:g} seconds: clusters that are idle would "
+            f"be sealed while they live; give {LEAST_QUIET_SECONDS:g} or more"
+        )
     return config
 
 

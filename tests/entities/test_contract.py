@@ -208,6 +208,13 @@ STRATEGIES = {
     "object_gap": st.fixed_dictionaries(
         {"node_id": ids, "until_ns": ints, "unseen_objects": st.integers(0, 2), "truncated": st.booleans()}
     ),
+    "raylet": st.fixed_dictionaries(
+        {
+            "node_id": st.sampled_from(["aa", "bb"]),
+            "seen_ms": st.integers(0, 9),
+            "gone_ms": st.one_of(st.none(), st.integers(0, 9)),
+        }
+    ),
     "file": st.fixed_dictionaries(
         {
             "file": st.sampled_from(["f1", "f2"]),

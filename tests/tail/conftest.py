@@ -55,8 +55,9 @@ class Tail:
 
     def reports(self) -> dict[str, dict[str, object]]:
         """Return the files' reports by name."""
-        lines = [line for chunk in self.tailer.reports() for line in chunk.data.splitlines()]
-        return {line["event_data"]["name"]: line["event_data"] for line in map(json.loads, lines)}
+        lines = [json.loads(line) for chunk in self.tailer.reports() for line in chunk.data.splitlines()]
+        files = [line["event_data"] for line in lines if line["source_type"] == "RAYTRAIL_FILE"]
+        return {file["name"]: file for file in files}
 
     def close(self) -> None:
         self.tailer.close()

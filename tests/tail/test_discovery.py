@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from raytrail.errors import ConfigError
-from raytrail.tail import Nodes, alive, latest, locate, nodes, sessions
-from raytrail.tail.discovery import parse
+from raytrail.tail import Nodes, alive, discovery, latest, locate, nodes, sessions
+from raytrail.tail.discovery import parse, running
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
 
@@ -76,6 +76,50 @@ def test_a_temp_dir_gives_its_sessions_that_have_events(temp_dir):
     assert [session.name for session in locate(temp_dir)] == [SESSION, SESSION, other.name, other.name]
 
 
+@pytest.fixture
+def moved(temp_dir):
+    """A session that was moved to another disk, and linked back."""
+    (temp_dir.parent / "disk").mkdir()
+    elsewhere = (temp_dir / SESSION).rename(temp_dir.parent / "disk" / "old-ray")
+    (temp_dir / SESSION).symlink_to(elsewhere)
+    (temp_dir / "session_latest").unlink()
+    (temp_dir / "session_latest").symlink_to(SESSION)
+    return elsewhere
+
+
+def test_a_session_that_was_moved_and_linked_back_goes_by_its_link(temp_dir, moved):
+    assert sessions(temp_dir) == [
+        (SESSION, temp_dir / SESSION / "logs" / name, temp_dir / SESSION) for name in ("export_events", "events")
+    ]
+    for given in (".", SESSION, "session_latest", f"{SESSION}/logs", f"{SESSION}/logs/export_events"):
+        assert {session.name for session in locate(temp_dir / given)} == {SESSION}, given
+    assert {session.name for session in locate(moved)} == {"old-ray"}
+
+
+def test_a_session_goes_by_its_own_name_where_another_link_leads_to_it(temp_dir):
+    (temp_dir / "session_alias").symlink_to(SESSION)
+    assert {session.name for session in sessions(temp_dir)} == {SESSION}
+
+
+def test_a_link_is_followed_once_and_to_a_directory_alone(temp_dir, moved, tmp_path):
+    (temp_dir / "session_2").symlink_to(temp_dir / SESSION)  # a link to a link
+    (temp_dir / "session_3").symlink_to(moved)  # which is there by another name
+    (temp_dir / "session_4").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    (temp_dir / "session_5").symlink_to(tmp_path / "file")
+    assert {session.name for session in sessions(temp_dir)} == {SESSION}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a directory to somebody else")
+@pytest.mark.parametrize(
+    ("link_owner", "directory_owner", "followed"), [(5, 5, True), (0, 5, True), (5, 6, False), (5, 0, False)]
+)
+def test_a_link_is_not_followed_to_somebody_elses_directory(temp_dir, moved, link_owner, directory_owner, followed):
+    os.chown(temp_dir / SESSION, link_owner, -1, follow_symlinks=False)
+    os.chown(moved, directory_owner, -1)
+    assert bool(sessions(temp_dir)) is followed
+
+
 def test_event_files_outside_any_session_go_by_the_directory_that_is_given(tmp_path):
     events = tmp_path / "varied" / "export_events"
     events.mkdir(parents=True)
@@ -126,18 +170,39 @@ def test_a_directory_that_is_not_there_says_so(tmp_path):
     )
 
 
-def test_nodes_are_known_by_their_port_files(tmp_path):
-    for name in ("metrics_agent_port_bb", "runtime_env_agent_port_aa", "dashboard_agent_listen_port_aa", "ports.json"):
-        (tmp_path / name).touch()
-    assert nodes(tmp_path) == Nodes(("aa", "bb"), "")
-    assert nodes(tmp_path).main == "aa"
-    (tmp_path / "gcs_server_port_bb").touch()
-    assert nodes(tmp_path) == Nodes(("aa", "bb"), "bb")
-    assert nodes(tmp_path).main == "bb"
+def port_file(directory: Path, what: str, node_id: str, second: float) -> None:
+    path = directory / f"{what}_port_{node_id}"
+    path.touch()
+    os.utime(path, (second, second))
 
 
-def test_a_directory_without_port_files_has_no_node(tmp_path):
-    assert nodes(tmp_path).main == nodes(tmp_path / "x").main == ""
+def test_nodes_are_known_by_their_port_files_in_the_order_in_which_these_appeared(tmp_path):
+    assert nodes(tmp_path) == nodes(tmp_path / "x") == Nodes((), (), {})
+    assert nodes(tmp_path).main == nodes(tmp_path).head == ""
+    (tmp_path / "ports.json").touch()
+    port_file(tmp_path, "metrics_agent", "aa", 7)
+    port_file(tmp_path, "runtime_env_agent", "bb", 5)
+    port_file(tmp_path, "dashboard_agent_listen", "bb", 9)
+    assert nodes(tmp_path) == Nodes(("bb", "aa"), (), {"aa": 7000, "bb": 5000})
+    assert nodes(tmp_path).main == "aa", "the newest"
+    port_file(tmp_path, "gcs_server", "bb", 5)
+    assert nodes(tmp_path).heads == ("bb",)
+    assert nodes(tmp_path).main == nodes(tmp_path).head == "bb", "the head stands for those that work beside it"
+
+
+@pytest.mark.parametrize("ids", [("aa", "bb", "cc"), ("cc", "bb", "aa"), ("bb", "cc", "aa")])
+def test_the_head_is_the_one_whose_port_files_are_newest(tmp_path, ids):
+    for number, id in enumerate(ids):
+        port_file(tmp_path, "gcs_server", id, 100 * number)
+        port_file(tmp_path, "metrics_agent", id, 100 * number + 5)
+    assert nodes(tmp_path).heads == nodes(tmp_path).ids == ids
+    assert nodes(tmp_path).main == ids[-1]
+
+
+def test_heads_of_a_copy_without_its_files_times_are_in_the_order_of_their_ids(tmp_path):
+    for id in ("bb", "aa"):
+        port_file(tmp_path, "gcs_server", id, 1)
+    assert nodes(tmp_path).heads == ("aa", "bb")
 
 
 def process(proc: Path, pid: int, *command: str) -> None:
@@ -169,6 +234,56 @@ def test_a_session_is_alive_while_its_raylets_socket_is_there(proc):
     for name in ("raylet", "raylet.1"):
         (proc / "net" / "unix").write_text(line.format(SESSION, name))
         assert alive(SESSION, proc) is True
+
+
+def test_a_raylet_is_known_by_its_socket_once_however_many_are_connected_to_it(proc):
+    line = "0: 2 0 10000 1 1 5 /tmp/ray/{}/sockets/{}\n"
+    table = line.format(SESSION, "raylet") * 3 + line.format(SESSION, "raylet.1") + line.format(SESSION, "plasma_store")
+    (proc / "net" / "unix").write_text(table)
+    assert running(proc).sockets == {SESSION: 2}
+
+
+def raylet(proc: Path, pid: int, node_id: str, *more: str) -> None:
+    process(proc, pid, "/x/raylet", f"--session-name={SESSION}", f"--node_id={node_id}", *more)
+
+
+def living(directory: Path, proc: Path) -> set[str]:
+    return set(discovery.living(SESSION, directory, nodes(directory), running(proc)))
+
+
+def test_the_nodes_whose_raylets_run_are_told_by_their_processes(proc, temp_dir):
+    directory = temp_dir / SESSION
+    for second, id in enumerate(("aa", "bb", "cc")):
+        port_file(directory, "metrics_agent", id, second)
+    assert living(directory, proc) == set()
+    raylet(proc, 5, "bb")
+    raylet(proc, 6, "dd")  # of another container, which has the same session and the same path
+    (proc / "net" / "unix").write_text(f"0: 2 0 10000 1 1 5 /tmp/ray/{SESSION}/sockets/raylet\n" * 3)
+    assert living(directory, proc) == {"bb"}
+
+
+@pytest.mark.parametrize(
+    ("sockets", "expected"), [((), set()), (("raylet.2",), {"aa"}), (("raylet", "raylet.1"), {"aa", "bb"})]
+)
+def test_behind_sockets_they_are_those_that_came_last(proc, temp_dir, sockets, expected):
+    directory = temp_dir / SESSION
+    for second, id in enumerate(("cc", "bb", "aa")):
+        port_file(directory, "gcs_server", id, second)
+    table = "".join(f"0: 2 0 10000 1 1 5 /tmp/ray/{SESSION}/sockets/{name}\n" for name in sockets)
+    (proc / "net" / "unix").write_text(table)
+    assert living(directory, proc) == expected
+
+
+def test_without_port_files_it_tells_what_a_raylets_process_sees_at_its_path(proc, temp_dir, tmp_path):
+    directory = temp_dir / SESSION
+    raylet(proc, 5, "aa", f"--session_dir=/tmp/ray/{SESSION}")
+    assert living(directory, proc) == {"aa"}, "nothing tells"
+    (proc / "5" / "root" / "tmp").mkdir(parents=True)
+    (proc / "5" / "root" / "tmp" / "ray").symlink_to(temp_dir)
+    assert living(directory, proc) == {"aa"}
+    (proc / "5" / "root" / "tmp" / "ray").unlink()
+    (proc / "5" / "root" / "tmp" / "ray" / SESSION).mkdir(parents=True)
+    assert living(directory, proc) == set()
 
 
 def test_without_proc_nobody_knows_whether_a_session_is_alive(tmp_path):

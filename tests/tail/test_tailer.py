@@ -12,6 +12,7 @@ import pytest
 from raytrail.config import TailConfig
 from raytrail.errors import ConfigError
 from raytrail.tail import Checkpoint, Tailer, tailer
+from raytrail.tail.discovery import Running
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
 
@@ -553,7 +554,7 @@ def test_a_report_says_what_became_of_a_file(tail, events, temp_dir):
     it = tail(chunk_bytes=1024)
     chunks = it.read()
     it.checkpoint.acknowledge(chunks[0].segments)
-    (chunk,) = it.tailer.reports()
+    (chunk,) = [chunk for chunk in it.tailer.reports() if b"RAYTRAIL_FILE" in chunk.data]
     assert (chunk.cluster, chunk.session, chunk.node_id) == ("c1", SESSION, "bb22")
     assert (chunk.event_type, chunk.segments) == ("FILE", ())
     it.tailer._reported.clear()
@@ -663,11 +664,15 @@ def test_a_file_that_is_gone_and_acknowledged_is_forgotten(tail, events):
     assert tail().checkpoint.marks() == []
 
 
-@pytest.mark.parametrize(("alive", "expected"), [(True, 1), (None, 1), (False, 0)])
-def test_a_session_that_is_alive_gives_a_sign_of_life(tail, events, monkeypatch, alive, expected):
+@pytest.mark.parametrize(
+    ("seen", "expected"), [(Running((), {SESSION: 1}, Path("/x")), 1), (None, 1), (Running((), {}, Path("/x")), 0)]
+)
+def test_a_session_that_is_alive_of_which_no_node_is_known_reports_its_last_file_again(
+    tail, events, monkeypatch, seen, expected
+):
     now = [1000.0]
     monkeypatch.setattr(tailer.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(tailer.discovery, "alive", lambda session: alive)
+    monkeypatch.setattr(tailer.discovery, "running", lambda: seen)
     append(events / "event_EXPORT_TASK_1.log", line(1))
     append(events / "event_EXPORT_TASK_2.log", line(2))
     it = tail()

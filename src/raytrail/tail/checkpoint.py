@@ -106,7 +106,7 @@ class Checkpoint:
         self._mutex = threading.Lock()  # acknowledged on the event loop, committed from a thread
         self._dirty: set[Mark] = set()
         self._forgotten: set[tuple[FileId, int]] = set()
-        self._noted: dict[str, str] = {}
+        self._noted: dict[str, str | None] = {}  # None: to be forgotten
         self._failing = self._closed = False
         self._acknowledged = 0  # bytes, since the last commit
         self.published: dict[str, tuple[int, int]] = {}
@@ -192,6 +192,17 @@ class Checkpoint:
         with self._mutex:
             self._notes[name] = self._noted[name] = value
 
+    def notes(self, prefix: str) -> list[str]:
+        """Return the names that begin so and under which something is remembered."""
+        with self._mutex:
+            return [name for name in self._notes if name.startswith(prefix)]
+
+    def forget_note(self, name: str) -> None:
+        """Drop what was remembered under `name`, if anything."""
+        with self._mutex:
+            if self._notes.pop(name, None) is not None:
+                self._noted[name] = None
+
     @property
     def age_seconds(self) -> float:
         """How long what was noted has not been written down; 0 where all is."""
@@ -259,13 +270,14 @@ class Checkpoint:
         return self._marks.get(mark.file, {}).get(mark.generation) is mark
 
     def _write(
-        self, rows: list[tuple[object, ...]], gone: list[tuple[FileId, int]], noted: list[tuple[str, str]]
+        self, rows: list[tuple[object, ...]], gone: list[tuple[FileId, int]], noted: list[tuple[str, str | None]]
     ) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany("DELETE FROM file WHERE file = ? AND generation = ?", gone)
             self._db.executemany("INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", rows)
-            self._db.executemany("INSERT OR REPLACE INTO note VALUES (?, ?)", noted)
+            self._db.executemany("DELETE FROM note WHERE name = ?", [(name,) for name, _ in noted])
+            self._db.executemany("INSERT INTO note VALUES (?, ?)", [one for one in noted if one[1] is not None])
             self._db.execute("COMMIT")
         except sqlite3.OperationalError:
             if self._db.in_transaction:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import stat
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +17,11 @@ from raytrail.event import LOG
 _EVENTS, _CLUSTER_EVENTS = "export_events", "events"
 _FILE = re.compile(r"(?P<stem>event_(?P<type>[A-Z][A-Z0-9_]*?)(_\d+)?)(\.(?P<n>\d+))?\.log(\.(?P<m>\d+))?")
 _LOG = re.compile(r"(?P<stem>.+?)(\.(?P<n>\d+))?(?P<suffix>\.(log|out|err|txt))(\.(?P<m>\d+))?")
-_NODE = re.compile(r"(metrics_agent|metrics_export|dashboard_agent_listen|runtime_env_agent)_port_([0-9a-f]+)")
-_HEAD = re.compile(r"gcs_server_port_([0-9a-f]+)")
+_PORT = re.compile(
+    r"(?P<what>gcs_server|metrics_agent|metrics_export|dashboard_agent_listen|runtime_env_agent)_port_(?P<id>[0-9a-f]+)"
+)
+_SOCKET = re.compile(r"/(?P<session>[^/\s]+)/sockets/raylet(\.\d+)?$", re.MULTILINE)
+_LATEST = "session_latest"
 
 
 class FileName(NamedTuple):
@@ -36,22 +41,62 @@ class FileName(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """The nodes that have worked in a session directory, by the port files that they left in it."""
+    """
+    The nodes that have worked in a session directory, by the port files that they left in it.
+
+    A head that restarts with its GCS's tables in Redis keeps the session's name and directory, and is a node of its
+    own. So is a raylet that is started anew on the same disk. The port files of those before it stay.
+    """
 
     ids: tuple[str, ...]
-    """Hex ids, sorted; the head's among them."""
-    head: str
-    """The head's id; empty where the head is on another machine."""
+    """Hex ids, the one that came last at the end; the heads' are among them."""
+    heads: tuple[str, ...] = ()
+    """The heads' ids, in the same order; empty where the head is on another machine."""
+    since_ms: Mapping[str, int] = {}
+    """When the first port file of each appeared, in milliseconds since the epoch, as far as a copy has kept that."""
+
+    @property
+    def head(self) -> str:
+        """The newest head's id; empty where the head is on another machine."""
+        return self.heads[-1] if self.heads else ""
 
     @property
     def main(self) -> str:
         """
         The id that the directory's events go by; empty where there is none yet.
 
-        Two raylets on one host write into the same directory, and no file's name tells whose worker wrote it
-        (its events do). So one of them stands for all: the head, or the first.
+        Several nodes may write into one directory, one after the other or at once, and no file's name tells whose
+        worker wrote it (its events do). So one of them stands for all: the newest head, or the newest.
         """
-        return self.head or next(iter(self.ids), "")
+        return self.head or (self.ids[-1] if self.ids else "")
+
+
+class Raylet(NamedTuple):
+    """A raylet that runs on this machine, by its command line."""
+
+    pid: int
+    session: str
+    node_id: str
+    """Hex; empty where its command line does not name it."""
+    directory: str
+    """Its session's directory, as it sees it; empty where its command line does not name it."""
+
+
+class Running(NamedTuple):
+    """The raylets that run on this machine, as far as they are seen from here."""
+
+    raylets: tuple[Raylet, ...]
+    """Those whose processes are seen."""
+    sockets: Mapping[str, int]
+    """
+    How many raylets listen, by session: a sidecar shares its pod's network, but seldom its processes.
+    """
+    proc: Path
+    """The kernel's view of the processes."""
+
+    def alive(self, session: str) -> bool:
+        """Say whether a raylet of a session runs here."""
+        return session in self.sockets or any(raylet.session == session for raylet in self.raylets)
 
 
 class Session(NamedTuple):
@@ -116,25 +161,33 @@ def sessions(temp_dir: Path) -> list[Session]:
     """
     Return all sessions in Ray's ``--temp-dir``, oldest first; none where the directory is not there.
 
+    A link named as a session counts as one, for a session that was moved to another disk: it goes by the link's name.
+    It must lead to a directory itself, of the user who made the link, or have been made by root.
+
     Raises:
         OSError: It cannot be read.
     """
     try:
         with os.scandir(temp_dir) as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if entry.name.startswith("session_") and entry.is_dir(follow_symlinks=False)
-            ]
+            found = [entry for entry in entries if entry.name.startswith("session_") and entry.name != _LATEST]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+    links = [entry for entry in found if entry.is_symlink()]
+    if links:
+        places = set(filter(None, (_place(temp_dir / name) for name in names)))
+        for link in sorted(links, key=lambda entry: entry.name):
+            place = _linked(link)
+            if place is not None and place not in places:  # else it is another name of a session that is there already
+                places.add(place)
+                names.append(link.name)
     return [session for name in sorted(names) for session in _directories(temp_dir / name)]
 
 
 def latest(temp_dir: Path) -> str | None:
     """Return the name of the session that ``session_latest`` points to, if any."""
     try:
-        return Path(os.readlink(temp_dir / "session_latest")).name
+        return Path(os.readlink(temp_dir / _LATEST)).name
     except OSError:
         return None
 
@@ -150,36 +203,90 @@ def locate(path: Path) -> list[Session]:
         ConfigError: It is none of these, or cannot be read.
     """
     try:
-        return _locate(path.resolve(strict=True))
+        found, link = _locate(path.resolve(strict=True)), _named_link(path)
+        moved = link.resolve() if link else None
     except OSError as error:
         raise ConfigError(f"no Ray session in {path}: {error.strerror}; give a directory that can be read") from error
+    return [one._replace(name=link.name) if link and one.directory == moved else one for one in found]
 
 
 def nodes(directory: Path) -> Nodes:
-    """Return the nodes that have worked in a session's directory; none where it cannot be read."""
+    """
+    Return the nodes that have worked in a session's directory; none where it cannot be read.
+
+    The order is that in which their first port files appeared. A copy that did not keep the times of its files leaves
+    it to chance.
+    """
+    since: dict[str, int] = {}
+    heads: set[str] = set()
     try:
-        names = os.listdir(directory)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if port := _PORT.fullmatch(entry.name):
+                    written_ns = entry.stat(follow_symlinks=False).st_mtime_ns
+                    since[port["id"]] = min(written_ns, since.get(port["id"], written_ns))
+                    heads |= {port["id"]} if port["what"] == "gcs_server" else set()
     except OSError:
-        names = []
-    heads = _matches(_HEAD, names)
-    return Nodes(tuple(sorted(_matches(_NODE, names) | heads)), min(heads, default=""))
+        return Nodes(())
+    ids = tuple(sorted(since, key=lambda id: (since[id], id)))
+    since_ms = {id: since[id] // 1_000_000 for id in ids}
+    return Nodes(ids, tuple(id for id in ids if id in heads), since_ms)
 
 
 def alive(session: str, proc: Path = Path("/proc")) -> bool | None:
-    """
-    Say whether a raylet of `session` runs on this node; None where there is no ``/proc`` to tell.
+    """Say whether a raylet of `session` runs on this machine; None where there is no ``/proc`` to tell."""
+    seen = running(proc)
+    return None if seen is None else seen.alive(session)
 
-    Its socket is looked for first: a sidecar shares its pod's network, but seldom its processes.
-    """
+
+def running(proc: Path = Path("/proc")) -> Running | None:
+    """Look which raylets run on this machine; None where there is no ``/proc`` to tell."""
     if not (proc / "self").exists():
         return None
     try:
-        sockets = (proc / "net" / "unix").read_text(errors="replace")
+        table = (proc / "net" / "unix").read_text(errors="replace")
     except OSError:
-        sockets = ""
-    if re.search(rf"/{re.escape(session)}/sockets/raylet(\.\d+)?$", sockets, re.MULTILINE):
+        table = ""
+    # who is connected to a socket stands there by the same path
+    sockets = {match[0]: match["session"] for match in _SOCKET.finditer(table)}
+    raylets = tuple(raylet for pid, command in _commands(proc) if (raylet := _raylet(pid, command)))
+    return Running(raylets, Counter(sockets.values()), proc)
+
+
+def living(session: str, directory: Path, there: Nodes, seen: Running) -> frozenset[str]:
+    """
+    Return the nodes of a session's directory whose raylets run, as far as they are seen from here.
+
+    Processes tell it, where the agent sees them. Else the sockets do, of which it is known only how many there are:
+    they are those of the nodes that came last.
+
+    Args:
+        session: Its name.
+        directory: Where it is.
+        there: The nodes that have worked in it.
+        seen: What runs on this machine, raylets of other directories and of other containers among it.
+    """
+    named = [one for one in seen.raylets if one.session == session and one.node_id]
+    if named:
+        return frozenset(one.node_id for one in named if works_in(one, directory, there, seen.proc))
+    count = max(seen.sockets.get(session, 0), sum(one.session == session for one in seen.raylets))
+    return frozenset(there.ids[-count:]) if count else frozenset()
+
+
+def works_in(raylet: Raylet, directory: Path, there: Nodes, proc: Path) -> bool:
+    """
+    Say whether a raylet works in a directory; where nothing tells, it is taken to.
+
+    Where agents share the processes of their machine, another pod's raylet may have the same session's name and the
+    same path, which is another directory there. Its own port files tell it, or what its process sees at that path.
+    """
+    if there.ids:
+        return raylet.node_id in there.ids
+    try:
+        seen_there = os.stat(f"{proc}/{raylet.pid}/root{raylet.directory}")
+        return os.path.samestat(seen_there, os.stat(directory))
+    except OSError:
         return True
-    return any(_is_raylet(command, session.encode()) for command in _commands(proc))
 
 
 def _directories(session: Path) -> list[Session]:
@@ -214,24 +321,53 @@ def _locate(path: Path) -> list[Session]:
     return found
 
 
-def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> set[str]:
-    return {match[pattern.groups] for name in names if (match := pattern.fullmatch(name))}
+def _place(directory: Path) -> tuple[int, int] | None:
+    """Return a directory's device and inode; None where it has just gone."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
-def _commands(proc: Path) -> Iterable[list[bytes]]:
+def _linked(link: os.DirEntry[str]) -> tuple[int, int] | None:
+    """Return the device and inode of the directory that a link leads to; None where it is not to be followed."""
+    try:
+        target = os.path.join(os.path.dirname(link.path), os.readlink(link.path))
+        there, owner = os.stat(target, follow_symlinks=False), link.stat(follow_symlinks=False).st_uid
+    except OSError:
+        return None
+    follow = stat.S_ISDIR(there.st_mode) and owner in (there.st_uid, 0)
+    return (there.st_dev, there.st_ino) if follow else None
+
+
+def _named_link(path: Path) -> Path | None:
+    """Return the link named as a session that a path leads through, if any."""
+    above = Path(os.path.abspath(path))
+    for part in (above, *above.parents):
+        latest = part.name == _LATEST and part.is_symlink()
+        named = part.parent / Path(os.readlink(part)).name if latest else part
+        if named.name.startswith("session_") and named.is_symlink():
+            return named
+    return None
+
+
+def _commands(proc: Path) -> Iterable[tuple[int, list[str]]]:
     for pid in os.listdir(proc):
         if pid.isdigit():
             try:
-                yield (proc / pid / "cmdline").read_bytes().split(b"\0")
+                command = (proc / pid / "cmdline").read_bytes()
             except OSError:
                 continue  # it has ended, or is somebody else's
+            yield int(pid), os.fsdecode(command).split("\0")
 
 
-def _is_raylet(command: list[bytes], session: bytes) -> bool:
-    if os.path.basename(command[0]) != b"raylet":
-        return False
-    return any(
-        option.startswith((b"--session-name=", b"--session_name=", b"--session_dir=", b"--session-dir="))
-        and os.path.basename(option.partition(b"=")[2].rstrip(b"/")) == session
-        for option in command
-    )
+def _raylet(pid: int, command: list[str]) -> Raylet | None:
+    """Read a command line; None where it is no raylet's. Its options are spelt with underscores and with hyphens."""
+    if os.path.basename(command[0]) != "raylet":
+        return None
+    options = (option.removeprefix("--").partition("=") for option in command[1:])
+    said = {name.replace("-", "_"): value for name, _, value in options}
+    directory = said.get("session_dir", "").rstrip("/")
+    session = said.get("session_name") or os.path.basename(directory)
+    return Raylet(pid, session, said.get("node_id", ""), directory) if session else None

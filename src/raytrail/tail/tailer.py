@@ -19,23 +19,25 @@ from pathlib import Path
 
 import msgspec
 
-from raytrail.config import TailConfig
+from raytrail.config import HEARTBEAT_SECONDS, TailConfig
 from raytrail.event import LOG, Chunk, FileId, Segment
 from raytrail.tail import discovery
 from raytrail.tail.checkpoint import Checkpoint, Mark
-from raytrail.tail.discovery import FileName, Session
+from raytrail.tail.discovery import FileName, Running, Session
 from raytrail.tail.file import Changed, EventFile, Inode, Piece
+from raytrail.tail.life import NOTE, Life, note
 from raytrail.tail.limits import Limits
 from raytrail.tail.redact import Redactor
 from raytrail.tail.watch import Watch
 
 log = logging.getLogger(__name__)
 
-_HEARTBEAT_SECONDS = 60.0
 _QUIET_SECONDS = 60.0
 _QUIET_FACTOR = 10
 """A directory in which nothing happened for `_QUIET_SECONDS`, or one of logs, is listed this many times more rarely."""
 _MOST_OPEN_FILES = 4096
+_AGAIN_SECONDS = 0.2
+"""How soon an agent that ends looks once more for a raylet that it has just missed."""
 _HALF_SECONDS = 2.0
 """How long half a line of a log is waited for; a progress bar ends none for hours."""
 _STILL_SECONDS = 10.0
@@ -46,11 +48,12 @@ after their raylet."""
 class _Followed:
     """A directory of a session that is being followed, and its files."""
 
-    def __init__(self, session: Session, logs: str | None = None) -> None:
+    def __init__(self, session: Session, life: Life | None, logs: str | None = None) -> None:
         self.session = session
+        self.life = life
+        """Of the session's directory, all of whose parts share it; None for files that were taken out of theirs."""
         self.logs = logs
         """For a directory of logs: its place in ``logs/``, with a slash at its end where it is not that itself."""
-        self.node_id = ""
         self.files: dict[Inode, EventFile] = {}
         self.names: dict[str, EventFile] = {}
         self.listed = False
@@ -60,6 +63,17 @@ class _Followed:
         self.news_at = time.monotonic()
         """When anything in it was last seen to change."""
         self.reported_at = -math.inf
+
+    @property
+    def node_id(self) -> str:
+        """The node that what is in it goes by for now; empty where none is known yet."""
+        return self.life.nodes.main if self.life else ""
+
+    def note_news(self, now: float) -> None:
+        """Note that something in it has changed."""
+        self.news_at = now
+        if self.life:
+            self.life.has_news = True
 
 
 class Tailer:
@@ -94,7 +108,8 @@ class Tailer:
         self._changed: TailConfig | None = None
         self._fixed = session_dirs is not None
         found = [session for directory in session_dirs or () for session in discovery.locate(directory)]
-        self._sessions = {session.events: _Followed(session) for session in found}
+        self._lives: dict[Path, Life] = {}
+        self._sessions = {session.events: self._begin(session) for session in found}
         self._listed: set[str] = set()
         self._unread: dict[tuple[_Followed, str], dict[str, dict[EventFile, None]]] = {}
         self._followers: dict[tuple[FileId, int], list[EventFile]] = {}
@@ -240,9 +255,9 @@ class Tailer:
         """
         Return what is to be said of the files that have changed since the last call, as ``FILE`` chunks.
 
-        A session that is alive, and of which nothing else was said for a minute, reports its last file
-        again: a sign of life. Call it again only once the last chunks are published: by then, what ended
-        is forgotten.
+        The raylets of a session that is alive are reported every minute: a sign of life. One that has gone is
+        reported at once, and no more. Where it is not known which raylet runs, the session's last file is reported
+        again in its place. Call it again only once the last chunks are published: by then, what ended is forgotten.
         """
         for mark in self._ended:
             self._reported.pop(mark, None)
@@ -251,22 +266,21 @@ class Tailer:
         self._ended = []
         self._warn_of_rotation()
         self._end_files()
-        now = time.monotonic()
         changed: dict[tuple[str, str], list[Mark]] = {}
         for mark in self._checkpoint.marks():
             if self._has_news(mark):
                 changed.setdefault((mark.session, mark.node_id), []).append(mark)
         for followed, mark in self._unnamed():
             changed.setdefault((mark.session, followed.node_id), []).append(mark)
-        for followed in self._sessions.values():
-            key = (followed.session.name, followed.node_id)
-            if key not in changed and now - followed.reported_at >= _HEARTBEAT_SECONDS:
-                marks = [file.mark for file in followed.files.values() if file.mark is not None]
-                if marks and discovery.alive(followed.session.name) is not False:
-                    changed[key] = [marks[-1]]
-            if key in changed:
-                followed.reported_at = now
-        return [self._report(*key, lines) for key, marks in changed.items() for lines in self._report_lines(marks)]
+        chunks = [] if self._fixed or not self.config.export else self._report_lives(changed)
+        return chunks + [
+            self._report(*key, lines) for key, marks in changed.items() for lines in self._report_lines(marks)
+        ]
+
+    def ray_runs(self) -> bool:
+        """Say whether a raylet runs here that works in one of the directories that are followed."""
+        seen = discovery.running()
+        return seen is not None and any(life.runs(seen) for life in list(self._lives.values()))
 
     def close(self) -> None:
         """Let go of all files."""
@@ -376,7 +390,7 @@ class Tailer:
             news = self._watch.read()
             for directory, name in news.grown:
                 if followed := self._sessions.get(directory):
-                    followed.news_at = now
+                    followed.note_news(now)
                     if file := followed.names.get(name):
                         self._queue(followed, file)
             for directory in self._sessions if news.overflow else news.changed:
@@ -405,7 +419,7 @@ class Tailer:
         for session in [followed.session for followed in self._sessions.values() if followed.logs is None]:
             directory = discovery.logs(session) if self._wanted(LOG) else None
             if directory is not None and directory not in self._sessions:
-                self._sessions[directory] = _Followed(session._replace(events=directory), "")
+                self._sessions[directory] = self._begin(session._replace(events=directory), "")
 
     def _find_new_sessions(self) -> None:
         temp_dir = Path(self.config.temp_dir).expanduser()
@@ -420,7 +434,22 @@ class Tailer:
         for session in found:
             if session.events not in self._sessions:
                 log.info("following %s", session.events)
-                self._sessions[session.events] = _Followed(session)
+                self._sessions[session.events] = self._begin(session)
+
+    def _begin(self, session: Session, logs: str | None = None) -> _Followed:
+        """Begin to follow a directory."""
+        life = None
+        if session.directory is not None:
+            life = self._lives.get(session.directory)
+            if life is None:
+                life = self._lives[session.directory] = Life(session.name, session.directory, self._checkpoint)
+        return _Followed(session, life, logs)
+
+    def _end_life(self, directory: Path | None) -> None:
+        """Forget the raylets of a session whose directory is gone, once nothing of it is followed any more."""
+        if directory is not None and all(one.session.directory != directory for one in self._sessions.values()):
+            del self._lives[directory]
+            self._checkpoint.forget_note(note(directory))
 
     def _since(self, temp_dir: Path, found: list[Session]) -> str:
         """Return the name of the first session to follow; names sort by the time at which sessions began."""
@@ -435,8 +464,8 @@ class Tailer:
     def _sweep(self, followed: _Followed) -> None:
         """List the directory: find files that came, went, were renamed, or grew unnoticed."""
         session = followed.session
-        if not followed.node_id and session.directory:
-            followed.node_id = discovery.nodes(session.directory).main
+        if followed.life and not followed.logs:
+            followed.life.find_nodes()
         self._watch_over(session.events)  # before it is listed, so that nothing falls between
         try:
             with os.scandir(session.events) as entries:
@@ -465,6 +494,7 @@ class Tailer:
         ):
             log.info("%s is gone", session.events)
             del self._sessions[session.events]
+            self._end_life(session.directory)
 
     def _follow_within(self, followed: _Followed, entries: Iterable[os.DirEntry[str]]) -> None:
         """Begin to follow what directories of logs there are in one."""
@@ -473,7 +503,7 @@ class Tailer:
             is_new = entry.is_dir(follow_symlinks=False) and path not in self._sessions
             if is_new and (followed.logs or not discovery.is_events(entry.name)):
                 session = followed.session._replace(events=path)
-                self._sessions[path] = _Followed(session, f"{followed.logs}{entry.name}/")
+                self._sessions[path] = self._begin(session, f"{followed.logs}{entry.name}/")
 
     def _watch_over(self, directory: Path) -> None:
         if self._watch:
@@ -518,7 +548,7 @@ class Tailer:
             if file.mark is not None and is_log:
                 file.mark.name = f"{followed.logs}{name}"
         if file.changed(status):
-            followed.news_at = time.monotonic()
+            followed.note_news(time.monotonic())
             file.over, file.unread = False, ""  # somebody writes it, after all
             self._queue(followed, file)
             if file.mark is None:
@@ -811,6 +841,32 @@ class Tailer:
                 )
         self._warned = set(found)
 
+    def _report_lives(self, changed: dict[tuple[str, str], list[Mark]]) -> list[Chunk]:
+        """Return the reports of raylets; add a file to what has `changed`, where a sign of life has no other form."""
+        now, seen = time.monotonic(), self._look_for_raylets()
+        now_ms = time.time_ns() // 1_000_000
+        lives = [(life, list(life.reports(now, now_ms))) for life in self._lives.values()]
+        for followed in self._sessions.values():
+            key = (followed.session.name, followed.node_id)
+            if key not in changed and not followed.node_id and now - followed.reported_at >= HEARTBEAT_SECONDS:
+                marks = [file.mark for file in followed.files.values() if file.mark is not None]
+                if marks and (seen is None or seen.alive(followed.session.name)):
+                    changed[key] = [marks[-1]]
+            if key in changed:
+                followed.reported_at = now
+        return [self._report(life.session, life.nodes.main, lines) for life, lines in lives if lines]
+
+    def _look_for_raylets(self) -> Running | None:
+        """Look which raylets run, where any may; twice where the last look of all has missed one that did run."""
+        while any(life.may_change for life in self._lives.values()):
+            seen, now_ms = discovery.running(), time.time_ns() // 1_000_000
+            for life in self._lives.values():
+                life.look(seen, time.monotonic(), now_ms)
+            if self._waits or not any(life.is_in_doubt for life in self._lives.values()):
+                return seen
+            time.sleep(_AGAIN_SECONDS)
+        return None
+
     def _has_news(self, mark: Mark) -> bool:
         """Bring `mark` up to date, and say whether it differs from what was last reported."""
         files = self._followers.get(mark.key, ())
@@ -882,7 +938,10 @@ class Tailer:
         )
 
     def _forget_the_vanished(self) -> None:
-        """Forget files whose whole directory went away while no agent ran."""
+        """Forget files, and raylets, whose whole directory went away while no agent ran."""
+        for name in self._checkpoint.notes(NOTE):
+            if not Path(name.removeprefix(NOTE)).exists():
+                self._checkpoint.forget_note(name)
         marks = [mark for mark in self._checkpoint.marks() if Path(mark.directory) not in self._sessions]
         for directory, group in itertools.groupby(
             sorted(marks, key=lambda mark: mark.directory), lambda mark: mark.directory

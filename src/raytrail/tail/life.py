@@ -1,0 +1,223 @@
+"""The life of a session's directory: which nodes worked in it, whose raylets run, and which have gone."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from raytrail.config import HEARTBEAT_SECONDS
+from raytrail.tail import discovery
+from raytrail.tail.checkpoint import Checkpoint
+from raytrail.tail.discovery import Nodes, Running
+
+LOOKS = 2
+"""How many looks in a row must miss a raylet before it has gone."""
+STILL_SECONDS = 300.0
+"""
+How long nothing is written into a session's directory before its raylets have gone, where they were never seen.
+
+A raylet writes ``debug_state.txt`` every ten seconds, and a head its list of metrics endpoints. A raylet that has a
+port file may take as long to begin.
+"""
+
+
+class _Raylet(msgspec.Struct, frozen=True):
+    """What was reported of one node's raylet; written down, so that the next agent knows it."""
+
+    seen_ms: int = 0
+    """When it was last seen to run; of one that was never seen, when its directory was last written to."""
+    gone_ms: int | None = None
+    """When it ended, once it has."""
+
+
+class _Watched:
+    """A raylet, and what this process has made of it."""
+
+    def __init__(self, known: _Raylet) -> None:
+        self.known = known
+        self.witnessed = False
+        """Whether it was seen itself, so that it has gone once it is not seen any more."""
+        self.missed = 0
+        """How many looks in a row have missed it."""
+        self.missed_ms = 0
+        """When the first of them was."""
+        self.reported_at = -math.inf
+        """When it was last reported, on the monotonic clock."""
+        self.reported: int | None = known.gone_ms
+        """The end that was last reported."""
+
+
+class Life:
+    """
+    The nodes of a session's directory, and whether their raylets run.
+
+    Args:
+        session: Its name.
+        directory: Where it is.
+        checkpoint: Keeps what was reported, for an agent that is started after Ray's end.
+    """
+
+    def __init__(self, session: str, directory: Path, checkpoint: Checkpoint) -> None:
+        self.session = session
+        self.directory = directory
+        self.nodes = Nodes(())
+        self.has_news = False
+        """Whether a file that is followed in it has changed since the files were last looked at."""
+        self._looked_at = -math.inf
+        """When the files were last looked at, on the monotonic clock."""
+        self._checkpoint = checkpoint
+        self._raylets = {id: _Watched(known) for id, known in _remembered(checkpoint, directory).items()}
+        self._news = False
+        """Whether what was last reported is to be remembered, once that is published."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every node's raylet has gone, and that was reported."""
+        ids = {*self.nodes.ids, *self._raylets}
+        return bool(ids) and all(id in self._raylets and self._raylets[id].reported is not None for id in ids)
+
+    @property
+    def may_change(self) -> bool:
+        """Whether a look may tell something new."""
+        return self.has_news or not self.is_over
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether a raylet was missed, but not often enough to say that it has gone."""
+        return any(0 < one.missed < LOOKS for one in self._raylets.values())
+
+    def find_nodes(self) -> None:
+        """Look which nodes have worked in the directory: a head that is started anew leaves a new port file."""
+        self.nodes = discovery.nodes(self.directory)
+
+    def runs(self, seen: Running) -> bool:
+        """Say whether a raylet of this directory is among those that are seen to run."""
+        if discovery.living(self.session, self.directory, self.nodes, seen):
+            return True
+        return not self.nodes.ids and seen.sockets.get(self.session, 0) > 0
+
+    def look(self, seen: Running | None, now: float, now_ms: int) -> None:
+        """
+        Take note of what runs now.
+
+        Args:
+            seen: What is seen from here; None where nothing can be.
+            now: When that was, on the monotonic clock.
+            now_ms: The same since the epoch.
+        """
+        run = discovery.living(self.session, self.directory, self.nodes, seen) if seen else frozenset[str]()
+        for id in run:
+            one = self._of(id)
+            one.known, one.witnessed, one.missed = _Raylet(now_ms), True, 0
+        if run or any(one.witnessed for one in self._raylets.values()):
+            self.has_news = False
+            self._miss(run, now_ms)
+        elif self.nodes.ids and self._shows and now - self._looked_at >= HEARTBEAT_SECONDS:
+            self._looked_at, self.has_news = now, False
+            self._look_at_files(now_ms)
+
+    def reports(self, now: float, now_ms: int) -> Iterator[bytes]:
+        """
+        Yield a line for each raylet of which there is something to say: it has gone, or it is time for a sign of life.
+
+        Call it again only once the last lines are published: by then, what they said is remembered.
+
+        Args:
+            now: On the monotonic clock.
+            now_ms: The same since the epoch.
+        """
+        self._remember()
+        for id, one in self._raylets.items():
+            gone_ms = one.known.gone_ms
+            beats = gone_ms is None and one.known.seen_ms and now - one.reported_at >= HEARTBEAT_SECONDS
+            if beats or gone_ms != one.reported:
+                one.reported_at, one.reported, self._news = now, gone_ms, True
+                yield _line(id, one.known, now_ms)
+
+    @property
+    def _shows(self) -> bool:
+        """Whether the files may tell something new: never, of a directory of which nothing is shipped."""
+        return self.has_news or (bool(self._raylets) and not self.is_over)
+
+    def _of(self, id: str) -> _Watched:
+        return self._raylets.setdefault(id, _Watched(_Raylet()))
+
+    def _miss(self, run: frozenset[str], now_ms: int) -> None:
+        """Note that raylets are not seen, where they would be."""
+        for id in {*self.nodes.ids, *self._raylets} - run:
+            one = self._of(id)
+            begins = not one.witnessed and now_ms - self.nodes.since_ms.get(id, 0) < STILL_SECONDS * 1000
+            if one.known.gone_ms is not None or begins:
+                continue
+            one.missed_ms = one.missed_ms if one.missed else now_ms
+            one.missed += 1
+            if one.missed >= LOOKS:
+                # what it wrote last is later than when it was last seen, and its end is no later than the first miss
+                end_ms = min(one.missed_ms, max(one.known.seen_ms, self._written_ms()))
+                self._end(id, one, end_ms)
+
+    def _look_at_files(self, now_ms: int) -> None:
+        """
+        Judge by what is written, where no raylet was ever seen.
+
+        An agent may see Ray's files alone, and one that is started after Ray's end sees no more either.
+        """
+        written_ms = self._written_ms()
+        if now_ms - written_ms < STILL_SECONDS * 1000:
+            self._of(self.nodes.main).known = _Raylet(written_ms)
+            return
+        for id in self.nodes.ids:
+            one = self._of(id)
+            if one.known.gone_ms is None:
+                self._end(id, one, written_ms)
+
+    def _end(self, id: str, one: _Watched, end_ms: int) -> None:
+        """Take note of a raylet's end. A head has ended when the next one begins."""
+        heads = self.nodes.heads
+        later = [self.nodes.since_ms[head] for head in heads[heads.index(id) + 1 :]] if id in heads else []
+        end_ms = max(one.known.seen_ms, min([end_ms, *later]))
+        one.known, one.missed = _Raylet(end_ms, end_ms), 0
+
+    def _written_ms(self) -> int:
+        """Return when anything was last written into the directory, its logs or its events."""
+        logs = self.directory / "logs"
+        directories = (self.directory, logs, logs / "export_events", logs / "events")
+        return max((written_ms for directory in directories for written_ms in _times_ms(directory)), default=0)
+
+    def _remember(self) -> None:
+        if self._news:
+            self._news = False
+            known = {id: one.known for id, one in self._raylets.items()}
+            self._checkpoint.remember(note(self.directory), msgspec.json.encode(known).decode())
+
+
+def note(directory: Path) -> str:
+    """Return the name under which a checkpoint remembers the raylets of a session's directory."""
+    return f"{NOTE}{directory}"
+
+
+NOTE = "raylets of "
+"""Begins such a name."""
+
+
+def _remembered(checkpoint: Checkpoint, directory: Path) -> dict[str, _Raylet]:
+    known = checkpoint.note(note(directory))
+    return msgspec.json.decode(known, type=dict[str, _Raylet]) if known else {}
+
+
+def _times_ms(directory: Path) -> Iterator[int]:
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(OSError):  # it has gone meanwhile
+                yield entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
+
+
+def _line(node_id: str, known: _Raylet, now_ms: int) -> bytes:
+    said = {"node_id": node_id, "seen_ms": known.seen_ms, "gone_ms": known.gone_ms, "reported_ms": now_ms}
+    event = {"event_data": said, "source_type": "RAYTRAIL_RAYLET", "timestamp": now_ms // 1000}
+    return msgspec.json.encode(event) + b"\n"

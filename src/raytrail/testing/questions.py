@@ -167,6 +167,14 @@ QUESTIONS: tuple[Question, ...] = (
     Question("data", "/api/data/datasets/{job}", _each("datasets")),
 )
 """What is asked; what is asked twice, with other rows, is asked once."""
+AT_A_MOMENT = frozenset(
+    {
+        *("tasks", "actors", "nodes", "jobs", "workers", "placement_groups", "objects", "submissions"),
+        *("tasks summary", "actors summary", "objects summary", "lineage"),
+        *("dashboard nodes", "dashboard actors", "dashboard status"),
+    }
+)
+"""The resources that `moment_paths` asks for: those that Ray concludes anything about."""
 ACTORS_ASKED = 20
 """Of so many actors, each is asked for on its own."""
 
@@ -178,6 +186,17 @@ def paths(jobs: Iterable[str], nodes: Iterable[str], actors: Iterable[str]) -> l
     for question in QUESTIONS:
         [kind] = re.findall(r"{(\w+)}", question.path) or [""]
         found |= dict.fromkeys(question.path.format(**{kind: one}) for one in ids.get(kind, [""]))
+    return list(found)
+
+
+def moment_paths(jobs: Iterable[str]) -> list[str]:
+    """Return what is asked of a cluster while it lives: all that Ray lists, counts and concludes; each once."""
+    jobs = list(jobs)
+    found: dict[str, None] = {}
+    for question in QUESTIONS:
+        if question.resource in AT_A_MOMENT and "{node}" not in question.path and "{actor}" not in question.path:
+            each = jobs if "{job}" in question.path else [""]
+            found |= dict.fromkeys(question.path.format(job=one) for one in each)
     return list(found)
 
 

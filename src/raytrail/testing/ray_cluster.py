@@ -51,6 +51,39 @@ _PORTS = (
 """Options of ``ray start``, the first two as `RayCluster` has them."""
 
 
+_OF_DRIVERS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+"""What tells a driver, and no node, which cluster is meant: of the GCS, and of the dashboard."""
+_HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
+"""Those of them that only the head node has."""
+
+
+class RayNode:
+    """A further node of a `RayCluster`, on the same machine, in the same session directory."""
+
+    def __init__(self, node_id: str, process: subprocess.Popen[bytes]) -> None:
+        self.node_id = node_id
+        """Its id, hex."""
+        self._process = process
+
+    def kill(self) -> None:
+        """
+        End the node as if its machine had lost power: its raylet and all its workers at once, by SIGKILL.
+
+        Every process is stopped first, so that none can report the end of another one.
+        """
+        stopped: set[tuple[int, str]] = set()
+        while begun := _processes_below({self._process.pid}) - stopped:
+            _signal(begun, signal.SIGSTOP)
+            stopped |= begun
+        _signal(stopped, signal.SIGKILL)
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """Ask the node to end. Does nothing where it has ended."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+
 class RayCluster:
     """A Ray that `ray_cluster` started."""
 
@@ -68,11 +101,52 @@ class RayCluster:
         self.dashboard_url = f"http://{HOST}:{ports[1]}"
         self.environment = {
             **environment,
-            "RAY_ADDRESS": self.address,
-            "RAY_API_SERVER_ADDRESS": self.dashboard_url,
+            **dict(zip(_OF_DRIVERS, (self.address, self.dashboard_url), strict=True)),
         }
         """What a driver is to be started with, so that its events are exported too."""
         self._process = process
+        self._nodes: list[RayNode] = []
+
+    def add_node(self, *, ip: str, num_cpus: int = 4, start_seconds: float = 120.0) -> RayNode:
+        """
+        Start a further node of the cluster on this machine and return it once the GCS lists it as alive.
+
+        Args:
+            ip: Its address, one of the loopback range that no other node has, as 127.0.0.2.
+            num_cpus: How many CPUs it is to believe in.
+            start_seconds: How long it may take to start.
+
+        Raises:
+            RaytrailError: It did not start.
+
+        """
+        names = [name for name in _PORTS if name not in _HEAD_PORTS]
+        ports = zip(names, _free_ports(len(names)), strict=True)
+        command: list[str] = [
+            *(str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"),
+            *("--log-color=false", "--address", self.address, "--node-ip-address", ip, "--num-cpus", str(num_cpus)),
+            *("--object-store-memory", str(100 << 20), "--min-worker-port", "0", "--max-worker-port", "0"),
+            *(word for name, port in ports for word in (f"--{name}", str(port))),
+        ]
+        environment = {name: value for name, value in self.environment.items() if name not in _OF_DRIVERS}
+        log_path = self.temp_dir / f"start-{ip}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + start_seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            nodes = self.ask("/api/v0/nodes?detail=1")["data"]["result"]["result"]
+            for row in nodes:
+                if row["state"] == "ALIVE" and row["node_ip"] == ip:
+                    self._nodes.append(RayNode(row["node_id"], process))
+                    return self._nodes[-1]
+            time.sleep(0.2)
+        process.kill()
+        process.wait()
+        raise RaytrailError(
+            f"no node {ip} at {self.address} in time; it printed:\n{log_path.read_text('utf-8', 'replace')}"
+        )
 
     @property
     def session_dir(self) -> Path:
@@ -120,6 +194,8 @@ class RayCluster:
         It is asked first, so that every process writes out what it holds.
         """
         ours = _processes_of(self._process.pid, self.temp_dir)
+        for node in self._nodes:
+            node.terminate()
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -129,9 +205,7 @@ class RayCluster:
         while _alive(ours) and time.monotonic() < deadline:
             time.sleep(0.1)
         ours |= _processes_of(self._process.pid, self.temp_dir)
-        for pid in _alive(ours):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _signal(ours, signal.SIGKILL)
         self._process.wait()
 
     def wait_until_ready(self, deadline: float) -> None:
@@ -274,22 +348,21 @@ def _processes_of(leader: int, temp_dir: Path) -> set[tuple[int, str]]:
     ``ray::f``, but stay below their raylet until that is gone.
     """
     marker = f"{temp_dir}/".encode()
-    parents: dict[int, int] = {}
-    started: dict[int, str] = {}
     named: set[int] = set()
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        pid = int(entry.name)
-        stat = _stat(pid)
-        if stat is None:
-            continue
-        parents[pid], started[pid] = int(stat[1]), stat[19]
         with contextlib.suppress(OSError):
-            if marker in (entry / "cmdline").read_bytes():
-                named.add(pid)
+            if entry.name.isdigit() and marker in (entry / "cmdline").read_bytes():
+                named.add(int(entry.name))
     named.discard(os.getpid())
-    ours, grown = {leader, *named}, 0
+    return _processes_below({leader, *named})
+
+
+def _processes_below(leaders: set[int]) -> set[tuple[int, str]]:
+    """Return these processes and all below them, each with the time it started."""
+    stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    parents = {pid: int(stat[1]) for pid, stat in stats.items() if stat is not None}
+    started = {pid: stat[19] for pid, stat in stats.items() if stat is not None}
+    ours, grown = set(leaders), 0
     while grown != len(ours):
         grown = len(ours)
         ours |= {pid for pid, parent in parents.items() if parent in ours}
@@ -308,3 +381,9 @@ def _stat(pid: int) -> list[str] | None:
 
 def _alive(processes: set[tuple[int, str]]) -> list[int]:
     return [pid for pid, started in processes if (stat := _stat(pid)) is not None and stat[19] == started]
+
+
+def _signal(processes: set[tuple[int, str]], number: signal.Signals) -> None:
+    for pid in _alive(processes):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -12,6 +12,7 @@ from raytrail.errors import RaytrailError
 from raytrail.testing.questions import paths
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 RESOURCES = ("tasks", "actors", "nodes", "jobs", "workers", "placement_groups")
@@ -73,10 +74,28 @@ def record(address: str, out: Path, *, timeout_seconds: float = 30.0) -> dict[st
     answers["ended_ms"] = time.time_ns() // 1_000_000
     jobs = [job["job_id"] for job in answers["jobs"] if job["job_id"]]
     nodes, actors = ([row[name] for row in answers[f"{name[:-3]}s"]] for name in ("node_id", "actor_id"))
-    answers["asked"] = {path: _asked(base + path, timeout_seconds) for path in paths(jobs, nodes, actors)}
+    answers["asked"] = ask_each(base, paths(jobs, nodes, actors), timeout_seconds=timeout_seconds)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(answers))
     return answers
+
+
+def ask_each(base: str, asked: Iterable[str], *, timeout_seconds: float = 30.0) -> dict[str, dict[str, Any]]:
+    """
+    Ask a live dashboard, or a history that answers in its place, for each of some paths.
+
+    Args:
+        base: The URL that paths are added to.
+        asked: The paths, as of `raytrail.testing.questions`.
+        timeout_seconds: For each of the requests.
+
+    Returns:
+        By path: its ``status``, its ``body`` (decoded where the status is 200), and ``at_ms``, when it was asked.
+
+    Raises:
+        OSError: Nobody answers.
+    """
+    return {path: _asked(base + path, timeout_seconds) for path in asked}
 
 
 def record_logs(address: str, answers: dict[str, Any], *, timeout_seconds: float = 30.0) -> dict[str, str]:

@@ -1,0 +1,358 @@
+"""
+A real Ray and its history, asked side by side at each moment of a run in which Ray has much to conclude.
+
+Ray writes no event of most of what it concludes: of what a job's end, or a worker's, closes. So whatever may close
+something happens here, in turn, and after each step the living Ray and the living history must say the same. Once Ray
+is gone, the history of that moment must still say it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from raytrail.testing.questions import compare_answers, moment_paths
+from raytrail.testing.ray_cluster import ray_cluster
+from raytrail.testing.record import ask_each
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+WORKLOADS = Path(__file__).parent / "workloads"
+SECOND_IP = "127.0.0.2"
+REST_SECONDS = 90
+"""How long Ray may take to come to rest, and the history to say the same."""
+REST_SECONDS_AFTER_A_DIFFERENCE = 20
+"""The same, once it has said something else at some moment: the test has failed, and only the report is wanted."""
+STEP_SECONDS = 120
+
+QUICK_HEALTH_CHECKS = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+"""A node that is gone is found dead in three seconds. All that closes tasks is as late as Ray has it by default."""
+
+SETTINGS = """
+[tail]
+temp_dir = "{temp_dir}"
+state_dir = "{root}/state"
+sweep_seconds = 0.5
+redact = []
+
+[sources]
+types = ["WORKER", "PLACEMENT_GROUP", "OBJECT"]
+placement_group_seconds = 0.5
+worker_seconds = 0.5
+object_seconds = 0.5
+
+[agent]
+to = "file://{root}/events"
+report_seconds = 1.0
+
+[store]
+dir = "{root}/store"
+batch_seconds = 0.2
+fold_seconds = 0.5
+
+[server]
+port = 0
+"""
+
+
+class Moment(NamedTuple):
+    """One moment of the run."""
+
+    name: str
+    live: dict
+    """What Ray answered: by path its status, body, and when it was asked."""
+    scores: list
+    """How the history, asked at the same time, compares."""
+
+
+class Run(NamedTuple):
+    """What the run leaves behind."""
+
+    moments: list
+    after: dict
+    """The scores of each moment, asked for once Ray was gone."""
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Live through it all, and return what was said."""
+    with ExitStack() as stack:
+        # short: the paths of Ray's sockets have to stay below 107 bytes; and apart, as whatever names it ends with Ray
+        temp_dir, root = (Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")) for prefix in ("rt", "history"))
+        for directory in (temp_dir, root):
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        settings = root / "raytrail.toml"
+        settings.write_text(SETTINGS.format(temp_dir=temp_dir, root=root))
+        cluster = stack.enter_context(
+            ray_cluster(
+                temp_dir=temp_dir,
+                num_cpus=8,
+                system_config=QUICK_HEALTH_CHECKS,
+                environment={"AUTOSCALER_UPDATE_INTERVAL_S": "1"},  # how old `ray status` may be
+            )
+        )
+        second = cluster.add_node(ip=SECOND_IP)
+        for command in ("history", "agent"):
+            words = ["--from", f"file://{root}/events"] if command == "history" else []
+            stack.enter_context(running(command, settings, root, *words))
+        url = stack.enter_context(serving(settings, root))
+        history = f"{url}/clusters/{cluster.session_dir.name}"
+        asking = Asking(cluster, history)
+        live_through(asking, second, root)
+        cluster.stop()
+        wait_for(lambda: ask(f"{url}/api/clusters")[0].get("sealed"), "the session is not sealed")
+        after = {
+            moment.name: compare_answers(moment.live, lambda path, at_ms: answer(f"{history}/at/{at_ms}{path}"))
+            for moment in asking.moments
+        }
+        yield Run(asking.moments, after)
+
+
+class Asking:
+    """Asks both, until they agree."""
+
+    def __init__(self, cluster, history):
+        self.cluster, self.history = cluster, history
+        self.moments = []
+        self.seconds = REST_SECONDS
+
+    def rows(self, resource):
+        """Return Ray's rows."""
+        path = f"/api/v0/{resource}?detail=1&limit=10000"
+        return self.cluster.ask(path, timeout_seconds=60)["data"]["result"]["result"]
+
+    def at(self, name, until=lambda: True):
+        """
+        Record a moment: wait until Ray shows what the step has done and rests, and the history agrees.
+
+        Args:
+            name: The moment's.
+            until: Whether Ray shows what the step has done.
+        """
+        wait_for(until, f"Ray does not show it: {name}")
+        deadline = time.monotonic() + self.seconds
+        before = self._ask_ray()
+        while True:
+            ours = ask_each(self.history, before, timeout_seconds=60)
+            live = self._ask_ray()
+            rests = live.keys() == before.keys() and agree(compare_answers(before, of(live)))
+            scores = compare_answers(live, of(ours)) if rests else []
+            if rests and (agree(scores) or time.monotonic() > deadline):
+                break
+            assert time.monotonic() < deadline + REST_SECONDS, f"Ray does not come to rest: {name}"
+            before = live
+            time.sleep(0.3)
+        if not agree(scores):
+            self.seconds = REST_SECONDS_AFTER_A_DIFFERENCE
+        self.moments.append(Moment(name, live, scores))
+        # the actors' events tell whole seconds: what comes next must not fall into that of the answers
+        time.sleep(1.1)
+
+    def _ask_ray(self):
+        jobs = [job["job_id"] for job in self.rows("jobs") if job["job_id"]]
+        return ask_each(self.cluster.dashboard_url, moment_paths(jobs), timeout_seconds=60)
+
+
+def of(asked):
+    """Return the function that `compare_answers` asks, of answers that are there."""
+    return lambda path, _: (asked[path]["status"], asked[path]["body"]) if path in asked else (404, None)
+
+
+def agree(scores):
+    """Whether both say the same: every row and every field that events can tell."""
+    return all(score.exact and not score.missing_rows and not score.extra_rows for score in scores)
+
+
+def live_through(asking, second, root):
+    """Do each step, and record the moment after it."""
+    cluster = asking.cluster
+    asking.at("nothing has run")
+    with driver(cluster, root, second.node_id) as do:
+        asking.at("a driver is there", lambda: tasks(asking, type="DRIVER_TASK"))
+        for step in (
+            *("groups", "second_node", "constructing", "constructor_killed", "constructor_failed"),
+            *("worker_killed", "actor_killed"),
+        ):
+            do(step)
+            asking.at(step)
+        leave(cluster, root, "exits", "exit")
+        asking.at("a job has left", lambda: ended_jobs(asking) == 1)
+        do("keeper_submits")
+        asking.at("its detached actor submits before the sweep")
+        leave(cluster, root, "killed", "kill")
+        asking.at("a driver was killed", lambda: ended_jobs(asking) == 2)
+        swept = f"Job finishes ({last_job(asking, 'exits')})"
+        asking.at("what the job left is swept", lambda: says(asking, swept))
+        do("keeper_submits")
+        asking.at("its detached actor submits after the sweep")
+        second.kill()
+        asking.at("a node was killed", lambda: any(row["state"] == "DEAD" for row in asking.rows("nodes")))
+        do("retry_ends")
+        asking.at("what was tried again has ended")
+        swept = f"Job finishes ({last_job(asking, 'killed')})"
+        asking.at("what the killed driver left is swept", lambda: says(asking, swept))
+        submit(cluster)
+        asking.at("a submission has ended")
+        for step in ("keeper_killed", "group_removed"):
+            do(step)
+            asking.at(step)
+    asking.at("the driver has ended", lambda: ended_jobs(asking) == 4)
+    asking.at("all is swept", lambda: says(asking, "Job finishes (01000000)"))
+
+
+def tasks(asking, **wanted):
+    rows = asking.cluster.ask("/api/v0/tasks?detail=1&limit=10000&exclude_driver=False", timeout_seconds=60)
+    return [
+        row for row in rows["data"]["result"]["result"] if all(row[name] == value for name, value in wanted.items())
+    ]
+
+
+def says(asking, text):
+    return any(str(row["error_message"]).startswith(text) for row in tasks(asking, state="FAILED"))
+
+
+def ended_jobs(asking):
+    return sum(job["status"] != "RUNNING" for job in asking.rows("jobs") if job["job_id"])
+
+
+def last_job(asking, name):
+    """Return the job that one of the workload's drivers was, by its detached actor."""
+    [job] = {row["job_id"] for row in asking.rows("actors") if row["name"] == f"{name}-keeper"}
+    return job
+
+
+def leave(cluster, root, name, how):
+    done = cluster.run([sys.executable, WORKLOADS / "leaves.py", root, name, how], check=False)
+    assert done.stdout.endswith(" left\n"), done.stdout
+
+
+def submit(cluster):
+    code = (
+        "from ray.job_submission import JobSubmissionClient as Client; import os, time; "
+        "client = Client(os.environ['RAY_API_SERVER_ADDRESS']); "
+        "job = client.submit_job(entrypoint='true', submission_id='submitted')\n"
+        "while not client.get_job_status(job).is_terminal(): time.sleep(0.2)"
+    )
+    cluster.run([sys.executable, "-c", code])
+
+
+@contextmanager
+def driver(cluster, root, second):
+    """Yield a function that has the workload's driver do a step."""
+    process = subprocess.Popen(
+        [sys.executable, WORKLOADS / "conclusions.py", root, second],
+        env=cluster.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=(root / "driver.err").open("wb"),
+        text=True,
+    )
+
+    def done(step):
+        for line in process.stdout:
+            if line == f"did {step}\n":
+                return
+        raise AssertionError(f"{step}: {(root / 'driver.err').read_text()}")
+
+    def do(step):
+        process.stdin.write(f"{step}\n")
+        process.stdin.flush()
+        done(step)
+
+    try:
+        done("connect")
+        yield do
+        process.stdin.close()
+        process.wait(STEP_SECONDS)
+    finally:
+        process.kill()  # does nothing where it has ended
+        process.wait()
+
+
+@contextmanager
+def running(command, settings, root, *words):
+    """Run one of our commands for as long as this lasts; what it says is in a file."""
+    log = root / f"{command}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "raytrail", command, "--config", settings, *words], stdout=file, stderr=file
+        )
+    try:
+        yield log
+        assert process.poll() is None, log.read_text()
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def serving(settings, root):
+    """Serve the store on a port for as long as this lasts; yields the URL."""
+    wait_for((root / "store").exists, "the history has made no store")
+    with running("serve", settings, root) as log:
+        wait_for(lambda: "http://" in log.read_text(), "the server does not listen")
+        yield "http" + log.read_text().split("http", 1)[1].split()[0].rstrip("/")
+
+
+def wait_for(condition, failure, seconds=STEP_SECONDS):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, failure
+        time.sleep(0.2)
+
+
+def ask(url):
+    with urllib.request.urlopen(url, timeout=60) as reply:
+        return json.load(reply)
+
+
+def answer(url):
+    try:
+        return 200, ask(url)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def table(scores_by_moment):
+    """Return what is equal at each moment, of each resource, and the first differences."""
+    lines = []
+    for name, scores in scores_by_moment.items():
+        for score in scores:
+            equal, possible, _ = score.values
+            lines.append(f"{name:45} {score.resource:18} {score.live_rows:4} rows  {equal}/{possible}")
+            if not agree([score]):
+                lines += [f"    {line}" for line in str(score).splitlines()[1 + len(score.fields) :]]
+    equal, possible, every = (
+        sum(values)
+        for values in zip(*(score.values for scores in scores_by_moment.values() for score in scores), strict=True)
+    )
+    return "\n".join([*lines, f"{equal} of {possible} values equal, of {every}: {equal / possible:.3%}"])
+
+
+def test_the_living_history_says_what_the_living_ray_says_at_each_moment(run):
+    scores = {moment.name: moment.scores for moment in run.moments}
+    print(table(scores))  # noqa: T201 (the report)
+    different = {name: ones for name, ones in scores.items() if not agree(ones)}
+    assert not different, table(different)
+    assert len(scores) >= 20
+
+
+def test_each_moment_is_as_it_was_once_ray_is_gone(run):
+    print(table(run.after))  # noqa: T201 (the report)
+    different = {name: ones for name, ones in run.after.items() if not agree(ones)}
+    assert not different, table(different)

@@ -5,9 +5,12 @@ import time
 
 import pytest
 
+from raytrail.config import StoreConfig
 from raytrail.entities import installed
 from raytrail.entities.ends import JOB_DONE_DELAY_MS, LEFT_OPEN_MS, WORKER_DEAD_DELAY_MS
-from raytrail.testing.entities import SESSION, chunk
+from raytrail.event import Chunk
+from raytrail.store import Store
+from raytrail.testing.entities import SESSION, chunk, line
 
 ENTITIES = installed()
 S = 1_000_000_000
@@ -273,3 +276,78 @@ def test_a_clock_that_is_ahead_hides_nothing_just_before_the_shutdown(store, clu
     assert counted == [{"state": "FAILED", "count": 2}, {"state": "RUNNING", "count": 1}]
     assert store.snapshot(SESSION, cluster.before_shutdown_ms).count("actor") == 1
     assert {row["state"] for row in store.snapshot(SESSION, cluster.ended_ms).rows("task")} == {"FAILED"}
+
+
+def raylet(node, **told):
+    """Make a report of an agent: a chunk of no file."""
+    node_id = base64.b64decode(node).hex()
+    event = {name: MS + at * 1000 for name, at in told.items()}
+    report = line(ENTITIES["raylet"], T0 + max(told.values()), {"node_id": node_id, **event})
+    return Chunk(cluster="", session=SESSION, node_id=node_id, event_type="FILE", segments=(), data=report + b"\n")
+
+
+def test_a_raylet_that_has_gone_ends_its_node_and_so_the_session(tmp_path, event):
+    config = StoreConfig(threads=1, seal_after_end_seconds=5, seal_after_quiet_seconds=10_000)
+    with Store.open(tmp_path, config, write=True) as store:
+        alive = event("node", T0, node_id=HEAD, state="ALIVE", start_time_ms=str(MS))
+        store.append([chunk(ENTITIES["node"], [alive]), raylet(HEAD, seen_ms=60, reported_ms=60)])
+        store.fold()
+        now_ms = time.time_ns() // 1_000_000
+        assert store.seal_due(now_ms + 9_000_000) == []
+        assert ask(store, "node") == ("ALIVE", None, None)
+        store.append([raylet(HEAD, seen_ms=60, gone_ms=90, reported_ms=95)])
+        store.fold()
+        assert ask(store, "node") == ("DEAD", "raylet gone", 90)
+        assert store.seal_due(now_ms + 9_000_000) == [SESSION]
+        assert ask(store, "node") == ("DEAD", "raylet gone", 90)
+        assert store.find(SESSION).ended_ms == MS + 90_000
+        assert ask(store, "node", at=80) == ("ALIVE", None, None)
+
+
+def test_silence_ends_a_session_where_it_was_last_heard_of_and_a_sign_of_life_opens_it_again(tmp_path, event):
+    config = StoreConfig(threads=1, seal_after_end_seconds=5, seal_after_quiet_seconds=100)
+    with Store.open(tmp_path, config, write=True) as store:
+        alive = event("node", T0, node_id=HEAD, state="ALIVE", start_time_ms=str(MS))
+        began = event("driver_job", T0 + 1, job_id=JOB, is_dead=False, start_time=str(MS + 1000))
+        store.append([chunk(ENTITIES["node"], [alive]), chunk(ENTITIES["driver_job"], [began], file="0000000000-1")])
+        store.append([raylet(HEAD, seen_ms=900, reported_ms=900)])
+        store.fold()
+        now_ms = time.time_ns() // 1_000_000
+        assert store.seal_due(now_ms + 200_000) == [SESSION]
+        # idle for a quarter of an hour, but alive
+        assert store.find(SESSION).ended_ms == MS + 900_000
+        [job] = store.snapshot(SESSION).rows("driver_job")
+        assert (job["inferred"], job["end_time_ms"]) == ("session ended", MS + 900_000)
+        store.append([raylet(HEAD, seen_ms=960, reported_ms=960)])
+        store.fold()
+        assert not store.find(SESSION).sealed
+        assert ask(store, "node") == ("ALIVE", None, None)
+        # what ended otherwise is not opened by an agent that goes on
+        dead = event("node", T0 + 970, node_id=HEAD, state="DEAD", end_time_ms=str(MS + 970_000))
+        store.append([chunk(ENTITIES["node"], [dead], file="0000000000-2")])
+        store.fold()
+        assert store.seal_due(time.time_ns() // 1_000_000 + 10_000) == [SESSION]
+        store.append([raylet(HEAD, seen_ms=980, reported_ms=980)])
+        store.fold()
+        assert store.find(SESSION).sealed
+
+
+def test_the_process_of_an_actor_is_known_from_its_constructor(store, cluster, put):
+    put("worker", 6, worker_id=WORKER, node_id=NODE, ip="192.0.2.7", is_alive=True, pid=9, at_ms=6000)
+    put("actor", 5, actor_id=encoded(ACTOR_ID), job_id=JOB, state="PENDING_CREATION", pid=0)
+    put(
+        "task",
+        7,
+        task_id=encoded(b"\xff" * 8 + ACTOR_ID),
+        attempt_number=0,
+        job_id=JOB,
+        state_updates={"worker_pid": 9, "state_ts_ns": {"8": str((T0 + 7) * S)}},
+        profile_events={"component_id": WORKER, "component_type": "worker", "events": []},
+    )
+    [row] = store.snapshot(SESSION).rows("actor", columns=["pid", "node_id", "_leased_node_id", "_leased_worker_id"])
+    assert row == {"pid": 9, "node_id": None, "_leased_node_id": "02" * 28, "_leased_worker_id": "03" * 28}
+    assert store.snapshot(SESSION, MS + 6000).rows("actor", columns=["pid"]) == [{"pid": None}]
+    store.seal(SESSION)
+    assert store.snapshot(SESSION).rows("actor", columns=["pid", "_leased_ip"]) == [
+        {"pid": 9, "_leased_ip": "192.0.2.7"}
+    ]

@@ -123,6 +123,8 @@ class Beside(msgspec.Struct, frozen=True):
     """The other entity's name, or the entity's own."""
     on: str
     """The SQL condition that holds of one at most."""
+    names: tuple[str, ...]
+    """The stored columns that are read of it: its own end, if none of these follows from that, need not be known."""
     sql: str = ""
     """The SELECT that it is a row of, over the other's states, named in braces; empty: it is one of these."""
 

@@ -7,7 +7,7 @@ Or from Ray's HTTP export (`raytrail.sources.ray_event`), which tells nanosecond
 from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
-from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS
+from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS, ACTOR_FILLS
 
 _WHEN_MS = "coalesce(_time_ns // 1000000, timestamp * 1000)"
 _RESTART = "coalesce(_time_ns::VARCHAR, file || ':' || line_offset)"
@@ -93,6 +93,15 @@ ACTOR = Entity(
             "last",
             "Where it was created, likewise, and only with `RAY_record_task_actor_creation_sites`.",
         ),
+        Column(
+            "_leased_worker_id",
+            "id",
+            "= NULL::BLOB",
+            "max",
+            "The worker that ran its constructor last, filled in from the task that creates it.",
+        ),
+        Column("_leased_node_id", "id", "= NULL::BLOB", "max", "The node of that worker, likewise."),
+        Column("_leased_ip", "text", "= NULL::VARCHAR", "max", "That node's address, likewise."),
         Column("_restart_reason", "text", "event_data.restart_reason", "last", "Why it restarts, likewise."),
         Column("_time_ns", "int", "time_ns", "max", "When it happened, likewise."),
         Column(
@@ -142,6 +151,7 @@ ACTOR = Entity(
     state="state",
     terminal=("DEAD",),
     beside=ACTOR_BESIDE,
+    fills=ACTOR_FILLS,
     ends=ACTOR_ENDS,
     closing=(("state", "'DEAD'"), ("_dead_ms", "{end_ms}")),
 )

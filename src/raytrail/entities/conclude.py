@@ -12,11 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 
-from raytrail.entities import Derived, End, Entity
+from raytrail.entities import Beside, Derived, End, Entity, installed
 from raytrail.entities.sql import INFERRED_MS, literal, named, quote, with_derived
 
-Other = Callable[[str], str]
-"""Gives the relation of another entity's states, by its name."""
+Other = Callable[[Entity, Collection[str]], str]
+"""Gives the relation of another entity's states, with these stored columns at least."""
+
+
+def follows(entity: Entity, names: Collection[str] | None) -> bool:
+    """Return whether one of these columns follows from other states than the entity's own; None: any column."""
+    closes = bool(entity.ends) and _matters(entity, _closed(entity), names)
+    return closes or any(_matters(entity, {name}, names) for name, _ in entity.fills)
 
 
 def concluded(
@@ -47,9 +53,8 @@ def concluded(
         return with_derived(entity, bare)
     texts = [value for _, value in fills] + [text for end in ends for text in (end.when, end.at_ns, end.says, end.open)]
     joins = " ".join(
-        f"LEFT JOIN {_beside(entity, beside.alias, other, bare)} {beside.alias} ON {beside.on}"
-        for beside in entity.beside
-        if any(re.search(rf"\b{beside.alias}\.", text) for text in texts)
+        f"LEFT JOIN {_relation(entity, beside, other, bare)} {beside.alias} ON {beside.on}"
+        for beside in _read(entity, texts)
     )
     filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in fills)})" if fills else ""
     own = f"SELECT *, {_open(entity)} AS _open, {entity.began_ns} AS _began_ns FROM {bare}"
@@ -81,12 +86,23 @@ def _open(entity: Entity) -> str:
     return f"(({state}) NOT IN ({', '.join(map(literal, entity.terminal))}))"
 
 
-def _beside(entity: Entity, alias: str, other: Other, bare: str) -> str:
-    [beside] = [one for one in entity.beside if one.alias == alias]
-    if not beside.sql:
-        return other(beside.entity)
-    states = bare if beside.entity == entity.name else other(beside.entity)
-    return f"({beside.sql.replace(f'{{{beside.entity}}}', states)})"
+def _read(entity: Entity, texts: list[str]) -> list[Beside]:
+    """Return what these expressions read beside a state, and what that is found by, in the order of their joins."""
+    read: list[Beside] = []
+    for beside in reversed(entity.beside):
+        if any(re.search(rf"\b{beside.alias}\.", text) for text in (*texts, *(one.on for one in read))):
+            read.append(beside)
+    return read[::-1]
+
+
+def _relation(entity: Entity, beside: Beside, other: Other, bare: str) -> str:
+    if beside.entity == entity.name:
+        states = bare
+    elif beside.entity in installed():
+        states = other(installed()[beside.entity], beside.names)
+    else:
+        states = f"(SELECT {', '.join(f'NULL AS {quote(name)}' for name in beside.names)} LIMIT 0)"
+    return f"({beside.sql.replace(f'{{{beside.entity}}}', states)})" if beside.sql else states
 
 
 def _ended(ends: tuple[End, ...], now_ms: int | None, end_ms: int | None) -> str:

@@ -19,6 +19,13 @@ WORKER_DEAD_DELAY_MS = 1_000
 JOB_DONE_DELAY_MS = 15_000
 """How long after a job's end what is open of it is FAILED, once (``gcs_mark_task_failed_on_job_done_delay_ms``)."""
 
+NODE_SILENT_MS = 60_000
+"""
+How long after its raylet has gone a node is DEAD, if the GCS does not say so before.
+
+By default it finds out within 20 s (``health_check_initial_delay_ms``, ``health_check_period_ms`` times
+``health_check_failure_threshold``).
+"""
 LEFT_OPEN_MS = 60_000
 """
 How long after its node's end a task is closed that Ray leaves open.
@@ -53,7 +60,18 @@ _OUTLIVES = "(coalesce(a.is_detached, false) OR coalesce(p.is_detached, false))"
 """Whether a detached actor runs the task or submitted it: then it may outlive the job."""
 _JOB_OUTLIVED = "x.job_id IS NOT NULL"
 """Whether the job has a detached actor, and so perhaps others that outlive it: what such an actor owns does."""
-_DETACHED = Beside("x", "actor", "x.job_id = s.job_id", "SELECT DISTINCT job_id FROM {actor} WHERE is_detached")
+_DETACHED = Beside(
+    "x",
+    "actor",
+    "x.job_id = s.job_id",
+    ("job_id", "is_detached"),
+    "SELECT DISTINCT job_id FROM {actor} WHERE is_detached",
+)
+_JOB = ("job_id", "is_dead", "end_time_ms")
+_NODE = ("node_id", "state", "end_time_ms")
+_WORKER = ("worker_id", "end_time_ms")
+CREATES_SQL = "task_id BETWEEN '{0}'::BLOB AND '{0}{1}'::BLOB".format(r"\xFF" * 8, r"\xFF" * 11 + r"\xFE")
+"""Whether a task creates an actor: its id begins with eight bytes of ones, and a driver's with twenty (id.h)."""
 _WORKER_TOLD = "coalesce(NOT w.is_alive AND w.exit_type IS NOT NULL AND w.end_time_ms IS NOT NULL, false)"
 """Whether an event told how its worker ended."""
 _NODE_DIED_FIRST = "coalesce(n.state = 'DEAD' AND n.end_time_ms // 1000 <= {} // 1000, false)"
@@ -63,12 +81,17 @@ _NODE_DIED_FIRST = "coalesce(n.state = 'DEAD' AND n.end_time_ms // 1000 <= {} //
 def task_beside() -> tuple[Beside, ...]:
     """Return what a task's end follows from."""
     return (
-        Beside("a", "actor", "a.actor_id = s.actor_id"),
+        Beside(
+            "a",
+            "actor",
+            "a.actor_id = s.actor_id",
+            ("actor_id", "name", "repr_name", "state", "is_detached", "_dead_ms", "_death_cause"),
+        ),
         # a task's id ends with that of the actor that runs it (id.h): this is the actor that submitted the task
-        Beside("p", "actor", "p.actor_id = s.parent_task_id[9:]"),
-        Beside("w", "worker", "w.worker_id = s.worker_id"),
-        Beside("d", "driver_job", "d.job_id = s.job_id"),
-        Beside("n", "node", "n.node_id = s.node_id"),
+        Beside("p", "actor", "p.actor_id = s.parent_task_id[9:]", ("actor_id", "is_detached")),
+        Beside("w", "worker", "w.worker_id = s.worker_id", (*_WORKER, "is_alive", "exit_type", "exit_detail")),
+        Beside("d", "driver_job", "d.job_id = s.job_id", _JOB),
+        Beside("n", "node", "n.node_id = s.node_id", (*_NODE, "_death_message")),
         _DETACHED,
     )
 
@@ -131,12 +154,35 @@ def task_ends(last_ns: str) -> tuple[End, ...]:
     )
 
 
-# -- actors, workers, objects, nodes
+# -- nodes, actors, workers, objects
+
+NODE_BESIDE = (Beside("r", "raylet", "r.node_id = lower(hex(s.node_id))", ("node_id", "seen_ms", "gone_ms")),)
+NODE_ENDS = (
+    # while the GCS lives it says so itself, within seconds; it does not where it ended with the node
+    End("raylet gone", "r.gone_ms >= coalesce(r.seen_ms, 0)", _ns("r.gone_ms"), NODE_SILENT_MS),
+)
 
 ACTOR_BESIDE = (
-    Beside("d", "driver_job", "d.job_id = s.job_id"),
-    Beside("n", "node", "n.node_id = s.node_id"),
+    Beside("d", "driver_job", "d.job_id = s.job_id", _JOB),
+    Beside("n", "node", "n.node_id = s.node_id", _NODE),
     _DETACHED,
+    # the task that created it tells where that runs, or ran, before any event of the actor does
+    Beside(
+        "c",
+        "task",
+        "c.actor_id = s.actor_id",
+        ("task_id", "attempt_number", "worker_pid", "worker_id", "node_id", "_profile_component_id"),
+        "SELECT task_id[9:] AS actor_id, max_by(worker_pid, attempt_number) AS pid, "
+        "max_by(coalesce(worker_id, _profile_component_id), attempt_number) AS worker_id, "
+        f"max_by(node_id, attempt_number) AS node_id FROM {{task}} WHERE {CREATES_SQL} GROUP BY 1",
+    ),
+    Beside("l", "worker", "l.worker_id = c.worker_id", ("worker_id", "node_id", "ip")),
+)
+ACTOR_FILLS = (
+    ("pid", "coalesce(s.pid, c.pid)"),
+    ("_leased_worker_id", "c.worker_id"),
+    ("_leased_node_id", "coalesce(c.node_id, l.node_id)"),
+    ("_leased_ip", "l.ip"),
 )
 ACTOR_ENDS = (
     # the GCS says so itself at once: this is for where it could not
@@ -145,14 +191,14 @@ ACTOR_ENDS = (
 )
 
 # Ray's own list of workers keeps those of a node that died as alive, so that only their state says that they are not
-WORKER_BESIDE = (Beside("n", "node", "n.node_id = s.node_id"),)
+WORKER_BESIDE = (Beside("n", "node", "n.node_id = s.node_id", _NODE),)
 WORKER_ENDS = (End("node died", "n.state = 'DEAD'", _ns("n.end_time_ms"), 0),)
 
 OBJECT_BESIDE = (
-    Beside("w", "worker", "w.worker_id = s.worker_id"),
-    # a driver's worker id is its job's, filled up with ones (ComputeDriverIdFromJob, worker_context / common/id.cc)
-    Beside("d", "driver_job", "d.job_id = s.worker_id[:4]"),
-    Beside("n", "node", "n.node_id = s.node_id"),
+    Beside("w", "worker", "w.worker_id = s.worker_id", (*_WORKER, "state")),
+    # a driver's worker id is its job's, filled up with ones (ComputeDriverIdFromJob, id.cc)
+    Beside("d", "driver_job", "d.job_id = s.worker_id[:4]", _JOB),
+    Beside("n", "node", "n.node_id = s.node_id", _NODE),
 )
 OBJECT_ENDS = (
     End("worker died", "w.state = 'DEAD'", _ns("w.end_time_ms"), 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities.ends import NODE_BESIDE, NODE_ENDS
 
 NODE = Entity(
     name="node",
@@ -56,5 +57,7 @@ NODE = Entity(
     sort=("node_id",),
     state="state",
     terminal=("DEAD",),
+    beside=NODE_BESIDE,
+    ends=NODE_ENDS,
     closing=(("state", "'DEAD'"), ("end_time_ms", "{end_ms}")),
 )

@@ -7,7 +7,7 @@ Or from Ray's HTTP export, whose events `raytrail.sources.ray_event` puts into t
 from __future__ import annotations
 
 from raytrail.entities import Beside, Column, Derived, Emitted, Entity, sql
-from raytrail.entities.ends import task_beside, task_ends
+from raytrail.entities.ends import CREATES_SQL, task_beside, task_ends
 
 STATES = (
     # rpc.TaskStatus (common.proto, Ray 2.60): its number, its name
@@ -67,9 +67,6 @@ _LOG_NAME_SQL = (
     "'worker-' || lower(hex(worker_id)) || '-' || lower(hex(job_id)) || '-' || worker_pid"
 )
 
-_CREATES_SQL = "task_id BETWEEN '{0}'::BLOB AND '{0}{1}'::BLOB".format(r"\xFF" * 8, r"\xFF" * 11 + r"\xFE")
-"""Whether it creates an actor: its id begins with eight bytes of ones, and a driver's with twenty (id.h)."""
-
 PROCESS_SQL = "coalesce(unhex(_creator[21:]), _profile_component_id)"
 """The process that was profiled."""
 
@@ -91,6 +88,7 @@ _BESIDE = (
         "g",
         "task",
         "g.task_id = s.task_id",
+        ("task_id", "attempt_number", "_name", "_span_name"),
         "SELECT task_id, max(coalesce(_name, _span_name)) AS name FROM {task} WHERE task_id IN "
         "(SELECT task_id FROM {task} WHERE attempt_number > 0) GROUP BY task_id",
     ),
@@ -99,6 +97,7 @@ _BESIDE = (
         "told",
         "task",
         "told.worker_id = s.worker_id",
+        ("worker_id", "_stdout_file"),
         "SELECT worker_id, max(left(_stdout_file, -4)) AS path FROM {task} "
         f"WHERE {_TELLS} AND worker_id IS NOT NULL GROUP BY worker_id",
     ),
@@ -107,6 +106,7 @@ _BESIDE = (
         "logs",
         "task",
         "logs.node_id = s.node_id",
+        ("node_id", "_stdout_file"),
         "SELECT node_id, max(regexp_extract(_stdout_file, '^.*/')) AS directory FROM {task} "
         f"WHERE {_TELLS} AND node_id IS NOT NULL GROUP BY node_id",
     ),
@@ -115,6 +115,7 @@ _BESIDE = (
         "shipped",
         "file",
         "shipped.worker_id = s.worker_id",
+        ("event_type", "name"),
         f"SELECT unhex(regexp_extract(name, '{_WORKER_LOG}[.]out$', 1)) AS worker_id, "
         f"max(regexp_extract(name, '({_WORKER_LOG})[.]out$', 1)) AS name FROM {{file}} "
         f"WHERE event_type = 'LOG' AND regexp_matches(name, '(^|/){_WORKER_LOG}[.]out$') GROUP BY ALL",
@@ -297,7 +298,7 @@ TASK = Entity(
         Column(
             "_creator",
             "text",
-            f"= CASE WHEN {_CREATES_SQL} THEN "
+            f"= CASE WHEN {CREATES_SQL} THEN "
             "lpad(list_max(list_transform(_profile_events, lambda s: s.end_time))::VARCHAR, 20, '0') "
             "|| lower(hex(_profile_component_id)) END",
             "max",

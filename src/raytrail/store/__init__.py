@@ -171,12 +171,13 @@ class Store:
         )
         for session, heard_ms, grew_ms in rows:
             quiet_s, still_s = (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000
-            if quiet_s >= self._config.seal_after_quiet_seconds or (
-                still_s >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None
-            ):
-                due.append(session)
-        for session in due:
-            self.seal(session)
+            if still_s >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
+                self.seal(session)
+            elif quiet_s >= self._config.seal_after_quiet_seconds:
+                self.seal(session, quiet=True)
+            else:
+                continue
+            due.append(session)
         # those too that were sealed by a process that was killed before this
         for (session,) in self._catalogue.query(
             "SELECT session FROM sessions WHERE sealed_ms IS NOT NULL "
@@ -185,9 +186,14 @@ class Store:
             self.cache(session)
         return due
 
-    def seal(self, session: str) -> None:
+    def seal(self, session: str, *, quiet: bool = False) -> None:
         """
         Fold a session's log for good, and close what was left open as inferred.
+
+        Args:
+            session: Its whole name.
+            quiet: Whether that is for no other reason than that nothing was heard of it: the next sign of life opens it
+                again. New events open any session again.
 
         Raises:
             NotFoundError: There is no such session.
@@ -201,7 +207,7 @@ class Store:
             self._live.fold(session, at_once=True)
             self._live.forget(session)
             self._live.retire(self._logs.gather(session, every=True))
-            self._live.retire(self._sealer.seal(session))
+            self._live.retire(self._sealer.seal(session, quiet=quiet))
             self._figures.keep(session)
 
     def cache(self, session: str) -> None:

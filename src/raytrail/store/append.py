@@ -309,6 +309,10 @@ class Appender:
                     "cluster = max(cluster, excluded.cluster)",
                     (session, cluster, now_ms, now_ms, now_ms),
                 )
+            # a sign of life is enough where nothing but silence had ended a session
+            for (session,) in db.execute("SELECT session FROM quiet").fetchall():
+                if any(chunk.session == session for chunk in chunks):
+                    _open_again(db, session)
             for group in groups:
                 self._name_files(db, group)
                 db.execute(
@@ -328,12 +332,7 @@ class Appender:
                 if group.bytes and any(segment.file for segment, _ in group.pieces):
                     # a sealed session that grows after all is folded anew
                     db.execute("UPDATE sessions SET last_grew_ms = ? WHERE session = ?", (now_ms, group.session))
-                    if db.execute(
-                        "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL",
-                        (group.session,),
-                    ).rowcount:
-                        db.execute("UPDATE log SET folded = 0 WHERE session = ?", (group.session,))
-                        db.execute("DELETE FROM state WHERE session = ?", (group.session,))
+                    _open_again(db, group.session)
                 db.executemany(
                     "INSERT OR IGNORE INTO file_types VALUES(?, ?, ?)",
                     {(group.session, segment.file, group.event_type) for segment, _ in group.pieces if segment.file},
@@ -378,6 +377,16 @@ def _ended(event_type: str, segment: Segment, data: bytes) -> tuple[Segment, byt
     if data.startswith(b"\n"):
         segment, data = segment._replace(start=segment.start + 1, length=segment.length - 1), data[1:]
     return segment, data if data.endswith(b"\n") or not data else data + b"\n"
+
+
+def _open_again(db: sqlite3.Connection, session: str) -> None:
+    """Have a session folded anew, if it is sealed."""
+    if db.execute(
+        "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL", (session,)
+    ).rowcount:
+        db.execute("UPDATE log SET folded = 0 WHERE session = ?", (session,))
+        db.execute("DELETE FROM state WHERE session = ?", (session,))
+        db.execute("DELETE FROM quiet WHERE session = ?", (session,))
 
 
 def _size(group: _Group) -> int:

@@ -13,6 +13,7 @@ from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
 from raytrail.store.ledger import ledger
 from raytrail.store.read import Snapshot
+from raytrail.store.seal import OF_AGENTS
 
 SHUTDOWN_SECONDS = 15
 """How far apart the nodes of a cluster may go that is stopped; more would hide what it still did."""
@@ -136,7 +137,7 @@ class Figures:
         last = 0
         inferred = 0
         for one in installed().values():
-            if one.view or one.name == "file":
+            if one.view or one.name in OF_AGENTS:
                 continue
             [(latest, count)] = self._engine.run(
                 f"SELECT max(last_event_s), count(*) FILTER (inferred IS NOT NULL) FROM {snapshot.source(one)}"

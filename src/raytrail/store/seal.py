@@ -8,36 +8,45 @@ the session itself ends is closed with it. Each such row says so in ``inferred``
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 from raytrail.entities import Entity, installed, sql
-from raytrail.entities.conclude import concluded
+from raytrail.entities.conclude import concluded, follows
 from raytrail.errors import StoreError
 from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile
 from raytrail.store.engine import Engine, copy_parquet, group_rows, parquet
 
+OF_AGENTS = ("file", "raylet")
+"""What agents say of themselves: not of the cluster, and at times long after it."""
+
 TALLY_SAVES = 100
 """A tally is kept of so many states of each kind, on average; of fewer, reading it saves nothing."""
 
 
-def in_turn(entities: Iterable[Entity]) -> list[Entity]:
-    """Return the entities whose states others follow from, and these others, each after all that it follows from."""
+def in_turn(entities: Iterable[Entity]) -> dict[Entity, list[str]]:
+    """Return the entities that others end with, each after all that it ends with itself, and what is read of them."""
     named = {entity.name: entity for entity in entities}
+    read: dict[str, dict[str, None]] = {}
+    for entity in named.values():
+        for beside in entity.beside:
+            if beside.entity in named and beside.entity != entity.name:
+                read.setdefault(beside.entity, {}).update(dict.fromkeys(beside.names))
     graph = {
-        name: {one.entity for one in entity.beside if one.entity in named and one.entity != name}
-        for name, entity in named.items()
+        name: {one.entity for one in named[name].beside if one.entity in read} - {name}
+        if follows(named[name], names)
+        else set()
+        for name, names in read.items()
     }
-    others = {before for befores in graph.values() for before in befores}
-    return [named[name] for name in TopologicalSorter(graph).static_order() if graph[name] or name in others]
+    return {named[name]: [*read[name]] for name in TopologicalSorter(graph).static_order()}
 
 
-def sealed(name: str) -> str:
-    """Return the view of an entity that is sealed already, for those that follow from it."""
-    return sql.quote(f"sealed_{name}")
+def ended(name: str) -> str:
+    """Return the table of an entity's states that others end with: without those that only the session's end closes."""
+    return sql.quote(f"ended_{name}")
 
 
 class _Known(NamedTuple):
@@ -63,9 +72,13 @@ class Sealer:
         self._catalogue = catalogue
         self._engine = engine
 
-    def seal(self, session: str) -> list[Path]:
+    def seal(self, session: str, *, quiet: bool) -> list[Path]:
         """
         Make the states of a session those it ends with: what was folded of it, and of the others what its log says.
+
+        Args:
+            session: Its whole name.
+            quiet: Whether nothing but silence ended it.
 
         Returns:
             The files that are named no more; delete them once nobody reads them.
@@ -77,23 +90,22 @@ class Sealer:
         found: list[tuple[str, str, Path, int]] = []
         entities = [entity for entity in installed().values() if not entity.view]
         turns = in_turn(entities)
+        for entity, names in turns.items():
+            columns = ", ".join(map(sql.quote, names))
+            states = self._states(entity, known, None, names)
+            self._engine.run(f"CREATE OR REPLACE TABLE {ended(entity.name)} AS SELECT {columns} FROM ({states})")
         end_ms = self._end_ms(known)
 
-        def seal(entities: Iterable[Entity]) -> None:
-            for entity in entities:
-                one = known.get(entity.name)
-                select = self._states(entity, one, end_ms)
-                if one:
-                    select = one.before + select
-                    path = directory / f"{entity.name}-sealed-{stamp}.parquet"
-                    [(rows,)] = self._engine.run(copy_parquet(select, path, one.most_rows))
-                    sync(path)
-                    found.append((entity.name, "sealed", path, rows))
-                    select = f"SELECT * FROM {parquet([path])}"
-                if entity in turns:
-                    self._engine.run(f"CREATE OR REPLACE VIEW {sealed(entity.name)} AS {select}")
+        def seal(entity: Entity) -> None:
+            path = directory / f"{entity.name}-sealed-{stamp}.parquet"
+            select = self._states(entity, known, end_ms)
+            [(rows,)] = self._engine.run(copy_parquet(select, path, known[entity.name].most_rows))
+            sync(path)
+            found.append((entity.name, "sealed", path, rows))
 
-        self._engine.each(seal, [turns, *([one] for one in entities if one not in turns and one.name in known)])
+        self._engine.each(seal, [entity for entity in entities if entity.name in known])
+        for entity in turns:
+            self._engine.run(f"DROP TABLE {ended(entity.name)}")
         sync_directories([directory])
         with self._catalogue.transaction() as db:
             old = [self._root / path for (path,) in db.execute("SELECT path FROM state WHERE session = ?", (session,))]
@@ -104,6 +116,8 @@ class Sealer:
             )
             db.execute("UPDATE log SET folded = 1 WHERE session = ?", (session,))
             db.execute("UPDATE sessions SET sealed_ms = ? WHERE session = ?", (time.time_ns() // 1_000_000, session))
+            if quiet:
+                db.execute("INSERT OR IGNORE INTO quiet VALUES(?)", (session,))
         return old
 
     def cache(self, session: str, source: Callable[[Entity], str]) -> None:
@@ -182,19 +196,16 @@ class Sealer:
 
     def _end_ms(self, known: dict[str, _Known]) -> int:
         """Return when the session ended: when its last node died, or else when it was last heard of."""
-        if node := known.get("node"):
-            select = self._states(installed()["node"], node, None)
-            [(alive, end_ms)] = self._engine.run(
-                f"{node.before}SELECT bool_or(state != 'DEAD'), max(end_time_ms) FROM ({select})"
-            )
-            if not alive and end_ms:
-                return int(end_ms)
-        latest = [one.latest for name, one in known.items() if name != "file"]
+        [(alive, end_ms)] = self._engine.run(f"SELECT bool_or(state != 'DEAD'), max(end_time_ms) FROM {ended('node')}")
+        if alive is False and end_ms:
+            return int(end_ms)
+        latest = [one.latest for name, one in known.items() if name not in OF_AGENTS]
         if not latest:
             return time.time_ns() // 1_000_000
         [(end_s,)] = self._engine.run(f"SELECT max(t) FROM ({' UNION ALL '.join(latest)})")
+        [(seen_ms,)] = self._engine.run(f"SELECT max(seen_ms) FROM {ended('raylet')}")
         # the last millisecond of that second: what an event says of it was before the end
-        return int(end_s or 0) * 1000 + 999
+        return max(int(end_s or 0) * 1000 + 999, int(seen_ms or 0))
 
     def _bare(self, entity: Entity, known: _Known | None) -> str:
         """Return the states of an entity as told: one a key, though a straggler may have begun a second one."""
@@ -211,6 +222,17 @@ class Sealer:
         joined = sql.fold(entity, f"(SELECT * FROM {known.states} WHERE {key} IN (FROM {twice}))")
         return sql.bare(entity, f"({once} UNION ALL BY NAME {joined})")
 
-    def _states(self, entity: Entity, known: _Known | None, end_ms: int | None) -> str:
-        """Return the SELECT of an entity's states, those it ends with; without `known.before`."""
-        return concluded(entity, f"({self._bare(entity, known)})", sealed, now_ms=None, end_ms=end_ms)
+    def _states(
+        self, entity: Entity, known: dict[str, _Known], end_ms: int | None, names: Collection[str] | None = None
+    ) -> str:
+        """Return the SELECT of an entity's states: those it ends with; without an end, those that others end with."""
+        own = known.get(entity.name)
+        select = concluded(
+            entity,
+            f"({self._bare(entity, own)})",
+            lambda other, _: ended(other.name),
+            now_ms=None,
+            end_ms=end_ms,
+            names=names,
+        )
+        return (own.before if own else "") + select

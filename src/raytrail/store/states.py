@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from raytrail.entities import Entity, installed, sql
+from raytrail.entities import Entity, sql
 from raytrail.entities.conclude import Other, concluded
 from raytrail.entities.sql import Moment
-from raytrail.store.catalogue import Catalogue
+from raytrail.store.catalogue import Catalogue, LogFile
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.older import Partials
 
@@ -64,7 +63,7 @@ class States:
         if entity.at_from_times:
             wanted = [*(sql.stored(entity) if names is None else names)]
             return f"({sql.at_times(entity, self.last(session, entity, names), moment, wanted)})"
-        bare = self._folded(session, entity, moment.past_ms(entity.when))
+        bare = self._folded(entity, self._catalogue.log_files(session, entity.name), moment.past_ms(entity.when))
         return f"({concluded(entity, bare, self._others(session, moment), now_ms=moment.at_ms, names=names)})"
 
     def last(self, session: str, entity: Entity, names: Collection[str] | None = None, *, attach: bool = True) -> str:
@@ -95,24 +94,22 @@ class States:
         return None
 
     def _others(self, session: str, moment: Moment | None) -> Other:
-        @cache
-        def other(name: str) -> str:
-            return self.at(session, installed()[name], moment)
-
-        return other
+        return lambda entity, names: self.at(session, entity, moment, names)
 
     def _told(self, session: str, entity: Entity) -> str:
         """Return the relation of a living session's states as events left them."""
         files = [file for file in self._catalogue.state_files(session, entity.name) if file.kind != "cache"]
         paths = [self._root / file.path for file in files]
-        # not folded yet, or anew: the log says the same, if more slowly
-        if not paths or not self._partials.usable(entity, paths):
-            return self._folded(session, entity)
-        return f"({sql.bare(entity, sql.filled(entity, parquet(paths), partial=True))})"
+        if paths and self._partials.usable(entity, paths):
+            return f"({sql.bare(entity, sql.filled(entity, parquet(paths), partial=True))})"
+        # not folded yet, or by another version: the log says the same, if more slowly
+        logs = self._catalogue.log_files(session, entity.name)
+        waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if paths else []
+        return self._folded(entity, [log for log in logs if log not in waiting])
 
-    def _folded(self, session: str, entity: Entity, condition: str = "true") -> str:
-        """Return the relation of an entity's states as the events of the log that meet a condition left them."""
-        paths = [self._root / file.path for file in self._catalogue.log_files(session, entity.name)]
+    def _folded(self, entity: Entity, logs: Iterable[LogFile], condition: str = "true") -> str:
+        """Return the relation of an entity's states as the events of a log that meet a condition left them."""
+        paths = [self._root / file.path for file in logs]
         if not paths:
             return f"({sql.bare(entity, f'({sql.empty(entity, partial=True)})')})"
         log = f"(SELECT * FROM {sql.filled_log(entity, parquet(paths))} WHERE {condition})"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from itertools import chain
 
 from raytrail.entities import Beside, Derived, End, Entity, installed
 from raytrail.entities.sql import INFERRED_MS, literal, named, quote, with_derived
@@ -27,7 +28,7 @@ def follows(entity: Entity, names: Collection[str] | None) -> bool:
 
 def concluded(
     entity: Entity,
-    bare: str,
+    told: Callable[[Collection[str] | None], str],
     other: Other,
     *,
     now_ms: int | None,
@@ -39,28 +40,41 @@ def concluded(
 
     Args:
         entity: Whose states.
-        bare: The relation of its states as its own events left them (`sql.bare`).
+        told: Gives the relation of its states as their own events left them (`sql.bare`), with these columns or all.
+            The fewer a statement names, the less the engine takes to plan it.
         other: The states that follow from nothing but what was before the same moment.
         now_ms: The moment: what Ray concludes later than that is left open. None: all that is ever concluded.
         end_ms: When the session ended, which closes all that is open then; None while it goes on.
-        names: The columns that matter; None: all.
+        names: The stored columns that matter; None: all.
     """
     closes = bool(entity.closing) and _matters(entity, _closed(entity), names)
     ends = entity.ends if closes else ()
     end_ms = end_ms if closes else None
     fills = [(name, value) for name, value in entity.fills if _matters(entity, {name}, names)]
-    if not ends and not fills and end_ms is None:
-        return with_derived(entity, bare)
     texts = [value for _, value in fills] + [text for end in ends for text in (end.when, end.at_ns, end.says, end.open)]
+    besides = _read(entity, texts)
+    if names is not None:
+        derived = [one.sql for one in entity.derived if one.stored and one.name in names]
+        texts += [*derived, *(beside.on for beside in besides), *(name for name, _ in fills)]
+        texts += [word for beside in besides if beside.entity == entity.name for word in beside.names]
+        texts += [_open(entity), entity.began_ns, *chain(*entity.closing)] if closes else []
+    source = told(None if names is None else {*names, *(name for text in texts for name in named(entity, text))})
+    if not ends and not fills and end_ms is None:
+        return with_derived(entity, source, names)
     joins = " ".join(
-        f"LEFT JOIN {_relation(entity, beside, other, bare)} {beside.alias} ON {beside.on}"
-        for beside in _read(entity, texts)
+        f"LEFT JOIN {_relation(entity, beside, other, source)} {beside.alias} ON {beside.on}" for beside in besides
     )
     filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in fills)})" if fills else ""
-    own = f"SELECT *, {_open(entity)} AS _open, {entity.began_ns} AS _began_ns FROM {bare}"
-    found = f"SELECT s.*{filled}, {_ended(ends, now_ms, end_ms)} AS ended FROM ({own}) s {joins}"
-    closing = _closing(entity) if ends or end_ms is not None else ""
-    return with_derived(entity, f"(SELECT * EXCLUDE (_open, _began_ns, ended){closing} FROM ({found}))")
+    ending = f", {_open(entity)} AS _open, {entity.began_ns} AS _began_ns" if closes else ""
+    own = f"SELECT *{ending} FROM {source}"
+    if not ends and end_ms is None:
+        return with_derived(entity, f"(SELECT s.*{filled} FROM ({own}) s {joins})", names)
+    came = "".join(f", {_came(number, end)}" for number, end in enumerate(ends))
+    found = f"SELECT s.*{filled}{came} FROM ({own}) s {joins}"
+    found = f"SELECT *, {_ended(ends, now_ms, end_ms)} AS ended FROM ({found})"
+    extra = ["_open", "_began_ns", "ended", *(f"{name}_{n}" for n in range(len(ends)) for name in ("_at_ns", "_says"))]
+    closed = f"SELECT * EXCLUDE ({', '.join(extra)}){_closing(entity)} FROM ({found})"
+    return with_derived(entity, f"({closed})", names)
 
 
 def _closed(entity: Entity) -> set[str]:
@@ -105,27 +119,38 @@ def _relation(entity: Entity, beside: Beside, other: Other, bare: str) -> str:
     return f"({beside.sql.replace(f'{{{beside.entity}}}', states)})" if beside.sql else states
 
 
+def _came(number: int, end: End) -> str:
+    """Return the columns that say when an end came, null where it did not or the state was not open to it, and why."""
+    at_ns = f"CASE WHEN ({end.open or 's._open'}) AND ({end.when}) THEN {end.at_ns} END"
+    return f"{at_ns} AS _at_ns_{number}, CASE WHEN _at_ns_{number} IS NOT NULL THEN {end.says} END AS _says_{number}"
+
+
 def _ended(ends: tuple[End, ...], now_ms: int | None, end_ms: int | None) -> str:
     """Return the expression of the end that closes a state, null where it has an end of its own or is open."""
-    due = ", ".join(_due(end, now_ms) for end in ends)
-    first = f"list_min(list_filter([{due}], lambda e: e IS NOT NULL))" if ends else "NULL"
+    first = "NULL"
+    if ends:
+        due = ", ".join(_due(number, end, now_ms) for number, end in enumerate(ends))
+        some = ", ".join(f"_at_ns_{number}" for number in range(len(ends)))
+        # most have an end of their own, and no list is made of them
+        first = (
+            f"CASE WHEN coalesce({some}) IS NOT NULL THEN list_min(list_filter([{due}], lambda e: e IS NOT NULL)) END"
+        )
     if end_ms is None:
         return first
     with_session = f"{{'known': {end_ms}, 'at': {end_ms} * 1000000, 'why': 'session ended', 'says': NULL::VARCHAR}}"
-    return f"coalesce({first}, CASE WHEN s._open THEN {with_session} END)"
+    return f"coalesce({first}, CASE WHEN _open THEN {with_session} END)"
 
 
-def _due(end: End, now_ms: int | None) -> str:
-    known = f"({end.at_ns}) // 1000000 + {end.delay_ms}"
-    conditions = [end.open or "s._open", end.when, f"({end.at_ns}) IS NOT NULL"]
+def _due(number: int, end: End, now_ms: int | None) -> str:
+    at_ns, known = f"_at_ns_{number}", f"_at_ns_{number} // 1000000 + {end.delay_ms}"
     # Ray looks once, when it concludes: what began afterwards it never saw
-    conditions.append(f"coalesce(s._began_ns // 1000000 <= {known}, true)")
+    conditions = [f"{at_ns} IS NOT NULL", f"coalesce(_began_ns // 1000000 <= {known}, true)"]
     if now_ms is not None:
         conditions.append(f"{known} <= {now_ms}")
-    at_ns = end.at_ns if end.backdated else f"greatest({end.at_ns}, s._began_ns)"
+    dated = at_ns if end.backdated else f"greatest({at_ns}, _began_ns)"
     return (
-        f"CASE WHEN {' AND '.join(f'({condition})' for condition in conditions)} THEN {{'known': {known}, "
-        f"'at': {at_ns}, 'why': {literal(end.why)}, 'says': ({end.says})::VARCHAR}} END"
+        f"CASE WHEN {' AND '.join(conditions)} THEN {{'known': {known}, 'at': {dated}, 'why': {literal(end.why)}, "
+        f"'says': _says_{number}::VARCHAR}} END"
     )
 
 

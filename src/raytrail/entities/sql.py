@@ -12,7 +12,7 @@ file and its offset there, and the value, so that the larger of two is the later
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from itertools import chain
 from typing import NamedTuple
@@ -113,8 +113,10 @@ def in_log(entity: Entity) -> tuple[Column, ...]:
     return (*(c for c in entity.columns if not c.computed), EXTRA)
 
 
-def _in_state(entity: Entity) -> tuple[Column, ...]:
-    return (*entity.columns, *COMMON)
+def _in_state(entity: Entity, names: Collection[str] | None = None) -> tuple[Column, ...]:
+    """Return the columns of a state, without the derived ones: its key and those of these names, or all."""
+    every = (*entity.columns, *COMMON)
+    return every if names is None else tuple(one for one in every if one.name in names or one.merge == "key")
 
 
 @cache
@@ -172,11 +174,10 @@ def decode(entity: Entity, source: str) -> str:
     return f"SELECT {', '.join(columns)} FROM {source} WHERE source_type IN ({types})"
 
 
-@cache
-def lift(entity: Entity) -> str:
-    """Return the select list that makes a partial state of each row of the log."""
+def lift(entity: Entity, names: Collection[str] | None = None) -> str:
+    """Return the select list that makes a partial state of each row of the log, with these columns or all."""
     items = []
-    for column in _in_state(entity):
+    for column in _in_state(entity, names):
         value = column.computed or quote(column.name)
         if column.placed:
             placed = f"{{'t': timestamp, 'f': file, 'o': line_offset, 'v': {value}}}"
@@ -185,10 +186,10 @@ def lift(entity: Entity) -> str:
     return ", ".join(items)
 
 
-def fold(entity: Entity, source: str) -> str:
-    """Return the GROUP BY that makes one partial state of all those of a key in `source`."""
+def fold(entity: Entity, source: str, names: Collection[str] | None = None) -> str:
+    """Return the GROUP BY that makes one partial state of all those of a key in `source`, with these columns or all."""
     items, unions = [], []
-    for column in _in_state(entity):
+    for column in _in_state(entity, names):
         name = quote(column.name)
         if column.merge == "key":
             value = name
@@ -207,19 +208,21 @@ def fold(entity: Entity, source: str) -> str:
     return f"SELECT * REPLACE ({', '.join(unions)}) FROM ({select})" if unions else select
 
 
-def bare(entity: Entity, source: str) -> str:
+def bare(entity: Entity, source: str, names: Collection[str] | None = None) -> str:
     """
     Return the SELECT that makes states of `source`, which has one partial state a key, as their own events left them.
 
-    They lack the derived columns that are stored.
+    They have these columns or all, but for the derived columns that are stored.
     """
-    items = [f"{quote(c.name)}.v AS {quote(c.name)}" if c.placed else quote(c.name) for c in _in_state(entity)]
+    columns = _in_state(entity, names)
+    items = [f"{quote(c.name)}.v AS {quote(c.name)}" if c.placed else quote(c.name) for c in columns]
     return f"SELECT {', '.join(items)}, NULL::VARCHAR AS inferred, NULL::BIGINT AS {INFERRED_MS} FROM {source}"
 
 
-def with_derived(entity: Entity, source: str) -> str:
-    """Return the SELECT that adds the derived columns that are stored to states that lack them."""
-    derived = "".join(f", {d.sql} AS {quote(d.name)}" for d in entity.derived if d.stored)
+def with_derived(entity: Entity, source: str, names: Collection[str] | None = None) -> str:
+    """Return the SELECT that adds the derived columns that are stored, of these names or all, to states without."""
+    wanted = [one for one in entity.derived if one.stored and (names is None or one.name in names)]
+    derived = "".join(f", {one.sql} AS {quote(one.name)}" for one in wanted)
     return f"SELECT *{derived} FROM {source}"
 
 
@@ -290,9 +293,9 @@ def _renamed(entity: Entity, typed: str, source: str, former: dict[str, str]) ->
     )
 
 
-def folded(entity: Entity, log: str) -> str:
-    """Return the SELECT that folds rows of the log, all at once, into partial states."""
-    return fold(entity, f"(SELECT {lift(entity)} FROM {log})")
+def folded(entity: Entity, log: str, names: Collection[str] | None = None) -> str:
+    """Return the SELECT that folds rows of the log, all at once, into partial states with these columns or all."""
+    return fold(entity, f"(SELECT {lift(entity, names)} FROM {log})", names)
 
 
 def settled(entity: Entity, moment: Moment) -> str:
@@ -322,7 +325,7 @@ def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) 
     concluded = f"(inferred IS NULL OR coalesce({moment.past_ms(INFERRED_MS)}, true))"
     columns = {c.name: c for c in entity.columns}
     derived = {d.name: d for d in entity.derived if d.stored}
-    plain = dict.fromkeys(chain(*(named(entity, derived[n].sql) if n in derived else [n] for n in names)))
+    plain = _plain(entity, names)
 
     def then(name: str) -> str:
         column, value = columns.get(name), quote(name)
@@ -348,6 +351,22 @@ def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) 
         f"WHERE {settled(entity, moment)} UNION ALL "
         + still(f"{source} WHERE {quote(entity.latest)} > {moment.last_ns} AND {began}")
     )
+
+
+def _plain(entity: Entity, names: Iterable[str]) -> dict[str, None]:
+    """Return the columns, none of them derived, that these stored columns follow from."""
+    derived = {d.name: d for d in entity.derived if d.stored}
+    return dict.fromkeys(chain(*(named(entity, derived[n].sql) if n in derived else [n] for n in names)))
+
+
+def read_by_times(entity: Entity, names: Iterable[str]) -> dict[str, None]:
+    """Return the stored columns that `at_times` reads to show these."""
+    names = list(names)
+    plain = _plain(entity, names)
+    since = chain(*(column.since for column in entity.columns if column.name in plain))
+    times = [c.name for c in entity.columns if c.name.endswith("_ns")] if not entity.earliest else []
+    ends = [name for name in (entity.earliest, entity.latest) if name]
+    return dict.fromkeys([*entity.key, *names, *plain, *since, *times, *ends, "inferred", INFERRED_MS])
 
 
 def tally_name(entity: Entity) -> str:

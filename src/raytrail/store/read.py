@@ -90,7 +90,9 @@ class Snapshot:
         return self._states.at(self.session, one, self._moment, names)
 
     def _last(self, one: Entity, names: Sequence[str] | None = None) -> str:
-        """Return the relation of an entity's last states, with these stored columns at least."""
+        """Return the relation of last states, with these stored columns at least, and what they were earlier by."""
+        if names is not None and self._moment is not None and one.at_from_times:
+            names = [*sql.read_by_times(one, names)]
         return self._states.last(self.session, one, names, attach=self._attach)
 
     def _table(self, one: Entity) -> str | None:

@@ -229,7 +229,7 @@ class Sealer:
         own = known.get(entity.name)
         select = concluded(
             entity,
-            f"({self._bare(entity, own)})",
+            lambda _: f"({self._bare(entity, own)})",
             lambda other, _: ended(other.name),
             now_ms=None,
             end_ms=end_ms,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,9 +63,14 @@ class States:
             return self.last(session, entity, names)
         if entity.at_from_times:
             wanted = [*(sql.stored(entity) if names is None else names)]
-            return f"({sql.at_times(entity, self.last(session, entity, names), moment, wanted)})"
-        bare = self._folded(entity, self._catalogue.log_files(session, entity.name), moment.past_ms(entity.when))
-        return f"({concluded(entity, bare, self._others(session, moment), now_ms=moment.at_ms, names=names)})"
+            last = self.last(session, entity, sql.read_by_times(entity, wanted))
+            return f"({sql.at_times(entity, last, moment, wanted)})"
+        logs = self._catalogue.log_files(session, entity.name)
+
+        def told(names: Collection[str] | None) -> str:
+            return self._folded(entity, logs, names, moment.past_ms(entity.when))
+
+        return f"({concluded(entity, told, self._others(session, moment), now_ms=moment.at_ms, names=names)})"
 
     def last(self, session: str, entity: Entity, names: Collection[str] | None = None, *, attach: bool = True) -> str:
         """Return the relation of an entity's last states; `attach`: of a sealed session's tables, if it has any."""
@@ -77,8 +83,8 @@ class States:
         if any(file.kind == "sealed" for file in files):
             return f"({sql.empty(entity, partial=False)})"
         now_ms = time.time_ns() // 1_000_000
-        bare = self._told(session, entity)
-        return f"({concluded(entity, bare, self._others(session, None), now_ms=now_ms, names=names)})"
+        told = partial(self._told, session, entity)
+        return f"({concluded(entity, told, self._others(session, None), now_ms=now_ms, names=names)})"
 
     def table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
         """Return a table of a sealed session's cache; None where it has none, it lives, or the file is gone."""
@@ -96,24 +102,26 @@ class States:
     def _others(self, session: str, moment: Moment | None) -> Other:
         return lambda entity, names: self.at(session, entity, moment, names)
 
-    def _told(self, session: str, entity: Entity) -> str:
-        """Return the relation of a living session's states as events left them."""
+    def _told(self, session: str, entity: Entity, names: Collection[str] | None) -> str:
+        """Return the relation of a living session's states as events left them, with these columns at least."""
         files = [file for file in self._catalogue.state_files(session, entity.name) if file.kind != "cache"]
         paths = [self._root / file.path for file in files]
         if paths and self._partials.usable(entity, paths):
-            return f"({sql.bare(entity, sql.filled(entity, parquet(paths), partial=True))})"
+            return f"({sql.bare(entity, parquet(paths), names)})"
         # not folded yet, or by another version: the log says the same, if more slowly
         logs = self._catalogue.log_files(session, entity.name)
         waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if paths else []
-        return self._folded(entity, [log for log in logs if log not in waiting])
+        return self._folded(entity, [log for log in logs if log not in waiting], names)
 
-    def _folded(self, entity: Entity, logs: Iterable[LogFile], condition: str = "true") -> str:
+    def _folded(
+        self, entity: Entity, logs: Iterable[LogFile], names: Collection[str] | None, condition: str = "true"
+    ) -> str:
         """Return the relation of an entity's states as the events of a log that meet a condition left them."""
         paths = [self._root / file.path for file in logs]
         if not paths:
-            return f"({sql.bare(entity, f'({sql.empty(entity, partial=True)})')})"
+            return f"({sql.bare(entity, f'({sql.empty(entity, partial=True)})', names)})"
         log = f"(SELECT * FROM {sql.filled_log(entity, parquet(paths))} WHERE {condition})"
-        return f"({sql.bare(entity, f'({sql.folded(entity, log)})')})"
+        return f"({sql.bare(entity, f'({sql.folded(entity, log, names)})', names)})"
 
     def _sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
         """Return the relation of sealed states; what an older version did not store of them is worked out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -20,13 +21,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from raytrail.cli import _history, _options, _output
 from raytrail.cli.ledger import complete, details, show
 from raytrail.config import Config, TailConfig, store_dir
-from raytrail.errors import ConfigError
+from raytrail.errors import ConfigError, NotFoundError
 from raytrail.event import Chunk
 from raytrail.pubsub import open_bucket
 from raytrail.sources import kuberay
-from raytrail.sources.kuberay import Collected, File
-from raytrail.sources.set_aside import SetAside
-from raytrail.store import Store
+from raytrail.sources.kuberay import Collected, File, Unread
+from raytrail.store import Filter, Store
 from raytrail.tail import Checkpoint, Tailer, alive, locate
 
 
@@ -148,22 +148,44 @@ def _look_into_bucket(url: str) -> list[Collected]:
 
 def _ship_collected(collected: Collected, store: Store, config: Config) -> list[str]:
     """Append what KubeRay collected of a session, by way of the event files that it says the same as."""
-    set_aside = SetAside(store_dir(config) / "set-aside.ndjson")
     tail = msgspec.structs.replace(config.tail, cluster=config.tail.cluster or collected.cluster)
+    unread: list[Unread] = []
     with tempfile.TemporaryDirectory(prefix="import-", dir=store_dir(config)) as root:
-        events = Path(root, collected.session, "logs", "export_events")
-        events.mkdir(parents=True)
         left = collected.read_bytes
-        try:
-            with _progress(left, "reading") as advance:
-                for read in kuberay.convert(collected, events, set_aside):
-                    left -= read
-                    advance(read, left)
-        except OSError as error:
-            raise ConfigError(f"{error}; mend or remove it, and import the rest") from error
-        if set_aside.events:
-            _output.note(f"{set_aside.events} events cannot be read: see {set_aside.path}, where each has its reason")
-        return _ship([events.parents[1]], store, config, tail)
+        with _progress(left, "reading") as advance:
+            for read in kuberay.convert(collected, Path(root), unread.append):
+                left -= read
+                advance(read, left)
+        # an event names its session, whoever's folder it is in
+        sessions = _ship(sorted(Path(root).iterdir()), store, config, tail)
+    reports = _reports(collected, store, unread)
+    if reports:
+        report = Chunk(
+            cluster=tail.cluster,
+            session=collected.session,
+            node_id="",
+            event_type="FILE",
+            segments=(),
+            data=b"".join(reports),
+        )
+        store.append([report])
+        sessions.append(collected.session)
+    return sessions
+
+
+def _reports(collected: Collected, store: Store, unread: Iterable[Unread]) -> list[bytes]:
+    """Return what is to be said of a session's files: where reading ended early, and where it does no more."""
+    now_ms = time.time_ns() // 1_000_000
+    broken = {one.file: one for one in unread}
+    try:
+        before = store.snapshot(collected.session).rows("file", where=[Filter("event_type", "=", kuberay.COLLECTED)])
+    except NotFoundError:
+        before = []
+    said = {row["file"] for row in before if row["unread_reason"]}
+    files = (*collected.files, *collected.answers)
+    mended = [file for file in files if file not in broken and kuberay.file_id(collected.session, file) in said]
+    told: list[Unread | File] = [*broken.values(), *mended]
+    return [kuberay.report(collected.session, one, now_ms) for one in told]
 
 
 def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig) -> list[str]:

@@ -22,7 +22,7 @@ import msgspec
 from raytrail.entities import Entity, of_file_type, sql
 from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreError, StoreUnavailable
-from raytrail.event import LOG, Chunk, Segment
+from raytrail.event import LOG, SET_ASIDE, Chunk, Segment
 from raytrail.store.catalogue import Catalogue, FileKey, LogFile, Ranges
 from raytrail.store.engine import Engine, UnreadableError, copy_parquet, lines
 from raytrail.store.logs import Frame, Logs
@@ -161,6 +161,9 @@ class Appender:
             if group.pieces:
                 group.body = self._logs.write(group.session, sorted(group.pieces, key=_place))
                 written.append(group.body[0])
+        elif group.event_type == SET_ASIDE:
+            lines = [line for segment, data in group.pieces for line in _lines(segment, data)]
+            group.rejected = [_Rejected(line, _reason(line.data)) for line in lines]
         elif not entities:
             group.unknown = [line for segment, data in group.pieces for line in _lines(segment, data)]
         elif group.pieces:
@@ -378,6 +381,22 @@ def _ended(event_type: str, segment: Segment, data: bytes) -> tuple[Segment, byt
     if data.startswith(b"\n"):
         segment, data = segment._replace(start=segment.start + 1, length=segment.length - 1), data[1:]
     return segment, data if data.endswith(b"\n") or not data else data + b"\n"
+
+
+class _SetAsideData(msgspec.Struct, frozen=True):
+    reason: str
+
+
+class _SetAside(msgspec.Struct, frozen=True):
+    event_data: _SetAsideData
+
+
+def _reason(line: bytes) -> str:
+    """Return why the source of a line of what was set aside could not read it."""
+    try:
+        return msgspec.json.decode(line, type=_SetAside).event_data.reason
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return str(error)
 
 
 def _size(group: _Group) -> int:

@@ -4,6 +4,7 @@ import base64
 
 import pytest
 from tests.server.conftest import MADE, SESSION, logged
+from tests.server.test_logs import log_chunks
 
 from raytrail.store import Store
 
@@ -121,3 +122,13 @@ def test_without_the_submissions_file_what_drivers_tell_of_a_real_ray_is_what_it
         # a driver tells its own command line, and not the shell's that was submitted
         same = ("type", "driver_info", "metadata", "runtime_env", *(["entrypoint"] if job["type"] == "DRIVER" else []))
         assert {name: row[name] for name in same} == {name: job[name] for name in same}
+
+
+async def test_the_log_of_a_submission_that_only_its_driver_tells_of_is_found(add, made, made_client):
+    _, (event_type, data) = driver(1, "a", end=3)
+    add((event_type, {name: value for name, value in data.items() if name != "driver_node_id"}))
+    for chunk in log_chunks("job-driver-a.log", b"from the driver\n"):
+        made.append([chunk])
+    made.fold()
+    answer = await made_client.get(f"/clusters/{MADE}/api/jobs/a/logs")
+    assert answer.json() == {"logs": "from the driver\n"}

@@ -28,7 +28,7 @@ from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
@@ -454,7 +454,11 @@ class _Content:
                     self.reason = "what follows its gzip is none"
                     return
                 member = zlib.decompressobj(_GZIP_WINDOW)
-            yield member.decompress(data, _BLOCK_BYTES)
+            before = member.copy()
+            try:
+                yield member.decompress(data, _BLOCK_BYTES)
+            except zlib.error:
+                yield from _up_to_error(before, data)
             data = member.unconsumed_tail or member.unused_data or self._read()
         yield member.flush()
         if not member.eof:
@@ -465,3 +469,18 @@ class _Content:
         data = self._raw.read(_BLOCK_BYTES)
         self.read_bytes += len(data)
         return data
+
+
+def _up_to_error(member: Any, data: bytes) -> Iterator[bytes]:
+    """
+    Yield what of a gzip comes before where it is damaged: a call that meets an error returns nothing.
+
+    Args:
+        member: The decompressor, as it was before `data`.
+        data: What it fails at.
+
+    Raises:
+        zlib.error: Where it is damaged.
+    """
+    for index in range(len(data)):
+        yield member.decompress(data[index : index + 1])

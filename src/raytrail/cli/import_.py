@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -149,7 +149,7 @@ def _look_into_bucket(url: str) -> list[Collected]:
 def _ship_collected(collected: Collected, store: Store, config: Config) -> list[str]:
     """Append what KubeRay collected of a session, by way of the event files that it says the same as."""
     tail = msgspec.structs.replace(config.tail, cluster=config.tail.cluster or collected.cluster)
-    unread: list[Unread] = []
+    before, unread = _broken_before(collected.session, store), list[Unread]()
     with tempfile.TemporaryDirectory(prefix="import-", dir=store_dir(config)) as root:
         left = collected.read_bytes
         with _progress(left, "reading") as advance:
@@ -158,8 +158,7 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
                 advance(read, left)
         # an event names its session, whoever's folder it is in
         sessions = _ship(sorted(Path(root).iterdir()), store, config, tail)
-    reports = _reports(collected, store, unread)
-    if reports:
+    if reports := _reports(collected, unread, before):
         report = Chunk(
             cluster=tail.cluster,
             session=collected.session,
@@ -173,17 +172,21 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
     return sessions
 
 
-def _reports(collected: Collected, store: Store, unread: Iterable[Unread]) -> list[bytes]:
+def _broken_before(session: str, store: Store) -> set[str]:
+    """Return the files that KubeRay collected of a session and that could not be read whole so far."""
+    try:
+        files = store.snapshot(session).rows("file", where=[Filter("event_type", "=", kuberay.COLLECTED)])
+    except NotFoundError:
+        return set()
+    return {file["file"] for file in files if file["unread_reason"]}
+
+
+def _reports(collected: Collected, unread: Iterable[Unread], before: Set[str]) -> list[bytes]:
     """Return what is to be said of a session's files: where reading ended early, and where it does no more."""
     now_ms = time.time_ns() // 1_000_000
     broken = {one.file: one for one in unread}
-    try:
-        before = store.snapshot(collected.session).rows("file", where=[Filter("event_type", "=", kuberay.COLLECTED)])
-    except NotFoundError:
-        before = []
-    said = {row["file"] for row in before if row["unread_reason"]}
     files = (*collected.files, *collected.answers)
-    mended = [file for file in files if file not in broken and kuberay.file_id(collected.session, file) in said]
+    mended = [file for file in files if file not in broken and kuberay.file_id(collected.session, file) in before]
     told: list[Unread | File] = [*broken.values(), *mended]
     return [kuberay.report(collected.session, one, now_ms) for one in told]
 

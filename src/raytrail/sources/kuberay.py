@@ -183,7 +183,7 @@ def convert(collected: Collected, into: Path, unread: Callable[[Unread], None]) 
     yield from _learn_addresses(converter, collected)
     last_ns = _began_ns(collected.session)
     for number, (file, raw) in enumerate(_opened(collected.files)):
-        seen: set[str] = set()  # of this file alone: what another has must not change what becomes of it
+        seen: set[tuple[str, str]] = set()  # of this file alone: what another has must not change what becomes of it
         for block in _blocks(file, raw, unread):
             written = _Written(collected.session)
             for offset, line in block.lines:
@@ -192,8 +192,8 @@ def convert(collected: Collected, into: Path, unread: Callable[[Unread], None]) 
                 except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                     written.add(collected.session, SET_ASIDE, set_aside(line, f"{file.place} at {offset}: {error}"))
                     continue
-                if received.id not in seen:
-                    seen.add(received.id)
+                if (received.session, received.id) not in seen:
+                    seen.add((received.session, received.id))
                     written.add(received.session, received.event_type, received.lines)
                     if received.session == collected.session:
                         last_ns = max(last_ns, received.time_ns)

@@ -195,14 +195,15 @@ def test_placement_groups_and_serve_that_its_collector_polled_are_listed_as_ray_
     (folder / "restful__api__serve__applications").write_text(json.dumps(ANSWER))
     [cluster] = json.loads(run("import", bucket, "--format", "json").stdout)
     asked_ms = cluster["last_event_ms"] + 999
-    groups = {row["placement_group_id"]: row for row in rows(run, "placement_groups", "--at", str(asked_ms))}
+    then = ("--at", str(asked_ms))
+    groups = {row["placement_group_id"]: row for row in rows(run, "placement_groups", *then)}
     assert groups.keys() == {group["placement_group_id"] for group in said}
     for group in said:
         unnamed = {**group, "name": group["name"] or None}
         assert {name: groups[group["placement_group_id"]][name] for name in group} == unnamed
-    [app] = rows(run, "serve_applications")
+    [app] = rows(run, "serve_applications", *then)
     assert (app["name"], app["status"], app["route_prefix"]) == ("shop", "RUNNING", "/shop")
-    assert len(rows(run, "serve_replicas")) == 1
+    assert len(rows(run, "serve_replicas", *then)) == 1
     (folder / "restful__api__serve__applications").write_text(json.dumps(ANSWER)[:-9])
     assert "restful__api__serve__applications" in run("import", bucket, code=1).stdout
     run("ledger", "--check", code=1)

@@ -209,6 +209,22 @@ def test_placement_groups_and_serve_that_its_collector_polled_are_listed_as_ray_
     run("ledger", "--check", code=1)
 
 
+def test_what_is_torn_in_a_session_that_is_sealed_already_is_named_all_the_same(run, store, session_dir, make):
+    directory = session_dir(make.chunk("TASK", make.task(1)))
+    run("import", directory)
+    run("ledger", "--check")
+    with (directory / "logs/export_events/event_EXPORT_TASK_0.log").open("ab") as file:
+        file.write(b'{"half')
+    assert "torn" in run("import", directory, code=1).stdout
+    run("ledger", "--check", code=1)
+    with Store.open(store, write=True) as opened:
+        [before] = opened.clusters()
+        assert before.sealed
+    sealed = sorted(path.name for path in store.glob("state/*/*-sealed-*"))
+    run("import", directory, code=1)
+    assert sorted(path.name for path in store.glob("state/*/*-sealed-*")) == sealed, "nothing new was said"
+
+
 def test_the_last_lines_of_a_session_that_is_over_are_taken_in_or_named(run, store, session_dir, make):
     def event(number):
         return make.line("EXPORT_TASK", make.task_data(number))

@@ -167,18 +167,54 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
             segments=(),
             data=b"".join(reports),
         )
-        store.append([report])
+        _say(store, [report])
         sessions.append(collected.session)
     return sessions
 
 
 def _broken_before(session: str, store: Store) -> set[str]:
     """Return the files that KubeRay collected of a session and that could not be read whole so far."""
+    return {file for file, _ in _unread(session, store, Filter("event_type", "=", kuberay.COLLECTED))}
+
+
+def _unread(session: str, store: Store, *where: Filter) -> dict[tuple[str, int], tuple[int, int, str]]:
+    """Return which files of a session are known not to be read to their end, from where on, how much, and why."""
     try:
-        files = store.snapshot(session).rows("file", where=[Filter("event_type", "=", kuberay.COLLECTED)])
+        files = store.snapshot(session).rows("file", where=where)
     except NotFoundError:
-        return set()
-    return {file["file"] for file in files if file["unread_reason"]}
+        return {}
+    return {
+        (file["file"], file["generation"]): (file["unread_offset"], file["unread_bytes"], file["unread_reason"])
+        for file in files
+        if file["unread_reason"]
+    }
+
+
+def _say(store: Store, reports: Sequence[Chunk]) -> None:
+    """Append the reports of files; a session that is sealed is opened for what they say anew of unread ends."""
+    known = {session: _unread(session, store) for session in {report.session for report in reports}}
+    store.append(reports)
+    for report in reports:
+        for line in report.data.splitlines():
+            file = msgspec.json.decode(line, type=_Report).event_data
+            if file.ends_unread != known[report.session].get((file.file, file.generation)):
+                store.reopen(report.session)
+
+
+class _File(msgspec.Struct, frozen=True):
+    file: str
+    generation: int
+    unread: str
+
+    @property
+    def ends_unread(self) -> tuple[int, int, str] | None:
+        """From where on it is not read, how much that is, and why; None where all is."""
+        _, *said = self.unread.split(" ", 3)
+        return (int(said[0]), int(said[1]), said[2]) if said else None
+
+
+class _Report(msgspec.Struct, frozen=True):
+    event_data: _File
 
 
 def _reports(collected: Collected, unread: Iterable[Unread], before: Set[str]) -> list[bytes]:
@@ -210,7 +246,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
                     sessions[chunk.session] = None
                 advance(sum(len(chunk.data) for chunk in batch), tailer.unread_bytes())
         reports = tailer.reports()
-        store.append(reports)
+        _say(store, reports)
     # one of which nothing can be read is said to be there, too
     return list(dict.fromkeys([*sessions, *(report.session for report in reports)]))
 

@@ -23,7 +23,7 @@ from raytrail.entities import Entity, of_file_type, sql
 from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreError, StoreUnavailable
 from raytrail.event import LOG, SET_ASIDE, Chunk, Segment
-from raytrail.store.catalogue import Catalogue, FileKey, LogFile, Ranges
+from raytrail.store.catalogue import Catalogue, FileKey, LogFile, Ranges, reopen
 from raytrail.store.engine import Engine, UnreadableError, copy_parquet, lines
 from raytrail.store.logs import Frame, Logs
 
@@ -331,12 +331,7 @@ class Appender:
                 if group.bytes and any(segment.file for segment, _ in group.pieces):
                     # a sealed session that grows after all is folded anew
                     db.execute("UPDATE sessions SET last_grew_ms = ? WHERE session = ?", (now_ms, group.session))
-                    if db.execute(
-                        "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL",
-                        (group.session,),
-                    ).rowcount:
-                        db.execute("UPDATE log SET folded = 0 WHERE session = ?", (group.session,))
-                        db.execute("DELETE FROM state WHERE session = ?", (group.session,))
+                    reopen(db, group.session)
                 db.executemany(
                     "INSERT OR IGNORE INTO file_types VALUES(?, ?, ?)",
                     {(group.session, segment.file, group.event_type) for segment, _ in group.pieces if segment.file},

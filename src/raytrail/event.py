@@ -33,7 +33,7 @@ FORMAT_VERSION = "1"
 LOG = "LOG"
 """The event type of chunks that hold no events, but bytes of log files."""
 SET_ASIDE = "SET_ASIDE"
-"""The event type of lines that hold what a source could not read, each with its reason, so that the ledger names it."""
+"""The event type of lines that say what a source could not read, each with the reason, so that the ledger names it."""
 
 
 class Segment(NamedTuple):

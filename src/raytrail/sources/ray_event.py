@@ -118,6 +118,16 @@ class Converter:
             del self.addresses[next(iter(self.addresses))]
 
 
+def session_name(raw: bytes | msgspec.Raw) -> str:
+    """Return the session of an event that may be none; nothing where it says none that a session can have."""
+    try:
+        event = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        name = msgspec.json.decode(event.get("sessionName") or event.get("session_name") or b'""', type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return name if _SESSION.fullmatch(name) else ""
+
+
 class _Message:
     """A message of an event: its fields by Ray's names, whether it wrote them in camel case or not."""
 

@@ -50,6 +50,8 @@ def line(event: bytes | msgspec.Raw, reason: str) -> bytes:
     """
     Return the line of a session's event file that says of an event that it cannot be read: always the same for it.
 
+    The event is not in it: what cannot be read may hold secrets where nobody looks for them, and lines leave the node.
+
     Args:
         event: As it came.
         reason: Why.
@@ -58,7 +60,7 @@ def line(event: bytes | msgspec.Raw, reason: str) -> bytes:
         "event_id": event_id(event),
         "source_type": f"EXPORT_{SET_ASIDE}",
         "timestamp": 0,
-        "event_data": {"reason": reason, "event": _readable(event)},
+        "event_data": {"reason": reason},
     }
     return msgspec.json.encode(said) + b"\n"
 

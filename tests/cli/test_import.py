@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from tests.sources import collected, posted
+from tests.sources.test_serve_poll import ANSWER
 
 from raytrail.cli import BROKEN, USAGE
 from raytrail.store import Store
@@ -70,12 +71,11 @@ def test_what_kuberay_collected_comes_in_whole_and_once_under_its_clusters_name(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(json.dumps(one) + "\n" for one in batch))
     (node / "node_events" / "aa-2026-11-23-09-0.jsonl").write_text("{}\n")
-    first = run("import", tmp_path)
+    first = run("import", tmp_path, code=1)
     [events] = re.findall(rf"^{posted.SESSION}: ([\d,]+) new events, \1 in all$", first.stdout, re.MULTILINE)
-    assert first.stderr.splitlines() == [
-        f"1 events cannot be read: see {store}/set-aside.ndjson, where each has its reason"
-    ]
-    assert f"0 new events, {events} in all\n" in run("import", tmp_path).stdout
+    assert first.stderr == ""
+    assert f"{posted.SESSION}/aa/node_events/aa-2026-11-23-09-0.jsonl at 0: expected a time" in first.stdout
+    assert f"0 new events, {events} in all\n" in run("import", tmp_path, code=1).stdout
     [cluster] = json.loads(run("clusters", "--format", "json").stdout)
     assert (cluster["cluster"], cluster["session"]) == ("team-a_prod", posted.SESSION)
     submitted = {
@@ -121,17 +121,128 @@ def test_only_the_sessions_that_are_asked_for_are_read_out_of_a_bucket_and_once(
     assert all(f"/{OTHER}/" in path for path in read)
 
 
-def test_what_cannot_be_read_of_a_bucket_is_set_aside_with_its_url(run, store, s3):
+def test_what_cannot_be_read_of_a_bucket_is_named_by_the_ledger_and_by_the_exit_code(run, store, s3):
     name = f"{uuid4().hex}/{OTHER}/aa/node_events/x.jsonl"
     file = s3.files / "bucket" / name
     file.parent.mkdir(parents=True)
     file.write_text("no json\n")
-    done = run("import", s3.place(name.partition("/")[0]))
-    assert done.stderr.splitlines() == [
-        f"1 events cannot be read: see {store}/set-aside.ndjson, where each has its reason"
-    ]
-    reason = json.loads((store / "set-aside.ndjson").read_text())["reason"]
-    assert reason.startswith(f"s3://bucket/{name}: ")
+    [result] = json.loads(run("import", s3.place(name.partition("/")[0]), "--format", "json", code=1).stdout)
+    [row] = result["ledger"]
+    [line] = row["rejected"]
+    assert (row["event_type"], row["rejected_events"], line["offset"]) == ("SET_ASIDE", 1, 0)
+    assert line["reason"].startswith(f"{OTHER}/aa/node_events/x.jsonl at 0: JSON is malformed")
+    run("ledger", "--check", code=1)
+
+
+def rows(run, noun, *more):
+    return json.loads(run("list", noun, "--format", "json", *more).stdout)
+
+
+def test_a_broken_file_of_a_bucket_is_set_aside_alone_until_it_is_whole(run, store, tmp_path):
+    batches = posted.captured()[:4]
+    bucket = collected.lay(tmp_path / "bucket", batches)
+    other = collected.lay(tmp_path / "bucket", batches[:2], session=OTHER)
+    whole = {path: path.read_bytes() for path in bucket.rglob("*.jsonl.gz")}
+    broken = next(path for path in whole if posted.SESSION in path.parts)
+    broken.write_bytes(whole[broken][:-30])
+    first = json.loads(run("import", other, "--format", "json", code=1).stdout)
+    assert [one["session"] for one in first] == [posted.SESSION, OTHER]
+    assert all(one["events"] for one in first)
+    [said] = [end for one in first for row in one["ledger"] for end in row["unread"]]
+    assert said["name"] == broken.relative_to(broken.parents[3]).as_posix()
+    assert said["reason"] == "cut off: its gzip has no end"
+    assert "cut off: its gzip has no end" in run("ledger", "--cluster", posted.SESSION, "--check", code=1).stdout
+    run("ledger", "--cluster", OTHER, "--check")
+    broken.write_bytes(whole[broken])
+    second = json.loads(run("import", bucket, "--format", "json").stdout)
+    assert [one["new_events"] > 0 for one in second] == [True, False]
+    run("ledger", "--cluster", posted.SESSION, "--check")
+    intact = collected.lay(tmp_path / "intact", batches)
+    run("import", intact, "--store", tmp_path / "at-once")
+    of = ("--cluster", posted.SESSION)
+    assert rows(run, "tasks", *of) == rows(run, "tasks", *of, "--store", tmp_path / "at-once")
+
+
+def test_a_bucket_of_which_nothing_can_be_read_is_there_all_the_same(run, store, tmp_path):
+    file = tmp_path / "prod" / OTHER / "aa" / "node_events" / "aa-2026-11-23-08-1.jsonl.gz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"rubbish")
+    assert "no gzip, though its name says so" in run("import", tmp_path, code=1).stdout
+    [cluster] = json.loads(run("clusters", "--format", "json").stdout)
+    assert (cluster["session"], cluster["cluster"], cluster["events"]) == (OTHER, "prod", 0)
+
+
+def test_events_of_a_pod_that_was_restarted_are_of_the_session_that_they_name(run, store, tmp_path):
+    batch = posted.captured()[0]
+    file = tmp_path / "prod" / posted.SESSION / "aa" / "node_events" / "aa-2026-11-23-08-1.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "".join(json.dumps(one | {"sessionName": name}) + "\n" for name in (posted.SESSION, OTHER) for one in batch)
+    )
+    results = json.loads(run("import", tmp_path, "--format", "json").stdout)
+    assert {one["session"]: one["events"] for one in results} == {posted.SESSION: 2, OTHER: 2}
+    assert {one["cluster"] for one in results} == {"prod"}
+    assert "0 new events, 2 in all" in run("import", tmp_path).stdout
+
+
+def test_placement_groups_and_serve_that_its_collector_polled_are_listed_as_ray_did(run, store, tmp_path, capture):
+    said = json.loads((capture / "ground_truth.json").read_text())["placement_groups"]
+    bucket = collected.lay(tmp_path, posted.captured()[:2])
+    folder = bucket / collected.CLUSTER / posted.SESSION / "fetched_endpoints"
+    folder.mkdir()
+    answer = {"result": True, "msg": "", "data": {"result": {"total": len(said), "result": said}}}
+    (folder / "restful__api__v0__placement_groups?detail=1&limit=10000").write_text(json.dumps(answer))
+    (folder / "restful__api__serve__applications").write_text(json.dumps(ANSWER))
+    [cluster] = json.loads(run("import", bucket, "--format", "json").stdout)
+    asked_ms = cluster["last_event_ms"] + 999
+    then = ("--at", str(asked_ms))
+    groups = {row["placement_group_id"]: row for row in rows(run, "placement_groups", *then)}
+    assert groups.keys() == {group["placement_group_id"] for group in said}
+    for group in said:
+        unnamed = {**group, "name": group["name"] or None}
+        assert {name: groups[group["placement_group_id"]][name] for name in group} == unnamed
+    [app] = rows(run, "serve_applications", *then)
+    assert (app["name"], app["status"], app["route_prefix"]) == ("shop", "RUNNING", "/shop")
+    assert len(rows(run, "serve_replicas", *then)) == 1
+    (folder / "restful__api__serve__applications").write_text(json.dumps(ANSWER)[:-9])
+    assert "restful__api__serve__applications" in run("import", bucket, code=1).stdout
+    run("ledger", "--check", code=1)
+
+
+def test_what_is_torn_in_a_session_that_is_sealed_already_is_named_all_the_same(run, store, session_dir, make):
+    directory = session_dir(make.chunk("TASK", make.task(1)))
+    run("import", directory)
+    run("ledger", "--check")
+    with (directory / "logs/export_events/event_EXPORT_TASK_0.log").open("ab") as file:
+        file.write(b'{"half')
+    assert "torn" in run("import", directory, code=1).stdout
+    run("ledger", "--check", code=1)
+    with Store.open(store, write=True) as opened:
+        [before] = opened.clusters()
+        assert before.sealed
+    sealed = sorted(path.name for path in store.glob("state/*/*-sealed-*"))
+    run("import", directory, code=1)
+    assert sorted(path.name for path in store.glob("state/*/*-sealed-*")) == sealed, "nothing new was said"
+
+
+def test_the_last_lines_of_a_session_that_is_over_are_taken_in_or_named(run, store, session_dir, make):
+    def event(number):
+        return make.line("EXPORT_TASK", make.task_data(number))
+
+    directory = session_dir(make.chunk("TASK", event(1), event(2)[:-1]), make.chunk("TASK", event(3)[:-40]))
+    done = run("import", directory, code=1)
+    assert "2 new events, 2 in all" in done.stdout
+    assert f"event_EXPORT_TASK_1.log     0  {len(event(3)) - 40}  torn: Input data was truncated" in done.stdout
+    assert [row["func_or_class_name"] for row in rows(run, "tasks")] == ["f", "f"]
+    assert "torn" in run("ledger", "--check", code=1).stdout
+    assert "0 new events, 2 in all" in run("import", directory, code=1).stdout
+    # it grows after all
+    with (directory / "logs/export_events/event_EXPORT_TASK_1.log").open("ab") as file:
+        file.write(event(3)[-40:])
+    with (directory / "logs/export_events/event_EXPORT_TASK_0.log").open("ab") as file:
+        file.write(b"\n" + event(4))
+    assert "2 new events, 4 in all" in run("import", directory).stdout
+    run("ledger", "--check")
 
 
 def test_a_bucket_without_anything_of_kuberays_is_refused(run, store, s3):
@@ -180,20 +291,13 @@ def test_a_session_that_is_alive_here_is_not_sealed(run, store, make, session_di
 
 def test_rejected_lines_are_shown_with_file_and_offset(run, store, make, session_dir):
     directory = session_dir(make.chunk("TASK", make.task(1), b"{garbage\n", make.task(2)))
-    done = run("import", directory)
+    done = run("import", directory, code=1)
     assert f"{make.SESSION}: 2 new events, 2 in all\n" in done.stdout
     offset = f"{len(make.task(1)):,}"
     assert [line.split()[1] for line in done.stdout.partition("\nrejected\n")[2].splitlines()] == [
         "offset",
         offset,
     ]
-
-
-def test_a_line_that_was_never_finished_is_seen_as_written_and_not_stored(run, store, make, session_dir):
-    directory = session_dir(make.chunk("TASK", make.task(1), make.task(2)[:100]))
-    [result] = json.loads(run("import", directory, "--format", "json").stdout)
-    [row] = result["ledger"]
-    assert (row["written_bytes"] - row["stored_bytes"], row["rejected_events"], row["missing_bytes"]) == (100, 0, 0)
 
 
 def test_a_directory_without_events_is_refused_with_what_to_give(run, store, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from tests.sources import collected
 from tests.sources.posted import SESSION
 
+from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.sources import kuberay
 from raytrail.sources.receiver import Intake
 from raytrail.sources.set_aside import SetAside
@@ -30,17 +31,26 @@ def lines(directory):
     return Counter(line for path in directory.iterdir() for line in path.read_bytes().splitlines())
 
 
+def converted(collected, into):
+    """Convert, and return what was read, and where reading ended early: place, offset, length, reason."""
+    unread = []
+    read = sum(kuberay.convert(collected, into, unread.append))
+    return read, [(one.file.place, one.offset, one.length, one.reason) for one in unread]
+
+
+def events_of(into, session=SESSION):
+    return into / session / "logs" / "export_events"
+
+
 def test_a_copy_of_a_bucket_says_what_a_receiver_would_have_written(bucket, captured, tmp_path):
     [session] = find(bucket)
     assert (session.session, session.cluster) == (SESSION, "team-a_nightly-x7k2p")
-    (tmp_path / "out").mkdir()
-    read = sum(kuberay.convert(session, tmp_path / "out", SetAside(tmp_path / "aside")))
-    assert read == session.read_bytes
+    assert converted(session, tmp_path / "out") == (session.read_bytes, [])
 
     intake = Intake([tmp_path], SetAside(tmp_path / "aside"))
     for batch in captured:
         assert intake.take(json.dumps(batch).encode())
-    assert lines(tmp_path / "out") == lines(tmp_path / SESSION / "logs" / "export_events")
+    assert lines(events_of(tmp_path / "out")) == lines(events_of(tmp_path))
     assert not (tmp_path / "aside").exists()
 
 
@@ -89,31 +99,217 @@ def test_the_next_files_are_opened_while_one_is_read_and_none_stays_open(tmp_pat
         return opened[-1]
 
     files = tuple(kuberay.File(f"x/job_events/{number}.jsonl", 3, open_) for number in range(16))
-    converting = kuberay.convert(kuberay.Collected(SESSION, "", files), tmp_path, SetAside(tmp_path / "aside"))
+    converting = kuberay.convert(kuberay.Collected(SESSION, "", files), tmp_path, pytest.fail)
     assert next(converting) == 3
     converting.close()
     assert len(opened) == 8
     assert all(file.closed for file in opened)
 
 
-def test_what_cannot_be_read_is_set_aside_and_the_rest_goes_on(tmp_path, captured):
-    good, other = captured[0][0], {**captured[0][0], "sessionName": "session_other"}
-    file = tmp_path / "prod" / SESSION / "aa" / "node_events" / "x.jsonl"
-    file.parent.mkdir(parents=True)
-    file.write_text(f"{json.dumps(good)}\nno json\n\n{json.dumps(other)}\n{json.dumps(good)}\n" + json.dumps(good)[:-9])
-    (tmp_path / "out").mkdir()
-    aside = SetAside(tmp_path / "aside")
-    list(kuberay.convert(*find(tmp_path), tmp_path / "out", aside))
-    assert sum(lines(tmp_path / "out").values()) == 1
-    assert aside.events == 3
-    reasons = [json.loads(line)["reason"] for line in (tmp_path / "aside").read_text().splitlines()]
-    assert reasons[1] == f"{file}: it is of session_other, and not of {SESSION}"
+@pytest.fixture(scope="module")
+def defined(captured):
+    """Events that are a line each."""
+    return [one for batch in captured for one in batch if one["eventType"] == "TASK_DEFINITION_EVENT"]
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"x" * 1000)[:-20], b"{}\n"], ids=["cut off", "no gzip"])
-def test_a_file_that_is_cut_off_or_no_gzip_is_said(tmp_path, content):
-    file = tmp_path / "prod" / SESSION / "aa" / "node_events" / "x.jsonl.gz"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content)
-    with pytest.raises(OSError, match=r"x\.jsonl\.gz is cut off, or no gzip"):
-        list(kuberay.convert(*find(tmp_path), Path(tmp_path), SetAside(tmp_path / "aside")))
+@pytest.fixture
+def lay(tmp_path):
+    """Lay one file of a session into a bucket, and return its session's folder."""
+
+    def lay(content, name=f"{SESSION}/aa/node_events/aa-2026-11-23-08-1.jsonl"):
+        file = tmp_path / "bucket" / "cluster-history/raycluster/team-a/prod" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return next(one for one in find(tmp_path / "bucket") if one.session == SESSION)
+
+    return lay
+
+
+def encoded(*events):
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def test_a_line_that_is_no_event_is_a_line_of_its_session_with_the_reason_and_the_rest_goes_on(tmp_path, defined, lay):
+    good, late = defined[0], defined[1]
+    session = lay(encoded(good) + b"no json\n\n" + encoded({**good, "eventId": ""}, good, late))
+    _, unread = converted(session, tmp_path / "out")
+    assert unread == []
+    events = events_of(tmp_path / "out")
+    [aside] = events.glob("event_EXPORT_SET_ASIDE_*")
+    said = [json.loads(line) for line in aside.read_bytes().splitlines()]
+    place = f"{SESSION}/aa/node_events/aa-2026-11-23-08-1.jsonl"
+    at = len(encoded(good))
+    assert [one["event_data"]["reason"].partition(" (")[0] for one in said] == [
+        f"{place} at {at}: JSON is malformed: invalid character",
+        f"{place} at {at + 9}: missing or empty - at $.eventId",
+    ]
+    assert sum(lines(events).values()) == 2 + 2
+    converted(session, tmp_path / "again")
+    assert lines(events_of(tmp_path / "again")) == lines(events), "the same file always says the same"
+
+
+def test_an_event_is_of_the_session_that_it_names_whoevers_folder_it_is_in(tmp_path, defined, lay):
+    """A pod that is restarted writes on into the folder of the session before."""
+    other = "session_2026-11-23_09-00-00_000001_1"
+    mine, later = defined[0], {**defined[1], "sessionName": other}
+    session = lay(encoded(mine, later))
+    converted(session, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [SESSION, other]
+    for name in (SESSION, other):
+        assert sum(lines(events_of(tmp_path / "out", name)).values()) == 1
+    assert not list((tmp_path / "out").rglob("*SET_ASIDE*"))
+
+
+GZ = f"{SESSION}/aa/node_events/aa-2026-11-23-08-1.jsonl.gz"
+PLAIN = GZ.removesuffix(".gz")
+
+
+def cut(content):
+    """Return a gzip of lines, cut within the third of three."""
+    stored = gzip.compress(content, 0)  # not compressed: its bytes are where one sees them
+    return stored[: stored.index(content) + len(content) - 20]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "taken", "reason"),
+    [
+        (GZ, cut, 2, "cut off: its gzip has no end"),
+        (GZ, lambda content: gzip.compress(content)[:-4], 3, "cut off: its gzip has no end"),
+        (GZ, lambda content: gzip.compress(content)[:9], 0, "cut off: its gzip has no end"),
+        (GZ, lambda content: gzip.compress(content)[:-8] + b"\0" * 8, 3, "damaged: "),
+        (GZ, lambda content: gzip.compress(content) + b"rubbish", 3, "what follows its gzip is none"),
+        (GZ, lambda content: b"rubbish", 0, "no gzip, though its name says so"),
+        (GZ, lambda content: b"", 0, "cut off: it is empty, and no gzip is"),
+        (PLAIN, lambda content: content[:-20], 2, "torn: its end is missing"),
+        (GZ, lambda content: content, 3, None),  # a store that decompresses what it hands out
+        (PLAIN, gzip.compress, 3, None),
+        (GZ, lambda content: gzip.compress(content[:100]) + gzip.compress(content[100:]), 3, None),
+        (PLAIN, lambda content: content[:-1], 3, None),
+        (PLAIN, lambda content: b"", 0, None),
+    ],
+)
+def test_what_can_be_read_of_a_broken_file_is_taken_in_and_the_rest_is_said(
+    tmp_path, defined, lay, name, make, taken, reason
+):
+    content = encoded(*defined[:3])
+    session = lay(make(content), name)
+    read, unread = converted(session, tmp_path / "out")
+    assert read == session.read_bytes
+    assert sum(lines(events_of(tmp_path / "out")).values()) == taken
+    if reason is None:
+        assert unread == []
+    else:
+        [(place, offset, length, said)] = unread
+        assert (place, said.startswith(reason)) == (name, True)
+        if taken == 2:
+            assert (offset, length) == (
+                content[:-1].rindex(b"\n") + 1,
+                len(content[:-20]) - content[:-1].rindex(b"\n") - 1,
+            )
+        elif not taken:
+            assert (offset, length) == (0, len(make(content)))
+
+
+def test_a_file_that_cannot_be_opened_ends_no_other(tmp_path, defined, lay):
+    session = lay(encoded(defined[0]))
+
+    def refuse():
+        raise PermissionError(13, "Permission denied")
+
+    def vanish():
+        raise ConfigError("s3://b/x was deleted while the bucket was read; begin again")
+
+    def fail():
+        class Failing(io.BytesIO):
+            def read(self, *_):
+                raise OSError(5, "Input/output error")
+
+        return Failing()
+
+    folder = f"/b/{SESSION}/aa/job_events/01000000"
+    broken = [kuberay.File(f"{folder}/{make.__name__}.jsonl", 7, make) for make in (refuse, vanish, fail)]
+    session = session._replace(files=(*broken, *session.files))
+    read, unread = converted(session, tmp_path / "out")
+    assert read == session.read_bytes
+    assert [(length, reason) for _, _, length, reason in unread] == [
+        (7, "cannot be read: Permission denied"),
+        (7, "cannot be read: s3://b/x was deleted while the bucket was read; begin again"),
+        (7, "cannot be read: Input/output error"),
+    ]
+    assert sum(lines(events_of(tmp_path / "out")).values()) == 1
+
+
+def test_a_bucket_that_is_away_ends_it(tmp_path):
+    def away():
+        raise BrokerUnavailable("s3://b does not answer")
+
+    file = kuberay.File(f"/b/{SESSION}/aa/node_events/x.jsonl", 7, away)
+    with pytest.raises(BrokerUnavailable):
+        list(kuberay.convert(kuberay.Collected(SESSION, "", (file,)), tmp_path, pytest.fail))
+
+
+def test_a_file_that_vanished_since_it_was_listed_and_a_folder_that_cannot_be_listed_are_said(
+    tmp_path, defined, lay, monkeypatch
+):
+    lay(encoded(defined[0]))
+    gone = tmp_path / "bucket" / "cluster-history/raycluster/team-a/prod" / PLAIN
+    files = list(kuberay.below(tmp_path / "bucket"))
+    gone.unlink()
+    closed = PermissionError(13, "Permission denied", str(gone.parent))
+
+    def walk(path, onerror):
+        onerror(closed)
+        return iter(())
+
+    monkeypatch.setattr("os.walk", walk)
+    [session] = kuberay.find([*files, *kuberay.below(tmp_path)])
+    _, unread = converted(session, tmp_path / "out")
+    assert sorted(reason for *_, reason in unread) == [
+        "cannot be read: No such file or directory",
+        "cannot be read: Permission denied",
+    ]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_folders_and_arrays_of_older_collectors_are_read(tmp_path, defined, whole):
+    """KubeRay 1.6: historyserver/pkg/collector/eventserver/eventserver.go."""
+    folder = tmp_path / "log" / "nightly_team-a" / SESSION
+    batch = defined[:3]
+    content = json.dumps(batch).encode()
+    for name, data in {
+        "node_events/aa-2026-11-23-08": content if whole else content[:-9],
+        "job_events/01000000/aa-2026-11-23-08": b"",
+    }.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(data)
+    [session] = find(tmp_path)
+    assert (session.session, session.cluster, len(session.files)) == (SESSION, "nightly_team-a", 2)
+    _, unread = converted(session, tmp_path / "out")
+    expected = tmp_path / "expected" / SESSION / "aa" / "node_events" / "x.jsonl"
+    expected.parent.mkdir(parents=True)
+    expected.write_bytes(encoded(*(batch if whole else batch[:-1])))
+    converted(*find(tmp_path / "expected"), tmp_path / "lines")
+    assert lines(events_of(tmp_path / "out")) == lines(events_of(tmp_path / "lines"))
+    assert [reason for *_, reason in unread] == ([] if whole else ["torn: its end is missing"])
+
+
+def test_the_layout_of_its_newest_release_is_read(tmp_path, defined, lay):
+    """KubeRay 1.8: logs of a running cluster come in pieces, answers are polled, and job ids are hex or base64."""
+    for number, name in enumerate(("job_events/01000000", "job_events/AQ/A=", "node_events")):
+        session = lay(
+            gzip.compress(encoded(defined[number])),
+            f"{SESSION}/aa/{name}/aa-2026-11-23-08-175420000000000000{number}.jsonl.gz",
+        )
+    for other in (
+        "aa/logs/events/event_GCS.log.chunks/00000000000000000000",
+        "aa/logs/job-driver-x.log.chunks/00000000000000004096",
+        "fetched_endpoints/restful__timezone",
+        "fetched_endpoints/restful__api__v0__cluster_metadata",
+    ):
+        session = lay(b"{}\n", f"{SESSION}/{other}")
+    (tmp_path / "bucket/cluster-metadata/raycluster/team-a_prod").mkdir(parents=True)
+    (tmp_path / "bucket/cluster-metadata/raycluster/team-a_prod" / SESSION).touch()
+    assert (session.cluster, len(session.files), len(session.answers)) == ("team-a_prod", 3, 2)
+    assert len(find(tmp_path / "bucket")) == 1
+    assert converted(session, tmp_path / "out") == (session.read_bytes, [])
+    assert sum(lines(events_of(tmp_path / "out")).values()) == 3

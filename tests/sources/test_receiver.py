@@ -60,8 +60,9 @@ def body(*events):
 
 
 def written(temp_dir, session=SESSION):
-    """The event ids in the files of a session, in order."""
+    """The event ids in the files of a session, in order, without those of what was set aside."""
     paths = sorted((temp_dir / session / "logs" / "export_events").iterdir())
+    paths = [path for path in paths if "SET_ASIDE" not in path.name]
     return [json.loads(line)["event_id"] for path in paths for line in path.read_bytes().splitlines()]
 
 
@@ -110,6 +111,29 @@ def test_a_bad_event_is_set_aside_alone_and_the_batch_goes_on(begin, temp_dir, t
         ("expected an object, got int - at $", 7),
     ]
     assert not (tmp_path / "etc").exists()
+
+
+def test_what_is_set_aside_is_a_line_of_its_session_too_once_and_without_what_it_holds(begin, temp_dir, tmp_path):
+    secret = {**job("j1"), "timestamp": "soon", "message": "token=hunter2"}
+    other = {**secret, "sessionName": "session_2026-11-24_00-00-00_000000_1"}
+    for _ in range(2):  # Ray sends again what it was not told to have been taken, whoever takes it then
+        assert begin().take(body(secret, other, 7))
+    for session, count in ((SESSION, 1), (other["sessionName"], 2)):
+        [path] = (temp_dir / session / "logs" / "export_events").glob("event_EXPORT_SET_ASIDE_0*.log")
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        assert len(lines) == count
+        assert "hunter2" not in path.read_text()
+    assert [line["event_data"]["reason"] for line in lines] == [
+        "expected a time as 2026-01-31T12:00:00.123456789Z, got 'soon' - at $.timestamp",
+        "expected an object, got int - at $",
+    ]
+    assert len(set_aside(tmp_path)) == 3
+
+
+def test_what_names_no_session_is_a_line_of_the_newest_one(begin, temp_dir):
+    (temp_dir / "session_latest").symlink_to(temp_dir / SESSION)
+    assert begin().take(body(7))
+    assert list((temp_dir / SESSION / "logs" / "export_events").glob("event_EXPORT_SET_ASIDE_0*.log"))
 
 
 def test_what_is_set_aside_has_a_limit(begin, tmp_path, monkeypatch):

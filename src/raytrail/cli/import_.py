@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -20,13 +21,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from raytrail.cli import _history, _options, _output
 from raytrail.cli.ledger import complete, details, show
 from raytrail.config import Config, TailConfig, store_dir
-from raytrail.errors import ConfigError
+from raytrail.errors import ConfigError, NotFoundError
 from raytrail.event import Chunk
 from raytrail.pubsub import open_bucket
 from raytrail.sources import kuberay
-from raytrail.sources.kuberay import Collected, File
-from raytrail.sources.set_aside import SetAside
-from raytrail.store import Store
+from raytrail.sources.kuberay import Collected, File, Unread
+from raytrail.store import Filter, Store
 from raytrail.tail import Checkpoint, Tailer, alive, locate
 
 
@@ -148,22 +148,83 @@ def _look_into_bucket(url: str) -> list[Collected]:
 
 def _ship_collected(collected: Collected, store: Store, config: Config) -> list[str]:
     """Append what KubeRay collected of a session, by way of the event files that it says the same as."""
-    set_aside = SetAside(store_dir(config) / "set-aside.ndjson")
     tail = msgspec.structs.replace(config.tail, cluster=config.tail.cluster or collected.cluster)
+    before, unread = _broken_before(collected.session, store), list[Unread]()
     with tempfile.TemporaryDirectory(prefix="import-", dir=store_dir(config)) as root:
-        events = Path(root, collected.session, "logs", "export_events")
-        events.mkdir(parents=True)
         left = collected.read_bytes
-        try:
-            with _progress(left, "reading") as advance:
-                for read in kuberay.convert(collected, events, set_aside):
-                    left -= read
-                    advance(read, left)
-        except OSError as error:
-            raise ConfigError(f"{error}; mend or remove it, and import the rest") from error
-        if set_aside.events:
-            _output.note(f"{set_aside.events} events cannot be read: see {set_aside.path}, where each has its reason")
-        return _ship([events.parents[1]], store, config, tail)
+        with _progress(left, "reading") as advance:
+            for read in kuberay.convert(collected, Path(root), unread.append):
+                left -= read
+                advance(read, left)
+        # an event names its session, whoever's folder it is in
+        sessions = _ship(sorted(Path(root).iterdir()), store, config, tail)
+    if reports := _reports(collected, unread, before):
+        report = Chunk(
+            cluster=tail.cluster,
+            session=collected.session,
+            node_id="",
+            event_type="FILE",
+            segments=(),
+            data=b"".join(reports),
+        )
+        _say(store, [report])
+        sessions.append(collected.session)
+    return sessions
+
+
+def _broken_before(session: str, store: Store) -> set[str]:
+    """Return the files that KubeRay collected of a session and that could not be read whole so far."""
+    return {file for file, _ in _unread(session, store, Filter("event_type", "=", kuberay.COLLECTED))}
+
+
+def _unread(session: str, store: Store, *where: Filter) -> dict[tuple[str, int], tuple[int, int, str]]:
+    """Return which files of a session are known not to be read to their end, from where on, how much, and why."""
+    try:
+        files = store.snapshot(session).rows("file", where=where)
+    except NotFoundError:
+        return {}
+    return {
+        (file["file"], file["generation"]): (file["unread_offset"], file["unread_bytes"], file["unread_reason"])
+        for file in files
+        if file["unread_reason"]
+    }
+
+
+def _say(store: Store, reports: Sequence[Chunk]) -> None:
+    """Append the reports of files; a session that is sealed is opened for what they say anew of unread ends."""
+    known = {session: _unread(session, store) for session in {report.session for report in reports}}
+    store.append(reports)
+    for report in reports:
+        for line in report.data.splitlines():
+            file = msgspec.json.decode(line, type=_Report).event_data
+            if file.ends_unread != known[report.session].get((file.file, file.generation)):
+                store.reopen(report.session)
+
+
+class _File(msgspec.Struct, frozen=True):
+    file: str
+    generation: int
+    unread: str
+
+    @property
+    def ends_unread(self) -> tuple[int, int, str] | None:
+        """From where on it is not read, how much that is, and why; None where all is."""
+        _, *said = self.unread.split(" ", 3)
+        return (int(said[0]), int(said[1]), said[2]) if said else None
+
+
+class _Report(msgspec.Struct, frozen=True):
+    event_data: _File
+
+
+def _reports(collected: Collected, unread: Iterable[Unread], before: Set[str]) -> list[bytes]:
+    """Return what is to be said of a session's files: where reading ended early, and where it does no more."""
+    now_ms = time.time_ns() // 1_000_000
+    broken = {one.file: one for one in unread}
+    files = (*collected.files, *collected.answers)
+    mended = [file for file in files if file not in broken and kuberay.file_id(collected.session, file) in before]
+    told: list[Unread | File] = [*broken.values(), *mended]
+    return [kuberay.report(collected.session, one, now_ms) for one in told]
 
 
 def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig) -> list[str]:
@@ -185,7 +246,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
                     sessions[chunk.session] = None
                 advance(sum(len(chunk.data) for chunk in batch), tailer.unread_bytes())
         reports = tailer.reports()
-        store.append(reports)
+        _say(store, reports)
     # one of which nothing can be read is said to be there, too
     return list(dict.fromkeys([*sessions, *(report.session for report in reports)]))
 

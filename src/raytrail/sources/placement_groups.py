@@ -47,7 +47,7 @@ class PlacementGroups:
         changes = self._snapshots.take({key: _digest(group) for key, group in groups.items()})
         for key in (*changes.created, *changes.updated):
             row = _row(groups[key])
-            for event in _steps(self._states.get(key, ""), row):
+            for event in steps(self._states.get(key, ""), row):
                 self._events.append(EVENT_TYPE, event)
             self._states[key] = str(row["state"])
         for key in changes.deleted:
@@ -55,7 +55,7 @@ class PlacementGroups:
                 self._events.append(EVENT_TYPE, {"placement_group_id": in_base64(key), "state": "REMOVED"})
 
 
-def _steps(before: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def steps(before: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     Yield the events from a state to that of `row`: those between them, too, where its statistics tell when they were.
 

@@ -53,6 +53,8 @@ class Received(NamedTuple):
     """As in file names, e.g. ``TASK``."""
     lines: bytes
     """One or several, each ending in a newline. The last alone has the event's own id."""
+    time_ns: int
+    """When it was made."""
 
 
 class Line(NamedTuple):
@@ -93,7 +95,9 @@ class Converter:
         of_type = _KINDS.get(event_type)
         if of_type is None:
             # kept as it came: a later version may know it
-            return Received(id, session, event_type, _encoded(id, event_type, [Line(time_ns, event)], timed=False))
+            return Received(
+                id, session, event_type, _encoded(id, event_type, [Line(time_ns, event)], timed=False), time_ns
+            )
         kind, field, lines_of = of_type
         body = head.message(field)
         if body is None:
@@ -101,7 +105,7 @@ class Converter:
         lines = list(lines_of(self, body, time_ns))
         if not lines:
             raise EventError(f"nothing has changed - at {body.at}")
-        return Received(id, session, kind, _encoded(id, kind, lines, timed=kind in ("ACTOR", "WORKER")))
+        return Received(id, session, kind, _encoded(id, kind, lines, timed=kind in ("ACTOR", "WORKER")), time_ns)
 
     def address(self, node_id: str) -> str:
         """Return a node's address, or an empty string."""
@@ -112,6 +116,16 @@ class Converter:
         self.addresses[node_id] = address
         while len(self.addresses) > _MOST_ADDRESSES:
             del self.addresses[next(iter(self.addresses))]
+
+
+def session_name(raw: bytes | msgspec.Raw) -> str:
+    """Return the session of an event that may be none; nothing where it says none that a session can have."""
+    try:
+        event = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        name = msgspec.json.decode(event.get("sessionName") or event.get("session_name") or b'""', type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return name if _SESSION.fullmatch(name) else ""
 
 
 class _Message:

@@ -1,7 +1,8 @@
 """
 ``POST /v1/events``: what Ray's aggregator agent posts, appended to event files before it is answered.
 
-An answer of 204 says that every event in the request is in a file, or set aside, or was there before. Ray sends a batch
+An answer of 204 says that every event in the request is in a file, or set aside, or was there before. What is set aside
+is a line of its session, too, so that its ledger says so. Ray sends a batch
 again until it is told so, and nothing else before: what it sends twice is known by the event's id, from the files
 themselves where this process is a new one. Like Ray's own, a line is handed to the operating system and not forced onto
 the disk: it survives the end of every process, not of the machine. Else the answer says what to do:
@@ -20,6 +21,7 @@ import base64
 import binascii
 import hmac
 import logging
+import os
 import re
 import socket
 import threading
@@ -33,9 +35,11 @@ from pathlib import Path
 import msgspec
 
 from raytrail.errors import ConfigError, EventError
+from raytrail.event import SET_ASIDE
+from raytrail.sources import set_aside
 from raytrail.sources.address import PATH, url, where
 from raytrail.sources.event_file import EventFiles
-from raytrail.sources.ray_event import Converter
+from raytrail.sources.ray_event import Converter, session_name
 from raytrail.sources.set_aside import SetAside
 
 PREFIX = "0"
@@ -97,7 +101,7 @@ class Intake:
     def _one(self, raw: msgspec.Raw) -> bool:
         try:
             event = self._converter.convert(msgspec.json.decode(raw))
-        except (EventError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return self._put_aside(raw, str(error))
         session = self._session(event.session)
         if event.id in session.ids:
@@ -124,6 +128,13 @@ class Intake:
         return session
 
     def _put_aside(self, raw: msgspec.Raw, reason: str) -> bool:
+        session, id = self._session_of(raw), set_aside.event_id(raw)
+        if session is not None:
+            if id in session.ids:
+                return True
+            if not session.files.append_lines(SET_ASIDE, set_aside.line(raw, reason)):
+                return False
+            session.ids[id] = None
         if time.monotonic() - self._told_at > 60:
             self._told_at = time.monotonic()
             log.warning("an event that Ray posted cannot be read: %s; it is kept in %s", reason, self._set_aside.path)
@@ -133,6 +144,19 @@ class Intake:
             log.error("%s: %s; make room, or mend it: Ray sends the batch again", self._set_aside.path, error)
             return False
         return True
+
+    def _session_of(self, raw: msgspec.Raw) -> _Session | None:
+        """Return the session whose ledger names what cannot be read: the one it says, else the newest there is."""
+        name = session_name(raw) or next(reversed(self._sessions), "") or next(map(_latest, self._temp_dirs), "")
+        return self._session(name) if name else None
+
+
+def _latest(temp_dir: Path) -> str:
+    """Return the name of the session that Ray began last; nothing where there is none."""
+    try:
+        return Path(os.readlink(temp_dir / "session_latest")).name
+    except OSError:
+        return ""
 
 
 class _Session:

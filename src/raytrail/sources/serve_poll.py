@@ -83,7 +83,7 @@ class ServePoll:
     def take(self, answer: Mapping[str, Any]) -> None:
         """Write what has changed; `answer` is the whole of it, and nothing where Serve does not run."""
         now: dict[str, dict[tuple[Any, ...], _Event]] = {one: {} for one in EVENT_TYPES}
-        for event_type, data in _told(answer):
+        for event_type, data in told(answer):
             now[event_type][_key(event_type, data)] = {**data, "polled": True}
         # those of an application on its way out are not shown any more, though they are there
         leaving = {name for name, app in answer.get("applications", {}).items() if app["status"] == "DELETING"}
@@ -108,7 +108,7 @@ def _ended(event_type: str, data: _Event) -> bool:
     return _ENDS[event_type].items() <= data.items()
 
 
-def _told(answer: Mapping[str, Any]) -> Iterator[tuple[str, _Event]]:
+def told(answer: Mapping[str, Any]) -> Iterator[tuple[str, _Event]]:
     """Yield what the answer tells, in the form of the hooks' events."""
     if controller := answer.get("controller_info"):
         options = {name: answer.get(name) for name in ("proxy_location", "http_options", "grpc_options")}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 
 import msgspec
 
+from raytrail.event import SET_ASIDE
+
 MOST_BYTES = 10 << 20
 """At what size the file is renamed to ``.1``, in place of the one before it."""
+
+KEPT_BYTES = 64 << 10
+"""How much of an event is kept."""
 
 
 class SetAside:
@@ -31,15 +37,46 @@ class SetAside:
         Raises:
             OSError: The disk takes nothing.
         """
-        try:
-            msgspec.json.decode(event)
-            said: msgspec.Raw | str = msgspec.Raw(bytes(event).strip())
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            said = bytes(event).decode(errors="replace")
-        line = msgspec.json.encode({"reason": reason, "came_ns": time.time_ns(), "event": said}) + b"\n"
+        line = msgspec.json.encode({"reason": reason, "came_ns": time.time_ns(), "event": _readable(event)}) + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and self.path.stat().st_size + len(line) > MOST_BYTES:
             self.path.replace(f"{self.path}.1")
         with self.path.open("ab") as file:
             file.write(line)
         self.events += 1
+
+
+def line(event: bytes | msgspec.Raw, reason: str) -> bytes:
+    """
+    Return the line of a session's event file that says of an event that it cannot be read: always the same for it.
+
+    The event is not in it: what cannot be read may hold secrets where nobody looks for them, and lines leave the node.
+
+    Args:
+        event: As it came.
+        reason: Why.
+    """
+    said = {
+        "event_id": event_id(event),
+        "source_type": f"EXPORT_{SET_ASIDE}",
+        "timestamp": 0,
+        "event_data": {"reason": reason},
+    }
+    return msgspec.json.encode(said) + b"\n"
+
+
+def event_id(event: bytes | msgspec.Raw) -> str:
+    """Return what an event goes by that may not say so itself."""
+    return hashlib.blake2b(bytes(event), digest_size=18).hexdigest()
+
+
+def _readable(event: bytes | msgspec.Raw) -> msgspec.Raw | str:
+    """Return an event as JSON, or as text where it is none; of a long one the beginning."""
+    text = bytes(event).strip()
+    if len(text) <= KEPT_BYTES:
+        try:
+            msgspec.json.decode(text)
+            return msgspec.Raw(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+    return text[:KEPT_BYTES].decode(errors="replace")

@@ -27,7 +27,7 @@ from raytrail.entities.sql import Moment
 from raytrail.errors import NotFoundError, StoreError, StoreLocked
 from raytrail.event import LOG, Chunk
 from raytrail.store.append import UNKNOWN, Appender
-from raytrail.store.catalogue import Catalogue
+from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.finder import LogFinder, LogPart, output_start
@@ -209,6 +209,11 @@ class Store:
             self._live.retire(self._logs.gather(session, every=True))
             self._live.retire(self._sealer.seal(session, quiet=quiet))
             self._figures.keep(session)
+
+    def reopen(self, session: str) -> None:
+        """Have a sealed session folded and sealed anew, as something was reported of it that its states do not have."""
+        with self._lock, self._catalogue.transaction() as db:
+            reopen(db, session)
 
     def cache(self, session: str) -> None:
         """

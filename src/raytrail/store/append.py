@@ -22,8 +22,8 @@ import msgspec
 from raytrail.entities import Entity, of_file_type, sql
 from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreError, StoreUnavailable
-from raytrail.event import LOG, Chunk, Segment
-from raytrail.store.catalogue import Catalogue, FileKey, LogFile, Ranges
+from raytrail.event import LOG, SET_ASIDE, Chunk, Segment
+from raytrail.store.catalogue import Catalogue, FileKey, LogFile, Ranges, reopen
 from raytrail.store.engine import Engine, UnreadableError, copy_parquet, lines
 from raytrail.store.logs import Frame, Logs
 
@@ -161,6 +161,9 @@ class Appender:
             if group.pieces:
                 group.body = self._logs.write(group.session, sorted(group.pieces, key=_place))
                 written.append(group.body[0])
+        elif group.event_type == SET_ASIDE:
+            lines = [line for segment, data in group.pieces for line in _lines(segment, data)]
+            group.rejected = [_Rejected(line, _reason(line.data)) for line in lines]
         elif not entities:
             group.unknown = [line for segment, data in group.pieces for line in _lines(segment, data)]
         elif group.pieces:
@@ -312,7 +315,7 @@ class Appender:
             # a sign of life is enough where nothing but silence had ended a session
             for (session,) in db.execute("SELECT session FROM quiet").fetchall():
                 if any(chunk.session == session for chunk in chunks):
-                    _open_again(db, session)
+                    reopen(db, session)
             for group in groups:
                 self._name_files(db, group)
                 db.execute(
@@ -332,7 +335,7 @@ class Appender:
                 if group.bytes and any(segment.file for segment, _ in group.pieces):
                     # a sealed session that grows after all is folded anew
                     db.execute("UPDATE sessions SET last_grew_ms = ? WHERE session = ?", (now_ms, group.session))
-                    _open_again(db, group.session)
+                    reopen(db, group.session)
                 db.executemany(
                     "INSERT OR IGNORE INTO file_types VALUES(?, ?, ?)",
                     {(group.session, segment.file, group.event_type) for segment, _ in group.pieces if segment.file},
@@ -379,14 +382,20 @@ def _ended(event_type: str, segment: Segment, data: bytes) -> tuple[Segment, byt
     return segment, data if data.endswith(b"\n") or not data else data + b"\n"
 
 
-def _open_again(db: sqlite3.Connection, session: str) -> None:
-    """Have a session folded anew, if it is sealed."""
-    if db.execute(
-        "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL", (session,)
-    ).rowcount:
-        db.execute("UPDATE log SET folded = 0 WHERE session = ?", (session,))
-        db.execute("DELETE FROM state WHERE session = ?", (session,))
-        db.execute("DELETE FROM quiet WHERE session = ?", (session,))
+class _SetAsideData(msgspec.Struct, frozen=True):
+    reason: str
+
+
+class _SetAside(msgspec.Struct, frozen=True):
+    event_data: _SetAsideData
+
+
+def _reason(line: bytes) -> str:
+    """Return why the source of a line of what was set aside could not read it."""
+    try:
+        return msgspec.json.decode(line, type=_SetAside).event_data.reason
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return str(error)
 
 
 def _size(group: _Group) -> int:

@@ -224,3 +224,13 @@ class Catalogue:
             sql += " AND entity = ?"
             params.append(entity)
         return [StateFile(*row) for row in self.query(sql, *params)]
+
+
+def reopen(db: sqlite3.Connection, session: str) -> None:
+    """Have a session folded anew, since it was sealed and grows after all; nothing where it is not sealed."""
+    if db.execute(
+        "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL", (session,)
+    ).rowcount:
+        db.execute("UPDATE log SET folded = 0 WHERE session = ?", (session,))
+        db.execute("DELETE FROM state WHERE session = ?", (session,))
+        db.execute("DELETE FROM quiet WHERE session = ?", (session,))

@@ -119,12 +119,14 @@ class LogFinder:
     def of_job(self, submission_id: str) -> tuple[str, LogPart | None]:
         """Return the node of a submission job's entrypoint, and what that printed, as far as they are known."""
         rows = self._snapshot.rows(
-            "submission_job", columns=["driver_node_id"], where=[Filter("submission_id", "=", submission_id)], limit=1
+            "job", columns=["driver_node_id"], where=[Filter("submission_id", "=", submission_id)], limit=1
         )
         if not rows:
             return "", None
-        node_id = rows[0]["driver_node_id"] or ""
-        return node_id, self.named(node_id, _job_log(submission_id))
+        name, node_id = _job_log(submission_id), rows[0]["driver_node_id"] or ""
+        if not node_id:  # only its driver tells of it, and Ray's files do not say where that ran
+            node_id = next((log.node_id for log in reversed(self._logs) if log.name == name), "")
+        return node_id, self.named(node_id, name)
 
     def of_worker(
         self, node_id: str, suffix: str, *, pid: int | None = None, worker_id: str | None = None

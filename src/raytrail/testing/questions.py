@@ -101,9 +101,23 @@ def _node_workers(body: Any) -> Rows:
 
 
 def _status(body: Any) -> Rows:
-    text = body["data"]["clusterStatus"]
     # usage, demands: each line one, but for the first, which is the time
-    return [{"_line": number, "text": line} for number, line in enumerate(text.splitlines()) if number]
+    lines = body["data"]["clusterStatus"].splitlines()[1:]
+    found: dict[str, list[str]] = {}
+    section = ""
+    for line in lines:
+        if line and not line.startswith(" "):
+            section = line
+        found.setdefault(section, []).append(line)
+    return [
+        {"_line": f"{section} {number}", "text": line}
+        for section, lines in found.items()
+        for number, line in enumerate(sorted(lines) if section in _IN_NO_ORDER else lines)
+    ]
+
+
+_IN_NO_ORDER = ("Active:", "Pending Demands:")
+"""What comes in the order of the GCS's hash tables, another one in each of its processes."""
 
 
 def _applications(body: Any) -> Rows:

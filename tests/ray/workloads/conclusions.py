@@ -41,11 +41,9 @@ class Steps:
         """On the second node whatever can die with it: with an owner there, and with one here."""
         where, there = self.where, on(self.second)
         self.kept += [
-            last.options(name="there", **there).remote(self.never, where / "there"),
-            parent.options(name="parent there", **there).remote(self.never, where / "parent-there"),
+            last.options(**there).remote(self.never, where / "there"),
+            parent.options(**there).remote(self.never, where / "parent-there"),
         ]
-        retried = last.options(name="given", max_retries=1, **on(self.second, soft=True))
-        self.kept.append(retried.remote(where / "retry", where / "given"))
         dying = Owner.options(max_restarts=0, **there).remote()
         restarting = Owner.options(max_restarts=1, **on(self.second, soft=True)).remote()
         keeper = Owner.options(name="second-keeper", lifetime="detached", max_restarts=0, **there).remote()
@@ -54,7 +52,7 @@ class Steps:
             ray.get(actor.submit.remote(self.never, where / f"of-actor-{number}"))
             self.kept += [actor.last.remote(self.never), actor.last.remote(self.never)]
         self.kept.append(Slow.options(max_restarts=0, **there).remote(self.never, where / "slow-there"))
-        for begun in ("there", "parent-there-child", "given", "of-actor-0", "of-actor-1", "of-actor-2", "slow-there"):
+        for begun in ("there", "parent-there-child", "of-actor-0", "of-actor-1", "of-actor-2", "slow-there"):
             noted(where / begun)
 
     def constructing(self):
@@ -73,8 +71,8 @@ class Steps:
 
     def worker_killed(self):
         """Two workers of tasks: one of a task alone, one that owns another task."""
-        alone = last.options(name="alone", **on(self.first)).remote(self.never, self.where / "alone")
-        above = parent.options(name="above", **on(self.first)).remote(self.never, self.where / "above")
+        alone = last.options(**on(self.first)).remote(self.never, self.where / "alone")
+        above = parent.options(**on(self.first)).remote(self.never, self.where / "above")
         noted(self.where / "above-child")
         for begun in ("alone", "above"):
             os.kill(noted(self.where / begun), signal.SIGKILL)
@@ -100,10 +98,16 @@ class Steps:
     def keeper_killed(self):
         os.kill(ray.get(ray.get_actor("exits-keeper").pid.remote()), signal.SIGKILL)
 
+    def retried(self):
+        """What will be tried again, as its node dies; it has a name that no event tells before it ends."""
+        options = {"name": "given", "max_retries": 1, **on(self.second, soft=True)}
+        self.again = last.options(**options).remote(self.where / "retry", self.where / "given")
+        noted(self.where / "given")
+
     def retry_ends(self):
         """The second attempt of what died with its node."""
         (self.where / "retry").touch()
-        self.kept += ray.get([self.kept[2]])
+        ray.get(self.again)
 
     def group_removed(self):
         """What has waited for its CPUs is placed."""

@@ -22,13 +22,13 @@ def main(where, name, how):
     connect()
     # the second node dies later, and these are to outlive it
     here = on(ray.get_runtime_context().get_node_id())
-    running = last.options(name="left running", **here).remote(never, where / f"{name}-running")
+    running = last.options(**here).remote(never, where / f"{name}-running")
     # each in a variable: what nobody refers to is cancelled, or never listed
     left = [
         running,
-        last.options(resources={"nowhere": 1}, name="left waiting").remote(never),
-        last.options(name="left for its argument").remote(running),
-        parent.options(name="left parent", **here).remote(never, where / f"{name}-parent"),
+        last.options(resources={"nowhere": 1}).remote(never),
+        last.remote(running),
+        parent.options(**here).remote(never, where / f"{name}-parent"),
         Slow.options(**here).remote(never, where / f"{name}-slow"),
         ray.put(b"y" * 200_000),
     ]

@@ -26,7 +26,7 @@ def parent(until, begun):
     """Wait for a task of one's own."""
     note(begun, os.getpid())
     here = on(ray.get_runtime_context().get_node_id())
-    return ray.get(last.options(name="child", **here).remote(until, begun.with_name(f"{begun.name}-child")))
+    return ray.get(last.options(**here).remote(until, begun.with_name(f"{begun.name}-child")))
 
 
 @ray.remote(num_cpus=0.1)

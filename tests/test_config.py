@@ -17,8 +17,8 @@ def test_quiet_that_is_shorter_than_signs_of_life_is_refused(tmp_path, how):
     with pytest.raises(ConfigError) as error:
         load(file, environ, flags)
     assert str(error.value) == (
-        "settings: store.seal_after_quiet_seconds 119.5 is shorter than two signs of life of an agent, which come every "
-        "60 seconds: clusters that are idle would be sealed while they live; give 120 or more"
+        "settings: store.seal_after_quiet_seconds 119.5 is shorter than two signs of life of an agent, which come "
+        "every 60 seconds: clusters that are idle would be sealed while they live; give 120 or more"
     )
 
 

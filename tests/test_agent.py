@@ -232,6 +232,14 @@ async def test_its_last_report_is_not_an_earlier_one(tailed, path):
     assert broker.reports[-1]["published_events"] == 4
 
 
+async def test_it_reports_as_often_as_it_must_say_that_ray_lives(tailed, path, monkeypatch):
+    monkeypatch.setattr("raytrail.agent.HEARTBEAT_SECONDS", 0.05)
+    append(path, lines(0, 3))
+    broker = Broker()
+    async with running(tailed, broker, config=msgspec.structs.replace(AGENT, report_seconds=3600)):
+        await until(lambda: broker.reports)
+
+
 async def test_a_report_that_fails_is_sent_again(tailed, path):
     broker = Broker()
     broker.error = BrokerUnavailable("away")

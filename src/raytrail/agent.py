@@ -44,7 +44,7 @@ async def run(
 ) -> int:
     """Publish what is new until `stop`, then what is left; return the bytes that remain. `current` may change."""
     flight, reports = InFlight(publisher), list[Chunk]()  # `in_flight_bytes` at most, or one longer chunk
-    report_at, retry_at, ends = time.monotonic() + current().report_seconds, 0.0, math.inf
+    report_at, retry_at, ends = time.monotonic() + _report_seconds(current()), 0.0, math.inf
     away = reported = False
     try:
         while (now := time.monotonic()) < ends:
@@ -82,9 +82,13 @@ async def run(
                 break
             if (nothing_left or now >= report_at) and not reports:
                 reports = await asyncio.to_thread(tailer.reports)
-                report_at = now + min(config.report_seconds, HEARTBEAT_SECONDS)
+                report_at = now + _report_seconds(config)
                 reported = nothing_left
     finally:
         await flight.cancel()
         await asyncio.to_thread(checkpoint.commit)
     return tailer.unread_bytes()
+
+
+def _report_seconds(config: AgentConfig) -> float:
+    return min(config.report_seconds, HEARTBEAT_SECONDS)

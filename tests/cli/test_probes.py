@@ -58,14 +58,69 @@ def test_raylets_are_found_by_their_command_lines(proc, ray_dir, make, tmp_path)
     assert list(raylets([tmp_path / "other"], proc)) == []
 
 
+def test_raylets_of_another_pod_with_the_same_session_and_path_are_left_to_its_agent(proc, ray_dir, make):
+    directory = ray_dir / make.SESSION
+    process(proc, 7, "/opt/ray/raylet", *flags(directory, NODE), "--head")
+    process(proc, 8, "/opt/ray/raylet", *flags(directory, OTHER))
+    (directory / f"metrics_agent_port_{OTHER}").touch()
+    assert list(raylets([ray_dir], proc)) == [Raylet(directory, "10.0.0.1:6379", OTHER, 8, False)]
+
+
+def port_file(directory, node_id, second, text="6379"):
+    path = directory / f"gcs_server_port_{node_id}"
+    path.write_text(text)
+    os.utime(path, (second, second))
+
+
+def listen(proc, session, *names):
+    (proc / "net" / "unix").write_text(
+        "".join(f"0: 0 0 0 1 01 1 /tmp/ray/{session}/sockets/{name}\n" for name in names)
+    )
+
+
+@pytest.mark.parametrize("ids", [(NODE, OTHER), (OTHER, NODE)])
+def test_the_head_is_the_one_that_came_last_where_its_command_line_does_not_say(proc, ray_dir, make, ids):
+    directory = ray_dir / make.SESSION
+    for pid, id in enumerate(ids, start=7):
+        port_file(directory, id, pid)
+        process(proc, pid, "/opt/ray/raylet", *flags(directory, id))
+    assert {one.node_id: one.is_head for one in raylets([ray_dir], proc)} == {ids[0]: False, ids[1]: True}
+
+
 def test_a_raylet_of_another_container_is_found_by_its_socket_and_rays_files(proc, ray_dir, make):
     directory = ray_dir / make.SESSION
     assert list(raylets([ray_dir], proc)) == []
     (directory / f"gcs_server_port_{NODE}").touch()
-    (proc / "net" / "unix").write_text(f"0: 0 0 0 1 01 1 /tmp/ray/{make.SESSION}/sockets/raylet\n")
+    listen(proc, make.SESSION, "raylet")
     assert list(raylets([ray_dir], proc)) == []  # it has only begun
     (ray_dir / "ray_current_cluster").write_text("10.0.0.1:6379\n")
     assert list(raylets([ray_dir], proc)) == [Raylet(directory, "10.0.0.1:6379", NODE, 0, True)]
+
+
+@pytest.mark.parametrize("ids", [(NODE, OTHER), (OTHER, NODE)])
+def test_behind_a_socket_a_head_that_restarted_is_asked_and_the_one_before_it_no_more(proc, ray_dir, make, ids):
+    directory, (old, new) = ray_dir / make.SESSION, ids
+    port_file(directory, old, 1, "6379")
+    (ray_dir / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    listen(proc, make.SESSION, "raylet", "raylet", "plasma_store")
+    assert list(raylets([ray_dir], proc)) == [Raylet(directory, "10.0.0.1:6379", old, 0, True)]
+    port_file(directory, new, 2, "6380")
+    listen(proc, make.SESSION, "raylet.1", "raylet.1")
+    assert list(raylets([ray_dir], proc)) == [], "the address is still that of the head before it"
+    (ray_dir / "ray_current_cluster").write_text("10.0.0.2:6380\n")
+    assert list(raylets([ray_dir], proc)) == [Raylet(directory, "10.0.0.2:6380", new, 0, True)]
+    listen(proc, make.SESSION)
+    assert list(raylets([ray_dir], proc)) == []
+
+
+def test_behind_a_socket_a_worker_is_asked_whatever_head_there_was_on_its_disk(proc, ray_dir, make):
+    directory = ray_dir / make.SESSION
+    port_file(directory, NODE, 1, "6379")
+    worker = directory / f"metrics_agent_port_{OTHER}"
+    worker.touch()
+    (ray_dir / "ray_current_cluster").write_text("10.0.0.2:6380\n")
+    listen(proc, make.SESSION, "raylet.1")
+    assert list(raylets([ray_dir], proc)) == [Raylet(directory, "10.0.0.2:6380", OTHER, 0, False)]
 
 
 @pytest.fixture

@@ -130,6 +130,22 @@ def test_notes_are_kept(path):
     checkpoint.close()
 
 
+def test_notes_are_listed_by_how_their_names_begin_and_forgotten(path):
+    checkpoint = Checkpoint(path)
+    for name in ("a of x", "a of y", "b"):
+        checkpoint.remember(name, "1")
+    checkpoint.close()
+    checkpoint = Checkpoint(path)
+    assert sorted(checkpoint.notes("a of ")) == ["a of x", "a of y"]
+    checkpoint.forget_note("a of x")
+    checkpoint.forget_note("none")
+    checkpoint.remember("b", "2")
+    checkpoint.close()
+    checkpoint = Checkpoint(path)
+    assert (checkpoint.notes("a of "), checkpoint.note("a of x"), checkpoint.note("b")) == (["a of y"], None, "2")
+    checkpoint.close()
+
+
 def test_a_commit_is_due_after_a_pause_or_many_bytes(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("raytrail.tail.checkpoint.time.monotonic", lambda: now[0])

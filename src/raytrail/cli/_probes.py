@@ -45,32 +45,51 @@ def wanted(sources: SourcesConfig) -> tuple[str, ...]:
 
 
 def raylets(temp_dirs: Iterable[Path], proc: Path = _node.PROC) -> Iterator[Raylet]:
-    """Yield the raylets of this node whose sessions are in one of Ray's temporary directories."""
-    seen = [one for one in _node.processes(proc) if one.name == "raylet"]
+    """
+    Yield the raylets of this node whose sessions are in one of Ray's temporary directories.
+
+    Where an agent sees the processes of other pods, too, theirs are left to their agents.
+    """
+    processes = [one for one in _node.processes(proc) if one.name == "raylet"]
+    seen = discovery.running(proc)
     for temp_dir in temp_dirs:
         visible = False
-        for one in seen:
+        for one in processes:
             # by name: from another container the same directory may be seen under another path
             directory = temp_dir / one.session_dir.name
             said = one.arguments
-            if directory.is_dir() and said.keys() >= {"node_id", "gcs_address"}:
-                visible = True
-                is_head = "head" in said or discovery.nodes(directory).head == said["node_id"]
+            if not directory.is_dir() or not said.keys() >= {"node_id", "gcs_address"}:
+                continue
+            visible = True
+            there = discovery.nodes(directory)
+            raylet = discovery.Raylet(one.pid, directory.name, said["node_id"], said.get("session_dir", ""))
+            if discovery.works_in(raylet, directory, there, proc):
+                is_head = "head" in said or there.head == said["node_id"]
                 yield Raylet(directory, said["gcs_address"], said["node_id"], one.pid, is_head)
-        if not visible:
-            yield from _behind_a_socket(temp_dir, proc)
+        if not visible and seen is not None:
+            yield from _behind_a_socket(temp_dir, seen)
 
 
-def _behind_a_socket(temp_dir: Path, proc: Path) -> Iterator[Raylet]:
+def _behind_a_socket(temp_dir: Path, seen: discovery.Running) -> Iterator[Raylet]:
     """Yield those that a sidecar shares a network with, and not the processes: Ray's files say what they are."""
     session = discovery.latest(temp_dir)
-    if session is None or discovery.alive(session, proc) is not True:
+    if session is None:
         return
+    directory = temp_dir / session
+    there = discovery.nodes(directory)
+    living = discovery.living(session, directory, there, seen)
     with suppress(OSError):  # a node that is about to begin has not written it yet
         gcs_address = (temp_dir / "ray_current_cluster").read_text().strip()
-        found = discovery.nodes(temp_dir / session)
-        for node_id in found.ids:
-            yield Raylet(temp_dir / session, gcs_address, node_id, 0, node_id == found.head)
+        if there.head not in living or _is_of_head(gcs_address, directory / f"gcs_server_port_{there.head}"):
+            for node_id in there.ids:
+                if node_id in living:
+                    yield Raylet(directory, gcs_address, node_id, 0, node_id == there.head)
+
+
+def _is_of_head(gcs_address: str, port_file: Path) -> bool:
+    """Say whether an address is that of a head's GCS, which writes its port before `ray start` writes the address."""
+    port = port_file.read_text().strip()
+    return not port or gcs_address.rpartition(":")[2] == port
 
 
 class Probes:

@@ -23,7 +23,7 @@ from raytrail.errors import ConfigError
 from raytrail.pubsub import PubSub, connect
 from raytrail.pubsub.outlet import Outlet
 from raytrail.pubsub.url import shown
-from raytrail.tail import Checkpoint, Tailer, alive
+from raytrail.tail import Checkpoint, Tailer
 
 log = logging.getLogger(__name__)
 
@@ -286,5 +286,5 @@ class Agent:
                     ran = ran or runs
 
     async def _ray_runs(self) -> bool:
-        sessions = {session for shipping in self.shippings.values() for session in shipping.tailer.sessions}
-        return await asyncio.to_thread(lambda: any(alive(session) is True for session in sessions))
+        tailers = [shipping.tailer for shipping in self.shippings.values()]
+        return await asyncio.to_thread(lambda: any(tailer.ray_runs() for tailer in tailers))

@@ -39,6 +39,7 @@ from raytrail.export import (
     is_on,
     loss,
 )
+from raytrail.tail import discovery
 
 BACKUPS = 20
 """Backups that Ray keeps of each file; the next rotation deletes the oldest."""
@@ -149,7 +150,7 @@ def read(temp_dir: Path, proc: Path, *checkpoints: Path) -> Node:
     directories = {process.session_dir.resolve() for process in running if process.name == "raylet"}
     error = ""
     try:
-        found = sorted(path for path in temp_dir.glob("session_*") if path.is_dir() and not path.is_symlink())
+        found = [temp_dir / session.name for session in discovery.sessions(temp_dir)]
         latest = temp_dir / "session_latest"
         if latest.exists():
             directories.add(latest.resolve())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from raytrail.errors import NotFoundError
-from raytrail.store.logs import Log
+from raytrail.store.logs import Log, matches
+from raytrail.store.owners import Owners
 from raytrail.store.read import Filter, Snapshot
 
 BLOCK_BYTES = 256 * 1024
@@ -36,7 +38,7 @@ class LogFinder:
 
     Args:
         snapshot: Who there is.
-        logs: The session's logs.
+        logs: The session's logs, by the nodes that their agents shipped them under.
         pieces: Gives what is stored of a range of one.
     """
 
@@ -48,6 +50,8 @@ class LogFinder:
     ) -> None:
         self._snapshot = snapshot
         self._logs = logs
+        # whose a log is does not change with the moment
+        self._owners = Owners(snapshot.at_last(), logs)
         self._pieces = pieces
 
     def of_actor(self, actor_id: str, suffix: str) -> tuple[str, LogPart | None]:
@@ -118,46 +122,77 @@ class LogFinder:
 
     def of_job(self, submission_id: str) -> tuple[str, LogPart | None]:
         """Return the node of a submission job's entrypoint, and what that printed, as far as they are known."""
+        name = f"job-driver-{submission_id}.log"
         rows = self._snapshot.rows(
             "job", columns=["driver_node_id"], where=[Filter("submission_id", "=", submission_id)], limit=1
         )
-        if not rows:
-            return "", None
-        name, node_id = _job_log(submission_id), rows[0]["driver_node_id"] or ""
-        if not node_id:  # only its driver tells of it, and Ray's files do not say where that ran
-            node_id = next((log.node_id for log in reversed(self._logs) if log.name == name), "")
-        return node_id, self.named(node_id, name)
+        node_id = rows[0]["driver_node_id"] or "" if rows else ""
+        if found := self.named(node_id, name):
+            return node_id, found
+        # its events are lost, or of before its driver began: its name is no other job's
+        anywhere = [log for log in self._logs if log.name == name]
+        if not anywhere:
+            return node_id, None
+        log = _newest(anywhere)
+        return node_id or log.node_id, LogPart(log)
 
     def of_worker(
         self, node_id: str, suffix: str, *, pid: int | None = None, worker_id: str | None = None
     ) -> LogPart | None:
         """Return what a worker printed, by its process's id or its own; None where that is not here."""
-        for log in reversed(self.of_node(node_id)):  # a process's id comes again; the last one of it is meant
+        # a worker's id is no other's, so that it tells the log whatever node that was shipped under
+        logs = [log for log in self._logs if worker_id in log.name] if worker_id else self.of_node(node_id)
+        for log in reversed(logs):  # a process's id comes again; the last one of it is meant
             match = _WORKER_LOG.fullmatch(log.name)
-            if match and match[4] == suffix and (int(match[3]) == pid or match[1] == worker_id):
+            if match and match[4] == suffix and (match[1] == worker_id if worker_id else int(match[3]) == pid):
                 return LogPart(log)
         return None
 
     def named(self, node_id: str, name: str) -> LogPart | None:
-        """Return a node's log of that name, if there is one."""
-        return next((LogPart(log) for log in self.of_node(node_id) if log.name == name), None)
+        """Return a node's log of that name, if there is one; else the one that all nodes of its directory share."""
+        for logs in (self.of_node(node_id), self._shared(node_id)):
+            if found := [log for log in logs if log.name == name]:
+                return LogPart(found[0])
+        return None
 
     def of_node(self, node_id: str) -> list[Log]:
         """
         Return a node's logs, oldest first.
 
-        Where none go by its id: those of no node, as of a session that was copied without what names its nodes, or of
-        another one on the same machine, with which it shares a directory.
+        Those are the ones that its agent shipped under its id; where several nodes may share a directory, those that
+        are its own as events tell it, and for the newest head also those of which nothing tells. Where there are none:
+        those of a node on the same machine, with which it shares a directory.
         """
-        every = self._logs
+        if self._owners.are_plain:
+            found = [log for log in self._logs if log.node_id == node_id]
+        else:
+            found = self._owners.owned.by_node.get(node_id, []) or self._of_peers(node_id)
+        return sorted(found, key=_age)
+
+    def listed(self, node_id: str | None = None, glob: str = "**") -> list[Log]:
+        """
+        Return logs by node and name, each by the node whose it is.
+
+        Args:
+            node_id: Those of one node; None: of all.
+            glob: What their names in ``logs/`` match, as in `matches`.
+        """
+        every = self._logs if self._owners.are_plain else chain.from_iterable(self._owners.owned.by_node.values())
+        chosen = every if node_id is None else self.of_node(node_id)
+        found = [log for log in chosen if matches(log.name, glob)]
+        return sorted(found, key=lambda log: (log.node_id, log.name, *_age(log)))
+
+    def _of_peers(self, node_id: str) -> list[Log]:
         one = [Filter("node_id", "=", node_id)]
         here = self._snapshot.rows("node", columns=["node_ip"], where=one, limit=1)
-        peers = [Filter("node_ip", "=", here[0]["node_ip"])] if here and here[0]["node_ip"] else one
-        shared = {row["node_id"] for row in self._snapshot.rows("node", columns=["node_id"], where=peers)}
-        for nodes in ({node_id}, {""} if here else set(), shared):
-            if found := [log for log in every if log.node_id in nodes]:
-                return sorted(found, key=lambda log: (log.file, log.generation))
-        return []
+        if not here or not here[0]["node_ip"]:
+            return []
+        peers = [Filter("node_ip", "=", here[0]["node_ip"])]
+        ids = {row["node_id"] for row in self._snapshot.rows("node", columns=["node_id"], where=peers)}
+        return [log for log in self._logs if log.node_id in ids]
+
+    def _shared(self, node_id: str) -> list[Log]:
+        return [] if self._owners.are_plain else sorted(self._owners.owned.shared.get(node_id, []), key=_age)
 
     def node(self, ip: str) -> str:
         """Return the id of the node that has an address, or else of the head node."""
@@ -213,5 +248,9 @@ def _block(pieces: Pieces, log: Log, start: int, end: int) -> bytes:
     return bytes(block)
 
 
-def _job_log(submission_id: str) -> str:
-    return f"job-driver-{submission_id}.log"
+def _age(log: Log) -> tuple[str, int]:
+    return log.file, log.generation
+
+
+def _newest(logs: list[Log]) -> Log:
+    return max(logs, key=_age)

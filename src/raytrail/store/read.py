@@ -73,6 +73,12 @@ class Snapshot:
         self._attach = attach
         self._counts = counts
 
+    def at_last(self) -> Snapshot:
+        """Return the session at its end, or as it is now."""
+        return Snapshot(
+            self._engine, self.session, None, self._last, self._last, self._table, self._tally, self._counts
+        )
+
     def source(self, one: Entity) -> str:
         """Return the relation of an entity's states."""
         if not one.view:

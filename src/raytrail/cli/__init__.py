@@ -90,6 +90,16 @@ class _Main(click.Group):
         command: click.Command = getattr(import_module(f"raytrail.cli.{module}"), module)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        every = self.list_commands(ctx)
+        if args[0] not in every and not args[0].startswith("-"):
+            from raytrail.cli._words import instead
+
+            ctx.fail(f"no command {args[0]!r}{instead(args[0], every, 'there are')}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section, commands in COMMANDS.items():
             with formatter.section(section):

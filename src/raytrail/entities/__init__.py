@@ -83,6 +83,8 @@ class Column(msgspec.Struct, frozen=True):
     """Members of a `json` column, at any depth, that are ids: base64 in Ray's files, shown as hex."""
     scale: int = 1
     """What the number in the file is multiplied by (1000 for float seconds that become milliseconds)."""
+    values: tuple[str, ...] = ()
+    """The names that an enumeration has, empty where it is none. A newer Ray may write others, which are read, too."""
 
     @property
     def computed(self) -> str:
@@ -101,6 +103,8 @@ class Derived(msgspec.Struct, frozen=True):
     """As `Column.ids_inside`."""
     stored: bool = False
     """Whether it is worked out once when a session is sealed, as it is filtered by or dear."""
+    values: tuple[str, ...] = ()
+    """As `Column.values`."""
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):

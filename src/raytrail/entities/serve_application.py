@@ -25,6 +25,7 @@ SERVE_APPLICATION = Entity(
             "event_data.status",
             "last",
             "NOT_STARTED, DEPLOYING, RUNNING, DEPLOY_FAILED, UNHEALTHY or DELETING, as in Serve; DELETED at last.",
+            values=("NOT_STARTED", "DEPLOYING", "RUNNING", "DEPLOY_FAILED", "UNHEALTHY", "DELETING", "DELETED"),
         ),
         Column("_message", "text", "event_data.message", "last", "What Serve says of its status."),
         # none is an answer as well: what was wrong before must not be said of one that is well again
@@ -45,6 +46,7 @@ SERVE_APPLICATION = Entity(
             "event_data.source",
             "last",
             "Where it comes from: imperative (Python) or declarative (a config). Serve's REST API says `source`.",
+            values=("unknown", "imperative", "declarative"),
         ),
         Column(
             "external_scaler_enabled",

@@ -28,6 +28,16 @@ TRAIN_RUN = Entity(
             "event_data.status",
             "last",
             "INITIALIZING, SCHEDULING, RUNNING, FINISHED, ERRORED, ABORTED, ...",
+            values=(
+                "INITIALIZING",
+                "SCHEDULING",
+                "RUNNING",
+                "RESTARTING",
+                "RESIZING",
+                "FINISHED",
+                "ERRORED",
+                "ABORTED",
+            ),
         ),
         Column("_detail", "text", "event_data.status_detail", "last", "What Ray says of its status."),
         # none is an answer as well: what it waited for must not be said of one that runs

@@ -27,6 +27,7 @@ from confluent_kafka.admin import (
 )
 from tests.brokers.kafka import Kafka
 from tests.brokers.proxy import Proxy
+from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
@@ -826,3 +827,14 @@ def test_a_wrong_url_says_what_is_wrong(url, message):
     with pytest.raises(ConfigError) as caught:
         connect(url)
     assert str(caught.value) == message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["history", "night shift"])
+async def test_histories_with_a_store_each_get_everything_under_one_name(kafka, tmp_path, group):
+    await check_each_gets_all(kafka.url(), tmp_path, group)
+
+
+@pytest.mark.slow
+async def test_a_store_of_an_older_version_misses_nothing(kafka, tmp_path):
+    await check_an_old_store_goes_on(kafka.url(), tmp_path, held_for=None)

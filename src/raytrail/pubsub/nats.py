@@ -177,6 +177,22 @@ class NatsPubSub:
                 await reader.leave()
             await connection.aclose(BrokerUnavailable(f"{self._shown} was closed"))
 
+    async def forget(self, group: str) -> bool:
+        """
+        Forget where `group` is; return whether it is gone, which it is not while somebody reads as it.
+
+        Raises:
+            ConfigError: The servers do not let us in, or there is no such stream.
+            BrokerUnavailable: The servers are away.
+        """
+        with self._ours():
+            connection = await self._connect()
+        try:
+            with self._ours():
+                return await _Reader(connection, self._stream, _durable(group)).forget()
+        finally:
+            await connection.aclose(BrokerUnavailable(f"{self._shown} was closed"))
+
     async def _keep(self, connection: _Connection, reader: _Reader, group: str) -> None:
         """Say that we are still at it, and delete what every group has; until cancelled."""
         tidied = time.monotonic()

@@ -1,17 +1,22 @@
 """Histories that read one broker, each with a store."""
 
 import asyncio
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+import shutil
+import sqlite3
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 
 import anyio
+import pytest
 
 from raytrail import history
 from raytrail.config import StoreConfig
 from raytrail.entities import installed
+from raytrail.errors import ConfigError
 from raytrail.pubsub import connect
 from raytrail.store import Store
 from raytrail.testing.entities import chunk, line
 
+DEADLINE_SECONDS = 60
 TASK = installed()["task"]
 CONFIG = StoreConfig(threads=1, batch_seconds=0.05, fold_seconds=0.05)
 
@@ -29,7 +34,7 @@ def stored(store):
     return sum(cluster.events for cluster in store.clusters())
 
 
-async def until(condition, seconds=60):
+async def until(condition, seconds=DEADLINE_SECONDS):
     """Wait until it is so."""
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 (what is waited for is in a store or a file, which has no event)
@@ -73,9 +78,6 @@ async def check_each_gets_all(url, root, group="history"):
 
 def make_old(store_root):
     """Take from a store what tells that it has an id, as one is that an older version wrote."""
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(store_root / "catalogue.sqlite")) as db, db:
         db.execute("DELETE FROM meta WHERE key != 'version'")
 
@@ -95,7 +97,7 @@ async def check_an_old_store_goes_on(url, root, held_for, group="history"):
         # an older version read as the name alone
         async with aclosing(connect(url)) as pubsub, aclosing(pubsub.subscribe(group)) as deliveries:
             for _ in range(10):
-                delivery = await asyncio.wait_for(anext(deliveries), 60)
+                delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
                 store.append([delivery.chunk])
                 await delivery.ack()
     make_old(root)
@@ -112,3 +114,24 @@ async def check_an_old_store_goes_on(url, root, held_for, group="history"):
         old_id = store.id
     with Store.open(root, CONFIG, write=True) as store:
         assert (store.id, store.read_in_plain_group) == (old_id, False)
+
+
+async def check_a_copy_is_refused(url, root):
+    """Check that two histories do not read at once for a store and its copy, and that one does after the other."""
+    Store.open(root / "one", CONFIG, write=True).close()
+    shutil.copytree(root / "one", root / "copy")
+    with Store.open(root / "one", CONFIG, write=True) as one, Store.open(root / "copy", CONFIG, write=True) as copy:
+        await publish(url, tasks(range(20)))
+        async with keeping(url, one):
+            await until(lambda: stored(one) == 20)
+            async with aclosing(connect(url)) as pubsub:
+                with pytest.raises(ConfigError, match=f"group 'history-{one.id}' .* is being read.* and has one reader"):
+                    await asyncio.wait_for(
+                        history.run(pubsub, copy, CONFIG, asyncio.Event(), group="history"), DEADLINE_SECONDS
+                    )
+            await publish(url, tasks(range(20, 40)))
+            await until(lambda: stored(one) == 40)
+        assert stored(copy) == 0
+        async with keeping(url, copy):
+            await publish(url, tasks(range(40, 50)))
+            await until(lambda: stored(copy) == 10)

@@ -6,7 +6,16 @@ import re
 from contextlib import aclosing
 
 import pytest
-from tests.histories import check_an_old_store_goes_on, check_each_gets_all, keeping, make_old, stored, tasks, until
+from tests.histories import (
+    check_a_copy_is_refused,
+    check_an_old_store_goes_on,
+    check_each_gets_all,
+    keeping,
+    make_old,
+    stored,
+    tasks,
+    until,
+)
 
 from raytrail import history
 from raytrail.config import StoreConfig
@@ -158,3 +167,7 @@ def test_a_store_gets_an_id_once_and_a_new_one_never_read_in_a_plain_group(tmp_p
     make_old(tmp_path)
     with Store.open(tmp_path) as store:
         assert (store.id, stored(store)) == ("", 1)
+
+
+async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(tmp_path):
+    await check_a_copy_is_refused(f"file://{tmp_path}/events", tmp_path)

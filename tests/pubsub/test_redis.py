@@ -17,7 +17,7 @@ pytest.importorskip("redis")
 
 import redis
 from tests.brokers.freeze import freeze
-from tests.histories import check_an_old_store_goes_on, check_each_gets_all
+from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
@@ -517,3 +517,7 @@ async def test_a_group_that_is_read_as_is_not_forgotten(server):
         assert await pubsub.forget("history")
         async with aclosing(pubsub.subscribe("history")) as deliveries:
             assert (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk == chunk(0)
+
+
+async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(server, tmp_path):
+    await check_a_copy_is_refused(server.url(), tmp_path)

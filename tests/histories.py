@@ -125,7 +125,9 @@ async def check_a_copy_is_refused(url, root):
         async with keeping(url, one):
             await until(lambda: stored(one) == 20)
             async with aclosing(connect(url)) as pubsub:
-                with pytest.raises(ConfigError, match=f"group 'history-{one.id}' .* is being read.* and has one reader"):
+                with pytest.raises(
+                    ConfigError, match=f"group 'history-{one.id}' .* is being read.* and has one reader"
+                ):
                     await asyncio.wait_for(
                         history.run(pubsub, copy, CONFIG, asyncio.Event(), group="history"), DEADLINE_SECONDS
                     )

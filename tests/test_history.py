@@ -21,7 +21,8 @@ from raytrail import history
 from raytrail.config import StoreConfig
 from raytrail.entities import installed
 from raytrail.errors import BrokerUnavailable, PublishError, StoreUnavailable
-from raytrail.pubsub import connect, group_of
+from raytrail.pubsub import connect, groups
+from raytrail.pubsub.groups import group_of
 from raytrail.store import Store
 from raytrail.testing.entities import SESSION, chunk, line
 
@@ -109,7 +110,7 @@ async def test_a_store_of_an_older_version_misses_nothing_and_its_old_group_hold
 
 
 async def test_the_old_group_stays_while_another_history_still_reads_as_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr(groups, "LEAVE_SECONDS", 0.05)
     url = f"file://{tmp_path}/events"
     with Store.open(tmp_path / "store", CONFIG, write=True) as store:
         store.append(tasks([1]))
@@ -129,7 +130,7 @@ async def test_the_old_group_stays_while_another_history_still_reads_as_it(tmp_p
 
 
 async def test_a_broker_that_cannot_forget_a_group_is_asked_again(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(history, "LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr(groups, "LEAVE_SECONDS", 0.05)
     broker, asked = connect("memory://test_history_forgets"), []
 
     class Forgets:

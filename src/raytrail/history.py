@@ -8,50 +8,35 @@ import time
 from contextlib import aclosing
 
 from raytrail.config import StoreConfig
-from raytrail.errors import PublishError, RaytrailError, StoreError
-from raytrail.pubsub import Delivery, Forgetful, Subscriber, group_of
+from raytrail.errors import PublishError, StoreError
+from raytrail.pubsub import Delivery, Subscriber
+from raytrail.pubsub.groups import OwnGroup
 from raytrail.store import Store
 
 log = logging.getLogger(__name__)
 
 WAITING = 64
 """Most chunks that wait for the store; above that the broker keeps them."""
-LEAVE_SECONDS = 60.0
-"""How often the broker is asked to forget a group that is still read as, by a history of an older version."""
 
 
 async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: asyncio.Event, *, group: str) -> None:
-    """
-    Append what arrives, acknowledge it once it is durable, and fold; until `stop` is set.
-
-    Args:
-        subscriber: The broker.
-        store: Where it is appended; its id is a part of the group that is read as.
-        config: How much, and how often.
-        stop: Ends it.
-        group: What the operator calls the group.
-    """
-    own = group_of(group, store.id)
+    """Append what arrives, acknowledge it once it is durable, and fold; until `stop` is set."""
     waiting: asyncio.Queue[Delivery] = asyncio.Queue(WAITING)
-    consuming = asyncio.create_task(_consume(subscriber, waiting, own, config))
-    came = asyncio.Event()
-    leaving = asyncio.create_task(_leave(subscriber, store, group, came))
+    own = OwnGroup(subscriber, store.id, store.left_plain_group if store.read_in_plain_group else None)
+    consuming = asyncio.create_task(_consume(own, waiting, group, config))
     folded = 0.0
     try:
         while not stop.is_set():
-            for task in (consuming, leaving):
-                if task.done():
-                    task.result()
+            if consuming.done():
+                consuming.result()
             batch = await _gather(waiting, config)
             if batch:
                 await _append(store, batch, config, stop)
-                came.set()
             if time.monotonic() - folded >= config.fold_seconds:
                 folded = await _fold(store)
     finally:
         consuming.cancel()
-        leaving.cancel()
-        await asyncio.gather(consuming, leaving, return_exceptions=True)
+        await asyncio.gather(consuming, return_exceptions=True)
     await _fold(store)
 
 
@@ -95,30 +80,6 @@ async def _append(store: Store, batch: list[Delivery], config: StoreConfig, stop
             for delivery in batch:
                 await delivery.ack()
             return
-
-
-async def _leave(subscriber: Subscriber, store: Store, group: str, came: asyncio.Event) -> None:
-    """
-    Have the broker forget the group of the name alone, as which older versions read, so that it keeps nothing for it.
-
-    Not before something `came`: from then on the broker keeps what is needed for the group that is read as now.
-    """
-    if not store.read_in_plain_group:
-        return
-    await came.wait()
-    while not await _has_left(subscriber, store, group):  # noqa: ASYNC110 (its other reader leaves when it likes)
-        await asyncio.sleep(LEAVE_SECONDS)
-
-
-async def _has_left(subscriber: Subscriber, store: Store, group: str) -> bool:
-    try:
-        if isinstance(subscriber, Forgetful) and not await subscriber.forget(group):
-            return False
-        await asyncio.to_thread(store.left_plain_group)
-    except RaytrailError as error:
-        log.warning("%s; the broker keeps for group %r what is published, until that works", error, group)
-        return False
-    return True
 
 
 async def _fold(store: Store) -> float:

@@ -9,7 +9,8 @@ import click
 from raytrail import history as loop
 from raytrail.cli import _history, _options, _output, _service
 from raytrail.config import Config, store_dir
-from raytrail.pubsub import connect, group_of
+from raytrail.pubsub import connect
+from raytrail.pubsub.groups import group_of
 from raytrail.pubsub.url import shown
 
 

@@ -7,11 +7,10 @@ scheme in the entry-point group ``raytrail.pubsub``. `raytrail.testing.check_pub
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from raytrail.errors import ConfigError
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from raytrail.pubsub.bucket import Bucket
 
 _BUCKETS = ("az", "gs", "s3")
-_OF_STORE = re.compile("(.+)-[0-9a-f]{16}")
 Guarantee = Literal["at-least-once", "at-most-once"]
 
 
@@ -79,40 +77,6 @@ class PubSub(Publisher, Subscriber, Protocol):
     async def aclose(self) -> None:
         """Drop the connection. Safe to call twice."""
         ...
-
-
-@runtime_checkable
-class Forgetful(Protocol):
-    """A broker that keeps chunks until each group has them, and can be told that one will not come back."""
-
-    async def forget(self, group: str) -> bool:
-        """
-        Forget where a group is, so that nothing is kept for it; return whether it is gone.
-
-        One that somebody reads as stays. One that comes back begins with the oldest chunk that is still held.
-
-        Raises:
-            PublishError: The broker is away, or does not do it.
-            ConfigError: It does not let us in.
-        """
-        ...
-
-
-def group_of(name: str, store_id: str) -> str:
-    """
-    Return the group that a history reads as: its store's own, so that histories with a store each get everything.
-
-    Args:
-        name: What its operator calls it.
-        store_id: 16 hex digits.
-    """
-    return f"{name}-{store_id}"
-
-
-def name_of(group: str) -> str:
-    """Return what the operator calls a group that `group_of` made, and any other group as it is."""
-    match = _OF_STORE.fullmatch(group)
-    return match[1] if match else group
 
 
 def connect(url: str) -> PubSub:

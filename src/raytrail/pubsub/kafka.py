@@ -50,8 +50,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError, RaytrailError
 from raytrail.event import LOG, Chunk, Segment
-from raytrail.pubsub import Delivery, Guarantee, name_of
+from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.collector import from_message
+from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
 
 _POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing

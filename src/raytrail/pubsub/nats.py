@@ -50,7 +50,8 @@ from nats.js import errors as js_errors
 
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError, RaytrailError
 from raytrail.event import Chunk
-from raytrail.pubsub import Delivery, Guarantee, name_of
+from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
 
 _CONNECT_SECONDS = 5.0

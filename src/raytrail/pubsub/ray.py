@@ -55,7 +55,8 @@ import msgspec
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError, RaytrailError
 from raytrail.event import Chunk
-from raytrail.pubsub import Delivery, Guarantee, name_of
+from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
 from raytrail.zstd import ZstdError, compress, decompress
 

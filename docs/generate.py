@@ -272,7 +272,7 @@ Two known values of a column become one by its merge. None minds order or repeti
 def _entity(entity: Entity) -> str:
     shown = [_column(column) for column in sql.shown(entity) if column not in (sql.INFERRED, *sql.COMMON)]
     hidden = [
-        (f"`{field_name(column)}`", column.type, _origin(column), column.merge, _text(column.doc))
+        (f"`{field_name(column)}`", column.type, _origin(column), column.merge, _meaning(column))
         for column in entity.columns
         if column.name.startswith("_") and not column.computed
     ]
@@ -302,8 +302,14 @@ def _entity(entity: Entity) -> str:
 
 def _column(column: Column | Derived) -> tuple[str, ...]:
     if isinstance(column, Derived):
-        return (f"`{column.name}`", column.type, "from other columns", "", _text(column.doc))
-    return (f"`{column.name}`", column.type, _origin(column), column.merge, _text(column.doc))
+        return (f"`{column.name}`", column.type, "from other columns", "", _meaning(column))
+    return (f"`{column.name}`", column.type, _origin(column), column.merge, _meaning(column))
+
+
+def _meaning(column: Column | Derived) -> str:
+    """Return what a column means, with the names of its enumeration where that leaves any out."""
+    untold = [value for value in column.values if not re.search(rf"\b{value}\b", column.doc)]
+    return _text(column.doc) + (f" One of {_listed(column.values)}; newer Rays may have more." if untold else "")
 
 
 def _origin(column: Column) -> str:
@@ -454,7 +460,7 @@ def _errors() -> str:
 
 An error is one line: what failed, which one with its value, and what to do.
 
-    raytrail: error: no entity 'taskz'; there are actors, datasets, …
+    raytrail: error: no entity 'taskz'; did you mean tasks?
 
 A wrong setting stops the start. A wrong line is set aside with its offset, and the rest goes on. A broker that is away,
 or a disk that is full, is waited for: these are the errors marked as retryable.

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from raytrail.config import StoreConfig
 from raytrail.errors import PublishError, StoreError
 from raytrail.pubsub import Delivery, Subscriber
+from raytrail.pubsub.groups import OwnGroup
 from raytrail.store import Store
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ WAITING = 64
 async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: asyncio.Event, *, group: str) -> None:
     """Append what arrives, acknowledge it once it is durable, and fold; until `stop` is set."""
     waiting: asyncio.Queue[Delivery] = asyncio.Queue(WAITING)
-    consuming = asyncio.create_task(_consume(subscriber, waiting, group, config))
+    own = OwnGroup(subscriber, store.id, store.left_plain_group if store.read_in_plain_group else None)
+    consuming = asyncio.create_task(_consume(own, waiting, group, config))
     folded = 0.0
     try:
         while not stop.is_set():

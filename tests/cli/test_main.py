@@ -51,7 +51,7 @@ def test_help_imports_no_command_and_no_engine():
 
 
 def test_an_unknown_command_is_a_usage_error(run):
-    assert "No such command 'lst'" in run("lst", code=USAGE).stderr
+    assert "no command 'lst'; did you mean list?" in run("lst", code=USAGE).stderr
 
 
 def test_an_absent_store_is_said_in_one_line_without_a_traceback(run, tmp_path):

@@ -27,6 +27,7 @@ from confluent_kafka.admin import (
 )
 from tests.brokers.kafka import Kafka
 from tests.brokers.proxy import Proxy
+from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
@@ -826,3 +827,76 @@ def test_a_wrong_url_says_what_is_wrong(url, message):
     with pytest.raises(ConfigError) as caught:
         connect(url)
     assert str(caught.value) == message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["history", "night shift"])
+async def test_histories_with_a_store_each_get_everything_under_one_name(kafka, tmp_path, group):
+    await check_each_gets_all(kafka.url(), tmp_path, group)
+
+
+@pytest.mark.slow
+async def test_a_store_of_an_older_version_misses_nothing(kafka, tmp_path):
+    await check_an_old_store_goes_on(kafka.url(), tmp_path, held_for=None)
+
+
+@pytest.mark.slow
+async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(kafka, tmp_path):
+    await check_a_copy_is_refused(kafka.url(), tmp_path)
+
+
+@pytest.mark.slow
+async def test_of_two_histories_of_a_copied_store_that_start_at_once_one_stays(kafka):
+    url, group, sent = kafka.url(), "history-0123456789abcdef", numbered(30, files=6)
+    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
+        await asyncio.gather(*map(one.publish, sent[:15]))
+        both = [pubsub.subscribe(group) for pubsub in (one, other)]
+        reading = {asyncio.create_task(anext(deliveries)): deliveries for deliveries in both}
+        done, _ = await asyncio.wait(reading, timeout=DEADLINE_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+        refused = {task for task in done if task.exception() is not None}
+        assert [type(task.exception()) for task in refused] == [ConfigError]
+        [stays] = reading.keys() - refused
+        came = [(await asyncio.wait_for(stays, DEADLINE_SECONDS)).chunk]
+        await asyncio.gather(*map(one.publish, sent[15:]))
+        while set(came) != set(sent):
+            came.append((await asyncio.wait_for(anext(reading[stays]), DEADLINE_SECONDS)).chunk)
+        await reading[stays].aclose()
+
+
+@pytest.mark.slow
+async def test_a_history_goes_on_for_one_that_was_killed(kafka):
+    url = kafka.url() + "&session.timeout.ms=2000"
+    group = "history-0123456789abcdef"
+    program = """
+import asyncio, sys
+from raytrail.pubsub import connect
+
+async def main():
+    async for delivery in connect(sys.argv[1]).subscribe(sys.argv[2]):
+        print("came", flush=True)
+
+asyncio.run(main())
+"""
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        async with running(program, url, group) as process:
+            assert await asyncio.wait_for(process.stdout.readline(), DEADLINE_SECONDS) == b"came\n"
+        assert await read(url, [chunk(0)], group) == [chunk(0)]
+
+
+@pytest.mark.slow
+async def test_a_group_that_may_not_be_read_is_named_with_what_its_name_begins_with(kafka):
+    topic = uuid4().hex
+    kafka.admin.create_topics([NewTopic(topic, 1)])[topic].result()
+    right = Rights(kafka.admin, topic)
+    right.allow(AclOperation.READ)
+    group = "nightly-0123456789abcdef"
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    said = ""
+    while "on group" not in said:  # rights hold some time after they were given
+        async with aclosing(connect(kafka.url(topic, user="agent:secret"))) as pubsub:
+            with pytest.raises(ConfigError) as caught:
+                await asyncio.wait_for(anext(pubsub.subscribe(group)), DEADLINE_SECONDS)
+        said = str(caught.value)
+        assert time.monotonic() < deadline, said
+    assert said.endswith(f"; allow this user Read on group '{group}', or on all that begin with 'nightly'")

@@ -17,6 +17,7 @@ pytest.importorskip("nats")
 
 import nats
 from tests.brokers.freeze import freeze
+from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, Segment
@@ -385,3 +386,29 @@ def test_a_wrong_url_is_refused(url, says):
     with pytest.raises(ConfigError) as caught:
         connect(url)
     assert str(caught.value) == says
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["history", "night shift"])
+async def test_histories_with_a_store_each_get_everything_under_one_name(server, tmp_path, group):
+    await check_each_gets_all(server.url(), tmp_path, group)
+
+
+@pytest.mark.slow
+async def test_a_store_of_an_older_version_misses_nothing_and_its_old_group_holds_nothing_back(server, tmp_path):
+    url = server.url()
+
+    async def held_for():
+        client = await nats.connect(url.partition("?")[0].rpartition("/")[0])
+        try:
+            stream = url.partition("?")[0].rpartition("/")[2]
+            return {one.name for one in await client.jetstream().consumers_info(stream)}
+        finally:
+            await client.close()
+
+    await check_an_old_store_goes_on(url, tmp_path, held_for)
+
+
+@pytest.mark.slow
+async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(server, tmp_path):
+    await check_a_copy_is_refused(server.url(), tmp_path)

@@ -21,6 +21,7 @@ import obstore
 from azure.storage.blob import BlobServiceClient
 from tests.brokers.freeze import freeze
 from tests.brokers.s3 import BROKERS, DEADLINE_SECONDS, S3, SECRET, started
+from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError
 from raytrail.event import Chunk, Segment
@@ -467,3 +468,16 @@ async def test_azure_keeps_its_promises(azure):
 )
 def test_every_clouds_url_is_taken(url):
     assert connect(url).guarantee == "at-least-once"
+
+
+async def test_histories_with_a_store_each_get_everything_under_one_name(server, tmp_path):
+    await check_each_gets_all(server.url("each", linger_seconds=0.05, poll_seconds=0.1), tmp_path)
+
+
+async def test_a_store_of_an_older_version_misses_nothing(server, tmp_path):
+    url = server.url("upgraded", linger_seconds=0.05, poll_seconds=0.1)
+    await check_an_old_store_goes_on(url, tmp_path, held_for=None)
+
+
+async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(server, tmp_path):
+    await check_a_copy_is_refused(server.url(), tmp_path)

@@ -372,6 +372,22 @@ async def test_a_group_that_acks_has_one_reader(url):
 
 
 @against_ray
+@pytest.mark.parametrize("first", ["history", "history-0123456789abcdef"])
+async def test_whichever_store_a_history_keeps_the_acking_group_has_one_reader(url, first):
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as one, aclosing(connect(url)) as other:
+        reading = asyncio.create_task(anext(deliveries := one.subscribe(first)))
+        publishing = asyncio.create_task(soon(stored(agent, chunk(0))))
+        delivery = await soon(reading)
+        for pubsub in (one, other):
+            with pytest.raises(ConfigError, match="is being read, and has one reader at a time"):
+                await soon(anext(pubsub.subscribe("history-fedcba9876543210")))
+        await delivery.ack()
+        # an agent that waits for acks of the name alone hears them
+        await publishing
+        await deliveries.aclose()
+
+
+@against_ray
 async def test_of_two_readers_that_come_at_once_one_stays(url):
     async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
         reading = [asyncio.create_task(anext(reader.subscribe("history"))) for reader in (one, other)]

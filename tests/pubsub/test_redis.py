@@ -17,6 +17,7 @@ pytest.importorskip("redis")
 
 import redis
 from tests.brokers.freeze import freeze
+from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
@@ -489,3 +490,34 @@ def test_a_wrong_url_is_refused(url, says):
     with pytest.raises(ConfigError) as caught:
         connect(url)
     assert str(caught.value) == says
+
+
+@pytest.mark.parametrize("group", ["history", "night shift"])
+async def test_histories_with_a_store_each_get_everything_under_one_name(server, tmp_path, group):
+    await check_each_gets_all(server.url(), tmp_path, group)
+
+
+async def test_a_store_of_an_older_version_misses_nothing_and_its_old_group_holds_nothing_back(server, tmp_path):
+    async def held_for():
+        with server.client() as client:
+            return {one["name"].decode() for one in client.xinfo_groups("upgraded")}
+
+    await check_an_old_store_goes_on(server.url("upgraded"), tmp_path, held_for)
+
+
+async def test_a_group_that_is_read_as_is_not_forgotten(server):
+    url = server.url()
+    async with aclosing(connect(url)) as pubsub:
+        assert await pubsub.forget("nobody")  # there is not even a stream
+        await pubsub.publish(chunk(0))
+        deliveries = pubsub.subscribe("history")
+        await (await anext(deliveries)).ack()
+        assert not await pubsub.forget("history")
+        await deliveries.aclose()
+        assert await pubsub.forget("history")
+        async with aclosing(pubsub.subscribe("history")) as deliveries:
+            assert (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk == chunk(0)
+
+
+async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(server, tmp_path):
+    await check_a_copy_is_refused(server.url(), tmp_path)

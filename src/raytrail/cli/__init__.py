@@ -31,7 +31,7 @@ COMMANDS = {
         "list": "List tasks, actors, nodes, jobs, ... of a cluster, as they were at any time.",
         "get": "Show one task, actor, node, job, ... in full.",
         "exec": "Run a command on a cluster of the history as if it were there.",
-        "summary": "Count tasks or actors by name and state.",
+        "summary": "Count tasks, actors or objects by name and state.",
         "logs": "List a cluster's logs, or print one.",
         "timeline": "Write what each process did, and when, to a file.",
         "sql": "Ask all clusters in SQL.",
@@ -89,6 +89,16 @@ class _Main(click.Group):
         module = name + "_" if name in ("import", "list") else name
         command: click.Command = getattr(import_module(f"raytrail.cli.{module}"), module)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        every = self.list_commands(ctx)
+        if args[0] not in every and not args[0].startswith("-"):
+            from raytrail.cli._words import instead
+
+            ctx.fail(f"no command {args[0]!r}{instead(args[0], every, 'there are')}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section, commands in COMMANDS.items():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from raytrail.cli import _output, _times
+from raytrail.cli import _nouns, _output, _times
+from raytrail.cli._nouns import Asked
+from raytrail.cli._times import Life
 from raytrail.config import Config, store_dir
-from raytrail.store import Cluster, Snapshot, Store
+from raytrail.entities import Entity
+from raytrail.store import Cluster, Filter, Snapshot, Store
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def chosen(store: Store, cluster_id: str) -> Cluster:
 
 def snapshot(store: Store, cluster: Cluster, at: str | None) -> Snapshot:
     """
-    Return the cluster as it was at a TIME, or as it is or ended.
+    Return the cluster as it was at a TIME, or as it is or ended; say where that lies, unless TIME does.
 
     Raises:
         ConfigError: It is not a TIME.
@@ -57,7 +61,41 @@ def snapshot(store: Store, cluster: Cluster, at: str | None) -> Snapshot:
     return store.snapshot(cluster.session, None if at is None else moment(cluster, at))
 
 
-def moment(cluster: Cluster, text: str) -> int:
-    """Return a TIME of a cluster, in milliseconds since the epoch."""
-    end_ms = cluster.last_event_ms if cluster.alive or cluster.ended_ms is None else cluster.ended_ms
-    return _times.parse(text, cluster.began_ms, end_ms)
+def moment(cluster: Cluster, text: str) -> int | None:
+    """
+    Return the moment that ``--at`` names, in milliseconds since the epoch, and say where it lies, unless TIME does.
+
+    None is the very end, or now.
+
+    Raises:
+        ConfigError: It is not a TIME.
+    """
+    if text.strip().lower() == _times.END:
+        return None
+    life = _life(cluster)
+    moment_ms = _times.parse(text, life)
+    if words := _times.remark(text, moment_ms, life):
+        _output.note(words)
+    return moment_ms
+
+
+def where(store: Store, cluster: Cluster, view: Snapshot, one: Entity, filters: Sequence[str]) -> list[Filter]:
+    """
+    Return what ``--filter`` says of a cluster's rows.
+
+    Raises:
+        ConfigError: One cannot be meant.
+    """
+    life = _life(cluster)
+
+    def is_there(condition: Filter) -> bool:
+        # an earlier state may be gone at last, and a later one not be there yet
+        return any(seen.count(one.name, [condition]) for seen in (view, store.snapshot(cluster.session)))
+
+    return _nouns.where(one, filters, Asked(lambda text: _times.parse(text, life), is_there))
+
+
+def _life(cluster: Cluster) -> Life:
+    now_ms = time.time_ns() // 1_000_000
+    last_ms = now_ms if cluster.alive else cluster.last_event_ms
+    return Life(cluster.began_ms, cluster.ended_ms, cluster.ended_ms or last_ms, now_ms)

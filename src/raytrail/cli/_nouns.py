@@ -1,12 +1,13 @@
-"""What ``list`` and ``get`` say about an entity: its columns' types, and how a filter is written."""
+"""What commands say about an entity: its noun, its columns' types, which rows count, and how a filter is written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
-from raytrail.entities import Entity, Type
+from raytrail.cli._words import instead
+from raytrail.entities import Column, Derived, Entity, Type, installed
 from raytrail.entities.sql import STORED, shown
 from raytrail.errors import ConfigError
 from raytrail.store import Filter
@@ -15,7 +16,70 @@ from raytrail.store.read import Op
 FILE_TYPES: dict[Type, str] = {**STORED, "id": "VARCHAR"}
 """The engine's type of each of ours in a Parquet file for others: ids as the hex that Ray shows."""
 
+COUNTED: Mapping[str, tuple[Filter, ...]] = {
+    "task": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")),
+}
+"""
+The rows that Ray's own ``list`` and ``summary`` count, by entity; of others, all.
+
+The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
+"""
+
 _FILTER = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+
+
+class Asked(NamedTuple):
+    """What a filter is understood by, besides the entity."""
+
+    parse_time: Callable[[str], int]
+    """How a TIME becomes milliseconds."""
+    is_there: Callable[[Filter], bool]
+    """Whether any row of the cluster, at any time that can be asked for, is as a condition says."""
+
+
+def named(noun: str) -> Entity:
+    """
+    Return the entity that a noun means: singular or plural, in any case, with ``-`` for ``_`` as in Ray's commands.
+
+    Raises:
+        ConfigError: None is installed under it.
+    """
+    plain = noun.lower().replace("-", "_")
+    for one in installed().values():
+        if plain in (one.name, one.plural):
+            return one
+    plurals = sorted(one.plural for one in installed().values())
+    raise ConfigError(f"no entity {noun!r}{instead(plain, plurals, 'there are')}")
+
+
+def column(entity: Entity, name: str) -> Column | Derived:
+    """
+    Return the column that is meant, in any case.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    every = {one.name: one for one in (*entity.columns, *entity.derived, *shown(entity))}
+    if name.lower() in every:
+        return every[name.lower()]
+    names = sorted(one.name for one in shown(entity))
+    raise ConfigError(f"{entity.name} has no column {name!r}{instead(name, names, 'it has')}")
+
+
+def columns(entity: Entity, text: str | None) -> list[str]:
+    """
+    Return the names in a comma-separated list of columns; one that is sorted by downwards keeps its ``-``.
+
+    Raises:
+        ConfigError: There is no such column.
+    """
+    names = [part.strip() for part in (text or "").split(",") if part.strip()]
+    return ["-" * name.startswith("-") + column(entity, name.removeprefix("-")).name for name in names]
+
+
+def counted(entity: Entity, *, every: bool) -> tuple[Filter, ...]:
+    """Return the conditions of the rows that count: those that Ray's own list shows, or every row."""
+    return () if every else COUNTED.get(entity.name, ())
 
 
 def types(entity: Entity) -> dict[str, Type]:
@@ -23,50 +87,76 @@ def types(entity: Entity) -> dict[str, Type]:
     return {column.name: column.type for column in shown(entity)}
 
 
-def where(entity: Entity, filters: Sequence[str], parse_time: Callable[[str], int]) -> list[Filter]:
+def where(entity: Entity, filters: Sequence[str], asked: Asked) -> list[Filter]:
     """
     Return what ``--filter`` says.
 
     Args:
         entity: What is listed.
         filters: ``state=FAILED``, ``attempt_number>0``, ``start_time_ms>-5m``, ...
-        parse_time: How a TIME becomes milliseconds.
+        asked: How they are understood.
 
     Raises:
-        ConfigError: One is not of this form, or its value is not of the column's type.
-        NotFoundError: There is no such column.
+        ConfigError: One is not of this form, there is no such column, or its value is not of the column's type.
     """
-    return [_filter(types(entity), entity, text, parse_time) for text in filters]
+    return [_filter(entity, text, asked) for text in filters]
 
 
-def _filter(known: dict[str, Type], entity: Entity, text: str, parse_time: Callable[[str], int]) -> Filter:
+def key(entity: Entity, name: str, text: str) -> Filter:
+    """
+    Return the condition that a column of the key is exactly that.
+
+    Raises:
+        ConfigError: It is not of the column's type.
+    """
+    return Filter(name, "=", _value(column(entity, name), text, int))
+
+
+def _filter(entity: Entity, text: str, asked: Asked) -> Filter:
     match = _FILTER.fullmatch(text)
     if match is None:
         raise ConfigError(
             f"filter {text!r} is not COLUMN OPERATOR VALUE; write it like state=FAILED or attempt_number>0"
         )
-    column, value = match[1], match[3].strip()
-    kind = known[column] if column in known else entity.column(column).type
-    return Filter(column, cast("Op", match[2]), _value(column, kind, value, parse_time))
+    one, op = column(entity, match[1]), cast("Op", match[2])
+    value = _value(one, match[3].strip(), asked.parse_time)
+    condition = Filter(one.name, op, value)
+    if not isinstance(value, str) or one.type != "text" or op not in ("=", "!="):
+        return condition
+    # as Ray's own filters compare texts (`do_filter`, ray/dashboard/state_api_utils.py, Ray 2.60)
+    condition = condition._replace(ignore_case=True)
+    return _enumerated(one, condition, asked) if one.values else condition
 
 
-def _value(column: str, kind: Type, text: str, parse_time: Callable[[str], int]) -> Any:
+def _enumerated(one: Column | Derived, condition: Filter, asked: Asked) -> Filter:
+    """Return a condition on an enumeration, by the name that is meant."""
+    text = condition.value
+    by_lower = {value.lower(): value for value in one.values}
+    if text.lower() in by_lower:
+        return condition._replace(value=by_lower[text.lower()], ignore_case=False)
+    # a newer Ray may have written a name that is not declared
+    if asked.is_there(condition._replace(op="=")):
+        return condition
+    raise ConfigError(f"filter on {one.name}: no row has {text!r}{instead(text, one.values, 'it is one of')}")
+
+
+def _value(one: Column | Derived, text: str, parse_time: Callable[[str], int]) -> Any:
     if text == "null":
         return None
     for unit, per_ms in (("_ms", 1), ("_ns", 1_000_000)):
-        if kind == "int" and column.endswith(unit):
+        if one.type == "int" and one.name.endswith(unit):
             return parse_time(text) * per_ms
     try:
-        if kind == "bool":
+        if one.type == "bool":
             return {"true": True, "false": False}[text.lower()]
-        if kind == "id":
+        if one.type == "id":
             bytes.fromhex(text)
-        return int(text) if kind == "int" else float(text) if kind == "float" else text
+        return int(text) if one.type == "int" else float(text) if one.type == "float" else text
     except (ValueError, KeyError) as error:
         wanted = {
             "int": "a whole number",
             "float": "a number",
             "bool": "true or false",
             "id": "an id in hex",
-        }[kind]
-        raise ConfigError(f"filter on {column}: {text!r} is not {wanted}") from error
+        }[one.type]
+        raise ConfigError(f"filter on {one.name}: {text!r} is not {wanted}") from error

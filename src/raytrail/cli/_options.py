@@ -140,7 +140,31 @@ def cluster(command: Body) -> Body:
 
 def at(command: Body) -> Body:
     """Add ``--at``."""
-    return click.option("--at", metavar="TIME", help=f"As it was at that time: {_times.HELP}.")(command)
+    return click.option(
+        "--at",
+        metavar="TIME",
+        help=f"As it was at that time: {_times.HELP}. A time outside the cluster's life is said on stderr.",
+    )(command)
+
+
+def filtered(command: Body) -> Body:
+    """Add ``--filter`` and ``--all``: which rows."""
+    with_all = click.option(
+        "--all",
+        "every",
+        is_flag=True,
+        help="Also what Ray's own list and summary leave out: of tasks, drivers and attempts of which only a part was "
+        "exported.",
+    )
+    with_filter = click.option(
+        "--filter",
+        "filters",
+        multiple=True,
+        metavar="FILTER",
+        help="COLUMN=VALUE, also != < <= > >=; all must hold. With = and != texts are the same in any case. A time may "
+        "be a TIME: start_time_ms>-5m.",
+    )
+    return with_filter(with_all(command))
 
 
 def output_format(*formats: str) -> Callable[[Body], Body]:

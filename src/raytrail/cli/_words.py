@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
+
+MOST_LISTED = 15
+"""Most names that an error lists beside those that are likely meant."""
 
 
 def note(text: str) -> None:
@@ -20,3 +25,23 @@ def size(count: int) -> str:
         if scaled < 999.95:
             break
     return f"{scaled:.1f} {unit}"
+
+
+def instead(text: str, names: Sequence[str], there_are: str) -> str:
+    """
+    Return what an error goes on with where a name is not known: the likely ones, whatever their case, or all there are.
+
+    Args:
+        text: What was given.
+        names: What might have been meant.
+        there_are: What introduces the names: ``there are``, ``it is one of``.
+    """
+    from difflib import get_close_matches  # for errors only
+
+    by_lower = {name.lower(): name for name in names}
+    near = [by_lower[name] for name in get_close_matches(text.lower(), by_lower, n=3, cutoff=0.6)]
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    if near and len(names) > MOST_LISTED:
+        return meant
+    every = f"{there_are} {', '.join(names)}"
+    return f"{meant} {every[0].upper()}{every[1:]}" if near else f"; {every}"

@@ -16,10 +16,7 @@ import click
 from raytrail.cli import _gcs, _history, _options, _output, _service
 from raytrail.cli.run import CANNOT_EXECUTE, NOT_FOUND
 from raytrail.config import Config, ServerConfig
-from raytrail.store import Store
-
-END = "end"
-"""What ``--at`` is given for the very end."""
+from raytrail.store import Cluster, Store
 
 
 @click.command("exec", cls=_options.Command)
@@ -45,11 +42,18 @@ def exec(at: str | None, cluster_id: str, command: tuple[str, ...], config: Conf
     """
     with _history.reading(config) as store:
         cluster = _history.chosen(store, cluster_id)
-        moment = "" if at is None else "/final" if at == END else f"/at/{_history.moment(cluster, at)}"
-        path = f"/clusters/{cluster.session}{moment}"
+        path = f"/clusters/{cluster.session}{_path(cluster, at)}"
         with _served(store) as url, _gcs.standing_in(f"{url.removeprefix('http://')}{path}", path) as gcs:
             code = _run(command, _environment(url + path, gcs))
     click.get_current_context().exit(code)
+
+
+def _path(cluster: Cluster, at: str | None) -> str:
+    """Return which moment of a cluster a URL names."""
+    if at is None:
+        return ""
+    moment_ms = _history.moment(cluster, at)
+    return "/final" if moment_ms is None else f"/at/{moment_ms}"
 
 
 def _environment(address: str, gcs: str) -> Mapping[str, str]:

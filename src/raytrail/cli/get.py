@@ -9,8 +9,9 @@ import click
 
 from raytrail.cli import _history, _nouns, _options, _output
 from raytrail.config import Config
-from raytrail.entities import Entity, entity
+from raytrail.entities import Entity
 from raytrail.errors import NotFoundError
+from raytrail.store import Filter
 
 
 @click.command(cls=_options.Command)
@@ -26,12 +27,12 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
 
     KEY is its id. A task shows all its attempts; ID:1 is only the attempt of that number.
     """
-    one = entity(noun)
+    one = _nouns.named(noun)
     with _history.reading(config) as store:
         cluster = _history.chosen(store, cluster_id)
         view = _history.snapshot(store, cluster, at)
         for filters in _ways(one, key):
-            rows = view.rows(one.name, where=_nouns.where(one, filters, int), order=one.key)
+            rows = view.rows(one.name, where=filters, order=one.key)
             if rows:
                 break
         else:
@@ -46,15 +47,15 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
         _output.record(row)
 
 
-def _ways(one: Entity, key: str) -> Iterator[list[str]]:
+def _ways(one: Entity, key: str) -> Iterator[list[Filter]]:
     """Yield the filters that KEY may stand for."""
     first, _, second = key.rpartition(":")
     if one.view:  # a job has an id, or a submission id, or both
-        yield from ([f"{name}={key}"] for name in one.key if one.column(name).type != "id" or _is_hex(key))
+        yield from ([_nouns.key(one, name, key)] for name in one.key if one.column(name).type != "id" or _is_hex(key))
     elif len(one.key) > 1 and first:
-        yield [f"{one.key[0]}={first}", f"{one.key[1]}={second}"]
+        yield [_nouns.key(one, one.key[0], first), _nouns.key(one, one.key[1], second)]
     else:
-        yield [f"{one.key[0]}={key}"]
+        yield [_nouns.key(one, one.key[0], key)]
 
 
 def _is_hex(text: str) -> bool:

@@ -7,9 +7,11 @@ import asyncio
 import click
 
 from raytrail import history as loop
-from raytrail.cli import _history, _options, _service
-from raytrail.config import Config
+from raytrail.cli import _history, _options, _output, _service
+from raytrail.config import Config, store_dir
 from raytrail.pubsub import connect
+from raytrail.pubsub.groups import group_of
+from raytrail.pubsub.url import shown
 
 
 @click.command(cls=_options.Command)
@@ -18,7 +20,8 @@ from raytrail.pubsub import connect
     "--group",
     default="history",
     show_default=True,
-    help="Under which name the broker remembers how far it is.",
+    help="Under which name the broker remembers how far it is. The store's id follows it, so that histories with a "
+    "store each get everything.",
 )
 @_options.settings("store")
 def history(url: str, group: str, config: Config) -> None:
@@ -26,7 +29,8 @@ def history(url: str, group: str, config: Config) -> None:
     Keep what the agents publish.
 
     One history writes to a store; any number of commands and servers may read it meanwhile. It may stop or
-    die at any time: what it has not acknowledged comes again, and what comes twice is stored once.
+    die at any time: what it has not acknowledged comes again, and what comes twice is stored once. A store that is new
+    to a broker gets all that the broker still holds.
     """
     _service.run(lambda stop: _keep(url, group, config, stop))
 
@@ -34,6 +38,7 @@ def history(url: str, group: str, config: Config) -> None:
 async def _keep(url: str, group: str, config: Config, stop: asyncio.Event) -> None:
     with _history.writing(config) as store:
         pubsub = connect(url)
+        _output.note(f"reading {shown(url)} as group {group_of(group, store.id)!r}, keeping {store_dir(config)}")
         try:
             await loop.run(pubsub, store, config.store, stop, group=group)
         finally:

@@ -11,7 +11,7 @@ import click
 from raytrail.cli import _history, _nouns, _options, _output
 from raytrail.cli._output import Field
 from raytrail.config import Config
-from raytrail.entities import Entity, Type, entity
+from raytrail.entities import Entity, Type
 from raytrail.store import Filter, Snapshot
 
 PAGE_ROWS = 50_000
@@ -23,10 +23,7 @@ FIRST = ("name", "class_name", "entrypoint")
 @click.command("list", cls=_options.Command)
 @click.argument("noun")
 @_options.cluster
-@click.option(
-    "--filter", "filters", multiple=True, metavar="FILTER",
-    help="COLUMN=VALUE, also != < <= > >=; all must hold. A time may be a TIME: start_time_ms>-5m.",
-)  # fmt: skip
+@_options.filtered
 @_options.at
 @click.option("--limit", type=click.IntRange(min=0), help="Most rows. [default: 100 in a table, else all]")
 @click.option(
@@ -40,6 +37,7 @@ def list_(
     noun: str,
     cluster_id: str,
     filters: tuple[str, ...],
+    every: bool,
     at: str | None,
     limit: int | None,
     columns: str | None,
@@ -52,8 +50,9 @@ def list_(
     List tasks, actors, nodes, jobs, ... of a cluster, as they were at any time.
 
     NOUN is one of tasks, actors, nodes, jobs, driver_jobs, submission_jobs, datasets, train_runs, files, ...
-    Tasks are attempts; drivers, and attempts of which only a part was exported, are among them (Ray's own
-    list leaves them out). JSON is one array, a row a line, with times as integers.
+    Tasks are attempts. Their rows are those that `raytrail summary` counts, and that Ray's own list shows: without
+    drivers, and without attempts of which only a part was exported, unless --all is given. What is gone is listed, too,
+    with its state: dead actors, deleted objects. JSON is one array, a row a line, with times as integers.
 
     \b
     raytrail list tasks --filter state=FAILED --columns task_id,name,error_type
@@ -64,34 +63,28 @@ def list_(
         raise click.UsageError("--format parquet needs --output FILE: it is not text")
     if form == "table" and output is not None:
         raise click.UsageError("--output needs --format json, csv or parquet")
-    one = entity(noun)
-    types, names = _nouns.types(one), _split(columns)
+    one = _nouns.named(noun)
+    types, names, sort = _nouns.types(one), _nouns.columns(one, columns), _nouns.columns(one, order)
     with _history.reading(config) as store:
         cluster = _history.chosen(store, cluster_id)
         view = _history.snapshot(store, cluster, at)
-        where = _nouns.where(one, filters, lambda text: _history.moment(cluster, text))
+        asked = _history.where(store, cluster, view, one, filters)
+        where = [*_nouns.counted(one, every=every), *asked]
         shown = names or list(types)
         if form == "table":
             rows = view.rows(
-                one.name,
-                columns=names or None,
-                where=where,
-                order=_split(order),
-                limit=100 if limit is None else limit,
+                one.name, columns=names or None, where=where, order=sort, limit=100 if limit is None else limit
             )
-            _table(one, rows, names, view.count(one.name, where))
+            total = view.count(one.name, where)
+            _table(one, rows, names, total, view.count(one.name, asked) - total)
             return
-        pages = _pages(view, one, names, where, _split(order), limit)
+        pages = _pages(view, one, names, where, sort, limit)
         if form == "json":
             _output.write_json(pages, output)
         elif form == "csv":
             _output.write_csv(shown, pages, output)
         elif output is not None:
             _output.write_parquet({name: _nouns.FILE_TYPES[types[name]] for name in shown}, pages, output)
-
-
-def _split(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def _pages(
@@ -114,9 +107,10 @@ def _pages(
             return
 
 
-def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: int) -> None:
+def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: int, uncounted: int) -> None:
+    more = f" ({uncounted:,} more with --all: drivers, or only in part exported)" if uncounted else ""
     if not rows:
-        _output.note(f"no {one.plural}" + (f" shown of {total:,}" if total else ""))
+        _output.note(f"no {one.plural}" + (f" shown of {total:,}" if total else "") + more)
         return
     types = _nouns.types(one)
     fields = [
@@ -124,7 +118,9 @@ def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: i
         for rank, name in enumerate(columns or _by_interest(one, types, rows))
     ]
     left_out = _output.table(fields, rows)
-    _output.note(f"{len(rows):,} of {total:,} {one.plural}" + ("" if len(rows) == total else "; --limit shows more"))
+    _output.note(
+        f"{len(rows):,} of {total:,} {one.plural}" + more + ("" if len(rows) == total else "; --limit shows more")
+    )
     _output.leave_note(left_out, "--columns a,b chooses, --format json has all")
 
 

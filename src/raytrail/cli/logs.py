@@ -17,6 +17,7 @@ from raytrail.store import Log, LogFinder, LogPart, Snapshot
 @click.command(cls=_options.Command)
 @click.argument("name", required=False)
 @_options.cluster
+@_options.at
 @click.option("--node", metavar="ID", help="Logs of that node only; a part of its id that no other has will do.")
 @click.option("--task", metavar="ID", help="Print what a task printed; ID:1 is its second attempt.")
 @click.option("--actor", metavar="ID", help="Print what an actor's process printed.")
@@ -28,6 +29,7 @@ from raytrail.store import Log, LogFinder, LogPart, Snapshot
 def logs(
     name: str | None,
     cluster_id: str,
+    at: str | None,
     node: str | None,
     task: str | None,
     actor: str | None,
@@ -43,6 +45,9 @@ def logs(
     NAME is a log's name in Ray's logs/, which is printed, or a glob, of which the logs are listed: * stays within a
     directory, ** is any. Bytes are printed as Ray wrote them; where some are missing, a line says so.
 
+    With --at, nodes, tasks, actors and jobs are found as they were then: an actor's process before it restarted, for
+    example. A log is printed whole all the same, since no event tells when its lines were written.
+
     \b
     raytrail logs
     raytrail logs 'serve/*'
@@ -53,7 +58,7 @@ def logs(
     if len(asked) > 1:
         raise click.UsageError("give NAME, --task, --actor or --job, and only one of them")
     with _history.reading(config) as store:
-        snapshot = store.snapshot(_history.chosen(store, cluster_id).session)
+        snapshot = _history.snapshot(store, _history.chosen(store, cluster_id), at)
         node_id = _node(snapshot, node) if node else None
         listed = store.logs(snapshot.session, node_id, name or "**")
         if not (task or actor or job) and (not name or any(letter in name for letter in "*?[") or len(listed) > 1):

@@ -11,7 +11,10 @@ import click
 import msgspec
 
 from raytrail.cli import _options, _service
-from raytrail.entities.public import public_events
+from raytrail.cli._words import instead
+from raytrail.entities import installed
+from raytrail.entities.public import event_type, public_events
+from raytrail.errors import ConfigError
 from raytrail.pubsub import Delivery, Subscriber, connect
 
 EPHEMERAL = "ephemeral"
@@ -40,7 +43,7 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
     \b
     raytrail subscribe file:///var/lib/raytrail/events --types ACTOR | jq .actor.state
     """
-    wanted = frozenset(part.strip().upper() for part in types.split(",") if part.strip())
+    wanted = _wanted(types)
     name = f"{EPHEMERAL}-{uuid.uuid4().hex}" if group == EPHEMERAL else group
     idle = None if follow else idle_seconds
 
@@ -52,6 +55,20 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
             await pubsub.aclose()
 
     _service.run(body)
+
+
+def _wanted(types: str) -> frozenset[str]:
+    """
+    Return the event types that are asked for; none stands for all.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    known = sorted({event_type(source) for one in installed().values() for source in one.event_types})
+    wanted = frozenset(part.strip().upper() for part in types.split(",") if part.strip())
+    for unknown in sorted(wanted.difference(known)):
+        raise ConfigError(f"no event type {unknown!r}{instead(unknown, known, 'there are')}")
+    return wanted
 
 
 async def _print(

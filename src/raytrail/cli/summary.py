@@ -6,53 +6,71 @@ from typing import Any
 
 import click
 
-from raytrail.cli import _history, _options, _output
+from raytrail.cli import _history, _nouns, _options, _output
 from raytrail.cli._output import Field
 from raytrail.config import Config
-from raytrail.store import Filter
+from raytrail.entities import Entity
+from raytrail.errors import ConfigError
 
 BY = {
-    "tasks": ("task", ("func_or_class_name", "type"), "state"),
-    "actors": ("actor", ("class_name",), "state"),
+    "task": ("func_or_class_name", "type"),
+    "actor": ("class_name",),
+    "object": ("call_site", "reference_type"),
 }
+"""What each entity is counted by, besides its state."""
 
-COUNTED = {"tasks": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")), "actors": ()}
+UNKNOWN = "null"
+"""The column of those whose state no event said, as a filter has it."""
 
 
 @click.command(cls=_options.Command)
-@click.argument("noun", type=click.Choice(sorted(BY)))
+@click.argument("noun", metavar="NOUN")
 @_options.cluster
+@_options.filtered
 @_options.at
 @_options.output_format("table", "json", "csv")
 @_options.settings("store.dir", "store.threads", "store.memory_bytes")
-def summary(noun: str, cluster_id: str, at: str | None, form: str, config: Config) -> None:
+def summary(
+    noun: str, cluster_id: str, filters: tuple[str, ...], every: bool, at: str | None, form: str, config: Config
+) -> None:
     """
-    Count tasks or actors by name and state.
+    Count tasks, actors or objects by name and state.
 
-    Counts the task attempts that `ray summary tasks` would: without drivers, and without those of which only
-    a part was exported.
+    NOUN is tasks, actors or objects. The rows that count are those that `raytrail list` shows with the same --filter,
+    --at and --all: task attempts as `ray summary tasks` counts them, without drivers, and without those of which only a
+    part was exported; all actors; all references to objects, also those that are gone.
     """
-    entity, names, state = BY[noun]
+    one = _counted(noun)
+    names = BY[one.name]
     with _history.reading(config) as store:
         cluster = _history.chosen(store, cluster_id)
-        groups = _history.snapshot(store, cluster, at).group(entity, (*names, state), COUNTED[noun])
+        view = _history.snapshot(store, cluster, at)
+        where = [*_nouns.counted(one, every=every), *_history.where(store, cluster, view, one, filters)]
+        groups = view.group(one.name, (*names, one.state), where)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for group in groups:
         row = rows.setdefault(
             tuple(group[name] for name in names), {**{name: group[name] for name in names}, "total": 0}
         )
         row["total"] += group["count"]
-        row[group[state]] = group["count"]
+        row[group[one.state] or UNKNOWN] = group["count"]
     ordered = sorted(rows.values(), key=lambda row: (-row["total"], *(str(row[name]) for name in names)))
-    states = sorted({str(group[state]) for group in groups})
+    states = sorted({group[one.state] or UNKNOWN for group in groups})
     columns = [*names, "total", *states]
     if form == "json":
         _output.write_json(ordered)
     elif form == "csv":
         _output.write_csv(columns, ordered)
     elif not ordered:
-        _output.note(f"no {noun}")
+        _output.note(f"no {one.plural}")
     else:
         totals = {column: sum(row.get(column, 0) for row in ordered) for column in columns[len(names) :]}
         fields = [Field(name) for name in names] + [Field(column, right=True) for column in totals]
         _output.table(fields, [*ordered, {names[0]: "all", **totals}])
+
+
+def _counted(noun: str) -> Entity:
+    one = _nouns.named(noun)
+    if one.name not in BY:
+        raise ConfigError(f"{one.plural} are not summed up, only tasks, actors and objects; see `raytrail list {noun}`")
+    return one

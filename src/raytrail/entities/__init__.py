@@ -89,6 +89,8 @@ class Column(msgspec.Struct, frozen=True):
     The names that older versions of Raytrail gave it, in the log and in sealed states; empty where it always had this
     one. A sealed state held an empty text, the JSON ``null`` or the number -1 for null.
     """
+    values: tuple[str, ...] = ()
+    """The names that an enumeration has, empty where it is none. A newer Ray may write others, which are read, too."""
 
     @property
     def placed(self) -> bool:
@@ -112,6 +114,8 @@ class Derived(msgspec.Struct, frozen=True):
     """As `Column.ids_inside`."""
     stored: bool = False
     """Whether it is worked out once when a session is sealed, as it is filtered by or dear."""
+    values: tuple[str, ...] = ()
+    """As `Column.values`."""
 
 
 class Beside(msgspec.Struct, frozen=True):

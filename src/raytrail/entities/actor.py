@@ -58,6 +58,7 @@ ACTOR = Entity(
             "event_data.state",
             "last",
             "DEPENDENCIES_UNREADY, PENDING_CREATION, ALIVE, RESTARTING or DEAD.",
+            values=("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD"),
         ),
         Column("name", "text", "event_data.name", "last", "The name given to it."),
         Column("node_id", "id", "event_data.node_id", "last", "Where it lives, or lived last."),

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
 
+_SOURCES = ("COMMON", "CORE_WORKER", "GCS", "RAYLET", "CLUSTER_LIFECYCLE", "AUTOSCALER", "JOBS")
+"""Event.SourceType (event.proto, Ray 2.60)."""
+
 CLUSTER_EVENT = Entity(
     name="cluster_event",
     plural="cluster_events",
     doc="What Ray tells people: a node or worker that died, a job that began or ended, what the autoscaler did.",
-    event_types=("COMMON", "CORE_WORKER", "GCS", "RAYLET", "CLUSTER_LIFECYCLE", "AUTOSCALER", "JOBS"),
+    event_types=_SOURCES,
     file_types=("CLUSTER_EVENT",),
     key=("event_id",),
     emitted=Emitted(
@@ -24,8 +27,22 @@ CLUSTER_EVENT = Entity(
     ),
     columns=(
         Column("event_id", "text", "event_id", "key", "The event."),
-        Column("source_type", "text", "source_type", "max", "Who says so: GCS, RAYLET, AUTOSCALER, JOBS, ..."),
-        Column("severity", "text", "severity", "max", "INFO, WARNING, ERROR, FATAL, DEBUG or TRACE."),
+        Column(
+            "source_type",
+            "text",
+            "source_type",
+            "max",
+            "Who says so: GCS, RAYLET, AUTOSCALER, JOBS, ...",
+            values=_SOURCES,
+        ),
+        Column(
+            "severity",
+            "text",
+            "severity",
+            "max",
+            "INFO, WARNING, ERROR, FATAL, DEBUG or TRACE.",
+            values=("INFO", "WARNING", "ERROR", "FATAL", "DEBUG", "TRACE"),
+        ),
         Column("label", "text", "label", "max", "What kind of event it is, e.g. RAY_NODE_REMOVED."),
         Column("_message", "text", "message", "max", "What happened, newlines escaped."),
         Column("custom_fields", "json", "custom_fields", "max", "More of it, such as ids.", unset="{}"),

@@ -20,7 +20,14 @@ DATASET = Entity(
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
         Column("job_id", "text", "event_data.job_id", "last", "The driver job that runs it."),
-        Column("state", "text", "event_data.state", "last", "PENDING, RUNNING, FINISHED or FAILED."),
+        Column(
+            "state",
+            "text",
+            "event_data.state",
+            "last",
+            "PENDING, RUNNING, FINISHED or FAILED.",
+            values=("UNKNOWN", "PENDING", "RUNNING", "FINISHED", "FAILED"),
+        ),
         Column("start_time_ms", "int", "event_data.start_time", "min", "When it was made.", unset="0", scale=1000),
         Column(
             "execution_start_time_ms",

@@ -25,7 +25,14 @@ DATASET_PROGRESS = Entity(
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
         Column("job_id", "text", "event_data.job_id", "last", "The driver job that runs it."),
-        Column("state", "text", "event_data.state", "last", "PENDING, RUNNING, FINISHED or FAILED."),
+        Column(
+            "state",
+            "text",
+            "event_data.state",
+            "last",
+            "PENDING, RUNNING, FINISHED or FAILED.",
+            values=("UNKNOWN", "PENDING", "RUNNING", "FINISHED", "FAILED"),
+        ),
         Column("progress", "int", "event_data.progress", "last", "Blocks that its last operator has put out."),
         # 0 is what Ray Data says as long as it knows nothing
         Column("total", "int", "event_data.total", "last", "Blocks expected of it, as estimated then.", unset="0"),

@@ -64,6 +64,7 @@ DRIVER_JOB = Entity(
             "text",
             "CASE WHEN is_dead THEN 'SUCCEEDED' ELSE 'RUNNING' END",
             "RUNNING or SUCCEEDED: a driver's exit code is not known, and Ray says the same.",
+            values=("RUNNING", "SUCCEEDED"),
         ),
     ),
     when="coalesce(CASE WHEN is_dead THEN end_time_ms ELSE start_time_ms END, timestamp * 1000)",

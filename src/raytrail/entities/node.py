@@ -20,7 +20,7 @@ NODE = Entity(
         Column("node_ip", "text", "event_data.node_manager_address", "last", "Its address."),
         Column("node_name", "text", "event_data.node_name", "last", "Its name, by default its address."),
         Column("is_head_node", "bool", "event_data.is_head_node", "last", "Whether the GCS runs on it."),
-        Column("state", "text", "event_data.state", "last", "ALIVE or DEAD."),
+        Column("state", "text", "event_data.state", "last", "ALIVE or DEAD.", values=("ALIVE", "DEAD")),
         Column("hostname", "text", "event_data.hostname", "last", "Its host's name; only Ray's HTTP export tells."),
         Column("instance_id", "text", "event_data.instance_id", "last", "The cloud's name for it, likewise."),
         Column(
@@ -30,7 +30,20 @@ NODE = Entity(
         Column("labels", "json", "event_data.labels", "last", "Its labels."),
         Column("start_time_ms", "int", "event_data.start_time_ms", "max", "When it joined.", unset="0"),
         Column("end_time_ms", "int", "event_data.end_time_ms", "max", "When it was found dead.", unset="0"),
-        Column("_death_reason", "text", "event_data.death_info.reason", "last", "Why it died, as an enumeration."),
+        Column(
+            "_death_reason",
+            "text",
+            "event_data.death_info.reason",
+            "last",
+            "Why it died, as an enumeration.",
+            values=(
+                "UNSPECIFIED",
+                "EXPECTED_TERMINATION",
+                "UNEXPECTED_TERMINATION",
+                "AUTOSCALER_DRAIN_PREEMPTED",
+                "AUTOSCALER_DRAIN_IDLE",
+            ),
+        ),
         Column("_death_message", "text", "event_data.death_info.reason_message", "last", "Why it died, in words."),
     ),
     derived=(

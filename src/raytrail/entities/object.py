@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
 from raytrail.entities.ends import OBJECT_BESIDE, OBJECT_ENDS
+from raytrail.entities.task import STATES
 
 
 def _said(name: str) -> str:
@@ -37,7 +38,14 @@ OBJECT = Entity(
         Column("object_id", "id", _said("object_id"), "key", "The object."),
         Column("worker_id", "id", _said("worker_id"), "key", "Who refers to it."),
         Column("object_size", "int", _said("object_size"), "last", "Its size in bytes; -1 while that is not known."),
-        Column("task_status", "text", _said("task_status"), "last", "The state of the task that makes it."),
+        Column(
+            "task_status",
+            "text",
+            _said("task_status"),
+            "last",
+            "The state of the task that makes it.",
+            values=("NIL", *dict(STATES).values()),
+        ),
         Column("attempt_number", "int", _said("attempt_number"), "last", "How often that task was tried."),
         Column(
             "reference_type",
@@ -46,9 +54,17 @@ OBJECT = Entity(
             "last",
             "Why it is kept: ACTOR_HANDLE, PINNED_IN_MEMORY, LOCAL_REFERENCE, USED_BY_PENDING_TASK or "
             "CAPTURED_IN_OBJECT.",
+            values=(
+                "ACTOR_HANDLE",
+                "PINNED_IN_MEMORY",
+                "LOCAL_REFERENCE",
+                "USED_BY_PENDING_TASK",
+                "CAPTURED_IN_OBJECT",
+                "UNKNOWN_STATUS",
+            ),
         ),
         Column("call_site", "text", _said("call_site"), "last", "Where it was made; Ray seldom records that."),
-        Column("type", "text", _said("type"), "last", "WORKER or DRIVER."),
+        Column("type", "text", _said("type"), "last", "WORKER or DRIVER.", values=("WORKER", "DRIVER")),
         Column("pid", "int", _said("pid"), "last", "The worker's process."),
         Column("ip", "text", _said("ip"), "last", "The worker's address."),
         Column("node_id", "id", _said("node_id"), "max", "The worker's node."),
@@ -61,7 +77,14 @@ OBJECT = Entity(
             "max",
             "Whether this worker owns it: only an owner knows the state of its task. Not told of actor handles.",
         ),
-        Column("_change", "text", _said("change"), "last", "CREATED, UPDATED or DELETED."),
+        Column(
+            "_change",
+            "text",
+            _said("change"),
+            "last",
+            "CREATED, UPDATED or DELETED.",
+            values=("CREATED", "UPDATED", "DELETED"),
+        ),
         Column("_time_ns", "int", "time_ns", "max", "When it was seen."),
         Column(
             "state",
@@ -69,6 +92,7 @@ OBJECT = Entity(
             "= CASE WHEN _change = 'DELETED' THEN 'DELETED' ELSE 'REFERENCED' END",
             "last",
             "REFERENCED or DELETED.",
+            values=("REFERENCED", "DELETED"),
         ),
         Column(
             "_seen_ms",

@@ -36,6 +36,7 @@ OPERATOR_EVENT = Entity(
             "event_data.event_type",
             "key",
             "ISSUE_DETECTION_HANGING or ISSUE_DETECTION_HIGH_MEMORY.",
+            values=("ISSUE_DETECTION_HANGING", "ISSUE_DETECTION_HIGH_MEMORY"),
         ),
         Column("event_time_ms", "int", "event_data.event_time", "key", "When it was found.", scale=1000),
         Column("operator_name", "text", "event_data.operator_name", "max", "The operator's name."),

@@ -111,7 +111,7 @@ def _shown(column: Column, value: Any) -> Any:
 def json_schema(entity: Entity) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of an entity's events in their public form."""
     properties = {
-        field_name(column): {**_JSON_TYPE[column.type], "description": column.doc}
+        field_name(column): {**_JSON_TYPE[column.type], "description": column.doc, **_examples(column)}
         for column in (*entity.columns, EXTRA)
         if not column.computed
     }
@@ -138,6 +138,11 @@ def json_schema(entity: Entity) -> dict[str, Any]:
             entity.name: {"type": "object", "required": keys, "properties": properties},
         },
     }
+
+
+def _examples(column: Column) -> dict[str, Any]:
+    # not `enum`: an event of a newer Ray, with a name that we do not know, is valid all the same
+    return {"examples": list(column.values)} if column.values else {}
 
 
 def schema() -> dict[str, Any]:

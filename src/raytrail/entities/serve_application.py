@@ -25,6 +25,7 @@ SERVE_APPLICATION = Entity(
             "event_data.status",
             "last",
             "NOT_STARTED, DEPLOYING, RUNNING, DEPLOY_FAILED, UNHEALTHY or DELETING, as in Serve; DELETED at last.",
+            values=("NOT_STARTED", "DEPLOYING", "RUNNING", "DEPLOY_FAILED", "UNHEALTHY", "DELETING", "DELETED"),
         ),
         Column(
             "message",
@@ -56,6 +57,7 @@ SERVE_APPLICATION = Entity(
             "event_data.source",
             "last",
             "Where it comes from: imperative (Python) or declarative (a config). Serve's REST API says `source`.",
+            values=("unknown", "imperative", "declarative"),
         ),
         Column(
             "external_scaler_enabled",

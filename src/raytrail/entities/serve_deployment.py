@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from raytrail.entities import Column, Derived, Emitted, Entity
 
+_TRIGGERS = (
+    "UNSPECIFIED",
+    "CONFIG_UPDATE_STARTED",
+    "CONFIG_UPDATE_COMPLETED",
+    "UPSCALE_COMPLETED",
+    "DOWNSCALE_COMPLETED",
+    "AUTOSCALING",
+    "REPLICA_STARTUP_FAILED",
+    "DEPLOYMENT_ACTOR_FAILED",
+    "HEALTH_CHECK_FAILED",
+    "INTERNAL_ERROR",
+    "DELETING",
+)
+"""DeploymentStatusTrigger (ray/serve/_private/common.py, Ray 2.60)."""
+
 SERVE_DEPLOYMENT = Entity(
     name="serve_deployment",
     plural="serve_deployments",
@@ -26,8 +41,16 @@ SERVE_DEPLOYMENT = Entity(
             "event_data.status",
             "last",
             "UPDATING, UPSCALING, DOWNSCALING, HEALTHY, UNHEALTHY or DEPLOY_FAILED, as in Serve; DELETED at last.",
+            values=("UPDATING", "UPSCALING", "DOWNSCALING", "HEALTHY", "UNHEALTHY", "DEPLOY_FAILED", "DELETED"),
         ),
-        Column("status_trigger", "text", "event_data.status_trigger", "last", "What brought it to that status."),
+        Column(
+            "status_trigger",
+            "text",
+            "event_data.status_trigger",
+            "last",
+            "What brought it to that status.",
+            values=_TRIGGERS,
+        ),
         Column(
             "message",
             "text",

@@ -19,7 +19,14 @@ SERVE_INSTANCE = Entity(
     ),
     columns=(
         Column("controller_actor_id", "text", "event_data.actor_id", "key", "The controller's actor, as hex."),
-        Column("state", "text", "event_data.state", "last", "RUNNING, and SHUT_DOWN at last; words of ours."),
+        Column(
+            "state",
+            "text",
+            "event_data.state",
+            "last",
+            "RUNNING, and SHUT_DOWN at last; words of ours.",
+            values=("RUNNING", "SHUT_DOWN"),
+        ),
         Column("actor_name", "text", "event_data.actor_name", "last", "The name of the controller's actor."),
         Column("node_id", "text", "event_data.node_id", "last", "The node that the controller runs on, as hex."),
         Column("node_ip", "text", "event_data.node_ip", "last", "The address of that node."),
@@ -32,6 +39,7 @@ SERVE_INSTANCE = Entity(
             "event_data.proxy_location",
             "last",
             "Where proxies run: Disabled, HeadOnly or EveryNode, which is each node with a replica.",
+            values=("Disabled", "HeadOnly", "EveryNode"),
         ),
         Column("http_options", "json", "event_data.http_options", "last", "How proxies listen, as far as it was said."),
         Column("grpc_options", "json", "event_data.grpc_options", "last", "The same for gRPC."),

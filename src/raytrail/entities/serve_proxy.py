@@ -26,6 +26,7 @@ SERVE_PROXY = Entity(
             "event_data.status",
             "last",
             "STARTING, HEALTHY, UNHEALTHY, DRAINING or DRAINED, as in Serve; STOPPED at last.",
+            values=("STARTING", "HEALTHY", "UNHEALTHY", "DRAINING", "DRAINED", "STOPPED"),
         ),
         Column("actor_name", "text", "event_data.actor_name", "last", "The name of that actor."),
         Column("node_ip", "text", "event_data.node_ip", "last", "The address of that node."),

@@ -27,6 +27,7 @@ SERVE_REPLICA = Entity(
             "event_data.state",
             "last",
             "STARTING, UPDATING, RECOVERING, RUNNING, PENDING_MIGRATION or STOPPING, as in Serve; STOPPED at last.",
+            values=("STARTING", "UPDATING", "RECOVERING", "RUNNING", "PENDING_MIGRATION", "STOPPING", "STOPPED"),
         ),
         Column("actor_id", "text", "event_data.actor_id", "last", "The actor that it is, as hex."),
         Column("actor_name", "text", "event_data.actor_name", "last", "The name of that actor."),

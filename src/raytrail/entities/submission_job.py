@@ -8,6 +8,20 @@ from __future__ import annotations
 
 from raytrail.entities import Column, Emitted, Entity
 
+STATUSES = ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
+"""JobStatus (ray/dashboard/modules/job/common.py, Ray 2.60)."""
+ERROR_TYPES = (
+    "RUNTIME_ENV_SETUP_FAILURE",
+    "JOB_SUPERVISOR_ACTOR_START_TIMEOUT",
+    "JOB_SUPERVISOR_ACTOR_START_FAILURE",
+    "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE",
+    "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE",
+    "JOB_SUPERVISOR_ACTOR_DIED",
+    "JOB_ENTRYPOINT_COMMAND_START_ERROR",
+    "JOB_ENTRYPOINT_COMMAND_ERROR",
+)
+"""JobErrorType (likewise)."""
+
 SUBMISSION_JOB = Entity(
     name="submission_job",
     plural="submission_jobs",
@@ -23,10 +37,17 @@ SUBMISSION_JOB = Entity(
     ),
     columns=(
         Column("submission_id", "text", "event_data.submission_job_id", "key", "The submission."),
-        Column("status", "text", "event_data.status", "latest", "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."),
+        Column(
+            "status",
+            "text",
+            "event_data.status",
+            "latest",
+            "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.",
+            values=STATUSES,
+        ),
         Column("entrypoint", "text", "event_data.entrypoint", "latest", "The command that is run."),
         Column("message", "text", "event_data.message", "latest", "What Ray says of its status."),
-        Column("error_type", "text", "event_data.error_type", "latest", "Why it failed."),
+        Column("error_type", "text", "event_data.error_type", "latest", "Why it failed.", values=ERROR_TYPES),
         Column("start_time_ms", "int", "event_data.start_time", "latest", "When it was submitted.", unset="0"),
         Column("end_time_ms", "int", "event_data.end_time", "latest", "When it ended.", unset="0"),
         Column("metadata", "json", "event_data.metadata", "latest", "What its user said of it."),

@@ -37,6 +37,48 @@ rule a finished attempt that went through it would never read FINISHED.
 
 _NAMES = dict(STATES)
 
+TYPES = ("NORMAL_TASK", "ACTOR_CREATION_TASK", "ACTOR_TASK", "DRIVER_TASK")
+"""rpc.TaskType (common.proto, Ray 2.60)."""
+LANGUAGES = ("PYTHON", "JAVA", "CPP")
+"""rpc.Language (common.proto, Ray 2.60)."""
+ERROR_TYPES = (
+    "WORKER_DIED",
+    "ACTOR_DIED",
+    "TASK_EXECUTION_EXCEPTION",
+    "OBJECT_IN_PLASMA",
+    "TASK_CANCELLED",
+    "ACTOR_CREATION_FAILED",
+    "RUNTIME_ENV_SETUP_FAILED",
+    "OBJECT_LOST",
+    "OWNER_DIED",
+    "OBJECT_DELETED",
+    "DEPENDENCY_RESOLUTION_FAILED",
+    "OBJECT_UNRECONSTRUCTABLE_MAX_ATTEMPTS_EXCEEDED",
+    "OBJECT_UNRECONSTRUCTABLE_LINEAGE_EVICTED",
+    "OBJECT_FETCH_TIMED_OUT",
+    "LOCAL_RAYLET_DIED",
+    "TASK_PLACEMENT_GROUP_REMOVED",
+    "ACTOR_PLACEMENT_GROUP_REMOVED",
+    "TASK_UNSCHEDULABLE_ERROR",
+    "ACTOR_UNSCHEDULABLE_ERROR",
+    "OUT_OF_DISK_ERROR",
+    "OBJECT_FREED",
+    "OUT_OF_MEMORY",
+    "NODE_DIED",
+    "END_OF_STREAMING_GENERATOR",
+    "ACTOR_UNAVAILABLE",
+    "GENERATOR_TASK_FAILED_FOR_OBJECT_RECONSTRUCTION",
+    "OBJECT_UNRECONSTRUCTABLE_PUT",
+    "OBJECT_UNRECONSTRUCTABLE_RETRIES_DISABLED",
+    "OBJECT_UNRECONSTRUCTABLE_BORROWED",
+    "OBJECT_UNRECONSTRUCTABLE_REF_NOT_FOUND",
+    "OBJECT_UNRECONSTRUCTABLE_TASK_CANCELLED",
+    "OBJECT_UNRECONSTRUCTABLE_LINEAGE_DISABLED",
+    "WORKER_STARTUP_FAILED",
+    "STREAMING_GENERATOR_REPLAY_INCONSISTENT",
+)
+"""rpc.ErrorType (common.proto, Ray 2.60)."""
+
 _ENDS = ("finished_ns", "failed_ns")
 
 
@@ -184,10 +226,11 @@ TASK = Entity(
             _info("type"),
             "max",
             "NORMAL_TASK, ACTOR_CREATION_TASK, ACTOR_TASK or DRIVER_TASK.",
+            values=TYPES,
         ),
         Column("func_or_class_name", "text", _info("func_or_class_name"), "max", "What is called."),
         Column("_name", "text", _info("name"), "max", "The name given to it; only Ray's HTTP export tells."),
-        Column("language", "text", _info("language"), "max", "PYTHON, JAVA or CPP."),
+        Column("language", "text", _info("language"), "max", "PYTHON, JAVA or CPP.", values=LANGUAGES),
         Column("actor_id", "id", _info("actor_id"), "max", "The actor that it creates or calls."),
         Column("parent_task_id", "id", _info("parent_task_id"), "max", "The task that submitted it."),
         Column("placement_group_id", "id", _info("placement_group_id"), "max", "Where it was placed."),
@@ -225,6 +268,7 @@ TASK = Entity(
             "max",
             "Why it failed.",
             since=("failed_ns",),
+            values=ERROR_TYPES,
         ),
         Column(
             "_error_message",
@@ -272,6 +316,7 @@ TASK = Entity(
             "event_data.profile_events.component_type",
             "max",
             "``worker`` or ``driver``.",
+            values=("worker", "driver"),
         ),
         Column(
             "_profile_node_ip_address",
@@ -322,7 +367,14 @@ TASK = Entity(
         ),
     ),
     derived=(
-        Derived("state", "text", STATE_SQL, "The state it is in, or NIL where no event said.", stored=True),
+        Derived(
+            "state",
+            "text",
+            STATE_SQL,
+            "The state it is in, or NIL where no event said.",
+            stored=True,
+            values=("NIL", *_NAMES.values()),
+        ),
         Derived("name", "text", _NAME_SQL, "The name given to it, else what is called.", stored=True),
         Derived("_earliest_ns", "int", _FIRST_SQL, "The first of its times.", stored=True),
         Derived(
@@ -344,7 +396,13 @@ TASK = Entity(
             "THEN '{\"runtime_env_config\":null}' ELSE '{}' END::JSON) END",
             "Its runtime environment.",
         ),
-        Derived("error_type", "text", "CASE WHEN failed_ns IS NOT NULL THEN _error_type END", "Why it failed."),
+        Derived(
+            "error_type",
+            "text",
+            "CASE WHEN failed_ns IS NOT NULL THEN _error_type END",
+            "Why it failed.",
+            values=ERROR_TYPES,
+        ),
         Derived(
             "error_message",
             "text",

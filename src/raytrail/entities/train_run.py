@@ -28,6 +28,16 @@ TRAIN_RUN = Entity(
             "event_data.status",
             "last",
             "INITIALIZING, SCHEDULING, RUNNING, FINISHED, ERRORED, ABORTED, ...",
+            values=(
+                "INITIALIZING",
+                "SCHEDULING",
+                "RUNNING",
+                "RESTARTING",
+                "RESIZING",
+                "FINISHED",
+                "ERRORED",
+                "ABORTED",
+            ),
         ),
         Column(
             "status_detail",

@@ -24,7 +24,14 @@ TRAIN_RUN_ATTEMPT = Entity(
     columns=(
         Column("run_id", "text", "event_data.run_id", "key", "The run."),
         Column("attempt_id", "text", "event_data.attempt_id", "key", "The attempt."),
-        Column("status", "text", "event_data.status", "last", "PENDING, RUNNING, FINISHED, ERRORED or ABORTED."),
+        Column(
+            "status",
+            "text",
+            "event_data.status",
+            "last",
+            "PENDING, RUNNING, FINISHED, ERRORED or ABORTED.",
+            values=("PENDING", "RUNNING", "FINISHED", "ERRORED", "ABORTED"),
+        ),
         Column(
             "status_detail",
             "text",

@@ -32,14 +32,28 @@ WORKER = Entity(
     ),
     columns=(
         Column("worker_id", "id", _said("worker_id"), "key", "The worker."),
-        Column("worker_type", "text", _said("worker_type"), "max", "WORKER, DRIVER, SPILL_WORKER or RESTORE_WORKER."),
+        Column(
+            "worker_type",
+            "text",
+            _said("worker_type"),
+            "max",
+            "WORKER, DRIVER, SPILL_WORKER or RESTORE_WORKER.",
+            values=("WORKER", "DRIVER", "SPILL_WORKER", "RESTORE_WORKER"),
+        ),
         # one that was dead once stays dead
         Column("is_alive", "bool", _said("is_alive"), "min", "Whether it is alive."),
         Column("node_id", "id", _said("node_id"), "max", "Its node."),
         Column("ip", "text", _said("ip"), "max", "Its node's address."),
         Column("job_id", "id", _said("job_id"), "max", "The job it works for; only Ray's HTTP export tells."),
         Column("pid", "int", _said("pid"), "max", "Its process."),
-        Column("exit_type", "text", _said("exit_type"), "last", "Why it ended, as an enumeration."),
+        Column(
+            "exit_type",
+            "text",
+            _said("exit_type"),
+            "last",
+            "Why it ended, as an enumeration.",
+            values=("SYSTEM_ERROR", "INTENDED_SYSTEM_EXIT", "USER_ERROR", "INTENDED_USER_EXIT", "NODE_OUT_OF_MEMORY"),
+        ),
         Column("exit_detail", "text", _said("exit_detail"), "last", "Why it ended, in words."),
         Column(
             "worker_launch_time_ms",
@@ -78,6 +92,7 @@ WORKER = Entity(
             "CASE WHEN is_alive AND inferred IS NULL THEN 'ALIVE' ELSE 'DEAD' END",
             "ALIVE or DEAD. Ray's own list keeps workers of a node that died as alive, and so does `is_alive`.",
             stored=True,
+            values=("ALIVE", "DEAD"),
         ),
     ),
     when="coalesce(_since_ns // 1000000, _time_ns // 1000000, timestamp * 1000)",

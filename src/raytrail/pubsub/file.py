@@ -7,8 +7,8 @@ network file system nothing is promised, since all of it rests on flock and on a
 
     /dir/00000000000000000001-4be1c09a63d7.chunks     what publisher 4be1c09a63d7 wrote first
     /dir/00000000000000000002-4be1c09a63d7.chunks     what it wrote after file_bytes were full
-    /dir/groups/history.json                          {"<file>": <bytes acknowledged>, ...}
-    /dir/groups/history.lock                          held by the one reader of group `history`, with its pid
+    /dir/groups/alerts.json                           {"<file>": <bytes acknowledged>, ...}
+    /dir/groups/alerts.lock                           held by the one reader of group `alerts`, with its pid
     /dir/groups/.lock                                 held for a moment, by who joins a group or deletes files
 
 A file's number is one more than the greatest in the directory when it was made, so that a publisher's files,
@@ -157,11 +157,7 @@ class FilePubSub:
             BrokerUnavailable: The directory cannot be read.
             EventError: A chunk is of a newer format; what follows it is not read.
         """
-        if not _GROUP.fullmatch(group):
-            raise ConfigError(
-                f"group {group!r} cannot name a file; use at most 100 letters, digits, '_', '-' and '.', "
-                f"not beginning with '-' or '.'"
-            )
+        _check_group(group)
         # joined and left without a thread: cancelling must neither leak the lock nor skip the last commit
         with _reached(self._directory):
             place = _Place(self._directory, group, from_start=from_start)
@@ -200,6 +196,18 @@ class FilePubSub:
                     await asyncio.sleep(pause)
         finally:
             place.leave()
+
+    async def forget(self, group: str) -> bool:
+        """
+        Forget where `group` is; return whether it is gone, which it is not while somebody reads as it.
+
+        Raises:
+            ConfigError: `group` cannot name a file.
+            BrokerUnavailable: The directory cannot be changed.
+        """
+        _check_group(group)
+        with _reached(self._directory):
+            return await asyncio.to_thread(_forget, self._directory, group)
 
     def _set_aside(self, source: Source, frame: Frame, group: str) -> None:
         if frame.torn:
@@ -246,6 +254,14 @@ def _parse_url(url: str) -> tuple[Path, _Settings]:
             f"and file_bytes (integer >= 1)"
         ) from error
     return Path(directory), settings
+
+
+def _check_group(group: str) -> None:
+    if not _GROUP.fullmatch(group):
+        raise ConfigError(
+            f"group {group!r} cannot name a file; use at most 100 letters, digits, '_', '-' and '.', "
+            f"not beginning with '-' or '.'"
+        )
 
 
 @contextmanager
@@ -501,6 +517,22 @@ def _tidy(directory: Path, settings: _Settings) -> None:
         log.warning("%s: old files could not be deleted: %s; mend it, or it grows", directory, error)
 
 
+def _forget(directory: Path, group: str) -> bool:
+    """Remove a group, unless somebody reads as it; return whether it is gone."""
+    path = _groups(directory) / f"{group}.json"
+    if path.parent.exists():
+        with _undisturbed(directory):
+            if not _is_unlocked(path.with_suffix(".lock")):
+                return False
+            _remove(path)
+    return True
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
+
+
 def _retain(directory: Path, settings: _Settings) -> None:
     now = time.time()
     counting: dict[str, dict[str, int]] = {}
@@ -509,8 +541,7 @@ def _retain(directory: Path, settings: _Settings) -> None:
         present = not _is_unlocked(path.with_suffix(".lock"))
         if path.stem.startswith(_EPHEMERAL) and not present:
             # nobody comes back to it: it must not hold up retention for the others
-            path.unlink()
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            _remove(path)
             continue
         recent = now - path.stat().st_mtime <= settings.retain_seconds
         (counting if present or recent else away)[path.stem] = _positions(path)

@@ -56,6 +56,7 @@ import msgspec
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError, RaytrailError
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
 from raytrail.zstd import ZstdError, compress, decompress
 
@@ -195,7 +196,8 @@ class RayPubSub:
         An ack after the generator was closed is of no effect: the agent publishes that chunk again.
 
         Args:
-            group: Who reads; only the acking group's acks are told to anybody.
+            group: Who reads; only the acking group's acks are told to anybody. A history's group of that name, with its
+                store's id, is the acking group.
             from_start: Of no effect, as the GCS holds nothing.
 
         Raises:
@@ -205,6 +207,8 @@ class RayPubSub:
         """
         topic = self._topic
         gcs = _Gcs(topic)
+        if topic.group in (group, name_of(group)):
+            group = topic.group  # agents know it by this name, whichever store its history keeps
         acks = _Acks(topic, gcs) if group == topic.group else None
         if acks and group in self._reading:
             raise acks.taken()

@@ -86,6 +86,11 @@ end"""
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 _LEAVE = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end return 0"
 
+_FORGET = """#!lua flags=allow-oom
+if redis.call('exists', KEYS[2]) == 1 then return 0 end
+if redis.call('exists', KEYS[1]) == 1 then redis.call('xgroup', 'destroy', KEYS[1], ARGV[1]) end
+return 1"""
+
 log = logging.getLogger(__name__)
 
 
@@ -271,6 +276,17 @@ class RedisPubSub:
                     await self._redis.eval(_LEAVE, 1, self._lease(group), me)
         finally:
             self._reading.remove(group)
+
+    async def forget(self, group: str) -> bool:
+        """
+        Forget where `group` is; return whether it is gone, which it is not while somebody reads as it.
+
+        Raises:
+            ConfigError: The server does not let us in.
+            BrokerUnavailable: The server is away.
+        """
+        async with self._ours():
+            return bool(await self._redis.eval(_FORGET, 2, self._stream, self._lease(group), group))
 
     async def _join(self, group: str, me: str, *, from_start: bool) -> None:
         deadline = time.monotonic() + _LEASE_SECONDS + 1

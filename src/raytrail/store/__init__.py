@@ -137,6 +137,25 @@ class Store:
     ) -> None:
         self.close()
 
+    @property
+    def id(self) -> str:
+        """What tells this store from all others, 16 hex digits; empty where no writer has opened it since there are."""
+        return self._catalogue.id
+
+    @property
+    def read_in_plain_group(self) -> bool:
+        """Whether a broker may still hold what it does for a group of this store that had no id in its name."""
+        return self._catalogue.read_in_plain_group
+
+    def left_plain_group(self) -> None:
+        """
+        Note that no broker holds anything for such a group any more.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; it is looked at again at the next start.
+        """
+        self._catalogue.left_plain_group()
+
     def append(self, chunks: Sequence[Chunk]) -> None:
         """
         Append chunks; what was appended before is passed over, what is unreadable is set aside.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from raytrail.errors import StoreError, StoreTooNew, StoreUnavailable
 
 VERSION = 1
 """Version of the store's layout; raised when an older Raytrail could harm or misread it."""
+
+_ID, _PLAIN_GROUP = "id", "plain_group"
+"""Keys of ``meta``."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -144,6 +148,7 @@ class Catalogue:
                 for statement in _TABLES.split(";\n"):
                     self._db.execute(statement)
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES('version', ?)", (str(VERSION),))
+                self._give_id()
                 self._db.execute("COMMIT")
             (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
             tables = self._db.execute("SELECT name FROM sqlite_master").fetchall()
@@ -155,6 +160,34 @@ class Catalogue:
             raise StoreTooNew(
                 f"{path}: written by a newer Raytrail (layout {found}, this one knows {VERSION}); upgrade this one"
             )
+
+    def _give_id(self) -> None:
+        """Give the store an id, once; one that older versions wrote may have read under a group's name alone."""
+        self._db.execute(
+            f"INSERT INTO meta SELECT '{_PLAIN_GROUP}', '1' WHERE EXISTS (SELECT 1 FROM sessions) "
+            f"AND NOT EXISTS (SELECT 1 FROM meta WHERE key = '{_ID}')"
+        )
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (_ID, uuid.uuid4().hex[:16]))
+
+    @property
+    def id(self) -> str:
+        """What tells this store from all others, 16 hex digits; empty where no writer has opened it since there are."""
+        return next((value for (value,) in self.query("SELECT value FROM meta WHERE key = ?", _ID)), "")
+
+    @property
+    def read_in_plain_group(self) -> bool:
+        """Whether a broker may still hold what it does for a group of this store that had no id in its name."""
+        return bool(self.query("SELECT 1 FROM meta WHERE key = ?", _PLAIN_GROUP))
+
+    def left_plain_group(self) -> None:
+        """
+        Note that no broker holds anything for such a group any more.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; it is looked at again at the next start.
+        """
+        with self.transaction() as db:
+            db.execute("DELETE FROM meta WHERE key = ?", (_PLAIN_GROUP,))
 
     def close(self) -> None:
         """Close the database."""

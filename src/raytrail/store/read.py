@@ -75,9 +75,7 @@ class Snapshot:
 
     def at_last(self) -> Snapshot:
         """Return the session at its end, or as it is now."""
-        return Snapshot(
-            self._engine, self.session, None, self._last, self._last, self._table, self._tally, self._counts
-        )
+        return Snapshot(self._engine, self.session, None, self._states, self._counts, attach=self._attach)
 
     def source(self, one: Entity) -> str:
         """Return the relation of an entity's states."""

@@ -1,0 +1,100 @@
+"""The group that a history reads as: its store's own, so that histories with a store each get everything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol, runtime_checkable
+
+from raytrail.errors import RaytrailError
+from raytrail.pubsub import Delivery, Subscriber
+
+LEAVE_SECONDS = 60.0
+"""How often a broker is asked to forget a group that somebody still reads as."""
+_OF_STORE = re.compile("(.+)-[0-9a-f]{16}")
+
+log = logging.getLogger(__name__)
+
+
+def group_of(name: str, store_id: str) -> str:
+    """
+    Return the group that a history reads as.
+
+    Args:
+        name: What its operator calls it.
+        store_id: 16 hex digits.
+    """
+    return f"{name}-{store_id}"
+
+
+def name_of(group: str) -> str:
+    """Return what the operator calls a group that `group_of` made, and any other group as it is."""
+    match = _OF_STORE.fullmatch(group)
+    return match[1] if match else group
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A broker that keeps chunks until each group has them, and can be told that one will not come back."""
+
+    async def forget(self, group: str) -> bool:
+        """
+        Forget where a group is, so that nothing is kept for it; return whether it is gone.
+
+        One that somebody reads as stays. One that comes back begins with the oldest chunk that is still held.
+
+        Raises:
+            PublishError: The broker is away, or does not do it.
+            ConfigError: It does not let us in.
+        """
+        ...
+
+
+class OwnGroup:
+    """
+    A broker as a history reads it.
+
+    Args:
+        broker: The broker.
+        store_id: What tells the history's store from others.
+        left: Called once no broker keeps anything for the group of the name alone, as which older versions read;
+            None where this store never did.
+    """
+
+    def __init__(self, broker: Subscriber, store_id: str, left: Callable[[], None] | None) -> None:
+        self._broker, self._store_id, self._left = broker, store_id, left
+
+    async def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
+        """Yield chunks as the broker does, from where the store's own group of that name left off."""
+        own = self._broker.subscribe(group_of(group, self._store_id), from_start=from_start)
+        leaving: asyncio.Task[None] | None = None
+        try:
+            async with aclosing(own) as deliveries:
+                async for delivery in deliveries:
+                    yield delivery
+                    # not before: from now on the broker keeps what is needed for the store's own group
+                    if self._left is not None and leaving is None:
+                        leaving = asyncio.create_task(self._leave(group, self._left))
+        finally:
+            if leaving is not None:
+                leaving.cancel()
+                await asyncio.gather(leaving, return_exceptions=True)
+
+    async def _leave(self, group: str, left: Callable[[], None]) -> None:
+        """Have the broker forget the group of the name alone."""
+        while not await self._is_forgotten(group):  # noqa: ASYNC110 (its other reader leaves when it likes)
+            await asyncio.sleep(LEAVE_SECONDS)
+        self._left = None
+        await asyncio.to_thread(left)
+
+    async def _is_forgotten(self, group: str) -> bool:
+        if not isinstance(self._broker, Forgetful):
+            return True
+        try:
+            return await self._broker.forget(group)
+        except RaytrailError as error:
+            log.warning("%s; the broker keeps for group %r what is published, until that works", error, group)
+            return False

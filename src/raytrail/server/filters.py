@@ -39,6 +39,8 @@ class Filters(NamedTuple):
     """The conditions that all must hold."""
     counted: tuple[Filter, ...]
     """Those of `where` that the GCS applies, so that ``total`` counts only the rows that pass."""
+    returned: tuple[Filter, ...]
+    """Those that the GCS applies, of nodes and workers, so that ``num_after_truncation`` counts only what passes."""
     empty: bool
     """No row can pass."""
     refusals: tuple[Refusal, ...]
@@ -83,7 +85,7 @@ def read_filters(resource: Resource, params: Mapping[str, Sequence[str]], counte
         HTTPException: There is not one value for each key, at which Ray fails.
     """
     asked = list(_asked(params))
-    where, counts, refusals, empty = [*counted], [*counted], [], False
+    where, counts, returned, refusals, empty = [*counted], [*counted], [], [], False
     for key, op, text in asked:
         field = resource.find(key)
         if field is None:
@@ -95,10 +97,13 @@ def read_filters(resource: Resource, params: Mapping[str, Sequence[str]], counte
             known = () if field.default is not None else (Filter(field.stored, "!=", None),)
             refusals.append(Refusal((*where, *known), term.refused))
         where.extend(term.conditions)
-        if field.gcs == "both" and key == field.name:
-            counts.extend(term.conditions)
+        if key == field.name:
+            counts.extend(term.conditions if field.gcs == "both" else ())
+            cut = _cut_by_gcs(field, op, text, term)
+            returned.extend(cut)
+            where.extend(cut)
         empty = empty or term.empty
-    return Filters(tuple(where), tuple(counts), empty, tuple(refusals))
+    return Filters(tuple(where), tuple(counts), tuple(returned), empty, tuple(refusals))
 
 
 def _asked(params: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Op, str]]:
@@ -137,7 +142,7 @@ def _check_for_gcs(field: Field, op: Op, text: str) -> None:
     Raises:
         ConfigError: It cannot be read.
     """
-    if not field.gcs or (field.gcs == "equal" and op == "!="):
+    if not field.gcs or (field.gcs != "both" and op == "!="):
         return
     if field.id_bytes and not is_id(text, field.id_bytes):
         raise ConfigError(
@@ -145,6 +150,15 @@ def _check_for_gcs(field: Field, op: Op, text: str) -> None:
         )
     if field.values and text.upper() not in field.values:
         raise ConfigError(f"filter {field.name}={text}: it is one of {', '.join(field.values)}")
+
+
+def _cut_by_gcs(field: Field, op: Op, text: str, term: _Term) -> tuple[Filter, ...]:
+    """Return what the GCS leaves out of its reply, without saying so, for a filter whose key it knows."""
+    if field.name == "num_paused_threads" and (op, text) == ("!=", "0"):  # which Ray's debugger asks for
+        return (Filter(field.stored, ">", 0),)
+    if field.gcs == "cut" and op == "=" and (field.kind != "bool" or text == "True"):
+        return term.conditions
+    return ()
 
 
 def _id(resource: Resource, field: Field, op: Op, text: str, exact: bool) -> _Term:

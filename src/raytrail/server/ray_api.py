@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -34,7 +33,7 @@ from raytrail.server.state_api import (
 )
 from raytrail.server.summaries import summarize, summarize_objects
 from raytrail.server.timeline import timeline
-from raytrail.server.view import Answer, View, encode, ray_answer
+from raytrail.server.view import Answer, View, encode, ray_answer, refusing_with
 from raytrail.store import Snapshot
 
 FEW_ATTEMPTS = 20
@@ -49,14 +48,14 @@ def _list(view: View) -> Response:
     """Ray's State API: a list. See below."""
     resource = _resource(view)
     why = unknown(view, resource)
-    with _failing_as_ray(uncaught=resource is JOBS):
+    with refusing_with(500 if resource is JOBS else 400):
         query = read_query(resource, view.params)
         rows = _no_rows(query) if why else find_rows(view.snapshot, query)
     if query.of_one_task and query.detail and rows.filtered <= FEW_ATTEMPTS:
         pages = list(rows.pages)
         logs.begun(view, itertools.chain(*pages))
         rows = rows._replace(pages=iter(pages))
-    pieces = encode_rows(rows, _warnings(view, resource, why))
+    pieces = encode_rows(resource, rows, _warnings(view, resource, why))
     if min(query.limit, rows.filtered) > PAGE_ROWS:
         return StreamingResponse(view.stream(pieces), media_type="application/json")
     return Response(b"".join(pieces), media_type="application/json")
@@ -68,7 +67,7 @@ def _summarize(view: View) -> Response:
     if resource not in (TASKS, ACTORS, OBJECTS):
         raise HTTPException(501, f"summary of {resource.noun}: Ray sums up tasks, actors and objects only")
     why = unknown(view, resource)
-    with _failing_as_ray(uncaught=True):
+    with refusing_with(500):
         sum_up = _summary_of(resource, view.param("summary_by"))
         query = read_summary_query(resource, view.params)
         if not why:
@@ -90,17 +89,6 @@ def _no_rows(query: Query) -> Rows:
     if query.filters.refusals:
         raise ConfigError(query.filters.refusals[0].message)
     return no_rows()
-
-
-@contextmanager
-def _failing_as_ray(*, uncaught: bool) -> Iterator[None]:
-    """Answer a wrong question with 400; or with 500, where Ray's own server catches no such error."""
-    try:
-        yield
-    except ConfigError as error:
-        if uncaught:
-            raise HTTPException(500, str(error)) from error
-        raise
 
 
 def _platform_events(view: View) -> Response:

@@ -51,10 +51,10 @@ class Field(NamedTuple):
     """
     absent: bool = False
     """Ray's row does not have the column where nothing is known. It then passes no filter of it, not even ``!=``."""
-    gcs: Literal["", "equal", "both"] = ""
+    gcs: Literal["", "equal", "cut", "both"] = ""
     """
-    Ray's GCS filters by it: by ``=`` alone, or by ``!=``, too. It then parses ids, and refuses what is none. Of tasks,
-    of which it does both, `total` counts only the rows that pass.
+    Ray's GCS filters by it: by ``=`` alone, or by ``!=``, too. It then parses ids, and refuses what is none. By
+    ``both``, `total` counts only the rows that pass; by ``cut``, `num_after_truncation` does.
     """
     id_bytes: int = 0
     """How many bytes an id has that the GCS parses."""
@@ -66,10 +66,10 @@ class Field(NamedTuple):
     """Our column, where its name differs."""
     exported: bool = True
     """False: no event of Ray's says it, so it is always the default."""
-    wire: Literal["", "text", "float"] = ""
+    wire: Literal["", "text", "float", "floats"] = ""
     """
-    What a whole number looks like in JSON, if not as such: as text, as protobuf writes 64 bits, or with a point, as
-    Python writes what it has divided.
+    What a whole number looks like in JSON, if not as such: as text, as protobuf writes 64 bits; with a point, as
+    Python writes what it has divided; in an object each with a point, as protobuf writes doubles.
     """
 
     @property
@@ -93,6 +93,11 @@ class Resource(NamedTuple):
             if field.filterable and field.name == key.lower():
                 return field
         return None
+
+    @property
+    def no_failure(self) -> str | None:
+        """What Ray says where no node failed to answer: null of what it asks the nodes for."""
+        return None if self.noun in ("objects", "runtime_envs") else ""
 
     def shown(self, detail: bool) -> list[Field]:
         """Return the columns of a row."""
@@ -119,7 +124,7 @@ TASKS = Resource(
         Field("worker_pid", "int", filterable=True),
         Field("error_type", "enum", filterable=True, absent=True),
         Field("language", "enum", filterable=True, detail=True),
-        Field("required_resources", "json", {}, detail=True),
+        Field("required_resources", "json", {}, detail=True, wire="floats"),
         Field("runtime_env_info", "json", detail=True),
         Field("placement_group_id", "id", filterable=True, detail=True),
         Field("events", "json", [], detail=True),
@@ -158,7 +163,7 @@ ACTORS = Resource(
         Field("pid", "int", 0, filterable=True),
         Field("ray_namespace", "text", "", filterable=True),
         Field("serialized_runtime_env", "text", "", detail=True),
-        Field("required_resources", "json", {}, detail=True),
+        Field("required_resources", "json", {}, detail=True, wire="floats"),
         Field("death_cause", "json", detail=True),
         Field("is_detached", "bool", False, detail=True),
         Field("placement_group_id", "id", filterable=True, detail=True, absent=True),
@@ -177,13 +182,13 @@ NODES = Resource(
     entity="node",
     order=("node_id",),
     fields=(
-        Field("node_id", "id", "", filterable=True, optional=False, id_bytes=28, gcs="equal"),
+        Field("node_id", "id", "", filterable=True, optional=False, id_bytes=28, gcs="cut"),
         Field("node_ip", "text", "", filterable=True, optional=False),
         Field("is_head_node", "bool", False, filterable=True, optional=False),
-        Field("state", "enum", "ALIVE", filterable=True, optional=False, gcs="equal", values=("ALIVE", "DEAD")),
+        Field("state", "enum", "ALIVE", filterable=True, optional=False, gcs="cut", values=("ALIVE", "DEAD")),
         Field("state_message", "text"),
-        Field("node_name", "text", "", filterable=True, optional=False, exact=True),
-        Field("resources_total", "json", {}, optional=False),
+        Field("node_name", "text", "", filterable=True, optional=False, exact=True, gcs="cut"),
+        Field("resources_total", "json", {}, optional=False, wire="floats"),
         Field("labels", "json", {}, optional=False),
         Field("start_time_ms", "int", 0, detail=True),
         Field("end_time_ms", "int", 0, detail=True),
@@ -240,7 +245,7 @@ WORKERS = Resource(
     order=("worker_id",),
     fields=(
         Field("worker_id", "id", "", filterable=True, optional=False),
-        Field("is_alive", "bool", False, filterable=True, optional=False),
+        Field("is_alive", "bool", False, filterable=True, optional=False, gcs="cut"),
         Field("worker_type", "enum", "WORKER", filterable=True, optional=False),
         Field("exit_type", "enum", filterable=True, absent=True),
         Field("node_id", "id", "", filterable=True, optional=False),
@@ -350,6 +355,8 @@ class Rows(NamedTuple):
     """How many rows there are, and the rows, page by page."""
 
     total: int
+    found: int
+    """How many of them Ray's GCS would have sent: ``num_after_truncation``."""
     filtered: int
     pages: Iterator[list[dict[str, Any]]]
 
@@ -407,24 +414,32 @@ def find_rows(snapshot: Snapshot, query: Query) -> Rows:
     noun = query.resource.entity
     query.filters.refuse(snapshot, noun)
     total = snapshot.count(noun, query.counted)
+    returned = query.filters.returned
+    found = snapshot.count(noun, (*query.counted, *returned)) if returned else total
     if query.empty:
-        return no_rows()._replace(total=total)
+        return no_rows()._replace(total=total, found=found)
     filtered = total if query.where == query.counted else snapshot.count(noun, query.where)
-    return Rows(total, filtered, _pages(snapshot, query, filtered))
+    return Rows(total, found, filtered, _pages(snapshot, query, filtered))
 
 
 def no_rows() -> Rows:
     """Return the rows of what is not known."""
-    return Rows(0, 0, iter(()))
+    return Rows(0, 0, 0, iter(()))
 
 
-def encode_rows(rows: Rows, warnings: Sequence[str]) -> Iterator[bytes]:
+def encode_rows(resource: Resource, rows: Rows, warnings: Sequence[str]) -> Iterator[bytes]:
     """Yield Ray's answer to a list, one piece a page."""
     # the rows come last, so that they can be sent while the next page is read
     yield (
         b'{"result":true,"msg":"","data":{"result":{"total":%d,"num_after_truncation":%d,"num_filtered":%d,'
-        b'"partial_failure_warning":"","warnings":%b,"result":['
-        % (rows.total, rows.total, rows.filtered, msgspec.json.encode(list(warnings) or None))
+        b'"partial_failure_warning":%b,"warnings":%b,"result":['
+        % (
+            rows.total,
+            rows.found,
+            rows.filtered,
+            msgspec.json.encode(resource.no_failure),
+            msgspec.json.encode(list(warnings) or None),
+        )
     )
     comma = b""
     for page in rows.pages:
@@ -534,7 +549,11 @@ def _completion(query: Query) -> Callable[[dict[str, Any]], None]:
     return complete
 
 
-_WIRE: Mapping[str, Callable[[int], str | float]] = {"text": str, "float": float}
+def _floats(amounts: Mapping[str, int | float]) -> dict[str, float]:
+    return {name: float(amount) for name, amount in amounts.items()}
+
+
+_WIRE: Mapping[str, Callable[[Any], Any]] = {"text": str, "float": float, "floats": _floats}
 
 
 def _complete_task(row: dict[str, Any]) -> None:

@@ -64,6 +64,9 @@ def different(ours, theirs):
 async def test_rows_are_those_of_the_live_cluster(noun, listed, said):
     ours = by_key(noun, (await listed(noun, detail=True, limit=10000, at=MOMENT))["result"])
     theirs = by_key(noun, said[noun])
+    for row in ours.values():
+        # Ray's client, which was asked, makes numbers of them
+        row.update({name: int(row[name]) for name in row if name.startswith("num_restarts")})
     assert ours.keys() == theirs.keys()
     assert different(ours, theirs) == {}
 
@@ -140,7 +143,7 @@ async def test_total_counts_what_the_gcs_would_have_sent(listed):
         ("tasks", [("worker_pid", "=", "13993")], lambda row: row["worker_pid"] == 13993),
         ("tasks", [("worker_pid", "!=", "13993")], lambda row: True),
         ("tasks", [("worker_pid", "=", str(2**130))], lambda row: False),
-        ("tasks", [("error_type", "!=", "WORKER_DIED")], lambda row: row["error_type"] != "WORKER_DIED"),
+        ("tasks", [("error_type", "!=", "WORKER_DIED")], lambda row: row["error_type"] not in (None, "WORKER_DIED")),
         ("tasks", [("node_id", "=", "not hex")], lambda row: False),
         ("tasks", [("node_id", "!=", "not hex")], lambda row: True),
         ("tasks", [("name", "=", "f"), ("state", "=", "FAILED")], lambda row: row["name"] == "f" and row["state"] == "FAILED"),  # noqa: E501
@@ -150,7 +153,7 @@ async def test_total_counts_what_the_gcs_would_have_sent(listed):
         ("actors", [("name", "!=", "")], lambda row: row["name"] != ""),
         ("actors", [("name", "!=", "named")], lambda row: row["name"] != "named"),
         ("actors", [("pid", "=", "0")], lambda row: row["pid"] == 0),
-        ("actors", [("placement_group_id", "!=", "ab" * 18)], lambda row: True),
+        ("actors", [("placement_group_id", "!=", "ab" * 18)], lambda row: row["placement_group_id"]),
         ("actors", [("state", "=", "alive")], lambda row: row["state"] == "ALIVE"),
         ("nodes", [("is_head_node", "=", "true")], lambda row: row["is_head_node"]),
         ("nodes", [("is_head_node", "!=", "1")], lambda row: not row["is_head_node"]),
@@ -214,11 +217,6 @@ async def test_a_node_is_named_letter_by_letter(add, task, made_client):
             "filter is_head_node 'yes' is not a flag; write true or false",
         ),
         ("tasks", query(("name", "<", "f")), "filter predicate '<' on name: it is = or !="),
-        (
-            "tasks",
-            {"filter_keys": "name"},
-            "filters: 1 keys, 0 predicates and 0 values; give one of each for every filter",
-        ),
         (
             "tasks",
             {"limit": 1000001},
@@ -312,9 +310,9 @@ async def test_what_no_event_said_is_shown_as_ray_shows_the_unset(add, task, mad
         "required_resources": {},
         "is_detached": False,
         "repr_name": "",
-        "num_restarts": 0,
-        "num_restarts_due_to_lineage_reconstruction": 0,
-        "num_restarts_due_to_node_preemption": 0,
+        "num_restarts": "0",
+        "num_restarts_due_to_lineage_reconstruction": "0",
+        "num_restarts_due_to_node_preemption": "0",
         "label_selector": {},
     }
     assert {k: v for k, v in rows["nodes"].items() if v is not None} == {
@@ -349,8 +347,7 @@ async def test_a_long_list_is_the_same_however_it_is_paged(page_rows, add, task,
         body = json.loads(answer.content)["data"]["result"]
         rows = [(int(row["task_id"][:40], 16), row["attempt_number"]) for row in body["result"]]
         every = [(n, a) for n, attempts in enumerate([1, 5, 2, 1, 3]) for a in reversed(range(attempts))]
-        assert rows == (every[:limit] if limit > page_rows else [row for row in every if row in set(rows)])
-        assert len(rows) == min(limit, len(every))
+        assert rows == every[:limit]
 
 
 async def test_jobs_are_paged_too(listed, monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from starlette.responses import Response
@@ -24,6 +25,7 @@ from raytrail.server.status import (
     read_status,
     status_report,
 )
+from raytrail.server.timezones import local_zone
 from raytrail.server.view import Answer, View, encode, ray_answer
 from raytrail.store import Filter
 
@@ -185,9 +187,8 @@ def _authentication(_: View) -> Response:
 
 
 def _timezone(_: View) -> Response:
-    """The time zone of the dashboard: UTC."""
-    # the dashboard knows UTC by this name only in its list of time zones
-    return encode({"offset": "+00:00", "value": "Etc/UTC"})
+    """The time zone of the machine that serves, as Ray names it."""
+    return encode(local_zone(datetime.now().astimezone()))
 
 
 def _version(view: View) -> Response:

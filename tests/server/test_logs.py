@@ -358,6 +358,17 @@ async def test_a_job_is_followed_to_its_end_by_websocket(cluster, job, made):
             assert (refused.value.response.status_code, refused.value.response.body) == (status, reason)
 
 
+async def test_the_log_of_a_job_whose_name_has_a_slash_is_found(cluster, add, write, made, made_client):
+    add(("EXPORT_SUBMISSION_JOB", {"submission_job_id": "team/job-1", "status": "SUCCEEDED", "driver_node_id": NODE}))
+    write(**{"job-driver-team/job-1.log": b"hi\n", "job-driver-job-1.log": b"another's\n"})
+    answer = await made_client.get(f"/clusters/{MADE}/api/jobs/team%2Fjob-1/logs")
+    assert answer.json() == {"logs": "hi\n"}
+    async with listening(made) as address:
+        url = f"{address.replace('http', 'ws', 1)}/clusters/{MADE}/api/jobs"
+        async with connect(f"{url}/team%2Fjob-1/logs/tail") as socket:
+            assert [text async for text in socket] == ["hi\n"]
+
+
 @given(
     data=st.lists(st.sampled_from([b"\n", b"x", b"line\n", b"y" * 50]), max_size=40).map(b"".join),
     lines=st.integers(1, 20),

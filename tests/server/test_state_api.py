@@ -399,3 +399,125 @@ async def test_objects_come_with_rays_word_on_where_they_were_made(add, made_cli
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_the_tab_of_platform_events_stays_hidden(method, client):
     assert (await client.request(method, "/clusters/latest/api/v0/platform_events")).status_code == 404
+
+
+@pytest.fixture
+def timed(task):
+    """Make an attempt that was submitted at a second, in a state."""
+
+    def timed(number, second, state="FINISHED"):
+        name, data = task(number)
+        times = {"1": f"{second}000000000"}
+        if state != "PENDING_ARGS_AVAIL":
+            times[{"FINISHED": "11", "FAILED": "12", "RUNNING": "8"}[state]] = f"{second}500000000"
+        data["state_updates"] = {"state_ts_ns": times}
+        return name, data
+
+    return timed
+
+
+class TestALimitBelowTheNumberOfRows:
+    async def numbers(self, client, **params):
+        answer = (await client.get("/clusters/latest/api/v0/tasks", params=params)).json()["data"]["result"]
+        return [int(row["task_id"][:40], 16) for row in answer["result"]], answer["num_filtered"]
+
+    async def test_leaves_the_smallest_ids(self, add, timed, made_client):
+        # which were submitted last
+        add(*(timed(number, 100 - number) for number in range(1, 9)))
+        for limit in (1, 3, 8, 20):
+            shown, every = await self.numbers(made_client, limit=limit)
+            assert (shown, every) == (list(range(1, min(limit, 8) + 1)), 8)
+
+    @pytest.mark.parametrize(
+        ("noun", "key", "events"),
+        [
+            ("actors", "actor_id", [("EXPORT_ACTOR", {"actor_id": b64(f"{n:032x}"), "state": "ALIVE", "job_id": b64(f"0{9 - n}000000")}) for n in (3, 1, 2)]),  # noqa: E501
+            ("nodes", "node_id", [("EXPORT_NODE", {"node_id": b64(f"{n:056x}"), "state": "ALIVE"}) for n in (3, 1, 2)]),
+            ("workers", "worker_id", [("EXPORT_WORKER", {"worker_id": b64(f"{n:056x}"), "is_alive": True}) for n in (3, 1, 2)]),  # noqa: E501
+            ("objects", "object_id", [("EXPORT_OBJECT", {"object_id": b64(f"{n:056x}"), "worker_id": b64("01" * 28), "change": "CREATED"}) for n in (3, 1, 2)]),  # noqa: E501
+            ("placement_groups", "placement_group_id", [("EXPORT_PLACEMENT_GROUP", {"placement_group_id": b64(f"{n:036x}"), "state": "CREATED"}) for n in (3, 1, 2)]),  # noqa: E501
+            ("jobs", "job_id", [("EXPORT_DRIVER_JOB", {"job_id": b64(f"0{n}000000")}) for n in (3, 1, 2)]),
+        ],
+    )  # fmt: skip
+    async def test_leaves_the_smallest_ids_of_every_resource(self, noun, key, events, add, made_client):
+        add(*events)
+        answer = await made_client.get(f"/clusters/latest/api/v0/{noun}?limit=2")
+        ids = [row[key] for row in answer.json()["data"]["result"]["result"]]
+        assert [int(id.strip("0") or "0", 16) for id in ids] == [1, 2]
+
+    async def test_leaves_the_smallest_of_the_newest_where_ray_looks_at_no_more(
+        self, add, timed, made_client, monkeypatch
+    ):
+        monkeypatch.setattr(state_api, "RAYS_MAX_LIMIT", 4)
+        add(*(timed(number, 100 - number) for number in range(1, 5)), *(timed(number, 200) for number in range(11, 14)))
+        assert await self.numbers(made_client, limit=2) == ([1, 11], 7)
+        for at in ("", "at/300000/"):
+            answer = await made_client.get(f"/clusters/latest/{at}api/v0/tasks?limit=4")
+            ids = [int(row["task_id"][:40], 16) for row in answer.json()["data"]["result"]["result"]]
+            assert ids == [1, 11, 12, 13]
+        # as many as one likes are asked of a history, and then in order of all
+        assert await self.numbers(made_client, limit=6) == ([1, 2, 3, 4, 11, 12], 7)
+
+    async def test_leaves_the_dashboard_what_failed_what_is_open_and_the_newest(
+        self, add, timed, made_client, monkeypatch
+    ):
+        monkeypatch.setattr(state_api, "RAYS_MAX_LIMIT", 4)
+        add(
+            timed(9, 1, "FAILED"),
+            timed(8, 2, "RUNNING"),
+            *(timed(number, 10 + number) for number in range(1, 5)),
+            timed(7, 3, "FAILED"),
+        )
+        assert await self.numbers(made_client, limit=4, detail=1) == ([7, 9, 8, 4], 7)
+        # clients say how long they wait, and get what Ray gives
+        assert await self.numbers(made_client, limit=4, detail=1, timeout=24) == ([1, 2, 3, 4], 7)
+        assert await self.numbers(made_client, limit=4) == ([1, 2, 3, 4], 7)
+
+    async def test_does_not_stir_the_dashboards_table_while_all_rows_fit(self, add, timed, made_client, monkeypatch):
+        monkeypatch.setattr(state_api, "RAYS_MAX_LIMIT", 3)
+        add(timed(2, 1, "FAILED"), timed(1, 2), timed(3, 3))
+        assert await self.numbers(made_client, limit=3, detail=1) == ([1, 2, 3], 3)
+
+
+class TestNumbersInJson:
+    """They are strings, fractions or whole as Ray's server writes them; its Python client hides that."""
+
+    async def row(self, client, noun):
+        answer = await client.get(f"/clusters/latest/api/v0/{noun}?detail=1")
+        [row] = answer.json()["data"]["result"]["result"]
+        return answer.text, row
+
+    async def test_of_64_bits_are_text(self, add, made_client):
+        add(("EXPORT_ACTOR", {"actor_id": b64("01" * 16), "state": "RESTARTING", "required_resources": {"CPU": 1}}))
+        _, row = await self.row(made_client, "actors")
+        assert row["num_restarts"] == "1"
+        assert row["num_restarts_due_to_lineage_reconstruction"] == "0"
+        assert row["num_restarts_due_to_node_preemption"] == "0"
+        assert (row["pid"], row["required_resources"]) == (0, {"CPU": 1.0})
+        assert type(row["required_resources"]["CPU"]) is float
+
+    async def test_that_python_divided_have_a_point(self, add, timed, made_client):
+        add(timed(1, 7))
+        text, row = await self.row(made_client, "tasks")
+        assert '"creation_time_ms":7000.0,' in text
+        assert '{"state":"FINISHED","created_ms":7500.0}' in text
+        assert (type(row["start_time_ms"]), type(row["end_time_ms"])) == (type(None), float)
+        assert type(row["attempt_number"]) is int
+
+    async def test_are_whole_where_ray_made_them_so(self, add, made_client):
+        alive = {"node_id": b64("01" * 28), "state": "ALIVE"}
+        add(
+            ("EXPORT_NODE", {**alive, "start_time_ms": "5", "resources_total": {"CPU": 4}}),
+            ("EXPORT_WORKER", {"worker_id": b64("01" * 28), "is_alive": True, "start_time_ms": "5", "pid": 3}),
+        )
+        _, row = await self.row(made_client, "nodes")
+        assert (row["start_time_ms"], row["resources_total"]) == (5, {"CPU": 4.0})
+        assert type(row["resources_total"]["CPU"]) is float
+        _, row = await self.row(made_client, "workers")
+        assert (row["start_time_ms"], row["pid"], row["worker_launch_time_ms"]) == (5, 3, (1 << 64) - 1)
+
+    async def test_no_node_failed_to_answer_for_its_objects(self, add, made_client):
+        add(("EXPORT_OBJECT", {"object_id": b64("01" * 28), "worker_id": b64("02" * 28), "change": "CREATED"}))
+        for path, failure in (("objects", None), ("objects/summarize", None), ("tasks", ""), ("tasks/summarize", "")):
+            answer = (await made_client.get(f"/clusters/latest/api/v0/{path}")).json()["data"]["result"]
+            assert answer["partial_failure_warning"] == failure

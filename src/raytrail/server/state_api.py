@@ -465,8 +465,8 @@ def _pages(snapshot: Snapshot, query: Query, filtered: int) -> Iterator[list[dic
 
 def _chosen(snapshot: Snapshot, query: Query, filtered: int) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows that are shown, page by page."""
-    few = query.limit <= PAGE_ROWS
-    if query.resource is not TASKS or not few or filtered <= max(query.limit, RAYS_MAX_LIMIT):
+    # Ray never lists more; asked for more than that, all are shown in order
+    if query.resource is not TASKS or query.limit > RAYS_MAX_LIMIT or filtered <= RAYS_MAX_LIMIT:
         return _in_order(snapshot, query, query.where)
     if query.of_dashboard:
         return iter([_worth_a_look(snapshot, query)])

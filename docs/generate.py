@@ -377,8 +377,8 @@ The requests, answers and columns are those of Ray {jobs_api.RAY_VERSION}: `filt
 `!=`) and `filter_values`, `detail`, `exclude_driver`, and `limit`, which is {state_api.DEFAULT_LIMIT} unless given and
 at most {state_api.MAX_LIMIT:,} (Ray's own servers refuse more than {state_api.RAYS_MAX_LIMIT:,}).
 
-A limit leaves the rows with the smallest ids, as in Ray. Of more than {state_api.RAYS_MAX_LIMIT:,} tasks Ray
-looks at the newest {state_api.RAYS_MAX_LIMIT:,} only. A list of that many or fewer is made of these here, too. A longer one is made of all.
+A limit leaves the rows with the smallest ids, as in Ray. Of very many tasks Ray looks at the newest
+{state_api.RAYS_MAX_LIMIT:,} only. A list of that many or fewer is made of these here, too. A longer one is made of all.
 The dashboard asks for as many tasks, with details and without a `timeout`. Where there are more, it gets those that
 failed, those that are open, and then the newest of the others. The bar says how many are shown of how many.
 

@@ -85,7 +85,10 @@ def read_filters(resource: Resource, params: Mapping[str, Sequence[str]], counte
         HTTPException: There is not one value for each key, at which Ray fails.
     """
     asked = list(_asked(params))
-    where, counts, returned, refusals, empty = [*counted], [*counted], [], [], False
+    where, counts = [*counted], [*counted]
+    returned: list[Filter] = []
+    refusals: list[Refusal] = []
+    empty = False
     for key, op, text in asked:
         field = resource.find(key)
         if field is None:

@@ -479,12 +479,12 @@ def _chosen(snapshot: Snapshot, query: Query, filtered: int) -> Iterator[list[di
 def _worth_a_look(snapshot: Snapshot, query: Query) -> list[dict[str, Any]]:
     """Return as many tasks as are asked for: those that failed, those that are open, and the newest of the others."""
     page: list[dict[str, Any]] = []
-    for states in ([("=", "FAILED")], [("!=", "FAILED"), ("!=", "FINISHED")], [("=", "FINISHED")]):
-        of_these = [Filter("state", op, state) for op, state in states]
+    failed, finished = Filter("state", "=", "FAILED"), Filter("state", "=", "FINISHED")
+    for of_state in ([failed], [failed._replace(op="!="), finished._replace(op="!=")], [finished]):
         page += snapshot.rows(
             query.resource.entity,
             columns=_columns(query),
-            where=[*query.where, *of_these],
+            where=[*query.where, *of_state],
             order=["-_earliest_ns"],
             limit=query.limit - len(page),
         )

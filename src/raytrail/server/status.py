@@ -228,7 +228,7 @@ class _Holder(NamedTuple):
 
     node_id: str
     resources: Resources
-    count: int = 1
+    number: int = 1
 
 
 class _Node:
@@ -250,7 +250,7 @@ class _Node:
         """Note what is held."""
         chosen: dict[str, int | None] = {}
         for text, amount in holder.resources.items():
-            self._used[text] += amount * holder.count
+            self._used[text] += amount * holder.number
             group, bundle = Named.parse(text)[1:]
             if group and bundle is not None:
                 chosen[group] = bundle
@@ -258,10 +258,10 @@ class _Node:
         for text, amount in holder.resources.items():
             name, group, bundle = Named.parse(text)
             if group and bundle is None:
-                of = chosen.setdefault(group, self._bundle_with(name, group, amount * holder.count))
+                of = chosen.setdefault(group, self._bundle_with(name, group, amount * holder.number))
                 indexed = f"{name}_group_{of}_{group}"
                 if of is not None and indexed not in holder.resources:
-                    self._used[indexed] += amount * holder.count
+                    self._used[indexed] += amount * holder.number
 
     def _bundle_with(self, name: str, group: str, amount: float) -> int | None:
         for text, total in sorted(self._total.items()):

@@ -446,15 +446,19 @@ class TestALimitBelowTheNumberOfRows:
         assert [int(id.strip("0") or "0", 16) for id in ids] == [1, 2]
 
     async def test_leaves_the_smallest_of_the_newest_where_ray_looks_at_no_more(
-        self, add, timed, made_client, monkeypatch
+        self, add, timed, made, made_client, monkeypatch
     ):
         monkeypatch.setattr(state_api, "RAYS_MAX_LIMIT", 4)
         add(*(timed(number, 100 - number) for number in range(1, 5)), *(timed(number, 200) for number in range(11, 14)))
-        assert await self.numbers(made_client, limit=2) == ([1, 11], 7)
-        for at in ("", "at/300000/"):
-            answer = await made_client.get(f"/clusters/latest/{at}api/v0/tasks?limit=4")
-            ids = [int(row["task_id"][:40], 16) for row in answer.json()["data"]["result"]["result"]]
-            assert ids == [1, 11, 12, 13]
+        for sealed in (False, True):
+            if sealed:
+                made.seal("session_2026-01-01_00-00-00_000000_1")
+                made.cache("session_2026-01-01_00-00-00_000000_1")
+            assert await self.numbers(made_client, limit=2) == ([1, 11], 7)
+            for at in ("", "at/300000/", "final/"):
+                answer = await made_client.get(f"/clusters/latest/{at}api/v0/tasks?limit=4")
+                ids = [int(row["task_id"][:40], 16) for row in answer.json()["data"]["result"]["result"]]
+                assert ids == [1, 11, 12, 13]
         # as many as one likes are asked of a history, and then in order of all
         assert await self.numbers(made_client, limit=6) == ([1, 2, 3, 4, 11, 12], 7)
 
@@ -472,6 +476,11 @@ class TestALimitBelowTheNumberOfRows:
         # clients say how long they wait, and get what Ray gives
         assert await self.numbers(made_client, limit=4, detail=1, timeout=24) == ([1, 2, 3, 4], 7)
         assert await self.numbers(made_client, limit=4) == ([1, 2, 3, 4], 7)
+
+    async def test_leaves_the_smallest_of_all_that_have_no_times(self, add, task, made_client, monkeypatch):
+        monkeypatch.setattr(state_api, "RAYS_MAX_LIMIT", 2)
+        add(*(task(number) for number in (3, 1, 4, 2)))
+        assert await self.numbers(made_client, limit=2) == ([1, 2], 4)
 
     async def test_does_not_stir_the_dashboards_table_while_all_rows_fit(self, add, timed, made_client, monkeypatch):
         monkeypatch.setattr(state_api, "RAYS_MAX_LIMIT", 3)

@@ -473,7 +473,8 @@ def _chosen(snapshot: Snapshot, query: Query, filtered: int) -> Iterator[list[di
     # of more tasks than Ray looks at, it takes the newest
     newest: dict[str, Any] = {"columns": ["_earliest_ns"], "where": query.where, "order": ["-_earliest_ns"]}
     [oldest] = snapshot.rows("task", **newest, limit=1, offset=RAYS_MAX_LIMIT - 1)
-    return _in_order(snapshot, query, (*query.where, Filter("_earliest_ns", ">=", oldest["_earliest_ns"])))
+    since = oldest["_earliest_ns"]  # null where so many have no times at all
+    return _in_order(snapshot, query, (*query.where, *([Filter("_earliest_ns", ">=", since)] if since else [])))
 
 
 def _worth_a_look(snapshot: Snapshot, query: Query) -> list[dict[str, Any]]:

@@ -316,6 +316,10 @@ def _origin(column: Column) -> str:
     return f"= `{_text(column.computed)}`" if column.computed else f"`{column.origin}`"
 
 
+WIRE = {"text": ", as text", "float": ", with a point", "floats": ", numbers with a point"}
+"""How the tables say in which way numbers are written."""
+
+
 def _http() -> str:
     with tempfile.TemporaryDirectory() as directory, Store.open(Path(directory), write=True) as store:
         paths = {str(getattr(route, "path", "")) for route in asgi.app(store, ServerConfig()).routes}
@@ -339,7 +343,7 @@ def _http() -> str:
             [
                 (
                     f"`{field.name}`",
-                    field.kind,
+                    f"{field.kind}{WIRE.get(field.wire, '')}",
                     "yes" if field.filterable else "",
                     "yes" if field.detail else "",
                     f"`{msgspec.json.encode(field.default).decode()}`" + ("" if field.exported else ", always"),
@@ -377,7 +381,25 @@ Where `RAY_ADDRESS` is set it wins over `--address`; `RAY_API_SERVER_ADDRESS` wi
 
 The requests, answers and columns are those of Ray {jobs_api.RAY_VERSION}: `filter_keys`, `filter_predicates` (`=` and
 `!=`) and `filter_values`, `detail`, `exclude_driver`, and `limit`, which is {state_api.DEFAULT_LIMIT} unless given and
-at most {state_api.MAX_LIMIT:,} (Ray's own servers refuse more than 10,000).
+at most {state_api.MAX_LIMIT:,} (Ray's own servers refuse more than {state_api.RAYS_MAX_LIMIT:,}).
+
+A limit leaves the rows with the smallest ids, as in Ray. Of very many tasks Ray looks at the newest
+{state_api.RAYS_MAX_LIMIT:,} only. A list of that many or fewer is made of these here, too. A longer one is made of all.
+The dashboard asks for as many tasks, with details and without a `timeout`. Where there are more, it gets those that
+failed, those that are open, and then the newest of the others. The bar says how many are shown of how many.
+
+Filters pass what Ray's pass, oddities included:
+
+- Texts are compared in any case. So are ids, states and types.
+- A key that is spelt exactly is looked for by Ray's GCS, too: of tasks, `total` then counts only what passes `task_id`,
+  `job_id`, `actor_id`, `name` and `state`; of nodes and workers, `num_after_truncation` counts only what passes. A key
+  in another case finds the same rows, and `total` counts all.
+- `!=` passes every row where the column is a number or a flag that Ray may leave out, such as `worker_pid`.
+- A row that does not have `error_type`, an actor's `node_id` or `placement_group_id`, or a worker's `exit_type`,
+  `debugger_port` or `num_paused_threads` passes no filter of it, not even `!=`.
+- An unknown column, or a text where a number is looked for, is refused as soon as there is a row to compare it with.
+
+Numbers are written as Ray writes them: some as text, some with a point. The tables say which.
 
 The last column says what the events in Ray's files tell: the value itself (exact), others that it follows from
 (derived) or is concluded from (inferred), or nothing (not exported), when it has its default, always. Why, and what
@@ -395,6 +417,9 @@ and objects where no agent was told to ask for them. `ray list` and `ray summary
 - 401: no token, or another one, where there is one.
 - 405: a method other than GET and HEAD.
 - 421: without a token, a name that the server does not know itself by (`server.hosts`).
+
+Where Ray's own server catches no error of a wrong question, its status is 500, and so it is here: lists of jobs,
+summaries, the timeline, and logs.
 
 State API errors have Ray's form, `{{"result": false, "msg": …, "data": {{"result": null}}}}`; others are plain text.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raytrail.testing.queries import record_queries
 from raytrail.testing.ray_cluster import ray_cluster
 from raytrail.testing.record import record, record_logs
 
@@ -31,6 +32,7 @@ def recorded_session():
             wait_until_quiet(cluster)
             recorded = record(cluster.dashboard_url, temp_dir / "recorded.json")
             recorded["logs"] = record_logs(cluster.dashboard_url, recorded)
+            recorded["queries"] = record_queries(cluster.dashboard_url, recorded)
             # actors' events tell whole seconds: what the end brings must not fall into that of the answers
             time.sleep(1.1)
             cluster.stop()

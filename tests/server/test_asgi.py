@@ -75,7 +75,7 @@ async def test_a_moment_that_is_none_is_refused(moment, client):
 
 async def test_summary_by_anything_else_is_refused(client):
     answer = await client.get("/clusters/varied/api/v0/tasks/summarize?summary_by=node")
-    assert refused(answer) == (400, "summary_by 'node': it is func_name, task_name or lineage")
+    assert refused(answer) == (500, "summary_by 'node': it is func_name, task_name or lineage")
 
 
 async def test_a_page_that_is_nowhere_says_where_the_clusters_are(client):

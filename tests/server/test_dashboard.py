@@ -1,6 +1,10 @@
 """What Ray's dashboard asks beside the State and Jobs APIs."""
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
+
+from raytrail.server.timezones import local_zone
 
 from .conftest import b64
 
@@ -51,7 +55,9 @@ async def test_actors_are_those_of_the_state_api(client, said):
         assert (shown["state"], shown["actorClass"], shown["pid"]) == (row["state"], row["class_name"], row["pid"])
         assert (shown["address"]["nodeId"], shown["numRestarts"]) == (row["node_id"] or "", str(row["num_restarts"]))
         one = (await client.get(f"/clusters/varied/logical/actors/{row['actor_id']}")).json()["data"]["detail"]
-        assert one == shown
+        # of one alone Ray writes the names of resources in its dashboard's way, too
+        assert one == {**shown, "requiredResources": one["requiredResources"]}
+        assert list(one["requiredResources"].values()) == list(shown["requiredResources"].values())
 
 
 async def test_some_actors_are_asked_for_by_their_ids(made_client, add):
@@ -89,7 +95,7 @@ async def test_nodes_have_all_without_which_the_pages_break(made_client, add):
     add(node(1), node(2, "DEAD", ended_ms=9_000, death_info={"reason": "UNEXPECTED_TERMINATION"}))
     summary = (await ask(made_client, "final/nodes?view=summary"))["summary"]
     assert [(one["hostname"], one["raylet"]["state"]) for one in summary] == [("host-1", "ALIVE"), ("host-2", "DEAD")]
-    assert summary[1]["raylet"]["stateMessage"].startswith("Unexpected termination: ")
+    assert summary[1]["raylet"]["stateMessage"] == "Unexpected termination"
     for id in (NODE, OTHER, "03" * 28):
         detail = (await ask(made_client, f"nodes/{id}"))["detail"]
         assert {"raylet", "workers", "actors"} <= detail.keys()
@@ -139,7 +145,7 @@ async def test_events_are_given_by_job(made_client, add, chunk, made):
         ("api/profiling_enabled", {"profilingEnabled": False}),
         ("api/v0/runtime_env_redaction", {"redactionEnabled": True}),
         ("usage_stats_enabled", {"usageStatsEnabled": False}),
-        ("api/cluster_status", {"clusterStatus": None}),
+        ("api/cluster_status", {"autoscalingError": None}),
         ("api/v0/cluster_metadata", {"sessionId": "session_2026-11-23_07-40-30_867494_13129"}),
     ],
 )
@@ -169,3 +175,87 @@ class TestTheMomentWithoutOneInThePath:
         made.seal("session_2026-01-01_00-00-00_000000_1")
         assert await self.states(made_client) == ["ALIVE"]
         assert await self.states(made_client, "final/") == ["DEAD"]
+
+
+@pytest.mark.parametrize(
+    ("info", "message", "told"),
+    [
+        (None, None, None),
+        ({"reason": "UNEXPECTED_TERMINATION"}, "Unexpected termination", {"reasonMessage": ""}),
+        (
+            {"reason": "EXPECTED_TERMINATION", "reason_message": "received SIGTERM"},
+            "Expected termination: received SIGTERM",
+            {"reasonMessage": "received SIGTERM"},
+        ),
+        (
+            {"reason": "AUTOSCALER_DRAIN_PREEMPTED", "reason_message": "spot"},
+            "Terminated due to preemption: spot",
+            {"reason": "AUTOSCALER_DRAIN_PREEMPTED"},
+        ),
+        (
+            {"reason": "AUTOSCALER_DRAIN_IDLE", "reason_message": ""},
+            "Terminated due to idle (no Ray activity)",
+            {"reason": "AUTOSCALER_DRAIN_IDLE"},
+        ),
+        ({"reason": "UNSPECIFIED", "reason_message": "who knows"}, "who knows", {"reason": "UNSPECIFIED"}),
+        ({"reason_message": "who knows"}, "who knows", {"reason": "UNSPECIFIED", "reasonMessage": "who knows"}),
+    ],
+    ids=str,
+)
+async def test_why_a_node_died_is_composed_as_ray_composes_it(info, message, told, made_client, add):
+    add(node(1), node(2, "DEAD", ended_ms=9_000, **({"death_info": info} if info else {})))
+    raylet = (await ask(made_client, f"final/nodes/{OTHER}"))["detail"]["raylet"]
+    assert raylet["stateMessage"] == message
+    assert ("deathInfo" in raylet) == (told is not None)
+    assert (told or {}).items() <= raylet.get("deathInfo", {}).items()
+    [row] = (await ask(made_client, "final/api/v0/nodes?filter_keys=state&filter_predicates=%3D&filter_values=DEAD"))[
+        "result"
+    ]["result"]
+    assert row["state_message"] == message
+
+
+async def test_nodes_and_their_actors_name_resources_as_the_dashboard_writes_them(made_client, add):
+    total = {"CPU": 4, "node:__internal_head__": 1, "my_thing": 3, "object_store_memory": 100}
+    taken = {"node:__internal_head__": 0.001, "my_thing": 1}
+    add(
+        node(1, resources_total=total, labels={"my_label": "x", "ray.io/node-id": "y"}),
+        actor(1, required_resources=taken, label_selector={"my_label": "x"}),
+    )
+    [of_all] = (await ask(made_client, "nodes?view=summary"))["summary"]
+    detail = (await ask(made_client, f"nodes/{NODE}"))["detail"]
+    for raylet in (of_all["raylet"], detail["raylet"]):
+        assert raylet["resourcesTotal"] == {"CPU": 4, "node:InternalHead": 1, "myThing": 3, "objectStoreMemory": 100}
+        assert raylet["labels"] == {"myLabel": "x", "ray.io/node-id": "y"}
+        assert all(type(amount) is float for amount in raylet["resourcesTotal"].values())
+    [id] = detail["actors"]
+    for shown in (detail["actors"][id], (await ask(made_client, f"logical/actors/{id}"))["detail"]):
+        assert shown["requiredResources"] == {"node:InternalHead": 0.001, "myThing": 1}
+        assert shown["labelSelector"] == {"myLabel": "x"}
+    every = (await ask(made_client, "logical/actors"))["actors"][id]
+    assert (every["requiredResources"], every["labelSelector"]) == (taken, {"my_label": "x"})
+
+
+async def test_a_host_is_called_by_its_name_where_that_is_told(made_client, add):
+    add(node(1, hostname="vm"), node(2))
+    assert (await ask(made_client, "nodes?view=hostNameList"))["hostNameList"] == ["host-2", "vm"]
+    raylet = (await ask(made_client, f"nodes/{NODE}"))["detail"]["raylet"]
+    assert (raylet["nodeManagerHostname"], raylet["nodeName"]) == ("vm", "host-1")
+
+
+@pytest.mark.parametrize(
+    ("hours", "zone"),
+    [
+        (0, {"offset": "+00:00", "value": "Europe/London"}),
+        (5.75, {"offset": "+05:45", "value": "Asia/Kathmandu"}),
+        (-8, {"offset": "-08:00", "value": "America/Los_Angeles"}),
+        (14, {"offset": None, "value": None}),
+    ],
+)
+def test_a_time_zone_is_called_as_ray_calls_it(hours, zone):
+    then = datetime(2026, 7, 1, tzinfo=timezone(timedelta(hours=hours)))
+    assert local_zone(then) == zone
+
+
+async def test_the_time_zone_is_that_of_whoever_serves(client):
+    answer = await client.get("/clusters/varied/timezone")
+    assert answer.json() == local_zone(datetime.now().astimezone())

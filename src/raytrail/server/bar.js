@@ -1,4 +1,5 @@
-// The bar above Ray's dashboard: which cluster, which moment of its life, how complete, and the way home.
+// The bar above Ray's dashboard: which cluster, which moment of its life, how complete, how many of its tasks are shown,
+// and the way home.
 "use strict";
 (() => {
   const said = JSON.parse(document.getElementById("raytrail").textContent);
@@ -36,6 +37,7 @@
     .good { background: #15352a; color: #6fd3a0; }
     .bad { background: #40201e; color: #ff9b92; }
     .warn { background: #3a2e12; color: #f0c265; }
+    [hidden] { display: none; }
     @media (max-width: 900px) { .title { display: none; } }
   `;
   const line = document.createElement("div");
@@ -89,6 +91,28 @@
     href: `${said.url}about`, className: `chip ${complete ? "good" : said.missing_bytes ? "bad" : "warn"}`,
     title: "How complete this history is, and Ray's commands for it",
   });
+
+  // A table of tasks holds no more than one answer does. How many there are stands where the answer begins.
+  const cut = add("span", "", { className: "chip warn", hidden: true, title: "Filter by job to see fewer; Ray's "
+    + "clients list up to a million: ray list tasks --limit" });
+  let place = location.hash;
+  const count = (asked, answer) => {
+    const rows = Number((/"num_filtered":(\d+)/.exec(answer.slice(0, 1000)) || [])[1] || 0);
+    const limit = Number(asked.get("limit"));
+    cut.textContent = `${number(limit)} of ${number(rows)} tasks shown, failed and open ones first`;
+    cut.hidden = rows <= limit;
+    place = location.hash;
+  };
+  const open = XMLHttpRequest.prototype.open;
+  XMLHttpRequest.prototype.open = function (method, url, ...more) {
+    // every page asks for something, and no other event tells that it has changed
+    if (location.hash !== place) cut.hidden = true;
+    const { pathname, searchParams: asked } = new URL(url, location.href);
+    if (pathname.endsWith("/api/v0/tasks") && !asked.getAll("filter_keys").includes("task_id")) {
+      this.addEventListener("load", () => { if (this.status === 200) count(asked, this.responseText); });
+    }
+    return open.call(this, method, url, ...more);
+  };
 
   root.append(style, line);
   document.body.prepend(bar);

@@ -8,16 +8,24 @@ itself (CPU, memory, disks, network) is in no event: it is left out where the pa
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-import msgspec
 from starlette.responses import Response
 
 from raytrail.server import jobs_api
+from raytrail.server.status import (
+    BUNDLE,
+    Named,
+    format_status,
+    logical_resources,
+    object_bytes,
+    read_status,
+    status_report,
+)
+from raytrail.server.timezones import local_zone
 from raytrail.server.view import Answer, View, encode, ray_answer
 from raytrail.store import Filter
 
@@ -35,9 +43,6 @@ _DIED_OF = (
 )
 _FROM_CPP = ("COMMON", "CORE_WORKER", "GCS", "RAYLET")
 """Who writes events from C++ (`Event_SourceType`, event.proto, but for what Python writes)."""
-_BUNDLED = (re.compile(r"(.+)_group_(\d+)_([0-9a-zA-Z]+)"), re.compile(r"(.+)_group_([0-9a-zA-Z]+)"))
-"""How Ray names a resource of a placement group (ray/_private/utils.py)."""
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def _nodes(view: View) -> Response:
@@ -46,16 +51,18 @@ def _nodes(view: View) -> Response:
     nodes = _found_nodes(view)
     if kind == "summary":
         workers = Counter(worker["node_id"] for worker in _living_workers(view))
+        stored = object_bytes(view.snapshot)
         return ray_answer(
-            {
-                "summary": [_node(node, workers[node["node_id"]]) for node in nodes],
-                # what of them is in use is told by no event; the page shows a dash
-                "nodeLogicalResources": {},
-            },
+            _google(
+                {
+                    "summary": [_node(node, workers[node["node_id"]], stored) for node in nodes],
+                    "node_logical_resources": logical_resources(read_status(view.snapshot)),
+                }
+            ),
             "Node summary fetched.",
         )
     if kind.lower() == "hostnamelist":
-        names = {node["node_name"] for node in nodes if node["state"] == "ALIVE"}
+        names = {_hostname(node) for node in nodes if node["state"] == "ALIVE"}
         return ray_answer({"hostNameList": sorted(names)}, "Node hostname list fetched.")
     return ray_answer({}, f"Unknown view {kind or None}", 500)
 
@@ -70,11 +77,11 @@ def _one_node(view: View) -> Response:
         return ray_answer({"detail": empty}, "Node details fetched.")
     workers = [_worker(worker) for worker in _living_workers(view, id)]
     detail = {
-        **_node(found[0], len(workers)),
+        **_node(found[0], len(workers), object_bytes(view.snapshot)),
         "actors": {actor["actorId"]: actor for actor in _actors(view, Filter("node_id", "=", id))},
         "workers": workers,
     }
-    return ray_answer({"detail": detail}, "Node details fetched.")
+    return ray_answer(_google({"detail": detail}), "Node details fetched.")
 
 
 def _all_actors(view: View) -> Response:
@@ -91,7 +98,7 @@ def _all_actors(view: View) -> Response:
 def _one_actor(view: View) -> Response:
     """One actor for the dashboard."""
     actors = _actors(view, Filter("actor_id", "=", str(view.path["actor"])))
-    return ray_answer({"detail": actors[0] if actors else None}, "Actor details fetched.")
+    return ray_answer(_google({"detail": actors[0] if actors else None}), "Actor details fetched.")
 
 
 def _events(view: View) -> Response:
@@ -118,7 +125,7 @@ def _events(view: View) -> Response:
             "severity": event["severity"],
             "label": event["label"] or "",
             "message": event["message"],
-            "customFields": {_camel(name): value for name, value in (event["custom_fields"] or {}).items()},
+            "customFields": _google(event["custom_fields"] or {}),
         }
         # Ray's C++ and Python write the same under different names
         if event["source_type"] in _FROM_CPP:
@@ -132,12 +139,13 @@ def _events(view: View) -> Response:
 
 
 def _cluster_status(view: View) -> Response:
-    """What `ray status` says, as far as events tell, with `format=1`."""
+    """What `ray status` says, as far as events tell; as text with `format=1`."""
+    status = read_status(view.snapshot)
     if view.param("format", "0") == "1":
-        return ray_answer({"clusterStatus": _status(view)}, "Got formatted cluster status.")
-    # what the autoscaler wrote into the GCS's table, which is in no event
-    nothing = {"autoscalingStatus": None, "autoscalingError": None, "clusterStatus": None}
-    return ray_answer(nothing, "Got cluster status.")
+        return ray_answer({"clusterStatus": format_status(status)}, "Got formatted cluster status.")
+    # what an autoscaler says of its heartbeats and errors is in no event
+    report = {"autoscaling_status": None, "autoscaling_error": None, "cluster_status": status_report(status)}
+    return ray_answer(_google(report), "Got cluster status.")
 
 
 def _metadata(view: View) -> Response:
@@ -179,9 +187,8 @@ def _authentication(_: View) -> Response:
 
 
 def _timezone(_: View) -> Response:
-    """The time zone of the dashboard: UTC."""
-    # the dashboard knows UTC by this name only in its list of time zones
-    return encode({"offset": "+00:00", "value": "Etc/UTC"})
+    """The time zone of the machine that serves, as Ray names it."""
+    return encode(local_zone(datetime.now().astimezone()))
 
 
 def _version(view: View) -> Response:
@@ -217,6 +224,8 @@ def _found_nodes(view: View, id: str = "") -> list[dict[str, Any]]:
         "is_head_node",
         "state",
         "state_message",
+        "death_info",
+        "hostname",
         "resources_total",
         "labels",
         "start_time_ms",
@@ -225,10 +234,11 @@ def _found_nodes(view: View, id: str = "") -> list[dict[str, Any]]:
     return view.snapshot.rows("node", columns=columns, where=[Filter("node_id", "=", id)] if id else [])
 
 
-def _node(node: Mapping[str, Any], workers: int) -> dict[str, Any]:
+def _node(node: Mapping[str, Any], workers: int, stored: Mapping[str, int]) -> dict[str, Any]:
     total = node["resources_total"] or {}
+    used = stored.get(node["node_id"], 0)
     return {
-        "hostname": node["node_name"],
+        "hostname": _hostname(node),
         "ip": node["node_ip"],
         # else the pages say 0%; of an empty text they draw an empty bar
         "cpu": "",
@@ -241,20 +251,25 @@ def _node(node: Mapping[str, Any], workers: int) -> dict[str, Any]:
         "raylet": {
             "nodeId": node["node_id"],
             "nodeManagerAddress": node["node_ip"],
-            "nodeManagerHostname": node["node_name"],
+            "nodeManagerHostname": _hostname(node),
             "nodeName": node["node_name"],
             "isHeadNode": bool(node["is_head_node"]),
             "state": node["state"],
             "stateMessage": node["state_message"],
+            **({"deathInfo": node["death_info"]} if node["death_info"] else {}),
             "startTimeMs": str(node["start_time_ms"] or 0),
             "endTimeMs": str(node["end_time_ms"] or 0),
-            "resourcesTotal": {_camel(name): amount for name, amount in total.items()},
+            "resourcesTotal": {name: float(amount) for name, amount in total.items()},
             "labels": node["labels"] or {},
             "numWorkers": workers,
-            "objectStoreUsedMemory": 0,
-            "objectStoreAvailableMemory": int(total.get("object_store_memory") or 0),
+            "objectStoreUsedMemory": used,
+            "objectStoreAvailableMemory": int(total.get("object_store_memory") or 0) - used,
         },
     }
+
+
+def _hostname(node: Mapping[str, Any]) -> str:
+    return str(node["hostname"] or node["node_name"] or "")
 
 
 def _living_workers(view: View, node_id: str = "") -> list[dict[str, Any]]:
@@ -397,90 +412,24 @@ def _exit_detail(cause: Mapping[str, Any] | None) -> str:
 def _unbundled(resources: Mapping[str, float]) -> dict[str, float]:
     """Return resources without what a placement group adds to their names."""
     plain: dict[str, float] = {}
-    for name, amount in resources.items():
-        match = next((match for pattern in _BUNDLED if (match := pattern.match(name))), None)
-        if match is None:
-            plain[name] = amount
-        elif match[1] != "bundle":
-            plain[match[1]] = amount
+    for text, amount in resources.items():
+        named = Named.parse(text)
+        if not named.group or named.name != BUNDLE:
+            plain[named.name] = float(amount)
     return plain
 
 
-def _status(view: View) -> str:
-    """Return what ``ray status`` says, as far as events tell: nodes, resources, what runs and waits."""
-    nodes = _found_nodes(view)
-    alive = [node for node in nodes if node["state"] == "ALIVE"]
-    dead = [node for node in nodes if node["state"] == "DEAD"]
-    totals: Counter[str] = Counter()
-    for node in alive:
-        totals.update({n: a for n, a in (node["resources_total"] or {}).items() if not n.startswith("node:")})
-    used: Counter[str] = Counter()
-    running = [Filter("state", "=", "RUNNING"), Filter("type", "=", "NORMAL_TASK")]
-    for noun, where in (("actor", [Filter("state", "=", "ALIVE")]), ("task", running)):
-        for group in view.snapshot.group(noun, ["required_resources"], where):
-            used.update({n: a * group["count"] for n, a in _unbundled(_decoded(group["required_resources"])).items()})
-    waiting = view.snapshot.group("task", ["required_resources"], [Filter("state", "=", "PENDING_NODE_ASSIGNMENT")])
-    at = view.snapshot.at_ms
-    moment = datetime.fromtimestamp(at / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC") if at else "at last"
-    rule = "-" * 63
-    return "\n".join(
-        [
-            f"======== From the history: {moment} ========",
-            "Node status",
-            rule,
-            "Active:",
-            *(_lines(f"1 node_{node['node_id']}" for node in alive) or [" (no active nodes)"]),
-            "Pending:",
-            " (no pending nodes)",
-            "Recent failures:",
-            *(_lines(f"{node['node_ip']}: {node['state_message'] or 'dead'}" for node in dead) or [" (no failures)"]),
-            "",
-            "Resources",
-            rule,
-            "Total Usage:",
-            *(
-                _lines(
-                    f"{use}/{_amount(name, total)} {name}"
-                    for name, total in sorted(totals.items())
-                    # what of the object store is in use is told by no event
-                    for use in ("?" if name == "object_store_memory" else _amount(name, used[name]),)
-                )
-                or [" (no resources)"]
-            ),
-            "",
-            "From request_resources:",
-            " (none)",
-            "Pending Demands:",
-            *(
-                _lines(
-                    f"{_decoded(group['required_resources'])}: {group['count']}+ pending tasks/actors"
-                    for group in waiting
-                )
-                or [" (no resource demands)"]
-            ),
-        ]
-    )
-
-
-def _decoded(resources: str | None) -> dict[str, float]:
-    found: dict[str, float] = msgspec.json.decode(resources) if resources else {}
-    return found
-
-
-def _lines(texts: Iterable[str]) -> list[str]:
-    return [f" {text}" for text in texts]
-
-
-def _amount(name: str, amount: float) -> str:
-    if "memory" not in name:
-        return f"{round(float(amount), 4)}"
-    unit = 0
-    while amount >= 1024 and unit < len(_UNITS) - 1:
-        amount, unit = amount / 1024, unit + 1
-    return f"{amount:.2f}{_UNITS[unit]}" if unit else f"{int(amount)}B"
+def _google(value: Any) -> Any:
+    """Return an answer with its keys as Ray's dashboard writes them (`to_google_style`), those of resources, too."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        _camel(name): [_google(one) for one in inner] if isinstance(inner, list) else _google(inner)
+        for name, inner in value.items()
+    }
 
 
 def _camel(name: str) -> str:
-    """Return a name as Ray's dashboard writes it (`to_google_style`, ray/dashboard/optional_utils.py)."""
+    """Return a name as Ray's dashboard writes it (`to_camel_case`, ray/dashboard/utils.py)."""
     first, *rest = name.split("_")
     return first + "".join(word.title() for word in rest)

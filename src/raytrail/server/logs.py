@@ -18,13 +18,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.server import jobs_api
 from raytrail.server.view import Answer, View, ray_answer
-from raytrail.store import Cluster, Log, LogFinder, LogPart, Snapshot, Store, matches
+from raytrail.store import Cluster, Filter, Log, LogFinder, LogPart, Snapshot, Store, matches
 
 DEFAULT_LINES = 1000
 """``DEFAULT_LOG_LIMIT`` in ray/util/state/common.py."""
@@ -46,6 +45,8 @@ def list_logs(view: View) -> Response:
         return ray_answer({"result": None}, said, 400)
     finder = view.store.log_finder(view.snapshot)
     names = [log.name for log in finder.of_node(node_id or finder.node(node_ip))]
+    if node_id and not names and not view.snapshot.count("node", [Filter("node_id", "=", node_id)]):
+        return PlainTextResponse(f"Agent for node id: {node_id} doesn't exist.", 500)
     directories = {name[: at + 1] for name in names for at, letter in enumerate(name) if letter == "/"}
     chosen = [name for name in sorted({*names, *directories}) if matches(name.rstrip("/"), glob.rstrip("/"))]
     return ray_answer({"result": _by_component(chosen)})
@@ -57,13 +58,13 @@ def get_log(view: View) -> Response:
 
     `file` and `stream` are the same; `lines` at the end, 1000 by default, -1 is all.
     """
-    if view.path["media_type"] not in ("file", "stream"):
-        raise HTTPException(400, f"Invalid media type: {view.path['media_type']}")
-    lines = _int(view, "lines", DEFAULT_LINES) or DEFAULT_LINES
+    finder = view.store.log_finder(view.snapshot)
     try:
-        finder = view.store.log_finder(view.snapshot)
+        if view.path["media_type"] not in ("file", "stream"):
+            raise ConfigError(f"Invalid media type: {view.path['media_type']}")
+        lines = _int(view, "lines", DEFAULT_LINES) or DEFAULT_LINES
         found = _find(view, finder)
-    except NotFoundError as error:
+    except (ConfigError, NotFoundError) as error:
         return PlainTextResponse(str(error), 500)  # as Ray, whose proxy would answer a 404 from another cluster
     end = found.log.size if found.end is None else min(found.end, found.log.size)
     start = min(found.start, end)

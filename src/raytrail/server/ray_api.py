@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -13,24 +15,31 @@ from raytrail.server.coverage import coverage, unknown
 from raytrail.server.lineage import summarize_by_lineage
 from raytrail.server.state_api import (
     ACTORS,
+    JOBS,
     NO_CALL_SITES,
     OBJECTS,
     PAGE_ROWS,
     RESOURCES,
     TASKS,
+    Query,
     Resource,
+    Rows,
     encode_rows,
     find_rows,
     no_rows,
     read_query,
+    read_summary_query,
     records_call_sites,
 )
 from raytrail.server.summaries import summarize, summarize_objects
 from raytrail.server.timeline import timeline
-from raytrail.server.view import Answer, View, encode, ray_answer
+from raytrail.server.view import Answer, View, encode, ray_answer, refusing_with
+from raytrail.store import Snapshot
 
 FEW_ATTEMPTS = 20
 """Of so many attempts of one task, each has it read from the logs where its output starts."""
+Summarize = Callable[[Snapshot, Query, Sequence[str]], dict[str, Any]]
+"""Sums up a resource for an answer that carries these warnings."""
 PLATFORM_EVENTS = "no event of a platform such as Kubernetes is among what Ray exports"
 """Why its dashboard's tab of them stays hidden, as it does wherever Ray has none."""
 
@@ -38,14 +47,15 @@ PLATFORM_EVENTS = "no event of a platform such as Kubernetes is among what Ray e
 def _list(view: View) -> Response:
     """Ray's State API: a list. See below."""
     resource = _resource(view)
-    query = read_query(resource, view.params)
     why = unknown(view, resource)
-    rows = no_rows() if why else find_rows(view.snapshot, query)
+    with refusing_with(500 if resource is JOBS else 400):
+        query = read_query(resource, view.params)
+        rows = _no_rows(query) if why else find_rows(view.snapshot, query)
     if query.of_one_task and query.detail and rows.filtered <= FEW_ATTEMPTS:
         pages = list(rows.pages)
         logs.begun(view, itertools.chain(*pages))
         rows = rows._replace(pages=iter(pages))
-    pieces = encode_rows(rows, _warnings(view, resource, why))
+    pieces = encode_rows(resource, rows, _warnings(view, resource, why))
     if min(query.limit, rows.filtered) > PAGE_ROWS:
         return StreamingResponse(view.stream(pieces), media_type="application/json")
     return Response(b"".join(pieces), media_type="application/json")
@@ -56,15 +66,29 @@ def _summarize(view: View) -> Response:
     resource = _resource(view)
     if resource not in (TASKS, ACTORS, OBJECTS):
         raise HTTPException(501, f"summary of {resource.noun}: Ray sums up tasks, actors and objects only")
-    by = view.param("summary_by", "func_name")
-    if by not in ("func_name", "task_name", "lineage"):
-        raise ConfigError(f"summary_by {by!r}: it is func_name, task_name or lineage")
-    sum_up = summarize_objects if resource is OBJECTS else summarize
-    if by == "lineage" and resource is TASKS:
-        sum_up = summarize_by_lineage
-    warnings = _warnings(view, resource, unknown(view, resource))
-    summary = sum_up(view.snapshot, read_query(resource, view.params), warnings)
+    why = unknown(view, resource)
+    with refusing_with(500):
+        sum_up = _summary_of(resource, view.param("summary_by"))
+        query = read_summary_query(resource, view.params)
+        if not why:
+            query.filters.refuse(view.snapshot, resource.entity)
+    summary = sum_up(view.snapshot, query, _warnings(view, resource, why))
     return encode({"result": True, "msg": "", "data": {"result": summary}})
+
+
+def _summary_of(resource: Resource, by: str) -> Summarize:
+    if resource is not TASKS:  # of the others Ray minds no such word
+        return summarize_objects if resource is OBJECTS else summarize
+    if by not in ("", "func_name", "task_name", "lineage"):
+        raise ConfigError(f"summary_by {by!r}: it is func_name, task_name or lineage")
+    return summarize_by_lineage if by == "lineage" else summarize
+
+
+def _no_rows(query: Query) -> Rows:
+    """Return the rows of what is not known, if Ray, which knows some, would not refuse to look for them."""
+    if query.filters.refusals:
+        raise ConfigError(query.filters.refusals[0].message)
+    return no_rows()
 
 
 def _platform_events(view: View) -> Response:

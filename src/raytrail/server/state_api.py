@@ -2,27 +2,31 @@
 Ray's State API over a snapshot: the same questions as to a live cluster, answered from its history.
 
 What each resource shows, and what it can be filtered by, is declared once below; listing and filtering follow
-from it. Columns and behaviour are those of Ray 2.60: ray/util/state/common.py (columns),
-ray/util/state/state_manager.py (filters that the GCS applies, and so what ``total`` counts) and
-ray/dashboard/state_api_utils.py (the other filters). Where we differ, the comment says so.
+from it. Columns and behaviour are those of Ray 2.60: ray/util/state/common.py (columns) and
+ray/dashboard/state_aggregator.py (order and limit); its filters are in `raytrail.server.filters`. Where we differ, the
+comment says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
-from operator import itemgetter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from raytrail.errors import ConfigError
+from raytrail.server.filters import FLAGS, Filters, read_filters
 from raytrail.store import Filter, Snapshot
 
 DEFAULT_LIMIT = 100
 """Rows of a list whose request names no limit, as Ray's."""
 MAX_LIMIT = 1_000_000
-"""Most rows of one list. Ray's own servers refuse more than 10 000."""
+"""Most rows of one list. Ray's own servers refuse more than `RAYS_MAX_LIMIT`."""
+RAYS_MAX_LIMIT = 10_000
+"""
+Most rows that Ray lists (`RAY_MAX_LIMIT_FROM_API_SERVER`), and most tasks that it looks at, which are the newest
+(`RAY_MAX_LIMIT_FROM_DATA_SOURCE`).
+"""
 PAGE_ROWS = 10_000
 """Rows asked of the store at once; bounds the memory of a long list. The dashboard asks for no more."""
 
@@ -45,18 +49,33 @@ class Field(NamedTuple):
     Ray may show null. It then compares numbers and flags with the filter's text as it stands, which ``!=``
     always finds unequal: ``worker_pid!=2888`` keeps every row, there as here.
     """
+    absent: bool = False
+    """Ray's row does not have the column where nothing is known. It then passes no filter of it, not even ``!=``."""
+    gcs: Literal["", "equal", "cut", "both"] = ""
+    """
+    Ray's GCS filters by it: by ``=`` alone, or by ``!=``, too. It then parses ids, and refuses what is none. By
+    ``both``, `total` counts only the rows that pass; by ``cut``, `num_after_truncation` does.
+    """
     id_bytes: int = 0
-    """Ray parses the filter's value as an id of so many bytes, and refuses others. 0: it compares texts."""
+    """How many bytes an id has that the GCS parses."""
     values: tuple[str, ...] = ()
     """Ray refuses to look for any other value."""
-    counted: bool = False
-    """Ray's GCS filters by it, so that ``total`` counts only the rows that pass."""
     exact: bool = False
     """Ray's GCS looks for it letter by letter; otherwise case does not matter."""
     column: str = ""
     """Our column, where its name differs."""
     exported: bool = True
     """False: no event of Ray's says it, so it is always the default."""
+    wire: Literal["", "text", "float", "floats"] = ""
+    """
+    What a whole number looks like in JSON, if not as such: as text, as protobuf writes 64 bits; with a point, as
+    Python writes what it has divided; in an object each with a point, as protobuf writes doubles.
+    """
+
+    @property
+    def stored(self) -> str:
+        """Our column."""
+        return self.column or self.name
 
 
 class Resource(NamedTuple):
@@ -68,18 +87,17 @@ class Resource(NamedTuple):
     """Our columns, ``-`` before one that descends."""
     fields: tuple[Field, ...]
 
-    def field(self, name: str) -> Field:
-        """
-        Return the column that a filter names, in any case.
-
-        Raises:
-            ConfigError: There is none, or Ray does not filter by it.
-        """
+    def find(self, key: str) -> Field | None:
+        """Return the column that a filter names, in any case; None where Ray does not filter by such a one."""
         for field in self.fields:
-            if field.filterable and field.name == name.lower():
+            if field.filterable and field.name == key.lower():
                 return field
-        names = sorted(field.name for field in self.fields if field.filterable)
-        raise ConfigError(f"filter column {name!r}: {self.noun} are filtered by {', '.join(names)}")
+        return None
+
+    @property
+    def no_failure(self) -> str | None:
+        """What Ray says where no node failed to answer: null of what it asks the nodes for."""
+        return None if self.noun in ("objects", "runtime_envs") else ""
 
     def shown(self, detail: bool) -> list[Field]:
         """Return the columns of a row."""
@@ -92,28 +110,28 @@ TASKS = Resource(
     # Ray orders by task alone; the newest attempt first, as `ray get tasks` and the dashboard show one
     order=("task_id", "-attempt_number"),
     fields=(
-        Field("task_id", "id", "", filterable=True, optional=False, id_bytes=24, counted=True),
+        Field("task_id", "id", "", filterable=True, optional=False, id_bytes=24, gcs="both"),
         Field("attempt_number", "int", filterable=True, optional=False),
-        Field("name", "text", "", filterable=True, optional=False, counted=True),
-        Field("state", "enum", "NIL", filterable=True, optional=False, counted=True),
-        Field("job_id", "id", "", filterable=True, optional=False, id_bytes=4, counted=True),
-        Field("actor_id", "id", filterable=True, id_bytes=16, counted=True),
+        Field("name", "text", "", filterable=True, optional=False, gcs="both"),
+        Field("state", "enum", "NIL", filterable=True, optional=False, gcs="both"),
+        Field("job_id", "id", "", filterable=True, optional=False, id_bytes=4, gcs="both"),
+        Field("actor_id", "id", filterable=True, id_bytes=16, gcs="both"),
         Field("type", "enum", "NORMAL_TASK", filterable=True, optional=False),
         Field("func_or_class_name", "text", "", filterable=True, optional=False),
         Field("parent_task_id", "id", "", filterable=True, optional=False),
         Field("node_id", "id", filterable=True),
         Field("worker_id", "id", filterable=True),
         Field("worker_pid", "int", filterable=True),
-        Field("error_type", "enum", filterable=True),
+        Field("error_type", "enum", filterable=True, absent=True),
         Field("language", "enum", filterable=True, detail=True),
-        Field("required_resources", "json", {}, detail=True),
+        Field("required_resources", "json", {}, detail=True, wire="floats"),
         Field("runtime_env_info", "json", detail=True),
         Field("placement_group_id", "id", filterable=True, detail=True),
         Field("events", "json", [], detail=True),
         Field("profiling_data", "json", {}, detail=True),
-        Field("creation_time_ms", "int", detail=True),
-        Field("start_time_ms", "int", detail=True),
-        Field("end_time_ms", "int", detail=True),
+        Field("creation_time_ms", "int", detail=True, wire="float"),
+        Field("start_time_ms", "int", detail=True, wire="float"),
+        Field("end_time_ms", "int", detail=True, wire="float"),
         Field("task_log_info", "json", detail=True),
         Field("error_message", "text", detail=True),
         Field("is_debugger_paused", "bool", filterable=True, detail=True),
@@ -128,7 +146,7 @@ ACTORS = Resource(
     entity="actor",
     order=("actor_id",),
     fields=(
-        Field("actor_id", "id", "", filterable=True, optional=False, id_bytes=16),
+        Field("actor_id", "id", "", filterable=True, optional=False, id_bytes=16, gcs="equal"),
         Field("class_name", "text", "", filterable=True, optional=False),
         Field(
             "state",
@@ -136,22 +154,23 @@ ACTORS = Resource(
             "DEPENDENCIES_UNREADY",
             filterable=True,
             optional=False,
+            gcs="equal",
             values=("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD"),
         ),
-        Field("job_id", "id", "", filterable=True, optional=False, id_bytes=4),
+        Field("job_id", "id", "", filterable=True, optional=False, id_bytes=4, gcs="equal"),
         Field("name", "text", "", filterable=True),
-        Field("node_id", "id", filterable=True),
+        Field("node_id", "id", filterable=True, absent=True),
         Field("pid", "int", 0, filterable=True),
         Field("ray_namespace", "text", "", filterable=True),
         Field("serialized_runtime_env", "text", "", detail=True),
-        Field("required_resources", "json", {}, detail=True),
+        Field("required_resources", "json", {}, detail=True, wire="floats"),
         Field("death_cause", "json", detail=True),
         Field("is_detached", "bool", False, detail=True),
-        Field("placement_group_id", "id", filterable=True, detail=True),
+        Field("placement_group_id", "id", filterable=True, detail=True, absent=True),
         Field("repr_name", "text", "", filterable=True, detail=True),
-        Field("num_restarts", "int", 0, detail=True, optional=False),
-        Field("num_restarts_due_to_lineage_reconstruction", "int", 0, detail=True),
-        Field("num_restarts_due_to_node_preemption", "int", 0, detail=True),
+        Field("num_restarts", "int", 0, detail=True, optional=False, wire="text"),
+        Field("num_restarts_due_to_lineage_reconstruction", "int", 0, detail=True, wire="text"),
+        Field("num_restarts_due_to_node_preemption", "int", 0, detail=True, wire="text"),
         Field("call_site", "text", detail=True),
         Field("label_selector", "json", {}, detail=True),
         Field("fallback_strategy", "json", detail=True, exported=False),
@@ -163,13 +182,13 @@ NODES = Resource(
     entity="node",
     order=("node_id",),
     fields=(
-        Field("node_id", "id", "", filterable=True, optional=False, id_bytes=28),
+        Field("node_id", "id", "", filterable=True, optional=False, id_bytes=28, gcs="cut"),
         Field("node_ip", "text", "", filterable=True, optional=False),
         Field("is_head_node", "bool", False, filterable=True, optional=False),
-        Field("state", "enum", "ALIVE", filterable=True, optional=False, values=("ALIVE", "DEAD")),
+        Field("state", "enum", "ALIVE", filterable=True, optional=False, gcs="cut", values=("ALIVE", "DEAD")),
         Field("state_message", "text"),
-        Field("node_name", "text", "", filterable=True, optional=False, exact=True),
-        Field("resources_total", "json", {}, optional=False),
+        Field("node_name", "text", "", filterable=True, optional=False, exact=True, gcs="cut"),
+        Field("resources_total", "json", {}, optional=False, wire="floats"),
         Field("labels", "json", {}, optional=False),
         Field("start_time_ms", "int", 0, detail=True),
         Field("end_time_ms", "int", 0, detail=True),
@@ -226,9 +245,9 @@ WORKERS = Resource(
     order=("worker_id",),
     fields=(
         Field("worker_id", "id", "", filterable=True, optional=False),
-        Field("is_alive", "bool", False, filterable=True, optional=False),
+        Field("is_alive", "bool", False, filterable=True, optional=False, gcs="cut"),
         Field("worker_type", "enum", "WORKER", filterable=True, optional=False),
-        Field("exit_type", "enum", filterable=True),
+        Field("exit_type", "enum", filterable=True, absent=True),
         Field("node_id", "id", "", filterable=True, optional=False),
         Field("ip", "text", "", filterable=True, optional=False),
         Field("pid", "int", 0, filterable=True, optional=False),
@@ -237,8 +256,8 @@ WORKERS = Resource(
         Field("worker_launched_time_ms", "int", _UNKNOWN_MS, detail=True),
         Field("start_time_ms", "int", 0, detail=True),
         Field("end_time_ms", "int", 0, detail=True),
-        Field("debugger_port", "int", filterable=True, detail=True),
-        Field("num_paused_threads", "int", filterable=True, detail=True),
+        Field("debugger_port", "int", filterable=True, detail=True, absent=True),
+        Field("num_paused_threads", "int", filterable=True, detail=True, absent=True),
     ),
 )
 
@@ -305,13 +324,26 @@ class Query(NamedTuple):
     """What a request asks of a resource."""
 
     resource: Resource
-    where: tuple[Filter, ...]
-    counted: tuple[Filter, ...]
-    """Those of `where` that ``total`` minds."""
-    empty: bool
-    """No row can pass: a filter asks for what its column never holds."""
-    limit: int
-    detail: bool
+    filters: Filters
+    limit: int = DEFAULT_LIMIT
+    detail: bool = False
+    of_dashboard: bool = False
+    """It asks as the dashboard does, for its table of tasks: for as many rows as there may be, without a timeout."""
+
+    @property
+    def where(self) -> tuple[Filter, ...]:
+        """The conditions that all must hold."""
+        return self.filters.where
+
+    @property
+    def counted(self) -> tuple[Filter, ...]:
+        """Those of `where` that ``total`` minds."""
+        return self.filters.counted
+
+    @property
+    def empty(self) -> bool:
+        """No row can pass: a filter asks for what its column never holds."""
+        return self.filters.empty
 
     @property
     def of_one_task(self) -> bool:
@@ -323,82 +355,91 @@ class Rows(NamedTuple):
     """How many rows there are, and the rows, page by page."""
 
     total: int
+    found: int
+    """How many of them Ray's GCS would have sent: ``num_after_truncation``."""
     filtered: int
     pages: Iterator[list[dict[str, Any]]]
 
 
 def read_query(resource: Resource, params: Params) -> Query:
     """
-    Read the parameters that Ray's clients send.
+    Read the parameters that Ray's clients send for a list.
 
     Raises:
-        ConfigError: One of them is wrong: no such column, not an id, not a number, too many rows.
+        ConfigError: One of them is wrong: not an id, not a number, too many rows.
+        HTTPException: There is not one value for each key of a filter, at which Ray fails.
     """
-    where: list[Filter] = []
-    counted: list[Filter] = []
-    empty = False
-    if resource is TASKS:
-        # the GCS does not show an attempt whose owner's part never came
-        counted.append(Filter("type", "!=", None))
-        if _flag("exclude_driver", _first(params, "exclude_driver", "True")):
-            counted.append(Filter("type", "!=", "DRIVER_TASK"))
-    if resource is OBJECTS:  # Ray forgets what is gone; `raytrail list objects` does not
-        counted.append(Filter("state", "!=", "DELETED"))
-    keys, predicates, values = (params.get(f"filter_{part}", ()) for part in ("keys", "predicates", "values"))
-    if not len(keys) == len(predicates) == len(values):
-        raise ConfigError(
-            f"filters: {len(keys)} keys, {len(predicates)} predicates and {len(values)} values; "
-            "give one of each for every filter"
-        )
-    for key, predicate, value in zip(keys, predicates, values, strict=True):
-        field = resource.field(key)
-        outcome = _filter(field, predicate, value)
-        if isinstance(outcome, bool):
-            empty = empty or not outcome
-        else:
-            (counted if field.counted else where).append(outcome)
     limit = _number("limit", _first(params, "limit", str(DEFAULT_LIMIT)))
     if not 0 <= limit <= MAX_LIMIT:
         raise ConfigError(f"limit {limit} is not within 0 and {MAX_LIMIT}; ask for fewer rows, or narrow by a filter")
-    return Query(
-        resource=resource,
-        where=(*counted, *where),
-        counted=tuple(counted),
-        empty=empty,
-        limit=limit,
-        detail=_flag("detail", _first(params, "detail", "False")),
+    exclude_driver = _flag("exclude_driver", _first(params, "exclude_driver", "True"))
+    detail = _flag("detail", _first(params, "detail", "False"))
+    query = _filtered(resource, params, exclude_driver=exclude_driver)._replace(limit=limit, detail=detail)
+    return query._replace(
+        of_dashboard=resource is TASKS and detail and limit == RAYS_MAX_LIMIT and "timeout" not in params
     )
 
 
+def read_summary_query(resource: Resource, params: Params) -> Query:
+    """
+    Read the parameters that Ray's clients send for a summary; it minds no limit.
+
+    Raises:
+        ConfigError: One of them is wrong.
+        HTTPException: There is not one value for each key of a filter, at which Ray fails.
+    """
+    return _filtered(resource, params, exclude_driver=True)
+
+
+def _filtered(resource: Resource, params: Params, *, exclude_driver: bool) -> Query:
+    _number("timeout", _first(params, "timeout", "30"))
+    counted: list[Filter] = []
+    if resource is TASKS:
+        # the GCS does not show an attempt whose owner's part never came
+        counted.append(Filter("type", "!=", None))
+        if exclude_driver:
+            counted.append(Filter("type", "!=", "DRIVER_TASK"))
+    if resource is OBJECTS:  # Ray forgets what is gone; `raytrail list objects` does not
+        counted.append(Filter("state", "!=", "DELETED"))
+    return Query(resource, read_filters(resource, params, counted))
+
+
 def find_rows(snapshot: Snapshot, query: Query) -> Rows:
-    """Look up what the query asks for; the pages are read as they are taken."""
-    entity = query.resource.entity
+    """
+    Look up what the query asks for; the pages are read as they are taken.
+
+    Raises:
+        ConfigError: Ray would come to a row that it cannot compare with a filter.
+    """
+    noun = query.resource.entity
+    query.filters.refuse(snapshot, noun)
+    total = snapshot.count(noun, query.counted)
+    returned = query.filters.returned
+    found = snapshot.count(noun, (*query.counted, *returned)) if returned else total
     if query.empty:
-        return no_rows()._replace(total=snapshot.count(entity, query.counted))
-    pages = _pages(snapshot, query)
-    first = next(pages, [])
-    every = len(first) < min(query.limit, PAGE_ROWS)
-    if every and query.where == query.counted:
-        return Rows(len(first), len(first), iter([first]))
-    total = snapshot.count(entity, query.counted)
-    if every:
-        return Rows(total, len(first), iter([first]))
-    filtered = total if query.where == query.counted else snapshot.count(entity, query.where)
-    return Rows(total, filtered, chain([first], pages))
+        return no_rows()._replace(total=total, found=found)
+    filtered = total if query.where == query.counted else snapshot.count(noun, query.where)
+    return Rows(total, found, filtered, _pages(snapshot, query, filtered))
 
 
 def no_rows() -> Rows:
     """Return the rows of what is not known."""
-    return Rows(0, 0, iter(()))
+    return Rows(0, 0, 0, iter(()))
 
 
-def encode_rows(rows: Rows, warnings: Sequence[str]) -> Iterator[bytes]:
+def encode_rows(resource: Resource, rows: Rows, warnings: Sequence[str]) -> Iterator[bytes]:
     """Yield Ray's answer to a list, one piece a page."""
     # the rows come last, so that they can be sent while the next page is read
     yield (
         b'{"result":true,"msg":"","data":{"result":{"total":%d,"num_after_truncation":%d,"num_filtered":%d,'
-        b'"partial_failure_warning":"","warnings":%b,"result":['
-        % (rows.total, rows.total, rows.filtered, msgspec.json.encode(list(warnings) or None))
+        b'"partial_failure_warning":%b,"warnings":%b,"result":['
+        % (
+            rows.total,
+            rows.found,
+            rows.filtered,
+            msgspec.json.encode(resource.no_failure),
+            msgspec.json.encode(list(warnings) or None),
+        )
     )
     comma = b""
     for page in rows.pages:
@@ -414,44 +455,46 @@ def records_call_sites(snapshot: Snapshot) -> bool:
     return not unsaid and bool(snapshot.count("object"))
 
 
-def _filter(field: Field, predicate: str, text: str) -> Filter | bool:
-    """Return the store's filter; or whether every row passes, or none."""
-    if predicate not in ("=", "!="):
-        raise ConfigError(f"filter predicate {predicate!r} on {field.name}: it is = or !=")
-    op: Literal["=", "!="] = "=" if predicate == "=" else "!="
-    column = field.column or field.name
-    if field.kind == "id":
-        if field.id_bytes and not _is_id(text, field.id_bytes):
-            raise ConfigError(
-                f"filter {field.name}{op}{text}: the id is not {field.id_bytes * 2} hex digits; copy it whole"
-            )
-        return Filter(column, op, text.lower()) if _is_id(text) else op == "!="
-    if field.kind == "enum":
-        if field.values and op == "=" and text.upper() not in field.values:
-            raise ConfigError(f"filter {field.name}={text}: it is one of {', '.join(field.values)}")
-        return Filter(column, op, text.upper())
-    if field.kind == "text":
-        if not text:
-            # the store holds null where Ray prints an empty text
-            return Filter(column, op, None) if field.default == "" else op == "!="
-        return Filter(column, op, text, ignore_case=not (field.exact and op == "="))
-    if field.optional and op == "!=":
-        return True
-    if field.kind == "bool":
-        return Filter(column, op, _flag(f"filter {field.name}", text))
-    number = _number(f"filter {field.name}", text)
-    if not -(2**63) <= number < 2**63:
-        return op == "!="
-    return Filter(column, op, None if number == field.default else number)
+def _pages(snapshot: Snapshot, query: Query, filtered: int) -> Iterator[list[dict[str, Any]]]:
+    complete = _completion(query)
+    for page in _chosen(snapshot, query, filtered):
+        for row in page:
+            complete(row)
+        yield page
 
 
-def _pages(snapshot: Snapshot, query: Query) -> Iterator[list[dict[str, Any]]]:
-    resource, fields = query.resource, query.resource.shown(query.detail)
-    limit = query.limit
-    columns = [field.column or field.name for field in fields if field.exported]
-    renamed = [(field.column, field.name) for field in fields if field.column]
-    defaults = [(field.name, field.default) for field in fields if field.exported and field.default is not None]
-    absent = {field.name: field.default for field in fields if not field.exported}
+def _chosen(snapshot: Snapshot, query: Query, filtered: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows that are shown, page by page."""
+    # Ray never lists more; asked for more than that, all are shown in order
+    if query.resource is not TASKS or query.limit > RAYS_MAX_LIMIT or filtered <= RAYS_MAX_LIMIT:
+        return _in_order(snapshot, query, query.where)
+    if query.of_dashboard:
+        return iter([_worth_a_look(snapshot, query)])
+    # of more tasks than Ray looks at, it takes the newest
+    newest: dict[str, Any] = {"columns": ["_earliest_ns"], "where": query.where, "order": ["-_earliest_ns"]}
+    [oldest] = snapshot.rows("task", **newest, limit=1, offset=RAYS_MAX_LIMIT - 1)
+    since = oldest["_earliest_ns"]  # null where so many have no times at all
+    return _in_order(snapshot, query, (*query.where, *([Filter("_earliest_ns", ">=", since)] if since else [])))
+
+
+def _worth_a_look(snapshot: Snapshot, query: Query) -> list[dict[str, Any]]:
+    """Return as many tasks as are asked for: those that failed, those that are open, and the newest of the others."""
+    page: list[dict[str, Any]] = []
+    failed, finished = Filter("state", "=", "FAILED"), Filter("state", "=", "FINISHED")
+    for of_state in ([failed], [failed._replace(op="!="), finished._replace(op="!=")], [finished]):
+        page += snapshot.rows(
+            query.resource.entity,
+            columns=_columns(query),
+            where=[*query.where, *of_state],
+            order=["-_earliest_ns"],
+            limit=query.limit - len(page),
+        )
+    return page
+
+
+def _in_order(snapshot: Snapshot, query: Query, where: Sequence[Filter]) -> Iterator[list[dict[str, Any]]]:
+    """Yield rows in Ray's order, page by page."""
+    resource, limit = query.resource, query.limit
     # a page goes on from the key of the last row, so that the store skips what was sent; rows of one key (a
     # task's attempts) may be on both sides
     key = resource.order[0] if resource.order else None
@@ -460,37 +503,66 @@ def _pages(snapshot: Snapshot, query: Query) -> Iterator[list[dict[str, Any]]]:
     while limit > 0:
         page = snapshot.rows(
             resource.entity,
-            columns=columns,
-            where=(*query.where, *after),
-            # of more rows than are asked for, the first that are found are shown, in order: as GCS and Ray do
-            order=resource.order if query.limit > PAGE_ROWS else (),
+            columns=_columns(query),
+            where=(*where, *after),
+            order=resource.order,
             limit=min(limit, PAGE_ROWS),
             offset=offset,
         )
         if not page:
             return
-        if query.limit <= PAGE_ROWS:
-            for name in reversed(resource.order):
-                page.sort(key=itemgetter(name.removeprefix("-")), reverse=name.startswith("-"))
         limit -= len(page)
         offset += len(page)
         if key is not None and (not after or after[0].value != page[-1][key]):
             last = page[-1][key]
             after, offset = (Filter(key, ">=", last),), sum(row[key] == last for row in page)
-        for row in page:
-            for column, name in renamed:
-                row[name] = row.pop(column)
-            for name, default in defaults:
-                if row[name] is None:
-                    row[name] = default
-            row.update(absent)
-            # no event in a file tells it: what has no label_selector has nothing to fall back from
-            if resource is TASKS and query.detail and row["fallback_strategy"] is None and not row["label_selector"]:
-                row["fallback_strategy"] = None if row["type"] == "DRIVER_TASK" else {"options": []}
-            # null is the end of a submission that still runs; Ray shows a driver's as 0
-            if resource is JOBS and query.detail and row["type"] == "DRIVER" and row["end_time"] is None:
-                row["end_time"] = 0
         yield page
+
+
+def _columns(query: Query) -> list[str]:
+    return [field.stored for field in query.resource.shown(query.detail) if field.exported]
+
+
+def _completion(query: Query) -> Callable[[dict[str, Any]], None]:
+    """Return what makes a row of the store one of Ray's."""
+    resource, fields = query.resource, query.resource.shown(query.detail)
+    renamed = [(field.column, field.name) for field in fields if field.column]
+    defaults = [(field.name, field.default) for field in fields if field.exported and field.default is not None]
+    absent = {field.name: field.default for field in fields if not field.exported}
+    wire = [(field.name, _WIRE[field.wire]) for field in fields if field.wire]
+
+    def complete(row: dict[str, Any]) -> None:
+        for column, name in renamed:
+            row[name] = row.pop(column)
+        for name, default in defaults:
+            if row[name] is None:
+                row[name] = default
+        row.update(absent)
+        for name, write in wire:
+            if row[name] is not None:
+                row[name] = write(row[name])
+        if query.detail and resource is TASKS:
+            _complete_task(row)
+        # null is the end of a submission that still runs; Ray shows a driver's as 0
+        if query.detail and resource is JOBS and row["type"] == "DRIVER" and row["end_time"] is None:
+            row["end_time"] = 0
+
+    return complete
+
+
+def _floats(amounts: Mapping[str, int | float]) -> dict[str, float]:
+    return {name: float(amount) for name, amount in amounts.items()}
+
+
+_WIRE: Mapping[str, Callable[[Any], Any]] = {"text": str, "float": float, "floats": _floats}
+
+
+def _complete_task(row: dict[str, Any]) -> None:
+    # no event in a file tells it: what has no label_selector has nothing to fall back from
+    if row["fallback_strategy"] is None and not row["label_selector"]:
+        row["fallback_strategy"] = None if row["type"] == "DRIVER_TASK" else {"options": []}
+    for event in row["events"]:
+        event["created_ms"] = float(event["created_ms"])
 
 
 def _first(params: Params, name: str, default: str) -> str:
@@ -499,11 +571,10 @@ def _first(params: Params, name: str, default: str) -> str:
 
 
 def _flag(name: str, text: str) -> bool:
-    if text in ("True", "true", "1"):
-        return True
-    if text in ("False", "false", "0"):
-        return False
-    raise ConfigError(f"{name} {text!r} is not a flag; write true or false")
+    flag = FLAGS.get(text)
+    if flag is None:
+        raise ConfigError(f"{name} {text!r} is not a flag; write true or false")
+    return flag
 
 
 def _number(name: str, text: str) -> int:
@@ -511,12 +582,3 @@ def _number(name: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise ConfigError(f"{name} {text!r} is not a whole number; write digits") from None
-
-
-def _is_id(text: str, size: int | None = None) -> bool:
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        return False
-    # fromhex reads over white space
-    return len(value) * 2 == len(text) and (size is None or len(value) == size)

@@ -41,7 +41,7 @@ def summarize(snapshot: Snapshot, query: Query, warnings: Sequence[str]) -> dict
     if names > SUMMARY_NAMES:
         warned.append(f"{names} names; the {SUMMARY_NAMES} most frequent are shown, the totals count all")
         summary["summary"] = dict(islice(summary["summary"].items(), SUMMARY_NAMES))
-    return _answer(summary, total, filtered, warned)
+    return _answer(query, summary, total, filtered, warned)
 
 
 def summarize_objects(snapshot: Snapshot, query: Query, warnings: Sequence[str]) -> dict[str, Any]:
@@ -83,16 +83,18 @@ def summarize_objects(snapshot: Snapshot, query: Query, warnings: Sequence[str])
         "callsite_enabled": all(group[0] != "disabled" for group in groups),
         "summary_by": "callsite",
     }
-    return _answer(summary, total, filtered, warned)
+    return _answer(query, summary, total, filtered, warned)
 
 
-def _answer(summary: Mapping[str, Any], total: int, filtered: int, warnings: Sequence[str]) -> dict[str, Any]:
+def _answer(
+    query: Query, summary: Mapping[str, Any], total: int, filtered: int, warnings: Sequence[str]
+) -> dict[str, Any]:
     return {
         "total": total,
         "num_after_truncation": total,
         "num_filtered": filtered,
         "result": {"node_id_to_summary": {"cluster": summary}},
-        "partial_failure_warning": "",
+        "partial_failure_warning": query.resource.no_failure,
         "warnings": list(warnings) or None,
     }
 

@@ -21,7 +21,7 @@ from raytrail.entities.sql import literal
 from raytrail.entities.task import PROCESS_SQL
 from raytrail.errors import ConfigError
 from raytrail.server.state_api import TASKS, Query, read_query
-from raytrail.server.view import View
+from raytrail.server.view import View, refusing_with
 from raytrail.store import Snapshot
 
 SORTED_TASKS = 10_000
@@ -74,7 +74,8 @@ def _colour(name: str) -> str:
 def timeline(view: View) -> Response:
     """What each process did, for chrome://tracing: of all or a `job_id`; `style=legacy` as `ray timeline` writes it."""
     job = view.param("job_id")
-    pieces = draw(view.snapshot, job, view.param("style", "dashboard"))
+    with refusing_with(500):
+        pieces = draw(view.snapshot, job, view.param("style", "dashboard"))
     headers = {}
     if view.param("download") == "1":
         now = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from raytrail.errors import ConfigError
 from raytrail.server.state_api import Params
 from raytrail.store import Cluster, Snapshot, Store
 
@@ -52,6 +55,15 @@ Answer = Callable[[View], Response]
 def encode(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return `value` as JSON."""
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+
+
+@contextmanager
+def refusing_with(status: int) -> Iterator[None]:
+    """Answer a wrong question with this status. Where Ray's own server does not catch its error, that is 500."""
+    try:
+        yield
+    except ConfigError as error:
+        raise HTTPException(status, str(error)) from error
 
 
 def ray_answer(data: Mapping[str, Any], message: str = "", status: int = 200) -> Response:

@@ -160,22 +160,25 @@ def compare(
     cannot: Mapping[str, str] | None = None,
     excuses: Sequence[Excuse] = EXCUSES,
     differences_per_field: int = 3,
+    types: bool = True,
 ) -> Score:
     """
     Compare our rows of a resource with Ray's.
 
     Fields are those of the live rows but for names with ``_`` before them; what only ours have is not looked at.
-    Numbers are equal by value, also where one side has an integer as text: Ray's HTTP gives int64 so, its Python
-    client does not.
+    A number is equal only to one that JSON writes alike: Ray's server writes 64 bits as text, what it divided with a
+    point, and programs that read its answers count on that.
 
     Args:
-        live: Rows as Ray's State API gave them, over HTTP or from its Python client.
+        live: Rows as Ray's State API gave them over HTTP.
         ours: Rows with the same column names.
         resource: ``tasks``, ``actors``, ``nodes``, ``jobs``, ``workers``, ``placement_groups`` or ``objects``.
         key: The fields that tell rows apart; None takes them from `KEYS`.
         cannot: Fields that cannot be given, and why; None takes them from `CANNOT`.
         excuses: What cannot be given for some rows.
         differences_per_field: How many to keep.
+        types: Whether numbers must be written alike. Those from Ray's Python client, or from a Ray older than the one
+            whose API is answered, are equal by value.
 
     """
     names = KEYS[resource] if key is None else tuple(key)
@@ -200,7 +203,7 @@ def compare(
             if field.startswith("_"):  # of our own making, to tell rows apart
                 continue
             count = counts.setdefault(field, Counter())
-            same = field in our_flat and _same(value, our_flat[field])
+            same = field in our_flat and _same(value, our_flat[field], types)
             count["untold"] += not same and (field in excused or field in reasons)
             if field in excused:
                 count["excused"] += 1
@@ -254,16 +257,20 @@ def _split(row: Mapping[str, Any], named: Iterable[str]) -> dict[str, Any]:
 _DRIVER = re.compile(r"(\w+)='([^']*)'")
 
 
-def _same(live: Any, ours: Any) -> bool:
+def _same(live: Any, ours: Any, types: bool) -> bool:
     if isinstance(live, dict) and isinstance(ours, dict):
-        return live.keys() == ours.keys() and all(_same(live[name], ours[name]) for name in live)
+        return live.keys() == ours.keys() and all(_same(live[name], ours[name], types) for name in live)
     if isinstance(live, list) and isinstance(ours, list):
-        return len(live) == len(ours) and all(map(_same, live, ours))
+        return len(live) == len(ours) and all(_same(one, other, types) for one, other in zip(live, ours, strict=True))
+    if types or isinstance(live, bool) or isinstance(ours, bool):
+        return type(live) is type(ours) and bool(live == ours)
+    return _same_value(live, ours)
+
+
+def _same_value(live: Any, ours: Any) -> bool:
     if isinstance(live, str) and isinstance(ours, dict):
         # Ray's Python client leaves a job's driver_info as pydantic's text: id='01000000' pid='13699'
         return dict(_DRIVER.findall(live)) == ours
-    if isinstance(live, bool) or isinstance(ours, bool):
-        return live is ours
     if isinstance(live, str) and isinstance(ours, int):
         return live == str(ours)
     if isinstance(live, int) and isinstance(ours, str):

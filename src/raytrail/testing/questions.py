@@ -214,13 +214,16 @@ def moment_paths(jobs: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def compare_answers(asked: Mapping[str, Mapping[str, Any]], ask: Callable[[str, int], tuple[int, Any]]) -> list[Score]:
+def compare_answers(
+    asked: Mapping[str, Mapping[str, Any]], ask: Callable[[str, int], tuple[int, Any]], *, types: bool = True
+) -> list[Score]:
     """
     Compare the history's answers with all that was recorded.
 
     Args:
         asked: What Ray answered, by path: its ``status``, ``body``, and ``at_ms``, when it was asked.
         ask: Asks the history for a path as of a moment in milliseconds; returns its status and what it says.
+        types: Whether numbers must be written alike, as in `compare`.
 
     """
     live: dict[str, Rows] = {}
@@ -237,6 +240,6 @@ def compare_answers(asked: Mapping[str, Mapping[str, Any]], ask: Callable[[str, 
             live.setdefault(question.resource, []).extend(theirs)
             ours.setdefault(question.resource, []).extend(mine)
     return [
-        compare(rows, ours[resource], resource=resource, key=("_of", *KEYS[resource]))
+        compare(rows, ours[resource], resource=resource, key=("_of", *KEYS[resource]), types=types)
         for resource, rows in live.items()
     ]

@@ -1,0 +1,81 @@
+"""Our bar above Ray's dashboard, in a real browser, over a job of more tasks than the dashboard asks for."""
+
+import asyncio
+import threading
+from contextlib import contextmanager
+
+import pytest
+from tests.browser import browser
+
+from raytrail.config import ServerConfig
+from raytrail.server import serve
+from raytrail.server.state_api import RAYS_MAX_LIMIT
+
+from .conftest import b64
+
+pytestmark = pytest.mark.slow
+
+JOB = "01000000"
+OVER = 50
+CUT = f"{RAYS_MAX_LIMIT:,} of {RAYS_MAX_LIMIT + OVER:,} tasks shown, failed and open ones first"
+
+
+@contextmanager
+def listening(store):
+    """Serve on a port for as long as this lasts; yields the URL."""
+    urls, ready = [], threading.Event()
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+
+    def announce(url):
+        urls.append(url)
+        ready.set()
+
+    serving = serve(store, ServerConfig(port=0), ready=announce, stop=stop)
+    thread = threading.Thread(target=loop.run_until_complete, args=[serving])
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield urls[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()
+
+
+@pytest.fixture
+def jobs(add, task):
+    """A job of more tasks than the dashboard asks for, and one of few; the first tasks of both failed or still run."""
+
+    def attempt(number, job=JOB):
+        name, data = task(number)
+        data["task_id"], data["job_id"] = b64(f"{number:040x}{job}"), b64(job)
+        kind = {0: "failed_early", 1: "runs_on"}.get(number, "finished")
+        data["task_info"]["func_or_class_name"] = kind
+        end = {0: {"12": "2"}, 1: {}}.get(number, {"11": f"{number + 3}"})
+        states = {"1": f"{number + 1}", "8": f"{number + 1}", **end}
+        data["state_updates"] = {"state_ts_ns": {state: f"{second}000000000" for state, second in states.items()}}
+        return name, data
+
+    add(
+        ("EXPORT_NODE", {"node_id": b64("01" * 28), "state": "ALIVE", "is_head_node": True, "start_time_ms": "1"}),
+        *(
+            ("EXPORT_DRIVER_JOB", {"job_id": b64(job), "start_time": "1", "is_dead": False})
+            for job in (JOB, "02000000")
+        ),
+        *(attempt(number) for number in range(RAYS_MAX_LIMIT + OVER)),
+        *(attempt(number, "02000000") for number in range(3)),
+    )
+
+
+def test_the_bar_says_how_many_tasks_are_shown_of_how_many(jobs, made):
+    with listening(made) as url, browser() as window:
+        page = f"{url}/clusters/latest/#/jobs"
+        shown = window.open(f"{page}/{JOB}", CUT, "failed_early", "runs_on", name="bar-of-many-tasks")
+        assert shown.index("failed_early") < shown.index("runs_on") < shown.index("finished")
+        # within the dashboard, which loads no page anew
+        window.page.get_by_role("link", name="Jobs", exact=True).first.click()
+        window.page.get_by_text(CUT).wait_for(state="hidden")
+        few = window.open(f"{page}/02000000", "failed_early", "runs_on", name="bar-of-few-tasks")
+        assert "tasks shown" not in few
+        assert not window.page.get_by_text("tasks shown").first.is_visible()
+        assert not window.errors

@@ -530,7 +530,13 @@ def _fidelity(page: str) -> str:
         (f"`{one.resource}`", ", ".join(f"`{field}`" for field in one.fields), _text(one.reason))
         for one in fidelity.EXCUSES
     ]
+    ends = [
+        (one.plural, f"`{end.why}`", _text(end.doc), f"{end.delay_ms / 1000:g} s" if end.delay_ms else "at once")
+        for one in installed().values()
+        for end in one.ends
+    ]
     for mark, table in (
+        ("ends", _table(("of", "`inferred`", "which end closes what", "after"), ends)),
         ("cannot", _table(("resource", "field", "why"), cannot)),
         ("cannot by http", _table(("resource", "field", "why"), by_http)),
         ("inferred", _table(("resource", "field", "how"), inferred)),

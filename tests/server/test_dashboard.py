@@ -83,6 +83,30 @@ async def test_why_an_actor_died_is_said_as_ray_says_it(cause, detail, made_clie
     assert shown["exitDetail"] == detail
 
 
+async def test_where_an_actor_is_follows_from_its_constructor_until_its_events_say_so(made_client, add):
+    """As Ray's dashboard has it, which hears of a lease only once the actor lives, or has died."""
+    worker = "ab" * 28
+    creation = {
+        "task_id": b64("ff" * 8 + f"{1:024x}01000000"),
+        "attempt_number": 0,
+        "job_id": b64("01000000"),
+        "state_updates": {"worker_pid": 77, "state_ts_ns": {"8": "1000000000"}},
+        "profile_events": {"component_id": b64(worker), "component_type": "worker", "events": []},
+    }
+    seen = {"worker_id": b64(worker), "node_id": b64(OTHER), "ip": "127.0.0.2", "is_alive": True, "pid": 77}
+    nowhere = {"node_id": "", "pid": 0}
+    add(node(1), node(2), actor(1, "PENDING_CREATION", **nowhere), ("EXPORT_TASK", creation), ("EXPORT_WORKER", seen))
+    [shown] = (await ask(made_client, "logical/actors"))["actors"].values()
+    assert shown["address"] == {"nodeId": "ff" * 28, "ipAddress": "", "port": 0, "workerId": "ff" * 28}
+    assert shown["pid"] == 0
+    [listed] = (await ask(made_client, "api/v0/actors?detail=1"))["result"]["result"]
+    assert (listed["pid"], listed["node_id"]) == (77, None)
+    add(actor(1, "DEAD", **{**nowhere, "pid": 77}))
+    [shown] = (await ask(made_client, "logical/actors"))["actors"].values()
+    assert shown["address"] == {"nodeId": OTHER, "ipAddress": "127.0.0.2", "port": 0, "workerId": worker}
+    assert shown["pid"] == 77
+
+
 async def test_what_a_placement_group_adds_to_resources_is_not_shown(made_client, add):
     group = "ab" * 18
     resources = {f"CPU_group_0_{group}": 0.5, f"CPU_group_{group}": 0.5, f"bundle_group_0_{group}": 0.001, "GPU": 1.0}

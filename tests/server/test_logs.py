@@ -175,6 +175,16 @@ async def test_the_log_of_an_actor_that_died_before_ray_heard_of_its_process_is_
     assert (await made_client.get(f"{LOGS}/file?actor_id={actor}")).text == "not today\n"
 
 
+async def test_the_log_of_an_actor_killed_in_its_constructor_is_found_by_what_says_why_it_died(
+    add, cluster, write, made_client
+):
+    actor = "ee" * 12 + "01000000"
+    write(**{f"worker-{'ee' * 28}-01000000-78.out": b"constructing\n"})
+    died = {"actor_died_error_context": {"error_message": "killed", "node_ip_address": "192.0.2.2", "pid": 78}}
+    add(("EXPORT_ACTOR", {"actor_id": b64(actor), "state": "DEAD", "pid": 78, "death_cause": died}))
+    assert (await made_client.get(f"{LOGS}/file?actor_id={actor}")).text == "constructing\n"
+
+
 TASK_LOG = b":job_id:01000000\n:task_name:f\nfirst\n:task_name:f\nsecond\nof f\n:task_name:f\nthird\n"
 
 

@@ -138,6 +138,8 @@ class End(msgspec.Struct, frozen=True):
 
     why: str
     """What `inferred` says of a state that it closed."""
+    doc: str
+    """Which end that is, and of what it closes, in words."""
     when: str
     """The condition that it has come."""
     at_ns: str

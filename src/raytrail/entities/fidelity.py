@@ -181,8 +181,7 @@ INFERRED: Mapping[str, Mapping[str, str]] = {
 WITHOUT_LOGS: Mapping[str, Mapping[str, str]] = {
     "tasks": dict.fromkeys(
         ("task_log_info.stdout_file", "task_log_info.stderr_file"),
-        "'' as exported where start and end of a task share a flush; made up of ids until the session is sealed, and "
-        "where no log was shipped",
+        "'' as exported where start and end of a task share a flush; made up of ids where no log was shipped",
     ),
 }
 """Fields that are known from the logs, where an agent ships these, and what they are without them."""

@@ -338,6 +338,9 @@ def _actors(view: View, *where: Filter) -> list[dict[str, Any]]:
         "start_time_ms",
         "end_time_ms",
         "last_event_s",
+        "_leased_node_id",
+        "_leased_worker_id",
+        "_leased_ip",
     ]
     actors = view.snapshot.rows("actor", columns=columns, where=where, limit=ACTORS_SHOWN)
     if not actors:
@@ -345,6 +348,11 @@ def _actors(view: View, *where: Filter) -> list[dict[str, Any]]:
     ips = {node["node_id"]: node["node_ip"] for node in _found_nodes(view)}
     workers = _workers_of(view, actors)
     return [_actor(actor, ips, workers) for actor in actors]
+
+
+_UNLEASED = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")
+_NIL_ID = "ff" * 28
+"""What Ray shows as the node and the worker of an actor that has none yet (`NodeID::Nil`, id.h)."""
 
 
 def _workers_of(view: View, actors: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
@@ -371,19 +379,14 @@ def _actor(actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tu
     shown = {
         "actorId": actor["actor_id"],
         "jobId": actor["job_id"],
-        "address": {
-            "nodeId": actor["node_id"] or "",
-            "ipAddress": ips.get(actor["node_id"], ""),
-            "port": 0,
-            "workerId": workers.get((actor["node_id"], actor["pid"]), ""),
-        },
+        "address": _address(actor, ips, workers),
         "name": actor["name"] or "",
         "className": actor["class_name"] or "",
         "actorClass": actor["class_name"] or "",
         "state": actor["state"],
         "numRestarts": str(actor["num_restarts"] or 0),
         "timestamp": (actor["last_event_s"] or 0) * 1000.0,
-        "pid": actor["pid"] or 0,
+        "pid": 0 if actor["state"] in _UNLEASED else actor["pid"] or 0,
         "startTime": actor["start_time_ms"] or 0,
         "endTime": actor["end_time_ms"] or 0,
         "reprName": actor["repr_name"] or "",
@@ -400,6 +403,20 @@ def _actor(actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tu
     if actor["placement_group_id"]:
         shown["placementGroupId"] = actor["placement_group_id"]
     return shown
+
+
+def _address(
+    actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tuple[str, int], str]
+) -> dict[str, Any]:
+    """Return where an actor is, or was: its own events do not tell of one that ended in its constructor."""
+    node_id, worker_id = actor["node_id"] or "", workers.get((actor["node_id"], actor["pid"]), "")
+    ip = ips.get(node_id, "")
+    if actor["state"] in _UNLEASED:
+        node_id, worker_id, ip = _NIL_ID, _NIL_ID, ""
+    elif actor["state"] == "DEAD" and not node_id and actor["_leased_node_id"]:
+        node_id, worker_id = actor["_leased_node_id"], actor["_leased_worker_id"]
+        ip = actor["_leased_ip"] or ips.get(node_id, "")
+    return {"nodeId": node_id, "ipAddress": ip, "port": 0, "workerId": worker_id}
 
 
 def _exit_detail(cause: Mapping[str, Any] | None) -> str:

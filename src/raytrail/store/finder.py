@@ -17,9 +17,6 @@ _WORKER_LOG = re.compile(r".*worker-([0-9a-f]+)-([0-9a-f]+)-(\d+).(out|err)")  #
 _TASK_NAME = b":task_name:"
 """Begins the line that a worker writes into its logs just before it notes where a task's output starts."""
 
-_CREATION = "ff" * 8
-"""Begins the id of the task that creates an actor; the actor's follows (`TaskID::ForActorCreationTask`, id.cc)."""
-
 Pieces = Callable[[Log, int, int], Iterator[tuple[int, bytes]]]
 """Gives what is stored of a range of a log, each piece with its offset, as `Store.log_pieces`."""
 
@@ -61,19 +58,16 @@ class LogFinder:
         Raises:
             NotFoundError: There is no such actor, or it never had a process.
         """
-        rows = self._snapshot.rows(
-            "actor", columns=["node_id", "pid"], where=[Filter("actor_id", "=", actor_id)], limit=1
-        )
+        columns = ["node_id", "pid", "death_cause", "_leased_node_id"]
+        rows = self._snapshot.rows("actor", columns=columns, where=[Filter("actor_id", "=", actor_id)], limit=1)
         if not rows:
             raise NotFoundError(f"Actor ID {actor_id} not found.")
-        node_id, pid = rows[0]["node_id"], rows[0]["pid"]
-        if not node_id or not pid:
-            # one whose constructor fails may end before GCS hears that it lives; the task that created it says where
-            created = [Filter("task_id", "=", _CREATION + actor_id)]
-            for task in self._snapshot.rows(
-                "task", columns=["node_id", "worker_pid"], where=created, order=["attempt_number"]
-            ):
-                node_id, pid = task["node_id"] or node_id, task["worker_pid"] or pid
+        # one that ends in its constructor may do so before the GCS hears that it lives: the task that created it says
+        # where, or why it died
+        node_id, pid = rows[0]["node_id"] or rows[0]["_leased_node_id"], rows[0]["pid"]
+        died = (rows[0]["death_cause"] or {}).get("actor_died_error_context") or {}
+        if not node_id and died.get("node_ip_address"):
+            node_id = self.node(died["node_ip_address"])
         if not node_id or not pid:
             raise NotFoundError(f"Worker ID for Actor ID {actor_id} not found. Actor is not scheduled yet.")
         return node_id, self.of_worker(node_id, suffix, pid=pid)

@@ -322,7 +322,9 @@ def _actors(view: View, *where: Filter) -> list[dict[str, Any]]:
         "num_restarts",
         "start_time_ms",
         "end_time_ms",
-        "last_event_s",
+        "worker_id",
+        "port",
+        "changed_ms",
     ]
     actors = view.snapshot.rows("actor", columns=columns, where=where, limit=ACTORS_SHOWN)
     if not actors:
@@ -359,15 +361,15 @@ def _actor(actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tu
         "address": {
             "nodeId": actor["node_id"] or "",
             "ipAddress": ips.get(actor["node_id"], ""),
-            "port": 0,
-            "workerId": workers.get((actor["node_id"], actor["pid"]), ""),
+            "port": actor["port"] or 0,
+            "workerId": actor["worker_id"] or workers.get((actor["node_id"], actor["pid"]), ""),
         },
         "name": actor["name"] or "",
         "className": actor["class_name"] or "",
         "actorClass": actor["class_name"] or "",
         "state": actor["state"],
         "numRestarts": str(actor["num_restarts"] or 0),
-        "timestamp": (actor["last_event_s"] or 0) * 1000.0,
+        "timestamp": float(actor["changed_ms"] or 0),
         "pid": actor["pid"] or 0,
         "startTime": actor["start_time_ms"] or 0,
         "endTime": actor["end_time_ms"] or 0,

@@ -46,6 +46,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int
     """Of logs."""
     missing_bytes: int
+    """Bytes that were written and are not here: they never came, or nobody could read them."""
     rejected: int
     inferred: int
 
@@ -155,7 +156,7 @@ class Figures:
             "jobs": snapshot.count("job"),
             "actors": snapshot.count("actor"),
             "tasks": tasks,
-            "missing_bytes": sum(row.missing_bytes for row in ledger(self._catalogue, snapshot)),
+            "missing_bytes": sum(row.missing_bytes + row.unread_bytes for row in ledger(self._catalogue, snapshot)),
             "inferred": inferred,
         }
 

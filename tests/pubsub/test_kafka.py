@@ -31,6 +31,7 @@ from tests.brokers.proxy import Proxy
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
+from raytrail.pubsub.kafka import _lines as lines_of
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -826,3 +827,11 @@ def test_a_wrong_url_says_what_is_wrong(url, message):
     with pytest.raises(ConfigError) as caught:
         connect(url)
     assert str(caught.value) == message
+
+
+def test_a_last_line_that_has_no_newline_is_a_message_with_its_own_length_where_each_line_is_one():
+    data = b'{"event_data":{},"timestamp":1}'
+    segments = (Segment("0000000001-f", 0, 40, len(data)),)
+    chunk = Chunk(cluster="c", session="session_1", node_id="", event_type="TASK", segments=segments, data=data)
+    [(_, value, headers)] = lines_of(chunk)
+    assert Chunk.from_wire({name: text.decode() for name, text in headers}, value) == chunk

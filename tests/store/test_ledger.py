@@ -77,7 +77,8 @@ def test_half_a_line_at_the_end_is_unread_and_not_missing_too(store, task, put, 
     store.seal(SESSION)
     found = row(store)
     assert (found.missing_bytes, found.unread_bytes, complete(found)) == (0, 50, False)
-    assert store.find(SESSION).missing_bytes == 50, "what lacks is said in the list of sessions, too"
+    cluster = store.find(SESSION)
+    assert (cluster.missing_bytes, cluster.rejected) == (0, 1), "what lacks is said in the list of sessions, too"
     [end] = found.unread
     assert (end.name, end.start, end.end, end.reason) == (
         "event_EXPORT_TASK_1.log",
@@ -115,6 +116,7 @@ def test_what_is_gone_from_the_disk_is_lost_and_not_missing_too(store, task, put
     report(stored + 50, stored, lost_bytes=50)
     store.seal(SESSION)
     assert (row(store).missing_bytes, row(store).lost_bytes, complete(row(store))) == (0, 50, False)
+    assert store.find(SESSION).missing_bytes == 50
 
 
 def test_what_of_a_log_is_over_its_limit_is_skipped_and_not_missing_too(store, report):

@@ -32,6 +32,8 @@ birth, of which ``began`` is the second: the same across renames, another one fo
 FORMAT_VERSION = "1"
 LOG = "LOG"
 """The event type of chunks that hold no events, but bytes of log files."""
+COLLECTED = "COLLECTED"
+"""The event type of reports on files of others, of which no byte is stored: their events are, as lines of ours."""
 SET_ASIDE = "SET_ASIDE"
 """The event type of lines that say what a source could not read, each with the reason, so that the ledger names it."""
 

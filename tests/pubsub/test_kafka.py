@@ -32,6 +32,7 @@ from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on,
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
+from raytrail.pubsub.kafka import _lines as lines_of
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -900,3 +901,11 @@ async def test_a_group_that_may_not_be_read_is_named_with_what_its_name_begins_w
         said = str(caught.value)
         assert time.monotonic() < deadline, said
     assert said.endswith(f"; allow this user Read on group '{group}', or on all that begin with 'nightly'")
+
+
+def test_a_last_line_that_has_no_newline_is_a_message_with_its_own_length_where_each_line_is_one():
+    data = b'{"event_data":{},"timestamp":1}'
+    segments = (Segment("0000000001-f", 0, 40, len(data)),)
+    chunk = Chunk(cluster="c", session="session_1", node_id="", event_type="TASK", segments=segments, data=data)
+    [(_, value, headers)] = lines_of(chunk)
+    assert Chunk.from_wire({name: text.decode() for name, text in headers}, value) == chunk

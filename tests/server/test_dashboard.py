@@ -1,12 +1,14 @@
 """What Ray's dashboard asks beside the State and Jobs APIs."""
 
+import base64
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from raytrail.server.timezones import local_zone
+from raytrail.sources.ray_event import Converter
 
-from .conftest import b64
+from .conftest import MADE, b64
 
 pytestmark = pytest.mark.anyio
 
@@ -283,3 +285,33 @@ def test_a_time_zone_is_called_as_ray_calls_it(hours, zone):
 async def test_the_time_zone_is_that_of_whoever_serves(client):
     answer = await client.get("/clusters/varied/timezone")
     assert answer.json() == local_zone(datetime.now().astimezone())
+
+
+async def test_what_rays_http_export_tells_of_an_actor_is_shown(made, made_client, chunk):
+    """Its port and worker, when it changed to the millisecond, and how often it restarted and why."""
+    worker = base64.b64encode(b"\x04" * 28).decode()
+    at = "2026-01-01T00:00:0{}.{}789Z"
+    moves = [
+        {"state": "ALIVE", "timestamp": at.format(1, "123456"), "pid": 7, "port": 10002, "workerId": worker},
+        {"state": "RESTARTING", "timestamp": at.format(2, "223456"), "restartReason": "NODE_PREEMPTION"},
+        {"state": "ALIVE", "timestamp": at.format(3, "323456"), "pid": 8, "port": 10003, "workerId": worker},
+    ]
+    event = {
+        "eventId": "e1",
+        "sessionName": MADE,
+        "eventType": "ACTOR_LIFECYCLE_EVENT",
+        "timestamp": at.format(4, "000000"),
+        "actorLifecycleEvent": {
+            "actorId": b64(f"{1:024x}01000000"),
+            "stateTransitions": [{**move, "nodeId": b64(NODE)} for move in moves],
+        },
+    }
+    made.append([chunk("ACTOR", Converter().convert(event).lines)])
+    made.fold()
+    [shown] = (await ask(made_client, "logical/actors"))["actors"].values()
+    began = 1767225600000
+    assert shown["address"] == {"nodeId": NODE, "ipAddress": "", "port": 10003, "workerId": "04" * 28}
+    assert (shown["startTime"], shown["timestamp"]) == (began + 1123, began + 3323.0)
+    assert (shown["pid"], shown["numRestarts"]) == (8, "1")
+    [row] = made.snapshot(MADE).rows("actor")
+    assert (row["num_restarts"], row["num_restarts_due_to_node_preemption"]) == (1, 1)

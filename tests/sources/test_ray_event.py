@@ -164,15 +164,23 @@ def test_an_event_of_a_type_that_files_cannot_say_is_kept_as_it_came():
         ),
         (event("NODE_DEFINITION_EVENT", "x", {}), "missing or empty - at $.node_definition_event"),
         (
-            event("TASK_LIFECYCLE_EVENT", "taskLifecycleEvent", {"stateTransitions": [{"state": "ASLEEP"}]}),
+            event("X", "x", {}, timestamp="2026-02-30T00:00:00Z"),
+            "there is no such time as 2026-02-30T00:00:00Z - at $.timestamp",
+        ),
+        (
+            event(
+                "TASK_LIFECYCLE_EVENT",
+                "taskLifecycleEvent",
+                {"taskId": "AQ==", "stateTransitions": [{"state": "ASLEEP"}]},
+            ),
             "'ASLEEP' is no state of a task - at $.task_lifecycle_event.state_transitions[0].state",
         ),
         (
-            event("ACTOR_LIFECYCLE_EVENT", "actorLifecycleEvent", {"stateTransitions": []}),
+            event("ACTOR_LIFECYCLE_EVENT", "actorLifecycleEvent", {"actorId": "AQ==", "stateTransitions": []}),
             "nothing has changed - at $.actor_lifecycle_event",
         ),
         (
-            event("TASK_LIFECYCLE_EVENT", "taskLifecycleEvent", {"taskAttempt": "x"}),
+            event("TASK_LIFECYCLE_EVENT", "taskLifecycleEvent", {"taskId": "AQ==", "taskAttempt": "x"}),
             "expected an integer, got 'x' - at $.task_lifecycle_event.task_attempt",
         ),
     ],
@@ -181,3 +189,25 @@ def test_an_event_that_cannot_be_read_says_why(came, said):
     with pytest.raises(EventError) as failed:
         Converter().convert(came)
     assert str(failed.value) == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "key"),
+    [
+        ("TASK_DEFINITION_EVENT", "task_definition_event", "task_id"),
+        ("ACTOR_TASK_DEFINITION_EVENT", "actor_task_definition_event", "task_id"),
+        ("TASK_LIFECYCLE_EVENT", "task_lifecycle_event", "task_id"),
+        ("TASK_PROFILE_EVENT", "task_profile_events", "task_id"),
+        ("ACTOR_DEFINITION_EVENT", "actor_definition_event", "actor_id"),
+        ("ACTOR_LIFECYCLE_EVENT", "actor_lifecycle_event", "actor_id"),
+        ("NODE_DEFINITION_EVENT", "node_definition_event", "node_id"),
+        ("NODE_LIFECYCLE_EVENT", "node_lifecycle_event", "node_id"),
+        ("DRIVER_JOB_DEFINITION_EVENT", "driver_job_definition_event", "job_id"),
+        ("DRIVER_JOB_LIFECYCLE_EVENT", "driver_job_lifecycle_event", "job_id"),
+        ("WORKER_DEFINITION_EVENT", "worker_definition_event", "worker_id"),
+        ("WORKER_LIFECYCLE_EVENT", "worker_lifecycle_event", "worker_id"),
+    ],
+)
+def test_an_event_of_nothing_in_particular_is_refused(kind, field, key):
+    with pytest.raises(EventError, match=rf"^missing or empty - at \$\.{field}\.{key}$"):
+        Converter().convert(event(kind, field, {key: ""}))

@@ -67,7 +67,7 @@ _EPILOG = """\
 \b
 Exit codes:
   0    done
-  1    not found, or differences (doctor, ledger --check)
+  1    not found, or something lacks or differs (doctor, import, ledger --check)
   2    a wrong option, argument or setting
   3    the store, the broker or a file could not be used
   70   a bug in Raytrail

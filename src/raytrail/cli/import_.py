@@ -22,7 +22,7 @@ from raytrail.cli import _history, _options, _output
 from raytrail.cli.ledger import complete, details, show
 from raytrail.config import Config, TailConfig, store_dir
 from raytrail.errors import ConfigError, NotFoundError
-from raytrail.event import Chunk
+from raytrail.event import COLLECTED, Chunk
 from raytrail.pubsub import open_bucket
 from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
@@ -174,7 +174,7 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
 
 def _broken_before(session: str, store: Store) -> set[str]:
     """Return the files that KubeRay collected of a session and that could not be read whole so far."""
-    return {file for file, _ in _unread(session, store, Filter("event_type", "=", kuberay.COLLECTED))}
+    return {file for file, _ in _unread(session, store, Filter("event_type", "=", COLLECTED))}
 
 
 def _unread(session: str, store: Store, *where: Filter) -> dict[tuple[str, int], tuple[int, int, str]]:

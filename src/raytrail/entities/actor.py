@@ -146,6 +146,12 @@ ACTOR = Entity(
             "CASE WHEN state = 'DEAD' THEN _dead_ms END",
             "When it died; to the second, of Ray's files.",
         ),
+        Derived(
+            "changed_ms",
+            "int",
+            "coalesce(_time_ns // 1000000, last_event_s * 1000)",
+            "When it changed last; to the second, of Ray's files.",
+        ),
     ),
     when=_WHEN_MS,
     sort=("job_id", "actor_id"),

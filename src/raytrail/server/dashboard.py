@@ -337,7 +337,9 @@ def _actors(view: View, *where: Filter) -> list[dict[str, Any]]:
         "num_restarts",
         "start_time_ms",
         "end_time_ms",
-        "last_event_s",
+        "worker_id",
+        "port",
+        "changed_ms",
         "_leased_node_id",
         "_leased_worker_id",
         "_leased_ip",
@@ -385,7 +387,7 @@ def _actor(actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tu
         "actorClass": actor["class_name"] or "",
         "state": actor["state"],
         "numRestarts": str(actor["num_restarts"] or 0),
-        "timestamp": (actor["last_event_s"] or 0) * 1000.0,
+        "timestamp": float(actor["changed_ms"] or 0),
         "pid": 0 if actor["state"] in _UNLEASED else actor["pid"] or 0,
         "startTime": actor["start_time_ms"] or 0,
         "endTime": actor["end_time_ms"] or 0,
@@ -409,14 +411,15 @@ def _address(
     actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tuple[str, int], str]
 ) -> dict[str, Any]:
     """Return where an actor is, or was: its own events do not tell of one that ended in its constructor."""
-    node_id, worker_id = actor["node_id"] or "", workers.get((actor["node_id"], actor["pid"]), "")
+    node_id, port = actor["node_id"] or "", actor["port"] or 0
+    worker_id = actor["worker_id"] or workers.get((actor["node_id"], actor["pid"]), "")
     ip = ips.get(node_id, "")
     if actor["state"] in _UNLEASED:
         node_id, worker_id, ip = _NIL_ID, _NIL_ID, ""
     elif actor["state"] == "DEAD" and not node_id and actor["_leased_node_id"]:
         node_id, worker_id = actor["_leased_node_id"], actor["_leased_worker_id"]
         ip = actor["_leased_ip"] or ips.get(node_id, "")
-    return {"nodeId": node_id, "ipAddress": ip, "port": 0, "workerId": worker_id}
+    return {"nodeId": node_id, "ipAddress": ip, "port": port, "workerId": worker_id}
 
 
 def _exit_detail(cause: Mapping[str, Any] | None) -> str:

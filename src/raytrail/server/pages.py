@@ -313,14 +313,19 @@ def _ledger(cluster: Cluster, ledger: Sequence[LedgerRow]) -> Html:
             stored=_bytes(row.stored_bytes),
             missing=_some(row.missing_bytes + row.skipped_bytes + row.lost_bytes, _bytes, "chip bad"),
             events=_number(row.stored_events),
-            rejected=_some(row.rejected_events, _number, "chip warn"),
+            rejected=_some(row.rejected_events + len(row.unread), _number, "chip warn"),
             unknown=_some(row.unknown_events, _number),
             inferred=_some(row.inferred, _number),
         )
         for row in ledger
     )
     missing = [gap for row in ledger for gap in row.missing]
-    rejected = [line for row in ledger for line in row.rejected]
+    rejected = [f"{line.file} at {_number(line.offset)}: {line.reason}" for row in ledger for line in row.rejected]
+    rejected += [
+        f"{end.name} ({end.file}) from {_number(end.start)} to {_number(end.end)}: {end.reason}"
+        for row in ledger
+        for end in row.unread
+    ]
     return _fill(
         '<div class="card"><table><thead><tr><th>Event type</th><th class="n">Files</th>'
         '<th class="n">Written</th><th class="n">Published</th><th class="n">Stored</th>'
@@ -328,8 +333,9 @@ def _ledger(cluster: Cluster, ledger: Sequence[LedgerRow]) -> Html:
         '<th class="n">Unknown</th><th class="n">Inferred</th></tr></thead><tbody>{rows}</tbody>'
         "</table></div>"
         "<p class='soft small'>Written: seen on the nodes' disks. Missing: never arrived, or gone before it "
-        "was read. Unreadable: set aside, not lost. Unknown: of a type that this version does not know, and "
-        "kept. Inferred: left open by the events and closed by Raytrail, as Ray does when a job, a worker or "
+        "was read. Unreadable: lines that were set aside, not lost, and files that cannot be read to their end. "
+        "Unknown: of a type that this version does not know, and kept. Inferred: left open by the events and closed "
+        "by Raytrail, as Ray does when a job, a worker or "
         "a node dies.</p>{missing}{rejected}",
         rows=rows,
         missing=_listed(
@@ -338,8 +344,8 @@ def _ledger(cluster: Cluster, ledger: Sequence[LedgerRow]) -> Html:
             len(missing),
         ),
         rejected=_listed(
-            f"{_number(len(rejected))} unreadable lines",
-            (f"{line.file} at {_number(line.offset)}: {line.reason}" for line in rejected[:SHOWN]),
+            f"{_number(len(rejected))} unreadable lines and files",
+            rejected[:SHOWN],
             len(rejected),
         ),
     )

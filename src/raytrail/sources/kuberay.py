@@ -33,13 +33,10 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from raytrail.errors import ConfigError, EventError
-from raytrail.event import SET_ASIDE
+from raytrail.event import COLLECTED, SET_ASIDE
 from raytrail.sources import endpoints
 from raytrail.sources.ray_event import Converter
 from raytrail.sources.set_aside import line as set_aside
-
-COLLECTED = "COLLECTED"
-"""The event type of the reports on its files, for the ledger."""
 
 _ROOT = "cluster-history"
 _OF_NODE = "node_events"

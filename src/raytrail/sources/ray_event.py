@@ -12,8 +12,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from calendar import timegm
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -144,6 +144,13 @@ class _Message:
             raise EventError(f"expected a string, got {type(value).__name__} - at {self.at}.{name}")
         return value
 
+    def key(self, name: str) -> str:
+        """Take the id of what the message is about."""
+        value = self.text(name)
+        if not value:
+            raise EventError(f"missing or empty - at {self.at}.{name}")
+        return value
+
     def id(self, name: str) -> str:
         """Take an id in base64; what Ray writes for none is empty."""
         value = self.text(name)
@@ -216,8 +223,7 @@ def _short(number: Any) -> Any:
 
 @lru_cache(maxsize=1000)
 def _seconds(text: str) -> int:
-    date, _, time = text.partition("T")
-    return timegm((*map(int, date.split("-")), *map(int, time.split(":")), 0, 0, 0))
+    return int(datetime.strptime(f"{text}+0000", "%Y-%m-%dT%H:%M:%S%z").timestamp())
 
 
 def _time_ns(text: str, at: str) -> int:
@@ -272,7 +278,7 @@ def _called(message: _Message, name: str) -> str:
 
 def _task(body: _Message, attempt: str = "task_attempt") -> dict[str, Any]:
     return {
-        "task_id": body.text("task_id"),
+        "task_id": body.key("task_id"),
         "attempt_number": body.whole(attempt),
         **_told(job_id=body.text("job_id")),
     }
@@ -369,7 +375,7 @@ def _task_profile(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
 
 def _actor_definition(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     said = _told(
-        actor_id=body.text("actor_id"),
+        actor_id=body.key("actor_id"),
         job_id=body.text("job_id"),
         class_name=body.text("class_name"),
         name=body.text("name"),
@@ -389,7 +395,7 @@ def _actor_definition(_: Converter, body: _Message, time_ns: int) -> Iterator[Li
 
 
 def _actor_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
-    actor_id = body.text("actor_id")
+    actor_id = body.key("actor_id")
     for moved in body.messages("state_transitions"):
         said = _told(
             actor_id=actor_id,
@@ -407,7 +413,7 @@ def _actor_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Lin
 
 
 def _node_definition(converter: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
-    node_id, address = body.text("node_id"), body.text("node_ip_address")
+    node_id, address = body.key("node_id"), body.text("node_ip_address")
     converter.keep_address(node_id, address)
     began_ns = body.time("start_timestamp")
     said = _told(
@@ -423,7 +429,7 @@ def _node_definition(converter: Converter, body: _Message, time_ns: int) -> Iter
 
 
 def _node_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
-    node_id = body.text("node_id")
+    node_id = body.key("node_id")
     for moved in body.messages("state_transitions"):
         state, at_ns, resources = moved.text("state"), moved.time("timestamp"), moved.amounts("resources")
         said = _told(
@@ -440,7 +446,7 @@ def _node_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line
 def _job_definition(converter: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     node_id, config = body.id("driver_node_id"), body.message("config")
     said = _told(
-        job_id=body.text("job_id"),
+        job_id=body.key("job_id"),
         driver_pid=str(body.whole("driver_pid") or ""),
         driver_node_id=node_id,
         driver_ip_address=converter.address(node_id),
@@ -454,7 +460,7 @@ def _job_definition(converter: Converter, body: _Message, time_ns: int) -> Itera
 
 
 def _job_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
-    job_id = body.text("job_id")
+    job_id = body.key("job_id")
     for moved in body.messages("state_transitions"):
         state, at_ns = moved.text("state"), moved.time("timestamp")
         times = {"CREATED": "start_time", "FINISHED": "end_time"}
@@ -467,7 +473,7 @@ def _job_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]
 def _worker_definition(converter: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     node_id = body.id("node_id")
     said = _told(
-        worker_id=body.text("worker_id"),
+        worker_id=body.key("worker_id"),
         node_id=node_id,
         ip=converter.address(node_id),
         worker_type=body.text("worker_type"),
@@ -477,7 +483,7 @@ def _worker_definition(converter: Converter, body: _Message, time_ns: int) -> It
 
 
 def _worker_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
-    worker_id, job_id = body.text("worker_id"), body.id("job_id")
+    worker_id, job_id = body.key("worker_id"), body.id("job_id")
     for moved in body.messages("state_transitions"):
         times = ("worker_launch_time_ms", "worker_launched_time_ms", "start_time_ms", "end_time_ms")
         state, at_ns = moved.text("state"), moved.time("timestamp")

@@ -47,7 +47,9 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int
     """Of logs."""
     missing_bytes: int
+    """Bytes that were written and are not here: they never came, were too long, or gone before they were read."""
     rejected: int
+    """Lines that cannot be read, and files that cannot be read to their end."""
     inferred: int
 
 
@@ -101,7 +103,7 @@ class Figures:
             stored_bytes=stored,
             log_bytes=logs,
             missing_bytes=known["missing_bytes"],
-            rejected=rejected,
+            rejected=rejected + known.get("unread", 0),  # which an older version did not keep, nor know
             inferred=known["inferred"],
         )
 
@@ -147,6 +149,7 @@ class Figures:
             f"SELECT count(*) FROM {snapshot.source(installed()['task'])} "
             "WHERE type IS NOT NULL AND type != 'DRIVER_TASK'"
         )
+        rows = ledger(self._catalogue, snapshot)
         return {
             "began_ms": min((node["start_time_ms"] for node in nodes if node["start_time_ms"]), default=None),
             "ended_ms": max((node["end_time_ms"] or 0 for node in nodes), default=0) or None if ended else None,
@@ -156,7 +159,8 @@ class Figures:
             "jobs": snapshot.count("job"),
             "actors": snapshot.count("actor"),
             "tasks": tasks,
-            "missing_bytes": sum(row.missing_bytes for row in ledger(self._catalogue, snapshot)),
+            "missing_bytes": sum(row.missing_bytes + row.skipped_bytes + row.lost_bytes for row in rows),
+            "unread": sum(len(row.unread) for row in rows),
             "inferred": inferred,
         }
 

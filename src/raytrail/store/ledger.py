@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from raytrail.entities import installed, of_file_type
+from raytrail.event import COLLECTED, LOG
 from raytrail.store.catalogue import Catalogue, FileKey
 from raytrail.store.read import Snapshot
 
@@ -17,7 +18,11 @@ SHOWN = 100
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes that an agent saw or published, and that are not stored: ``[start, end)``."""
+    """
+    Bytes that are not stored though an agent published them, or, of a sealed session, saw them: ``[start, end)``.
+
+    What it saw of a session that lives may be on its way.
+    """
 
     file: str
     name: str
@@ -82,6 +87,7 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
     """Return the ledger of a snapshot's session, by event type."""
     session = snapshot.session
     reports = _reports(snapshot)
+    sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
     types = dict(catalogue.query("SELECT file, event_type FROM file_types WHERE session = ?", session))
     keys: dict[str, set[tuple[str, int]]] = defaultdict(set)
     for file, generation in catalogue.query("SELECT DISTINCT file, generation FROM ranges WHERE session = ?", session):
@@ -117,7 +123,7 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
             unread += _unread(report)
             missing += [
                 Missing(file=file, name=report.get("name") or "", generation=generation, start=start, end=end)
-                for start, end in ranges.missing(0, max(sent, last))
+                for start, end in ranges.missing(0, _due(report, max(sent, last), sealed=sealed))
             ]
         rows.append(
             LedgerRow(
@@ -150,6 +156,17 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
             )
         )
     return rows
+
+
+def _due(report: Mapping[str, Any], sent: int, *, sealed: bool) -> int:
+    """Return up to where all of a file is to be stored: what was published; at a session's end all that was seen."""
+    if not sealed or not report or report["event_type"] == COLLECTED or report["lost_bytes"]:
+        return sent
+    seen: int = report["written_bytes"] or 0
+    if report["event_type"] == LOG:
+        seen -= report["skipped_bytes"] or 0  # what is over its limit
+    unread = report["unread_offset"]
+    return max(sent, seen if unread is None else min(seen, unread))
 
 
 def _reports(snapshot: Snapshot) -> dict[tuple[str, int], dict[str, Any]]:

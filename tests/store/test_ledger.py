@@ -1,0 +1,147 @@
+"""What the ledger counts, and when it says that something lacks."""
+
+import json
+
+import pytest
+
+from raytrail.cli.ledger import complete
+from raytrail.event import Chunk, Segment
+from raytrail.testing.entities import SESSION
+
+FILE = "0000000000-f"
+
+
+@pytest.fixture
+def report(store):
+    """Append an agent's report of a file."""
+
+    def report(written, published=0, *, file=FILE, name="event_EXPORT_TASK_1.log", node_id="aa", unread="", **of):
+        data = {
+            "file": file,
+            "generation": 0,
+            "name": name,
+            "event_type": "TASK",
+            "node_id": node_id,
+            "written_bytes": written,
+            "published_bytes": published,
+            "published_events": 0,
+            "skipped_bytes": 0,
+            "lost_bytes": 0,
+            "unread": f"{1:013d}{unread}",
+            "reported_ms": 1,
+            **of,
+        }
+        line = json.dumps({"event_data": data, "source_type": "RAYTRAIL_FILE", "timestamp": 1}).encode() + b"\n"
+        store.append([Chunk(cluster="", session=SESSION, node_id="", event_type="FILE", segments=(), data=line)])
+        store.fold()
+
+    return report
+
+
+@pytest.fixture
+def put(store):
+    def put(*lines, event_type="TASK"):
+        data = b"".join(line + b"\n" for line in lines)
+        segments = (Segment(FILE, 0, 0, len(data)),)
+        store.append(
+            [Chunk(cluster="", session=SESSION, node_id="", event_type=event_type, segments=segments, data=data)]
+        )
+        store.fold()
+        return len(data)
+
+    return put
+
+
+def row(store, event_type="TASK"):
+    return next(row for row in store.ledger(SESSION) if row.event_type == event_type)
+
+
+def unread(offset, length, reason="torn: it is cut"):
+    return f" {offset:020d} {length:020d} {reason}"
+
+
+def test_what_an_agent_saw_and_never_published_is_on_its_way_while_it_lives_and_missing_at_the_end(
+    store, task, put, report
+):
+    stored = put(task(1))
+    report(stored + 50, stored)
+    assert (row(store).missing_bytes, complete(row(store))) == (0, True)
+    store.seal(SESSION)
+    assert [(gap.start, gap.end) for gap in row(store).missing] == [(stored, stored + 50)]
+    assert not complete(row(store))
+
+
+def test_half_a_line_at_the_end_is_unread_and_not_missing_too(store, task, put, report):
+    stored = put(task(1))
+    report(stored + 50, stored, unread=unread(stored, 50))
+    store.seal(SESSION)
+    found = row(store)
+    assert (found.missing_bytes, found.unread_bytes, complete(found)) == (0, 50, False)
+    cluster = store.find(SESSION)
+    assert (cluster.missing_bytes, cluster.rejected) == (0, 1), "what lacks is said in the list of sessions, too"
+    [end] = found.unread
+    assert (end.name, end.start, end.end, end.reason) == (
+        "event_EXPORT_TASK_1.log",
+        stored,
+        stored + 50,
+        "torn: it is cut",
+    )
+
+
+def test_a_later_report_takes_back_what_an_earlier_one_said_to_be_unread(store, task, put, report):
+    stored = put(task(1))
+    report(stored, stored - 5, unread=unread(stored - 5, 5))
+    assert not complete(row(store))
+    report(stored, stored, reported_ms=2, unread="")
+    # of two reports the later one counts, whichever comes first
+    line = {"event_data": {"file": FILE, "generation": 0, "unread": f"{2:013d}"}, "source_type": "RAYTRAIL_FILE"}
+    data = json.dumps({**line, "timestamp": 2}).encode() + b"\n"
+    store.append([Chunk(cluster="", session=SESSION, node_id="", event_type="FILE", segments=(), data=data)])
+    store.fold()
+    assert complete(row(store))
+
+
+def test_a_file_that_got_its_first_line_after_all_takes_the_place_of_the_one_that_had_none(store, task, put, report):
+    report(9, file="0000000000-unnamed", unread=unread(0, 9))
+    assert (row(store).files, row(store).unread_bytes) == (1, 9)
+    report(9, file="0000000000-other", name="event_EXPORT_TASK_2.log", unread=unread(0, 9))
+    stored = put(task(1))
+    report(stored, stored)
+    assert (row(store).files, row(store).unread_bytes) == (2, 9)
+    assert [end.name for end in row(store).unread] == ["event_EXPORT_TASK_2.log"]
+
+
+def test_what_is_gone_from_the_disk_is_lost_and_not_missing_too(store, task, put, report):
+    stored = put(task(1))
+    report(stored + 50, stored, lost_bytes=50)
+    store.seal(SESSION)
+    assert (row(store).missing_bytes, row(store).lost_bytes, complete(row(store))) == (0, 50, False)
+    assert store.find(SESSION).missing_bytes == 50
+
+
+def test_what_of_a_log_is_over_its_limit_is_skipped_and_not_missing_too(store, report):
+    report(150, 100, file="0000000000-log", event_type="LOG", name="raylet.out", skipped_bytes=50)
+    store.append(
+        [
+            Chunk(
+                cluster="",
+                session=SESSION,
+                node_id="",
+                event_type="LOG",
+                segments=(Segment("0000000000-log", 0, 0, 100),),
+                data=b"x" * 100,
+            )
+        ]
+    )
+    store.seal(SESSION)
+    assert (row(store, "LOG").missing_bytes, row(store, "LOG").skipped_bytes) == (0, 50)
+
+
+def test_what_a_source_set_aside_is_rejected_for_its_reason_once(store, put):
+    line = b'{"event_id":"1","source_type":"EXPORT_SET_ASIDE","timestamp":0,"event_data":{"reason":"no event"}}'
+    for _ in range(2):
+        put(line, b"neither", event_type="SET_ASIDE")
+    found = row(store, "SET_ASIDE")
+    assert (found.rejected_events, found.stored_events, found.unknown_events) == (2, 0, 0)
+    assert [one.reason for one in found.rejected] == ["no event", "JSON is malformed: invalid character (byte 4)"]
+    assert not complete(found)

@@ -32,10 +32,10 @@ import sys, ray
 from ray.util.placement_group import placement_group
 ray.init(logging_level="ERROR")
 @ray.remote
-def f():
-    print("printed in the", sys.argv[1], "life")
+def f(name):
+    print("printed in the", name, "life")
     return ray.get_runtime_context().get_task_id()
-print("TASK", ray.get(f.remote()))
+print("TASK", ray.get(f.remote(sys.argv[1])))
 ray.get(placement_group([{"CPU": 1}], name=sys.argv[1], lifetime="detached").ready())
 """
 

@@ -256,6 +256,16 @@ async def test_logs_of_a_directory_in_which_a_head_restarted_are_those_of_the_he
     await check(asked())
 
 
+def test_the_command_line_lists_them_so_too(tmp_path, directory, asked):
+    old_life(directory)
+    new_life(directory)
+    asked()
+    for id, names in ((A, {*OLD_LOGS, OLD_WORKER}), (B, {*NEW_LOGS, NEW_WORKER, *BOTH})):
+        done = CliRunner().invoke(main, ["logs", "--node", id, "--format", "json", "--store", str(tmp_path / "store")])
+        assert {log["name"] for log in json.loads(done.stdout)} == names
+        assert {log["node_id"] for log in json.loads(done.stdout)} == {id}
+
+
 async def test_also_as_an_agent_saw_them_which_was_there_all_the_time(directory, followed):
     old_life(directory)
     idle = f"worker-{worker(9)}-ffffffff-909.out"

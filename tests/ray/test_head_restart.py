@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -93,9 +93,9 @@ class Lives:
     def work(self, cluster, name):
         """Run a job and a driver, and wait for what the agent is to hear of them."""
         # a GCS that has just begun knows the head before it from its tables, and takes it for alive at first
-        wait_for(lambda: self.new_heads(cluster), DEADLINE_SECONDS, "a head alone")
-        [head] = self.new_heads(cluster)
-        self.ids.append(head)
+        found = []
+        wait_for(lambda: found.extend(self.new_heads(cluster)) or found, DEADLINE_SECONDS, "a head alone")
+        self.ids.append(head := found[0])
         ray = Path(sys.executable).with_name("ray")
         cluster.run([ray, "job", "submit", "--submission-id", f"{name}-job", "--", "echo", f"{name} output"])
         said = cluster.run([sys.executable, "-c", WORKLOAD, name]).stdout
@@ -113,7 +113,9 @@ class Lives:
 
     def new_heads(self, cluster):
         """Return the one node that is alive, unless that is the one before it."""
-        nodes = cluster.ask("/api/v0/nodes")["data"]["result"]["result"]
+        nodes = []
+        with suppress(OSError):  # its dashboard is busy with its own beginning
+            nodes = cluster.ask("/api/v0/nodes")["data"]["result"]["result"]
         alive = [node["node_id"] for node in nodes if node["state"] == "ALIVE"]
         return [] if len(alive) != 1 or alive[0] in self.ids else alive
 
@@ -149,7 +151,7 @@ def lives(redis):
     lives = Lives(line)
     environment = {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": "lives"}
     try:
-        line.start("agent", "--types", "PLACEMENT_WORKLOAD,WORKER", "--sweep-seconds", "0.5")
+        line.start("agent", "--types", "PLACEMENT_GROUP,WORKER", "--sweep-seconds", "0.5")
         line.start("history")
         lives.began_ms = now_ms()
         with ray_cluster(temp_dir=line.temp_dir, environment=environment) as cluster:

@@ -314,3 +314,14 @@ def test_a_session_whose_export_was_off_is_said_to_be_empty(run, store, make, se
 
 def test_a_path_that_is_not_there_is_a_usage_error(run, store, tmp_path):
     assert "does not exist" in run("import", tmp_path / "nowhere", code=USAGE).stderr
+
+
+@pytest.mark.parametrize("given", ["", "session", "session/logs/export_events"])
+def test_a_session_that_was_moved_to_another_disk_and_linked_back_comes_in_under_its_name(
+    run, store, session_dir, make, tmp_path, given
+):
+    linked = session_dir(make.chunk("NODE", make.node("ALIVE"), make.node("DEAD")))
+    moved = linked.rename(tmp_path / "on another disk")
+    linked.symlink_to(moved)
+    done = run("import", linked.parent / given.replace("session", linked.name))
+    assert f"{make.SESSION}: 2 new events, 2 in all\n" in done.stdout

@@ -225,6 +225,11 @@ async def check(asked):
         assert await asked.listed(id) == names
         assert [log.name for log in finder.listed(id, "*")] == sorted(name for name in names if "/" not in name)
         assert {log.name for log in finder.listed() if log.node_id == id} == names
+    for ip in ("192.0.2.11", "192.0.2.77"):
+        answer = await asked.get(f"/api/v0/logs?node_ip={ip}&glob=raylet*")
+        assert answer.json()["data"]["result"] == {"raylet": ["raylet.1.out"]}, (
+            "an address of no node is the newest head's"
+        )
     for name in ("old", "new"):
         assert (await asked.get(f"/api/jobs/{name}/logs")).json() == {"logs": f"job-driver-{name}.log\n"}
     for number, node_id, log in ((1, A, OLD_WORKER), (2, B, NEW_WORKER)):
@@ -237,7 +242,7 @@ async def check(asked):
     assert "Could not find a log file" in await asked.file(f"node_id={B}&pid=101")
 
 
-@pytest.mark.parametrize("ip", ["192.0.2.9", "192.0.2.11"])
+@pytest.mark.parametrize("ip", ["192.0.2.9", "192.0.2.11"])  # another one than the second head's, and the same
 @pytest.mark.parametrize("times", ["as they were", "all alike", "the other way round"])
 async def test_logs_of_a_directory_in_which_a_head_restarted_are_those_of_the_head_that_wrote_them(
     directory, asked, ip, times
@@ -249,6 +254,16 @@ async def test_logs_of_a_directory_in_which_a_head_restarted_are_those_of_the_he
             second = 7 if times == "all alike" else (7 if path.name.endswith(B) else 9)
             os.utime(path, (second, second))
     await check(asked())
+
+
+def test_the_command_line_lists_them_so_too(tmp_path, directory, asked):
+    old_life(directory)
+    new_life(directory)
+    asked()
+    for id, names in ((A, {*OLD_LOGS, OLD_WORKER}), (B, {*NEW_LOGS, NEW_WORKER, *BOTH})):
+        done = CliRunner().invoke(main, ["logs", "--node", id, "--format", "json", "--store", str(tmp_path / "store")])
+        assert {log["name"] for log in json.loads(done.stdout)} == names
+        assert {log["node_id"] for log in json.loads(done.stdout)} == {id}
 
 
 async def test_also_as_an_agent_saw_them_which_was_there_all_the_time(directory, followed):

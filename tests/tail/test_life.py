@@ -261,6 +261,16 @@ def test_raylets_of_others_are_none_of_ours(world, tail):
     assert not it.tailer.ray_runs()
 
 
+def test_ray_runs_too_where_nothing_tells_its_nodes_id(world, tail):
+    world.event()
+    it = tail()
+    assert not it.tailer.ray_runs()
+    world.listen()
+    assert it.tailer.ray_runs()
+    world.run("")  # by the command line of an old Ray
+    assert it.tailer.ray_runs()
+
+
 def test_two_raylets_of_one_directory_end_each_in_its_time(world, tail):
     world.node(OLD)
     world.node(NEW)

@@ -40,6 +40,25 @@ def test_a_chunk_says_whose_lines_it_holds(tail, events, temp_dir):
     assert (generation, start, length) == (0, 0, len(chunk.data))
 
 
+@pytest.mark.parametrize("inotify", [True, False])
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_session_that_is_moved_to_another_place_and_linked_back_is_followed(
+    tail, events, temp_dir, tmp_path, inotify, followed
+):
+    (temp_dir / SESSION / "metrics_agent_port_aa11").touch()
+    append(events / "event_EXPORT_NODE.log", line(1))
+    it = tail(sessions="all", inotify=inotify) if followed else None
+    assert not it or it.ship() == line(1)
+    moved = (temp_dir / SESSION).rename(tmp_path / "disk")
+    (temp_dir / SESSION).symlink_to(moved)
+    append(events / "event_EXPORT_NODE.log", line(2))
+    it = it or tail(sessions="all", inotify=inotify)
+    it.tailer.look()
+    chunks = it.read()
+    assert b"".join(chunk.data for chunk in chunks) == (line(2) if followed else line(1) + line(2))
+    assert {(chunk.session, chunk.node_id) for chunk in chunks} == {(SESSION, "aa11")}
+
+
 def test_few_lines_of_many_files_travel_in_one_chunk(tail, events):
     for number in range(50):
         append(events / f"event_EXPORT_TASK_{number}.log", line(number))

@@ -60,11 +60,11 @@ def logs(
     with _history.reading(config) as store:
         snapshot = _history.snapshot(store, _history.chosen(store, cluster_id), at)
         node_id = _node(snapshot, node) if node else None
-        listed = store.logs(snapshot.session, node_id, name or "**")
+        finder = store.log_finder(snapshot)
+        listed = finder.listed(node_id, name or "**")
         if not (task or actor or job) and (not name or any(letter in name for letter in "*?[") or len(listed) > 1):
             _list(listed, form, name)
             return
-        finder = store.log_finder(snapshot)
         part = _part(finder, listed, name, task, actor, job, "err" if err else "out")
         end = part.log.size if part.end is None else min(part.end, part.log.size)
         start = min(part.start, end)

@@ -189,8 +189,9 @@ class LogFinder:
         return [] if self._owners.are_plain else sorted(self._owners.owned.shared.get(node_id, []), key=_age)
 
     def node(self, ip: str) -> str:
-        """Return the id of the node that has an address, or else of the head node."""
-        nodes = self._snapshot.rows("node", columns=["node_id", "node_ip", "is_head_node", "state"])
+        """Return the id of the node that has an address, or else of the head node; of several, of the newest."""
+        nodes = self._snapshot.rows("node", columns=["node_id", "node_ip", "is_head_node", "state", "start_time_ms"])
+        nodes.sort(key=lambda node: node["start_time_ms"] or 0, reverse=True)
         nodes.sort(key=lambda node: (node["node_ip"] != ip, node["state"] != "ALIVE", not node["is_head_node"]))
         if nodes and nodes[0]["node_ip"] != ip:
             nodes.sort(key=lambda node: not node["is_head_node"])

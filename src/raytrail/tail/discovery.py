@@ -98,6 +98,11 @@ class Running(NamedTuple):
         """Say whether a raylet of a session runs here."""
         return session in self.sockets or any(raylet.session == session for raylet in self.raylets)
 
+    def unnamed(self, session: str) -> int:
+        """Return how many raylets of a session run of which none says its node's id: of sockets, and of old Rays."""
+        ids = [raylet.node_id for raylet in self.raylets if raylet.session == session]
+        return 0 if any(ids) else max(len(ids), self.sockets.get(session, 0))
+
 
 class Session(NamedTuple):
     """One session of Ray on this node's disk; one of its directories of event files, of which it has two."""
@@ -269,7 +274,7 @@ def living(session: str, directory: Path, there: Nodes, seen: Running) -> frozen
     named = [one for one in seen.raylets if one.session == session and one.node_id]
     if named:
         return frozenset(one.node_id for one in named if works_in(one, directory, there, seen.proc))
-    count = max(seen.sockets.get(session, 0), sum(one.session == session for one in seen.raylets))
+    count = seen.unnamed(session)
     return frozenset(there.ids[-count:]) if count else frozenset()
 
 

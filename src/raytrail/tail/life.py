@@ -97,9 +97,8 @@ class Life:
 
     def runs(self, seen: Running) -> bool:
         """Say whether a raylet of this directory is among those that are seen to run."""
-        if discovery.living(self.session, self.directory, self.nodes, seen):
-            return True
-        return not self.nodes.ids and seen.sockets.get(self.session, 0) > 0
+        living = discovery.living(self.session, self.directory, self.nodes, seen)
+        return bool(living) or (not self.nodes.ids and seen.unnamed(self.session) > 0)
 
     def look(self, seen: Running | None, now: float, now_ms: int) -> None:
         """

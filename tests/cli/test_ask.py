@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import time
 
 import pytest
 
@@ -263,6 +264,20 @@ def test_every_command_that_takes_a_time_takes_all_forms_and_says_where_it_lies(
 def test_a_time_that_cannot_be_meant_teaches_the_forms(run, history):
     done = run("list", "tasks", "--at", "teatime", code=USAGE)
     assert "raytrail: error: time 'teatime' is not a time; give 2026-11-28 03:12 or " in done.stderr
+
+
+def test_a_living_cluster_is_shown_as_it_is_now_though_a_clock_is_ahead(run, make, tmp_path):
+    ahead = make.line("EXPORT_ACTOR", {"actor_id": "AQ==", "state": "ALIVE"}, int(time.time()) + 600)
+    with Store.open(tmp_path / "living", write=True) as store:
+        store.append([make.chunk("NODE", make.node("ALIVE")), make.chunk("ACTOR", ahead)])
+        store.fold()
+    how = ("list", "actors", "--format", "json", "--store", tmp_path / "living")
+    for at in ("now", "end"):
+        done = run(*how, "--at", at)
+        assert [row["state"] for row in json.loads(done.stdout)] == ["ALIVE"]
+        assert "at 2" not in done.stderr
+    assert json.loads(run(*how, "--at", "-1s").stdout) == []
+    assert " is in the future, and the cluster is shown as it is now: " in run(*how, "--at", "2999-01-01").stderr
 
 
 def test_the_very_end_is_what_is_shown_without_a_time(run, history):

@@ -79,6 +79,10 @@ def test_agent_history_and_server_do_the_same_as_processes_of_their_own(start, t
     agent = start("agent", "--to", events, "--temp-dir", ray_dir)
     history = start("history", "--from", events, "--store", store, "--fold-seconds", "0.2")
     history.wait_for(lambda: len(rows_of(store)) == 2)
+    with Store.open(store) as opened:
+        group = f"history-{opened.id}"
+    assert history.said["err"].startswith(f"reading {events} as group '{group}', keeping {store}\n")
+    assert (tmp_path / "events" / "groups" / f"{group}.json").exists()
     server = start("serve", "--store", store, "--port", "0")
     assert clusters_of(url_of(server))[0]["tasks"] == 2
     assert [one.stop() for one in (agent, history, server)] == [0, 0, 0]

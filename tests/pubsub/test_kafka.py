@@ -843,7 +843,7 @@ async def test_a_store_of_an_older_version_misses_nothing(kafka, tmp_path):
 
 @pytest.mark.slow
 async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(kafka, tmp_path):
-    await check_a_copy_is_refused(kafka.url(), tmp_path)
+    await check_a_copy_is_refused(kafka.url() + "&session.timeout.ms=2000", tmp_path)
 
 
 @pytest.mark.slow

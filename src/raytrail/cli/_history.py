@@ -65,12 +65,13 @@ def moment(cluster: Cluster, text: str) -> int | None:
     """
     Return the moment that ``--at`` names, in milliseconds since the epoch, and say where it lies, unless TIME does.
 
-    None is the very end, or now.
+    None is the very end; while it lives it is now, whatever the clocks of its nodes say.
 
     Raises:
         ConfigError: It is not a TIME.
     """
-    if text.strip().lower() == _times.END:
+    word = text.strip().lower()
+    if word == _times.END or (word == _times.NOW and cluster.alive):
         return None
     life = _life(cluster)
     moment_ms = _times.parse(text, life)

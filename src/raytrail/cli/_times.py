@@ -18,8 +18,8 @@ HELP = (
 )
 """The forms of TIME, for help and for errors."""
 
-END = "end"
-"""The TIME that is a cluster's very end, after all that was concluded there; now, while it lives."""
+END, NOW = "end", "now"
+"""The TIMEs that are a cluster's very end, after all that was concluded there (now, while it lives), and now."""
 
 _UNITS = {
     "ms": 1,
@@ -103,7 +103,7 @@ def _said(life: Life) -> str:
 
 
 def _word(text: str, life: Life) -> int | None:
-    words = {"now": life.now_ms, END: life.until_ms, "start": life.began_ms}
+    words = {NOW: life.now_ms, END: life.until_ms, "start": life.began_ms}
     word = text.lower()
     return _known(text, words[word]) if word in words else None
 

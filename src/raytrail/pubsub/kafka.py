@@ -300,10 +300,12 @@ class KafkaPubSub:
         try:
             partitions = await run(self._prepare, reader.consumer)
             # so long a reader that was killed is still taken for one that reads
-            deadline = time.monotonic() + int(self._properties.get("session.timeout.ms", _SESSION_MS)) / 1000 + 1
+            session_seconds = int(self._properties.get("session.timeout.ms", _SESSION_MS)) / 1000
+            deadline = time.monotonic() + session_seconds + 1
             of_history = name_of(group) != group
             while of_history and await run(self._members, group):
-                if time.monotonic() > deadline:
+                # brokers that have just started, or have much to do, take longer: better late than refused wrongly
+                if time.monotonic() > deadline + 2 * session_seconds:
                     raise self._taken(group)
                 await asyncio.sleep(0.5)
             while from_start and not await run(reader.rewind, partitions):
@@ -347,7 +349,7 @@ class KafkaPubSub:
 
     def _is_second(self, reader: _Reader, group: str) -> bool:
         """Return whether somebody else reads as the group who stays: of two that joined at once, the first by id."""
-        me = reader.consumer.memberid()
+        me = reader.consumer.memberid() or ""
         return any(member < me for member in self._members(group))
 
     def _taken(self, group: str) -> RaytrailError:

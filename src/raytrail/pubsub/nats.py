@@ -58,7 +58,7 @@ _CONNECT_SECONDS = 5.0
 _ACK_WAIT_SECONDS = 30.0
 _PULL_SECONDS, _PULL_MESSAGES = 2.0, 64
 _TIDY_SECONDS = 10.0
-_STILL_SECONDS = 1.0
+_STILL_SECONDS, _ALONE_SECONDS = 1.0, 15.0
 _JOIN_SECONDS = 600.0  # a chunk in parts whose publisher died is given up after this; its agent sends it again
 _RESERVED_BYTES = 2048  # of max_payload, for what is added to the headers
 _ID, _PART, _MSG_ID, _STATUS = "raytrail-id", "raytrail-part", "Nats-Msg-Id", "Status"
@@ -444,7 +444,7 @@ class _Reader:
         What somebody had asked for who was killed, or left just now, is open for `_PULL_SECONDS`.
         """
         seen: tuple[Any, ...] = ()
-        deadline, still_since = time.monotonic() + 2 * _PULL_SECONDS + _STILL_SECONDS, time.monotonic()
+        deadline, still_since = time.monotonic() + _ALONE_SECONDS, time.monotonic()
         while time.monotonic() < deadline:
             try:
                 known = await self._connection.stream.consumer_info(self._stream, self._durable)

@@ -39,11 +39,23 @@ class Filters(NamedTuple):
     """The conditions that all must hold."""
     counted: tuple[Filter, ...]
     """Those of `where` that the GCS applies, so that ``total`` counts only the rows that pass."""
-    returned: tuple[Filter, ...]
-    """Those that the GCS applies, of nodes and workers, so that ``num_after_truncation`` counts only what passes."""
+    returned: tuple[tuple[Filter, ...], ...]
+    """
+    Those that the GCS applies, of nodes and workers, so that ``num_after_truncation`` counts only what passes: any of
+    these alternatives. It returns the nodes of all ids and names that are asked for. Empty: it returns all.
+    """
     empty: bool
     """No row can pass."""
     refusals: tuple[Refusal, ...]
+
+    def count_returned(self, snapshot: Snapshot, noun: str, key: str, total: int) -> int:
+        """Return how many rows the GCS returns, of so many."""
+        if not self.returned:
+            return total
+        if len(self.returned) == 1:
+            return snapshot.count(noun, (*self.counted, *self.returned[0]))
+        rows = (snapshot.rows(noun, columns=[key], where=(*self.counted, *one)) for one in self.returned)
+        return len({row[key] for some in rows for row in some})
 
     def refuse(self, snapshot: Snapshot, noun: str) -> None:
         """
@@ -87,6 +99,7 @@ def read_filters(resource: Resource, params: Mapping[str, Sequence[str]], counte
     asked = list(_asked(params))
     where, counts = [*counted], [*counted]
     returned: list[Filter] = []
+    selected: list[tuple[Filter, ...]] = []
     refusals: list[Refusal] = []
     empty = False
     for key, op, text in asked:
@@ -103,10 +116,14 @@ def read_filters(resource: Resource, params: Mapping[str, Sequence[str]], counte
         if key == field.name:
             counts.extend(term.conditions if field.gcs == "both" else ())
             cut = _cut_by_gcs(field, op, text, term)
-            returned.extend(cut)
             where.extend(cut)
+            if field.gcs == "select":
+                selected.extend([cut] if cut else [])
+            else:
+                returned.extend(cut)
         empty = empty or term.empty
-    return Filters(tuple(where), tuple(counts), tuple(returned), empty, tuple(refusals))
+    alternatives = [(*returned, *one) for one in selected or ([()] if returned else [])]
+    return Filters(tuple(where), tuple(counts), tuple(alternatives), empty, tuple(refusals))
 
 
 def _asked(params: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Op, str]]:
@@ -159,7 +176,7 @@ def _cut_by_gcs(field: Field, op: Op, text: str, term: _Term) -> tuple[Filter, .
     """Return what the GCS leaves out of its reply, without saying so, for a filter whose key it knows."""
     if field.name == "num_paused_threads" and (op, text) == ("!=", "0"):  # which Ray's debugger asks for
         return (Filter(field.stored, ">", 0),)
-    if field.gcs == "cut" and op == "=" and (field.kind != "bool" or text == "True"):
+    if field.gcs in ("cut", "select") and op == "=" and (field.kind != "bool" or text == "True"):
         return term.conditions
     return ()
 

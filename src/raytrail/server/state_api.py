@@ -51,10 +51,10 @@ class Field(NamedTuple):
     """
     absent: bool = False
     """Ray's row does not have the column where nothing is known. It then passes no filter of it, not even ``!=``."""
-    gcs: Literal["", "equal", "cut", "both"] = ""
+    gcs: Literal["", "equal", "cut", "select", "both"] = ""
     """
     Ray's GCS filters by it: by ``=`` alone, or by ``!=``, too. It then parses ids, and refuses what is none. By
-    ``both``, `total` counts only the rows that pass; by ``cut``, `num_after_truncation` does.
+    ``both``, `total` counts only the rows that pass; by ``cut``, `num_after_truncation` does; by ``select``, too, of whatever passes any of these.
     """
     id_bytes: int = 0
     """How many bytes an id has that the GCS parses."""
@@ -182,12 +182,12 @@ NODES = Resource(
     entity="node",
     order=("node_id",),
     fields=(
-        Field("node_id", "id", "", filterable=True, optional=False, id_bytes=28, gcs="cut"),
+        Field("node_id", "id", "", filterable=True, optional=False, id_bytes=28, gcs="select"),
         Field("node_ip", "text", "", filterable=True, optional=False),
         Field("is_head_node", "bool", False, filterable=True, optional=False),
         Field("state", "enum", "ALIVE", filterable=True, optional=False, gcs="cut", values=("ALIVE", "DEAD")),
         Field("state_message", "text"),
-        Field("node_name", "text", "", filterable=True, optional=False, exact=True, gcs="cut"),
+        Field("node_name", "text", "", filterable=True, optional=False, exact=True, gcs="select"),
         Field("resources_total", "json", {}, optional=False, wire="floats"),
         Field("labels", "json", {}, optional=False),
         Field("start_time_ms", "int", 0, detail=True),
@@ -414,8 +414,7 @@ def find_rows(snapshot: Snapshot, query: Query) -> Rows:
     noun = query.resource.entity
     query.filters.refuse(snapshot, noun)
     total = snapshot.count(noun, query.counted)
-    returned = query.filters.returned
-    found = snapshot.count(noun, (*query.counted, *returned)) if returned else total
+    found = query.filters.count_returned(snapshot, noun, query.resource.order[0] if query.resource.order else "", total)
     if query.empty:
         return no_rows()._replace(total=total, found=found)
     filtered = total if query.where == query.counted else snapshot.count(noun, query.where)

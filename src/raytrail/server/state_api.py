@@ -53,8 +53,9 @@ class Field(NamedTuple):
     """Ray's row does not have the column where nothing is known. It then passes no filter of it, not even ``!=``."""
     gcs: Literal["", "equal", "cut", "select", "both"] = ""
     """
-    Ray's GCS filters by it: by ``=`` alone, or by ``!=``, too. It then parses ids, and refuses what is none. By
-    ``both``, `total` counts only the rows that pass; by ``cut``, `num_after_truncation` does; by ``select``, too, of whatever passes any of these.
+    Ray's GCS filters by it: by ``=`` alone, or by ``both`` predicates. It then parses ids, and refuses what is none.
+    By ``both``, `total` counts only the rows that pass. By ``cut``, `num_after_truncation` does. By ``select``, that
+    counts the rows that pass any filter of such columns.
     """
     id_bytes: int = 0
     """How many bytes an id has that the GCS parses."""

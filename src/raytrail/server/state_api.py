@@ -530,22 +530,16 @@ def _completion(query: Query) -> Callable[[dict[str, Any]], None]:
     defaults = [(field.name, field.default) for field in fields if field.exported and field.default is not None]
     absent = {field.name: field.default for field in fields if not field.exported}
     wire = [(field.name, _WIRE[field.wire]) for field in fields if field.wire]
+    conclude = _CONCLUDED.get(resource.noun) if query.detail else None
 
     def complete(row: dict[str, Any]) -> None:
         for column, name in renamed:
             row[name] = row.pop(column)
-        for name, default in defaults:
-            if row[name] is None:
-                row[name] = default
+        row.update({name: default for name, default in defaults if row[name] is None})
         row.update(absent)
-        for name, write in wire:
-            if row[name] is not None:
-                row[name] = write(row[name])
-        if query.detail and resource is TASKS:
-            _complete_task(row)
-        # null is the end of a submission that still runs; Ray shows a driver's as 0
-        if query.detail and resource is JOBS and row["type"] == "DRIVER" and row["end_time"] is None:
-            row["end_time"] = 0
+        row.update({name: write(row[name]) for name, write in wire if row[name] is not None})
+        if conclude:
+            conclude(row)
 
     return complete
 
@@ -557,12 +551,22 @@ def _floats(amounts: Mapping[str, int | float]) -> dict[str, float]:
 _WIRE: Mapping[str, Callable[[Any], Any]] = {"text": str, "float": float, "floats": _floats}
 
 
-def _complete_task(row: dict[str, Any]) -> None:
+def _conclude_task(row: dict[str, Any]) -> None:
     # no event in a file tells it: what has no label_selector has nothing to fall back from
     if row["fallback_strategy"] is None and not row["label_selector"]:
         row["fallback_strategy"] = None if row["type"] == "DRIVER_TASK" else {"options": []}
     for event in row["events"]:
         event["created_ms"] = float(event["created_ms"])
+
+
+def _conclude_job(row: dict[str, Any]) -> None:
+    # null is the end of a submission that still runs; Ray shows a driver's as 0
+    if row["type"] == "DRIVER" and row["end_time"] is None:
+        row["end_time"] = 0
+
+
+_CONCLUDED: Mapping[str, Callable[[dict[str, Any]], None]] = {"tasks": _conclude_task, "jobs": _conclude_job}
+"""What no column holds of a row with details."""
 
 
 def _first(params: Params, name: str, default: str) -> str:

@@ -38,9 +38,9 @@ class Browser:
         self.page.goto(url)
         return self.wait(*expected, name=name)
 
-    def wait(self, *expected, name=None):
+    def wait(self, *expected, name=None, seconds=20):
         """Wait until all these texts are on the page; return what it shows."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + seconds
         for text in expected:
             # not by elements alone, as the viewer of logs colours words, and so cuts lines into many; nor by text
             # alone, which is not told of our bar

@@ -471,10 +471,16 @@ def _chosen(snapshot: Snapshot, query: Query, filtered: int) -> Iterator[list[di
     if query.of_dashboard:
         return iter([_worth_a_look(snapshot, query)])
     # of more tasks than Ray looks at, it takes the newest
-    newest: dict[str, Any] = {"columns": ["_earliest_ns"], "where": query.where, "order": ["-_earliest_ns"]}
-    [oldest] = snapshot.rows("task", **newest, limit=1, offset=RAYS_MAX_LIMIT - 1)
-    since = oldest["_earliest_ns"]  # null where so many have no times at all
-    return _in_order(snapshot, query, (*query.where, *([Filter("_earliest_ns", ">=", since)] if since else [])))
+    since = _nth_newest(snapshot, query, RAYS_MAX_LIMIT)
+    return _in_order(snapshot, query, (*query.where, *([] if since is None else [Filter("_earliest_ns", ">=", since)])))
+
+
+def _nth_newest(snapshot: Snapshot, query: Query, number: int) -> int | None:
+    """Return when the task came that so many are not older than; None where that many have no times at all."""
+    tasks, params = snapshot.relation("task", ["_earliest_ns"], query.where)
+    newest = f"SELECT _earliest_ns FROM {tasks} ORDER BY 1 DESC NULLS LAST LIMIT 1 OFFSET {number - 1}"
+    [(since,)] = snapshot.run(newest, params) or [(None,)]
+    return None if since is None else int(since)
 
 
 def _worth_a_look(snapshot: Snapshot, query: Query) -> list[dict[str, Any]]:

@@ -36,12 +36,16 @@ class Browser:
         """Open a page and wait until all these texts are on it; return what it shows."""
         self.page.goto("about:blank")  # a change of the fragment alone would load nothing
         self.page.goto(url)
-        deadline = time.monotonic() + 20
+        return self.wait(*expected, name=name)
+
+    def wait(self, *expected, name=None, seconds=20):
+        """Wait until all these texts are on the page; return what it shows."""
+        deadline = time.monotonic() + seconds
         for text in expected:
             # not by elements alone, as the viewer of logs colours words, and so cuts lines into many; nor by text
             # alone, which is not told of our bar
             while text not in (shown := self.page.inner_text("body")) and not self.page.get_by_text(text).count():
-                assert time.monotonic() < deadline, f"{url}: {text!r} is not shown, but:\n{shown}"
+                assert time.monotonic() < deadline, f"{self.page.url}: {text!r} is not shown, but:\n{shown}"
                 self.page.wait_for_timeout(50)
         if name:
             SHOTS.mkdir(parents=True, exist_ok=True)

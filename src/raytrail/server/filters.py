@@ -39,11 +39,23 @@ class Filters(NamedTuple):
     """The conditions that all must hold."""
     counted: tuple[Filter, ...]
     """Those of `where` that the GCS applies, so that ``total`` counts only the rows that pass."""
-    returned: tuple[Filter, ...]
-    """Those that the GCS applies, of nodes and workers, so that ``num_after_truncation`` counts only what passes."""
+    returned: tuple[tuple[Filter, ...], ...]
+    """
+    Those that the GCS applies, of nodes and workers, so that ``num_after_truncation`` counts only what passes: any of
+    these alternatives. It returns the nodes of all ids and names that are asked for. Empty: it returns all.
+    """
     empty: bool
     """No row can pass."""
     refusals: tuple[Refusal, ...]
+
+    def count_returned(self, snapshot: Snapshot, noun: str, key: str, total: int) -> int:
+        """Return how many rows the GCS returns, of so many."""
+        if not self.returned:
+            return total
+        if len(self.returned) == 1:
+            return snapshot.count(noun, (*self.counted, *self.returned[0]))
+        rows = (snapshot.rows(noun, columns=[key], where=(*self.counted, *one)) for one in self.returned)
+        return len({row[key] for some in rows for row in some})
 
     def refuse(self, snapshot: Snapshot, noun: str) -> None:
         """
@@ -84,29 +96,54 @@ def read_filters(resource: Resource, params: Mapping[str, Sequence[str]], counte
         ConfigError: A filter is wrong whatever rows there are: an unknown predicate, not an id, not a number.
         HTTPException: There is not one value for each key, at which Ray fails.
     """
-    asked = list(_asked(params))
-    where, counts = [*counted], [*counted]
-    returned: list[Filter] = []
-    refusals: list[Refusal] = []
-    empty = False
-    for key, op, text in asked:
-        field = resource.find(key)
+    reading = _Reading(resource, counted)
+    for key, op, text in list(_asked(params)):
+        reading.add(key, op, text)
+    return reading.filters()
+
+
+class _Reading:
+    """Filters as they are read, one after the other: what a row is not compared with, as an earlier one drops it."""
+
+    def __init__(self, resource: Resource, counted: Sequence[Filter]) -> None:
+        self._resource = resource
+        self._where = [*counted]
+        self._counted = [*counted]
+        self._returned: list[Filter] = []
+        self._selected: list[tuple[Filter, ...]] = []
+        self._refusals: list[Refusal] = []
+        self._empty = False
+
+    def add(self, key: str, op: Op, text: str) -> None:
+        field = self._resource.find(key)
         if field is None:
-            refusals.append(Refusal(tuple(where), _unknown(resource, key)))
-            empty = True
-            continue
-        term = _term(resource, field, op, text, exact=key == field.name)
+            self._refusals.append(Refusal(tuple(self._where), _unknown(self._resource, key)))
+            self._empty = True
+            return
+        term = _term(self._resource, field, op, text, exact=key == field.name)
         if term.refused:
-            known = () if field.default is not None else (Filter(field.stored, "!=", None),)
-            refusals.append(Refusal((*where, *known), term.refused))
-        where.extend(term.conditions)
+            known = [] if field.default is not None else [Filter(field.stored, "!=", None)]
+            self._refusals.append(Refusal((*self._where, *known), term.refused))
+        self._where.extend(term.conditions)
+        self._empty = self._empty or term.empty
         if key == field.name:
-            counts.extend(term.conditions if field.gcs == "both" else ())
-            cut = _cut_by_gcs(field, op, text, term)
-            returned.extend(cut)
-            where.extend(cut)
-        empty = empty or term.empty
-    return Filters(tuple(where), tuple(counts), tuple(returned), empty, tuple(refusals))
+            self._add_for_gcs(field, op, text, term)
+
+    def _add_for_gcs(self, field: Field, op: Op, text: str, term: _Term) -> None:
+        if field.gcs == "both":
+            self._counted.extend(term.conditions)
+        cut = _cut_by_gcs(field, op, text, term)
+        self._where.extend(cut)
+        if field.gcs != "select":
+            self._returned.extend(cut)
+        elif cut:
+            self._selected.append(cut)
+
+    def filters(self) -> Filters:
+        alternatives = [(*self._returned, *one) for one in self._selected or ([()] if self._returned else [])]
+        return Filters(
+            tuple(self._where), tuple(self._counted), tuple(alternatives), self._empty, tuple(self._refusals)
+        )
 
 
 def _asked(params: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Op, str]]:
@@ -159,7 +196,7 @@ def _cut_by_gcs(field: Field, op: Op, text: str, term: _Term) -> tuple[Filter, .
     """Return what the GCS leaves out of its reply, without saying so, for a filter whose key it knows."""
     if field.name == "num_paused_threads" and (op, text) == ("!=", "0"):  # which Ray's debugger asks for
         return (Filter(field.stored, ">", 0),)
-    if field.gcs == "cut" and op == "=" and (field.kind != "bool" or text == "True"):
+    if field.gcs in ("cut", "select") and op == "=" and (field.kind != "bool" or text == "True"):
         return term.conditions
     return ()
 

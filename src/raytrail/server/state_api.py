@@ -51,10 +51,11 @@ class Field(NamedTuple):
     """
     absent: bool = False
     """Ray's row does not have the column where nothing is known. It then passes no filter of it, not even ``!=``."""
-    gcs: Literal["", "equal", "cut", "both"] = ""
+    gcs: Literal["", "equal", "cut", "select", "both"] = ""
     """
-    Ray's GCS filters by it: by ``=`` alone, or by ``!=``, too. It then parses ids, and refuses what is none. By
-    ``both``, `total` counts only the rows that pass; by ``cut``, `num_after_truncation` does.
+    Ray's GCS filters by it: by ``=`` alone, or by ``both`` predicates. It then parses ids, and refuses what is none.
+    By ``both``, `total` counts only the rows that pass. By ``cut``, `num_after_truncation` does. By ``select``, that
+    counts the rows that pass any filter of such columns.
     """
     id_bytes: int = 0
     """How many bytes an id has that the GCS parses."""
@@ -182,12 +183,12 @@ NODES = Resource(
     entity="node",
     order=("node_id",),
     fields=(
-        Field("node_id", "id", "", filterable=True, optional=False, id_bytes=28, gcs="cut"),
+        Field("node_id", "id", "", filterable=True, optional=False, id_bytes=28, gcs="select"),
         Field("node_ip", "text", "", filterable=True, optional=False),
         Field("is_head_node", "bool", False, filterable=True, optional=False),
         Field("state", "enum", "ALIVE", filterable=True, optional=False, gcs="cut", values=("ALIVE", "DEAD")),
         Field("state_message", "text"),
-        Field("node_name", "text", "", filterable=True, optional=False, exact=True, gcs="cut"),
+        Field("node_name", "text", "", filterable=True, optional=False, exact=True, gcs="select"),
         Field("resources_total", "json", {}, optional=False, wire="floats"),
         Field("labels", "json", {}, optional=False),
         Field("start_time_ms", "int", 0, detail=True),
@@ -414,8 +415,7 @@ def find_rows(snapshot: Snapshot, query: Query) -> Rows:
     noun = query.resource.entity
     query.filters.refuse(snapshot, noun)
     total = snapshot.count(noun, query.counted)
-    returned = query.filters.returned
-    found = snapshot.count(noun, (*query.counted, *returned)) if returned else total
+    found = query.filters.count_returned(snapshot, noun, query.resource.order[0] if query.resource.order else "", total)
     if query.empty:
         return no_rows()._replace(total=total, found=found)
     filtered = total if query.where == query.counted else snapshot.count(noun, query.where)
@@ -471,10 +471,16 @@ def _chosen(snapshot: Snapshot, query: Query, filtered: int) -> Iterator[list[di
     if query.of_dashboard:
         return iter([_worth_a_look(snapshot, query)])
     # of more tasks than Ray looks at, it takes the newest
-    newest: dict[str, Any] = {"columns": ["_earliest_ns"], "where": query.where, "order": ["-_earliest_ns"]}
-    [oldest] = snapshot.rows("task", **newest, limit=1, offset=RAYS_MAX_LIMIT - 1)
-    since = oldest["_earliest_ns"]  # null where so many have no times at all
-    return _in_order(snapshot, query, (*query.where, *([Filter("_earliest_ns", ">=", since)] if since else [])))
+    since = _nth_newest(snapshot, query, RAYS_MAX_LIMIT)
+    return _in_order(snapshot, query, (*query.where, *([] if since is None else [Filter("_earliest_ns", ">=", since)])))
+
+
+def _nth_newest(snapshot: Snapshot, query: Query, number: int) -> int | None:
+    """Return when the task came that so many are not older than; None where that many have no times at all."""
+    tasks, params = snapshot.relation("task", ["_earliest_ns"], query.where)
+    newest = f"SELECT _earliest_ns FROM {tasks} ORDER BY 1 DESC NULLS LAST LIMIT 1 OFFSET {number - 1}"
+    [(since,)] = snapshot.run(newest, params) or [(None,)]
+    return None if since is None else int(since)
 
 
 def _worth_a_look(snapshot: Snapshot, query: Query) -> list[dict[str, Any]]:
@@ -530,22 +536,16 @@ def _completion(query: Query) -> Callable[[dict[str, Any]], None]:
     defaults = [(field.name, field.default) for field in fields if field.exported and field.default is not None]
     absent = {field.name: field.default for field in fields if not field.exported}
     wire = [(field.name, _WIRE[field.wire]) for field in fields if field.wire]
+    conclude = _CONCLUDED.get(resource.noun) if query.detail else None
 
     def complete(row: dict[str, Any]) -> None:
         for column, name in renamed:
             row[name] = row.pop(column)
-        for name, default in defaults:
-            if row[name] is None:
-                row[name] = default
+        row.update({name: default for name, default in defaults if row[name] is None})
         row.update(absent)
-        for name, write in wire:
-            if row[name] is not None:
-                row[name] = write(row[name])
-        if query.detail and resource is TASKS:
-            _complete_task(row)
-        # null is the end of a submission that still runs; Ray shows a driver's as 0
-        if query.detail and resource is JOBS and row["type"] == "DRIVER" and row["end_time"] is None:
-            row["end_time"] = 0
+        row.update({name: write(row[name]) for name, write in wire if row[name] is not None})
+        if conclude:
+            conclude(row)
 
     return complete
 
@@ -557,12 +557,22 @@ def _floats(amounts: Mapping[str, int | float]) -> dict[str, float]:
 _WIRE: Mapping[str, Callable[[Any], Any]] = {"text": str, "float": float, "floats": _floats}
 
 
-def _complete_task(row: dict[str, Any]) -> None:
+def _conclude_task(row: dict[str, Any]) -> None:
     # no event in a file tells it: what has no label_selector has nothing to fall back from
     if row["fallback_strategy"] is None and not row["label_selector"]:
         row["fallback_strategy"] = None if row["type"] == "DRIVER_TASK" else {"options": []}
     for event in row["events"]:
         event["created_ms"] = float(event["created_ms"])
+
+
+def _conclude_job(row: dict[str, Any]) -> None:
+    # null is the end of a submission that still runs; Ray shows a driver's as 0
+    if row["type"] == "DRIVER" and row["end_time"] is None:
+        row["end_time"] = 0
+
+
+_CONCLUDED: Mapping[str, Callable[[dict[str, Any]], None]] = {"tasks": _conclude_task, "jobs": _conclude_job}
+"""What no column holds of a row with details."""
 
 
 def _first(params: Params, name: str, default: str) -> str:

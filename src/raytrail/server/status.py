@@ -105,17 +105,19 @@ def read_status(snapshot: Snapshot) -> Status:
         where=[Filter("state", "!=", "REMOVED")],
     )
     _reserve(groups, used)
-    building = _building(snapshot)
+    tasks = _open_tasks(snapshot)
+    building = _building(snapshot, tasks)
     if used:
         anywhere = next(iter(used.values()))
-        for holder in (*_actors(snapshot), *_tasks(snapshot, several=len(used) > 1), *building.values()):
+        running = _holding_tasks(snapshot, tasks, several=len(used) > 1)
+        for holder in (*_actors(snapshot), *running, *building.values()):
             used.get(holder.node_id, anywhere).take(holder)
     _store_objects(snapshot, used)
     return Status(
         at_ms=snapshot.at_ms,
         free={id: node.free() for id, node in used.items()},
         knows_objects=bool(snapshot.count("object")),
-        demands=[*_waiting_tasks(snapshot), *_waiting_actors(snapshot, building)],
+        demands=[*_waiting_tasks(tasks), *_waiting_actors(snapshot, building)],
         groups=_waiting_groups(groups),
     )
 
@@ -294,26 +296,30 @@ def _actors(snapshot: Snapshot) -> Iterator[_Holder]:
         yield _Holder(group["node_id"] or "", _decoded(group["required_resources"]), group["count"])
 
 
-def _tasks(snapshot: Snapshot, *, several: bool) -> Iterator[_Holder]:
+def _open_tasks(snapshot: Snapshot, *, by_node: bool = False) -> list[dict[str, Any]]:
+    """Return how many tasks are open of each kind: one look at all of them, which without nodes are counted already."""
+    by = ["type", "state", "required_resources", *(["node_id"] if by_node else [])]
+    return snapshot.group("task", by, [Filter("state", "!=", "FINISHED"), Filter("state", "!=", "FAILED")])
+
+
+def _holding_tasks(snapshot: Snapshot, tasks: Iterable[Mapping[str, Any]], *, several: bool) -> Iterator[_Holder]:
     """Yield what tasks hold; by node, where there are several."""
-    by = [*(["node_id"] if several else []), "state", "required_resources"]
-    for states, kept in ((_HOLDING, ()), (_BLOCKED, (_FREED,))):
-        for state in states:
-            where = [Filter("state", "=", state), Filter("type", "=", "NORMAL_TASK")]
-            # without the nodes it is counted beforehand
-            if several and not snapshot.group("task", by[1:], where):
-                continue
-            for group in snapshot.group("task", by, where):
-                resources = _decoded(group["required_resources"])
-                held = {text: amount for text, amount in resources.items() if Named.parse(text).name not in kept}
-                yield _Holder(group.get("node_id") or "", held, group["count"])
+    holding = [task for task in tasks if task["type"] == "NORMAL_TASK" and task["state"] in (*_HOLDING, *_BLOCKED)]
+    if several and holding:
+        yield from _holding_tasks(snapshot, _open_tasks(snapshot, by_node=True), several=False)
+        return
+    for task in holding:
+        resources = _decoded(task["required_resources"])
+        given_back = _FREED if task["state"] in _BLOCKED else ""
+        held = {text: amount for text, amount in resources.items() if Named.parse(text).name != given_back}
+        yield _Holder(task.get("node_id") or "", held, task["count"])
 
 
-def _building(snapshot: Snapshot) -> dict[str, _Holder]:
+def _building(snapshot: Snapshot, tasks: Iterable[Mapping[str, Any]]) -> dict[str, _Holder]:
     """Return what actors hold whose constructors run."""
-    where = [Filter("state", "=", "RUNNING"), Filter("type", "=", "ACTOR_CREATION_TASK")]
-    if not snapshot.count("task", where):
+    if not any((task["type"], task["state"]) == ("ACTOR_CREATION_TASK", "RUNNING") for task in tasks):
         return {}
+    where = [Filter("state", "=", "RUNNING"), Filter("type", "=", "ACTOR_CREATION_TASK")]
     rows = snapshot.rows("task", columns=["actor_id", "node_id", "required_resources"], where=where)
     return {row["actor_id"]: _Holder(row["node_id"] or "", _floats(row["required_resources"])) for row in rows}
 
@@ -333,10 +339,10 @@ def object_bytes(snapshot: Snapshot) -> dict[str, int]:
     return found
 
 
-def _waiting_tasks(snapshot: Snapshot) -> Iterator[tuple[Resources, int]]:
-    where = [Filter("state", "=", "PENDING_NODE_ASSIGNMENT"), Filter("type", "=", "NORMAL_TASK")]
-    for group in snapshot.group("task", ["required_resources"], where):
-        yield _decoded(group["required_resources"]), group["count"]
+def _waiting_tasks(tasks: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Resources, int]]:
+    for task in tasks:
+        if (task["type"], task["state"]) == ("NORMAL_TASK", "PENDING_NODE_ASSIGNMENT"):
+            yield _decoded(task["required_resources"]), task["count"]
 
 
 def _waiting_actors(snapshot: Snapshot, building: Mapping[str, object]) -> Iterator[tuple[Resources, int]]:

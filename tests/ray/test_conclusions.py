@@ -158,11 +158,12 @@ class Asking:
         while True:
             ours = ask_each(self.history, before, timeout_seconds=60)
             live = self._ask_ray()
-            rests = live.keys() == before.keys() and agree(compare_answers(before, of(live)))
+            changes = compare_answers(before, of(live))
+            rests = live.keys() == before.keys() and agree(changes)
             scores = compare_answers(live, of(ours)) if rests else []
             if rests and (agree(scores) or time.monotonic() > deadline):
                 break
-            assert time.monotonic() < deadline + REST_SECONDS, f"Ray does not come to rest: {name}"
+            assert time.monotonic() < deadline + REST_SECONDS, f"Ray does not rest: {name}\n{table({name: changes})}"
             before = live
             time.sleep(0.3)
         if not agree(scores):

@@ -389,10 +389,15 @@ def test_the_files_of_a_tasks_output_are_known_live_and_sealed(store, task):
         3: f"{directory}worker-{workers['shipped'].hex()}-ffffffff-7.out",
         4: f"{directory}worker-{workers['elsewhere'].hex()}-01000000-7.out",
         5: f"worker-{workers['unknown'].hex()}-01000000-7.out",
-        6: f"worker-{workers['elsewhere'].hex()}-01000000-7.out",
+        # of another node, whose directory nobody tells: all that is told is the same
+        6: f"{directory}worker-{workers['elsewhere'].hex()}-01000000-7.out",
     }
     assert only_log(store, 2)["stderr_file"] == f"{whole}.err"
     assert only_log(store, 7) is None
+    # where nodes keep their logs in different places, a third one may have another
+    other = f"/scratch/{SESSION}/logs/worker-{workers['unknown'].hex()}-ffffffff-7.out"
+    put(store, "task", ran(8, "unknown", node=ACTOR, stdout_file=other), file="0000000001-task")
+    assert only_log(store, 6)["stdout_file"] == f"worker-{workers['elsewhere'].hex()}-01000000-7.out"
 
 
 def only_log(store, number):

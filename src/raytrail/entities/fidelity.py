@@ -247,12 +247,6 @@ EXCUSES: tuple[Excuse, ...] = (
         "order it heard, no event tells",
     ),
     Excuse(
-        "workers",
-        ("pid", "start_time_ms"),
-        lambda row: row["pid"] == 0,
-        "Ray has lost what it knew of a driver; an event told it before",
-    ),
-    Excuse(
         "placement_groups",
         ("state",),
         lambda row: row["state"] == "REMOVED",

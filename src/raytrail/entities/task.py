@@ -152,6 +152,15 @@ _BESIDE = (
         "SELECT node_id, max(regexp_extract(_stdout_file, '^.*/')) AS directory FROM {task} "
         f"WHERE {_TELLS} AND node_id IS NOT NULL GROUP BY node_id",
     ),
+    # the same of all nodes, where they agree: mostly a cluster has one --temp-dir
+    Beside(
+        "anywhere",
+        "task",
+        "true",
+        ("_stdout_file",),
+        "SELECT CASE WHEN count(DISTINCT directory) = 1 THEN max(directory) END AS directory FROM "
+        f"(SELECT regexp_extract(_stdout_file, '^.*/') AS directory FROM {{task}} WHERE {_TELLS})",
+    ),
     # the workers whose output was shipped: the name of its log, without its suffix
     Beside(
         "shipped",
@@ -166,7 +175,7 @@ _BESIDE = (
 
 
 def _output(suffix: str) -> str:
-    path = "coalesce(told.path, coalesce(logs.directory, '') || shipped.name)"
+    path = "coalesce(told.path, coalesce(logs.directory, anywhere.directory, '') || shipped.name)"
     return (
         f"CASE WHEN s._std{suffix}_file IS NULL AND s._stdout_start IS NOT NULL THEN {path} || '.{suffix}' "
         f"ELSE s._std{suffix}_file END"

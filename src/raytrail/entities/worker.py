@@ -45,7 +45,8 @@ WORKER = Entity(
         Column("node_id", "id", _said("node_id"), "max", "Its node."),
         Column("ip", "text", _said("ip"), "max", "Its node's address."),
         Column("job_id", "id", _said("job_id"), "max", "The job it works for; only Ray's HTTP export tells."),
-        Column("pid", "int", _said("pid"), "max", "Its process."),
+        # of a driver that has ended the GCS knows neither any more: 0 is what it says then, and so does Ray's list
+        Column("pid", "int", _said("pid"), "last", "Its process; 0 for a driver that has ended."),
         Column(
             "exit_type",
             "text",
@@ -71,7 +72,7 @@ WORKER = Entity(
             "When its process had started.",
             unset="-1",
         ),
-        Column("start_time_ms", "int", _said("start_time_ms"), "max", "When it was ready.", unset="0"),
+        Column("start_time_ms", "int", _said("start_time_ms"), "last", "When it was ready; 0 likewise."),
         Column("end_time_ms", "int", _said("end_time_ms"), "max", "When it ended.", unset="0"),
         Column("debugger_port", "int", _said("debugger_port"), "last", "Where its debugger listens."),
         Column("num_paused_threads", "int", _said("num_paused_threads"), "last", "Threads that wait for a debugger."),

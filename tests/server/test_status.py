@@ -216,6 +216,14 @@ async def test_a_node_that_died_is_gone_and_no_failure_of_a_launch(add, report):
     assert " 0.0/4.0 CPU\n" in text
 
 
+async def test_what_ran_on_a_node_that_died_holds_nothing_though_it_is_open(add, attempt, report):
+    _, died = node(2, CPU=4)
+    died |= {"state": "DEAD", "end_time_ms": "5000", "death_info": {"reason": "UNEXPECTED_TERMINATION"}}
+    add(node(1, CPU=4), ("EXPORT_NODE", died), attempt(1, 8, on=OTHER, CPU=1), attempt(2, 8, on=NODE, CPU=1))
+    text = (await report("at/6000/api/cluster_status?format=1"))["clusterStatus"]
+    assert "\n 1.0/4.0 CPU\n" in text
+
+
 async def test_objects_that_are_known_fill_the_object_store(add, report):
     def an_object(number, size, **fields):
         return "EXPORT_OBJECT", {

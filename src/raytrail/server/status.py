@@ -109,9 +109,11 @@ def read_status(snapshot: Snapshot) -> Status:
     building = _building(snapshot, tasks)
     if used:
         anywhere = next(iter(used.values()))
-        running = _holding_tasks(snapshot, tasks, several=len(used) > 1)
+        running = _holding_tasks(snapshot, tasks, several=snapshot.count("node") > 1)
         for holder in (*_actors(snapshot), *running, *building.values()):
-            used.get(holder.node_id, anywhere).take(holder)
+            # what a dead node's workers held is gone with it, though Ray may leave their tasks open for long
+            if not holder.node_id or holder.node_id in used:
+                used.get(holder.node_id, anywhere).take(holder)
     _store_objects(snapshot, used)
     return Status(
         at_ms=snapshot.at_ms,

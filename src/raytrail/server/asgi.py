@@ -284,7 +284,7 @@ class _Server:
         if not cluster.sealed:
             return ""
         # with all of the cluster's counts: a session that late events open again is sealed with others
-        sent = request.scope.get("raw_path", b"").decode("latin-1")  # in which an encoded slash is none
+        sent = (request.scope.get("raw_path") or b"").decode("latin-1")  # in which an encoded slash is none
         named = msgspec.json.encode((self._version, cluster, str(request.url), sent))
         return f'"{hashlib.blake2b(named, digest_size=16).hexdigest()}"'
 

@@ -33,7 +33,7 @@ class NamedWebSocketRoute(WebSocketRoute):
 
 
 def _matches(matches: Callable[[Scope], Matched], scope: Scope) -> Matched:
-    sent = scope.get("raw_path", b"").decode("ascii", "replace").partition("?")[0]
+    sent = (scope.get("raw_path") or b"").decode("ascii", "replace").partition("?")[0]
     if "%2f" not in sent.lower():
         return matches(scope)
     # decoded but for what would be taken for a separator, and for what says that something is encoded

@@ -253,11 +253,8 @@ class Tailer:
         self._end_files()
         now = time.monotonic()
         changed: dict[tuple[str, str], list[Mark]] = {}
-        for mark in self._checkpoint.marks():
-            if self._has_news(mark):
-                changed.setdefault((mark.session, mark.node_id), []).append(mark)
-        for followed, mark in self._unnamed():
-            changed.setdefault((mark.session, followed.node_id), []).append(mark)
+        for mark in (*filter(self._has_news, self._checkpoint.marks()), *self._unnamed()):
+            changed.setdefault((mark.session, mark.node_id), []).append(mark)
         for followed in self._sessions.values():
             key = (followed.session.name, followed.node_id)
             if key not in changed and now - followed.reported_at >= _HEARTBEAT_SECONDS:
@@ -303,8 +300,8 @@ class Tailer:
                     file.over = True
                     self._queue(followed, file)
 
-    def _unnamed(self) -> Iterator[tuple[_Followed, Mark]]:
-        """Yield the files of sessions that have ended in which there is not one line to know them by."""
+    def _unnamed(self) -> Iterator[Mark]:
+        """Yield marks for the files of sessions that have ended in which there is not one line to know them by."""
         for file in self._files():
             if file.mark is not None or not file.unread:
                 continue
@@ -325,7 +322,7 @@ class Tailer:
             )
             if self._unread_before.get(file) != mark.unread:
                 self._unread_before[file] = mark.unread
-                yield followed, mark
+                yield mark
 
     # -- settings
 

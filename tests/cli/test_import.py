@@ -228,6 +228,20 @@ def test_what_is_torn_in_a_session_that_is_sealed_already_is_named_all_the_same(
     assert sorted(path.name for path in store.glob("state/*/*-sealed-*")) == sealed, "nothing new was said"
 
 
+def test_what_its_collector_polled_is_read_out_of_its_bucket_by_whatever_name(run, store, s3, capture):
+    said = json.loads((capture / "ground_truth.json").read_text())["placement_groups"]
+    name = uuid4().hex
+    folder = s3.files / "bucket" / name / "cluster-history/raycluster/team-a/prod" / OTHER / "fetched_endpoints"
+    folder.mkdir(parents=True)
+    answer = json.dumps({"data": {"result": {"result": said}}})
+    (folder / "restful__api__v0__placement_groups?detail=1&limit=10000").write_text(answer)
+    [result] = json.loads(run("import", s3.place(name), "--format", "json").stdout)
+    assert (result["session"], result["cluster"]) == (OTHER, "team-a_prod")
+    assert {row["placement_group_id"] for row in rows(run, "placement_groups")} == {
+        group["placement_group_id"] for group in said
+    }
+
+
 def test_the_last_lines_of_a_session_that_is_over_are_taken_in_or_named(run, store, session_dir, make):
     def event(number):
         return make.line("EXPORT_TASK", make.task_data(number))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -26,7 +26,7 @@ from raytrail.event import COLLECTED, Chunk
 from raytrail.pubsub import open_bucket
 from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
-from raytrail.store import Filter, Store
+from raytrail.store import Cluster, Filter, LedgerRow, Store
 from raytrail.tail import Checkpoint, Tailer, alive, locate
 
 
@@ -88,6 +88,13 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
             if session not in sessions:
                 _output.note(f"{session}: no events; its files are empty, since Ray's export was off")
         results = [(session, store.find(session), store.ledger(session)) for session in sessions]
+    _print(results, before, form)
+    if not all(complete(row) for _, _, rows in results for row in rows):
+        click.get_current_context().exit(1)
+
+
+def _print(results: Sequence[tuple[str, Cluster, Sequence[LedgerRow]]], before: Mapping[str, int], form: str) -> None:
+    """Print what has become of each session: its new events, and its ledger."""
     if form == "json":
         _output.write_json(
             {
@@ -103,8 +110,6 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
             click.echo(("\n" if index else "") + f"{session}: {new:,} new events, {cluster.events:,} in all")
             show(rows)
             details(rows)
-    if not all(complete(row) for _, _, rows in results for row in rows):
-        click.get_current_context().exit(1)
 
 
 def _look(paths: Sequence[str | Path]) -> tuple[list[str], list[Path], list[Collected]]:

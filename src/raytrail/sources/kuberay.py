@@ -203,6 +203,7 @@ class _Written:
     """What becomes of a block of a file: lines by session and event type."""
 
     def __init__(self, session: str) -> None:
+        self._session = session
         self._lines: dict[tuple[str, str], list[bytes]] = {}
 
     def add(self, session: str, event_type: str, lines: bytes) -> None:
@@ -210,9 +211,10 @@ class _Written:
 
     def append(self, into: Path, number: int) -> None:
         for (session, event_type), lines in self._lines.items():
-            events = _events(into, session)
-            events.mkdir(parents=True, exist_ok=True)
-            with Path(events, f"event_EXPORT_{event_type}_0{number}.log").open("ab") as file:
+            path = _events(into, session) / f"event_EXPORT_{event_type}_0{number}.log"
+            if session != self._session:  # whose directory is there
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
                 file.writelines(lines)
 
 
@@ -423,24 +425,35 @@ class _Content:
         """Why it ended early; empty where it did not."""
 
     def __iter__(self) -> Iterator[bytes]:
-        if isinstance(self._raw, str):
-            self.reason = self._raw
-            return
+        """Yield blocks of some size, though a gzip may have a member for each event."""
+        held, size = list[bytes](), 0
         try:
-            first = self._read()
-            zipped = self._file.name.endswith(".gz")
-            if first.startswith(_GZIP):
-                yield from self._unzipped(first)
-            elif zipped and not first.lstrip().startswith((b"{", b"[")):
-                self.reason = "no gzip, though its name says so" if first else "cut off: it is empty, and no gzip is"
-            else:
-                while first:
-                    yield first
-                    first = self._read()
+            for data in self._pieces():
+                held.append(data)
+                size += len(data)
+                if size >= _BLOCK_BYTES:
+                    yield b"".join(held)
+                    held, size = [], 0
         except (OSError, ConfigError) as error:
             self.reason = _words(error)
         except zlib.error as error:
             self.reason = f"damaged: {error}"
+        if size:
+            yield b"".join(held)
+
+    def _pieces(self) -> Iterator[bytes]:
+        if isinstance(self._raw, str):
+            self.reason = self._raw
+            return
+        data = self._read()
+        if data.startswith(_GZIP):
+            yield from self._unzipped(data)
+        elif self._file.name.endswith(".gz") and not data.lstrip().startswith((b"{", b"[")):
+            self.reason = "no gzip, though its name says so" if data else "cut off: it is empty, and no gzip is"
+        else:
+            while data:
+                yield data
+                data = self._read()
 
     def _unzipped(self, data: bytes) -> Iterator[bytes]:
         """Yield what the members of a gzip hold."""

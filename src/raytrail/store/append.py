@@ -71,8 +71,10 @@ class _Group:
         return self.bytes >= PART_BYTES and self.event_type != LOG
 
     def add(self, segment: Segment, data: bytes) -> None:
-        self.pieces.append((segment, data))
-        self.bytes += segment.length
+        segment, data = _ended(self.event_type, segment, data)
+        if data:
+            self.pieces.append((segment, data))
+            self.bytes += segment.length
 
 
 class Appender:
@@ -110,10 +112,7 @@ class Appender:
                 for start, end in ranges.missing(segment.start, segment.end):
                     whole = end - start == len(chunk.data)
                     piece = chunk.data if whole else bytes(data[start - segment.start : end - segment.start])
-                    place = Segment(segment.file, segment.generation, start, end - start)
-                    place, piece = _ended(chunk.event_type, place, piece)
-                    if piece:
-                        group.add(place, piece)
+                    group.add(Segment(segment.file, segment.generation, start, end - start), piece)
                 ranges.add(segment.start, segment.end)
                 touched[key] = ranges
         written: list[Path] = []

@@ -142,11 +142,12 @@ class Figures:
             if one.view or one.name in OF_AGENTS:
                 continue
             [(latest, count)] = self._engine.run(
-                f"SELECT max(last_event_s), count(*) FILTER (inferred IS NOT NULL) FROM {snapshot.source(one)}"
+                "SELECT max(last_event_s), count(*) FILTER (inferred IS NOT NULL) "
+                f"FROM {snapshot.source(one, ['last_event_s', 'inferred'])}"
             )
             last, inferred = max(last, latest or 0), inferred + count
         [(tasks,)] = self._engine.run(
-            f"SELECT count(*) FROM {snapshot.source(installed()['task'])} "
+            f"SELECT count(*) FROM {snapshot.source(installed()['task'], ['type'])} "
             "WHERE type IS NOT NULL AND type != 'DRIVER_TASK'"
         )
         rows = ledger(self._catalogue, snapshot)

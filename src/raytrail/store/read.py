@@ -77,10 +77,10 @@ class Snapshot:
         """Return the session at its end, or as it is now."""
         return Snapshot(self._engine, self.session, None, self._states, self._counts, attach=self._attach)
 
-    def source(self, one: Entity) -> str:
-        """Return the relation of an entity's states."""
+    def source(self, one: Entity, names: Sequence[str] | None = None) -> str:
+        """Return the relation of an entity's states, with these stored columns at least, or all."""
         if not one.view:
-            return self._base(one)
+            return self._base(one, names)
         view = one.view
         for name, other in installed().items():
             if f"{{{name}}}" in view:

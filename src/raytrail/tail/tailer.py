@@ -267,11 +267,8 @@ class Tailer:
         self._warn_of_rotation()
         self._end_files()
         changed: dict[tuple[str, str], list[Mark]] = {}
-        for mark in self._checkpoint.marks():
-            if self._has_news(mark):
-                changed.setdefault((mark.session, mark.node_id), []).append(mark)
-        for followed, mark in self._unnamed():
-            changed.setdefault((mark.session, followed.node_id), []).append(mark)
+        for mark in (*filter(self._has_news, self._checkpoint.marks()), *self._unnamed()):
+            changed.setdefault((mark.session, mark.node_id), []).append(mark)
         chunks = [] if self._fixed or not self.config.export else self._report_lives(changed)
         return chunks + [
             self._report(*key, lines) for key, marks in changed.items() for lines in self._report_lines(marks)
@@ -317,8 +314,8 @@ class Tailer:
                     file.over = True
                     self._queue(followed, file)
 
-    def _unnamed(self) -> Iterator[tuple[_Followed, Mark]]:
-        """Yield the files of sessions that have ended in which there is not one line to know them by."""
+    def _unnamed(self) -> Iterator[Mark]:
+        """Yield marks for the files of sessions that have ended in which there is not one line to know them by."""
         for file in self._files():
             if file.mark is not None or not file.unread:
                 continue
@@ -339,7 +336,7 @@ class Tailer:
             )
             if self._unread_before.get(file) != mark.unread:
                 self._unread_before[file] = mark.unread
-                yield followed, mark
+                yield mark
 
     # -- settings
 

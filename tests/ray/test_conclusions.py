@@ -123,7 +123,7 @@ def run():
         asking = Asking(cluster, history)
         live_through(asking, second, root)
         cluster.stop()
-        wait_for(lambda: ask(f"{url}/api/clusters")[0].get("sealed"), "the session is not sealed")
+        wait_for(lambda: ask(f"{url}/api/clusters")["clusters"][0]["sealed"], "the session is not sealed")
         after = {
             moment.name: compare_answers(moment.live, lambda path, at_ms: answer(f"{history}/at/{at_ms}{path}"))
             for moment in asking.moments

@@ -9,14 +9,7 @@ import pytest
 from tests.brokers.s3 import S3, started
 
 LONGEST = (
-    *(
-        "ray/test_conclusions",
-        "test_survival",
-        "ray/test_live",
-        "pubsub/test_kafka",
-        "sources/test_live",
-        "pubsub/test_ray",
-    ),
+    *("test_survival", "ray/test_live", "pubsub/test_kafka", "sources/test_live", "pubsub/test_ray"),
     *("sources/test_hooked_ray", "entities/test_contract", "tail/test_tailer_machine", "cli/test_ray_run"),
     *("pubsub/test_objects", "test_docs", "cli/test_agent", "collectors/test_rsyslog", "store/test_fold"),
     *("server/test_ray_clients", "pubsub/test_redis", "test_killed", "testing/test_ray_cluster"),

@@ -370,3 +370,31 @@ def test_each_moment_is_as_it_was_once_ray_is_gone(run):
     print(table(run.after))  # noqa: T201 (the report)
     different = {name: ones for name, ones in run.after.items() if not agree(ones)}
     assert not different, table(different)
+
+
+def test_the_run_held_all_that_ray_concludes(run):
+    def rows(name, resource):
+        [moment] = [moment for moment in run.moments if moment.name == name]
+        [answer] = [each for path, each in moment.live.items() if path.startswith(f"/api/v0/{resource}?detail=1")]
+        return answer["body"]["data"]["result"]["result"]
+
+    def failed(name, text):
+        return [row for row in rows(name, "tasks") if str(row["error_message"]).startswith(text)]
+
+    [dead] = [row["node_id"] for row in rows("a node was killed", "nodes") if row["state"] == "DEAD"]
+    assert failed("worker_killed", "Worker running the task (")
+    assert not failed("a job has left", "Job finishes (")
+    assert {row["job_id"] for row in failed("what the killed driver left is swept", "Job finishes (")} == {
+        "02000000",
+        "03000000",
+    }
+    # an attempt that began between its job's end and the sweep is closed by that end; one that began later is not
+    assert [row for row in failed("all is swept", "Job finishes (") if row["end_time_ms"] < row["creation_time_ms"]]
+    ended = {row["job_id"] for row in rows("a node was killed", "jobs") if row["status"] != "RUNNING"}
+    assert [row for row in rows("a node was killed", "tasks") if row["job_id"] in ended and row["state"] == "RUNNING"]
+    # nothing closes what died with its owner's node, nor its workers
+    assert [row for row in rows("a node was killed", "tasks") if (row["node_id"], row["state"]) == (dead, "RUNNING")]
+    assert [row for row in rows("a node was killed", "workers") if row["node_id"] == dead and row["is_alive"]]
+    assert {row["attempt_number"] for row in rows("a node was killed", "tasks") if row["name"] == "given"} == {0, 1}
+    assert {row["state"] for row in rows("a node was killed", "placement_groups")} >= {"PENDING", "RESCHEDULING"}
+    assert [row for row in rows("constructor_killed", "actors") if row["state"] == "DEAD" and row["pid"]]

@@ -123,7 +123,7 @@ def run():
         asking = Asking(cluster, history)
         live_through(asking, second, root)
         cluster.stop()
-        wait_for(lambda: ask(f"{url}/api/clusters")[0].get("sealed"), "the session is not sealed")
+        wait_for(lambda: ask(f"{url}/api/clusters")["clusters"][0]["sealed"], "the session is not sealed")
         after = {
             moment.name: compare_answers(moment.live, lambda path, at_ms: answer(f"{history}/at/{at_ms}{path}"))
             for moment in asking.moments
@@ -200,9 +200,10 @@ def live_through(asking, second, root):
             do(step)
             asking.at(step)
         leave(cluster, root, "exits", "exit")
+        do("keeper_submits")  # at once: before the sweep of what the job has left
         asking.at("a job has left", lambda: ended_jobs(asking) == 1)
         do("keeper_submits")
-        asking.at("its detached actor submits before the sweep")
+        asking.at("its detached actor submits again")
         leave(cluster, root, "killed", "kill")
         asking.at("a driver was killed", lambda: ended_jobs(asking) == 2)
         swept = f"Job finishes ({last_job(asking, 'exits')})"
@@ -370,3 +371,28 @@ def test_each_moment_is_as_it_was_once_ray_is_gone(run):
     print(table(run.after))  # noqa: T201 (the report)
     different = {name: ones for name, ones in run.after.items() if not agree(ones)}
     assert not different, table(different)
+
+
+def test_the_run_held_all_that_ray_concludes(run):
+    def rows(name, resource):
+        [moment] = [moment for moment in run.moments if moment.name == name]
+        [answer] = [each for path, each in moment.live.items() if path.startswith(f"/api/v0/{resource}?detail=1")]
+        return answer["body"]["data"]["result"]["result"]
+
+    def failed(name, text):
+        return [row for row in rows(name, "tasks") if str(row["error_message"]).startswith(text)]
+
+    last = "all is swept"
+    [dead] = [row["node_id"] for row in rows(last, "nodes") if row["state"] == "DEAD"]
+    assert failed(last, "Worker running the task (")
+    assert {row["job_id"] for row in failed(last, "Job finishes (")} >= {"01000000", "02000000", "03000000"}
+    assert [row for row in rows(last, "actors") if row["node_id"] is None and row["pid"]], "killed in its constructor"
+    # what an actor submits after the sweep of its job's end goes on
+    there = "a node was killed"
+    ended = {row["job_id"] for row in rows(there, "jobs") if row["status"] != "RUNNING"}
+    assert [row for row in rows(there, "tasks") if row["job_id"] in ended and row["state"] == "RUNNING"]
+    # nothing closes what died with its owner's node, nor its workers
+    assert [row for row in rows(there, "tasks") if (row["node_id"], row["state"]) == (dead, "RUNNING")]
+    assert [row for row in rows(there, "workers") if row["node_id"] == dead and row["is_alive"]]
+    assert {row["attempt_number"] for row in rows(there, "tasks") if row["name"] == "given"} == {0, 1}
+    assert {row["state"] for row in rows(there, "placement_groups")} >= {"PENDING", "RESCHEDULING"}

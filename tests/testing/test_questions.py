@@ -6,7 +6,7 @@ import pytest
 
 from raytrail.entities.fidelity import CANNOT, EXCUSES, ROWS
 from raytrail.testing.compare import KEYS
-from raytrail.testing.questions import QUESTIONS, compare_answers, paths
+from raytrail.testing.questions import QUESTIONS, compare_answers, moment_paths, paths
 
 NODE = "01" * 28
 
@@ -38,6 +38,33 @@ def test_everything_is_asked_once_and_of_each():
     assert asked.count(f"/nodes/{NODE}") == 1
     assert sum(path.startswith("/logical/actors/") for path in asked) == 20
     assert not [path for path in asked if "{" in path]
+
+
+def test_at_a_moment_everything_is_asked_that_ray_concludes_something_about():
+    asked = moment_paths(["01000000"])
+    assert len(set(asked)) == len(asked)
+    assert {"/logical/actors", "/api/cluster_status?format=1", "/api/jobs/01000000"} <= set(asked)
+    assert not [path for path in asked if "{" in path or "timeline" in path]
+
+
+def test_the_nodes_and_demands_of_a_status_are_compared_in_no_order():
+    path = "/api/cluster_status?format=1"
+
+    def told(*lines, usage=" 1.0/2.0 CPU"):
+        text = "\n".join(
+            ("=== 12:00 ===", "Active:", *lines, "Pending:", " (none)", "Total Usage:", usage, " 0B/1B memory")
+        )
+        return {"data": {"clusterStatus": text}}
+
+    live = told(" 1 node_b", " 1 node_a")
+    assert compared(path, live, told(" 1 node_a", " 1 node_b"))["dashboard status"].exact
+    assert compared(path, live, told(" 1 node_a"))["dashboard status"].missing_rows
+    [difference] = compared(path, live, told(" 1 node_a", " 1 node_c"))["dashboard status"].differences
+    assert (difference.live, difference.ours) == (" 1 node_b", " 1 node_c")
+    [difference] = compared(path, live, told(" 1 node_b", " 1 node_a", usage=" 2.0/2.0 CPU"))[
+        "dashboard status"
+    ].differences
+    assert (difference.live, difference.ours) == (" 1.0/2.0 CPU", " 2.0/2.0 CPU")
 
 
 def test_every_question_has_a_key_and_its_reasons():

@@ -232,6 +232,25 @@ async def test_its_last_report_is_not_an_earlier_one(tailed, path):
     assert broker.reports[-1]["published_events"] == 4
 
 
+async def test_its_last_report_is_not_an_earlier_one_where_it_is_told_to_stop_while_it_reads(tailed, path, monkeypatch):
+    """It has looked at all there is and found nothing; a line is written, and then it is told to stop."""
+    broker, stop, take = Broker(), asyncio.Event(), tailed[0].take
+    loop = asyncio.get_running_loop()
+
+    def take_and_stop(room, wait):
+        taken = take(room, wait)
+        if broker.reports and not taken and not stop.is_set():
+            append(path, lines(3, 4))
+            loop.call_soon_threadsafe(stop.set)
+        return taken
+
+    monkeypatch.setattr(tailed[0], "take", take_and_stop)
+    append(path, lines(0, 3))
+    config = msgspec.structs.replace(AGENT, report_seconds=0.05, drain_seconds=5)
+    await agent.run(*tailed, broker, lambda: config, stop)
+    assert broker.reports[-1]["published_events"] == 4
+
+
 async def test_it_reports_as_often_as_it_must_say_that_ray_lives(tailed, path, monkeypatch):
     monkeypatch.setattr("raytrail.agent.HEARTBEAT_SECONDS", 0.05)
     append(path, lines(0, 3))

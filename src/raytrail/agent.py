@@ -77,7 +77,7 @@ async def run(
                 await asyncio.to_thread(checkpoint.commit)
             # looked: what was under way may have filled all room until just now
             left = chunks or flight or reports or tailer.behind or now < retry_at
-            nothing_left = stop.is_set() and looked and not left
+            nothing_left = ends < math.inf and looked and not left  # told to stop before that was looked for
             if nothing_left and reported:
                 break
             if (nothing_left or now >= report_at) and not reports:

@@ -109,8 +109,10 @@ async def test_what_is_reserved_is_used_only_as_far_as_something_runs_in_it(stat
     ("others", "line"),
     [
         # Ray subtracts what is free, in binary fractions, and shows the rest that this leaves
-        ((), "8.326672684688674e-17/4.0 CPU (0.0 used of 0.1 reserved in placement groups)"),
+        ((actor(1, "DEAD"),), "8.326672684688674e-17/4.0 CPU (0.0 used of 0.1 reserved in placement groups)"),
         ((actor(1, CPU=0.1),), "0.10000000000000017/4.0 CPU (0.0 used of 0.1 reserved in placement groups)"),
+        # no event tells of tasks or actors, not even of a driver: what is reserved is taken, and no more is known
+        ((), "0.1/4.0 CPU (0.0 used of 0.1 reserved in placement groups)"),
     ],
 )
 async def test_a_group_in_which_nothing_runs(others, line, status):

@@ -70,6 +70,8 @@ class Status(NamedTuple):
     """What tasks and actors wait for, and how many of them."""
     knows_objects: bool
     """Whether objects are told of, and so what is used of object stores."""
+    knows_holders: bool
+    """Whether tasks or actors are told of, and so what is used of what is reserved. A driver is a task itself."""
     groups: list[dict[str, Any]]
     """The placement groups that wait: their ``bundles``, each with how many are alike, and their ``strategy``."""
 
@@ -119,6 +121,7 @@ def read_status(snapshot: Snapshot) -> Status:
         at_ms=snapshot.at_ms,
         free={id: node.free() for id, node in used.items()},
         knows_objects=bool(snapshot.count("object")),
+        knows_holders=bool(snapshot.count("task") or snapshot.count("actor")),
         demands=[*_waiting_tasks(tasks), *_waiting_actors(snapshot, building)],
         groups=_waiting_groups(groups),
     )
@@ -145,7 +148,7 @@ def format_status(status: Status) -> str:
             "Resources",
             rule,
             "Total Usage:",
-            *_lines(usage_lines(status.usage, knows_objects=status.knows_objects), "(no resources)"),
+            *_lines(usage_lines(status, status.usage), "(no resources)"),
             "",
             "From request_resources:",
             " (none)",
@@ -157,10 +160,7 @@ def format_status(status: Status) -> str:
 
 def logical_resources(status: Status) -> dict[str, str]:
     """Return what is used of each node, as text (`get_per_node_breakdown_as_dict`)."""
-    return {
-        id: "\n".join(usage_lines(usage, verbose=True, knows_objects=status.knows_objects))
-        for id, usage in status.by_node.items()
-    }
+    return {id: "\n".join(usage_lines(status, usage, verbose=True)) for id, usage in status.by_node.items()}
 
 
 def status_report(status: Status) -> dict[str, Any]:
@@ -194,14 +194,16 @@ def status_report(status: Status) -> dict[str, Any]:
     }
 
 
-def usage_lines(usage: Usage, *, verbose: bool = False, knows_objects: bool = True) -> Iterator[str]:
+def usage_lines(status: Status, usage: Usage, *, verbose: bool = False) -> Iterator[str]:
     """
     Yield a line for each resource (`parse_usage`).
 
+    Where no event tells of tasks and actors, all that is reserved counts as used: it is taken, and no more is known.
+
     Args:
-        usage: How much of each is used.
+        status: Says what is known.
+        usage: How much of each is used: of all nodes, or of one.
         verbose: Whether types of accelerators have a line, too.
-        knows_objects: Whether it is known what is used of object stores.
     """
     inside: Resources = {}
     reserved: Resources = {}
@@ -214,8 +216,9 @@ def usage_lines(usage: Usage, *, verbose: bool = False, knows_objects: bool = Tr
         hidden = "node:" in name or (name.startswith("accelerator_type:") and not verbose)
         if hidden or Named.parse(name).group:
             continue
-        shown = _amount(name, _shown(used, reserved.get(name), inside.get(name)))
-        line = f"{shown if knows_objects or name != OBJECT_STORE else '?'}/{_amount(name, total)} {name}"
+        taken = _shown(used, reserved.get(name), inside.get(name)) if status.knows_holders else round(used, 4)
+        shown = _amount(name, taken) if status.knows_objects or name != OBJECT_STORE else "?"
+        line = f"{shown}/{_amount(name, total)} {name}"
         if name in reserved:
             of = f"{_amount(name, inside[name])} used of {_amount(name, reserved[name])}"
             line += f" ({of} reserved in placement groups)"

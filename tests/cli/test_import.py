@@ -1,6 +1,7 @@
 """`raytrail import`, on the capture of a real session and on what goes wrong."""
 
 import json
+import os
 import re
 import tarfile
 from base64 import b64decode
@@ -318,6 +319,28 @@ def test_a_directory_without_events_is_refused_with_what_to_give(run, store, tmp
     done = run("import", tmp_path, code=USAGE)
     assert done.stderr.startswith(f"raytrail: error: no Ray session in {tmp_path}: it is neither")
     assert not store.exists()
+
+
+def test_a_directory_that_cannot_be_read_is_said_and_the_rest_goes_in(run, store, session_dir, make, monkeypatch):
+    directory = session_dir(make.chunk("TASK", make.task(1)))
+    closed = session_dir(make.chunk("TASK", make.task(2)), session=OTHER) / "logs" / "export_events"
+    listed, scanned = os.listdir, os.scandir
+
+    def refuse(there):
+        def list_(path="."):
+            if Path(path) == closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return there(path)
+
+        return list_
+
+    monkeypatch.setattr("os.listdir", refuse(listed))
+    monkeypatch.setattr("os.scandir", refuse(scanned))
+    done = run("import", directory.parent, code=1)
+    assert f"{make.SESSION}: 1 new events, 1 in all" in done.stdout
+    assert done.stderr.endswith(
+        f"{OTHER}: {closed} cannot be read: Permission denied; let it be read, and import the session again\n"
+    )
 
 
 def test_a_session_whose_export_was_off_is_said_to_be_empty(run, store, make, session_dir):

@@ -190,3 +190,10 @@ def test_nothing_follows_a_line_without_newline_in_its_chunk(tail, events, livin
     unended = [chunk for chunk in chunks if not chunk.data.endswith(b"\n")]
     assert [len(chunk.segments) for chunk in unended] == [1, 1, 1]
     assert sum(chunk.data.count(b"\n") for chunk in chunks) == 3
+
+
+def test_what_a_source_set_aside_is_shipped_whichever_types_are(tail, events, living):
+    for kind in ("TASK", "NODE", "SET_ASIDE"):
+        (events / f"event_EXPORT_{kind}_01.log").write_bytes(FIRST.replace(b"39", kind[:1].encode().hex()[:2].encode()))
+    it = tail(event_types=("TASK",), sessions="all")
+    assert {chunk.event_type for chunk in it.read()} == {"TASK", "SET_ASIDE"}

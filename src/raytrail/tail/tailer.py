@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from raytrail.config import TailConfig
-from raytrail.event import LOG, Chunk, FileId, Segment
+from raytrail.event import LOG, SET_ASIDE, Chunk, FileId, Segment
 from raytrail.tail import discovery
 from raytrail.tail.checkpoint import Checkpoint, Mark
 from raytrail.tail.discovery import FileName, Session
@@ -328,7 +328,8 @@ class Tailer:
 
     def _wanted(self, event_type: str) -> bool:
         config = self.config
-        wanted = not config.event_types or event_type in config.event_types
+        # what could not be read may have been of any type
+        wanted = not config.event_types or event_type in (*config.event_types, SET_ASIDE)
         return (
             config.export
             and wanted

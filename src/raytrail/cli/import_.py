@@ -266,6 +266,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
         closing(Checkpoint(None)) as checkpoint,
         closing(Tailer(msgspec.structs.replace(tail, inotify=False), checkpoint, session_dirs=paths)) as tailer,
     ):
+        unread = {file for session in tailer.sessions for file, _ in _unread(session, store)}
         tailer.look(last=True)
         # what a session that is still alive goes on writing is for its agent, or the next import
         there = tailer.unread_bytes()
@@ -276,7 +277,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
                     checkpoint.acknowledge(chunk.segments)
                     sessions[chunk.session] = None
                 advance(sum(len(chunk.data) for chunk in batch), tailer.unread_bytes())
-        reports = tailer.reports()
+        reports = tailer.reports(unread)
         _say(store, reports)
     # one of which nothing can be read is said to be there, too
     return list(dict.fromkeys([*sessions, *(report.session for report in reports)]))

@@ -264,6 +264,8 @@ def report(session: str, unread: Unread | File, now_ms: int) -> bytes:
     """
     Return the line that says of one of its files that reading it ended early, or, of a mere file, that it did not.
 
+    None of its bytes is stored, but what became of them, and so there is nothing to count but what was not read.
+
     Args:
         session: Whose folder it is in.
         unread: Where reading ended; or the file that was read whole.
@@ -279,7 +281,7 @@ def report(session: str, unread: Unread | File, now_ms: int) -> bytes:
         "name": file.place,
         "event_type": COLLECTED,
         "node_id": "",
-        "written_bytes": file.size_bytes,
+        "written_bytes": 0,
         "unread": said,
         "reported_ms": now_ms,
     }

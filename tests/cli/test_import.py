@@ -1,9 +1,10 @@
 """`raytrail import`, on the capture of a real session and on what goes wrong."""
 
 import json
+import os
 import re
 import tarfile
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from pathlib import Path
 from uuid import uuid4
 
@@ -166,6 +167,40 @@ def test_a_broken_file_of_a_bucket_is_set_aside_alone_until_it_is_whole(run, sto
     assert rows(run, "tasks", *of) == rows(run, "tasks", *of, "--store", tmp_path / "at-once")
 
 
+def test_an_address_that_is_known_only_later_changes_nothing_that_is_stored(run, store, tmp_path):
+    """The file that tells a node's address was cut off, or came later than those that refer to it."""
+
+    def node(number):
+        body = {"nodeId": id_of(number), "nodeIpAddress": f"192.0.2.{number}", "startTimestamp": "2026-11-23T08:00:00Z"}
+        return posted.event("NODE_DEFINITION_EVENT", "nodeDefinitionEvent", body, eventId=f"node{number}")
+
+    def worker(number, of):
+        body = {"workerId": id_of(10 + number), "nodeId": id_of(of), "workerType": "WORKER", "pid": number}
+        return posted.event("WORKER_DEFINITION_EVENT", "workerDefinitionEvent", body, eventId=f"worker{number}")
+
+    def id_of(number):
+        return b64encode(bytes([number]) * 28).decode()
+
+    folder = tmp_path / "prod" / posted.SESSION
+    files = {
+        "aa/node_events/aa-2026-11-23-08-1.jsonl": [node(1)],
+        "bb/node_events/bb-2026-11-23-08-2.jsonl": [node(2)],
+        "aa/job_events/01000000/aa-2026-11-23-08-3.jsonl": [worker(1, 1), worker(2, 2), worker(3, 1), worker(4, 2)],
+    }
+    for number, (name, events) in enumerate(files.items()):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("" if number == 1 else "".join(json.dumps(one) + "\n" for one in events))
+    run("import", tmp_path / "prod")
+    assert {row["pid"]: row["ip"] for row in rows(run, "workers")} == {1: "192.0.2.1", 2: None, 3: "192.0.2.1", 4: None}
+    name, events = list(files.items())[1]
+    (folder / name).write_text("".join(json.dumps(one) + "\n" for one in events))
+    run("import", tmp_path / "prod")
+    run("ledger", "--check")
+    assert {row["pid"]: row["ip"] for row in rows(run, "workers")} == {
+        number: f"192.0.2.{2 - number % 2}" for number in (1, 2, 3, 4)
+    }
+
+
 def test_a_bucket_of_which_nothing_can_be_read_is_there_all_the_same(run, store, tmp_path):
     file = tmp_path / "prod" / OTHER / "aa" / "node_events" / "aa-2026-11-23-08-1.jsonl.gz"
     file.parent.mkdir(parents=True)
@@ -321,6 +356,28 @@ def test_a_directory_without_events_is_refused_with_what_to_give(run, store, tmp
     done = run("import", tmp_path, code=USAGE)
     assert done.stderr.startswith(f"raytrail: error: no Ray session in {tmp_path}: it is neither")
     assert not store.exists()
+
+
+def test_a_directory_that_cannot_be_read_is_said_and_the_rest_goes_in(run, store, session_dir, make, monkeypatch):
+    directory = session_dir(make.chunk("TASK", make.task(1)))
+    closed = session_dir(make.chunk("TASK", make.task(2)), session=OTHER) / "logs" / "export_events"
+    listed, scanned = os.listdir, os.scandir
+
+    def refuse(there):
+        def list_(path="."):
+            if Path(path) == closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return there(path)
+
+        return list_
+
+    monkeypatch.setattr("os.listdir", refuse(listed))
+    monkeypatch.setattr("os.scandir", refuse(scanned))
+    done = run("import", directory.parent, code=1)
+    assert f"{make.SESSION}: 1 new events, 1 in all" in done.stdout
+    assert done.stderr.endswith(
+        f"{OTHER}: {closed} cannot be read: Permission denied; let it be read, and import the session again\n"
+    )
 
 
 def test_a_session_whose_export_was_off_is_said_to_be_empty(run, store, make, session_dir):

@@ -101,14 +101,22 @@ def test_a_later_report_takes_back_what_an_earlier_one_said_to_be_unread(store, 
     assert complete(row(store))
 
 
-def test_a_file_that_got_its_first_line_after_all_takes_the_place_of_the_one_that_had_none(store, task, put, report):
-    report(9, file="0000000000-unnamed", unread=unread(0, 9))
-    assert (row(store).files, row(store).unread_bytes) == (1, 9)
-    report(9, file="0000000000-other", name="event_EXPORT_TASK_2.log", unread=unread(0, 9))
+def test_a_file_without_a_line_is_counted_until_it_is_said_to_have_one(store, task, put, report):
+    report(0, file="0000000000-nameless", unread=unread(0, 9))
+    found = row(store)
+    assert (found.files, found.written_bytes, found.unread_bytes, found.missing_bytes) == (1, 9, 9, 0)
     stored = put(task(1))
     report(stored, stored)
     assert (row(store).files, row(store).unread_bytes) == (2, 9)
-    assert [end.name for end in row(store).unread] == ["event_EXPORT_TASK_2.log"]
+    data = {"file": "0000000000-nameless", "generation": 0, "unread": f"{2:013d}"}
+    line = {"event_data": data, "source_type": "RAYTRAIL_FILE", "timestamp": 2}
+    chunk = Chunk(
+        cluster="", session=SESSION, node_id="", event_type="FILE", segments=(), data=json.dumps(line).encode() + b"\n"
+    )
+    store.append([chunk])
+    store.fold()
+    found = row(store)
+    assert (found.files, found.written_bytes, complete(found)) == (1, stored, True)
 
 
 def test_what_is_gone_from_the_disk_is_lost_and_not_missing_too(store, task, put, report):

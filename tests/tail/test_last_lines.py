@@ -1,5 +1,6 @@
 """The last line of an event file whose writer is gone: taken in if it is whole, else said in the file's report."""
 
+import json
 import os
 import time
 
@@ -59,7 +60,8 @@ def test_a_last_line_is_taken_in_if_it_is_whole_and_counted_if_not(
         it.checkpoint.acknowledge(chunk.segments)
     report = it.reports()[name]
     done = len(first + shipped)
-    assert (report["written_bytes"], report["published_bytes"]) == (len(first + last), done)
+    # where there is no line to know it by, it is counted as unread alone
+    assert (report["written_bytes"], report["published_bytes"]) == (len(first + last) if done else 0, done)
     assert report["published_events"] == bool(first) + bool(shipped)
     assert unread(report) == (reason and (done, len(first + last) - done, reason))
 
@@ -143,7 +145,14 @@ def test_a_torn_line_that_is_completed_after_all_is_read_and_no_more_reported(ta
         file.write(WHOLE[-5:] + b"\n")
     it.tailer.look()
     assert it.ship() == WHOLE + b"\n"
-    assert unread(it.reports()[path.name]) is None
+    lines = [json.loads(line) for chunk in it.tailer.reports() for line in chunk.data.splitlines()]
+    files = {line["event_data"]["file"]: unread(line["event_data"]) for line in lines}
+    assert list(files.values()) == [None, None], "of the file, and of the one that had no line"
+    # another process is told that it was said
+    again = tail([events.parents[1]])
+    again.ship()
+    assert again.tailer.reports(nameless=files.keys()) != []
+    assert again.tailer.reports() == []
 
 
 def test_a_file_that_cannot_be_read_is_said_by_its_report(tail, events, living, monkeypatch):
@@ -159,7 +168,6 @@ def test_a_file_that_cannot_be_read_is_said_by_its_report(tail, events, living, 
     assert it.ship() == b""
     report = it.reports()[path.name]
     assert unread(report) == (0, len(FIRST), "cannot be read: Permission denied")
-    assert report["written_bytes"] == len(FIRST)
 
 
 def test_an_empty_file_lacks_nothing(tail, events, living):
@@ -190,3 +198,10 @@ def test_nothing_follows_a_line_without_newline_in_its_chunk(tail, events, livin
     unended = [chunk for chunk in chunks if not chunk.data.endswith(b"\n")]
     assert [len(chunk.segments) for chunk in unended] == [1, 1, 1]
     assert sum(chunk.data.count(b"\n") for chunk in chunks) == 3
+
+
+def test_what_a_source_set_aside_is_shipped_whichever_types_are(tail, events, living):
+    for kind in ("TASK", "NODE", "SET_ASIDE"):
+        (events / f"event_EXPORT_{kind}_01.log").write_bytes(FIRST.replace(b"39", kind[:1].encode().hex()[:2].encode()))
+    it = tail(event_types=("TASK",), sessions="all")
+    assert {chunk.event_type for chunk in it.read()} == {"TASK", "SET_ASIDE"}

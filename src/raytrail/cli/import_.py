@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -10,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import click
@@ -28,6 +29,8 @@ from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
 from raytrail.tail import Checkpoint, Tailer, alive, locate
+
+NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
 
 class _Place(click.Path):
@@ -70,11 +73,11 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
     sealed at the end, unless it is still alive on this machine. What cannot be read is left out, and named in the
     session's ledger; the import then exits with 1, as `raytrail ledger --check` does.
     """
-    expected, on_disk, collected = _look(paths)
+    there = _look(paths)
     with _history.writing(config) as store:
         before = {cluster.session: cluster.events for cluster in store.clusters()}
-        sessions = _ship(on_disk, store, config, config.tail) if on_disk else []
-        for one in collected:
+        sessions = _ship(there.on_disk, store, config, config.tail) if there.on_disk else []
+        for one in there.collected:
             sessions += _ship_collected(one, store, config)
         sessions = list(dict.fromkeys(sessions))
         for session in sessions:
@@ -84,12 +87,12 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
                 store.seal(session)
                 store.cache(session)
         store.fold()
-        for session in expected:
-            if session not in sessions:
-                _output.note(f"{session}: no events; its files are empty, since Ray's export was off")
+        for session, closed in there.names.items():
+            if closed or session not in sessions:
+                _output.note(f"{session}: {closed or NO_EVENTS}")
         results = [(session, store.find(session), store.ledger(session)) for session in sessions]
     _print(results, before, form)
-    if not all(complete(row) for _, _, rows in results for row in rows):
+    if any(there.names.values()) or not all(complete(row) for _, _, rows in results for row in rows):
         click.get_current_context().exit(1)
 
 
@@ -112,28 +115,51 @@ def _print(results: Sequence[tuple[str, Cluster, Sequence[LedgerRow]]], before: 
             details(rows)
 
 
-def _look(paths: Sequence[str | Path]) -> tuple[list[str], list[Path], list[Collected]]:
+class _There(NamedTuple):
+    """What there is to import."""
+
+    names: dict[str, str]
+    """The sessions that Ray left, each with why a directory of its events cannot be read; mostly nothing."""
+    on_disk: list[Path]
+    """Where these are."""
+    collected: list[Collected]
+    """What KubeRay collected."""
+
+
+def _look(paths: Sequence[str | Path]) -> _There:
     """
-    Return the sessions that Ray left there, the paths of those, and what KubeRay collected.
+    Return what there is to import.
 
     Raises:
         ConfigError: A path is neither, or a bucket cannot be read.
         BrokerUnavailable: A bucket is away.
     """
-    names, on_disk, collected = list[str](), list[Path](), list[Collected]()
+    names, on_disk, collected = dict[str, str](), list[Path](), list[Collected]()
     for path in paths:
         if isinstance(path, str):
             collected += _look_into_bucket(path)
             continue
         try:
-            names += [session.name for session in locate(path)]
+            for session in locate(path):
+                names[session.name] = names.get(session.name) or _closed(session.events)
             on_disk.append(path)
         except ConfigError:
             found = kuberay.find(kuberay.below(path))
             if not found:
                 raise
             collected += found
-    return list(dict.fromkeys(names)), on_disk, collected
+    return _There(names, on_disk, collected)
+
+
+def _closed(directory: Path) -> str:
+    """Return why a directory cannot be read; nothing if it can, or is not there."""
+    try:
+        os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        return f"{directory} cannot be read: {error.strerror}; let it be read, and import the session again"
+    return ""
 
 
 def _look_into_bucket(url: str) -> list[Collected]:
@@ -240,6 +266,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
         closing(Checkpoint(None)) as checkpoint,
         closing(Tailer(msgspec.structs.replace(tail, inotify=False), checkpoint, session_dirs=paths)) as tailer,
     ):
+        unread = {file for session in tailer.sessions for file, _ in _unread(session, store)}
         tailer.look(last=True)
         # what a session that is still alive goes on writing is for its agent, or the next import
         there = tailer.unread_bytes()
@@ -250,7 +277,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
                     checkpoint.acknowledge(chunk.segments)
                     sessions[chunk.session] = None
                 advance(sum(len(chunk.data) for chunk in batch), tailer.unread_bytes())
-        reports = tailer.reports()
+        reports = tailer.reports(unread)
         _say(store, reports)
     # one of which nothing can be read is said to be there, too
     return list(dict.fromkeys([*sessions, *(report.session for report in reports)]))

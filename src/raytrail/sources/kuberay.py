@@ -191,7 +191,7 @@ def convert(collected: Collected, into: Path, unread: Callable[[Unread], None]) 
                     continue
                 if (received.session, received.id) not in seen:
                     seen.add((received.session, received.id))
-                    written.add(received.session, received.event_type, received.lines)
+                    written.add(received.session, received.event_type, received.lines, received.address_of)
                     if received.session == collected.session:
                         last_ns = max(last_ns, received.time_ns)
             written.append(into, number)
@@ -204,14 +204,17 @@ class _Written:
 
     def __init__(self, session: str) -> None:
         self._session = session
-        self._lines: dict[tuple[str, str], list[bytes]] = {}
+        self._lines: dict[tuple[str, str, str], list[bytes]] = {}
 
-    def add(self, session: str, event_type: str, lines: bytes) -> None:
-        self._lines.setdefault((session, event_type), []).append(lines)
+    def add(self, session: str, event_type: str, lines: bytes, address_of: str = "") -> None:
+        self._lines.setdefault((session, event_type, address_of), []).append(lines)
 
     def append(self, into: Path, number: int) -> None:
-        for (session, event_type), lines in self._lines.items():
-            path = _events(into, session) / f"event_EXPORT_{event_type}_0{number}.log"
+        for (session, event_type, address_of), lines in self._lines.items():
+            # what says a node's address is in files of its own: another address, or none, and each is another file, of
+            # which the same bytes never mean something else
+            part = f"0{number:08d}{zlib.crc32(address_of.encode()):010d}" if address_of else f"{number}"
+            path = _events(into, session) / f"event_EXPORT_{event_type}_0{part}.log"
             if session != self._session:  # whose directory is there
                 path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
@@ -264,6 +267,8 @@ def report(session: str, unread: Unread | File, now_ms: int) -> bytes:
     """
     Return the line that says of one of its files that reading it ended early, or, of a mere file, that it did not.
 
+    None of its bytes is stored, but what became of them, and so there is nothing to count but what was not read.
+
     Args:
         session: Whose folder it is in.
         unread: Where reading ended; or the file that was read whole.
@@ -279,7 +284,7 @@ def report(session: str, unread: Unread | File, now_ms: int) -> bytes:
         "name": file.place,
         "event_type": COLLECTED,
         "node_id": "",
-        "written_bytes": file.size_bytes,
+        "written_bytes": 0,
         "unread": said,
         "reported_ms": now_ms,
     }

@@ -55,6 +55,8 @@ class Received(NamedTuple):
     """One or several, each ending in a newline. The last alone has the event's own id."""
     time_ns: int
     """When it was made."""
+    address_of: str = ""
+    """The node, in base64, whose address is in its lines if it was known; empty where no address belongs there."""
 
 
 class Line(NamedTuple):
@@ -75,6 +77,7 @@ class Converter:
     def __init__(self) -> None:
         self.addresses: dict[str, str] = {}
         """Addresses of nodes, by their id in base64."""
+        self._asked_for = ""
 
     def convert(self, event: Any) -> Received:
         """
@@ -102,13 +105,17 @@ class Converter:
         body = head.message(field)
         if body is None:
             raise EventError(f"missing or empty - at $.{field}")
+        self._asked_for = ""
         lines = list(lines_of(self, body, time_ns))
         if not lines:
             raise EventError(f"nothing has changed - at {body.at}")
-        return Received(id, session, kind, _encoded(id, kind, lines, timed=kind in ("ACTOR", "WORKER")), time_ns)
+        return Received(
+            id, session, kind, _encoded(id, kind, lines, timed=kind in ("ACTOR", "WORKER")), time_ns, self._asked_for
+        )
 
     def address(self, node_id: str) -> str:
         """Return a node's address, or an empty string."""
+        self._asked_for = node_id
         return self.addresses.get(node_id, "")
 
     def keep_address(self, node_id: str, address: str) -> None:

@@ -113,14 +113,15 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
             report = reports.get((file, generation), {})
             last = max((end for _, end in ranges), default=0)
             sent = report.get("published_bytes") or last
-            seen = max(report.get("written_bytes") or 0, last)
+            ends = list(_unread(report))
+            seen = max([report.get("written_bytes") or 0, last, *(one.end for one in ends)])
             stored += ranges.length()
             written += seen
             published += max(sent, last)
             published_events += report.get("published_events") or 0
             skipped += report.get("skipped_bytes") or 0
             lost += report.get("lost_bytes") or 0
-            unread += _unread(report)
+            unread += ends
             missing += [
                 Missing(file=file, name=report.get("name") or "", generation=generation, start=start, end=end)
                 for start, end in ranges.missing(0, _due(report, max(sent, last), sealed=sealed))
@@ -170,18 +171,11 @@ def _due(report: Mapping[str, Any], sent: int, *, sealed: bool) -> int:
 
 
 def _reports(snapshot: Snapshot) -> dict[tuple[str, int], dict[str, Any]]:
-    """
-    Return the last report of each file.
-
-    A file without one whole line has no id of its own. Once it has one, it is another file of the same name, and what
-    was said of it before is not true any more.
-    """
-    rows = snapshot.rows("file")
-    known = {(row["node_id"], row["name"]) for row in rows if row["published_bytes"]}
+    """Return the last report of each file, of those that say anything: what once could not be read may be read now."""
     return {
         (row["file"], row["generation"]): row
-        for row in rows
-        if row["published_bytes"] or not row["unread_reason"] or (row["node_id"], row["name"]) not in known
+        for row in snapshot.rows("file")
+        if row["written_bytes"] or row["published_bytes"] or row["unread_reason"]
     }
 
 

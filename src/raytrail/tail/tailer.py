@@ -12,7 +12,7 @@ import resource
 import stat
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from raytrail.config import HEARTBEAT_SECONDS, TailConfig
-from raytrail.event import LOG, Chunk, FileId, Segment
+from raytrail.event import LOG, SET_ASIDE, Chunk, FileId, Segment
 from raytrail.tail import discovery
 from raytrail.tail.checkpoint import Checkpoint, Mark
 from raytrail.tail.discovery import FileName, Running, Session
@@ -120,7 +120,7 @@ class Tailer:
         self._most_open = min(_MOST_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._reported: dict[Mark, tuple[object, ...]] = {}
         self._ended: list[Mark] = []
-        self._unread_before: dict[EventFile, tuple[int, int, str] | None] = {}  # of files that have no mark
+        self._nameless: dict[FileId, tuple[int, int, str] | None] = {}  # what was last said of `_nameless_files`
         self._complained: set[str] = set()
         self._warned: set[str] = set()
         self._capped: set[Path] = set()
@@ -251,13 +251,16 @@ class Tailer:
         """The names of the sessions that are followed."""
         return list(dict.fromkeys(followed.session.name for followed in list(self._sessions.values())))
 
-    def reports(self) -> list[Chunk]:
+    def reports(self, nameless: Collection[FileId] = ()) -> list[Chunk]:
         """
         Return what is to be said of the files that have changed since the last call, as ``FILE`` chunks.
 
         The raylets of a session that is alive are reported every minute: a sign of life. One that has gone is
         reported at once, and no more. Where it is not known which raylet runs, the session's last file is reported
         again in its place. Call it again only once the last chunks are published: by then, what ended is forgotten.
+
+        Args:
+            nameless: Files that somebody else has said to have no line to know them by, if they may have one by now.
         """
         for mark in self._ended:
             self._reported.pop(mark, None)
@@ -267,7 +270,7 @@ class Tailer:
         self._warn_of_rotation()
         self._end_files()
         changed: dict[tuple[str, str], list[Mark]] = {}
-        for mark in (*filter(self._has_news, self._checkpoint.marks()), *self._unnamed()):
+        for mark in (*filter(self._has_news, self._checkpoint.marks()), *self._nameless_files(nameless)):
             changed.setdefault((mark.session, mark.node_id), []).append(mark)
         chunks = [] if self._fixed or not self.config.export else self._report_lives(changed)
         return chunks + [
@@ -314,35 +317,28 @@ class Tailer:
                     file.over = True
                     self._queue(followed, file)
 
-    def _unnamed(self) -> Iterator[Mark]:
-        """Yield marks for the files of sessions that have ended in which there is not one line to know them by."""
+    def _nameless_files(self, known: Collection[FileId]) -> Iterator[Mark]:
+        """
+        Yield marks for the files of sessions that have ended in which there is not one line to know them by.
+
+        And for those that have one by now, and that were said to have none. They go by where they lie, and what they
+        hold is counted as unread alone.
+        """
         for file in self._files():
-            if file.mark is not None or not file.unread:
+            unread = (0, file.size, file.unread) if file.mark is None and file.unread else None
+            if file.name.is_log or not (unread or known or self._nameless):
                 continue
-            followed = self._followed(file)
-            session, name = followed.session.name, file.path.name
-            digest = hashlib.blake2b(f"{session}\nUNREAD {name}".encode(errors="surrogateescape"), digest_size=16)
-            mark = Mark(
-                file=f"{0:010d}-{digest.hexdigest()}",
-                generation=0,
-                inode="",
-                directory=str(followed.session.events),
-                name=name,
-                event_type=file.name.event_type,
-                session=session,
-                node_id=followed.node_id,
-                written=file.size,
-                unread=(0, file.size, file.unread),
-            )
-            if self._unread_before.get(file) != mark.unread:
-                self._unread_before[file] = mark.unread
+            mark = _nameless(self._followed(file), file, unread)
+            if unread != self._nameless.get(mark.file) or (unread is None and mark.file in known):
+                self._nameless[mark.file] = unread
                 yield mark
 
     # -- settings
 
     def _wanted(self, event_type: str) -> bool:
         config = self.config
-        wanted = not config.event_types or event_type in config.event_types
+        # what could not be read may have been of any type
+        wanted = not config.event_types or event_type in (*config.event_types, SET_ASIDE)
         return (
             config.export
             and wanted
@@ -979,6 +975,23 @@ def _names(mark: Mark, now_ms: int) -> dict[str, str]:
     if mark.event_type != LOG:
         return {"name": mark.name}
     return {"name": discovery.parse_log(mark.name).stem, "seen": f"{now_ms:013d} {mark.name}"}
+
+
+def _nameless(followed: _Followed, file: EventFile, unread: tuple[int, int, str] | None) -> Mark:
+    """Return a mark, which no checkpoint keeps, for the report of a file that has no line to know it by."""
+    session, directory = followed.session.name, str(followed.session.events)
+    place = f"{session}\nUNREAD {followed.node_id} {directory}/{file.path.name}"
+    return Mark(
+        file=f"{0:010d}-{hashlib.blake2b(place.encode(errors='surrogateescape'), digest_size=16).hexdigest()}",
+        generation=0,
+        inode="",
+        directory=directory,
+        name=file.path.name,
+        event_type=file.name.event_type,
+        session=session,
+        node_id=followed.node_id,
+        unread=unread,
+    )
 
 
 def _unread(mark: Mark, now_ms: int) -> str:

@@ -9,6 +9,7 @@ is gone, the history of that moment must still say it.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -115,12 +116,16 @@ def run():
             )
         )
         second = cluster.add_node(ip=SECOND_IP)
-        for command in ("history", "agent"):
-            words = ["--from", f"file://{root}/events"] if command == "history" else []
-            stack.enter_context(running(command, settings, root, *words))
-        url = stack.enter_context(serving(settings, root))
+        commands = [
+            stack.enter_context(running("history", settings, root, "--from", f"file://{root}/events")),
+            stack.enter_context(running("agent", settings, root)),
+        ]
+        wait_for((root / "store").exists, "the history has made no store")
+        commands.append(stack.enter_context(running("serve", settings, root)))
+        wait_for(lambda: "http://" in commands[-1].said(), "the server does not listen")
+        url = re.search(r"http://[^\s/]+", commands[-1].said())[0]
         history = f"{url}/clusters/{cluster.session_dir.name}"
-        asking = Asking(cluster, history)
+        asking = Asking(cluster, history, commands)
         live_through(asking, second, root)
         cluster.stop()
         wait_for(lambda: ask(f"{url}/api/clusters")["clusters"][0]["sealed"], "the session is not sealed")
@@ -134,8 +139,8 @@ def run():
 class Asking:
     """Asks both, until they agree."""
 
-    def __init__(self, cluster, history):
-        self.cluster, self.history = cluster, history
+    def __init__(self, cluster, history, commands):
+        self.cluster, self.history, self.commands = cluster, history, commands
         self.moments = []
         self.seconds = REST_SECONDS
 
@@ -156,6 +161,8 @@ class Asking:
         deadline = time.monotonic() + self.seconds
         before = self._ask_ray()
         while True:
+            for command in self.commands:
+                assert command.process.poll() is None, command.said()
             ours = ask_each(self.history, before, timeout_seconds=60)
             live = self._ask_ray()
             changes = compare_answers(before, of(live))
@@ -299,6 +306,16 @@ def driver(cluster, root, second):
         process.wait()
 
 
+class Command(NamedTuple):
+    """One of our commands, which runs."""
+
+    process: subprocess.Popen
+    log: Path
+
+    def said(self):
+        return self.log.read_text()
+
+
 @contextmanager
 def running(command, settings, root, *words):
     """Run one of our commands for as long as this lasts; what it says is in a file."""
@@ -308,20 +325,10 @@ def running(command, settings, root, *words):
             [sys.executable, "-m", "raytrail", command, "--config", settings, *words], stdout=file, stderr=file
         )
     try:
-        yield log
-        assert process.poll() is None, log.read_text()
+        yield Command(process, log)
     finally:
         process.terminate()
         process.wait(60)
-
-
-@contextmanager
-def serving(settings, root):
-    """Serve the store on a port for as long as this lasts; yields the URL."""
-    wait_for((root / "store").exists, "the history has made no store")
-    with running("serve", settings, root) as log:
-        wait_for(lambda: "http://" in log.read_text(), "the server does not listen")
-        yield "http" + log.read_text().split("http", 1)[1].split()[0].rstrip("/")
 
 
 def wait_for(condition, failure, seconds=STEP_SECONDS):

@@ -214,9 +214,8 @@ async def test_jobs_tasks_and_logs_of_both_lives_are_there_each_under_its_own_he
     with Store.open(lives.line.store if how == "followed" else imported) as store:
         [cluster] = store.clusters()
         transport = httpx.ASGITransport(app(store, ServerConfig()))
-        async with httpx.AsyncClient(
-            transport=transport, base_url=f"http://history/clusters/{cluster.session}"
-        ) as client:
+        last = f"http://history/clusters/{cluster.session}/final"
+        async with httpx.AsyncClient(transport=transport, base_url=last) as client:
             old, new = lives.ids
             for name, id, number in (("old", old, ""), ("new", new, ".1")):
                 job = (await client.get(f"/api/jobs/{name}-job")).json()

@@ -843,7 +843,7 @@ async def test_a_store_of_an_older_version_misses_nothing(kafka, tmp_path):
 
 @pytest.mark.slow
 async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(kafka, tmp_path):
-    await check_a_copy_is_refused(kafka.url() + "&session.timeout.ms=2000", tmp_path)
+    await check_a_copy_is_refused(kafka.url() + "&session.timeout.ms=6000&heartbeat.interval.ms=500", tmp_path)
 
 
 @pytest.mark.slow
@@ -866,7 +866,7 @@ async def test_of_two_histories_of_a_copied_store_that_start_at_once_one_stays(k
 
 @pytest.mark.slow
 async def test_a_history_goes_on_for_one_that_was_killed(kafka):
-    url = kafka.url() + "&session.timeout.ms=2000"
+    url = kafka.url() + "&session.timeout.ms=6000&heartbeat.interval.ms=500"
     group = "history-0123456789abcdef"
     program = """
 import asyncio, sys

@@ -232,7 +232,7 @@ def test_placement_groups_and_serve_that_its_collector_polled_are_listed_as_ray_
     (folder / "restful__api__v0__placement_groups?detail=1&limit=10000").write_text(json.dumps(answer))
     (folder / "restful__api__serve__applications").write_text(json.dumps(ANSWER))
     [cluster] = json.loads(run("import", bucket, "--format", "json").stdout)
-    asked_ms = cluster["last_event_ms"] + 999
+    asked_ms = cluster["ended_ms"] - 1
     then = ("--at", str(asked_ms))
     groups = {row["placement_group_id"]: row for row in rows(run, "placement_groups", *then)}
     assert groups.keys() == {group["placement_group_id"] for group in said}

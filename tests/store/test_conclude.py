@@ -275,7 +275,7 @@ def test_a_clock_that_is_ahead_hides_nothing_just_before_the_shutdown(store, clu
     counted = store.snapshot(SESSION, cluster.before_shutdown_ms).group("task", ["state"])
     assert counted == [{"state": "FAILED", "count": 2}, {"state": "RUNNING", "count": 1}]
     assert store.snapshot(SESSION, cluster.before_shutdown_ms).count("actor") == 1
-    assert {row["state"] for row in store.snapshot(SESSION, cluster.ended_ms + 1).rows("task")} == {"FAILED"}
+    assert {row["state"] for row in store.snapshot(SESSION, cluster.ended_ms).rows("task")} == {"FAILED"}
 
 
 def raylet(node, **told):

@@ -315,7 +315,7 @@ class Store:
         if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
             return Moment(at_ms)
         cluster = self._figures.of(session)
-        if cluster.ended_ms is not None and at_ms > cluster.ended_ms:
+        if cluster.ended_ms is not None and at_ms >= cluster.ended_ms:
             return None
         if cluster.ended_ms is None or at_ms != cluster.before_shutdown_ms:
             return Moment(at_ms)

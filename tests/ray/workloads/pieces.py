@@ -21,7 +21,7 @@ def last(until, begun=None):
     return str(until)
 
 
-@ray.remote(num_cpus=0.1, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=0)  # while it waits it would give its CPUs back, which no event tells
 def parent(until, begun):
     """Wait for a task of one's own."""
     note(begun, os.getpid())

@@ -130,6 +130,19 @@ async def test_nodes_have_all_without_which_the_pages_break(made_client, add):
     assert (await made_client.get("/clusters/latest/nodes?view=other")).status_code == 500
 
 
+async def test_of_a_node_that_died_a_living_cluster_shows_what_rays_dashboard_has_left(made_client, add, made):
+    add(node(1), node(2, "DEAD", ended_ms=9_000))
+    blank = {"nodeManagerAddress": "", "nodeName": "", "startTimeMs": "0", "resourcesTotal": {}, "labels": {}}
+    [_, died] = (await ask(made_client, "nodes?view=summary"))["summary"]
+    assert {name: died["raylet"][name] for name in blank} == blank
+    assert (died["ip"], died["hostname"], died["raylet"]["endTimeMs"]) == ("127.0.0.2", "host-2", "9000")
+    # at last all are dead, and what is known of them is shown
+    made.seal(made.clusters()[0].session)
+    [_, died] = (await ask(made_client, "final/nodes?view=summary"))["summary"]
+    assert died["raylet"]["nodeName"] == "host-2"
+    assert died["raylet"]["resourcesTotal"]["CPU"] == 4.0
+
+
 async def test_a_nodes_page_lists_its_actors(made_client, add):
     add(node(1), node(2), actor(1), actor(2, node_id=b64(OTHER)))
     assert list((await ask(made_client, f"nodes/{NODE}"))["detail"]["actors"]) == [f"{1:024x}01000000"]

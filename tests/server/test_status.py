@@ -226,6 +226,18 @@ async def test_what_ran_on_a_node_that_died_holds_nothing_though_it_is_open(add,
     assert "\n 1.0/4.0 CPU\n" in text
 
 
+async def test_what_goes_on_after_its_jobs_end_holds_what_it_held_while_its_worker_lives(add, attempt, report):
+    """A task of a detached actor: Ray calls it FAILED since the job ended."""
+    ended = {"job_id": b64("01000000"), "is_dead": True, "start_time": "1000", "end_time": "2000"}
+    goes_on, gone = attempt(1, 8, CPU=1), attempt(2, 8, CPU=2)
+    for (_, task), worker in ((goes_on, "0a" * 28), (gone, "0b" * 28)):
+        task["state_updates"]["worker_id"] = b64(worker)
+    lives = {"worker_id": b64("0a" * 28), "node_id": b64(NODE), "is_alive": True, "pid": 7}
+    died = {"worker_id": b64("0b" * 28), "node_id": b64(NODE), "is_alive": False, "end_time_ms": "2100"}
+    add(node(1, CPU=4), ("EXPORT_DRIVER_JOB", ended), goes_on, gone, ("EXPORT_WORKER", lives), ("EXPORT_WORKER", died))
+    assert "\n 1.0/4.0 CPU\n" in (await report("api/cluster_status?format=1"))["clusterStatus"]
+
+
 async def test_objects_that_are_known_fill_the_object_store(add, report):
     def an_object(number, size, **fields):
         return "EXPORT_OBJECT", {

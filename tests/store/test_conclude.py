@@ -351,3 +351,19 @@ def test_the_process_of_an_actor_is_known_from_its_constructor(store, cluster, p
     assert store.snapshot(SESSION).rows("actor", columns=["pid", "_leased_ip"]) == [
         {"pid": 9, "_leased_ip": "192.0.2.7"}
     ]
+
+
+def test_a_head_that_another_one_followed_did_not_begin_the_shutdown(store, put):
+    for id, began, ended in ((NODE, 0, 50), (HEAD, 50, 60)):
+        put("node", began, node_id=id, state="ALIVE", is_head_node=True, start_time_ms=str(MS + began * 1000))
+        put(
+            "node",
+            ended,
+            node_id=id,
+            state="DEAD",
+            is_head_node=True,
+            start_time_ms=str(MS + began * 1000),
+            end_time_ms=str(MS + ended * 1000),
+        )
+    store.seal(SESSION)
+    assert store.find(SESSION).before_shutdown_ms == MS + 59_999

@@ -26,12 +26,12 @@ How long after its raylet has gone a node is DEAD, if the GCS does not say so be
 By default it finds out within 20 s (``health_check_initial_delay_ms``, ``health_check_period_ms`` times
 ``health_check_failure_threshold``).
 """
-LEFT_OPEN_MS = 60_000
+LEFT_OPEN_MS = 600_000
 """
 How long after its node's end a task is closed that Ray leaves open.
 
-Ray closes it only when its job ends: nobody reports the workers of a node that died, and its owner died with it. Owners
-that live tell of it within seconds.
+Ray closes it only when its job ends, and says so then: nobody reports the workers of a node that died, and its owner
+died with it. Owners that live tell of it within seconds. Jobs may go on for weeks.
 """
 
 EXIT_TYPES = (

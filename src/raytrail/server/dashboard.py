@@ -231,7 +231,20 @@ def _found_nodes(view: View, id: str = "") -> list[dict[str, Any]]:
         "start_time_ms",
         "end_time_ms",
     ]
-    return view.snapshot.rows("node", columns=columns, where=[Filter("node_id", "=", id)] if id else [])
+    nodes = view.snapshot.rows("node", columns=columns, where=[Filter("node_id", "=", id)] if id else [])
+    over = view.cluster.sealed and view.snapshot.at_ms is None
+    return [node if over or node["state"] != "DEAD" else {**node, "dead": True} for node in nodes]
+
+
+_TOLD_OF_DEAD = {
+    "nodeManagerAddress": "",
+    "nodeName": "",
+    "isHeadNode": False,
+    "startTimeMs": "0",
+    "resourcesTotal": {},
+    "labels": {},
+}
+"""What Ray's dashboard has left of a node that died while the cluster lives: the GCS tells it of no more."""
 
 
 def _node(node: Mapping[str, Any], workers: int, stored: Mapping[str, int]) -> dict[str, Any]:
@@ -264,6 +277,7 @@ def _node(node: Mapping[str, Any], workers: int, stored: Mapping[str, int]) -> d
             "numWorkers": workers,
             "objectStoreUsedMemory": used,
             "objectStoreAvailableMemory": int(total.get("object_store_memory") or 0) - used,
+            **(_TOLD_OF_DEAD if node.get("dead") else {}),
         },
     }
 

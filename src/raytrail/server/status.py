@@ -313,11 +313,24 @@ def _holding_tasks(snapshot: Snapshot, tasks: Iterable[Mapping[str, Any]], *, se
     if several and holding:
         yield from _holding_tasks(snapshot, _open_tasks(snapshot, by_node=True), several=False)
         return
+    yield from _going_on(snapshot)
     for task in holding:
         resources = _decoded(task["required_resources"])
         given_back = _FREED if task["state"] in _BLOCKED else ""
         held = {text: amount for text, amount in resources.items() if Named.parse(text).name != given_back}
         yield _Holder(task.get("node_id") or "", held, task["count"])
+
+
+def _going_on(snapshot: Snapshot) -> Iterator[_Holder]:
+    """Yield what tasks of a detached actor hold that Ray calls FAILED since their job ended, and whose workers live."""
+    swept = [Filter("inferred", "=", "job ended"), Filter("type", "=", "NORMAL_TASK"), Filter("finished_ns", "=", None)]
+    if not snapshot.count("task", swept):
+        return
+    tasks, of_tasks = snapshot.relation("task", ["worker_id", "node_id", "required_resources"], swept)
+    workers, of_workers = snapshot.relation("worker", ["worker_id"], [Filter("state", "=", "ALIVE")])
+    grouped = f"SELECT lower(hex(node_id)), required_resources, count(*) FROM {tasks} JOIN {workers} USING (worker_id)"
+    for node_id, resources, count in snapshot.run(f"{grouped} GROUP BY ALL", [*of_tasks, *of_workers]):
+        yield _Holder(node_id or "", _decoded(resources), count)
 
 
 def _building(snapshot: Snapshot, tasks: Iterable[Mapping[str, Any]]) -> dict[str, _Holder]:
@@ -337,10 +350,12 @@ def _store_objects(snapshot: Snapshot, nodes: Mapping[str, _Node]) -> None:
 
 def object_bytes(snapshot: Snapshot) -> dict[str, int]:
     """Return how much of each node's object store the objects take that its workers own, where these are known."""
-    large = [Filter("state", "!=", "DELETED"), Filter("is_owner", "=", True), Filter("object_size", ">", INLINED_BYTES)]
+    large = [Filter("is_owner", "=", True), Filter("object_size", ">", INLINED_BYTES)]
     found: Counter[str] = Counter()
-    for group in snapshot.group("object", ["node_id", "object_size"], large):
-        found[group["node_id"] or ""] += group["object_size"] * group["count"]
+    # of a node that died, Ray shows what it had measured last
+    for there in (Filter("state", "!=", "DELETED"), Filter("inferred", "=", "node died")):
+        for group in snapshot.group("object", ["node_id", "object_size"], [there, *large]):
+            found[group["node_id"] or ""] += group["object_size"] * group["count"]
     return found
 
 

@@ -134,7 +134,8 @@ class Figures:
     def _work_out(self, session: str) -> dict[str, Any]:
         """Return what of a session's figures its states say."""
         snapshot = self._snapshot(session)
-        nodes = snapshot.rows("node", columns=["state", "start_time_ms", "end_time_ms", "inferred"])
+        columns = ["node_id", "is_head_node", "state", "start_time_ms", "end_time_ms", "inferred"]
+        nodes = snapshot.rows("node", columns=columns)
         ended = bool(nodes) and all(node["state"] == "DEAD" for node in nodes)
         last = 0
         inferred = 0
@@ -168,7 +169,10 @@ class Figures:
 
 def _before_shutdown_ms(nodes: Sequence[Mapping[str, Any]]) -> int | None:
     """Return the last moment before the first of the nodes went that went together with the last one."""
-    ends = [node["end_time_ms"] for node in nodes if node["end_time_ms"]]
+    heads = sorted((node for node in nodes if node["is_head_node"]), key=lambda node: node["start_time_ms"] or 0)
+    # a head that another one followed in its session did not end with the cluster, however shortly before
+    before_last = {node["node_id"] for node in heads[:-1]}
+    ends = [node["end_time_ms"] for node in nodes if node["end_time_ms"] and node["node_id"] not in before_last]
     if not ends:
         return None
     first = min(end for end in ends if end >= max(ends) - SHUTDOWN_SECONDS * 1000)

@@ -143,6 +143,15 @@ async def test_of_a_node_that_died_a_living_cluster_shows_what_rays_dashboard_ha
     assert died["raylet"]["resourcesTotal"]["CPU"] == 4.0
 
 
+async def test_a_nodes_page_lists_actors_that_have_moved_as_rays_does(made_client, add):
+    moved = actor(1, "ALIVE", node_id=b64(OTHER))
+    add(node(1), node(2), actor(1, "ALIVE", node_id=b64(NODE)), actor(2, node_id=b64(OTHER)))
+    add(moved)
+    for id, numbers in ((NODE, [1]), (OTHER, [1, 2])):
+        listed = (await ask(made_client, f"nodes/{id}"))["detail"]["actors"]
+        assert sorted(listed) == [f"{number:024x}01000000" for number in numbers]
+
+
 async def test_a_nodes_page_lists_its_actors(made_client, add):
     add(node(1), node(2), actor(1), actor(2, node_id=b64(OTHER)))
     assert list((await ask(made_client, f"nodes/{NODE}"))["detail"]["actors"]) == [f"{1:024x}01000000"]

@@ -95,6 +95,13 @@ ACTOR = Entity(
             "Where it was created, likewise, and only with `RAY_record_task_actor_creation_sites`.",
         ),
         Column(
+            "_node_ids",
+            "texts",
+            "= CASE WHEN node_id IS NOT NULL THEN [lower(hex(node_id))] END",
+            "union",
+            "Each node that it has lived on, as hex.",
+        ),
+        Column(
             "_leased_worker_id",
             "id",
             "= NULL::BLOB",

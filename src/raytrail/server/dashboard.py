@@ -33,6 +33,8 @@ NO_ACTOR = "ffffffffffffffffffffffffffffffff"
 """What Ray's core workers say that run no actor (`ActorID::Nil`)."""
 ACTORS_SHOWN = 100_000
 """Most actors in one answer: the page draws them all. Ray's own dashboard keeps as many dead ones."""
+MOVED_SHOWN = 200
+"""Most actors on a node's page that have moved to another one."""
 
 _DIED_OF = (
     # the messages of ActorDeathCause (common.proto) in the order in which node_head.py looks for them
@@ -78,10 +80,28 @@ def _one_node(view: View) -> Response:
     workers = [_worker(worker) for worker in _living_workers(view, id)]
     detail = {
         **_node(found[0], len(workers), object_bytes(view.snapshot)),
-        "actors": {actor["actorId"]: actor for actor in _actors(view, Filter("node_id", "=", id))},
+        "actors": {
+            actor["actorId"]: actor
+            for one in (Filter("node_id", "=", id), *_once_on(view, id))
+            for actor in _actors(view, one)
+        },
         "workers": workers,
     }
     return ray_answer(_google({"detail": detail}), "Node details fetched.")
+
+
+def _once_on(view: View, node_id: str) -> list[Filter]:
+    """Return what finds the actors that were on a node and are no more: Ray's dashboard takes none off its list."""
+    columns = ["actor_id", "_node_ids", "_leased_node_id", "node_id", "state"]
+    actors, params = view.snapshot.relation("actor", columns)
+    found = view.snapshot.run(
+        f"SELECT lower(hex(actor_id)) FROM {actors} WHERE lower(hex(node_id)) IS DISTINCT FROM ? AND ("
+        "list_contains(_node_ids, ?) "
+        "OR (node_id IS NULL AND state = 'DEAD' AND lower(hex(_leased_node_id)) = ?)) "
+        f"ORDER BY actor_id LIMIT {MOVED_SHOWN}",
+        [*params, node_id, node_id, node_id],
+    )
+    return [Filter("actor_id", "=", actor_id) for (actor_id,) in found]
 
 
 def _all_actors(view: View) -> Response:

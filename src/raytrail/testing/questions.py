@@ -204,11 +204,18 @@ def paths(jobs: Iterable[str], nodes: Iterable[str], actors: Iterable[str]) -> l
 
 
 def moment_paths(jobs: Iterable[str]) -> list[str]:
-    """Return what is asked of a cluster while it lives: all that Ray lists, counts and concludes; each once."""
+    """
+    Return what is asked of a cluster while it lives: all that Ray lists, counts and concludes; each once.
+
+    The lineage of one job is not: of a task that was tried again it has the time of whichever attempt comes last, and
+    Ray's GCS keeps a job's attempts in the order of a hash table.
+    """
     jobs = list(jobs)
     found: dict[str, None] = {}
     for question in QUESTIONS:
-        if question.resource in AT_A_MOMENT and "{node}" not in question.path and "{actor}" not in question.path:
+        apart = "{node}" in question.path or "{actor}" in question.path
+        by_chance = question.resource == "lineage" and "{job}" in question.path
+        if question.resource in AT_A_MOMENT and not apart and not by_chance:
             each = jobs if "{job}" in question.path else [""]
             found |= dict.fromkeys(question.path.format(job=one) for one in each)
     return list(found)

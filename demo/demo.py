@@ -38,8 +38,6 @@ WORKLOAD = Path(__file__).with_name("workload.py")
 STATES = {"tasks": "state", "actors": "state", "jobs": "status", "nodes": "state"}
 """What we compare, and which of its fields says how it is."""
 ENDED = ("FINISHED", "FAILED")
-JOB_GRACE_SECONDS = 2
-"""How long after a job's end Ray fails what it left open; its default of 15 would only make us wait."""
 WORK_SECONDS, SEAL_SECONDS = 300, 120
 OK, DIFFERENT, BROKEN, INTERRUPTED = 0, 1, 3, 130
 
@@ -145,9 +143,8 @@ def demo(port: int, *, once: bool) -> int:
 def live_and_die(home: Path, up: Up) -> dict[str, Any]:
     """Run a Ray from its start to its end, and return what it answered just before."""
     with contextlib.ExitStack() as stack:
-        grace = {"gcs_mark_task_failed_on_job_done_delay_ms": JOB_GRACE_SECONDS * 1000}
         with Step("starting a Ray with its export on") as step:
-            cluster = stack.enter_context(ray_cluster(temp_dir=home / "ray", system_config=grace))
+            cluster = stack.enter_context(ray_cluster(temp_dir=home / "ray"))
             version = cluster.ask("/api/version")["ray_version"]
             step.done = f"Ray {version} started, its export switched on"
         with Step("a day's work") as step:

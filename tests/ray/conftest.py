@@ -16,9 +16,6 @@ from raytrail.testing.record import record, record_logs
 
 WORKLOAD = Path(__file__).parents[2] / "demo" / "workload.py"
 
-JOB_GRACE_SECONDS = 2
-"""How long after a job's end GCS fails what it left open; Ray's default of 15 would only make us wait."""
-
 
 @pytest.fixture(scope="session")
 def recorded_session():
@@ -26,8 +23,7 @@ def recorded_session():
     # short: the paths of Ray's sockets have to stay below 107 bytes
     temp_dir = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
     try:
-        grace = {"gcs_mark_task_failed_on_job_done_delay_ms": JOB_GRACE_SECONDS * 1000}
-        with ray_cluster(temp_dir=temp_dir, system_config=grace) as cluster:
+        with ray_cluster(temp_dir=temp_dir) as cluster:
             cluster.run([sys.executable, WORKLOAD], timeout_seconds=240)
             wait_until_quiet(cluster)
             recorded = record(cluster.dashboard_url, temp_dir / "recorded.json")

@@ -327,13 +327,20 @@ def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) 
     derived = {d.name: d for d in entity.derived if d.stored}
     plain = _plain(entity, names)
 
+    def told(name: str) -> str:
+        return f"CASE WHEN inferred IS NULL THEN {quote(name)} END" if name in closed else quote(name)
+
     def then(name: str) -> str:
         column, value = columns.get(name), quote(name)
         conditions = [concluded] if name in closed else []
         if name in times:
             conditions.append(moment.past_ns(value))
         elif column and column.since:
-            conditions.append(moment.past_ns(f"least({', '.join(map(quote, column.since))})"))
+            # an end that is inferred says when something was told only where no other time does
+            known = (
+                f"coalesce(least({', '.join(map(told, column.since))}), least({', '.join(map(quote, column.since))}))"
+            )
+            conditions.append(moment.past_ns(known))
         elif column and column.type == "spans":
             return f"list_filter({value}, lambda s: {moment.past_ns('s.end_time')}) AS {value}"
         return f"CASE WHEN {' AND '.join(conditions)} THEN {value} END AS {value}" if conditions else value

@@ -1,6 +1,7 @@
 # Needs Python 3.10 or newer and make; everything else goes into .venv.
 #   make demo    see a dead Ray cluster's tasks (DEMO_ARGS=--once: compare, print, exit)
 #   make test    all tests, brokers included;  make test-fast: those that are quick each
+#   make test-conclusions  what a living Ray and its history say side by side, which takes a machine for itself
 #   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
 #   make brokers the real servers that tests and benchmarks start: Kafka's jars, and Debian's packages as root
 # 3.11.7 comes last: Hypothesis trips over a bug of that CPython now and then (gh-106905)
@@ -11,13 +12,14 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 # of that Ray's time: its Serve asks for what protobuf 7 has not, which grpcio-reflection asks for
 OLDEST_RAY := ray[data,default,serve]==2.48.0 protobuf==6.33.6
+CONCLUSIONS := tests/ray/test_conclusions.py
 OLDEST_TESTS := tests/ray/test_live.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 # a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-oldest brokers lint types docs bench clean
+.PHONY: demo test test-fast test-conclusions test-oldest brokers lint types docs bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
@@ -40,11 +42,14 @@ brokers:
 	sh tests/brokers/fetch.sh
 
 test: $(VENV)/.installed brokers
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore $(CONCLUSIONS) --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-conclusions: $(VENV)/.installed
+	$(BIN)/python -m pytest $(CONCLUSIONS)
 
 test-oldest: $(OLDEST)/.installed brokers
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(OLDEST_TESTS)

@@ -9,7 +9,6 @@ import pytest
 from tests.brokers.s3 import S3, started
 
 LONGEST = (
-    "ray/test_conclusions",
     *("test_survival", "ray/test_live", "ray/test_head_restart", "pubsub/test_kafka", "sources/test_live"),
     "pubsub/test_ray",
     *("sources/test_hooked_ray", "entities/test_contract", "tail/test_tailer_machine", "cli/test_ray_run"),

@@ -107,10 +107,6 @@ async def test_where_an_actor_is_follows_from_its_constructor_until_its_events_s
     [shown] = (await ask(made_client, "logical/actors"))["actors"].values()
     assert shown["address"] == {"nodeId": OTHER, "ipAddress": "127.0.0.2", "port": 0, "workerId": worker}
     assert shown["pid"] == 77
-    died = {"actor_died_error_context": {"reason": "NODE_DIED", "error_message": "its node has died"}}
-    add(actor(1, "DEAD", **{**nowhere, "pid": 77, "death_cause": died}))
-    [shown] = (await ask(made_client, "logical/actors"))["actors"].values()
-    assert shown["address"] == {"nodeId": OTHER, "ipAddress": "", "port": 0, "workerId": ""}
 
 
 async def test_what_a_placement_group_adds_to_resources_is_not_shown(made_client, add):

@@ -327,20 +327,28 @@ def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) 
     derived = {d.name: d for d in entity.derived if d.stored}
     plain = _plain(entity, names)
 
-    def told(name: str) -> str:
-        return f"CASE WHEN inferred IS NULL THEN {quote(name)} END" if name in closed else quote(name)
+    spans = [f"list_max(list_transform({quote(name)}, lambda s: s.end_time))" for name in _spans(entity)]
+
+    def earliest(names: Sequence[str]) -> str:
+        return f"least({', '.join(map(quote, names))})"
+
+    def since(names: Sequence[str]) -> str:
+        first = earliest(names)
+        if closed.isdisjoint(names):  # where no event told the time, what came with it is not hidden
+            return f"coalesce({moment.past_ns(first)}, true)"
+        # an end that is inferred says when something was told only where nothing else does
+        told = ", ".join(f"CASE WHEN inferred IS NULL THEN {quote(n)} END" if n in closed else quote(n) for n in names)
+        return moment.past_ns(f"coalesce({', '.join([f'least({told})', *spans, first])})")
 
     def then(name: str) -> str:
         column, value = columns.get(name), quote(name)
         conditions = [concluded] if name in closed else []
         if name in times:
             conditions.append(moment.past_ns(value))
+        elif column and column.since and name in closed:
+            conditions.append(f"(inferred IS NOT NULL OR {moment.past_ns(earliest(column.since))})")
         elif column and column.since:
-            # an end that is inferred says when something was told only where no other time does
-            known = (
-                f"coalesce(least({', '.join(map(told, column.since))}), least({', '.join(map(quote, column.since))}))"
-            )
-            conditions.append(moment.past_ns(known))
+            conditions.append(since(column.since))
         elif column and column.type == "spans":
             return f"list_filter({value}, lambda s: {moment.past_ns('s.end_time')}) AS {value}"
         return f"CASE WHEN {' AND '.join(conditions)} THEN {value} END AS {value}" if conditions else value
@@ -370,10 +378,16 @@ def read_by_times(entity: Entity, names: Iterable[str]) -> dict[str, None]:
     """Return the stored columns that `at_times` reads to show these."""
     names = list(names)
     plain = _plain(entity, names)
-    since = chain(*(column.since for column in entity.columns if column.name in plain))
+    since = {*chain(*(column.since for column in entity.columns if column.name in plain))}
+    closed = {name for name, _ in entity.closing}
+    spans = _spans(entity) if since & closed else []
     times = [c.name for c in entity.columns if c.name.endswith("_ns")] if not entity.earliest else []
     ends = [name for name in (entity.earliest, entity.latest) if name]
-    return dict.fromkeys([*entity.key, *names, *plain, *since, *times, *ends, "inferred", INFERRED_MS])
+    return dict.fromkeys([*entity.key, *names, *plain, *sorted(since), *spans, *times, *ends, "inferred", INFERRED_MS])
+
+
+def _spans(entity: Entity) -> list[str]:
+    return [column.name for column in entity.columns if column.type == "spans"]
 
 
 def tally_name(entity: Entity) -> str:

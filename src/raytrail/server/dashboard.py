@@ -451,10 +451,8 @@ def _address(
     if actor["state"] in _UNLEASED:
         node_id, worker_id, ip = _NIL_ID, _NIL_ID, ""
     elif actor["state"] == "DEAD" and not node_id and actor["_leased_node_id"]:
-        node_id = actor["_leased_node_id"]
-        # of one that died with its node, the GCS has the node alone
-        if ((actor["death_cause"] or {}).get("actor_died_error_context") or {}).get("reason") != "NODE_DIED":
-            worker_id, ip = actor["_leased_worker_id"], actor["_leased_ip"] or ips.get(node_id, "")
+        node_id, worker_id = actor["_leased_node_id"], actor["_leased_worker_id"]
+        ip = actor["_leased_ip"] or ips.get(node_id, "")
     return {"nodeId": node_id, "ipAddress": ip, "port": port, "workerId": worker_id}
 
 

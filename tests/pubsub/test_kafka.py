@@ -27,7 +27,7 @@ from confluent_kafka.admin import (
 )
 from tests.brokers.kafka import Kafka
 from tests.brokers.proxy import Proxy
-from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
+from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
@@ -839,41 +839,6 @@ async def test_histories_with_a_store_each_get_everything_under_one_name(kafka, 
 @pytest.mark.slow
 async def test_a_store_of_an_older_version_misses_nothing(kafka, tmp_path):
     await check_an_old_store_goes_on(kafka.url(), tmp_path, held_for=None)
-
-
-@pytest.mark.slow
-async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(kafka, tmp_path):
-    await check_a_copy_is_refused(kafka.url() + "&session.timeout.ms=6000&heartbeat.interval.ms=500", tmp_path)
-
-
-async def patient(pubsub, group):
-    """Read as a history does: a broker that is away for a moment, as while a group is made, is waited for."""
-    while True:
-        try:
-            async with aclosing(pubsub.subscribe(group)) as deliveries:
-                async for delivery in deliveries:
-                    yield delivery
-        except BrokerUnavailable:
-            await asyncio.sleep(0.1)
-
-
-@pytest.mark.slow
-async def test_of_two_histories_of_a_copied_store_that_start_at_once_one_stays(kafka):
-    url, group, sent = kafka.url(), "history-0123456789abcdef", numbered(30, files=6)
-    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
-        await asyncio.gather(*map(one.publish, sent[:15]))
-        both = [patient(pubsub, group) for pubsub in (one, other)]
-        reading = {asyncio.create_task(anext(deliveries)): deliveries for deliveries in both}
-        # a second reader is refused half a minute after it has joined, and joins anew where the broker was away
-        done, _ = await asyncio.wait(reading, timeout=5 * DEADLINE_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
-        refused = {task for task in done if task.exception() is not None}
-        assert [type(task.exception()) for task in refused] == [ConfigError]
-        [stays] = reading.keys() - refused
-        came = [(await asyncio.wait_for(stays, DEADLINE_SECONDS)).chunk]
-        await asyncio.gather(*map(one.publish, sent[15:]))
-        while set(came) != set(sent):
-            came.append((await asyncio.wait_for(anext(reading[stays]), DEADLINE_SECONDS)).chunk)
-        await reading[stays].aclose()
 
 
 @pytest.mark.slow

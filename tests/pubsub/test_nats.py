@@ -17,7 +17,7 @@ pytest.importorskip("nats")
 
 import nats
 from tests.brokers.freeze import freeze
-from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
+from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, Segment
@@ -407,8 +407,3 @@ async def test_a_store_of_an_older_version_misses_nothing_and_its_old_group_hold
             await client.close()
 
     await check_an_old_store_goes_on(url, tmp_path, held_for)
-
-
-@pytest.mark.slow
-async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(server, tmp_path):
-    await check_a_copy_is_refused(server.url(), tmp_path)

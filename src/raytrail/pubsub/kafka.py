@@ -12,9 +12,8 @@ value is its JSON, with no newline. By its one header, ``raytrail-line``, our ow
 
 Readers take both, whatever their URL says. Logs are no events, and always come in chunks.
 
-The readers of a group share its partitions. A history's group begins with its ``--group``, ends in its store's id and
-has one reader at a time. Where there are ACLs, allow a history's user Read on all groups that begin so
-(``--resource-pattern-type prefixed``).
+The readers of a group share its partitions. A history's group begins with its ``--group`` and ends in its store's id.
+Where there are ACLs, allow a history's user Read on all groups that begin so (``--resource-pattern-type prefixed``).
 
 Settings, in the URL's query:
 
@@ -155,7 +154,6 @@ class KafkaPubSub:
         self._properties["bootstrap.servers"] = ",".join(address.hosts)
         self._connect_seconds = max(self._settings.timeout_seconds / 3, 1)
         self._senders: dict[bool, _Sender] = {}
-        self._joined: set[str] = set()
         self._turn = asyncio.Lock()
         self._failed_at = 0.0
         self._failure: RaytrailError | None = None
@@ -270,8 +268,7 @@ class KafkaPubSub:
             from_start: Forget where the group left off. Nobody else may read as it meanwhile.
 
         Raises:
-            ConfigError: The brokers do not let us in, there is no such topic, or somebody reads, with `from_start` or
-                as a history's group.
+            ConfigError: The brokers do not let us in, there is no such topic, or `from_start` and somebody reads.
             BrokerUnavailable: The brokers are away.
             EventError: A chunk is of a newer format; nothing after it in its partition is read.
         """
@@ -300,14 +297,7 @@ class KafkaPubSub:
         try:
             partitions = await run(self._prepare, reader.consumer)
             # so long a reader that was killed is still taken for one that reads
-            session_seconds = int(self._properties.get("session.timeout.ms", _SESSION_MS)) / 1000
-            deadline = time.monotonic() + session_seconds + 1
-            of_history = name_of(group) != group
-            while of_history and await run(self._members, group):
-                # brokers that have just started, or have much to do, take longer: better late than refused wrongly
-                if time.monotonic() > deadline + 2 * session_seconds:
-                    raise self._taken(group)
-                await asyncio.sleep(0.5)
+            deadline = time.monotonic() + int(self._properties.get("session.timeout.ms", _SESSION_MS)) / 1000 + 1
             while from_start and not await run(reader.rewind, partitions):
                 if time.monotonic() > deadline:
                     raise ConfigError(
@@ -316,12 +306,8 @@ class KafkaPubSub:
                     )
                 await asyncio.sleep(0.5)
             await run(reader.join)
-            self._joined.add(group)
             while True:
-                given = await run(reader.take)
-                if of_history and reader.is_reassigned() and await run(self._is_second, reader, group):
-                    raise self._taken(group)
-                for chunk, ack in given:
+                for chunk, ack in await run(reader.take):
                     self._worked = True
                     yield Delivery(chunk, ack)
                 if self._down:
@@ -335,30 +321,6 @@ class KafkaPubSub:
         finally:
             await run(reader.leave, not away)
             thread.shutdown(wait=False)
-
-    def _members(self, group: str) -> set[str]:
-        """Return who reads as a group, by the ids that the brokers have given them."""
-        admin: AdminClient = self._client(AdminClient, {})
-        [described] = admin.describe_consumer_groups([group], request_timeout=self._connect_seconds).values()
-        try:
-            return {member.member_id for member in described.result().members}
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
-                raise
-            return set()
-
-    def _is_second(self, reader: _Reader, group: str) -> bool:
-        """Return whether somebody else reads as the group who stays: of two that joined at once, the first by id."""
-        me = reader.consumer.memberid() or ""
-        return any(member < me for member in self._members(group))
-
-    def _taken(self, group: str) -> RaytrailError:
-        # who has read as it before may meet itself, where the brokers have not noticed yet that it left
-        kind = BrokerUnavailable if group in self._joined else ConfigError
-        return kind(
-            f"group {group!r} at {self._shown} is being read, and has one reader at a time; stop that one, or give "
-            f"each history a store of its own, no copy of another's"
-        )
 
     async def aclose(self) -> None:
         """Drop the connections; what is still being published fails."""
@@ -706,7 +668,6 @@ class _Reader:
         self._commit_at = 0.0
         self._commits = 0
         """Under way."""
-        self._reassigned = False
         self._refusal: KafkaError | None = None
         self._failed: Exception | None = None
 
@@ -722,12 +683,7 @@ class _Reader:
 
     def join(self) -> None:
         """Become a member."""
-        self.consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
-
-    def is_reassigned(self) -> bool:
-        """Return whether partitions were given out anew since this was asked last: somebody may have come."""
-        reassigned, self._reassigned = self._reassigned, False
-        return reassigned
+        self.consumer.subscribe([self._topic], on_revoke=self._revoked, on_lost=self._lost)
 
     def take(self) -> list[Delivery]:
         """Return what has come, waiting half a second for it."""
@@ -802,9 +758,6 @@ class _Reader:
             with suppress(KafkaException):
                 self.consumer.consume(1, 0.1)  # a chunk that comes with it is not acknowledged, and comes again
         return self._refusal
-
-    def _assigned(self, _: Consumer, __: list[TopicPartition]) -> None:
-        self._reassigned = True
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         mine = [one.partition for one in partitions if one.partition in self._held]

@@ -7,9 +7,8 @@ as the data, its headers as the message's, percent-encoded. A chunk that is long
 ``Nats-Msg-Id`` is made of the byte ranges, so that a chunk that is sent again, after an answer that was lost say, is
 stored once if that is within the stream's duplicate window.
 
-A group is a durable consumer. Its readers, in any processes, share the messages; a history's has one at a time. Who
-leaves in good order gives back what it has not acknowledged; what a reader that was killed had comes again after 30
-seconds, and so out of order.
+A group is a durable consumer. Its readers, in any processes, share the messages. Who leaves in good order gives back
+what it has not acknowledged; what a reader that was killed had comes again after 30 seconds, and so out of order.
 
 Settings, in the URL's query:
 
@@ -51,14 +50,12 @@ from nats.js import errors as js_errors
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError, RaytrailError
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
-from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
 
 _CONNECT_SECONDS = 5.0
 _ACK_WAIT_SECONDS = 30.0
 _PULL_SECONDS, _PULL_MESSAGES = 2.0, 64
 _TIDY_SECONDS = 10.0
-_STILL_SECONDS, _ALONE_SECONDS = 1.0, 15.0
 _JOIN_SECONDS = 600.0  # a chunk in parts whose publisher died is given up after this; its agent sends it again
 _RESERVED_BYTES = 2048  # of max_payload, for what is added to the headers
 _ID, _PART, _MSG_ID, _STATUS = "raytrail-id", "raytrail-part", "Nats-Msg-Id", "Status"
@@ -97,7 +94,6 @@ class NatsPubSub:
         self._servers = [f"nats://{host}" for host in address.hosts]
         self._user, self._password = address.user, address.password
         self._connection: _Connection | None = None
-        self._joined: set[str] = set()
         self._turn = asyncio.Lock()
         self._failed_at = 0.0
         self._failure: RaytrailError | None = None
@@ -147,8 +143,7 @@ class NatsPubSub:
             from_start: Forget where the group left off. Nobody else may read as it meanwhile.
 
         Raises:
-            ConfigError: The servers do not let us in, there is no such stream, or somebody reads, with `from_start` or
-                as a history's group.
+            ConfigError: The servers do not let us in, there is no such stream, or `from_start` and somebody reads.
             BrokerUnavailable: The servers are away, or were lost.
             EventError: A chunk is of a newer format; what follows it is not read.
         """
@@ -163,9 +158,6 @@ class NatsPubSub:
                         f"{self._shown}: group {group!r} is being read; stop its readers to read it from the start, "
                         f"or read as another group"
                     )
-                if name_of(group) != group and not await reader.is_alone():
-                    raise self._taken(group)
-                self._joined.add(group)
                 idle_seconds = 60.0 if group.startswith(_EPHEMERAL) else float(self._settings.retain_seconds)
                 await reader.join(idle_seconds)
                 await self._warn_of_missed(connection, reader, group)
@@ -184,14 +176,6 @@ class NatsPubSub:
             with suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
                 await reader.leave()
             await connection.aclose(BrokerUnavailable(f"{self._shown} was closed"))
-
-    def _taken(self, group: str) -> RaytrailError:
-        # who has read as it before may meet itself, where the servers have not noticed yet that it left
-        kind = BrokerUnavailable if group in self._joined else ConfigError
-        return kind(
-            f"group {group!r} at {self._shown} is being read, and has one reader at a time; stop that one, or give "
-            f"each history a store of its own, no copy of another's"
-        )
 
     async def forget(self, group: str) -> bool:
         """
@@ -436,27 +420,6 @@ class _Reader:
             return False
         await self._connection.stream.delete_consumer(self._stream, self._durable)
         return True
-
-    async def is_alone(self) -> bool:
-        """
-        Return whether nobody reads as the group: nothing is asked for, given out or acknowledged for a while.
-
-        What somebody had asked for who was killed, or left just now, is open for `_PULL_SECONDS`.
-        """
-        seen: tuple[Any, ...] = ()
-        deadline, still_since = time.monotonic() + _ALONE_SECONDS, time.monotonic()
-        while time.monotonic() < deadline:
-            try:
-                known = await self._connection.stream.consumer_info(self._stream, self._durable)
-            except js_errors.NotFoundError:
-                return True
-            now = time.monotonic()
-            if known.num_waiting or (known.delivered, known.ack_floor) != seen:
-                seen, still_since = (known.delivered, known.ack_floor), now
-            elif now >= still_since + _STILL_SECONDS:
-                return True
-            await asyncio.sleep(_STILL_SECONDS / 10)
-        return False
 
     async def join(self, idle_seconds: float) -> None:
         """Become a member of the group, which is made if there is none."""

@@ -135,7 +135,11 @@ class Kafka:
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "logger": logging.getLogger("test")})
         deadline = time.monotonic() + START_SECONDS
         while True:
-            assert self.process.poll() is None, (self.directory / "kafka.log").read_text()
+            if self.process.poll() is not None:
+                # while it was dead, a connection of somebody's may have got the number of one of its ports
+                assert time.monotonic() < deadline, (self.directory / "kafka.log").read_text()
+                time.sleep(0.5)
+                self.launch()
             try:
                 return admin.list_topics(timeout=1) and admin
             except KafkaException:

@@ -12,10 +12,9 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 
-from tests.brokers.kafka import free_port
-
 from bench.agent import agent
 from raytrail import export
+from raytrail.testing.ports import free_port
 from raytrail.testing.ray_cluster import ray_cluster
 
 PAIRS = 40

@@ -24,7 +24,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+
+from raytrail.testing.ports import free_port
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,9 +93,7 @@ class Shell:
     """Runs the commands of one page."""
 
     def __init__(self, directory):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.directory = directory
         self.places = {
             "/tmp/ray": str(directory / "ray"),

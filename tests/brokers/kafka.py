@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from tests.brokers.freeze import freeze
 
+from raytrail.testing.ports import free_port, free_ports
+
 JARS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser() / "kafka"
 CLASSES = JARS / "classes.jsa"
 """Kafka's classes as a JVM has loaded them (JEP 350); one that begins with these is up in half the time."""
@@ -24,12 +25,6 @@ CLASSES = JARS / "classes.jsa"
 START_SECONDS = 60
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 PROTOCOLS = {"PLAINTEXT": "PLAINTEXT", "SASL_PLAINTEXT": "SASL_PLAINTEXT", "PROXIED": "PLAINTEXT"}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def needed():
@@ -77,7 +72,7 @@ class Kafka:
         self.classes = classes
         directory.mkdir(exist_ok=True)
         self.directory, self.process = directory, None
-        self.port, self.sasl_port, self.behind_port, self.proxied_port = (free_port() for _ in range(4))
+        self.port, self.sasl_port, self.behind_port, self.proxied_port = free_ports(4)
         self.controller_port = controller.controller_port if controller else free_port()
         listeners = {"PLAINTEXT": self.port, "SASL_PLAINTEXT": self.sasl_port, "PROXIED": self.behind_port}
         advertised = listeners | {"PROXIED": self.proxied_port}
@@ -108,7 +103,14 @@ class Kafka:
         } | settings
         self.properties = directory / "server.properties"
         self.properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        assert self.java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c").wait(60) == 0
+        assert (
+            self.java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c").wait(START_SECONDS)
+            == 0
+        ), self.log
+
+    @property
+    def log(self):
+        return (self.directory / "kafka.log").read_text()
 
     def java(self, main, *arguments):
         flags = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", self.classes, "-cp", f"{JARS}/*"]
@@ -137,13 +139,13 @@ class Kafka:
         while True:
             if self.process.poll() is not None:
                 # while it was dead, a connection of somebody's may have got the number of one of its ports
-                assert time.monotonic() < deadline, (self.directory / "kafka.log").read_text()
+                assert time.monotonic() < deadline, self.log
                 time.sleep(0.5)
                 self.launch()
             try:
                 return admin.list_topics(timeout=1) and admin
             except KafkaException:
-                assert time.monotonic() < deadline, (self.directory / "kafka.log").read_text()
+                assert time.monotonic() < deadline, self.log
 
     def messages(self, topic):
         """Return all messages of a topic, as whoever knows nothing of us reads them."""

@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import pytest
 
+from raytrail.testing.ports import free_port
+
 BROKERS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser()
 GATEWAY = BROKERS / "bin" / "versitygw"
 DEADLINE_SECONDS = 60
@@ -23,9 +25,7 @@ class S3:
     def __init__(self, directory):
         self.files, self.log, self.process = directory / "files", directory / "s3.log", None
         (self.files / "bucket").mkdir(parents=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def place(self, path, *, bucket="bucket", port=None, **settings):
         """Return the URL of a path in a bucket, with what it takes to be let in."""

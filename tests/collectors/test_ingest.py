@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.brokers.kafka import free_port
 from tests.line import Line, wait_for
 
 from raytrail.testing.generate import generate
+from raytrail.testing.ports import free_port
 
 TOKEN = "only-for-this-test"
 

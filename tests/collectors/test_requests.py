@@ -19,7 +19,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.brokers.kafka import free_port
 from tests.collectors.folded import answers, imported
 from tests.line import wait_for
 
@@ -27,6 +26,7 @@ from raytrail.config import StoreConfig
 from raytrail.pubsub import connect
 from raytrail.store import Store
 from raytrail.testing.generate import generate
+from raytrail.testing.ports import free_port
 
 yaml = pytest.importorskip("yaml")
 

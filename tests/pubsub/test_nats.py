@@ -23,6 +23,7 @@ from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
+from raytrail.testing.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -34,9 +35,7 @@ class Server:
 
     def __init__(self, directory, *arguments):
         self.directory, self.arguments, self.process = directory, arguments, None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def url(self, stream=None, *, user="", **settings):
         query = "&".join(f"{name}={value}" for name, value in settings.items())

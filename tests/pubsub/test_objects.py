@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import time
 from contextlib import aclosing
@@ -28,6 +27,7 @@ from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.pubsub.objects import _Following
 from raytrail.testing import check_pubsub
+from raytrail.testing.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -430,9 +430,7 @@ def azure(tmp_path):
     if not AZURITE.exists():
         text = "no Azurite: run `make brokers` (apt-get install npm)"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", tmp_path]
     with (tmp_path / "azurite.log").open("wb") as log:
         process = subprocess.Popen([AZURITE, *where, "--skipApiVersionCheck"], stdout=log, stderr=log)

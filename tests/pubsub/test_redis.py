@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from contextlib import aclosing, suppress
@@ -23,6 +22,7 @@ from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventE
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
+from raytrail.testing.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -40,9 +40,7 @@ class Server:
 
     def __init__(self, directory, *arguments):
         self.directory, self.arguments, self.process = directory, arguments, None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def url(self, stream=None, *, user="", **settings):
         query = "&".join(f"{name}={value}" for name, value in {"stream": stream or uuid4().hex, **settings}.items())

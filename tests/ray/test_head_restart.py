@@ -23,6 +23,7 @@ from raytrail.config import ServerConfig
 from raytrail.server import app
 from raytrail.store import Store
 from raytrail.tail import nodes
+from raytrail.testing.ports import free_port
 from raytrail.testing.ray_cluster import ray_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -48,9 +49,7 @@ def redis(tmp_path_factory):
     if not shutil.which("redis-server"):
         text = "no redis-server: run `make brokers` as root (apt-get install redis-server)"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     directory = tmp_path_factory.mktemp("redis")
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)

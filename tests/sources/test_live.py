@@ -25,7 +25,6 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from click.testing import CliRunner
-from tests.brokers.kafka import free_port
 
 from raytrail.cli import main
 from raytrail.config import ServerConfig
@@ -35,6 +34,7 @@ from raytrail.server import app
 from raytrail.sources import address, serve_poll
 from raytrail.store import Store
 from raytrail.testing.compare import compare
+from raytrail.testing.ports import free_port
 from raytrail.testing.ray_cluster import ray_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

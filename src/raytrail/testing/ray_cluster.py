@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,11 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 from raytrail.errors import ConfigError, RaytrailError
 from raytrail.export import in_environment, off, settings
+from raytrail.testing.ports import HOST, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-HOST = "127.0.0.1"
 _NO_DASHBOARD = "Failed to start the dashboard"
 _PORTS = (
     "port",
@@ -121,7 +120,7 @@ class RayCluster:
 
         """
         names = [name for name in _PORTS if name not in _HEAD_PORTS]
-        ports = zip(names, _free_ports(len(names)), strict=True)
+        ports = zip(names, free_ports(len(names)), strict=True)
         command: list[str] = [
             *(str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"),
             *("--log-color=false", "--address", self.address, "--node-ip-address", ip, "--num-cpus", str(num_cpus)),
@@ -306,7 +305,7 @@ def ray_cluster(
 
 def _started(command: Sequence[str], directory: Path, variables: Mapping[str, str], deadline: float) -> RayCluster:
     while True:
-        ports = _free_ports(len(_PORTS))
+        ports = free_ports(len(_PORTS))
         listening = [word for name, port in zip(_PORTS, ports, strict=True) for word in (f"--{name}", str(port))]
         with (directory / "start.log").open("wb") as log:
             process = subprocess.Popen(
@@ -329,15 +328,6 @@ def _started(command: Sequence[str], directory: Path, variables: Mapping[str, st
         finally:
             if not ready:
                 cluster.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that are free now; all at once, so that none is given twice."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def _processes_of(leader: int, temp_dir: Path) -> set[tuple[int, str]]:

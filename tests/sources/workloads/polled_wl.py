@@ -1,10 +1,10 @@
 """A driver with an application of Serve, which goes on when it is told to."""
 
-import socket
 import sys
 
 import ray
 from ray import serve
+from raytrail.testing.ports import free_port
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.1}, num_replicas=2)
@@ -24,9 +24,7 @@ def say(what):
     sys.stdin.readline()
 
 
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
+port = free_port()
 ray.init(log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": port})
 serve.run(Ingress.bind(Model.bind()), name="polled", route_prefix="/polled")

@@ -1,7 +1,6 @@
 """Applications of Serve that are deployed, scaled, redeployed, broken, deleted; one that is resized by its config."""
 
 import contextlib
-import socket
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -11,15 +10,14 @@ from ray.serve._private.version import DeploymentVersion
 
 import ray
 from ray import serve
+from raytrail.testing.ports import free_port
 
 SMALL = {"num_cpus": 0.1}
 # neither is yet so in Ray 2.48
 SCALED = {"external_scaler_enabled": True} if "external_scaler_enabled" in signature(serve.run).parameters else {}
 ROUTED = "route_prefix" in signature(DeploymentVersion).parameters
 
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
+port = free_port()
 
 ray.init(namespace="serve", log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": port})

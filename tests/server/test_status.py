@@ -205,6 +205,15 @@ async def test_actors_wait_until_their_constructors_run(status, attempt):
     ]
 
 
+@pytest.mark.parametrize("state", ["DEAD", "ALIVE"])
+async def test_a_constructor_that_seems_to_run_holds_nothing_once_its_actor_is_there_or_gone(status, attempt, state):
+    """One whose node died with it stays open, and no event may have told which node it was."""
+    creation, data = attempt(1, 8, on="", kind="ACTOR_CREATION_TASK", CPU=2)
+    data["task_info"]["actor_id"] = b64(f"{2:024x}01000000")
+    usage, _ = await status(node(CPU=4), actor(2, state, CPU=1), (creation, data))
+    assert usage[0] == {"DEAD": "0.0/4.0 CPU", "ALIVE": "1.0/4.0 CPU"}[state]
+
+
 async def test_what_only_waits_for_a_group_to_be_ready_is_no_demand(status, attempt):
     _, demands = await status(node(CPU=4), attempt(1, 2, **{f"bundle_group_{group_id(1)}": 0.001}))
     assert demands == ["(no resource demands)"]
@@ -251,6 +260,25 @@ async def test_objects_that_are_known_fill_the_object_store(add, report):
     assert " 292.97KiB/1.00GiB object_store_memory\n" in text
     raylet = (await report(f"nodes/{NODE}"))["detail"]["raylet"]
     assert (raylet["objectStoreUsedMemory"], raylet["objectStoreAvailableMemory"]) == (300_003, GiB - 300_003)
+
+
+@pytest.mark.parametrize(("at_ms", "stored"), [(5500, (300_003, GiB - 300_003)), (601_000, (0, 0))])
+async def test_what_a_dead_nodes_store_held_is_shown_until_the_dashboard_forgets_it(add, report, at_ms, stored):
+    """Ray's dashboard does so every ten minutes, from its own start on."""
+    _, head = node(1, CPU=4)
+    head |= {"start_time_ms": "1000", "is_head_node": True}
+    _, died = node(2, CPU=4)
+    died |= {"state": "DEAD", "end_time_ms": "5000", "death_info": {"reason": "UNEXPECTED_TERMINATION"}}
+    an_object = {
+        "object_id": b64("01" * 28), "worker_id": b64("03" * 28), "node_id": b64(OTHER), "object_size": 300_003,
+        "task_status": "FINISHED", "change": "CREATED",
+    }  # fmt: skip
+    add(("EXPORT_NODE", head), ("EXPORT_OBJECT", an_object), ("EXPORT_NODE", died))
+    alone = (await report(f"at/{at_ms}/nodes/{OTHER}"))["detail"]
+    every = (await report(f"at/{at_ms}/nodes?view=summary"))["summary"]
+    for shown in (alone, *(one for one in every if one["raylet"]["state"] == "DEAD")):
+        raylet = shown["raylet"]
+        assert (raylet["objectStoreUsedMemory"], raylet["objectStoreAvailableMemory"]) == stored
 
 
 async def test_the_report_is_the_autoscalers(add, report):

@@ -8,6 +8,7 @@ itself (CPU, memory, disks, network) is in no event: it is left out where the pa
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
@@ -253,9 +254,24 @@ def _found_nodes(view: View, id: str = "") -> list[dict[str, Any]]:
     ]
     nodes = view.snapshot.rows("node", columns=columns, where=[Filter("node_id", "=", id)] if id else [])
     over = view.cluster.sealed and view.snapshot.at_ms is None
-    return [node if over or node["state"] != "DEAD" else {**node, "dead": True} for node in nodes]
+    dead = [node for node in nodes if node["state"] == "DEAD" and not over]
+    purged_ms = _purged_ms(view) if dead else 0
+    for node in dead:
+        node.update(dead=True, purged=(node["end_time_ms"] or 0) < purged_ms)
+    return nodes
 
 
+def _purged_ms(view: View) -> int:
+    """Return when Ray's dashboard last forgot what it had measured of nodes that died; it starts with its head node."""
+    living_head = [Filter("is_head_node", "=", True), Filter("state", "=", "ALIVE")]
+    heads = view.snapshot.rows("node", columns=["start_time_ms"], where=living_head)
+    started_ms = max((head["start_time_ms"] or 0 for head in heads), default=0)
+    now_ms = view.snapshot.at_ms or time.time_ns() // 1_000_000
+    return int(now_ms - (now_ms - started_ms) % PURGE_MS)
+
+
+PURGE_MS = 600_000
+"""How often Ray's dashboard forgets it (`RAY_DASHBOARD_STATS_PURGING_INTERVAL`, ray/dashboard/consts.py)."""
 _TOLD_OF_DEAD = {
     "nodeManagerAddress": "",
     "nodeName": "",
@@ -265,6 +281,7 @@ _TOLD_OF_DEAD = {
     "labels": {},
 }
 """What Ray's dashboard has left of a node that died while the cluster lives: the GCS tells it of no more."""
+_MEASURED_OF_PURGED = {"objectStoreUsedMemory": 0, "objectStoreAvailableMemory": 0}
 
 
 def _node(node: Mapping[str, Any], workers: int, stored: Mapping[str, int]) -> dict[str, Any]:
@@ -298,6 +315,7 @@ def _node(node: Mapping[str, Any], workers: int, stored: Mapping[str, int]) -> d
             "objectStoreUsedMemory": used,
             "objectStoreAvailableMemory": int(total.get("object_store_memory") or 0) - used,
             **(_TOLD_OF_DEAD if node.get("dead") else {}),
+            **(_MEASURED_OF_PURGED if node.get("purged") else {}),
         },
     }
 

@@ -334,12 +334,23 @@ def _going_on(snapshot: Snapshot) -> Iterator[_Holder]:
 
 
 def _building(snapshot: Snapshot, tasks: Iterable[Mapping[str, Any]]) -> dict[str, _Holder]:
-    """Return what actors hold whose constructors run."""
+    """
+    Return what actors hold whose constructors run.
+
+    A constructor that is open though its actor is there, or gone, holds nothing of its own: Ray never closes one that
+    died with its node.
+    """
     if not any((task["type"], task["state"]) == ("ACTOR_CREATION_TASK", "RUNNING") for task in tasks):
         return {}
     where = [Filter("state", "=", "RUNNING"), Filter("type", "=", "ACTOR_CREATION_TASK")]
-    rows = snapshot.rows("task", columns=["actor_id", "node_id", "required_resources"], where=where)
-    return {row["actor_id"]: _Holder(row["node_id"] or "", _floats(row["required_resources"])) for row in rows}
+    creations, of_creations = snapshot.relation("task", ["actor_id", "node_id", "required_resources"], where)
+    actors, of_actors = snapshot.relation("actor", ["actor_id", "state"])
+    wanted = (
+        f"SELECT lower(hex(actor_id)), lower(hex(node_id)), required_resources FROM {creations} "
+        f"LEFT JOIN {actors} USING (actor_id) WHERE coalesce(state NOT IN ('ALIVE', 'DEAD'), true)"
+    )
+    rows = snapshot.run(wanted, [*of_creations, *of_actors])
+    return {actor_id: _Holder(node_id or "", _decoded(resources)) for actor_id, node_id, resources in rows}
 
 
 def _store_objects(snapshot: Snapshot, nodes: Mapping[str, _Node]) -> None:

@@ -168,6 +168,45 @@ async def test_the_status_counts_what_runs_and_what_waits(made_client, add, task
     assert status.index("Node status") < status.index("Resources")
 
 
+@pytest.mark.parametrize("by", ["a driver", "a task"])
+async def test_a_nodes_page_lists_actors_that_it_was_asked_for_when_they_started_again(made_client, add, by):
+    """As Ray asks the node of their owner first."""
+    parent = "ff" * 20 + "01000000" if by == "a driver" else "0a" * 20 + "01000000"
+    creation = {
+        "task_id": b64("ff" * 8 + f"{1:024x}01000000"),
+        "attempt_number": 0,
+        "job_id": b64("01000000"),
+        "task_info": {
+            "type": "ACTOR_CREATION_TASK",
+            "actor_id": b64(f"{1:024x}01000000"),
+            "parent_task_id": b64(parent),
+        },
+    }
+    task = {
+        "task_id": b64(parent),
+        "attempt_number": 0,
+        "job_id": b64("01000000"),
+        "state_updates": {"node_id": b64(NODE), "worker_id": b64("0b" * 28), "state_ts_ns": {"8": "1000000000"}},
+    }
+    worker = {"worker_id": b64("01000000" + "ff" * 24), "node_id": b64(NODE), "is_alive": True, "pid": 9}
+    owner = ("EXPORT_WORKER", worker) if by == "a driver" else ("EXPORT_TASK", task)
+    add(node(1), node(2), node(3), ("EXPORT_TASK", creation), owner)
+    for state in ("ALIVE", "RESTARTING", "ALIVE"):
+        add(actor(1, state, node_id=b64(OTHER), required_resources={"CPU": 1}))
+    for id, shown in ((NODE, True), (OTHER, True), ("03" * 28, False)):
+        assert bool((await ask(made_client, f"nodes/{id}"))["detail"]["actors"]) == shown
+
+
+async def test_the_worker_of_an_actor_that_died_with_its_node_is_shown_until_the_dashboard_forgets_it(made_client, add):
+    """Ray's dashboard does so every ten minutes, from its own start on."""
+    worker = {"worker_id": b64("0b" * 28), "node_id": b64(OTHER), "is_alive": True, "pid": 101}
+    add(node(1), node(2, "DEAD", ended_ms=5_000), ("EXPORT_WORKER", worker))
+    add(actor(1, "DEAD", node_id=b64(OTHER)))
+    for at_ms, shown in ((6_000, "0b" * 28), (602_000, None)):
+        [one] = (await ask(made_client, f"at/{at_ms}/logical/actors"))["actors"].values()
+        assert (one["address"]["workerId"], one.get("workerId")) == ("0b" * 28, shown)
+
+
 async def test_events_are_given_by_job(made_client, add, chunk, made):
     add(node())
     line = (
@@ -180,6 +219,7 @@ async def test_events_are_given_by_job(made_client, add, chunk, made):
     made.fold()
     events = (await ask(made_client, "events"))["events"]
     assert events["02000000"][0]["customFields"] == {"jobId": "02000000", "workerId": "ab"}
+    assert events["02000000"][0]["time"] == "1970-01-01 00:00:07"
     assert (events["02000000"][0]["timestamp"], events["02000000"][0]["hostName"]) == (7, "vm")
     assert (events["global"][0]["timestamp"], events["global"][0]["sourcePid"]) == ("8", 13)
     assert (await ask(made_client, "events?job_id=02000000"))["events"] == events["02000000"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -83,7 +83,7 @@ def _one_node(view: View) -> Response:
         **_node(found[0], len(workers), object_bytes(view.snapshot)),
         "actors": {
             actor["actorId"]: actor
-            for one in (Filter("node_id", "=", id), *_once_on(view, id))
+            for one in (Filter("node_id", "=", id), *_once_on(view, id), *_asked_of(view, id))
             for actor in _actors(view, one)
         },
         "workers": workers,
@@ -103,6 +103,45 @@ def _once_on(view: View, node_id: str) -> list[Filter]:
         [*params, node_id, node_id, node_id],
     )
     return [Filter("actor_id", "=", actor_id) for (actor_id,) in found]
+
+
+def _asked_of(view: View, node_id: str) -> list[Filter]:
+    """
+    Return what finds the actors that a node was asked for when they were to start again, wherever they did.
+
+    That is the node of their owner (`GcsActorScheduler::SelectForwardingNode`, gcs_actor_scheduler.cc), and Ray's
+    dashboard lists them there, too.
+    """
+    again = [Filter("num_restarts", ">", 0), Filter("node_id", "!=", node_id)]
+    actors = view.snapshot.rows("actor", columns=["actor_id", "required_resources"], where=again, limit=MOVED_SHOWN)
+    found = [Filter("actor_id", "=", actor["actor_id"]) for actor in actors if actor["required_resources"]]
+    return [one for one in found if _owners_node(view, one) == node_id]
+
+
+def _owners_node(view: View, of_actor: Filter) -> str:
+    """Return the node of what created an actor (a driver, another actor or a task), empty where no event tells."""
+    creations = view.snapshot.rows(
+        "task", columns=["parent_task_id", "job_id"], where=[of_actor, Filter("type", "=", "ACTOR_CREATION_TASK")]
+    )
+    for creation in creations:
+        parent, job_id = creation["parent_task_id"] or "", creation["job_id"] or ""
+        by_driver = parent == f"{_NIL_TASK}{job_id}"
+        owners = (
+            view.snapshot.rows("worker", columns=["node_id"], where=[Filter("worker_id", "=", _driver_id(job_id))])
+            if by_driver
+            else view.snapshot.rows("task", columns=["node_id"], where=[Filter("task_id", "=", parent)])
+        )
+        for owner in owners:
+            return str(owner["node_id"] or "")
+    return ""
+
+
+_NIL_TASK = "ff" * 20
+
+
+def _driver_id(job_id: str) -> str:
+    """Return the worker's id of a job's driver (`ComputeDriverIdFromJob`, src/ray/common/id.cc)."""
+    return job_id.ljust(len(_NIL_ID), "f")
 
 
 def _all_actors(view: View) -> Response:
@@ -134,6 +173,7 @@ def _events(view: View) -> Response:
         "host_name",
         "pid",
         "time_ms",
+        "time",
     ]
     job_id = view.param("job_id")
     where = [Filter("job_id", "=", job_id)] if job_id else []
@@ -146,6 +186,8 @@ def _events(view: View) -> Response:
             "severity": event["severity"],
             "label": event["label"] or "",
             "message": event["message"],
+            # Ray's, too, has it once its State API was asked for events
+            "time": event["time"],
             "customFields": _google(event["custom_fields"] or {}),
         }
         # Ray's C++ and Python write the same under different names
@@ -346,7 +388,7 @@ def _living_workers(view: View, node_id: str = "") -> list[dict[str, Any]]:
 
 def _worker(worker: Mapping[str, Any]) -> dict[str, Any]:
     actor = worker["actor"] or {}
-    # a driver's id is its job's, padded (`ComputeDriverIdFromJob`, src/ray/common/id.cc)
+    # a driver's id begins with its job's
     job_id = worker["worker_id"][:8] if worker["worker_type"] == "DRIVER" else actor.get("job_id", "")
     name = "driver" if worker["worker_type"] == "DRIVER" else f"ray::{actor.get('class_name', 'worker')}"
     return {
@@ -399,9 +441,23 @@ def _actors(view: View, *where: Filter) -> list[dict[str, Any]]:
     actors = view.snapshot.rows("actor", columns=columns, where=where, limit=ACTORS_SHOWN)
     if not actors:
         return []
-    ips = {node["node_id"]: node["node_ip"] for node in _found_nodes(view)}
+    nodes = _found_nodes(view)
+    ips = {node["node_id"]: node["node_ip"] for node in nodes}
     workers = _workers_of(view, actors)
-    return [_actor(actor, ips, workers) for actor in actors]
+    measured = _measured_of_dead(view, nodes)
+    return [_actor(actor, ips, workers, measured) for actor in actors]
+
+
+def _measured_of_dead(view: View, nodes: list[dict[str, Any]]) -> set[str]:
+    """Return the workers that died with their nodes, and that Ray's dashboard has not forgotten yet."""
+    dead = [node["node_id"] for node in nodes if node.get("dead") and not node["purged"]]
+    return {
+        worker["worker_id"]
+        for id in dead
+        for worker in view.snapshot.rows(
+            "worker", columns=["worker_id"], where=[Filter("node_id", "=", id), Filter("is_alive", "=", True)]
+        )
+    }
 
 
 _UNLEASED = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")
@@ -429,7 +485,12 @@ def _workers_of(view: View, actors: list[dict[str, Any]]) -> dict[tuple[str, int
     return found
 
 
-def _actor(actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tuple[str, int], str]) -> dict[str, Any]:
+def _actor(
+    actor: Mapping[str, Any],
+    ips: Mapping[str, str],
+    workers: Mapping[tuple[str, int], str],
+    measured: Collection[str],
+) -> dict[str, Any]:
     shown = {
         "actorId": actor["actor_id"],
         "jobId": actor["job_id"],
@@ -452,7 +513,8 @@ def _actor(actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tu
         "processStats": None,
         "mem": [],
     }
-    if actor["state"] == "ALIVE":  # as long as a core worker tells of it, Ray has its worker a second time
+    # as long as Ray has what a core worker told of it, it has its worker a second time
+    if actor["state"] == "ALIVE" or shown["address"]["workerId"] in measured:
         shown["workerId"] = shown["address"]["workerId"]
     if actor["placement_group_id"]:
         shown["placementGroupId"] = actor["placement_group_id"]

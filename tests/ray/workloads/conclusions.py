@@ -1,7 +1,7 @@
 """
 The driver that lives through all of `tests/ray/test_conclusions.py`: it does one step for each line that it is given.
 
-    conclusions.py <directory> <id of the second node>      then, on stdin, the names of functions below
+    conclusions.py <directory> <id of the second node> <of the third>      then, on stdin, the names of functions below
 
 Whatever it prints itself, a line ``did <name>`` says that the step is done.
 """
@@ -22,8 +22,8 @@ import ray
 class Steps:
     """What is done in turn; references are kept, as what nobody refers to is gone."""
 
-    def __init__(self, where, second):
-        self.where, self.second = where, second
+    def __init__(self, where, second, third):
+        self.where, self.second, self.third = where, second, third
         self.first = ray.get_runtime_context().get_node_id()
         self.never = where / "never"
         self.kept = []
@@ -53,6 +53,17 @@ class Steps:
             self.kept += [actor.last.remote(self.never), actor.last.remote(self.never)]
         self.kept.append(Slow.options(max_restarts=0, **there).remote(self.never, where / "slow-there"))
         for begun in ("there", "parent-there-child", "of-actor-0", "of-actor-1", "of-actor-2", "slow-there"):
+            noted(where / begun)
+
+    def third_node(self):
+        """On the third node, which lives to the end: a task, and an owner of a task that dies with the second one."""
+        where, there = self.where, on(self.third)
+        actor = Owner.options(max_restarts=0, **there).remote()
+        self.kept += [actor, *ray.get(actor.put.remote(200_000))]
+        ray.get(actor.submit.remote(self.never, where / "of-third"))
+        ray.get(actor.submit.remote(self.never, where / "from-third", self.second))
+        self.kept += [actor.last.remote(self.never), last.options(**there).remote(self.never, where / "third")]
+        for begun in ("of-third", "from-third", "third"):
             noted(where / begun)
 
     def constructing(self):
@@ -124,9 +135,9 @@ def failure(reference):
     raise AssertionError("it should have failed")
 
 
-def main(where, second):
+def main(where, *nodes):
     connect()
-    steps = Steps(where, second)
+    steps = Steps(where, *nodes)
     print("\ndid connect", flush=True)  # noqa: T201 (the test waits for it)
     for line in sys.stdin:
         getattr(steps, line.strip())()
@@ -135,4 +146,4 @@ def main(where, second):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -43,8 +43,8 @@ class Owner:
         self.references.append(ray.put(b"x" * count))
         return self.references[-1:]
 
-    def submit(self, until, begun):
-        here = on(ray.get_runtime_context().get_node_id())
+    def submit(self, until, begun, node_id=None):
+        here = on(node_id or ray.get_runtime_context().get_node_id())
         self.references.append(last.options(**here).remote(until, begun))
 
     def last(self, until):

@@ -1,7 +1,7 @@
 # Needs Python 3.10 or newer and make; everything else goes into .venv.
 #   make demo    see a dead Ray cluster's tasks (DEMO_ARGS=--once: compare, print, exit)
 #   make test    all tests, brokers included;  make test-fast: those that are quick each
-#   make test-conclusions  what a living Ray and its history say side by side, which takes a machine for itself
+#   make test-conclusions  what a living Ray and its history say side by side, at each moment of some ten minutes
 #   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
 #   make brokers the real servers that tests and benchmarks start: Kafka's jars, and Debian's packages as root
 # 3.11.7 comes last: Hypothesis trips over a bug of that CPython now and then (gh-106905)

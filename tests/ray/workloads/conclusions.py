@@ -29,8 +29,8 @@ class Steps:
         self.kept = []
 
     def groups(self):
-        """One group on both nodes, one that waits for CPUs, one that cannot be placed."""
-        self.spread = placement_group([{"CPU": 0.2}, {"CPU": 0.2}], strategy="STRICT_SPREAD", name="spread")
+        """One group on all three nodes, one that waits for CPUs, one that cannot be placed."""
+        self.spread = placement_group([{"CPU": 0.2}] * 3, strategy="STRICT_SPREAD", name="spread")
         ray.get(self.spread.ready())
         self.large = placement_group([{"CPU": 5}], name="large")
         ray.get(self.large.ready())

@@ -246,6 +246,11 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     Names that the server is asked by, beside ``localhost`` and addresses. Without a token it refuses others, so that no
     page on the web can have its own name lead here.
     """
+    origins: tuple[str, ...] = ()
+    """
+    Origins of pages that may post and follow logs beside the server's own, as ``https://history.example``: where a
+    proxy asks by another name than the browser does. Those of others are refused, with a token or without.
+    """
     tls_certificate: str = ""
     """File of the certificate, with those it was signed by, to serve HTTPS."""
     tls_key: str = ""

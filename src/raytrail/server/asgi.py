@@ -386,7 +386,7 @@ def _knows(request: Request, etag: str) -> bool:
 
 
 class _EveryAnswer:
-    """Forbids browsers to guess what an answer is, and to keep it unless it says so."""
+    """Forbids browsers to guess what an answer is, to give it to pages of others, and to keep it unless it says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -396,6 +396,7 @@ class _EveryAnswer:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Content-Type-Options"] = "nosniff"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 

@@ -151,9 +151,14 @@ def check(config: ServerConfig) -> None:
     Refuse to serve who may not be asked by everybody without a token.
 
     Raises:
-        ConfigError: It would listen for other machines, and has no token; TLS cannot be had with its files; or what
-            should be an origin is none.
+        ConfigError: It would listen for other machines, and has no token; TLS cannot be had with its files; or a
+            setting makes no sense.
     """
+    if config.ingest_memory_bytes < config.ingest_body_bytes:
+        raise ConfigError(
+            f"server.ingest_memory_bytes {config.ingest_memory_bytes} is less than a body may hold, "
+            f"server.ingest_body_bytes {config.ingest_body_bytes}; raise it"
+        )
     for origin in config.origins:
         if not _is_origin(origin):
             raise ConfigError(

@@ -16,6 +16,8 @@ LEAST_BYTES = 32
 FEW = 1_000
 _OBJECT_BYTES = 16
 """The same of all objects, those within records too: what may be counted without taking much memory for it."""
+_COMMAS = 100_000
+"""Up to so many, an array holds no more than may be looked at one by one, whatever it holds."""
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -41,16 +43,23 @@ def check(count: int, size: int) -> None:
 
 def array(body: bytes) -> list[msgspec.Raw]:
     """
-    Return the objects of a JSON array, undecoded.
+    Return what a JSON array holds, undecoded.
 
     Raises:
-        EventError: It is none, it holds anything else, or too many of them.
+        EventError: It is none, or holds too much; a long one, anything but objects.
     """
-    if (count := body.count(b"{")) > FEW + len(body) // _OBJECT_BYTES:
-        raise EventError(f"{count} objects in {len(body)} bytes are too short to be events; look at what is sent")
     try:
-        # counted first: a list of what is undecoded takes six times the memory
-        check(len(msgspec.json.decode(body, type=list[_Object])), len(body))
-        return msgspec.json.decode(body, type=list[msgspec.Raw])
+        if body.count(b",") > _COMMAS:
+            _count(body)
+        found = msgspec.json.decode(body, type=list[msgspec.Raw])
     except UNREADABLE as error:
         raise EventError(f"JSON array of {len(body)} bytes: {error}; send one that is whole, or NDJSON") from error
+    check(len(found), len(body))
+    return found
+
+
+def _count(body: bytes) -> None:
+    """Refuse an array of too many objects before there is a list of them, which takes 130 bytes for each."""
+    if (count := body.count(b"{")) > FEW + len(body) // _OBJECT_BYTES:
+        raise EventError(f"{count} objects in {len(body)} bytes are too short to be events; look at what is sent")
+    check(len(msgspec.json.decode(body, type=list[_Object])), len(body))

@@ -156,15 +156,29 @@ MANY = 700_000
     [
         (b"[" + b"0," * MANY + b"0]", "Expected `object`, got `int`"),
         (b"[" + b"{}," * MANY + b"{}]", "objects in 2100004 bytes are too short to be events"),
-        (b'[{"a":1},"' + b"x" * 99 + b'"]', "Expected `object`, got `str`"),
-        (b"[" * MANY, "Expected `object`, got `array`"),
+        (b"[" + b'"",' * MANY + b'""]', "Expected `object`, got `str`"),
+        (b"[" + b"0," * 9_999 + b"0]", "10000 records in 20001 bytes are too short to be events"),
+        (b"[" * MANY, "maximum recursion depth exceeded"),
+        (b"[" + b"[]," * MANY + b"[]]", "Expected `object`, got `array`"),
         (b"0\n" * MANY, "700000 records at once; send 500000 at most"),
         (b"{}\n" * 200_000, "200000 records in 600000 bytes are too short to be events"),
         (json.dumps({"message": "\n" * MANY}).encode(), "700000 records at once"),
         (b'{"message": "x\\nx\\nx\\nx\\n", "y": "yyyyyyyyyyyyyyyyyyyyy"}\n' * 20_000, "are too short to be events"),
         (ndjson({"message": "x", "file": f"/session_{n}/event_EXPORT_A.log"} for n in range(2_000)), "more than 1000"),
     ],
-    ids=["numbers", "objects", "text", "deep", "lines", "short lines", "empty lines", "lines in lines", "sessions"],
+    ids=[
+        "numbers",
+        "objects",
+        "text",
+        "few",
+        "deep",
+        "arrays",
+        "lines",
+        "short lines",
+        "empty lines",
+        "lines in lines",
+        "sessions",
+    ],
 )
 def test_what_would_cost_much_more_than_it_can_be_worth_is_refused(value, says):
     tracemalloc.start()

@@ -275,7 +275,7 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     Most bytes of a body, as sent and as decompressed: the longest line that an agent ships by default, and some.
     """
     ingest_ratio: Annotated[float, msgspec.Meta(ge=1)] = 200.0
-    """How many times as long as it was sent a body may be when decompressed; 4 MB it may be anyway."""
+    """How many times as long as it was sent a body may be when decompressed; 16 MB it may be anyway."""
     ingest_memory_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
     """
     Most bytes of all bodies that are being taken at the same time. Where there is no room, those that hardly come make

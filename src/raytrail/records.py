@@ -11,7 +11,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 MOST = 500_000
 """Most records that are taken at once; 65 MB of events are fewer."""
-LEAST_BYTES = 32
+LEAST_BYTES = 64
 """Of more than a few records, what they are long on average, at least; no event is as short."""
 FEW = 1_000
 _OBJECT_BYTES = 16

@@ -164,7 +164,10 @@ MANY = 700_000
         (b"{}\n" * 200_000, "200000 records in 600000 bytes are too short to be events"),
         (json.dumps({"message": "\n" * MANY}).encode(), "700000 records at once"),
         (b'{"message": "x\\nx\\nx\\nx\\n", "y": "yyyyyyyyyyyyyyyyyyyyy"}\n' * 20_000, "are too short to be events"),
-        (ndjson({"message": "x", "file": f"/session_{n}/event_EXPORT_A.log"} for n in range(2_000)), "more than 1000"),
+        (
+            ndjson({"message": "x" * 40, "file": f"/session_{n}/event_EXPORT_A.log"} for n in range(2_000)),
+            "more than 1000",
+        ),
     ],
     ids=[
         "numbers",

@@ -37,8 +37,8 @@ Take = Callable[[Mapping[str, str], bytes], Awaitable[None]]
 TAKEN_AT_ONCE = 8
 """Requests whose bodies are read and published at the same time; others wait, with their bodies."""
 RETRY_SECONDS = 5
-FREE_BYTES = 4 * 1024**2
-"""What a body may unpack to, however little was sent."""
+FREE_BYTES = 16 * 1024**2
+"""What a body may unpack to, however little was sent: a long line that says the same again and again is one, too."""
 SLOW_SECONDS, SLOW_BYTES = 5.0, 64 * 1024
 """A body that brings less than so much in so long makes room for others, where there is none left."""
 

@@ -246,6 +246,11 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     Names that the server is asked by, beside ``localhost`` and addresses. Without a token it refuses others, so that no
     page on the web can have its own name lead here.
     """
+    origins: tuple[str, ...] = ()
+    """
+    Origins of pages that may post and follow logs beside the server's own, as ``https://history.example``: where a
+    proxy asks by another name than the browser does. Those of others are refused, with a token or without.
+    """
     tls_certificate: str = ""
     """File of the certificate, with those it was signed by, to serve HTTPS."""
     tls_key: str = ""
@@ -262,9 +267,30 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     """
     ingest_token: str = ""
     """
-    What whoever posts to ``/ingest`` must send, as bearer token or as the password of basic authentication; empty lets
-    everybody in.
+    What whoever posts to ``/ingest`` must send, as bearer token or as the password of basic authentication. It lets
+    them read nothing. Empty: `server.token`, where there is one; else everybody is let in.
     """
+    ingest_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 65 * 1024 * 1024
+    """
+    Most bytes of a body, as sent and as decompressed: the longest line that an agent ships by default, and some.
+    """
+    ingest_ratio: Annotated[float, msgspec.Meta(ge=1)] = 200.0
+    """How many times as long as it was sent a body may be when decompressed; 16 MB it may be anyway."""
+    ingest_memory_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
+    """
+    Most bytes of all bodies that are being taken at the same time. Where there is no room, those that hardly come make
+    some, and then others are told to come back.
+    """
+    connections: Annotated[int, AtLeastOne] = 512
+    """Most connections at the same time. Those on which nothing was asked for yet make room for new ones."""
+    header_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 64 * 1024
+    """Most bytes of a request's line and headers."""
+    header_seconds: Annotated[float, Positive] = 10.0
+    """How long a request's line and headers may take to come."""
+    body_seconds: Annotated[float, Positive] = 60.0
+    """How long a request's body may take to come."""
+    answer_seconds: Annotated[float, Positive] = 60.0
+    """How long whoever asked may read nothing of an answer that is being sent, before the connection is closed."""
 
 
 class Config(_Table, frozen=True, kw_only=True):

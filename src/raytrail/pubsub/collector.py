@@ -35,18 +35,24 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
 
+from raytrail import records
 from raytrail.errors import EventError, RaytrailError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import Publisher
+from raytrail.records import UNREADABLE
 
 UNKNOWN = "UNKNOWN"
 """The event type of lines that say none."""
 UNKNOWN_SESSION = "session_unknown"
+
+MOST_KINDS = 1_000
+"""Most sessions and event types in a message, of which each makes chunks of its own."""
 
 _CHUNK_BYTES = 256 * 1024
 _THREAD_BYTES = 64 * 1024  # below, a thread costs more than it frees the loop for
@@ -55,6 +61,8 @@ _VERSION = "raytrail-version"
 
 _LINES = ("message", "log", "line")
 _PATHS = ("file", "path", "filename", "file_path", "log_file")
+_TOLD_PATHS = 3
+_TOLD_CHARACTERS = 300
 _ADDED = {*_LINES, *_PATHS, "host", "hostname", "date", "offset", "tag", "@timestamp"}
 """What collectors put beside the fields of an event."""
 
@@ -126,13 +134,16 @@ def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
     The same message gives the same chunks. Several messages of one sender may be joined by newlines.
 
     Raises:
-        EventError: It begins as a JSON array and is none.
+        EventError: It begins as a JSON array and is none, or holds more records than its bytes can.
     """
     gathered: dict[tuple[str, str], list[bytes]] = {}
     left_out: dict[str, int] = {}
+    count = 0
     for record in _records(value):
         lines, path = _lines(record)
         path = path or sender.path
+        count += len(lines)
+        records.check(count, len(value))
         named, session = _FILE.search(path), _SESSION.search(path)
         for line in lines:
             event_type = named[1] if named else _event_type(line)
@@ -141,8 +152,9 @@ def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
                 continue
             key = (session[1] if session else sender.session or UNKNOWN_SESSION, event_type)
             gathered.setdefault(key, []).append(line)
-    for path, count in left_out.items():
-        log.warning("%d lines of %r are left out, as they are no events; collect event_EXPORT_*.log* only", count, path)
+        if len(gathered) > MOST_KINDS:
+            raise EventError(f"more than {MOST_KINDS} sessions and event types at once; send them one after the other")
+    _tell(left_out)
     return [_chunk(sender, *key, data) for key, some in gathered.items() for data in _joined(some)]
 
 
@@ -166,24 +178,37 @@ def _read(headers: Mapping[str, str], body: bytes) -> list[Chunk]:
     return [Chunk.from_wire(said, body)]
 
 
+def _tell(left_out: Mapping[str, int]) -> None:
+    """Say which files' lines are left out; of very many, of a few."""
+    for path, count in islice(left_out.items(), _TOLD_PATHS):
+        shown = path[:_TOLD_CHARACTERS]
+        log.warning(
+            "%d lines of %r are left out, as they are no events; collect event_EXPORT_*.log* only", count, shown
+        )
+    if (more := len(left_out) - _TOLD_PATHS) > 0:
+        log.warning("so are those of %d more files", more)
+
+
 def _records(value: bytes) -> Iterator[bytes]:
     if value.lstrip()[:1] != b"[":
+        records.check(value.count(b"\n"), len(value))
         yield from filter(None, (line.strip() for line in value.split(b"\n")))
         return
-    try:
-        records = msgspec.json.decode(value, type=list[msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise EventError(f"JSON array of {len(value)} bytes: {error}; send one that is whole, or NDJSON") from error
-    for record in records:
+    for record in records.array(value):
         # a raw newline in JSON is white space
         yield bytes(record) if b"\n" not in bytes(record) else msgspec.json.format(bytes(record), indent=-1)
 
 
 def _lines(record: bytes) -> tuple[list[bytes], str]:
-    """Return a record's lines (one, unless the collector joins them) and the path it names."""
+    """
+    Return a record's lines (one, unless the collector joins them) and the path it names.
+
+    Raises:
+        EventError: They are more than its bytes can hold.
+    """
     try:
         fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return [record + b"\n"], ""
     path = next(filter(None, (_text(fields.get(name)) for name in _PATHS)), "")
     if "event_data" in fields:
@@ -193,6 +218,7 @@ def _lines(record: bytes) -> tuple[list[bytes], str]:
         return [msgspec.json.encode(kept) + b"\n"], path
     for name in _LINES:
         if text := _text(fields.get(name)):
+            records.check(text.count("\n"), len(text))
             found = [line.strip() for line in text.encode().split(b"\n")]
             return [line + b"\n" for line in found if line], path
     return [record + b"\n"], path
@@ -212,14 +238,14 @@ def _joined(lines: list[bytes]) -> Iterator[bytes]:
 def _text(value: msgspec.Raw | None) -> str:
     try:
         return msgspec.json.decode(value or b'""', type=str)
-    except msgspec.DecodeError:  # it is no text, or not one that UTF-8 can hold
+    except UNREADABLE:  # it is no text, or not one that UTF-8 can hold
         return ""
 
 
 def _head(line: bytes) -> _Head:
     try:
         return msgspec.json.decode(line, type=_Head)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return _Head()
 
 

@@ -9,10 +9,12 @@ the disk: it survives the end of every process, not of the machine. Else the ans
 
     400  the body is no JSON array        411  the body's length is not said    429  others are being taken; come back
     401  no token, or another one         413  it is longer than is taken       503  the disk takes nothing; come back
-    404  another path                     408  the body came too slowly
+    403  it is posted by a page           408  the body came too slowly
+    404  another path
 
 The standard library's server is enough, and is there on every node: one sender, on the same machine, one request at a
-time. It runs in threads of its own: a disk that is slow holds nobody else up.
+time. It runs in threads of its own: a disk that is slow holds nobody else up. Connections are few, and whoever has said
+the least for the longest makes room for the next.
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from raytrail import records
 from raytrail.errors import ConfigError, EventError
 from raytrail.event import SET_ASIDE
 from raytrail.sources import set_aside
@@ -46,9 +50,11 @@ PREFIX = "0"
 """What the numbers in the names of its files begin with."""
 
 _BODIES_AT_ONCE = 2
+_CONNECTIONS = 32
 _BODY_SECONDS = 30.0
 _RETRY_SECONDS = 5
 _LINGER_SECONDS = 5.0
+_PIECE_BYTES = 1 << 16
 _IDS = 200_000  # Ray's aggregator holds 100,000 events at most, and sends no other batch before one is taken
 _RECALLED_BYTES = 64 << 20
 _SESSIONS = 8
@@ -85,8 +91,8 @@ class Intake:
             EventError: It is no JSON array.
         """
         try:
-            batch = msgspec.json.decode(body, type=list[msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            batch = records.array(body)
+        except EventError as error:
             raise EventError(f"expected a JSON array of Ray's events: {error}") from error
         with self._lock:
             return all(self._one(raw) for raw in batch)
@@ -217,16 +223,14 @@ class Receiver:
         host, port = where(listen)
         self._intake = intake
 
+        room = _Room(_BODIES_AT_ONCE * most_bytes)
         slots = threading.BoundedSemaphore(_BODIES_AT_ONCE)
-        settings = {"intake": intake, "token": token, "most_bytes": most_bytes, "slots": slots}
+        settings = {"intake": intake, "token": token, "most_bytes": most_bytes, "slots": slots, "room": room}
         handler = type("Handler", (_Handler,), settings)
-
-        class Server(ThreadingHTTPServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            daemon_threads = True
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
         try:
-            self._server = Server((host, port), handler)
+            self._server = type("Server", (_Server,), {"address_family": family})((host, port), handler)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"receiver={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8367"
@@ -244,10 +248,75 @@ class Receiver:
         self._intake.close()
 
 
+class _Server(ThreadingHTTPServer):
+    """Has a thread for each connection, and few of them."""
+
+    daemon_threads = True
+    request_queue_size = 128  # of those who wait to be let in; with the default of five, a few make others wait seconds
+
+    def __init__(self, *args: Any) -> None:
+        self._open: dict[Any, bool] = {}
+        self._open_lock = threading.Lock()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin with a connection; where there are too many, end the oldest on which nothing is being done."""
+        with self._open_lock:
+            if len(self._open) >= _CONNECTIONS:
+                idle = next((one for one, busy in self._open.items() if not busy), request)
+                self._open.pop(idle, None)
+                with suppress(OSError):
+                    idle.shutdown(socket.SHUT_RDWR)
+            self._open[request] = False
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._open_lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    @contextmanager
+    def busy(self, request: Any) -> Iterator[None]:
+        """Say that a connection's events are being taken, and not to end it."""
+        with self._open_lock:
+            self._open[request] = True
+        try:
+            yield
+        finally:
+            with self._open_lock:
+                # as the newest: the next request's time begins
+                self._open.pop(request)
+                self._open[request] = False
+
+
+class _Room:
+    """Bytes of bodies that are held at the same time."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> None:
+        """
+        Hold so many bytes more, or give some back.
+
+        Raises:
+            _Refused: There is no room.
+        """
+        with self._lock:
+            if size > self._free:
+                raise _busy()
+            self._free -= size
+
+
 class _Refused(Exception):
     def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers
+
+
+def _busy() -> _Refused:
+    return _Refused(429, "others are being taken; come back", **{"Retry-After": str(_RETRY_SECONDS)})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -255,6 +324,8 @@ class _Handler(BaseHTTPRequestHandler):
     token: str
     most_bytes: int
     slots: threading.BoundedSemaphore
+    room: _Room
+    server: _Server
 
     protocol_version = "HTTP/1.1"  # the connection stays, as Ray's client expects
     timeout = _BODY_SECONDS
@@ -262,12 +333,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             self._let_in()
-            if not self.slots.acquire(timeout=1):
-                raise _Refused(429, "others are being taken; come back", **{"Retry-After": str(_RETRY_SECONDS)})
-            try:
-                stored = self.intake.take(self._body())
-            finally:
-                self.slots.release()
+            with self._body() as body:
+                stored = self._taken(body)
             if not stored:
                 raise _Refused(503, "not stored; come back", **{"Retry-After": str(_RETRY_SECONDS)})
         except _Refused as error:
@@ -285,7 +352,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(404, f"POST {PATH}\n")
 
+    def _taken(self, body: bytes) -> bool:
+        if not self.slots.acquire(timeout=1):
+            raise _busy()
+        try:
+            with self.server.busy(self.connection):
+                return self.intake.take(body)
+        finally:
+            self.slots.release()
+
     def _let_in(self) -> None:
+        if "Origin" in self.headers or self.headers.get("Sec-Fetch-Site", "none") != "none":
+            raise _Refused(403, "no page in a browser may post here")
         if self.path.partition("?")[0] != PATH:
             raise _Refused(404, f"POST {PATH}")
         scheme, _, said = self.headers.get("Authorization", "").partition(" ")
@@ -312,20 +390,36 @@ class _Handler(BaseHTTPRequestHandler):
                 if not self.connection.recv(1 << 16):
                     break
 
-    def _body(self) -> bytes:
+    @contextmanager
+    def _body(self) -> Iterator[bytes]:
         said = self.headers.get("Content-Length", "")
-        if not said.isdigit() or "Transfer-Encoding" in self.headers:
+        if not said.isdecimal() or "Transfer-Encoding" in self.headers:
             raise _Refused(411, "say the body's length in Content-Length")
-        if int(said) > self.most_bytes:
+        if len(said) > len(str(self.most_bytes)) or int(said) > self.most_bytes:
             log.error("%s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", said)
             raise _Refused(413, f"the body is longer than {self.most_bytes} bytes; send less at once")
+        body = bytearray()
         try:
-            body = self.rfile.read(int(said))
-        except TimeoutError:
-            raise _Refused(408, f"the body did not come within {_BODY_SECONDS:g} seconds") from None
-        if len(body) < int(said):
-            raise ConnectionAbortedError("the sender has gone")
-        return body
+            for piece in self._pieces(int(said)):
+                self.room.take(len(piece))
+                body += piece
+            yield bytes(body)
+        finally:
+            self.room.take(-len(body))
+
+    def _pieces(self, length: int) -> Iterator[bytes]:
+        until = time.monotonic() + _BODY_SECONDS
+        while length:
+            try:
+                self.connection.settimeout(max(0.001, until - time.monotonic()))
+                piece = self.rfile.read1(min(length, _PIECE_BYTES))
+            except TimeoutError:
+                raise _Refused(408, f"the body did not come within {_BODY_SECONDS:g} seconds") from None
+            if not piece:
+                raise ConnectionAbortedError("the sender has gone")
+            length -= len(piece)
+            yield piece
+        self.connection.settimeout(self.timeout)
 
     def _answer(self, status: int, text: str = "", **headers: str) -> None:
         body = text.encode()

@@ -22,10 +22,11 @@ from pathlib import Path
 from types import TracebackType
 
 from raytrail.config import StoreConfig
-from raytrail.entities import installed, sql
+from raytrail.entities import Entity, installed, sql
 from raytrail.entities.sql import Moment
 from raytrail.errors import NotFoundError, StoreError, StoreLocked
 from raytrail.event import LOG, Chunk
+from raytrail.store import ask
 from raytrail.store.append import UNKNOWN, Appender
 from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
@@ -396,29 +397,35 @@ class Store:
 
     def sql(self, statement: str) -> Rows:
         """
-        Run a SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and ``session``.
+        Answer one SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and
+        ``session``.
 
-        It can read the store's own files, and nothing else.
+        It can read these views, and nothing else. Times with a time zone are given as text, in UTC.
 
         Raises:
-            UnreadableError: The statement is wrong, or no SELECT.
+            ConfigError: It is not one SELECT, or asks for what is not there.
+            UnreadableError: It cannot be worked out for what it meets.
+            StoreUnavailable: There is no room, or the disk fails.
         """
-        views = []
-        sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
-        for one in installed().values():
-            names = ", ".join(sql.quote(column.name) for column in sql.shown(one))
-            parts = [
-                f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
-                f"({sql.public_view(one, f'{self._from_files(session).source(one)} s')})"
-                for session, cluster in sessions
-            ] or [
-                "SELECT '' AS cluster, '' AS session, * FROM "
-                f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
-            ]
-            views.append(f"{sql.quote(one.name)} AS ({' UNION ALL BY NAME '.join(parts)})")
         if self._asked is None:
-            self._asked = Engine(self._config, only=self._root)
-        return self._asked.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')}\n)")
+            self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
+        known = {one.name: one for one in installed().values()}
+        asked = ask.tables(self._asked.tree(statement), known)
+        sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
+        return self._asked.ask({name: self._of_all(known[name], sessions) for name in asked}, statement)
+
+    def _of_all(self, one: Entity, sessions: Sequence[tuple[str, str]]) -> str:
+        """Return the relation of an entity's last states in all of these sessions."""
+        names = ", ".join(sql.quote(column.name) for column in sql.shown(one))
+        parts = [
+            f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
+            f"({sql.public_view(one, f'{self._from_files(session).source(one)} s')})"
+            for session, cluster in sessions
+        ] or [
+            "SELECT '' AS cluster, '' AS session, * FROM "
+            f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
+        ]
+        return f"({' UNION ALL BY NAME '.join(parts)})"
 
     def _from_files(self, session: str) -> Snapshot:
         """Return a session's last states as an engine sees them that has nothing attached."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from raytrail import disk
 from raytrail.cli import _history, _options, _output
 from raytrail.cli.ledger import complete, details, show
 from raytrail.config import Config, TailConfig, store_dir
@@ -29,6 +29,7 @@ from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
 from raytrail.tail import Checkpoint, Tailer, alive, locate
+from raytrail.tail.discovery import Session
 
 NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
@@ -141,7 +142,7 @@ def _look(paths: Sequence[str | Path]) -> _There:
             continue
         try:
             for session in locate(path):
-                names[session.name] = names.get(session.name) or _closed(session.events)
+                names[session.name] = names.get(session.name) or _closed(session)
             on_disk.append(path)
         except ConfigError:
             found = kuberay.find(kuberay.below(path))
@@ -151,15 +152,17 @@ def _look(paths: Sequence[str | Path]) -> _There:
     return _There(names, on_disk, collected)
 
 
-def _closed(directory: Path) -> str:
-    """Return why a directory cannot be read; nothing if it can, or is not there."""
+def _closed(session: Session) -> str:
+    """Return why a session's events cannot be read; nothing if they can, or are not there."""
     try:
-        os.listdir(directory)
+        with disk.listed(session.events, session.root):
+            return ""
+    except disk.Refused as error:
+        return f"{error.filename}: it is {error.strerror}; nothing is read there: import what it stands for"
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:
-        return f"{directory} cannot be read: {error.strerror}; let it be read, and import the session again"
-    return ""
+        return f"{session.events} cannot be read: {error.strerror}; let it be read, and import the session again"
 
 
 def _look_into_bucket(url: str) -> list[Collected]:

@@ -32,6 +32,7 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
+from raytrail import disk
 from raytrail.errors import ConfigError, EventError
 from raytrail.event import COLLECTED, SET_ASIDE
 from raytrail.sources import endpoints
@@ -105,24 +106,26 @@ class Unread(NamedTuple):
 def below(path: Path) -> Iterator[File]:
     """Yield what may be its files below a directory, and directories that cannot be listed."""
     unlisted: list[OSError] = []
-    for directory, _, names in os.walk(path.resolve(), onerror=unlisted.append):
+    root = path.resolve()
+    for directory, _, names in os.walk(root, onerror=unlisted.append):
         for name in names:
             file = Path(directory, name)
             if _FILE.search(file.as_posix()) or _ENDPOINT.search(file.as_posix()):
-                yield File(file.as_posix(), _size(file), partial(_open, file))
+                # a name of any bytes, as text: it goes into reports
+                yield File(disk.escape_name(file.as_posix()), _size(file), partial(_open, file, root))
     for error in unlisted:
-        yield File(f"{Path(error.filename).as_posix()}/", 0, partial(_refuse, error))
+        yield File(f"{disk.escape_name(Path(error.filename).as_posix())}/", 0, partial(_refuse, error))
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except OSError:
         return 0  # to open it tells why
 
 
-def _open(path: Path) -> IO[bytes]:
-    return path.open("rb")
+def _open(path: Path, root: Path) -> IO[bytes]:
+    return open(disk.open_file(path, root), "rb")
 
 
 def _refuse(error: OSError) -> IO[bytes]:

@@ -37,12 +37,12 @@ from typing import Any
 
 import msgspec
 
-from raytrail import records
+from raytrail import disk, records
 from raytrail.errors import ConfigError, EventError
 from raytrail.event import SET_ASIDE
 from raytrail.sources import set_aside
 from raytrail.sources.address import PATH, url, where
-from raytrail.sources.event_file import EventFiles
+from raytrail.sources.event_file import EventFiles, session_root, written_files
 from raytrail.sources.ray_event import Converter, session_name
 from raytrail.sources.set_aside import SetAside
 
@@ -173,9 +173,12 @@ class _Session:
         self.ids: OrderedDict[str, None] = OrderedDict()
         self.addresses: dict[str, str] = {}
         for path, start in _newest(directory):
-            with path.open("rb") as file:
-                file.seek(start)
-                data = file.read()
+            try:
+                with open(disk.open_file(path, session_root(directory)), "rb") as file:
+                    file.seek(start)
+                    data = file.read()
+            except OSError:  # rotated away just now, or no file any more
+                continue
             # a line that was cut off when its writer was killed is none: it is sent again
             data = data[: data.rfind(b"\n") + 1]
             for match in _ID.finditer(data):
@@ -188,13 +191,7 @@ class _Session:
 
 def _newest(directory: Path) -> Iterable[tuple[Path, int]]:
     """Return the files of receivers, the newest last, each with where to begin so that all are not too much to read."""
-    found: list[tuple[int, int, Path]] = []
-    for path in directory.glob(f"event_EXPORT_*_{PREFIX}[0-9]*.log*"):
-        try:
-            status = path.stat()
-        except OSError:  # rotated away just now
-            continue
-        found.append((status.st_mtime_ns, status.st_size, path))
+    found = written_files(directory, f"event_EXPORT_*_{PREFIX}[0-9]*.log*")
     room, chosen = _RECALLED_BYTES, list[tuple[Path, int]]()
     for _, size, path in sorted(found, reverse=True):
         chosen.append((path, max(0, size - room)))

@@ -7,6 +7,7 @@ one, and half a line is waited for a moment, so that what is read at once belong
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from raytrail import disk
 from raytrail.event import FileId
 from raytrail.tail.birth import birth_ns
 from raytrail.tail.checkpoint import Mark
@@ -56,8 +58,12 @@ class EventFile:
     be read to its end even when it has been deleted.
     """
 
-    def __init__(self, path: Path, name: FileName, inode: Inode, most_bytes: int | None = None) -> None:
+    def __init__(
+        self, path: Path, name: FileName, inode: Inode, most_bytes: int | None = None, *, root: Path | None = None
+    ) -> None:
         self.path = path
+        self.root = root or path.parent
+        """Below it no link is followed."""
         self.name = name
         self.inode = inode
         self.most_bytes = most_bytes
@@ -112,10 +118,13 @@ class EventFile:
         Hold on to the file.
 
         Raises:
-            FileNotFoundError: It has another name by now, or none.
+            FileNotFoundError: It has another name by now, or none; its name may be something else's that is no file.
         """
         if self.fd is None:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fd = disk.open_file(self.path, self.root)
+            except disk.Refused as error:
+                raise FileNotFoundError(errno.ENOENT, error.strerror, error.filename) from error
             status = os.fstat(fd)
             if (status.st_dev, status.st_ino) != self.inode:
                 os.close(fd)

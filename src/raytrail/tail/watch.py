@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 # <sys/inotify.h>
 _MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
-_DELETE_SELF, _MOVE_SELF, _OVERFLOW, _IGNORED, _ONLYDIR = 0x400, 0x800, 0x4000, 0x8000, 0x01000000
-_MASK = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+_DELETE_SELF, _MOVE_SELF, _OVERFLOW, _IGNORED, _ONLYDIR, _DONT_FOLLOW = 0x400, 0x800, 0x4000, 0x8000, 1 << 24, 1 << 25
+_MASK = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR | _DONT_FOLLOW
 _EVENT = struct.Struct("iIII")
 """
 struct inotify_event: | wd: int | mask: uint32 | cookie: uint32 | len: uint32 | name: len bytes, zeros |

@@ -18,6 +18,7 @@ import msgspec
 from raytrail.entities import Column, of_file_type
 from raytrail.entities.sql import in_log
 from raytrail.errors import EventError
+from raytrail.event import UNDECODABLE
 
 _SPAN = {"event_name": "text", "start_time": "int", "end_time": "int", "extra_data": "text"}
 _OF_ALL = ("source_type", "timestamp")  # every line has them, whatever its columns are
@@ -126,7 +127,7 @@ def check(file_type: str, data: bytes | memoryview) -> bool:
     """Return whether every line is one that the engine can read, with no field that we do not know."""
     try:
         _decoder(file_type).decode_lines(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return False
     return True
 
@@ -135,8 +136,8 @@ def sort_out(file_type: str, line: bytes) -> Sorted:
     """Return what is to be done with one line: read it, perhaps mended, or set it aside."""
     try:
         event = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Sorted(b"", "rejected", str(error))
+    except UNDECODABLE as error:
+        return Sorted(b"", "rejected", str(error) or "it nests too deep")
     try:
         if not isinstance(event, dict):
             raise EventError(f"expected an object, got {type(event).__name__} - at $")
@@ -157,8 +158,11 @@ def sort_out(file_type: str, line: bytes) -> Sorted:
         known[field] = event[field]
     if extra:
         known["_extra"] = extra
-    # encoded anew: a field given twice, which the engine refuses, is there once
-    return Sorted(msgspec.json.encode(known), "good", "")
+    try:
+        # encoded anew: a field given twice, which the engine refuses, is there once
+        return Sorted(msgspec.json.encode(known), "good", "")
+    except (RecursionError, ValueError, OverflowError) as error:
+        return Sorted(b"", "rejected", str(error))
 
 
 def _at(event: Any, path: str) -> Any:

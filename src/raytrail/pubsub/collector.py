@@ -36,17 +36,16 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 
 from raytrail.errors import EventError, RaytrailError
-from raytrail.event import Chunk, Segment
+from raytrail.event import SESSION_NAME, UNDECODABLE, UNKNOWN_SESSION, Chunk, Segment, unquoted
 from raytrail.pubsub import Publisher
 
 UNKNOWN = "UNKNOWN"
 """The event type of lines that say none."""
-UNKNOWN_SESSION = "session_unknown"
 
 _CHUNK_BYTES = 256 * 1024
 _THREAD_BYTES = 64 * 1024  # below, a thread costs more than it frees the loop for
@@ -148,22 +147,22 @@ def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
 
 def _read(headers: Mapping[str, str], body: bytes) -> list[Chunk]:
     said = {
-        name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquote(
-            value, errors="surrogatepass"
-        )
+        name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquoted(value)
         for name, value in headers.items()
         if name.startswith(_PREFIX)
     }
     session = said.get("session", "")
-    if "/" in session or "\0" in session or session in (".", ".."):
-        raise EventError(f"session {session!r} cannot name a directory; send Ray's own name for it")
+    if session and not SESSION_NAME.fullmatch(session):
+        raise EventError(f"session {session!r:.500} cannot name a directory; send Ray's own name for it")
     if _VERSION not in said:
         return from_message(body, Sender(said.get("cluster", ""), session, said.get("node_id", "")))
     if not session:
-        raise EventError(f"chunk headers {said!r} name no session; they were cut or altered")
+        raise EventError(f"chunk headers {said!r:.500} name no session; they were cut or altered")
     if headers.get("content-type", "").startswith("application/json"):
         body = b"".join(line + b"\n" for line in _records(body))
-    return [Chunk.from_wire(said, body)]
+    chunk = Chunk.from_wire(said, body)
+    chunk.check()
+    return [chunk]
 
 
 def _records(value: bytes) -> Iterator[bytes]:
@@ -172,7 +171,7 @@ def _records(value: bytes) -> Iterator[bytes]:
         return
     try:
         records = msgspec.json.decode(value, type=list[msgspec.Raw])
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise EventError(f"JSON array of {len(value)} bytes: {error}; send one that is whole, or NDJSON") from error
     for record in records:
         # a raw newline in JSON is white space
@@ -183,7 +182,7 @@ def _lines(record: bytes) -> tuple[list[bytes], str]:
     """Return a record's lines (one, unless the collector joins them) and the path it names."""
     try:
         fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return [record + b"\n"], ""
     path = next(filter(None, (_text(fields.get(name)) for name in _PATHS)), "")
     if "event_data" in fields:
@@ -212,14 +211,14 @@ def _joined(lines: list[bytes]) -> Iterator[bytes]:
 def _text(value: msgspec.Raw | None) -> str:
     try:
         return msgspec.json.decode(value or b'""', type=str)
-    except msgspec.DecodeError:  # it is no text, or not one that UTF-8 can hold
+    except UNDECODABLE:  # it is no text, or not one that UTF-8 can hold
         return ""
 
 
 def _head(line: bytes) -> _Head:
     try:
         return msgspec.json.decode(line, type=_Head)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return _Head()
 
 

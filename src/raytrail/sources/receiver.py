@@ -35,7 +35,7 @@ from pathlib import Path
 import msgspec
 
 from raytrail.errors import ConfigError, EventError
-from raytrail.event import SET_ASIDE
+from raytrail.event import SET_ASIDE, UNDECODABLE
 from raytrail.sources import set_aside
 from raytrail.sources.address import PATH, url, where
 from raytrail.sources.event_file import EventFiles
@@ -86,7 +86,7 @@ class Intake:
         """
         try:
             batch = msgspec.json.decode(body, type=list[msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise EventError(f"expected a JSON array of Ray's events: {error}") from error
         with self._lock:
             return all(self._one(raw) for raw in batch)
@@ -101,7 +101,7 @@ class Intake:
     def _one(self, raw: msgspec.Raw) -> bool:
         try:
             event = self._converter.convert(msgspec.json.decode(raw))
-        except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (EventError, *UNDECODABLE) as error:
             return self._put_aside(raw, str(error))
         session = self._session(event.session)
         if event.id in session.ids:

@@ -14,7 +14,6 @@ One process writes; any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 import fcntl
-import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,8 +24,9 @@ from raytrail.config import StoreConfig
 from raytrail.entities import installed, sql
 from raytrail.entities.sql import Moment
 from raytrail.errors import NotFoundError, StoreError, StoreLocked
-from raytrail.event import LOG, Chunk
+from raytrail.event import LOG, Chunk, Unreadable
 from raytrail.store.append import UNKNOWN, Appender
+from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
@@ -50,13 +50,12 @@ __all__ = [
     "Rejected",
     "Rows",
     "Run",
+    "SetAside",
     "Snapshot",
     "Store",
     "UnreadableError",
     "matches",
 ]
-
-_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
 
 
 class Store:
@@ -95,6 +94,7 @@ class Store:
         if write:
             self._sweep()
             self._appender = Appender(root, self._catalogue, self._engine, self._logs)
+            self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes)
             self._live = LiveFold(root, self._catalogue, self._engine)
             self._sealer = Sealer(root, self._catalogue, self._engine)
             self._live.retire(unfold(root, self._catalogue, self._engine))
@@ -156,18 +156,31 @@ class Store:
         """
         self._catalogue.left_plain_group()
 
-    def append(self, chunks: Sequence[Chunk]) -> None:
+    def append(self, chunks: Sequence[Chunk | Unreadable]) -> None:
         """
-        Append chunks; what was appended before is passed over, what is unreadable is set aside.
+        Append chunks; what was appended before is passed over, what is unreadable is set aside: a line, or a chunk.
 
         Raises:
             StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
         """
-        for chunk in chunks:
-            if not _SESSION.fullmatch(chunk.session):
-                raise StoreError(f"chunk of session {chunk.session!r}: not a name that Ray gives; is it from an agent?")
         with self._lock:
-            self._appender.append(chunks)
+            self._border.take(chunks)
+
+    def set_aside(self) -> list[SetAside]:
+        """Return what is kept of the chunks that were set aside, the newest first."""
+        return set_aside(self._catalogue)
+
+    def set_aside_bytes(self, id: str) -> bytes:
+        """
+        Return the bytes of a chunk that was set aside, as they came; of a long one the first megabyte.
+
+        Args:
+            id: Its id, or as much of the beginning as no other has.
+
+        Raises:
+            NotFoundError: Nothing, or more than one thing, is kept under it.
+        """
+        return set_aside_bytes(self._catalogue, id)
 
     def fold(self) -> None:
         """
@@ -227,6 +240,7 @@ class Store:
             self._live.forget(session)
             self._live.retire(self._logs.gather(session, every=True))
             self._live.retire(self._sealer.seal(session, quiet=quiet))
+            self._appender.forget(session)
             self._figures.keep(session)
 
     def reopen(self, session: str) -> None:

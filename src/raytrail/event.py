@@ -202,6 +202,9 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
         name = self.headers.get("session", "")
         return name if SESSION_NAME.fullmatch(name) else UNKNOWN_SESSION
 
+    def __hash__(self) -> int:
+        return hash((self.place, self.data))
+
 
 def received(headers: Mapping[str, str | bytes], data: bytes, place: str) -> Chunk | Unreadable:
     """

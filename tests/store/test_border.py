@@ -149,9 +149,7 @@ def test_a_report_that_somebody_made_up_breaks_no_ledger(store, task):
     assert ledger(store)["TASK"].stored_events == 1
 
 
-def test_an_error_of_ours_sets_that_chunk_aside_and_is_logged_once_with_its_traceback(
-    store, task, monkeypatch, caplog
-):
+def test_an_error_of_ours_sets_that_chunk_aside_and_is_logged_once_with_its_traceback(store, task, monkeypatch, caplog):
     chunks = [chunk(TASK, [task(number)], file=f"0000000000-{number}") for number in range(20)]
     append = store._border._append
 

@@ -29,6 +29,7 @@ from raytrail.store.append import UNKNOWN, Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
+from raytrail.store.faults import Faults
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.finder import LogFinder, LogPart, output_start
 from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
@@ -66,6 +67,7 @@ class Store:
         self._config = config
         self._lock = threading.RLock()
         self._counts: dict[object, int] = {}
+        self._faults = Faults()
         self._asked: Engine | None = None
         self._lock_file = None
         if write:
@@ -94,7 +96,7 @@ class Store:
         if write:
             self._sweep()
             self._appender = Appender(root, self._catalogue, self._engine, self._logs)
-            self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes)
+            self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes, self._faults)
             self._live = LiveFold(root, self._catalogue, self._engine)
             self._sealer = Sealer(root, self._catalogue, self._engine)
             self._live.retire(unfold(root, self._catalogue, self._engine))
@@ -191,7 +193,9 @@ class Store:
         """
         with self._lock:
             for (session,) in self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0"):
-                self._live.fold(session)
+                if not self._faults.is_put_off(session):
+                    with self._faults.contained("what was appended cannot be folded", session):
+                        self._live.fold(session)
             for (session,) in self._catalogue.query("SELECT DISTINCT session FROM bodies"):
                 self._live.retire(self._logs.gather(session))
 
@@ -202,21 +206,29 @@ class Store:
             "SELECT session, last_heard_ms, last_grew_ms FROM sessions WHERE sealed_ms IS NULL"
         )
         for session, heard_ms, grew_ms in rows:
-            quiet_s, still_s = (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000
-            if still_s >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
-                self.seal(session)
-            elif quiet_s >= self._config.seal_after_quiet_seconds:
-                self.seal(session, quiet=True)
-            else:
+            if self._faults.is_put_off(session):
                 continue
-            due.append(session)
+            with self._faults.contained("what there is cannot be sealed", session):
+                if self._seal_if_due(session, (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000):
+                    due.append(session)
         # those too that were sealed by a process that was killed before this
         for (session,) in self._catalogue.query(
             "SELECT session FROM sessions WHERE sealed_ms IS NOT NULL "
             "AND session NOT IN (SELECT session FROM state WHERE kind = 'cache')"
         ):
-            self.cache(session)
+            if not self._faults.is_put_off(session):
+                with self._faults.contained("what is sealed cannot be made quick to ask", session):
+                    self.cache(session)
         return due
+
+    def _seal_if_due(self, session: str, quiet_seconds: float, still_seconds: float) -> bool:
+        if still_seconds >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
+            self.seal(session)
+        elif quiet_seconds >= self._config.seal_after_quiet_seconds:
+            self.seal(session, quiet=True)
+        else:
+            return False
+        return True
 
     def seal(self, session: str, *, quiet: bool = False) -> None:
         """

@@ -25,7 +25,7 @@ from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreUnavailable
 from raytrail.event import LOG, SET_ASIDE, UNDECODABLE, Chunk, Segment
 from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, LogFile, Ranges, reopen
-from raytrail.store.engine import Engine, UnreadableError, copy_parquet, lines
+from raytrail.store.engine import Copied, Engine, UnreadableError, copy_parquet, lines
 from raytrail.store.logs import Frame, Logs
 
 UNKNOWN = "unknown"
@@ -287,8 +287,11 @@ class Appender:
         try:
             for entity, path in zip(entities, paths, strict=True):
                 select = sql.decode(entity, lines(spool, sql.line_type(entity), longest))
-                [(rows,)] = self._engine.run(copy_parquet(select, path, count))
-                found.append((entity.name, path, rows))
+                [row] = self._engine.run(copy_parquet(select, path, count, statistics=True))
+                copied = Copied(*row[: len(Copied._fields)])
+                found.append((entity.name, path, copied.rows))
+                if wrong := sql.beyond_limits(entity, copied.statistics):
+                    raise UnreadableError(wrong)
             if sum(rows for _, _, rows in found) != count:
                 raise UnreadableError(f"{count} lines gave {sum(rows for _, _, rows in found)} rows")
         except UnreadableError:

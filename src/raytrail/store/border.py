@@ -12,15 +12,14 @@ import hashlib
 import logging
 import sqlite3
 import time
-import traceback
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from raytrail.errors import EventError, NotFoundError, StoreError
+from raytrail.errors import EventError, NotFoundError
 from raytrail.event import SET_ASIDE, Chunk, Unreadable
 from raytrail.store.catalogue import Catalogue
-from raytrail.store.engine import UnreadableError
+from raytrail.store.faults import Faults, is_of_content
 
 KEPT_BYTES = 1024 * 1024
 """How much is kept of the bytes of what is set aside."""
@@ -29,9 +28,6 @@ KEPT_HEADER_CHARACTERS = 4096
 """How much is kept of each of its headers, of as many headers as may be, and of the reason."""
 
 KEPT_HEADERS = 32
-
-MOST_FAULTS = 1000
-"""How many places in our code are remembered as having been logged with their traceback."""
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +55,16 @@ class Border:
         catalogue: Keeps what is set aside.
         append: Stores chunks.
         most_bytes: How much is kept in all of what was set aside; the oldest goes first.
+        faults: Takes what is our fault.
     """
 
-    def __init__(self, catalogue: Catalogue, append: Callable[[Sequence[Chunk]], None], most_bytes: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, append: Callable[[Sequence[Chunk]], None], most_bytes: int, faults: Faults
+    ) -> None:
         self._catalogue = catalogue
         self._append = append
         self._most_bytes = most_bytes
-        self._faults: set[tuple[object, ...]] = set()
+        self._faults = faults
 
     def take(self, arrived: Sequence[Chunk | Unreadable]) -> None:
         """
@@ -95,30 +94,19 @@ class Border:
         """Append chunks, and return those that make it fail."""
         try:
             self._append(chunks)
-        except UnreadableError as error:
-            fault: Exception = error
-        except StoreError:
-            raise
-        except Exception as error:  # noqa: BLE001 (whatever is wrong with a chunk must not stop those after it)
-            fault = error
-        else:
             return []
+        except Exception as error:
+            if not is_of_content(error):
+                raise
+            fault = error
         if len(chunks) == 1:
             return [self._at_fault(chunks[0], fault)]
         half = len(chunks) // 2
         return self._store(chunks[:half]) + self._store(chunks[half:])
 
     def _at_fault(self, chunk: Chunk, fault: Exception) -> Unreadable:
-        reason = f"{type(fault).__name__}: {fault}"
-        frames = traceback.extract_tb(fault.__traceback__)
-        where = (type(fault), *((frame.filename, frame.lineno) for frame in frames[-1:]))
-        if where not in self._faults and len(self._faults) < MOST_FAULTS:
-            self._faults.add(where)
-            log.error(
-                "a chunk of session %s cannot be stored and is set aside; please report this", chunk.session,
-                exc_info=fault,
-            )  # fmt: skip
-        return _set_aside(chunk, reason)
+        self._faults.tell("a chunk cannot be stored and is set aside,", chunk.session, fault)
+        return _set_aside(chunk, f"{type(fault).__name__}: {fault}")
 
     def _keep(self, unreadable: Sequence[Unreadable]) -> None:
         now_ms = time.time_ns() // 1_000_000

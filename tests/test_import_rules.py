@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "errors": set(),
     "event": set(),
     "config": set(),
-    "records": set(),
+    "records": {"event"},
     "disk": set(),
     "zstd": set(),
     "export": {"config"},

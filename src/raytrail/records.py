@@ -5,9 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from raytrail.errors import EventError
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What the decoder raises of bytes that it cannot read."""
+from raytrail.event import UNDECODABLE
 
 MOST = 500_000
 """Most records that are taken at once; 65 MB of events are fewer."""
@@ -52,7 +50,7 @@ def array(body: bytes) -> list[msgspec.Raw]:
         if body.count(b",") > _COMMAS:
             _count(body)
         found = msgspec.json.decode(body, type=list[msgspec.Raw])
-    except UNREADABLE as error:
+    except UNDECODABLE as error:
         raise EventError(f"JSON array of {len(body)} bytes: {error}; send one that is whole, or NDJSON") from error
     check(len(found), len(body))
     return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from raytrail.errors import ConfigError
-from raytrail.event import Chunk
+from raytrail.event import Chunk, Unreadable
 from raytrail.pubsub.url import shown
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ Guarantee = Literal["at-least-once", "at-most-once"]
 class Delivery(NamedTuple):
     """A chunk as it arrives, and the way to say that it is safe with us."""
 
-    chunk: Chunk
+    chunk: Chunk | Unreadable
+    """Or what came in place of one: whoever keeps it for a person to read acknowledges it, and goes on."""
     ack: Callable[[], Awaitable[None]]
     """Call once the chunk is durable. One that is not acked comes again, where the guarantee is
     at-least-once. Acks may come in any order; they may be called in batches."""
@@ -62,7 +63,6 @@ class Subscriber(Protocol):
         Raises:
             ConfigError: The broker takes no such group, or no second reader of it.
             BrokerUnavailable: It cannot be reached; subscribe again.
-            EventError: A chunk is of a newer format; nothing after it is read.
         """
         ...
 

@@ -37,19 +37,17 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 
 from raytrail import records
 from raytrail.errors import EventError, RaytrailError
-from raytrail.event import Chunk, Segment
+from raytrail.event import SESSION_NAME, UNDECODABLE, UNKNOWN_SESSION, Chunk, Segment, unquoted
 from raytrail.pubsub import Publisher
-from raytrail.records import UNREADABLE
 
 UNKNOWN = "UNKNOWN"
 """The event type of lines that say none."""
-UNKNOWN_SESSION = "session_unknown"
 
 MOST_KINDS = 1_000
 """Most sessions and event types in a message, of which each makes chunks of its own."""
@@ -160,22 +158,22 @@ def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
 
 def _read(headers: Mapping[str, str], body: bytes) -> list[Chunk]:
     said = {
-        name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquote(
-            value, errors="surrogatepass"
-        )
+        name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquoted(value)
         for name, value in headers.items()
         if name.startswith(_PREFIX)
     }
     session = said.get("session", "")
-    if "/" in session or "\0" in session or session in (".", ".."):
-        raise EventError(f"session {session!r} cannot name a directory; send Ray's own name for it")
+    if session and not SESSION_NAME.fullmatch(session):
+        raise EventError(f"session {session!r:.500} cannot name a directory; send Ray's own name for it")
     if _VERSION not in said:
         return from_message(body, Sender(said.get("cluster", ""), session, said.get("node_id", "")))
     if not session:
-        raise EventError(f"chunk headers {said!r} name no session; they were cut or altered")
+        raise EventError(f"chunk headers {said!r:.500} name no session; they were cut or altered")
     if headers.get("content-type", "").startswith("application/json"):
         body = b"".join(line + b"\n" for line in _records(body))
-    return [Chunk.from_wire(said, body)]
+    chunk = Chunk.from_wire(said, body)
+    chunk.check()
+    return [chunk]
 
 
 def _tell(left_out: Mapping[str, int]) -> None:
@@ -208,7 +206,7 @@ def _lines(record: bytes) -> tuple[list[bytes], str]:
     """
     try:
         fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
-    except UNREADABLE:
+    except UNDECODABLE:
         return [record + b"\n"], ""
     path = next(filter(None, (_text(fields.get(name)) for name in _PATHS)), "")
     if "event_data" in fields:
@@ -238,14 +236,14 @@ def _joined(lines: list[bytes]) -> Iterator[bytes]:
 def _text(value: msgspec.Raw | None) -> str:
     try:
         return msgspec.json.decode(value or b'""', type=str)
-    except UNREADABLE:  # it is no text, or not one that UTF-8 can hold
+    except UNDECODABLE:  # it is no text, or not one that UTF-8 can hold
         return ""
 
 
 def _head(line: bytes) -> _Head:
     try:
         return msgspec.json.decode(line, type=_Head)
-    except UNREADABLE:
+    except UNDECODABLE:
         return _Head()
 
 

@@ -68,7 +68,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.event import Chunk
+from raytrail.event import Chunk, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.frames import Frame, Source, encode, unlocked
 
@@ -155,7 +155,6 @@ class FilePubSub:
         Raises:
             ConfigError: `group` cannot name a file, or somebody reads as that group already.
             BrokerUnavailable: The directory cannot be read.
-            EventError: A chunk is of a newer format; what follows it is not read.
         """
         _check_group(group)
         # joined and left without a thread: cancelling must neither leak the lock nor skip the last commit
@@ -185,7 +184,7 @@ class FilePubSub:
                                 self._set_aside(source, frame, group)
                                 await source.ack(frame.end)
                                 continue
-                            chunk = Chunk.from_wire(frame.headers, frame.data)
+                            chunk = received(frame.headers, frame.data, f"{source.path} at {frame.start}")
                             yield Delivery(chunk, functools.partial(source.ack, frame.end))
                         if place.commit_is_due():
                             await asyncio.to_thread(place.commit)

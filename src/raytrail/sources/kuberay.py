@@ -34,7 +34,7 @@ import msgspec
 
 from raytrail import disk
 from raytrail.errors import ConfigError, EventError
-from raytrail.event import COLLECTED, SET_ASIDE
+from raytrail.event import COLLECTED, SET_ASIDE, UNDECODABLE
 from raytrail.sources import endpoints
 from raytrail.sources.ray_event import Converter
 from raytrail.sources.set_aside import line as set_aside
@@ -189,7 +189,7 @@ def convert(collected: Collected, into: Path, unread: Callable[[Unread], None]) 
             for offset, line in block.lines:
                 try:
                     received = converter.convert(msgspec.json.decode(line))
-                except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                except (EventError, *UNDECODABLE) as error:
                     written.add(collected.session, SET_ASIDE, set_aside(line, f"{file.place} at {offset}: {error}"))
                     continue
                 if (received.session, received.id) not in seen:
@@ -261,7 +261,7 @@ def _learn_addresses(converter: Converter, collected: Collected) -> Iterator[int
                 if b'"NODE_DEFINITION_EVENT"' in line:
                     try:
                         converter.convert(msgspec.json.decode(line))
-                    except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    except (EventError, *UNDECODABLE):
                         continue  # said when its file is converted
             yield block.read_bytes
 
@@ -397,7 +397,7 @@ def _last_line(line: bytes, offset: int, *, whole: bool) -> tuple[list[tuple[int
         return [], b""
     try:
         msgspec.json.decode(line, type=msgspec.Raw if whole else dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return [], line
     return [(offset, line)], b""
 

@@ -39,7 +39,7 @@ import msgspec
 
 from raytrail import disk, records
 from raytrail.errors import ConfigError, EventError
-from raytrail.event import SET_ASIDE
+from raytrail.event import SET_ASIDE, UNDECODABLE
 from raytrail.sources import set_aside
 from raytrail.sources.address import PATH, url, where
 from raytrail.sources.event_file import EventFiles, session_root, written_files
@@ -107,7 +107,7 @@ class Intake:
     def _one(self, raw: msgspec.Raw) -> bool:
         try:
             event = self._converter.convert(msgspec.json.decode(raw))
-        except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (EventError, *UNDECODABLE) as error:
             return self._put_aside(raw, str(error))
         session = self._session(event.session)
         if event.id in session.ids:

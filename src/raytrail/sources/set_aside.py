@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from raytrail.event import SET_ASIDE
+from raytrail.event import SET_ASIDE, UNDECODABLE
 
 MOST_BYTES = 10 << 20
 """At what size the file is renamed to ``.1``, in place of the one before it."""
@@ -77,6 +77,6 @@ def _readable(event: bytes | msgspec.Raw) -> msgspec.Raw | str:
         try:
             msgspec.json.decode(text)
             return msgspec.Raw(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             pass
     return text[:KEPT_BYTES].decode(errors="replace")

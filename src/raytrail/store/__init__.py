@@ -14,7 +14,6 @@ One process writes; any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 import fcntl
-import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,11 +24,13 @@ from raytrail.config import StoreConfig
 from raytrail.entities import Entity, installed, sql
 from raytrail.entities.sql import Moment
 from raytrail.errors import NotFoundError, StoreError, StoreLocked
-from raytrail.event import LOG, Chunk
+from raytrail.event import LOG, Chunk, Unreadable
 from raytrail.store import ask
 from raytrail.store.append import UNKNOWN, Appender
+from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
+from raytrail.store.faults import Faults
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.finder import LogFinder, LogPart, output_start
 from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
@@ -51,13 +52,12 @@ __all__ = [
     "Rejected",
     "Rows",
     "Run",
+    "SetAside",
     "Snapshot",
     "Store",
     "UnreadableError",
     "matches",
 ]
-
-_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
 
 
 class Store:
@@ -68,6 +68,7 @@ class Store:
         self._config = config
         self._lock = threading.RLock()
         self._counts: dict[object, int] = {}
+        self._faults = Faults()
         self._asked: Engine | None = None
         self._lock_file = None
         if write:
@@ -96,6 +97,7 @@ class Store:
         if write:
             self._sweep()
             self._appender = Appender(root, self._catalogue, self._engine, self._logs)
+            self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes, self._faults)
             self._live = LiveFold(root, self._catalogue, self._engine)
             self._sealer = Sealer(root, self._catalogue, self._engine)
             self._live.retire(unfold(root, self._catalogue, self._engine))
@@ -157,18 +159,31 @@ class Store:
         """
         self._catalogue.left_plain_group()
 
-    def append(self, chunks: Sequence[Chunk]) -> None:
+    def append(self, chunks: Sequence[Chunk | Unreadable]) -> None:
         """
-        Append chunks; what was appended before is passed over, what is unreadable is set aside.
+        Append chunks; what was appended before is passed over, what is unreadable is set aside: a line, or a chunk.
 
         Raises:
             StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
         """
-        for chunk in chunks:
-            if not _SESSION.fullmatch(chunk.session):
-                raise StoreError(f"chunk of session {chunk.session!r}: not a name that Ray gives; is it from an agent?")
         with self._lock:
-            self._appender.append(chunks)
+            self._border.take(chunks)
+
+    def set_aside(self) -> list[SetAside]:
+        """Return what is kept of the chunks that were set aside, the newest first."""
+        return set_aside(self._catalogue)
+
+    def set_aside_bytes(self, id: str) -> bytes:
+        """
+        Return the bytes of a chunk that was set aside, as they came; of a long one the first megabyte.
+
+        Args:
+            id: Its id, or as much of the beginning as no other has.
+
+        Raises:
+            NotFoundError: Nothing, or more than one thing, is kept under it.
+        """
+        return set_aside_bytes(self._catalogue, id)
 
     def fold(self) -> None:
         """
@@ -179,7 +194,9 @@ class Store:
         """
         with self._lock:
             for (session,) in self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0"):
-                self._live.fold(session)
+                if not self._faults.is_put_off(session):
+                    with self._faults.contained("what was appended cannot be folded", session):
+                        self._live.fold(session)
             for (session,) in self._catalogue.query("SELECT DISTINCT session FROM bodies"):
                 self._live.retire(self._logs.gather(session))
 
@@ -190,21 +207,29 @@ class Store:
             "SELECT session, last_heard_ms, last_grew_ms FROM sessions WHERE sealed_ms IS NULL"
         )
         for session, heard_ms, grew_ms in rows:
-            quiet_s, still_s = (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000
-            if still_s >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
-                self.seal(session)
-            elif quiet_s >= self._config.seal_after_quiet_seconds:
-                self.seal(session, quiet=True)
-            else:
+            if self._faults.is_put_off(session):
                 continue
-            due.append(session)
+            with self._faults.contained("what there is cannot be sealed", session):
+                if self._seal_if_due(session, (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000):
+                    due.append(session)
         # those too that were sealed by a process that was killed before this
         for (session,) in self._catalogue.query(
             "SELECT session FROM sessions WHERE sealed_ms IS NOT NULL "
             "AND session NOT IN (SELECT session FROM state WHERE kind = 'cache')"
         ):
-            self.cache(session)
+            if not self._faults.is_put_off(session):
+                with self._faults.contained("what is sealed cannot be made quick to ask", session):
+                    self.cache(session)
         return due
+
+    def _seal_if_due(self, session: str, quiet_seconds: float, still_seconds: float) -> bool:
+        if still_seconds >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
+            self.seal(session)
+        elif quiet_seconds >= self._config.seal_after_quiet_seconds:
+            self.seal(session, quiet=True)
+        else:
+            return False
+        return True
 
     def seal(self, session: str, *, quiet: bool = False) -> None:
         """
@@ -228,6 +253,7 @@ class Store:
             self._live.forget(session)
             self._live.retire(self._logs.gather(session, every=True))
             self._live.retire(self._sealer.seal(session, quiet=quiet))
+            self._appender.forget(session)
             self._figures.keep(session)
 
     def reopen(self, session: str) -> None:

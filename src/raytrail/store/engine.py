@@ -41,6 +41,17 @@ class Rows(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
+class Copied(NamedTuple):
+    """What the engine says of a file that it has written."""
+
+    path: str
+    rows: int
+    file_bytes: int
+    footer_bytes: int
+    statistics: dict[str, dict[str, str]]
+    """By column, among others its ``min`` and ``max``."""
+
+
 class Run(Protocol):
     """What runs statements that build upon each other."""
 
@@ -233,8 +244,8 @@ def _errors() -> Iterator[None]:
     """Make the client's exceptions ours."""
     try:
         yield
-    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.BinderException,
-            duckdb.ParserException, duckdb.CatalogException, duckdb.OutOfRangeException) as error:  # fmt: skip
+    except (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.NotSupportedError,
+            duckdb.IntegrityError) as error:  # fmt: skip
         raise UnreadableError(str(error).splitlines()[0]) from error
     except duckdb.Error as error:
         raise StoreUnavailable(f"{str(error).splitlines()[0]}; make room, or mend the store's disk") from error
@@ -256,7 +267,7 @@ def lines(path: Path, columns: str, max_line: int) -> str:
     )
 
 
-def copy_parquet(select: str, path: Path, most_rows: int | None = None) -> str:
+def copy_parquet(select: str, path: Path, most_rows: int | None = None, *, statistics: bool = False) -> str:
     """
     Return the statement that writes a Parquet file that every engine can read.
 
@@ -264,11 +275,14 @@ def copy_parquet(select: str, path: Path, most_rows: int | None = None) -> str:
         select: What to write.
         path: The file.
         most_rows: How many rows that can be; None: nobody knows.
+        statistics: Whether it gives a row of `Copied`, and not just how many rows were written.
     """
     # version 1: DataFusion 55 cannot skip through version 2's delta pages
     options = "FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v1"
     if most_rows is not None:
         options += f", ROW_GROUP_SIZE {group_rows(most_rows)}"
+    if statistics:
+        options += ", RETURN_STATS"
     return f"COPY ({select}) TO {literal(str(path))} ({options})"
 
 

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from raytrail.entities import Entity, installed, sql
-from raytrail.errors import StoreError
 from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue, LogFile
 from raytrail.store.engine import Engine, copy_parquet, parquet
@@ -113,7 +112,7 @@ class LiveFold:
             pause = one.committing_seconds / MOST_COMMITTING
             if one.logs and (at_once or time.monotonic() - one.committed_at >= pause):
                 self._commit(session, one)
-        except StoreError:
+        except BaseException:
             # what is in memory may be ahead of the files that were not named: back to the last commit
             self.forget(session)
             raise

@@ -28,6 +28,7 @@ from raytrail.tail import Checkpoint, Tailer
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0  # how often it is looked whether Ray is still there
+_CLOSE_SECONDS = 10.0  # how long brokers and checkpoints may take to close
 _DEAD_LETTERS_SECONDS = 10 * 365 * 24 * 3600
 _PINNED = ("temp_dir", "sessions", "inotify", "state_dir")
 
@@ -141,6 +142,11 @@ class Agent:
         self._probes = Probes()
         self._receiving = Receiving()
 
+    def ends_within(self) -> float:
+        """Return in how many seconds it ends, once it is told to: those of the slowest destination, and some more."""
+        drained = [shipping.destination.agent.drain_seconds for shipping in list(self._running.values())]
+        return max(drained, default=0.0) + _CLOSE_SECONDS
+
     async def run(self, stop: asyncio.Event) -> None:
         """
         Ship to every destination until told to stop, then what is left.
@@ -225,7 +231,9 @@ class Agent:
         patient = len(wanted) > 1 or bool(self._running)
         try:
             for destination in wanted:
-                begun.append(Shipping(destination, patient=patient))  # noqa: PERF401 (those before one that fails are closed)
+                # all files are looked at, and the loop has signals to hear meanwhile
+                pubsub = connect(destination.agent.to)
+                begun.append(await asyncio.to_thread(Shipping, destination, pubsub, patient=patient))
         except ConfigError:
             for shipping in begun:
                 await shipping.aclose()

@@ -231,9 +231,7 @@ class Agent:
         patient = len(wanted) > 1 or bool(self._running)
         try:
             for destination in wanted:
-                # all files are looked at, and the loop has signals to hear meanwhile
-                pubsub = connect(destination.agent.to)
-                begun.append(await asyncio.to_thread(Shipping, destination, pubsub, patient=patient))
+                begun.append(Shipping(destination, patient=patient))  # noqa: PERF401 (those before one that fails are closed)
         except ConfigError:
             for shipping in begun:
                 await shipping.aclose()

@@ -14,6 +14,7 @@ One process writes; any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 import threading
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from raytrail import disk
 from raytrail.config import StoreConfig
 from raytrail.entities import installed, sql
 from raytrail.entities.sql import Moment
@@ -71,8 +73,8 @@ class Store:
         self._lock_file = None
         if write:
             for name in ("log", "state", "tmp"):
-                (root / name).mkdir(parents=True, exist_ok=True)
-            self._lock_file = (root / "lock").open("w")
+                disk.make_private_directory(root / name)
+            self._lock_file = os.fdopen(disk.open_private(root / "lock", os.O_WRONLY), "w")
             try:
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -212,6 +212,8 @@ def make_private_directory(path: Path) -> None:
     Raises:
         OSError: It cannot be made.
     """
+    if path.exists():
+        return
     for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
         try:
             missing.mkdir(PRIVATE_DIRECTORY)

@@ -88,7 +88,12 @@ def test_the_figures_are_those_of_what_was_shipped(agent, shipped, write, make, 
     assert by_destination["raytrail_tail_bytes_until_deleted"] == {"away": 21 * 100_000_000 - sizes["TASK"]}
     assert by_destination["raytrail_tail_open_files"] == {"all": 2, "few": 1, "away": 2}
     assert by_destination["raytrail_agent_failed_chunks_total"]["all"] == 0
-    for nothing in ("agent_refused_events_total", "tail_moved_files_total", "tail_skipped_bytes"):
+    for nothing in (
+        "agent_refused_events_total",
+        "tail_moved_files_total",
+        "tail_refused_names_total",
+        "tail_skipped_bytes",
+    ):
         assert by_destination[f"raytrail_{nothing}"] == {"all": 0, "few": 0, "away": 0}
     assert by_destination["raytrail_agent_in_flight_bytes"]["all"] == 0
     assert set(by_destination["raytrail_tail_checkpoint_age_seconds"]) == {"all", "few", "away"}

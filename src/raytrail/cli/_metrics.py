@@ -63,6 +63,12 @@ class AgentCollector(Collector):
         mismatches = CounterMetricFamily(
             "raytrail_tail_moved_files", "Known files that were found elsewhere, and read again.", None, destination
         )
+        taken = CounterMetricFamily(
+            "raytrail_tail_refused_names",
+            "Names that a link, a FIFO, a socket, a device or a directory had, and that were not followed.",
+            None,
+            destination,
+        )
         skipped = GaugeMetricFamily(
             "raytrail_tail_skipped_bytes",
             "Lines over max_line_bytes and what of logs is over log_file_bytes, of files that are there.",
@@ -89,10 +95,11 @@ class AgentCollector(Collector):
                 until_deleted.add_metric(labels, left)
             files.add_metric(labels, tailer.open_files)
             mismatches.add_metric(labels, tailer.mismatches)
+            taken.add_metric(labels, tailer.refused)
             skipped.add_metric(labels, sum(mark.skipped for mark in checkpoint.marks()))
             age.add_metric(labels, checkpoint.age_seconds)
         yield from (events, size, failed, refused, up, stored, in_flight)
-        yield from (unread, until_deleted, files, mismatches, skipped, age)
+        yield from (unread, until_deleted, files, mismatches, taken, skipped, age)
 
 
 @contextmanager

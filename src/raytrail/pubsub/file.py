@@ -67,6 +67,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from raytrail import disk
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, received
 from raytrail.pubsub import Delivery, Guarantee
@@ -338,7 +339,7 @@ class _Writer:
         self._number = 1 + max([self._number, *(int(name[1]) for name in names if name)])
         self._path = self._directory / f"{self._number:020}-{self._id}.chunks"
         self._stored_bytes = 0
-        self._file = file = FileIO(self._path, "xb")
+        self._file = file = FileIO(disk.open_private(self._path, os.O_WRONLY | os.O_EXCL), "wb")
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # before its first byte: see Source.look
         _sync_directory(self._directory)
         return file
@@ -373,7 +374,7 @@ def _write(fd: int, buffers: Sequence[bytes]) -> None:
 def _make_directory(directory: Path) -> None:
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
+        disk.make_private_directory(path)
         _sync_directory(path.parent)
 
 
@@ -436,7 +437,8 @@ class _Place:
             positions = self._acknowledged()
             unfinished = self._path.with_name(f"{self._path.name}.new")
             try:
-                unfinished.write_bytes(msgspec.json.encode(positions))
+                with open(disk.open_private(unfinished, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+                    file.write(msgspec.json.encode(positions))
                 unfinished.replace(self._path)
                 self._committed = positions
                 self._next_commit = time.monotonic() + _COMMIT_SECONDS
@@ -463,7 +465,7 @@ class _Place:
 
 
 def _take_lock(path: Path, directory: Path, group: str) -> FileIO:
-    lock = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    lock = FileIO(disk.open_private(path, os.O_RDWR), "r+b")
     try:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -489,7 +491,7 @@ def _groups(directory: Path) -> Path:
 @contextmanager
 def _undisturbed(directory: Path) -> Iterator[None]:
     """Keep joining and retention apart: one tries the locks that the other takes, and counts who is there."""
-    fd = os.open(_groups(directory) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    fd = disk.open_private(_groups(directory) / ".lock", os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

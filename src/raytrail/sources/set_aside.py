@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 
 import msgspec
 
+from raytrail import disk
 from raytrail.event import SET_ASIDE, UNDECODABLE
 
 MOST_BYTES = 10 << 20
@@ -38,10 +40,10 @@ class SetAside:
             OSError: The disk takes nothing.
         """
         line = msgspec.json.encode({"reason": reason, "came_ns": time.time_ns(), "event": _readable(event)}) + b"\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_private_directory(self.path.parent)
         if self.path.exists() and self.path.stat().st_size + len(line) > MOST_BYTES:
             self.path.replace(f"{self.path}.1")
-        with self.path.open("ab") as file:
+        with open(disk.open_private(self.path, os.O_WRONLY | os.O_APPEND), "ab") as file:
             file.write(line)
         self.events += 1
 

@@ -14,12 +14,14 @@ One process writes; any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from raytrail import disk
 from raytrail.config import StoreConfig
 from raytrail.entities import Entity, installed, sql
 from raytrail.entities.sql import Moment
@@ -73,8 +75,8 @@ class Store:
         self._lock_file = None
         if write:
             for name in ("log", "state", "tmp"):
-                (root / name).mkdir(parents=True, exist_ok=True)
-            self._lock_file = (root / "lock").open("w")
+                disk.make_private_directory(root / name)
+            self._lock_file = os.fdopen(disk.open_private(root / "lock", os.O_WRONLY), "w")
             try:
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

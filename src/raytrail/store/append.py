@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from raytrail import disk
 from raytrail.entities import Entity, of_file_type, sql
 from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreUnavailable
@@ -327,11 +328,13 @@ class Appender:
         group.files.append((UNKNOWN, path, len(group.unknown)))
 
     def _new_spool(self) -> Path:
-        return self._root / "tmp" / f"spool-{os.getpid()}-{next(self._serial)}.ndjson"
+        spool = self._root / "tmp" / f"spool-{os.getpid()}-{next(self._serial)}.ndjson"
+        disk.create_private(spool)
+        return spool
 
     def _new_file(self, session: str, name: str) -> Path:
         directory = self._root / "log" / session
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_private_directory(directory)
         return directory / f"{name}-{time.time_ns():020d}-{next(self._serial):06d}.parquet"
 
     def _commit(self, chunks: Sequence[Chunk], groups: Iterable[_Group], touched: dict[FileKey, _Touched]) -> None:
@@ -484,8 +487,9 @@ def _placed(data: bytes, line: Line) -> bytes:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content durable."""
+    """Make a file's content durable, and its owner's alone: the engine makes files by the umask."""
     with path.open("rb") as file:
+        disk.make_private(file.fileno())
         os.fsync(file.fileno())
 
 

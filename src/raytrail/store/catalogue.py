@@ -7,6 +7,7 @@ ranges that they came from. A file that no row names is a leftover of a crash, a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import uuid
@@ -15,7 +16,9 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
+from raytrail import disk
 from raytrail.errors import StoreError, StoreTooNew, StoreUnavailable
 
 VERSION = 1
@@ -186,6 +189,20 @@ class Extent(NamedTuple):
 NOTHING = Extent(0, 0, 0)
 
 
+class _Stamp(NamedTuple):
+    """What tells that the database was changed."""
+
+    inode: int
+    size_bytes: int
+    changed_ns: int
+    wal_bytes: int
+
+
+def _opened(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path), errors='surrogateescape')}?{how}"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
+
+
 class Catalogue:
     """The store's only mutable file. One writer; readers in any number, each seeing whole transactions."""
 
@@ -193,9 +210,12 @@ class Catalogue:
         self._path = path
         self._write = write
         self._lock = threading.RLock()
-        uri = f"file:{path}?mode={'rwc' if write else 'ro'}"
+        self._alone: _Stamp | None = None
+        """What the files were when this was opened as one that nobody changes; None where it was not."""
+        if write:
+            disk.create_private(path)
         try:
-            self._db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
+            self._db = self._connect()
             if write:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 # a batch is acknowledged to the broker once it is here: it must survive the machine too
@@ -220,6 +240,43 @@ class Catalogue:
             raise StoreTooNew(
                 f"{path}: written by a newer Raytrail (layout {found}, this one knows {VERSION}); upgrade this one"
             )
+
+    def _connect(self) -> sqlite3.Connection:
+        """
+        Open the database.
+
+        It needs a file beside it, also to be read. Where none can be made, it is read as a file that nobody changes, as
+        long as that is so.
+        """
+        if self._write:
+            return _opened(self._path, "mode=rwc")
+        db = _opened(self._path, "mode=ro")
+        try:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
+            return db
+        except sqlite3.OperationalError:
+            db.close()
+            if os.access(self._path.parent, os.W_OK):
+                raise
+        stamp = self._stamp()
+        if stamp.wal_bytes:
+            raise StoreError(
+                f"{self._path}: its writer was killed, and it lies where nothing can be written: {self._path}-wal "
+                "holds what is not in it yet; copy the store to where it can be written, and open it there"
+            )
+        self._alone = stamp
+        return _opened(self._path, "mode=ro&immutable=1")
+
+    def _stamp(self) -> _Stamp:
+        status, wal = os.stat(self._path), Path(f"{self._path}-wal")
+        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, wal.stat().st_size if wal.exists() else 0)
+
+    def _follow_changes(self) -> None:
+        """Open it anew where it was opened as one that nobody changes, and somebody has; the lock is held."""
+        if self._alone is not None and self._alone != self._stamp():
+            self._alone = None
+            self._db.close()
+            self._db = self._connect()
 
     def _give_id(self) -> None:
         """Give the store an id, once; one that older versions wrote may have read under a group's name alone."""
@@ -289,6 +346,7 @@ class Catalogue:
             if self._db.in_transaction:
                 yield self._db
                 return
+            self._follow_changes()
             self._db.execute("BEGIN")
             try:
                 yield self._db
@@ -298,6 +356,8 @@ class Catalogue:
     def query(self, sql: str, *params: Any) -> list[Any]:
         """Return the rows of one SELECT."""
         with self._lock:
+            if not self._db.in_transaction:
+                self._follow_changes()
             return self._db.execute(sql, params).fetchall()
 
     def ranges(self, key: FileKey) -> Ranges:

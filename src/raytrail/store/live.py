@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from raytrail import disk
 from raytrail.entities import Entity, installed, sql
 from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue, LogFile
@@ -266,7 +267,7 @@ class LiveFold:
 
     def _write(self, session: str, entity: Entity, kind: str, select: str) -> tuple[Path, int]:
         directory = self._root / "state" / session
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_private_directory(directory)
         path = directory / f"{entity.name}-{kind}-{time.time_ns():020d}.parquet"
         # sorted by pieces: a sealed session is their sequence, in which a query still skips
         # most of what it does not ask for

@@ -297,8 +297,9 @@ def _lock(path: Path) -> int:
     """Take the lock beside the checkpoint; the kernel lets go of it when the process ends."""
     beside = path.with_name(path.name + ".lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        disk.make_private_directory(path.parent)
+        lock = disk.open_private(beside, os.O_RDWR)
+        disk.create_private(path)
     except OSError as error:
         raise ConfigError(
             f"state directory {path.parent}: {error.strerror}; give one that can be written with --state-dir"

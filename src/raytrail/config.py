@@ -79,14 +79,14 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     """The same in bytes, as Ray wrote them, before any compression."""
     redact: tuple[str, ...] = ("env_vars",)
     """
-    Names whose values are masked with asterisks before anything leaves the node, wherever in an event they are;
-    passwords in URLs are, too, and the variables that a job's entrypoint begins with. None: nothing is masked.
+    Names whose values are masked with asterisks before anything leaves the node, wherever in an event they are, in
+    lower and in upper case. What is called or looks like a secret is masked as well: passwords, tokens, keys, what URLs
+    and commands hold of them. None: nothing is masked at all.
     """
+    redact_logs: bool = True
+    """Mask the same in the lines of logs. Off: what a program prints leaves the node as it is."""
     logs: bool = True
-    """
-    Ship the sessions' logs, too: all files in ``logs/`` that hold no events, as event type ``LOG``. Nothing is masked
-    in them.
-    """
+    """Ship the sessions' logs, too: all files in ``logs/`` that hold no events, as event type ``LOG``."""
     log_include: tuple[str, ...] = ()
     """Logs to ship, as globs of their names in ``logs/``, e.g. ``worker-*`` or ``serve/*``; none means all."""
     log_exclude: tuple[str, ...] = ("debug_state*.txt",)

@@ -10,6 +10,7 @@ import pytest
 from raytrail.config import StoreConfig
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.pubsub.collector import Collector, Sender, from_message
+from raytrail.redact import Redactor
 from raytrail.store import Store
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
@@ -127,6 +128,16 @@ def test_nothing_gives_nothing_and_half_an_array_is_refused():
     with pytest.raises(EventError) as caught:
         from_message(b'[{"a": 1}, {"b"')
     assert str(caught.value) == "JSON array of 15 bytes: Input data was truncated; send one that is whole, or NDJSON"
+
+
+def test_secrets_are_masked_as_an_agent_would_have_and_the_chunk_is_the_same():
+    event = {"event_data": {"metadata": {"api_key": "hunter2"}}, "source_type": "EXPORT_SUBMISSION_JOB"}
+    sent = ndjson([vector(json.dumps(event))])
+    [chunk] = from_message(sent)
+    assert b'"api_key": "*******"' in chunk.data
+    [bare] = from_message(sent, redact=Redactor(()))
+    assert b"hunter2" in bare.data
+    assert bare.segments == chunk.segments
 
 
 def test_a_large_message_gives_chunks_of_bounded_size():

@@ -57,6 +57,7 @@ class _Place(click.Path):
     "tail.event_types",
     "tail.max_line_bytes",
     "tail.redact",
+    "tail.redact_logs",
     "tail.logs",
     "tail.log_include",
     "tail.log_exclude",

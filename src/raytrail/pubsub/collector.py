@@ -45,6 +45,7 @@ from raytrail import records
 from raytrail.errors import EventError, RaytrailError
 from raytrail.event import SESSION_NAME, UNDECODABLE, UNKNOWN_SESSION, Chunk, Segment, unquoted
 from raytrail.pubsub import Publisher
+from raytrail.redact import Redactor, default
 
 UNKNOWN = "UNKNOWN"
 """The event type of lines that say none."""
@@ -89,10 +90,17 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 class Collector:
-    """Takes what is posted to ``/ingest``, by our agents and by foreign collectors, and publishes it."""
+    """
+    Takes what is posted to ``/ingest``, by our agents and by foreign collectors, and publishes it.
 
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
+    Args:
+        publisher: Stores it.
+        redact: Masks secrets in foreign records; None is the default one. Chunks of our agents were masked on their
+            nodes.
+    """
+
+    def __init__(self, publisher: Publisher, redact: Redactor | None = None) -> None:
+        self._publisher, self._redact = publisher, redact or default()
 
     async def take(self, headers: Mapping[str, str], body: bytes) -> None:
         """
@@ -108,8 +116,8 @@ class Collector:
             PublishError: Some of it was not stored; send all of it again where `retryable`.
             ConfigError: Nothing can be stored before somebody mends the broker, or its URL.
         """
-        read = asyncio.to_thread(_read, headers, body) if len(body) > _THREAD_BYTES else None
-        chunks = await read if read else _read(headers, body)
+        read = asyncio.to_thread(_read, headers, body, self._redact) if len(body) > _THREAD_BYTES else None
+        chunks = await read if read else _read(headers, body, self._redact)
         results = await asyncio.gather(*map(self._publisher.publish, chunks), return_exceptions=True)
         errors = [result for result in results if isinstance(result, BaseException)]
         # what may be stored later comes first: the sender must not think that all is refused for good
@@ -125,11 +133,16 @@ def to_http(chunk: Chunk) -> dict[str, str]:
     }
 
 
-def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
+def from_message(value: bytes, sender: Sender = _NOBODY, *, redact: Redactor | None = None) -> list[Chunk]:
     """
     Make the chunks of a foreign message: one per session and event type, and each 256 KiB of lines.
 
     The same message gives the same chunks. Several messages of one sender may be joined by newlines.
+
+    Args:
+        value: The message.
+        sender: What it does not say itself.
+        redact: Masks secrets in its lines, which were read where no agent of ours is; None is the default one.
 
     Raises:
         EventError: It begins as a JSON array and is none, or holds more records than its bytes can.
@@ -153,10 +166,11 @@ def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
         if len(gathered) > MOST_KINDS:
             raise EventError(f"more than {MOST_KINDS} sessions and event types at once; send them one after the other")
     _tell(left_out)
-    return [_chunk(sender, *key, data) for key, some in gathered.items() for data in _joined(some)]
+    redact = redact or default()
+    return [_chunk(sender, *key, data, redact) for key, some in gathered.items() for data in _joined(some)]
 
 
-def _read(headers: Mapping[str, str], body: bytes) -> list[Chunk]:
+def _read(headers: Mapping[str, str], body: bytes, redact: Redactor) -> list[Chunk]:
     said = {
         name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquoted(value)
         for name, value in headers.items()
@@ -166,7 +180,7 @@ def _read(headers: Mapping[str, str], body: bytes) -> list[Chunk]:
     if session and not SESSION_NAME.fullmatch(session):
         raise EventError(f"session {session!r:.500} cannot name a directory; send Ray's own name for it")
     if _VERSION not in said:
-        return from_message(body, Sender(said.get("cluster", ""), session, said.get("node_id", "")))
+        return from_message(body, Sender(said.get("cluster", ""), session, said.get("node_id", "")), redact=redact)
     if not session:
         raise EventError(f"chunk headers {said!r:.500} name no session; they were cut or altered")
     if headers.get("content-type", "").startswith("application/json"):
@@ -252,7 +266,7 @@ def _event_type(line: bytes) -> str:
     return _FILE_TYPES.get(name, name) if export and not source else UNKNOWN
 
 
-def _chunk(sender: Sender, session: str, event_type: str, data: bytes) -> Chunk:
+def _chunk(sender: Sender, session: str, event_type: str, data: bytes, redact: Redactor) -> Chunk:
     began = _head(data[: data.index(b"\n")]).timestamp
     name = hashlib.blake2b(session.encode("utf-8", "surrogatepass") + b"\n" + data, digest_size=16).hexdigest()
     return Chunk(
@@ -262,5 +276,5 @@ def _chunk(sender: Sender, session: str, event_type: str, data: bytes) -> Chunk:
         event_type=event_type,
         # begins with the time as an agent's does, for what the fold orders by file
         segments=(Segment(f"{began:010d}-collector-{name}", 0, 0, len(data)),),
-        data=data,
+        data=redact(data, event_type),
     )

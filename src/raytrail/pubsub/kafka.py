@@ -19,6 +19,7 @@ Settings, in the URL's query:
 
     envelope         chunk   `chunk` or `event`
     partitions               make the topic, with so many, where it is missing; else that is the broker's affair
+    redact           true    mask secrets in what collectors write into the topic themselves, which no agent has masked
     timeout_seconds  30      how long the brokers may take to store a chunk before it is sent again; a third of it
                              is how long they may take to answer at first
 
@@ -53,6 +54,7 @@ from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.collector import from_message
 from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
+from raytrail.redact import Redactor, default
 
 _POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing
 _KNOWN_SECONDS = 300.0
@@ -112,6 +114,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     envelope: Literal["chunk", "event"] = "chunk"
     partitions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    redact: bool = True
     timeout_seconds: Annotated[float, msgspec.Meta(ge=1)] = 30
 
 
@@ -285,6 +288,7 @@ class KafkaPubSub:
                 "queued.max.messages.kbytes": 16 * 1024,
                 "receive.message.max.bytes": 128 * 1024**2,
             },
+            default() if self._settings.redact else Redactor(()),
         )
         loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "raytrail-kafka-reader")
 
@@ -555,8 +559,9 @@ class _Sent:
 class _Held:
     """One partition, as its reader has it, from the first offset that it gets."""
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, redact: Redactor) -> None:
         self.end = self.committed = first
+        self._redact = redact
         self._unacked: dict[tuple[int, int], None] = {}
         self._joining: dict[bytes, _Joining] = {}
 
@@ -579,7 +584,7 @@ class _Held:
         else:
             chunks: list[Chunk | Unreadable] = []
             try:
-                chunks += from_message(value)
+                chunks += from_message(value, redact=self._redact)
             except EventError as error:
                 headers_sent = {name: header_text(header) for name, header in sent.items()}
                 chunks.append(Unreadable(place=place, reason=str(error), headers=headers_sent, data=value))
@@ -666,7 +671,14 @@ class _Joining:
 class _Reader:
     """A member of a group. All of it is called by one thread, but for the acks."""
 
-    def __init__(self, make: Callable[[dict[str, Any]], Consumer], topic: str, properties: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        make: Callable[[dict[str, Any]], Consumer],
+        topic: str,
+        properties: dict[str, Any],
+        redact: Redactor,
+    ) -> None:
+        self._redact = redact
         self.consumer: Any = make({**properties, "on_commit": self._committed})  # its messages' stubs lack offsets
         self._topic = topic
         self._held: dict[int, _Held] = {}
@@ -702,7 +714,7 @@ class _Reader:
                     error = message.error()
                     if error is None:
                         if (partition := message.partition()) not in self._held:
-                            self._held[partition] = _Held(message.offset())
+                            self._held[partition] = _Held(message.offset(), self._redact)
                         given += self._held[partition].read(message)
                     elif error.code() != KafkaError._MAX_POLL_EXCEEDED:  # it joins again by itself
                         raise KafkaException(error)

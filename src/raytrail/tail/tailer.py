@@ -22,13 +22,13 @@ import msgspec
 from raytrail import disk
 from raytrail.config import HEARTBEAT_SECONDS, TailConfig
 from raytrail.event import LOG, SET_ASIDE, Chunk, FileId, Segment
+from raytrail.redact import Redactor
 from raytrail.tail import discovery
 from raytrail.tail.checkpoint import Checkpoint, Mark
 from raytrail.tail.discovery import FileName, Running, Session
 from raytrail.tail.file import Changed, EventFile, Inode, Piece
 from raytrail.tail.life import NOTE, Life, note
 from raytrail.tail.limits import Limits
-from raytrail.tail.redact import Redactor
 from raytrail.tail.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -694,7 +694,7 @@ class Tailer:
             node_id=followed.node_id,
             event_type=event_type,
             segments=tuple(segments),
-            data=data if is_log else self._redact(data, event_type),
+            data=self._redact(data, event_type) if self.config.redact_logs or not is_log else data,
         )
 
     def _read(self, followed: _Followed, file: EventFile, room: int, *, long: bool) -> Piece | None:

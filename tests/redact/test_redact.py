@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raytrail.tail.redact import Redactor
+from raytrail.redact import Redactor
 
 redactor = Redactor(["env_vars"])
 SECRET = "hunter2"
@@ -129,7 +129,8 @@ def test_variables_that_an_entrypoint_sets_are_masked(entrypoint, masked, event_
     hidden = redact(line, event_type)
     assert len(hidden) == len(line)
     assert json.loads(hidden)["event_data"] == {"entrypoint": masked, "z": "A=1"}
-    assert redact(line, "TASK") is line
+    if "TOKEN" not in entrypoint:  # which is a secret's name in every event
+        assert redact(line, "TASK") is line
     if entrypoint == masked:
         assert hidden is line
 

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import httpx
@@ -177,6 +178,20 @@ async def test_another_path_is_not_found():
     with answering("127.0.0.1:0", nobody()) as url:
         answer = await ask(url)
         assert (answer.status_code, answer.text) == (404, "/metrics, /healthz\n")
+
+
+async def test_whoever_says_nothing_holds_up_nobody_and_takes_no_threads():
+    before = threading.active_count()
+    with answering("127.0.0.1:0", nobody()) as url, ExitStack() as stack:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        idle = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(100)]
+        assert (await ask(f"{url}/healthz")).status_code == 200
+        # the oldest had to make room
+        assert [await asyncio.to_thread(one.recv, 1) for one in idle[:60]] == [b""] * 60
+        until = time.monotonic() + 60
+        while threading.active_count() - before >= 60 and time.monotonic() < until:  # noqa: ASYNC110 (threads end by themselves)
+            await asyncio.sleep(0.01)  # those of the connections that ended are ending
+        assert threading.active_count() - before < 60
 
 
 async def test_afterwards_nobody_answers():

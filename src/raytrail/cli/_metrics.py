@@ -6,11 +6,10 @@ import asyncio
 import concurrent.futures
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from threading import Thread
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -20,8 +19,10 @@ from prometheus_client.registry import Collector
 
 from raytrail.cli._shipping import Agent
 from raytrail.errors import ConfigError
+from raytrail.sources.few import Server
 
 _ANSWER_SECONDS = 5.0
+_SILENT_SECONDS = 30.0
 
 
 class AgentCollector(Collector):
@@ -130,6 +131,8 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
         return {one.label: one.figures() for one in agent.shippings.values()}
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = _SILENT_SECONDS
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
@@ -154,10 +157,6 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: it is asked every few seconds."""
-
-    class Server(ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-        daemon_threads = True
 
     try:
         server = Server((host.strip("[]"), port), Handler)

@@ -152,6 +152,7 @@ async def serve(
             ws_max_size=HEARD_BYTES,
             access_log=False,
             log_config=None,
+            log_level="error",  # it warns of every request that is none, of which anybody may send many
             timeout_graceful_shutdown=GRACE_SECONDS,
         ),
         lambda: ready(url),

@@ -31,9 +31,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -43,6 +42,7 @@ from raytrail.event import SET_ASIDE, UNDECODABLE
 from raytrail.sources import set_aside
 from raytrail.sources.address import PATH, url, where
 from raytrail.sources.event_file import EventFiles, session_root, written_files
+from raytrail.sources.few import Server
 from raytrail.sources.ray_event import Converter, session_name
 from raytrail.sources.set_aside import SetAside
 
@@ -50,7 +50,6 @@ PREFIX = "0"
 """What the numbers in the names of its files begin with."""
 
 _BODIES_AT_ONCE = 2
-_CONNECTIONS = 32
 _BODY_SECONDS = 30.0
 _RETRY_SECONDS = 5
 _LINGER_SECONDS = 5.0
@@ -224,10 +223,9 @@ class Receiver:
         slots = threading.BoundedSemaphore(_BODIES_AT_ONCE)
         settings = {"intake": intake, "token": token, "most_bytes": most_bytes, "slots": slots, "room": room}
         handler = type("Handler", (_Handler,), settings)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
         try:
-            self._server = type("Server", (_Server,), {"address_family": family})((host, port), handler)
+            self._server = Server((host, port), handler)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"receiver={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8367"
@@ -243,47 +241,6 @@ class Receiver:
         self._server.server_close()
         self._thread.join()
         self._intake.close()
-
-
-class _Server(ThreadingHTTPServer):
-    """Has a thread for each connection, and few of them."""
-
-    daemon_threads = True
-    request_queue_size = 128  # of those who wait to be let in; with the default of five, a few make others wait seconds
-
-    def __init__(self, *args: Any) -> None:
-        self._open: dict[Any, bool] = {}
-        self._open_lock = threading.Lock()
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Begin with a connection; where there are too many, end the oldest on which nothing is being done."""
-        with self._open_lock:
-            if len(self._open) >= _CONNECTIONS:
-                idle = next((one for one, busy in self._open.items() if not busy), request)
-                self._open.pop(idle, None)
-                with suppress(OSError):
-                    idle.shutdown(socket.SHUT_RDWR)
-            self._open[request] = False
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._open_lock:
-            self._open.pop(request, None)
-        super().shutdown_request(request)
-
-    @contextmanager
-    def busy(self, request: Any) -> Iterator[None]:
-        """Say that a connection's events are being taken, and not to end it."""
-        with self._open_lock:
-            self._open[request] = True
-        try:
-            yield
-        finally:
-            with self._open_lock:
-                # as the newest: the next request's time begins
-                self._open.pop(request)
-                self._open[request] = False
 
 
 class _Room:
@@ -322,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
     most_bytes: int
     slots: threading.BoundedSemaphore
     room: _Room
-    server: _Server
+    server: Server
 
     protocol_version = "HTTP/1.1"  # the connection stays, as Ray's client expects
     timeout = _BODY_SECONDS

@@ -37,6 +37,7 @@ from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.older import unfold
 from raytrail.store.read import Filter, Snapshot
+from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
 from raytrail.store.states import States
 
@@ -89,6 +90,7 @@ class Store:
             if self._lock_file is not None:
                 self._lock_file.close()
             raise
+        self._readers = Readers(root, write=write)
         self._engine = Engine(config, root / "tmp" if write else None)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._counts)
@@ -123,7 +125,10 @@ class Store:
             raise StoreError(f"{root}: {error}; choose a directory that can be written") from error
 
     def close(self) -> None:
-        """Close it. What was appended is durable without that."""
+        """Close it. What was appended is durable without that; files that nobody names are deleted, if nobody reads."""
+        if self._lock_file is not None and self._readers.are_none():
+            self._live.delete_retired()
+        self._readers.close()
         self._engine.close()
         if self._asked is not None:
             self._asked.close()

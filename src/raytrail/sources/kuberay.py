@@ -369,6 +369,7 @@ def _blocks(
         before, offset, rest = content.read_bytes, offset + end, rest[end:]
         if len(rest) > (most := _MOST_TEXT_BYTES if whole or is_array else _MOST_LINE_BYTES):
             unread(Unread(file, offset, len(rest), f"a line of more than {most} bytes"))
+            yield _Block([], file.size_bytes - before)
             return
     last, torn = _elements(rest) if is_array else _last_line(rest, offset, whole=whole)
     if content.reason or torn:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import tarfile
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -404,6 +405,35 @@ def test_a_session_whose_export_was_off_is_said_to_be_empty(run, store, make, se
     done = run("import", session_dir(make.chunk("TASK")))
     assert f"{make.SESSION}: no events; its files are empty, since Ray's export was off\n" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_session_with_a_name_that_none_can_have_is_said_and_the_rest_goes_in(run, store, session_dir, make):
+    directory = session_dir(make.chunk("TASK", make.task(1)))
+    session_dir(make.chunk("TASK", make.task(2)), session="session_a b")
+    said = "'session_a b': it is no name that a session can have; rename the directory, and import it again\n"
+    for path, events in ((directory.parent, 1), (directory.parent / "session_a b", 0)):
+        done = run("import", path, code=1)
+        assert done.stdout.count("1 in all") == events
+        assert done.stderr.endswith(said)
+    with Store.open(store) as opened:
+        assert [cluster.session for cluster in opened.clusters()] == [make.SESSION]
+        assert opened.set_aside() == []
+
+
+def test_nothing_is_left_behind_that_nobody_names(run, store, capture):
+    run("import", capture)
+    with sqlite3.connect(store / "catalogue.sqlite") as db:
+        named = {
+            path
+            for (path,) in db.execute("SELECT path FROM log UNION SELECT path FROM state UNION SELECT path FROM bodies")
+        }
+    there = {
+        str(path.relative_to(store))
+        for kind in ("log", "logs", "state", "tmp")
+        for path in store.glob(f"{kind}/**/*")
+        if path.is_file()
+    }
+    assert there == named
 
 
 def test_a_path_that_is_not_there_is_a_usage_error(run, store, tmp_path):

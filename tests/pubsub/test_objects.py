@@ -400,6 +400,17 @@ def test_the_chunks_before_a_head_that_is_none_are_read(head):
     assert odd.place == f"object, at {len(body)}"
 
 
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_an_object_that_holds_more_than_can_be_is_not_unpacked(monkeypatch, compression):
+    body = _encode([chunk(0)], compression)
+    suffix = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz"}[compression]
+    assert _decode(body, suffix, "object") == [chunk(0)]
+    monkeypatch.setattr("raytrail.pubsub.objects._MOST_BYTES", 20)
+    [odd] = _decode(body, suffix, "object")
+    assert "it holds more than 20 bytes" in odd.reason
+    assert odd.data == body
+
+
 def test_an_objects_place_is_that_of_its_last_ack_in_any_order():
     one = _Following("w", 5)
     assert one.place == 5

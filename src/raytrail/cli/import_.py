@@ -23,13 +23,12 @@ from raytrail.cli import _history, _options, _output
 from raytrail.cli.ledger import complete, details, show
 from raytrail.config import Config, TailConfig, store_dir
 from raytrail.errors import ConfigError, NotFoundError
-from raytrail.event import COLLECTED, Chunk
+from raytrail.event import COLLECTED, SESSION_NAME, Chunk
 from raytrail.pubsub import open_bucket
 from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
-from raytrail.tail import Checkpoint, Tailer, alive, locate
-from raytrail.tail.discovery import Session
+from raytrail.tail import Checkpoint, Session, Tailer, alive, locate
 
 NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
@@ -142,15 +141,32 @@ def _look(paths: Sequence[str | Path]) -> _There:
             collected += _look_into_bucket(path)
             continue
         try:
-            for session in locate(path):
-                names[session.name] = names.get(session.name) or _closed(session)
-            on_disk.append(path)
+            found = locate(path)
         except ConfigError:
-            found = kuberay.find(kuberay.below(path))
-            if not found:
+            of_kuberay = kuberay.find(kuberay.below(path))
+            if not of_kuberay:
                 raise
-            collected += found
-    return _There(names, on_disk, collected)
+            collected += of_kuberay
+            continue
+        for session in found:
+            names[session.name] = names.get(session.name) or _closed(session)
+        on_disk += [path] if all(map(_has_name, found)) else _named(found)
+    odd = {one.session for one in collected if not SESSION_NAME.fullmatch(one.session)}
+    names = {name: why for name, why in names.items() if SESSION_NAME.fullmatch(name)} | {
+        repr(name): "it is no name that a session can have; rename the directory, and import it again"
+        for name in sorted({*names, *odd})
+        if not SESSION_NAME.fullmatch(name)
+    }
+    return _There(names, on_disk, [one for one in collected if one.session not in odd])
+
+
+def _has_name(session: Session) -> bool:
+    return bool(SESSION_NAME.fullmatch(session.name))
+
+
+def _named(found: Iterable[Session]) -> list[Path]:
+    """Return the directories of those sessions whose names can be a session's."""
+    return sorted({session.directory or session.events for session in found if _has_name(session)})
 
 
 def _closed(session: Session) -> str:

@@ -37,6 +37,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gzip
+import io
 import json
 import logging
 import re
@@ -56,7 +57,7 @@ from raytrail.errors import BrokerUnavailable, ConfigError, EventError, Raytrail
 from raytrail.event import UNDECODABLE, Chunk, Unreadable, received, unquoted
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.bucket import BucketSettings, open_bucket
-from raytrail.zstd import ZstdError, compress, decompress
+from raytrail.zstd import ZstdError, compress, decompress_at_most
 
 _PLACE_SECONDS = 1.0
 _LEASE_SECONDS = 10.0
@@ -65,6 +66,8 @@ _GAP_SECONDS = 600.0  # how often it is looked whether what comes next was delet
 _AT_ONCE = 16
 _SUFFIXES = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz", "none": ".ndjson"}
 
+_MOST_BYTES = 512 * 1024 * 1024
+"""How much an object may hold when it is decompressed: many times what a writer puts into one."""
 _NUMBER = re.compile(r"[0-9]{1,18}(?=\.)")
 """Of an object, at the beginning of its name."""
 
@@ -446,9 +449,9 @@ def _decode(body: bytes, suffix: str, what: str) -> list[Chunk | Unreadable]:
     at = 0
     try:
         if suffix == _SUFFIXES["zstd"]:
-            body = decompress(body)
+            body = decompress_at_most(body, _MOST_BYTES)
         elif suffix == _SUFFIXES["gzip"]:
-            body = gzip.decompress(body)
+            body = _unzipped(body)
         while at < len(body):
             end = body.index(b"\n", at) + 1
             head = msgspec.json.decode(body[at:end], type=_Head).raytrail
@@ -460,6 +463,14 @@ def _decode(body: bytes, suffix: str, what: str) -> list[Chunk | Unreadable]:
         reason = f"{what} is none of ours: {error!r}; it was altered, or take another folder"
         chunks.append(Unreadable(place=f"{what}, at {at}", reason=reason, headers={}, data=body[at:]))
     return chunks
+
+
+def _unzipped(body: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
+        unzipped = file.read(_MOST_BYTES + 1)
+    if len(unzipped) > _MOST_BYTES:
+        raise ValueError(f"it holds more than {_MOST_BYTES} bytes")
+    return unzipped
 
 
 class _Head(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ from raytrail.event import Chunk, Unreadable, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
-from raytrail.zstd import ZstdError, compress, decompress
+from raytrail.zstd import ZstdError, compress, decompress_at_most
 
 _SERVICES = ("ObservabilityPubSubService", "InternalPubSubGcsService")  # since 2.60, and before
 _COMMANDS = "GcsSubscriberCommandBatch"
@@ -651,7 +651,7 @@ def _pack(producer: str, after: int, first: int, chunks: Sequence[Chunk]) -> byt
 def _unpack(message: _Message, topic: _Topic) -> Iterator[tuple[Sequence[int], Chunk | Unreadable]]:
     """Yield each chunk with its number, or all of a message whose lines cannot be read with those of its chunks."""
     try:
-        lines, offset = decompress(message.lines), 0
+        lines, offset = decompress_at_most(message.lines, _CHUNK_BYTES + _MESSAGE_BYTES), 0
     except ZstdError as error:
         altered = EventError(f"a message of {message.producer} at {topic.shown} was altered: {error}")
         numbers = range(message.first, message.first + len(message.chunks))

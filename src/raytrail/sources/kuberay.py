@@ -48,6 +48,8 @@ _FILE = re.compile(
 _ENDPOINT = re.compile(rf"{_SESSION}fetched_endpoints/restful__[^/]+\Z")
 _UNLISTED = re.compile(rf"{_SESSION}(.+/)?\Z")
 _BLOCK_BYTES = 1 << 20
+_MOST_LINE_BYTES = 64 << 20
+_MOST_TEXT_BYTES = 512 << 20  # an hour's events in one array, or an answer
 _AHEAD = 8
 _JSON = json.JSONDecoder()
 _GZIP = b"\x1f\x8b"
@@ -368,6 +370,10 @@ def _blocks(
         end = 0 if whole or is_array else rest.rfind(b"\n") + 1
         yield _Block(_lines(rest[:end], offset), content.read_bytes - before)
         before, offset, rest = content.read_bytes, offset + end, rest[end:]
+        if len(rest) > (most := _MOST_TEXT_BYTES if whole or is_array else _MOST_LINE_BYTES):
+            unread(Unread(file, offset, len(rest), f"a line of more than {most} bytes"))
+            yield _Block([], file.size_bytes - before)
+            return
     last, torn = _elements(rest) if is_array else _last_line(rest, offset, whole=whole)
     if content.reason or torn:
         unread(

@@ -2,7 +2,7 @@
 The history on disk: the log of all events, and the states folded from it.
 
     <root>/
-      catalogue.sqlite              sessions, files, byte ranges seen, rejected lines
+      catalogue.sqlite              sessions, files, byte ranges seen, rejected lines, chunks that were set aside
       log/<session>/*.parquet       every event as typed columns: the truth
       logs/<session>/*.zst          what Ray and its workers wrote for people
       state/<session>/*.parquet     what the events add up to; *.duckdb beside it serves a sealed session faster
@@ -40,6 +40,7 @@ from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.older import unfold
 from raytrail.store.read import Filter, Snapshot
+from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
 from raytrail.store.states import States
 
@@ -92,6 +93,7 @@ class Store:
             if self._lock_file is not None:
                 self._lock_file.close()
             raise
+        self._readers = Readers(root, write=write)
         self._engine = Engine(config, root / "tmp" if write else None)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._counts)
@@ -126,7 +128,10 @@ class Store:
             raise StoreError(f"{root}: {error}; choose a directory that can be written") from error
 
     def close(self) -> None:
-        """Close it. What was appended is durable without that."""
+        """Close it. What was appended is durable without that; files that nobody names are deleted, if nobody reads."""
+        if self._lock_file is not None and self._readers.are_none():
+            self._live.delete_retired()
+        self._readers.close()
         self._engine.close()
         if self._asked is not None:
             self._asked.close()

@@ -118,7 +118,7 @@ class Border:
                 self._forget_oldest(db)
         if new:
             log.warning(
-                "%d chunks cannot be read and are set aside, the last one of %s: %s; see `raytrail set-aside`",
+                "%d chunks cannot be read and are set aside, the last one of %s: %s; see `raytrail rejected`",
                 new,
                 _text(unreadable[-1].place, 200) or unreadable[-1].session,
                 _text(unreadable[-1].reason, 500),
@@ -214,7 +214,7 @@ def set_aside_bytes(catalogue: Catalogue, id: str) -> bytes:
     )
     if len(rows) != 1:
         raise NotFoundError(
-            f"nothing that was set aside has the id {id!r} for itself; `raytrail set-aside` lists what is kept"
+            f"nothing that was set aside has the id {id!r} for itself; `raytrail rejected` lists what is kept"
         )
     return bytes(rows[0][0])
 

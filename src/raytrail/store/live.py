@@ -136,6 +136,12 @@ class LiveFold:
                 path.unlink(missing_ok=True)
         self._stale = [(since, path) for since, path in self._stale if now - since <= SETTLE_SECONDS]
 
+    def delete_retired(self) -> None:
+        """Delete the files that are named no more, as nobody reads."""
+        for _, path in self._stale:
+            path.unlink(missing_ok=True)
+        self._stale = []
+
     def _fold(self, session: str, one: _Session, entity: Entity, log: str) -> None:
         known = self._open(session, one, entity)
         batch, touched = f"{known.table}_batch", f"{known.table}_touched"

@@ -438,8 +438,8 @@ class _Place:
             positions = self._acknowledged()
             unfinished = self._path.with_name(f"{self._path.name}.new")
             try:
-                with open(disk.open_private(unfinished, os.O_WRONLY | os.O_TRUNC), "wb") as file:
-                    file.write(msgspec.json.encode(positions))
+                disk.create_private(unfinished)
+                unfinished.write_bytes(msgspec.json.encode(positions))
                 unfinished.replace(self._path)
                 self._committed = positions
                 self._next_commit = time.monotonic() + _COMMIT_SECONDS

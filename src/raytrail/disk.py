@@ -64,27 +64,32 @@ def open_file(path: Path, root: Path, flags: int = os.O_RDONLY, mode: int = PRIV
         Refused: It is something else, or lies behind a link.
         OSError: It is not there, or cannot be opened.
     """
-    with directory(path.parent, root) as above:
-        # looked at first, as to open a device may do something
-        try:
-            status = os.stat(path.name, dir_fd=above, follow_symlinks=False)
-        except FileNotFoundError:
-            if not flags & os.O_CREAT:
-                raise
-        else:
-            _check(status, path)
-        try:
-            fd = os.open(path.name, flags | _FILE, mode, dir_fd=above)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # it became a link or a socket meanwhile
-                raise _refused("no file any more", path) from error
+    above = _descend(path.parent, root)
+    try:
+        return _open_at(path, above, flags, mode)
+    finally:
+        os.close(above)
+
+
+def _open_at(path: Path, above: int, flags: int, mode: int) -> int:
+    name = path.name
+    try:  # looked at first, as to open a device may do something
+        _check(os.stat(name, dir_fd=above, follow_symlinks=False), path)
+    except FileNotFoundError:
+        if not flags & os.O_CREAT:
             raise
-        try:
-            _check(os.fstat(fd), path)
-        except Refused:
-            os.close(fd)
-            raise
-        return fd
+    try:
+        fd = os.open(name, flags | _FILE, mode, dir_fd=above)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # it became a link or a socket meanwhile
+            raise _refused("no file any more", path) from error
+        raise
+    try:
+        _check(os.fstat(fd), path)
+    except Refused:
+        os.close(fd)
+        raise
+    return fd
 
 
 @contextmanager
@@ -151,14 +156,21 @@ def make_directories(path: Path, root: Path) -> None:
 
 def _descend(path: Path, root: Path, *, make: bool = False) -> int:
     """Open a directory below `root`, one step at a time; make what is missing, if that is asked for."""
-    fd, at = _open_root(root), root
-    for name in path.relative_to(root).parts:
-        at /= name
+    fd = _open_root(root)
+    if path == root:
+        return fd
+    # texts, as each file that an agent reads comes this way
+    at, prefix = os.fspath(root), os.path.join(os.fspath(root), "")
+    if not os.fspath(path).startswith(prefix):
+        os.close(fd)
+        raise ValueError(f"{path} is not below {root}")
+    for name in os.fspath(path).removeprefix(prefix).split("/"):
+        at = os.path.join(at, name)
         try:
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(name, dir_fd=fd)
-            below = _open_below(at, fd)
+            below = _open_below(name, fd, at)
         finally:
             os.close(fd)
         fd = below
@@ -181,11 +193,11 @@ def _open_root(root: Path) -> int:
     return fd
 
 
-def _open_below(path: Path, above: int) -> int:
+def _open_below(name: str, above: int, path: str) -> int:
     try:
-        return os.open(path.name, _ON_THE_WAY, dir_fd=above)
+        return os.open(name, _ON_THE_WAY, dir_fd=above)
     except NotADirectoryError:
-        status = os.stat(path.name, dir_fd=above, follow_symlinks=False)
+        status = os.stat(name, dir_fd=above, follow_symlinks=False)
         raise _refused(f"{kind(status.st_mode)}, and no directory", path) from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):  # what systems without O_PATH say of a link
@@ -198,7 +210,7 @@ def _check(status: os.stat_result, path: Path) -> None:
         raise _refused(f"{kind(status.st_mode)}, and no file", path)
 
 
-def _refused(what: str, path: Path) -> Refused:
+def _refused(what: str, path: Path | str) -> Refused:
     return Refused(errno.ELOOP, what, escape_name(str(path)))
 
 

@@ -144,8 +144,8 @@ class Agent:
 
     def ends_within(self) -> float:
         """Return in how many seconds it ends, once it is told to: those of the slowest destination, and some more."""
-        drained = [shipping.destination.agent.drain_seconds for shipping in list(self._running.values())]
-        return max(drained, default=0.0) + _CLOSE_SECONDS
+        running = [shipping.destination.agent for shipping in list(self._running.values())]
+        return max(agent.drain_seconds for agent in (self._config.agent, *running)) + _CLOSE_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
         """

@@ -1,6 +1,8 @@
 """
 Chunks through a directory: ``file:///dir``, the broker that needs no broker.
 
+Directories and files are made for their owner alone, whatever the umask: publishers and readers are one user.
+
 Every publisher appends to files of its own and calls a chunk stored once it is synced to disk; every group
 reads all files from its own place. Processes and threads of one machine may share the directory; over a
 network file system nothing is promised, since all of it rests on flock and on appends seen in order.
@@ -437,8 +439,8 @@ class _Place:
             positions = self._acknowledged()
             unfinished = self._path.with_name(f"{self._path.name}.new")
             try:
-                with open(disk.open_private(unfinished, os.O_WRONLY | os.O_TRUNC), "wb") as file:
-                    file.write(msgspec.json.encode(positions))
+                disk.create_private(unfinished)
+                unfinished.write_bytes(msgspec.json.encode(positions))
                 unfinished.replace(self._path)
                 self._committed = positions
                 self._next_commit = time.monotonic() + _COMMIT_SECONDS

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from raytrail.errors import ConfigError
 from raytrail.event import Chunk
-from raytrail.pubsub.url import shown
+from raytrail.pubsub.url import is_misread, shown
 
 if TYPE_CHECKING:
     from raytrail.pubsub.bucket import Bucket
@@ -119,9 +119,16 @@ def open_bucket(url: str) -> Bucket:
 
 def _scheme(url: str) -> str:
     try:
-        return urlsplit(url).scheme
-    except ValueError as error:
-        raise ConfigError(f"URL {url!r}: {error}; mend it") from error
+        scheme, misread = urlsplit(url).scheme, is_misread(url)
+    except ValueError:  # whose text may hold the password
+        raise ConfigError(
+            f"URL {shown(url)!r} cannot be read; write [...] around an IPv6 address, and %5B for a '[' in a password"
+        ) from None
+    if misread:
+        raise ConfigError(
+            f"URL {shown(url)!r}: a mark ends its user or password; write %2F for '/', %3F for '?', %23 for '#' there"
+        )
+    return scheme
 
 
 def _not_installed(scheme: str, error: ModuleNotFoundError) -> ConfigError:

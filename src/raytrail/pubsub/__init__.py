@@ -7,6 +7,7 @@ scheme in the entry-point group ``raytrail.pubsub``. `raytrail.testing.check_pub
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -120,10 +121,9 @@ def open_bucket(url: str) -> Bucket:
 def _scheme(url: str) -> str:
     try:
         scheme, misread = urlsplit(url).scheme, is_misread(url)
-    except ValueError:  # whose text may hold the password
-        raise ConfigError(
-            f"URL {shown(url)!r} cannot be read; write [...] around an IPv6 address, and %5B for a '[' in a password"
-        ) from None
+    except ValueError as error:
+        why = re.sub("netloc '.*' ", "its host ", str(error))  # which may be the password
+        raise ConfigError(f"URL {shown(url)!r}: {why}; mend it") from None
     if misread:
         raise ConfigError(
             f"URL {shown(url)!r}: a mark ends its user or password; write %2F for '/', %3F for '?', %23 for '#' there"

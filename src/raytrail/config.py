@@ -513,7 +513,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             continue
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1) or sorted(known)
-            raise ConfigError(f"no setting {name} (={text!r}) in the environment; did you mean {near[0]}?")
+            value = f" (={text!r})" if re.fullmatch(r"[0-9.]+|true|false", text) else ""  # else it may be a secret
+            raise ConfigError(f"no setting {name}{value} in the environment; did you mean {near[0]}?")
         setting = known[name]
         tables.setdefault(setting.table, {})[setting.name] = _from_text(name, text, setting.type)
     return tables
@@ -528,7 +529,8 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}={text!r}: {error}") from error
+        shown = "***" if "@" in text or "://" in text else repr(text)
+        raise ConfigError(f"{name}={shown}: {error}") from error
 
 
 def _kind(info: Any) -> str:

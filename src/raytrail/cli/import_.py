@@ -25,6 +25,7 @@ from raytrail.config import Config, TailConfig, store_dir
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.event import COLLECTED, SESSION_NAME, Chunk
 from raytrail.pubsub import open_bucket
+from raytrail.pubsub.url import shown_whole
 from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
@@ -44,7 +45,7 @@ class _Place(click.Path):
             return value
         host, slash, path = value.removeprefix("file://").partition("/")
         if host not in ("", "localhost"):
-            self.fail(f"{value!r} is no path of this machine; write file:///path", param, ctx)
+            self.fail(f"{shown_whole(value)!r} is no path of this machine; write file:///path", param, ctx)
         return super().convert(unquote(slash + path), param, ctx)
 
 

@@ -7,6 +7,7 @@ scheme in the entry-point group ``raytrail.pubsub``. `raytrail.testing.check_pub
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 from raytrail.errors import ConfigError
 from raytrail.event import Chunk, Unreadable
-from raytrail.pubsub.url import shown
+from raytrail.pubsub.url import is_misread, shown
 
 if TYPE_CHECKING:
     from raytrail.pubsub.bucket import Bucket
@@ -119,9 +120,15 @@ def open_bucket(url: str) -> Bucket:
 
 def _scheme(url: str) -> str:
     try:
-        return urlsplit(url).scheme
+        scheme, misread = urlsplit(url).scheme, is_misread(url)
     except ValueError as error:
-        raise ConfigError(f"URL {url!r}: {error}; mend it") from error
+        why = re.sub("netloc '.*' ", "its host ", str(error))  # which may be the password
+        raise ConfigError(f"URL {shown(url)!r}: {why}; mend it") from None
+    if misread:
+        raise ConfigError(
+            f"URL {shown(url)!r}: a mark ends its user or password; write %2F for '/', %3F for '?', %23 for '#' there"
+        )
+    return scheme
 
 
 def _not_installed(scheme: str, error: ModuleNotFoundError) -> ConfigError:

@@ -74,6 +74,7 @@ from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.frames import Frame, Source, encode, unlocked
+from raytrail.pubsub.url import shown_whole
 
 _CHUNK_FILE = re.compile(r"([0-9]{20})-[0-9a-f]{12}\.chunks")
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -242,7 +243,7 @@ def _parse_url(url: str) -> tuple[Path, _Settings]:
     directory = unquote(parts.path)
     if parts.netloc or not directory.startswith("/") or parts.fragment or "\0" in directory:
         raise ConfigError(
-            f"{url!r} names no directory of this machine; write file:///path/to/directory, "
+            f"{shown_whole(url)!r} names no directory of this machine; write file:///path/to/directory, "
             f"with %23 for a '#' and %3F for a '?' in its name"
         )
     pairs = parse_qsl(parts.query, keep_blank_values=True)
@@ -252,8 +253,8 @@ def _parse_url(url: str) -> tuple[Path, _Settings]:
         settings = msgspec.convert(dict(pairs), _Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"{url!r}: {error}; the settings are retain_bytes (integer >= 0), retain_seconds (integer >= 1) "
-            f"and file_bytes (integer >= 1)"
+            f"{shown_whole(url)!r}: {error}; the settings are retain_bytes (integer >= 0), "
+            f"retain_seconds (integer >= 1) and file_bytes (integer >= 1)"
         ) from error
     return Path(directory), settings
 

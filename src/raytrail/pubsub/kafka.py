@@ -55,6 +55,7 @@ from raytrail.pubsub.collector import from_message
 from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
 from raytrail.redact import Redactor, default
+from raytrail.redact.names import is_secret
 
 _POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing
 _KNOWN_SECONDS = 300.0
@@ -337,7 +338,10 @@ class KafkaPubSub:
             return kind({**properties, **self._properties})
         except (KafkaException, TypeError, ValueError) as error:
             said = error.args[0]
-            text = said.str() if isinstance(said, KafkaError) else said
+            text = str(said.str() if isinstance(said, KafkaError) else said)
+            for name, value in properties.items() | self._properties.items():
+                if isinstance(value, str) and value and is_secret(name):
+                    text = text.replace(value, "***")
             raise ConfigError(f"{self._shown!r}: {text}; mend the URL") from error
 
     def _prepare(self, client: Any) -> int:

@@ -70,8 +70,8 @@ _SCHEME = re.compile(rb"(?:Bearer|Basic|Token|Digest|Negotiate|ApiKey)\s", re.IG
 _BARE = re.compile(rb"[^\s\"'\\,;&|)\]}]+")
 _HEADER = re.compile(rb"[^\"'\\\n]+")
 _CODE = re.compile(
-    rb"(?:[A-Za-z_][\w.]{0,64})?[(\[]|<[\w. ]{1,64}[> ]|(?:None|null|True|true|False|false)(?![\w-])"
-    rb"|(?:self|os|cls|args|config)\.\w"
+    rb"(?:[A-Za-z_][\w.]{0,64})?(?:\([^\s()]{0,64}\)|\[[\"'\\])|<[\w. ]{1,64}[> ]"
+    rb"|(?:None|null|True|true|False|false)(?![\w-])|(?:self|os|cls|args|config)\.\w"
 )
 """What is no value but an expression, or nothing."""
 _RANDOM = re.compile(rb"(?=[^\s\"'\\,;]{0,64}\d)(?=[^\s\"'\\,;]{0,64}[A-Za-z])[^\s\"'\\,;]{6}")

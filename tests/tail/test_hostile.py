@@ -197,7 +197,7 @@ def test_what_is_swapped_all_the_time_is_never_followed(tail, logs, secret, tmp_
     swapping.start()
     try:
         it, shipped = tail(), b""
-        while swaps[0] < 300:
+        while swaps[0] < 100:
             it.tailer.look()
             shipped += it.ship()
     finally:

@@ -283,7 +283,7 @@ def make_private(fd: int) -> None:
 # -- names
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=10_000)
 def escape_name(name: str) -> str:
     r"""
     Return a file's name as text that any JSON, header, table or terminal can hold; `unescape_name` gives it back.

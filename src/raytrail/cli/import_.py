@@ -322,7 +322,7 @@ def _appended(store: Store, batches: Iterable[list[Chunk]]) -> Iterator[list[Chu
 def _batches(tailer: Tailer, batch_bytes: int, most_bytes: int) -> Iterator[list[Chunk]]:
     batch: list[Chunk] = []
     size, read, before = 0, 0, -1
-    while before < read < most_bytes:
+    while read < most_bytes and (before < read or tailer.searching):
         before = read
         for chunk in tailer.poll():
             batch.append(chunk)

@@ -157,6 +157,11 @@ class Tailer:
         """Whether there is more to read than the last poll did."""
         return bool(self._unread or self._rewound)
 
+    @property
+    def searching(self) -> bool:
+        """Whether the end of a long line is still searched for, so that a poll that yields nothing is not the last."""
+        return any(file.searching for stems in self._unread.values() for files in stems.values() for file in files)
+
     def poll(self) -> Iterator[Chunk]:
         """
         Yield the next chunk of every session and event type that has one: the small types, ``TASK``, logs.
@@ -670,6 +675,8 @@ class Tailer:
             file = max(files, key=lambda file: math.inf if file.gone else file.name.rotation)
             piece = self._read(followed, file, room, long=not parts)
             if piece is None and file.more:
+                if file.searching:
+                    stems[stem] = stems.pop(stem)  # the others' turn
                 break  # its next line does not fit; it begins the next chunk
             if piece is not None and piece.data is not None:
                 assert file.mark is not None
@@ -701,7 +708,7 @@ class Tailer:
         try:
             self._hold(file)
             if file.mark is None and not self._identify(followed, file):
-                file.more = False
+                file.more = file.searching
                 return None
             file.flush = file.flush or (file.name.is_log and not self._waits)
             piece = file.read(room, long=long, max_line_bytes=self.config.max_line_bytes)

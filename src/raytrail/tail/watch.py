@@ -20,6 +20,10 @@ struct inotify_event: | wd: int | mask: uint32 | cookie: uint32 | len: uint32 | 
 """
 
 
+_MOST_READS = 32
+"""Of 64 KiB each, some thousand events: whoever writes without pause makes news faster than they are read."""
+
+
 class News(NamedTuple):
     """What has happened since `Watch.read` was last called."""
 
@@ -63,9 +67,9 @@ class Watch:
         poll.poll(max(0, seconds) * 1000)
 
     def read(self) -> News:
-        """Return the news, without waiting for any."""
+        """Return the news, without waiting for any; of a flood some of it, and the next call the rest."""
         news = News(set(), set(), False)
-        while True:
+        for _ in range(_MOST_READS):
             try:
                 events = os.read(self._fd, 64 * 1024)
             except BlockingIOError:
@@ -86,6 +90,7 @@ class Watch:
                         self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
                     if mask & _IGNORED:
                         del self._directories[watch]
+        return news
 
     def close(self) -> None:
         """Stop watching."""

@@ -3,6 +3,7 @@
 #   make test    all tests, brokers included;  make test-fast: those that are quick each
 #   make test-conclusions  what a living Ray and its history say side by side, at each moment of some ten minutes
 #   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
+#   make fuzz    a server, and then a history, that is sent what means harm, each for FUZZ_SECONDS (1800)
 #   make brokers the real servers that tests and benchmarks start: Kafka's jars, and Debian's packages as root
 # 3.11.7 comes last: Hypothesis trips over a bug of that CPython now and then (gh-106905)
 PYTHONS := python3.12 python3.13 python3.10 $(wildcard $(PYENV_ROOT)/versions/3.12.*/bin/python) python3 python3.11
@@ -15,11 +16,12 @@ OLDEST_RAY := ray[data,default,serve]==2.48.0 protobuf==6.33.6
 CONCLUSIONS := tests/ray/test_conclusions.py
 OLDEST_TESTS := tests/ray/test_live.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
 DEMO_ARGS ?=
+FUZZ_SECONDS ?= 1800
 BENCH_ARGS ?=
 # a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-conclusions test-oldest brokers lint types docs bench clean
+.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
@@ -50,6 +52,14 @@ test-fast: $(VENV)/.installed
 
 test-conclusions: $(VENV)/.installed
 	$(BIN)/python -m pytest $(CONCLUSIONS)
+
+fuzz: fuzz-server fuzz-history
+
+fuzz-server: $(VENV)/.installed
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -s tests/server/test_fuzz.py
+
+fuzz-history: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz_history $(FUZZ_SECONDS)
 
 test-oldest: $(OLDEST)/.installed brokers
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(OLDEST_TESTS)

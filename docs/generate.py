@@ -415,8 +415,14 @@ and objects where no agent was told to ask for them. `ray list` and `ray summary
 {statuses}- 501: this version does not serve it. Under a cluster a path that is none of these is answered so too,
   and not with 404: Ray's dashboard, as a proxy, would answer a 404 from the cluster that it lives in.
 - 401: no token, or another one, where there is one.
+- 403: a post or a WebSocket of a page of another origin (`server.origins`).
 - 405: a method other than GET and HEAD.
 - 421: without a token, a name that the server does not know itself by (`server.hosts`).
+- 503, with nothing in it: more connections than `server.connections`.
+
+`/ingest` answers 204 once all is stored, and else 400 or 415 for what cannot be read, 408 for a body that did not come
+within `server.body_seconds`, 413 for one that is too long or packed too well (`server.ingest_body_bytes`,
+`server.ingest_ratio`), and 503 with `Retry-After` where the broker is away or `server.ingest_memory_bytes` are in use.
 
 Where Ray's own server catches no error of a wrong question, its status is 500, and so it is here: lists of jobs,
 summaries, the timeline, and logs.

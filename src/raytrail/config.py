@@ -79,14 +79,14 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     """The same in bytes, as Ray wrote them, before any compression."""
     redact: tuple[str, ...] = ("env_vars",)
     """
-    Names whose values are masked with asterisks before anything leaves the node, wherever in an event they are;
-    passwords in URLs are, too, and the variables that a job's entrypoint begins with. None: nothing is masked.
+    Names whose values are masked with asterisks before anything leaves the node, wherever in an event they are, in
+    lower and in upper case. What is called or looks like a secret is masked as well: passwords, tokens, keys, what URLs
+    and commands hold of them. None: nothing is masked at all.
     """
+    redact_logs: bool = True
+    """Mask the same in the lines of logs. Off: what a program prints leaves the node as it is."""
     logs: bool = True
-    """
-    Ship the sessions' logs, too: all files in ``logs/`` that hold no events, as event type ``LOG``. Nothing is masked
-    in them.
-    """
+    """Ship the sessions' logs, too: all files in ``logs/`` that hold no events, as event type ``LOG``."""
     log_include: tuple[str, ...] = ()
     """Logs to ship, as globs of their names in ``logs/``, e.g. ``worker-*`` or ``serve/*``; none means all."""
     log_exclude: tuple[str, ...] = ("debug_state*.txt",)
@@ -225,6 +225,11 @@ class StoreConfig(_Table, frozen=True, kw_only=True):
     A session of which nothing was heard for this long is sealed, and what was open is closed as inferred. Agents say
     every 60 seconds that a session is alive, where nothing else happens in it: less than 120 is refused.
     """
+    set_aside_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
+    """
+    Most bytes kept, for a person to read, of chunks that arrived and cannot be stored; the oldest go first. The ledgers
+    go on counting those that went. 0 keeps none.
+    """
 
 
 class ServerConfig(_Table, frozen=True, kw_only=True):
@@ -246,6 +251,11 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     Names that the server is asked by, beside ``localhost`` and addresses. Without a token it refuses others, so that no
     page on the web can have its own name lead here.
     """
+    origins: tuple[str, ...] = ()
+    """
+    Origins of pages that may post and follow logs beside the server's own, as ``https://history.example``: where a
+    proxy asks by another name than the browser does. Those of others are refused, with a token or without.
+    """
     tls_certificate: str = ""
     """File of the certificate, with those it was signed by, to serve HTTPS."""
     tls_key: str = ""
@@ -262,9 +272,30 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     """
     ingest_token: str = ""
     """
-    What whoever posts to ``/ingest`` must send, as bearer token or as the password of basic authentication; empty lets
-    everybody in.
+    What whoever posts to ``/ingest`` must send, as bearer token or as the password of basic authentication. It lets
+    them read nothing. Empty: `server.token`, where there is one; else everybody is let in.
     """
+    ingest_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 65 * 1024 * 1024
+    """
+    Most bytes of a body, as sent and as decompressed: the longest line that an agent ships by default, and some.
+    """
+    ingest_ratio: Annotated[float, msgspec.Meta(ge=1)] = 200.0
+    """How many times as long as it was sent a body may be when decompressed; 16 MB it may be anyway."""
+    ingest_memory_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
+    """
+    Most bytes of all bodies that are being taken at the same time. Where there is no room, those that hardly come make
+    some, and then others are told to come back.
+    """
+    connections: Annotated[int, AtLeastOne] = 512
+    """Most connections at the same time. Those on which nothing was asked for yet make room for new ones."""
+    header_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 64 * 1024
+    """Most bytes of a request's line and headers."""
+    header_seconds: Annotated[float, Positive] = 10.0
+    """How long a request's line and headers may take to come."""
+    body_seconds: Annotated[float, Positive] = 60.0
+    """How long a request's body may take to come."""
+    answer_seconds: Annotated[float, Positive] = 60.0
+    """How long whoever asked may read nothing of an answer that is being sent, before the connection is closed."""
 
 
 class Config(_Table, frozen=True, kw_only=True):
@@ -482,7 +513,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             continue
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1) or sorted(known)
-            raise ConfigError(f"no setting {name} (={text!r}) in the environment; did you mean {near[0]}?")
+            value = f" (={text!r})" if re.fullmatch(r"[0-9.]+|true|false", text) else ""  # else it may be a secret
+            raise ConfigError(f"no setting {name}{value} in the environment; did you mean {near[0]}?")
         setting = known[name]
         tables.setdefault(setting.table, {})[setting.name] = _from_text(name, text, setting.type)
     return tables
@@ -497,7 +529,8 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}={text!r}: {error}") from error
+        shown = "***" if "@" in text or "://" in text else repr(text)
+        raise ConfigError(f"{name}={shown}: {error}") from error
 
 
 def _kind(info: Any) -> str:

@@ -10,8 +10,10 @@ A chunk travels as a value (its lines, plain NDJSON, as Ray wrote them) and stri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -36,6 +38,25 @@ COLLECTED = "COLLECTED"
 """The event type of reports on files of others, of which no byte is stored: their events are, as lines of ours."""
 SET_ASIDE = "SET_ASIDE"
 """The event type of lines that say what a source could not read, each with the reason, so that the ledger names it."""
+UNKNOWN_SESSION = "session_unknown"
+"""The session of what does not say whose it is, or says it with a name that no session has."""
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading JSON that anybody may have written raises where it is none, is no UTF-8, or nests too deep."""
+
+MOST_HEADERS_SHOWN = 500
+"""How many characters of what somebody else wrote an error repeats."""
+
+SESSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
+"""What a session may be called: it names directories of the store, and parts of URLs."""
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
+_FILE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
+_SEGMENT = re.compile(r"([^:,]*):([0-9]{1,10}):([0-9]{1,19}):([0-9]{1,19})")
+_MOST_GENERATION = 2**31
+_MOST_OFFSET = 2**62
+"""Far beyond any file, and within 64 bits however it is added to."""
+_LONGEST_NAME = 1000
+"""Of a cluster and of a node, in characters."""
 
 
 class Segment(NamedTuple):
@@ -99,28 +120,63 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
         version = headers.get("raytrail-version")
         if version != FORMAT_VERSION:
             raise EventError(
-                f"chunk format {version!r} is not {FORMAT_VERSION!r}; a newer agent wrote it: upgrade the reader"
+                f"chunk format {version!r:.80} is not {FORMAT_VERSION!r}; a newer agent wrote it: upgrade the reader"
             )
         try:
-            segments = tuple(
-                Segment(file, int(generation), int(start), int(length))
-                for file, generation, start, length in (
-                    part.split(":") for part in headers["segments"].split(",") if part
-                )
-            )
             chunk = cls(
                 cluster=headers["cluster"],
                 session=headers["session"],
                 node_id=headers["node_id"],
                 event_type=headers["event_type"],
-                segments=segments,
+                segments=_segments(headers["segments"]),
                 data=data,
             )
         except (KeyError, ValueError) as error:
-            raise EventError(f"chunk headers {dict(headers)!r}: {error!r}; they were cut or altered") from error
-        if segments and sum(segment.length for segment in segments) != len(data):
-            raise EventError(f"chunk of {len(data)} bytes with segments {headers['segments']!r}: lengths differ")
+            shown = f"{dict(headers)!r:.{MOST_HEADERS_SHOWN}}"
+            raise EventError(f"chunk headers {shown}: {error!r}; they were cut or altered") from error
+        chunk.check_ranges()
         return chunk
+
+    def check(self) -> None:
+        """
+        Check all that the store relies on, of a chunk that anybody may have made.
+
+        Raises:
+            EventError: A name cannot be one, or a range is not what came.
+        """
+        for what, name, pattern in (
+            ("session", self.session, SESSION_NAME),
+            ("event type", self.event_type, _EVENT_TYPE),
+            *(("file", segment.file, _FILE_ID) for segment in self.segments),
+        ):
+            if not pattern.fullmatch(name):
+                raise EventError(
+                    f"{what} {name!r:.{MOST_HEADERS_SHOWN}} is no name that Raytrail takes: it has up to 201 letters "
+                    f"and digits of ASCII, and ._-, after the first of them"
+                )
+        for what, name in (("cluster", self.cluster), ("node", self.node_id)):
+            if len(name) > _LONGEST_NAME:
+                raise EventError(f"the name of a {what} has {len(name)} characters, and {_LONGEST_NAME} are taken")
+        self.check_ranges()
+
+    def check_ranges(self) -> None:
+        """
+        Check that the segments cover the data, byte by byte.
+
+        Raises:
+            EventError: A number is out of range, or the lengths do not add up.
+        """
+        for segment in self.segments:
+            if not (
+                0 <= segment.generation < _MOST_GENERATION
+                and segment.start >= 0
+                and segment.length > 0
+                and segment.end <= _MOST_OFFSET
+            ):
+                raise EventError(f"chunk with a range {tuple(segment)!r:.{MOST_HEADERS_SHOWN}} that no file has")
+        if self.segments and sum(segment.length for segment in self.segments) != len(self.data):
+            shown = f"{self.headers()['segments']!r:.{MOST_HEADERS_SHOWN}}"
+            raise EventError(f"chunk of {len(self.data)} bytes with segments {shown}: lengths differ")
 
     def parts(self) -> Iterator[tuple[Segment, memoryview]]:
         """Yield each segment with its lines."""
@@ -128,3 +184,63 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
         for segment in self.segments:
             yield segment, view[offset : offset + segment.length]
             offset += segment.length
+
+
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """What arrived in place of a chunk and cannot be stored as one: as it came, and why."""
+
+    place: str
+    """Where it lay, e.g. ``kafka://host/topic, partition 3, offset 17``."""
+    reason: str
+    headers: Mapping[str, str]
+    """As far as they are text."""
+    data: bytes
+
+    @property
+    def session(self) -> str:
+        """Whose it says it is; `UNKNOWN_SESSION` where it says none, or one that cannot be."""
+        name = self.headers.get("session", "")
+        return name if SESSION_NAME.fullmatch(name) else UNKNOWN_SESSION
+
+    def __hash__(self) -> int:
+        return hash((self.place, self.data))
+
+
+def received(headers: Mapping[str, str | bytes], data: bytes, place: str) -> Chunk | Unreadable:
+    """
+    Return the chunk that arrived, or what arrived in its place: no message of anybody stops a reader.
+
+    Args:
+        headers: As they came.
+        data: As it came.
+        place: Where it lay, for whoever looks into what was set aside.
+    """
+    texts = {name: value if isinstance(value, str) else header_text(value) for name, value in headers.items()}
+    try:
+        return Chunk.from_wire(texts, data)
+    except EventError as error:
+        return Unreadable(place=place, reason=str(error), headers=texts, data=data)
+
+
+def header_text(raw: bytes) -> str:
+    """Return a header as it was sent: ours may hold lone surrogates, as the environment does; others any bytes."""
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "replace")
+
+
+def unquoted(header: str) -> str:
+    """Return what a header says that was percent-encoded, which anybody may have done."""
+    return header_text(unquote_to_bytes(header.encode("utf-8", "surrogatepass")))
+
+
+def _segments(text: str) -> tuple[Segment, ...]:
+    found = []
+    for part in text.split(",") if text else ():
+        match = _SEGMENT.fullmatch(part)
+        if match is None:
+            raise ValueError(f"segment {part!r:.80}")
+        file, generation, start, length = match.groups()
+        found.append(Segment(file, int(generation), int(start), int(length)))
+    return tuple(found)

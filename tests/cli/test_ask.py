@@ -6,6 +6,7 @@ import io
 import json
 import time
 
+import duckdb
 import pytest
 
 from raytrail.cli import DIFFERENT, USAGE
@@ -85,8 +86,6 @@ def test_parquet_holds_typed_columns_and_replaces_its_file_at_once(run, make, hi
     target.write_text("old")
     run("list", "tasks", "--format", "parquet", "--output", target)
     query = f"SELECT task_id, worker_pid + 1, start_time_ms, required_resources FROM '{target}' ORDER BY 1"
-    import duckdb
-
     [first, *rest] = duckdb.sql(query).fetchall()
     assert first == (make.task_id(1), 4712, make.BEGAN_S * 1000 + 1_100, '{"CPU":1}')
     assert len(rest) == 4
@@ -430,9 +429,21 @@ def test_sql_asks_all_clusters(run, make, history):
 
 
 def test_sql_that_is_wrong_is_said_in_one_line(run, history):
-    done = run("sql", "SELEC 1", code=3)
-    assert done.stderr.startswith("raytrail: error: ")
-    assert len(done.stderr.splitlines()) == 1
+    for query in ("SELEC 1", "SELECT 1; SELECT 2", "COPY (SELECT 1) TO 'x'", "FROM '/etc/passwd'", "FROM nothing"):
+        done = run("sql", query, code=2)
+        assert done.stderr.startswith("raytrail: error: SQL: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_sql_hands_on_moments_with_a_time_zone_in_every_format(run, history, tmp_path):
+    query = "SELECT to_timestamp(1) AS moment"
+    assert run("sql", query).stdout.split("\n")[1] == "1970-01-01 00:00:01+00"
+    assert json.loads(run("sql", query, "--format", "json").stdout) == [{"moment": "1970-01-01 00:00:01+00"}]
+    assert run("sql", query, "--format", "csv").stdout == "moment\n1970-01-01 00:00:01+00\n"
+    output = tmp_path / "moments.parquet"
+    run("sql", query, "--format", "parquet", "--output", str(output))
+    found = duckdb.sql(f"SELECT epoch(moment), typeof(moment) FROM '{output}'").fetchall()
+    assert found == [(1, "TIMESTAMP WITH TIME ZONE")]
 
 
 def test_the_schema_is_that_of_the_type_or_the_noun(run):

@@ -287,7 +287,11 @@ def test_a_file_that_cannot_be_read_is_bad(machine):
     machine.ray()
     machine.good()
     (machine.export / "event_EXPORT_TASK_9.log").mkdir()
-    assert machine.wrong() == [("bad", "reading", f"{machine.export}/event_EXPORT_TASK_9.log: Is a directory")]
+    os.mkfifo(machine.export / "event_EXPORT_TASK_8.log")
+    assert machine.wrong() == [
+        ("bad", "reading", f"{machine.export}/event_EXPORT_TASK_8.log: it is a FIFO, and no file"),
+        ("bad", "reading", f"{machine.export}/event_EXPORT_TASK_9.log: it is a directory, and no file"),
+    ]
 
 
 def test_processes_of_somebody_else_are_said_to_be_unchecked(machine):

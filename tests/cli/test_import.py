@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import tarfile
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -361,18 +362,14 @@ def test_a_directory_without_events_is_refused_with_what_to_give(run, store, tmp
 def test_a_directory_that_cannot_be_read_is_said_and_the_rest_goes_in(run, store, session_dir, make, monkeypatch):
     directory = session_dir(make.chunk("TASK", make.task(1)))
     closed = session_dir(make.chunk("TASK", make.task(2)), session=OTHER) / "logs" / "export_events"
-    listed, scanned = os.listdir, os.scandir
+    scanned = os.scandir
 
-    def refuse(there):
-        def list_(path="."):
-            if Path(path) == closed:
-                raise PermissionError(13, "Permission denied", str(path))
-            return there(path)
+    def refuse(path="."):  # by descriptor mostly
+        if os.path.samestat(os.stat(path), os.stat(closed)):
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scanned(path)
 
-        return list_
-
-    monkeypatch.setattr("os.listdir", refuse(listed))
-    monkeypatch.setattr("os.scandir", refuse(scanned))
+    monkeypatch.setattr("os.scandir", refuse)
     done = run("import", directory.parent, code=1)
     assert f"{make.SESSION}: 1 new events, 1 in all" in done.stdout
     assert done.stderr.endswith(
@@ -380,10 +377,63 @@ def test_a_directory_that_cannot_be_read_is_said_and_the_rest_goes_in(run, store
     )
 
 
+def test_what_leads_out_of_a_session_is_not_imported_and_its_neighbours_are(run, store, session_dir, make, tmp_path):
+    directory = session_dir(make.chunk("TASK", make.task(1)))
+    events = directory / "logs" / "export_events"
+    (tmp_path / "secret").write_bytes(make.actor(1))
+    (events / "event_EXPORT_ACTOR.log").symlink_to(tmp_path / "secret")
+    os.mkfifo(events / "event_EXPORT_NODE.log")
+    (directory / "logs" / os.fsdecode(b"\xff.out")).write_bytes(b"one\n")
+    done = run("import", directory)
+    assert f"{make.SESSION}: 1 new events, 1 in all" in done.stdout
+    with Store.open(store) as opened:
+        assert [log.name for log in opened.logs(make.SESSION)] == ["\\xff.out"]
+
+
+def test_events_behind_a_link_are_said_to_be_left_out(run, store, session_dir, make, tmp_path):
+    directory = session_dir(make.chunk("TASK", make.task(1)))
+    (directory / "logs" / "export_events").rename(tmp_path / "moved")
+    (directory / "logs" / "export_events").symlink_to(tmp_path / "moved")
+    done = run("import", directory, code=1)
+    assert done.stderr.endswith(
+        f"{make.SESSION}: {directory}/logs/export_events: it is a link, and no directory; nothing is read there: "
+        "import what it stands for\n"
+    )
+
+
 def test_a_session_whose_export_was_off_is_said_to_be_empty(run, store, make, session_dir):
     done = run("import", session_dir(make.chunk("TASK")))
     assert f"{make.SESSION}: no events; its files are empty, since Ray's export was off\n" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_session_with_a_name_that_none_can_have_is_said_and_the_rest_goes_in(run, store, session_dir, make):
+    directory = session_dir(make.chunk("TASK", make.task(1)))
+    session_dir(make.chunk("TASK", make.task(2)), session="session_a b")
+    said = "'session_a b': it is no name that a session can have; rename the directory, and import it again\n"
+    for path, events in ((directory.parent, 1), (directory.parent / "session_a b", 0)):
+        done = run("import", path, code=1)
+        assert done.stdout.count("1 in all") == events
+        assert done.stderr.endswith(said)
+    with Store.open(store) as opened:
+        assert [cluster.session for cluster in opened.clusters()] == [make.SESSION]
+        assert opened.set_aside() == []
+
+
+def test_nothing_is_left_behind_that_nobody_names(run, store, capture):
+    run("import", capture)
+    with sqlite3.connect(store / "catalogue.sqlite") as db:
+        named = {
+            path
+            for (path,) in db.execute("SELECT path FROM log UNION SELECT path FROM state UNION SELECT path FROM bodies")
+        }
+    there = {
+        str(path.relative_to(store))
+        for kind in ("log", "logs", "state", "tmp")
+        for path in store.glob(f"{kind}/**/*")
+        if path.is_file()
+    }
+    assert there == named
 
 
 def test_a_path_that_is_not_there_is_a_usage_error(run, store, tmp_path):

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import httpx
@@ -88,7 +89,12 @@ def test_the_figures_are_those_of_what_was_shipped(agent, shipped, write, make, 
     assert by_destination["raytrail_tail_bytes_until_deleted"] == {"away": 21 * 100_000_000 - sizes["TASK"]}
     assert by_destination["raytrail_tail_open_files"] == {"all": 2, "few": 1, "away": 2}
     assert by_destination["raytrail_agent_failed_chunks_total"]["all"] == 0
-    for nothing in ("agent_refused_events_total", "tail_moved_files_total", "tail_skipped_bytes"):
+    for nothing in (
+        "agent_refused_events_total",
+        "tail_moved_files_total",
+        "tail_refused_names_total",
+        "tail_skipped_bytes",
+    ):
         assert by_destination[f"raytrail_{nothing}"] == {"all": 0, "few": 0, "away": 0}
     assert by_destination["raytrail_agent_in_flight_bytes"]["all"] == 0
     assert set(by_destination["raytrail_tail_checkpoint_age_seconds"]) == {"all", "few", "away"}
@@ -172,6 +178,20 @@ async def test_another_path_is_not_found():
     with answering("127.0.0.1:0", nobody()) as url:
         answer = await ask(url)
         assert (answer.status_code, answer.text) == (404, "/metrics, /healthz\n")
+
+
+async def test_whoever_says_nothing_holds_up_nobody_and_takes_no_threads():
+    before = threading.active_count()
+    with answering("127.0.0.1:0", nobody()) as url, ExitStack() as stack:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        idle = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(100)]
+        assert (await ask(f"{url}/healthz")).status_code == 200
+        # the oldest had to make room
+        assert [await asyncio.to_thread(one.recv, 1) for one in idle[:60]] == [b""] * 60
+        until = time.monotonic() + 60
+        while threading.active_count() - before >= 60 and time.monotonic() < until:  # noqa: ASYNC110 (threads end by themselves)
+            await asyncio.sleep(0.01)  # those of the connections that ended are ending
+        assert threading.active_count() - before < 60
 
 
 async def test_afterwards_nobody_answers():

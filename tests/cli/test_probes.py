@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -12,6 +13,7 @@ from raytrail.config import SourcesConfig
 from raytrail.sources.serve_poll import EVENT_TYPES
 
 NODE, OTHER = "aa" * 28, "bb" * 28
+SESSION = "session_2026-11-23_07-40-30_867494_13129"  # as of `ray_dir`
 
 
 @pytest.fixture
@@ -95,6 +97,27 @@ def test_a_raylet_of_another_container_is_found_by_its_socket_and_rays_files(pro
     assert list(raylets([ray_dir], proc)) == []  # it has only begun
     (ray_dir / "ray_current_cluster").write_text("10.0.0.1:6379\n")
     assert list(raylets([ray_dir], proc)) == [Raylet(directory, "10.0.0.1:6379", NODE, 0, True)]
+
+
+@pytest.mark.parametrize("name", ["ray_current_cluster", f"{SESSION}/gcs_server_port_{NODE}"])
+@pytest.mark.parametrize("kind", ["FIFO", "link"])
+def test_what_is_no_file_of_rays_is_not_waited_for_nor_followed(proc, ray_dir, name, kind):
+    (ray_dir / SESSION / f"gcs_server_port_{NODE}").write_text("6379")
+    (ray_dir / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    listen(proc, SESSION, "raylet")
+    assert list(raylets([ray_dir], proc))
+    content = (ray_dir / name).read_bytes()
+    (ray_dir / name).unlink()
+    if kind == "FIFO":
+        os.mkfifo(ray_dir / name)
+    else:
+        (ray_dir / "other").write_bytes(content)
+        (ray_dir / name).symlink_to(ray_dir / "other")
+    looked = []
+    looking = threading.Thread(target=lambda: looked.append(list(raylets([ray_dir], proc))), daemon=True)
+    looking.start()
+    looking.join(30)
+    assert looked == [[]]
 
 
 @pytest.mark.parametrize("ids", [(NODE, OTHER), (OTHER, NODE)])

@@ -3,12 +3,14 @@
 import json
 import logging
 import re
+import tracemalloc
 
 import pytest
 
 from raytrail.config import StoreConfig
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.pubsub.collector import Collector, Sender, from_message
+from raytrail.redact import Redactor
 from raytrail.store import Store
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
@@ -128,6 +130,16 @@ def test_nothing_gives_nothing_and_half_an_array_is_refused():
     assert str(caught.value) == "JSON array of 15 bytes: Input data was truncated; send one that is whole, or NDJSON"
 
 
+def test_secrets_are_masked_as_an_agent_would_have_and_the_chunk_is_the_same():
+    event = {"event_data": {"metadata": {"api_key": "hunter2"}}, "source_type": "EXPORT_SUBMISSION_JOB"}
+    sent = ndjson([vector(json.dumps(event))])
+    [chunk] = from_message(sent)
+    assert b'"api_key": "*******"' in chunk.data
+    [bare] = from_message(sent, redact=Redactor(()))
+    assert b"hunter2" in bare.data
+    assert bare.segments == chunk.segments
+
+
 def test_a_large_message_gives_chunks_of_bounded_size():
     lines = [line(n, note="x" * 1000) for n in range(1000)] + [line(1000, note="y" * 300_000), line(1001)]
     chunks = from_message(ndjson(map(vector, lines)))
@@ -145,6 +157,68 @@ def test_a_batch_that_comes_again_is_stored_once_and_a_rotated_path_is_no_repeti
         [row] = store.ledger(SESSION)
     assert (row.stored_events, row.missing_bytes, row.rejected_events, row.files) == (100, 0, 0, 2)
     assert row.written_bytes == row.stored_bytes == sum(len(one) + 1 for one in first + rotated)
+
+
+MANY = 700_000
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (b"[" + b"0," * MANY + b"0]", "Expected `object`, got `int`"),
+        (b"[" + b"{}," * MANY + b"{}]", "objects in 2100004 bytes are too short to be events"),
+        (b"[" + b'"",' * MANY + b'""]', "Expected `object`, got `str`"),
+        (b"[" + b"0," * 9_999 + b"0]", "10000 records in 20001 bytes are too short to be events"),
+        (b"[" * MANY, "maximum recursion depth exceeded"),
+        (b"[" + b"[]," * MANY + b"[]]", "Expected `object`, got `array`"),
+        (b"0\n" * MANY, "700000 records at once; send 500000 at most"),
+        (b"{}\n" * 200_000, "200000 records in 600000 bytes are too short to be events"),
+        (json.dumps({"message": "\n" * MANY}).encode(), "700000 records at once"),
+        (b'{"message": "x\\nx\\nx\\nx\\n", "y": "yyyyyyyyyyyyyyyyyyyyy"}\n' * 20_000, "are too short to be events"),
+        (
+            ndjson({"message": "x" * 40, "file": f"/session_{n}/event_EXPORT_A.log"} for n in range(2_000)),
+            "more than 1000",
+        ),
+    ],
+    ids=[
+        "numbers",
+        "objects",
+        "text",
+        "few",
+        "deep",
+        "arrays",
+        "lines",
+        "short lines",
+        "empty lines",
+        "lines in lines",
+        "sessions",
+    ],
+)
+def test_what_would_cost_much_more_than_it_can_be_worth_is_refused(value, says):
+    tracemalloc.start()
+    try:
+        with pytest.raises(EventError) as caught:
+            from_message(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert says in str(caught.value)
+    assert peak < 30 * len(value) + 1_000_000
+
+
+def test_what_is_nested_too_deep_is_passed_on_as_any_line_that_cannot_be_read():
+    deep = b'{"message":' + b"[" * 100_000
+    unknown, known = from_message(deep + b"\n" + THREE[0].encode())
+    assert (unknown.event_type, unknown.data) == ("UNKNOWN", deep + b"\n")
+    assert (known.event_type, known.data) == ("TASK", THREE[0].encode() + b"\n")
+
+
+def test_of_very_many_files_whose_lines_are_left_out_a_few_are_named(caplog):
+    caplog.set_level(logging.WARNING)
+    assert from_message(ndjson({"message": "x" * 50, "file": f"/{n}" + "y" * 1000} for n in range(500))) == []
+    assert len(caplog.messages) == 4
+    assert max(map(len, caplog.messages)) < 500
+    assert caplog.messages[3] == "so are those of 497 more files"
 
 
 class Failing:

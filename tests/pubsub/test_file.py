@@ -11,14 +11,15 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from raytrail import event
-from raytrail.errors import BrokerUnavailable, ConfigError, EventError
-from raytrail.event import Chunk, Segment
+from raytrail.errors import BrokerUnavailable, ConfigError
+from raytrail.event import UNKNOWN_SESSION, Chunk, Segment, Unreadable
 from raytrail.pubsub import connect, file, frames
 
 pytestmark = pytest.mark.anyio
@@ -351,17 +352,45 @@ async def test_a_frame_longer_than_a_block_is_found_after_damage(url, tmp_path):
     assert await take(url, 1) == [chunk(1, lines=200_000)]
 
 
-async def test_a_chunk_of_a_newer_format_stops_the_reader_after_all_before_it(url, monkeypatch):
+async def test_a_chunk_of_a_newer_format_comes_as_what_cannot_be_read_and_stops_nobody(url, tmp_path, monkeypatch):
     await publish(url, chunk(0))
     monkeypatch.setattr(event, "FORMAT_VERSION", "2")
     await publish(url, chunk(1))
     monkeypatch.undo()
-    for expected in ([chunk(0)], []):
+    await publish(url, chunk(2))
+    for expected in ([chunk(0), chunk(2)], []):
         async with aclosing(connect(url).subscribe("g")) as deliveries:
-            assert await take_from(deliveries, len(expected)) == expected
-            with pytest.raises(EventError) as caught:
-                await anext(deliveries)
-            assert str(caught.value) == ("chunk format '2' is not '1'; a newer agent wrote it: upgrade the reader")
+            if expected:
+                first, newer, last = [await anext(deliveries) for _ in range(3)]
+                assert [first.chunk, last.chunk] == expected
+                assert (newer.chunk.headers, newer.chunk.data) == (
+                    {**chunk(1).headers(), "raytrail-version": "2"},
+                    chunk(1).data,
+                )
+                assert newer.chunk.reason == ("chunk format '2' is not '1'; a newer agent wrote it: upgrade the reader")
+                assert newer.chunk.place.startswith(f"{tmp_path}/")
+                for delivery in (first, newer, last):
+                    await delivery.ack()
+            else:
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(anext(deliveries), 0.2)
+
+
+@pytest.mark.parametrize("headers", [b"[]", b'"x"', b"{", b"[" * 10_000, b'{"cluster": 7}', b"\xff"])
+async def test_a_frame_whose_headers_are_no_chunks_comes_as_what_cannot_be_read(url, tmp_path, headers):
+    await publish(url, chunk(0))
+    line = b"#" + headers + b"\n"
+    lengths = b"%08d %012d" % (len(line), 2)
+    prefix = b"#raytrail %b %08x %08x\n" % (lengths, zlib.crc32(line, zlib.crc32(lengths)), zlib.crc32(b"x\n"))
+    (path,) = chunk_files(tmp_path)
+    with path.open("ab") as file:
+        file.write(prefix + line + b"x\n")
+    await publish(url, chunk(1))
+    async with aclosing(connect(url).subscribe("g")) as deliveries:
+        came = [(await anext(deliveries)).chunk for _ in range(3)]
+    assert [one for one in came if isinstance(one, Chunk)] == [chunk(0), chunk(1)]
+    [odd] = [one for one in came if isinstance(one, Unreadable)]
+    assert (odd.data, odd.session) == (b"x\n", UNKNOWN_SESSION)
 
 
 # -- publishing

@@ -22,10 +22,10 @@ from tests.brokers.freeze import freeze
 from tests.brokers.s3 import BROKERS, DEADLINE_SECONDS, S3, SECRET, started
 from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
-from raytrail.errors import BrokerUnavailable, ConfigError, EventError
+from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
-from raytrail.pubsub.objects import _Following
+from raytrail.pubsub.objects import _decode, _encode, _Following
 from raytrail.testing import check_pubsub
 from raytrail.testing.ports import free_port
 
@@ -374,15 +374,41 @@ async def test_a_missing_bucket_is_an_error(server):
             assert str(caught.value).endswith("mend the URL")
 
 
-async def test_what_is_none_of_ours_is_an_error(server):
+async def test_what_is_none_of_ours_comes_as_what_cannot_be_read_and_stops_nobody(server):
     url = server.url()
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))
         (path,) = server.objects(url)
         path.write_bytes(b"garbage")
-        with pytest.raises(EventError) as caught:
-            await anext(pubsub.subscribe("history"))
-    assert f"object {path.relative_to(server.files / 'bucket')} is none of ours: " in str(caught.value)
+        await pubsub.publish(chunk(1))
+        async with aclosing(pubsub.subscribe("history")) as deliveries:
+            odd, good = [(await anext(deliveries)).chunk for _ in range(2)]
+    assert good == chunk(1)
+    assert odd.data == b"garbage"
+    assert f"object {path.relative_to(server.files / 'bucket')} is none of ours: " in odd.reason
+
+
+@pytest.mark.parametrize(
+    "head", [b"[]", b"{}", b'{"raytrail":7}', b'{"raytrail":{"bytes":-1}}', b'{"raytrail":{"bytes":1e30}}', b"[" * 5000,
+             b'{"raytrail":{"bytes":"2"}}', b'{"raytrail":{"session":7,"bytes":2}}'],
+)  # fmt: skip
+def test_the_chunks_before_a_head_that_is_none_are_read(head):
+    body = _encode([chunk(0)], "none")
+    *chunks, odd = _decode(body + head + b"\nx\n", ".ndjson", "object")
+    assert chunks == [chunk(0)]
+    assert odd.data == head + b"\nx\n"
+    assert odd.place == f"object, at {len(body)}"
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_an_object_that_holds_more_than_can_be_is_not_unpacked(monkeypatch, compression):
+    body = _encode([chunk(0)], compression)
+    suffix = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz"}[compression]
+    assert _decode(body, suffix, "object") == [chunk(0)]
+    monkeypatch.setattr("raytrail.pubsub.objects._MOST_BYTES", 20)
+    [odd] = _decode(body, suffix, "object")
+    assert "it holds more than 20 bytes" in odd.reason
+    assert odd.data == body
 
 
 def test_an_objects_place_is_that_of_its_last_ack_in_any_order():

@@ -174,7 +174,7 @@ def test_lone_surrogates_pass():
     sent = Chunk(cluster="\udcff", session="", node_id="", event_type="TASK", segments=(), data=b"x\n")
     topic = connect("ray:///topic")._topic
     message = ray._decode(ray._pack("me", 0, 1, [sent]), ray._Message, topic)
-    assert list(ray._unpack(message, topic)) == [(1, sent)]
+    assert list(ray._unpack(message, topic)) == [([1], sent)]
 
 
 @against_ray
@@ -415,19 +415,37 @@ async def test_a_chunk_too_long_is_refused_and_the_next_one_is_not(url):
 
 
 @against_ray
-async def test_a_message_of_somebody_else_stops_the_reader(url):
+async def test_a_message_of_somebody_else_comes_as_what_cannot_be_read_and_stops_nobody(url):
     async with aclosing(connect(f"{url}?acks=none")) as agent, aclosing(connect(f"{url}?acks=none")) as reader:
         await agent.publish(chunk(0))
         reading = asyncio.create_task(anext(reader.subscribe("any")))
         while not reading.done():
             await agent._sender._gcs.publish(agent._topic.chunks, b"\x93\x01\x02\x03")
             await asyncio.wait([reading], timeout=0.2)
-        with pytest.raises(EventError) as caught:
-            reading.result()
-        assert str(caught.value) == (
+        delivery = reading.result()
+        await delivery.ack()
+        assert delivery.chunk.reason == (
             f"a message at {url} is not ours: Expected `array` of at least length 5, got 3; a newer agent or reader "
             f"wrote it: upgrade, or take another topic"
         )
+        assert delivery.chunk.data == b"\x93\x01\x02\x03"
+
+
+def test_chunks_whose_message_was_altered_are_acknowledged_as_what_cannot_be_read():
+    topic = connect("ray:///topic")._topic
+    packed = msgspec.msgpack.decode(ray._pack("producer", 0, 5, [chunk(0), chunk(1)]), type=ray._Message)
+    assert [one for _, one in ray._unpack(packed, topic)] == [chunk(0), chunk(1)]
+    altered = msgspec.structs.replace(packed, lines=b"garbage")
+    [(numbers, odd)] = ray._unpack(altered, topic)
+    assert (list(numbers), odd.data) == ([5, 6], b"garbage")
+    short = msgspec.structs.replace(packed, chunks=[(head, length // 2) for head, length in packed.chunks])
+    assert [type(one).__name__ for _, one in ray._unpack(short, topic)] == ["Unreadable", "Unreadable"]
+
+
+def test_what_is_no_report_says_nothing():
+    topic = connect("ray:///topic")._topic
+    report = msgspec.msgpack.encode(("history", b"x" * 28, False, {}, {}))
+    assert [one.group for one in ray._reports([b"\xff", b"", report, b"\x93"], topic)] == ["history"]
 
 
 def gcs_of(cluster):

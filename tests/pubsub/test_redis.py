@@ -18,7 +18,7 @@ import redis
 from tests.brokers.freeze import freeze
 from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
-from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
+from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
@@ -269,11 +269,19 @@ async def test_a_key_that_is_no_stream_is_an_error(server):
             assert str(caught.value) == (f"redis://127.0.0.1:{server.port}: key 'text' is no stream; name another one")
 
 
-async def test_an_entry_that_is_no_chunk_is_an_error(server):
+async def test_an_entry_that_is_no_chunk_comes_as_what_cannot_be_read_and_stops_nobody(server):
     with server.client() as client:
         client.xadd("foreign", {"a": "b"})
-    with pytest.raises(EventError):
-        await read(server.url("foreign"), [chunk(0)])
+        client.xadd("foreign", {b"\xff": b"\xfe", "data": b"x", "raytrail-version": "1"})
+    url = server.url("foreign")
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        async with aclosing(pubsub.subscribe("history")) as deliveries:
+            odd, other, good = [(await anext(deliveries)).chunk for _ in range(3)]
+    assert good == chunk(0)
+    assert (odd.headers, odd.data) == ({"a": "b"}, b"")
+    assert (other.headers, other.data) == ({"\ufffd": "\ufffd", "raytrail-version": "1"}, b"x")
+    assert other.place.startswith(f"redis://127.0.0.1:{server.port}")
 
 
 async def test_a_chunk_over_the_servers_limit_is_refused_and_those_sent_with_it_are_stored(own):

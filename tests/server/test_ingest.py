@@ -25,7 +25,7 @@ from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector, to_http
 from raytrail.server import app, serve
 from raytrail.server import ingest as module
-from raytrail.server.ingest import ingest
+from raytrail.server.ingest import Bounds, ingest
 from raytrail.store import Store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -49,11 +49,13 @@ def batch(numbers):
 
 class Broker:
     def __init__(self):
-        self.published, self.error, self.go = [], None, asyncio.Event()
+        self.published, self.error, self.go, self.waiting = [], None, asyncio.Event(), 0
         self.go.set()
 
     async def publish(self, chunk):
+        self.waiting += 1
         await self.go.wait()
+        self.waiting -= 1
         if self.error:
             raise self.error
         self.published.append(chunk)
@@ -64,28 +66,41 @@ async def broker():
     return Broker()
 
 
-@pytest.fixture
-async def post(broker, request):
+@contextlib.asynccontextmanager
+async def serving(take, *, token="", **bounds):
+    """The port of a server that takes bodies."""
+    bounds = Bounds(**{"body_bytes": LIMIT, "memory_bytes": 8 * LIMIT, **bounds})
     listener = socket.create_server(("127.0.0.1", 0))
-    route = ingest(Collector(broker).take, token=getattr(request, "param", ""), max_body_bytes=LIMIT)
     server = uvicorn.Server(
-        uvicorn.Config(Starlette(routes=[route]), lifespan="off", ws="none", log_config=None, access_log=False)
+        uvicorn.Config(
+            Starlette(routes=[ingest(take, token=token, bounds=bounds)]),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+        )
     )
-    serving = asyncio.create_task(server._serve(sockets=[listener]))
+    running = asyncio.create_task(server._serve(sockets=[listener]))
     while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
         await asyncio.sleep(0.005)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/ingest"
-    async with httpx.AsyncClient(timeout=10) as client:
+    yield listener.getsockname()[1]
+    server.should_exit = server.force_exit = True
+    await running
+    listener.close()
+
+
+@pytest.fixture
+async def post(broker, request):
+    async with (
+        serving(Collector(broker).take, token=getattr(request, "param", "")) as port,
+        httpx.AsyncClient(timeout=10) as client,
+    ):
 
         async def post(content, headers=None):
-            answer = await client.post(url, content=content, headers=headers)
+            answer = await client.post(f"http://127.0.0.1:{port}/ingest", content=content, headers=headers)
             return answer.status_code, answer.text, answer.headers
 
-        post.port = listener.getsockname()[1]
         yield post
-    server.should_exit = server.force_exit = True
-    await serving
-    listener.close()
 
 
 LINES = f"{line(1)}\n{line(2)}\n".encode()
@@ -189,6 +204,24 @@ async def test_a_body_without_a_length_is_bounded_while_it_comes(post, broker):
             "the body is not gzip: Compressed file ended before the end-of-stream marker was reached\n",
         ),
         (
+            {"content-encoding": "gzip"},
+            gzip.compress(b"") * 1001,
+            400,
+            "the body is not gzip: it has more than 1000 members\n",
+        ),
+        (
+            {"content-encoding": "gzip"},
+            gzip.compress(LINES) + LINES,
+            400,
+            "the body is not gzip: Not a gzipped file (b'{\"')\n",
+        ),
+        (
+            {"content-encoding": "zstd"},
+            zstandard.compress(LINES) * 2,
+            400,
+            "the body is not zstd: it is cut off, or has more than one frame\n",
+        ),
+        (
             {"content-encoding": "zstd"},
             zstandard.compress(LINES)[:-9],
             400,
@@ -241,13 +274,126 @@ async def test_a_token_is_asked_for(post):
         assert (await post(LINES, {"authorization": said}))[0] == 204
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(post, monkeypatch):
-    monkeypatch.setattr(module, "BODY_SECONDS", 0.2)
-    reader, writer = await asyncio.open_connection("127.0.0.1", post.port)
-    writer.write(b"POST /ingest HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n12")
-    assert await asyncio.wait_for(reader.readline(), 5) == b"HTTP/1.1 408 Request Timeout\r\n"
-    writer.close()
-    await writer.wait_closed()
+@contextlib.asynccontextmanager
+async def slow_body(port, length, begun):
+    """A connection on which a body has begun, and does not go on."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST /ingest HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n"
+    writer.write(head.encode() + begun)
+    await writer.drain()
+    try:
+        yield reader
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(broker):
+    async with serving(Collector(broker).take, seconds=0.2) as port, slow_body(port, 5, b"12") as reader:
+        assert await asyncio.wait_for(reader.readline(), 30) == b"HTTP/1.1 408 Request Timeout\r\n"
+
+
+async def test_bodies_that_do_not_come_hold_up_nobody(broker):
+    async with (
+        serving(Collector(broker).take) as port,
+        httpx.AsyncClient(timeout=30) as client,
+        contextlib.AsyncExitStack() as slow,
+    ):
+        for _ in range(100):
+            await slow.enter_async_context(slow_body(port, LIMIT, b"1" * 10))
+        answer = await client.post(f"http://127.0.0.1:{port}/ingest", content=LINES)
+    assert answer.status_code == 204
+
+
+async def test_bodies_that_hardly_come_make_room_for_others(broker, monkeypatch):
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0)
+    async with (
+        serving(Collector(broker).take, memory_bytes=LIMIT) as port,
+        httpx.AsyncClient(timeout=30) as client,
+        contextlib.AsyncExitStack() as slow,
+    ):
+        readers = [
+            await slow.enter_async_context(slow_body(port, LIMIT, b"1" * (LIMIT // 2 - 1000))) for _ in range(10)
+        ]
+        answer = await client.post(f"http://127.0.0.1:{port}/ingest", content=b"x\n" * 400)
+        assert answer.status_code == 204
+        # all but one or two of them were told to come back
+        told = [await asyncio.wait_for(reader.readline(), 30) for reader in readers[:8]]
+    assert told == [b"HTTP/1.1 503 Service Unavailable\r\n"] * 8
+
+
+async def test_where_there_is_no_room_one_is_told_to_come_back_and_there_is_some_later(broker):
+    async with serving(Collector(broker).take, memory_bytes=LIMIT) as port, httpx.AsyncClient(timeout=30) as client:
+        url = f"http://127.0.0.1:{port}/ingest"
+        broker.go.clear()
+        held = b"y" * 999 + b"\n"
+        first = asyncio.create_task(client.post(url, content=held * 900))
+        while not broker.waiting:  # noqa: ASYNC110 (the broker has no event for it)
+            await asyncio.sleep(0.005)
+        refused = await client.post(url, content=held * 200)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert refused.text == "too much is sent at once; come back\n"
+        broker.go.set()
+        assert (await first).status_code == 204
+        assert (await client.post(url, content=held * 900)).status_code == 204
+
+
+async def test_what_is_packed_too_well_is_refused_before_it_is_unpacked(broker):
+    taken = []
+
+    async def take(_, body):
+        taken.append(len(body))
+
+    async with (
+        serving(take, body_bytes=64 * LIMIT, memory_bytes=64 * LIMIT) as port,
+        httpx.AsyncClient(timeout=30) as client,
+    ):
+        url = f"http://127.0.0.1:{port}/ingest"
+        for encoding, pack in (("gzip", gzip.compress), ("zstd", zstandard.compress)):
+            for body in (b"0," * 16_000_000, bytes(32 * LIMIT)):
+                answer = await client.post(url, content=pack(body), headers={"content-encoding": encoding})
+                assert (answer.status_code, answer.text) == (
+                    413,
+                    "the body unpacks to more than 200 times what was sent; send it uncompressed\n",
+                )
+            # a line that says the same a million times is no attack
+            answer = await client.post(url, content=pack(b"x" * 8 * LIMIT), headers={"content-encoding": encoding})
+            assert answer.status_code == 204
+    assert taken == [8 * LIMIT] * 2
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100_000])
+async def test_a_compressed_body_is_the_same_in_whatever_pieces_it_comes(broker, piece):
+    taken = []
+
+    async def take(_, body):
+        taken.append(bytes(body))
+
+    lines = os.urandom(40_000).hex().encode()
+    packed = {
+        "gzip": gzip.compress(lines[:100]) + b"\0" * 5 + gzip.compress(lines[100:]) + b"\0",
+        "zstd": zstandard.compress(lines),
+    }
+
+    async def pieces(body):
+        for start in range(0, min(len(body), 3000), piece):
+            yield body[start : min(start + piece, 3000)]
+        yield body[3000:]
+
+    async with serving(take) as port, httpx.AsyncClient(timeout=30) as client:
+        for encoding, body in packed.items():
+            answer = await client.post(
+                f"http://127.0.0.1:{port}/ingest", content=pieces(body), headers={"content-encoding": encoding}
+            )
+            assert answer.status_code == 204
+    assert taken == [lines] * 2
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 10**15])
+async def test_a_body_that_says_that_it_is_too_long_is_not_waited_for(broker, length):
+    async with serving(Collector(broker).take) as port, slow_body(port, length, b"") as reader:
+        assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 413 ")
 
 
 async def test_a_server_that_was_not_told_to_takes_nothing(made):
@@ -285,7 +431,7 @@ import sys, uvicorn
 from starlette.applications import Starlette
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
-from raytrail.server.ingest import ingest
+from raytrail.server.ingest import Bounds, ingest
 route = ingest(Collector(connect(sys.argv[1])).take)
 uvicorn.run(Starlette(routes=[route]), port=int(sys.argv[2]), lifespan="off", log_level="error")
 """

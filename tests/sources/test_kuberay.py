@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import threading
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -208,6 +209,22 @@ def test_what_can_be_read_of_a_broken_file_is_taken_in_and_the_rest_is_said(
             )
         elif not taken:
             assert (offset, length) == (0, len(make(content)))
+
+
+def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, defined, lay):
+    good = encoded(*defined[:2])
+    session = lay(gzip.compress(good + bytes(200_000_000)), GZ)
+    tracemalloc.start()
+    try:
+        read, unread = converted(session, tmp_path / "out")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 180_000_000
+    assert read == session.read_bytes
+    assert sum(lines(events_of(tmp_path / "out")).values()) == 2
+    [(place, offset, _, said)] = unread
+    assert (place, offset, said) == (GZ, len(good), "a line of more than 67108864 bytes")
 
 
 def test_a_file_that_cannot_be_opened_ends_no_other(tmp_path, defined, lay):

@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from tests.sources.posted import SESSION, event
@@ -252,16 +254,81 @@ def send(connection, piece, times):
 
 def test_more_at_once_than_are_taken_are_told_to_come_back(begin, monkeypatch):
     monkeypatch.setattr("raytrail.sources.receiver._BODIES_AT_ONCE", 1)
-    with receiver(begin()) as taking:
-        address = taking.url.removeprefix("http://").removesuffix("/v1/events").split(":")
-        with socket.create_connection((address[0], int(address[1]))) as slow:
-            slow.sendall(b"POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n[")
-            # the slow one holds the only place from when its head was read, and not before
-            refused = (429, "others are being taken; come back\n")
-            assert any(post(taking.url, b"[]") == refused or time.sleep(0.01) for _ in range(500))
-            slow.sendall(b"]")
-            assert slow.recv(100).startswith(b"HTTP/1.1 204")
+    taken, go = threading.Event(), threading.Event()
+
+    class Slow(Intake):
+        def take(self, body):
+            taken.set()
+            return go.wait(60) and super().take(body)
+
+    intake = begin()
+    intake.__class__ = Slow
+    with receiver(intake) as taking, ThreadPoolExecutor() as threads:
+        first = threads.submit(post, taking.url, b"[]")
+        assert taken.wait(60)
+        assert post(taking.url, b"[]") == (429, "others are being taken; come back\n")
+        go.set()
+        assert first.result(60)[0] == 204
         assert post(taking.url, b"[]")[0] == 204
+
+
+@contextmanager
+def begun(url, sent):
+    """A connection on which something was said, and nothing more is."""
+    host, port = url.removeprefix("http://").removesuffix("/v1/events").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(sent)
+        yield connection
+
+
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 500000\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1", HEAD, HEAD + b"["])
+def test_whoever_hardly_says_anything_holds_up_nobody(begin, sent):
+    with receiver(begin()) as taking, ExitStack() as stack:
+        slow = [stack.enter_context(begun(taking.url, sent)) for _ in range(100)]
+        assert post(taking.url, b"[]")[0] == 204
+        # the oldest had to make room
+        assert [connection.recv(100) for connection in slow[:60]] == [b""] * 60
+
+
+def test_bodies_that_come_take_no_more_memory_than_two_may(begin):
+    with receiver(begin(), most_bytes=500_000) as taking, ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(begun(taking.url, HEAD + b" " * 499_000))
+        refused = (429, "others are being taken; come back\n")
+        # those before may not have been read yet
+        assert any(post(taking.url, b"[" + b" " * 400_000 + b"]") == refused or time.sleep(0.01) for _ in range(500))
+        assert post(taking.url, b"[]")[0] == 204
+
+
+def test_a_body_that_comes_a_byte_at_a_time_is_not_waited_for(begin, monkeypatch):
+    monkeypatch.setattr("raytrail.sources.receiver._BODY_SECONDS", 0.3)
+    with receiver(begin()) as taking, begun(taking.url, HEAD) as slow:
+        slow.settimeout(0.02)
+        said, until = b"", time.monotonic() + 60
+        while not said and time.monotonic() < until:
+            slow.sendall(b" ")
+            with suppress(TimeoutError):
+                said = slow.recv(100)
+    assert said.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://127.0.0.1:8367"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-origin"}]
+)
+def test_no_page_in_a_browser_posts(begin, temp_dir, headers):
+    with receiver(begin()) as taking:
+        assert post(taking.url, body(node("n1")), **headers) == (403, "no page in a browser may post here\n")
+    assert written(temp_dir) == []
+
+
+@pytest.mark.parametrize("junk", [b"0,", b"[],", b"{},", b'"",'])
+def test_a_batch_that_would_cost_much_more_than_it_can_be_worth_is_refused(begin, tmp_path, junk):
+    with pytest.raises(EventError):
+        begin().take(b"[" + junk * 2_000_000 + b"0]")
+    assert not (tmp_path / "set-aside.ndjson").exists()
 
 
 def test_an_address_that_is_taken_or_none_is_a_wrong_setting(begin):

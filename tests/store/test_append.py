@@ -251,10 +251,13 @@ def test_a_store_that_is_not_there_is_not_made_to_be_read(tmp_path):
         Store.open(tmp_path / "file" / "store", write=True)
 
 
-def test_a_session_name_that_is_a_path_is_refused(store, task):
+def test_a_session_name_that_is_a_path_is_no_path_of_the_store(store, task, tmp_path):
     evil = msgspec.structs.replace(chunk(TASK, [task(1)]), session="../../etc")
-    with pytest.raises(StoreError, match="not a name that Ray gives"):
-        store.append([evil])
+    store.append([evil, chunk(TASK, [task(2)])])
+    assert [path.name for path in (tmp_path / "store" / "log").iterdir()] == [SESSION]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    [kept] = store.set_aside()
+    assert kept.reason.startswith("session '../../etc' is no name that Raytrail takes")
 
 
 def test_batches_of_many_sessions_do_not_mix(tmp_path, task):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raytrail.config import StoreConfig
 from raytrail.entities import installed, sql
-from raytrail.errors import NotFoundError
+from raytrail.errors import ConfigError, NotFoundError
 from raytrail.event import Chunk
 from raytrail.store import Filter, Store, seal
 from raytrail.store.live import LiveFold
@@ -773,7 +773,7 @@ def test_sql_reads_all_clusters_and_nothing_else(store, task):
     store.seal(SESSION)
     assert store.sql("SELECT count(*) FROM task").rows == [(1,)]
     for statement in ("DROP TABLE task", "COPY task TO 'x'", "SELECT * FROM read_text('/etc/hostname')"):
-        with pytest.raises(Exception, match=r"(?i)error"):
+        with pytest.raises(ConfigError, match=r"^SQL: "):
             store.sql(statement)
 
 

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from raytrail.cli.ledger import complete
+from raytrail.entities import installed
 from raytrail.event import Chunk, Segment
-from raytrail.testing.entities import SESSION
+from raytrail.store import Store
+from raytrail.testing.entities import SESSION, chunk
 
 FILE = "0000000000-f"
 
@@ -153,3 +155,48 @@ def test_what_a_source_set_aside_is_rejected_for_its_reason_once(store, put):
     assert (found.rejected_events, found.stored_events, found.unknown_events) == (2, 0, 0)
     assert [one.reason for one in found.rejected] == ["no event", "JSON is malformed: invalid character (byte 4)"]
     assert not complete(found)
+
+
+def test_files_that_nobody_reported_cost_no_question_each(store, task):
+    pieces, data = [], b""
+    for number in range(2000):
+        line = task(1, attempt=number) + b"\n"
+        pieces.append(Segment(f"0000000000-{number:06d}", 0, 7 if number == 1500 else 0, len(line)))
+        data += line
+    whole = Chunk(cluster="", session=SESSION, node_id="", event_type="TASK", segments=tuple(pieces), data=data)
+    store.append([whole])
+    asked = []
+    store._catalogue._db.set_trace_callback(asked.append)
+    [row] = store.ledger(SESSION)
+    store._catalogue._db.set_trace_callback(None)
+    assert len(asked) < 200
+    assert (row.files, row.stored_events, row.stored_bytes) == (2000, 2000, len(data))
+    assert (row.written_bytes, row.missing_bytes) == (len(data) + 7, 7)
+    assert [(one.file, one.start, one.end) for one in row.missing] == [("0000000000-001500", 0, 7)]
+
+
+def test_files_with_and_without_a_report_are_counted_once_each_in_any_store(store, task, report):
+    data = task(1) + b"\n"
+    for name in (FILE, "0000000000-g", "0000000000-h"):
+        segments = (Segment(name, 0, 100, len(data)),)
+        store.append([Chunk(cluster="", session=SESSION, node_id="", event_type="TASK", segments=segments, data=data)])
+    report(1000, 100 + len(data))
+    before = row(store)
+    assert (before.files, before.missing_bytes, before.stored_bytes) == (3, 300, 3 * len(data))
+    assert before.written_bytes == 1000 + 2 * (100 + len(data))
+    assert [one.file for one in before.missing] == [FILE, "0000000000-g", "0000000000-h"]
+    with Store.open(store._root) as again:
+        again._catalogue._keeps_extents = False  # as of a store that an older version wrote
+        assert row(again) == before
+
+
+def test_a_store_of_an_older_version_is_added_up_once(tmp_path, task, config):
+    with Store.open(tmp_path, config, write=True) as store:
+        store.append([chunk(installed()["task"], [task(1)], start=50)])
+        before = store.ledger(SESSION)
+        with store._catalogue.transaction() as db:
+            db.execute("DELETE FROM extents")
+            db.execute("DELETE FROM meta WHERE key = 'extents'")
+    with Store.open(tmp_path, config, write=True) as store:
+        assert store.ledger(SESSION) == before
+        assert before[0].missing_bytes == 50

@@ -178,12 +178,14 @@ def test_a_directory_that_comes_later_is_noticed_by_inotify(tail, logs):
     assert it.ship() == b"and running\n"
 
 
-def test_logs_come_after_the_events_and_are_not_masked(tail, events, logs):
+def test_logs_come_after_the_events_and_are_masked_unless_a_setting_says_not(tail, events, logs):
     (logs / "raylet.out").write_bytes(b'{"env_vars": {"KEY": "secret"}}\n')
     (events / "event_EXPORT_TASK_1.log").write_bytes(b'{"env_vars": {"KEY": "secret"}, "timestamp": 1}\n')
     task, log = tail().read()
     assert (task.event_type, log.event_type) == ("TASK", "LOG")
     assert b"secret" not in task.data
+    assert log.data == b'{"env_vars": {"KEY": "******"}}\n'
+    _, log = tail(redact_logs=False).read()
     assert log.data == b'{"env_vars": {"KEY": "secret"}}\n'
 
 

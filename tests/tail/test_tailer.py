@@ -460,6 +460,7 @@ def test_a_directory_that_cannot_be_read_is_named_once(tail, events, caplog, mon
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
+    (events.parent / "events").mkdir()
     it = tail()
     with monkeypatch.context() as patched:
         patched.setattr(os, "scandir", refuse)

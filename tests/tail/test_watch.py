@@ -1,5 +1,6 @@
 """What the kernel says, against a real directory."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,21 @@ def test_writing_names_the_file(watch, tmp_path):
             file.write(b"x")
     assert watch.read() == ({(tmp_path, "a")}, set(), False)
     assert watch.read() == (set(), set(), False)
+
+
+def test_news_that_never_end_are_no_reason_not_to_return(watch, tmp_path, monkeypatch):
+    watch.add(tmp_path)
+    read, reads = os.read, []
+
+    def read_while_another_writes(fd, most_bytes):
+        for name in ("a", "b"):  # in turn, as the kernel makes one event of two that are alike
+            (tmp_path / name).write_bytes(b"x")
+        reads.append(1)
+        assert len(reads) < 10_000
+        return read(fd, most_bytes)
+
+    monkeypatch.setattr("raytrail.tail.watch.os.read", read_while_another_writes)
+    assert watch.read().grown == {(tmp_path, "a"), (tmp_path, "b")}
 
 
 @pytest.mark.parametrize(

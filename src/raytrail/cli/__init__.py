@@ -36,6 +36,7 @@ COMMANDS = {
         "timeline": "Write what each process did, and when, to a file.",
         "sql": "Ask all clusters in SQL.",
         "ledger": "Show what was written, what was stored, and what is missing.",
+        "rejected": "List chunks that arrived and could not be stored, or print the bytes of one.",
         "subscribe": "Print events as they are published.",
         "schema": "Print the JSON Schema of events.",
     },

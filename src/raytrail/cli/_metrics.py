@@ -6,11 +6,10 @@ import asyncio
 import concurrent.futures
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from threading import Thread
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -20,8 +19,10 @@ from prometheus_client.registry import Collector
 
 from raytrail.cli._shipping import Agent
 from raytrail.errors import ConfigError
+from raytrail.sources.few import Server
 
 _ANSWER_SECONDS = 5.0
+_SILENT_SECONDS = 30.0
 
 
 class AgentCollector(Collector):
@@ -63,6 +64,12 @@ class AgentCollector(Collector):
         mismatches = CounterMetricFamily(
             "raytrail_tail_moved_files", "Known files that were found elsewhere, and read again.", None, destination
         )
+        taken = CounterMetricFamily(
+            "raytrail_tail_refused_names",
+            "Names that a link, a FIFO, a socket, a device or a directory had, and that were not followed.",
+            None,
+            destination,
+        )
         skipped = GaugeMetricFamily(
             "raytrail_tail_skipped_bytes",
             "Lines over max_line_bytes and what of logs is over log_file_bytes, of files that are there.",
@@ -89,10 +96,11 @@ class AgentCollector(Collector):
                 until_deleted.add_metric(labels, left)
             files.add_metric(labels, tailer.open_files)
             mismatches.add_metric(labels, tailer.mismatches)
+            taken.add_metric(labels, tailer.refused)
             skipped.add_metric(labels, sum(mark.skipped for mark in checkpoint.marks()))
             age.add_metric(labels, checkpoint.age_seconds)
         yield from (events, size, failed, refused, up, stored, in_flight)
-        yield from (unread, until_deleted, files, mismatches, skipped, age)
+        yield from (unread, until_deleted, files, mismatches, taken, skipped, age)
 
 
 @contextmanager
@@ -123,6 +131,8 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
         return {one.label: one.figures() for one in agent.shippings.values()}
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = _SILENT_SECONDS
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
@@ -147,10 +157,6 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: it is asked every few seconds."""
-
-    class Server(ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-        daemon_threads = True
 
     try:
         server = Server((host.strip("[]"), port), Handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+
+from raytrail import disk
 
 PROC = Path("/proc")
 """The kernel's view of the processes."""
@@ -135,9 +138,12 @@ def session(directory: Path) -> Session:
             if match is None:
                 continue
             try:
-                with path.open("rb") as file:
+                with open(disk.open_file(path, directory), "rb") as file:
                     file.read(1)
-                found = path.stat()
+                    found = os.stat(file.fileno())
+            except disk.Refused as error:
+                unreadable.append(f"{disk.escape_name(str(path))}: it is {error.strerror}")
+                continue
             except FileNotFoundError:  # rotated away between the two
                 continue
             except OSError as error:

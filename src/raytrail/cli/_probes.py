@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from raytrail import disk
 from raytrail.cli import BROKEN, OK, _node
 from raytrail.config import SourcesConfig
 from raytrail.sources.probe import OF_HEAD, TYPES, Probe
@@ -21,6 +22,7 @@ from raytrail.tail import discovery
 
 log = logging.getLogger(__name__)
 
+_ADDRESS_BYTES = 4096
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS, _MOST_RETRY_SECONDS = 1.0, 60.0
 _WELL_SECONDS = 60.0  # one that ran for so long is started again as if for the first time
@@ -79,17 +81,22 @@ def _behind_a_socket(temp_dir: Path, seen: discovery.Running) -> Iterator[Raylet
     there = discovery.nodes(directory)
     living = discovery.living(session, directory, there, seen)
     with suppress(OSError):  # a node that is about to begin has not written it yet
-        gcs_address = (temp_dir / "ray_current_cluster").read_text().strip()
-        if there.head not in living or _is_of_head(gcs_address, directory / f"gcs_server_port_{there.head}"):
+        root = temp_dir.resolve()
+        gcs_address = _text(root / "ray_current_cluster", root)
+        if there.head not in living or _is_of_head(gcs_address, directory, there.head):
             for node_id in there.ids:
                 if node_id in living:
                     yield Raylet(directory, gcs_address, node_id, 0, node_id == there.head)
 
 
-def _is_of_head(gcs_address: str, port_file: Path) -> bool:
+def _is_of_head(gcs_address: str, directory: Path, head: str) -> bool:
     """Say whether an address is that of a head's GCS, which writes its port before `ray start` writes the address."""
-    port = port_file.read_text().strip()
+    port = _text(directory / f"gcs_server_port_{head}", directory)
     return not port or gcs_address.rpartition(":")[2] == port
+
+
+def _text(path: Path, root: Path) -> str:
+    return disk.read_file(path, root, _ADDRESS_BYTES).decode(errors="replace").strip()
 
 
 class Probes:

@@ -5,41 +5,113 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
+from raytrail.cli import BROKEN
 from raytrail.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 _NOTIFY_SECONDS = 1.0  # how long a systemd that does not listen may hold us up
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
-def run(body: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
+def run(body: Callable[[asyncio.Event], Awaitable[Any]], *, ends_within: Callable[[], float] | None = None) -> None:
     """
     Run `body` until it ends; SIGTERM and SIGINT set the event that it is given, so that it ends well.
 
     A second signal ends the process at once: what was acknowledged is safe, the rest comes again.
+
+    Args:
+        body: What runs.
+        ends_within: Says in how many seconds it ends once it is told to. One that does not, since a disk or a broker
+            never answers a thread of it, is ended by force. None: it has all the time it takes.
     """
-    asyncio.run(_until_stopped(body))
+    stopping = _Stopping(ends_within)
+    before = {number: signal.signal(number, stopping.hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        asyncio.run(stopping.until(body))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stopping.close()
 
 
-async def _until_stopped(body: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
-    stop = asyncio.Event()
+class _Stopping:
+    """What becomes of a process that is told to stop."""
 
-    def on_signal(number: int) -> None:
-        if stop.is_set():
+    def __init__(self, ends_within: Callable[[], float] | None) -> None:
+        self._ends_within = ends_within
+        self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = False
+        self._force: threading.Timer | None = None
+
+    async def until(self, body: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
+        """Run `body`, which may be told to stop from here on, and may tell itself."""
+        self._loop = asyncio.get_running_loop()
+        if self._told:
+            self._stop.set()
+        told = asyncio.ensure_future(self._limit_once_told())
+        try:
+            await body(self._stop)
+        finally:
+            told.cancel()
+
+    def hear(self, number: int, _: object) -> None:
+        """
+        Take a signal.
+
+        It is a handler of Python's and not of the loop's, which is never called while the loop waits for a disk.
+        """
+        if self._told:
             os._exit(128 + number)
-        stop.set()
+        self._told = True
+        self._limit()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended just now
+                self._loop.call_soon_threadsafe(self._stop.set)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
-    await body(stop)
+    def close(self) -> None:
+        """Let the process live on: it has ended in time."""
+        if self._force is not None:
+            self._force.cancel()
+
+    async def _limit_once_told(self) -> None:
+        await self._stop.wait()
+        self._limit()
+
+    def _limit(self) -> None:
+        if self._ends_within is not None and self._force is None:
+            seconds = self._ends_within()
+            self._force = threading.Timer(seconds, _end_by_force, [seconds])
+            self._force.daemon = True
+            self._force.start()
+
+
+def _end_by_force(seconds: float) -> None:
+    # whoever does not answer may have been asked to write to the log, too
+    saying = threading.Thread(
+        target=log.error,
+        args=(
+            "not ended %g seconds after it was told to: a disk or a broker does not answer; ended by force; what was "
+            "published since the last commit of the checkpoint is published again",
+            seconds,
+        ),
+        daemon=True,
+    )
+    saying.start()
+    saying.join(1.0)
+    os._exit(BROKEN)
 
 
 def keep_memory() -> None:

@@ -28,6 +28,7 @@ from raytrail.tail import Checkpoint, Tailer
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0  # how often it is looked whether Ray is still there
+_CLOSE_SECONDS = 10.0  # how long brokers and checkpoints may take to close
 _DEAD_LETTERS_SECONDS = 10 * 365 * 24 * 3600
 _PINNED = ("temp_dir", "sessions", "inotify", "state_dir")
 
@@ -140,6 +141,11 @@ class Agent:
         self._running: dict[asyncio.Future[None], Shipping] = {}
         self._probes = Probes()
         self._receiving = Receiving()
+
+    def ends_within(self) -> float:
+        """Return in how many seconds it ends, once it is told to: those of the slowest destination, and some more."""
+        running = [shipping.destination.agent for shipping in list(self._running.values())]
+        return max(agent.drain_seconds for agent in (self._config.agent, *running)) + _CLOSE_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
         """

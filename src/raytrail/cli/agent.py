@@ -20,15 +20,15 @@ def agent(config: Config, load: Callable[[], Config]) -> None:
 
     Reads the event files of Ray's sessions and nothing else of Ray: it may start before Ray, and stop or
     die at any time; the next start goes on where the broker's acknowledgements left off. SIGTERM ships what
-    is left first; SIGHUP reads the settings again, without a pause. `raytrail doctor` says whether there is
-    anything to ship.
+    is left first, for `drain_seconds` at most. What hangs then is left 10 seconds later. SIGHUP reads the settings
+    again, without a pause. `raytrail doctor` says whether there is anything to ship.
     """
     _service.keep_memory()
-    _service.run(lambda stop: _agent(config, load, stop))
-
-
-async def _agent(config: Config, load: Callable[[], Config], stop: asyncio.Event) -> None:
     agent = Agent(config, load)
+    _service.run(lambda stop: _agent(config, agent, stop), ends_within=agent.ends_within)
+
+
+async def _agent(config: Config, agent: Agent, stop: asyncio.Event) -> None:
     if not config.agent.listen:
         await _service.alive(agent.run(stop))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -19,16 +18,18 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from raytrail import disk
 from raytrail.cli import _history, _options, _output
 from raytrail.cli.ledger import complete, details, show
 from raytrail.config import Config, TailConfig, store_dir
 from raytrail.errors import ConfigError, NotFoundError
-from raytrail.event import COLLECTED, Chunk
+from raytrail.event import COLLECTED, SESSION_NAME, Chunk
 from raytrail.pubsub import open_bucket
+from raytrail.pubsub.url import shown_whole
 from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
-from raytrail.tail import Checkpoint, Tailer, alive, locate
+from raytrail.tail import Checkpoint, Session, Tailer, alive, locate
 
 NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
@@ -44,7 +45,7 @@ class _Place(click.Path):
             return value
         host, slash, path = value.removeprefix("file://").partition("/")
         if host not in ("", "localhost"):
-            self.fail(f"{value!r} is no path of this machine; write file:///path", param, ctx)
+            self.fail(f"{shown_whole(value)!r} is no path of this machine; write file:///path", param, ctx)
         return super().convert(unquote(slash + path), param, ctx)
 
 
@@ -56,6 +57,7 @@ class _Place(click.Path):
     "tail.event_types",
     "tail.max_line_bytes",
     "tail.redact",
+    "tail.redact_logs",
     "tail.logs",
     "tail.log_include",
     "tail.log_exclude",
@@ -140,26 +142,45 @@ def _look(paths: Sequence[str | Path]) -> _There:
             collected += _look_into_bucket(path)
             continue
         try:
-            for session in locate(path):
-                names[session.name] = names.get(session.name) or _closed(session.events)
-            on_disk.append(path)
+            found = locate(path)
         except ConfigError:
-            found = kuberay.find(kuberay.below(path))
-            if not found:
+            of_kuberay = kuberay.find(kuberay.below(path))
+            if not of_kuberay:
                 raise
-            collected += found
-    return _There(names, on_disk, collected)
+            collected += of_kuberay
+            continue
+        for session in found:
+            names[session.name] = names.get(session.name) or _closed(session)
+        on_disk += [path] if all(map(_has_name, found)) else _named(found)
+    odd = {one.session for one in collected if not SESSION_NAME.fullmatch(one.session)}
+    names = {name: why for name, why in names.items() if SESSION_NAME.fullmatch(name)} | {
+        repr(name): "it is no name that a session can have; rename the directory, and import it again"
+        for name in sorted({*names, *odd})
+        if not SESSION_NAME.fullmatch(name)
+    }
+    return _There(names, on_disk, [one for one in collected if one.session not in odd])
 
 
-def _closed(directory: Path) -> str:
-    """Return why a directory cannot be read; nothing if it can, or is not there."""
+def _has_name(session: Session) -> bool:
+    return bool(SESSION_NAME.fullmatch(session.name))
+
+
+def _named(found: Iterable[Session]) -> list[Path]:
+    """Return the directories of those sessions whose names can be a session's."""
+    return sorted({session.directory or session.events for session in found if _has_name(session)})
+
+
+def _closed(session: Session) -> str:
+    """Return why a session's events cannot be read; nothing if they can, or are not there."""
     try:
-        os.listdir(directory)
+        with disk.listed(session.events, session.root):
+            return ""
+    except disk.Refused as error:
+        return f"{error.filename}: it is {error.strerror}; nothing is read there: import what it stands for"
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:
-        return f"{directory} cannot be read: {error.strerror}; let it be read, and import the session again"
-    return ""
+        return f"{session.events} cannot be read: {error.strerror}; let it be read, and import the session again"
 
 
 def _look_into_bucket(url: str) -> list[Collected]:
@@ -301,7 +322,7 @@ def _appended(store: Store, batches: Iterable[list[Chunk]]) -> Iterator[list[Chu
 def _batches(tailer: Tailer, batch_bytes: int, most_bytes: int) -> Iterator[list[Chunk]]:
     batch: list[Chunk] = []
     size, read, before = 0, 0, -1
-    while before < read < most_bytes:
+    while read < most_bytes and (before < read or tailer.searching):
         before = read
         for chunk in tailer.poll():
             batch.append(chunk)

@@ -12,11 +12,12 @@ from raytrail.config import Config
 from raytrail.errors import ConfigError
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
+from raytrail.redact import Redactor
 from raytrail.store import Store
 
 
 @click.command(cls=_options.Command)
-@_options.settings("store", "server")
+@_options.settings("store", "server", "tail.redact")
 def serve(config: Config) -> None:
     """
     Answer over HTTP, as the clusters would have.
@@ -38,7 +39,7 @@ async def _serve(server: ModuleType, store: Store, config: Config, stop: asyncio
             "ingest='on' is for `raytrail up`; name the broker's URL, e.g. file:///var/lib/raytrail/events"
         )
     broker = connect(config.server.ingest) if config.server.ingest else None
-    take = Collector(broker).take if broker else None
+    take = Collector(broker, Redactor(config.tail.redact)).take if broker else None
     try:
         await server.serve(store, config.server, ready=_announce, stop=stop, take=take)
     finally:

@@ -10,11 +10,12 @@ from contextlib import aclosing
 import click
 import msgspec
 
-from raytrail.cli import _options, _service
+from raytrail.cli import _options, _output, _service
 from raytrail.cli._words import instead
 from raytrail.entities import installed
 from raytrail.entities.public import event_type, public_events
 from raytrail.errors import ConfigError
+from raytrail.event import Unreadable
 from raytrail.pubsub import Delivery, Subscriber, connect
 
 EPHEMERAL = "ephemeral"
@@ -92,8 +93,11 @@ async def _print(
 
 
 async def _show(delivery: Delivery, wanted: frozenset[str]) -> None:
-    for event in public_events(delivery.chunk):
-        if not wanted or event["event_type"] in wanted:
-            sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
-    sys.stdout.flush()
+    if isinstance(delivery.chunk, Unreadable):
+        _output.note(f"{delivery.chunk.place}: {delivery.chunk.reason}; it is passed over")
+    else:
+        for event in public_events(delivery.chunk):
+            if not wanted or event["event_type"] in wanted:
+                sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
+        sys.stdout.flush()
     await delivery.ack()

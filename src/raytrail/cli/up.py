@@ -16,6 +16,7 @@ from raytrail.config import Config, state_dir, store_dir
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
 from raytrail.pubsub.url import shown
+from raytrail.redact import Redactor
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -
     with _history.writing(config) as store:
         pubsub = connect(url)
         elsewhere = connect(config.server.ingest) if config.server.ingest not in ("", "on") else None
-        take = Collector(elsewhere or pubsub).take if config.server.ingest else None
+        take = Collector(elsewhere or pubsub, Redactor(config.tail.redact)).take if config.server.ingest else None
         try:
             _output.note(f"reading {config.tail.temp_dir}, publishing to {shown(url)}, keeping {store_dir(config)}")
             await _service.all_of(

@@ -31,6 +31,9 @@ json    an object or list that is kept as Ray wrote it, and shown as such
 spans   profile events: a list of ``{event_name, start_time, end_time, extra_data}``, times in nanoseconds
 """
 
+MOST_SECONDS = 2**33
+"""No time lies beyond it (the year 2242): one that does in nanoseconds would not fit, and what is worked out of it."""
+
 Merge = Literal["key", "max", "min", "last", "latest", "union"]
 """
 How two values of a column become one. None minds order or repetition, and a null erases a value in `latest` alone.
@@ -91,6 +94,18 @@ class Column(msgspec.Struct, frozen=True):
     """
     values: tuple[str, ...] = ()
     """The names that an enumeration has, empty where it is none. A newer Ray may write others, which are read, too."""
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """
+        Between which values an integer lies: with those outside, what is worked out of it would not fit into 64 bits.
+
+        Times are after 1970; Ray writes -1 for some that are not known.
+        """
+        for suffix, units in (("_ns", 10**9), ("_ms", 1000), ("_s", 1)):
+            if self.name.endswith(suffix):
+                return -1, MOST_SECONDS * units
+        return -(2**62), 2**62
 
     @property
     def placed(self) -> bool:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from raytrail.entities import Column, of_file_type
-from raytrail.entities.sql import in_log
+from raytrail.entities import MOST_SECONDS, Column, of_file_type
+from raytrail.entities.sql import SPAN_LIMITS, in_log
 from raytrail.errors import EventError
+from raytrail.event import UNDECODABLE
 
 _SPAN = {"event_name": "text", "start_time": "int", "end_time": "int", "extra_data": "text"}
 _OF_ALL = ("source_type", "timestamp")  # every line has them, whatever its columns are
@@ -113,7 +115,7 @@ def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
             known = event_types(file_type)
             required += [
                 ("source_type", Literal[known], msgspec.field(name="source_type")),
-                ("timestamp", int, msgspec.field(name="timestamp")),
+                ("timestamp", Annotated[int, msgspec.Meta(ge=0, le=MOST_SECONDS)], msgspec.field(name="timestamp")),
             ]
             if "event_id" not in tree:
                 optional.append(("event_id", msgspec.Raw, msgspec.field(name="event_id", default=msgspec.Raw())))
@@ -126,7 +128,7 @@ def check(file_type: str, data: bytes | memoryview) -> bool:
     """Return whether every line is one that the engine can read, with no field that we do not know."""
     try:
         _decoder(file_type).decode_lines(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return False
     return True
 
@@ -135,8 +137,8 @@ def sort_out(file_type: str, line: bytes) -> Sorted:
     """Return what is to be done with one line: read it, perhaps mended, or set it aside."""
     try:
         event = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Sorted(b"", "rejected", str(error))
+    except UNDECODABLE as error:
+        return Sorted(b"", "rejected", str(error) or "it nests too deep")
     try:
         if not isinstance(event, dict):
             raise EventError(f"expected an object, got {type(event).__name__} - at $")
@@ -145,7 +147,7 @@ def sort_out(file_type: str, line: bytes) -> Sorted:
             raise EventError("expected a string - at $.source_type")
         if source_type not in event_types(file_type):
             return Sorted(b"", "unknown", f"event type {source_type!r} is not known to this version")
-        _expect_int(event.get("timestamp"), "$.timestamp")
+        _expect_int(event.get("timestamp"), "$.timestamp", (0, MOST_SECONDS))
         extra: dict[str, Any] = {}
         known = _known(event, _tree(file_type), "", extra, _keys(file_type))
         missing = [key for key in sorted(_keys(file_type)) if not _at(event, key)]
@@ -157,8 +159,11 @@ def sort_out(file_type: str, line: bytes) -> Sorted:
         known[field] = event[field]
     if extra:
         known["_extra"] = extra
-    # encoded anew: a field given twice, which the engine refuses, is there once
-    return Sorted(msgspec.json.encode(known), "good", "")
+    try:
+        # encoded anew: a field given twice, which the engine refuses, is there once
+        return Sorted(msgspec.json.encode(known), "good", "")
+    except (RecursionError, ValueError, OverflowError) as error:
+        return Sorted(b"", "rejected", str(error))
 
 
 def _at(event: Any, path: str) -> Any:
@@ -195,12 +200,9 @@ def _leaf(column: Column, value: Any, at: str, extra: dict[str, Any]) -> Any:
             raise EventError(f"expected a list, got {type(value).__name__} - at {at}")
         return [_span(span, f"{at}[{index}]", extra) for index, span in enumerate(value)]
     if column.type == "int" and column.scale == 1:
-        return _expect_int(value, at)
+        return _expect_int(value, at, column.limits)
     if column.type in ("int", "float"):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise EventError(f"expected a number, got {value!r:.80} - at {at}") from None
+        return _expect_float(value, at, column)
     if column.type == "bool":
         if not isinstance(value, bool):
             raise EventError(f"expected true or false, got {value!r:.80} - at {at}")
@@ -224,7 +226,7 @@ def _span(span: Any, at: str, extra: dict[str, Any]) -> dict[str, Any]:
         if kind is None:
             extra[f"{at[2:]}.{field}"] = value
         elif kind == "int":
-            known[field] = _expect_int(value, f"{at}.{field}")
+            known[field] = _expect_int(value, f"{at}.{field}", SPAN_LIMITS)
         elif isinstance(value, str):
             known[field] = value
         else:
@@ -232,7 +234,7 @@ def _span(span: Any, at: str, extra: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _expect_int(value: Any, at: str) -> int:
+def _expect_int(value: Any, at: str, limits: tuple[int, int]) -> int:
     """Return a number as Ray writes it: JSON's own, or (64 bits) a string of digits."""
     try:
         number = int(value) if isinstance(value, str) else value
@@ -240,4 +242,18 @@ def _expect_int(value: Any, at: str) -> int:
         number = None
     if not isinstance(number, int) or isinstance(number, bool) or not -(2**63) <= number < 2**63:
         raise EventError(f"expected a 64-bit integer, got {value!r:.80} - at {at}")
+    if not limits[0] <= number <= limits[1]:
+        raise EventError(f"expected an integer from {limits[0]} to {limits[1]}, got {number} - at {at}")
+    return number
+
+
+def _expect_float(value: Any, at: str, column: Column) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise EventError(f"expected a number, got {value!r:.80} - at {at}") from None
+    if not math.isfinite(number) or not (
+        column.type == "float" or column.limits[0] <= number * column.scale <= column.limits[1]
+    ):
+        raise EventError(f"expected a number that is one, got {value!r:.80} - at {at}")
     return number

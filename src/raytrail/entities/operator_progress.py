@@ -39,8 +39,8 @@ OPERATOR_PROGRESS = Entity(
         "SELECT dataset_id, o->>'operator_id' AS operator_id, position, o->>'name' AS name, "
         "CASE WHEN inferred IS NOT NULL AND o->>'state' NOT IN ('FINISHED', 'FAILED') THEN state "
         "ELSE o->>'state' END AS state, "
-        "(o->>'progress')::BIGINT AS progress, (o->>'total')::BIGINT AS total, "
-        "(o->>'total_rows')::BIGINT AS total_rows, (o->>'queued_blocks')::BIGINT AS queued_blocks, "
+        "try_cast(o->>'progress' AS BIGINT) AS progress, try_cast(o->>'total' AS BIGINT) AS total, "
+        "try_cast(o->>'total_rows' AS BIGINT) AS total_rows, try_cast(o->>'queued_blocks' AS BIGINT) AS queued_blocks, "
         "updated_ns, inferred, extra, first_event_s, last_event_s FROM o"
     ),
 )

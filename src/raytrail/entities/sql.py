@@ -12,12 +12,12 @@ file and its offset there, and the value, so that the larger of two is the later
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from typing import NamedTuple
 
-from raytrail.entities import Column, Derived, Entity, Type
+from raytrail.entities import MOST_SECONDS, Column, Derived, Entity, Type
 
 STORED: dict[Type, str] = {
     "id": "BLOB",
@@ -172,6 +172,37 @@ def decode(entity: Entity, source: str) -> str:
     columns += [f"{_decoded(column)} AS {quote(column.name)}" for column in in_log(entity)]
     types = ", ".join(literal(event_type) for event_type in entity.event_types)
     return f"SELECT {', '.join(columns)} FROM {source} WHERE source_type IN ({types})"
+
+
+SPAN_LIMITS = (-1, MOST_SECONDS * 10**9)
+"""Between which values the times of profile events lie, in nanoseconds."""
+
+
+@cache
+def limits(entity: Entity) -> dict[str, tuple[int, int]]:
+    """Return between which values the integers of a log's file lie, by the engine's names of its columns."""
+    found = {quote(column.name): column.limits for column in in_log(entity) if column.type == "int"}
+    for column in in_log(entity):
+        if column.type == "spans":
+            for time in ("start_time", "end_time"):
+                found[f'{quote(column.name)}."element".{quote(time)}'] = SPAN_LIMITS
+    return found
+
+
+def beyond_limits(entity: Entity, statistics: Mapping[str, Mapping[str, str]]) -> str:
+    """
+    Return which integer of a log's file is none that can be; an empty string where all can be.
+
+    Args:
+        entity: Whose file.
+        statistics: What the engine says of its columns: the least and the greatest of each.
+    """
+    for name, (least, most) in limits(entity).items():
+        of_column = statistics.get(name, {})
+        for which in ("min", "max"):
+            if which in of_column and not least <= int(of_column[which]) <= most:
+                return f"{of_column[which]} is not from {least} to {most} - at {name}"
+    return ""
 
 
 def lift(entity: Entity, names: Collection[str] | None = None) -> str:
@@ -435,7 +466,7 @@ def public(column: Column | Derived) -> str:
     if column.type == "id":
         return f"lower(hex({value}))"
     if column.type == "json":
-        return f"({value})::JSON"
+        return f"try_cast(({value}) AS JSON)"  # of texts, anybody's may be none
     return value
 
 

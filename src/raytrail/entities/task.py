@@ -433,7 +433,7 @@ TASK = Entity(
             "list_transform(list_sort(list_transform(_profile_events, "
             "lambda s: {'end_time': s.end_time, 'start_time': s.start_time, "
             "'event_name': s.event_name, 'extra_data': s.extra_data})), lambda s: {'start_time': s.start_time / 1e6, "
-            "'end_time': s.end_time / 1e6, 'extra_data': coalesce(s.extra_data, '{}')::JSON, "
+            "'end_time': s.end_time / 1e6, 'extra_data': coalesce(try_cast(s.extra_data AS JSON), '{}'::JSON), "
             "'event_name': s.event_name})}) END",
             "What the process did, and when, in milliseconds.",
         ),

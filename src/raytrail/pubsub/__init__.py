@@ -7,6 +7,7 @@ scheme in the entry-point group ``raytrail.pubsub``. `raytrail.testing.check_pub
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from raytrail.errors import ConfigError
-from raytrail.event import Chunk
-from raytrail.pubsub.url import shown
+from raytrail.event import Chunk, Unreadable
+from raytrail.pubsub.url import is_misread, shown
 
 if TYPE_CHECKING:
     from raytrail.pubsub.bucket import Bucket
@@ -27,7 +28,8 @@ Guarantee = Literal["at-least-once", "at-most-once"]
 class Delivery(NamedTuple):
     """A chunk as it arrives, and the way to say that it is safe with us."""
 
-    chunk: Chunk
+    chunk: Chunk | Unreadable
+    """Or what came in place of one: whoever keeps it for a person to read acknowledges it, and goes on."""
     ack: Callable[[], Awaitable[None]]
     """Call once the chunk is durable. One that is not acked comes again, where the guarantee is
     at-least-once. Acks may come in any order; they may be called in batches."""
@@ -62,7 +64,6 @@ class Subscriber(Protocol):
         Raises:
             ConfigError: The broker takes no such group, or no second reader of it.
             BrokerUnavailable: It cannot be reached; subscribe again.
-            EventError: A chunk is of a newer format; nothing after it is read.
         """
         ...
 
@@ -119,9 +120,15 @@ def open_bucket(url: str) -> Bucket:
 
 def _scheme(url: str) -> str:
     try:
-        return urlsplit(url).scheme
+        scheme, misread = urlsplit(url).scheme, is_misread(url)
     except ValueError as error:
-        raise ConfigError(f"URL {url!r}: {error}; mend it") from error
+        why = re.sub("netloc '.*' ", "its host ", str(error))  # which may be the password
+        raise ConfigError(f"URL {shown(url)!r}: {why}; mend it") from None
+    if misread:
+        raise ConfigError(
+            f"URL {shown(url)!r}: a mark ends its user or password; write %2F for '/', %3F for '?', %23 for '#' there"
+        )
+    return scheme
 
 
 def _not_installed(scheme: str, error: ModuleNotFoundError) -> ConfigError:

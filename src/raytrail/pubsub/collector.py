@@ -35,18 +35,23 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 
+from raytrail import records
 from raytrail.errors import EventError, RaytrailError
-from raytrail.event import Chunk, Segment
+from raytrail.event import SESSION_NAME, UNDECODABLE, UNKNOWN_SESSION, Chunk, Segment, unquoted
 from raytrail.pubsub import Publisher
+from raytrail.redact import Redactor, default
 
 UNKNOWN = "UNKNOWN"
 """The event type of lines that say none."""
-UNKNOWN_SESSION = "session_unknown"
+
+MOST_KINDS = 1_000
+"""Most sessions and event types in a message, of which each makes chunks of its own."""
 
 _CHUNK_BYTES = 256 * 1024
 _THREAD_BYTES = 64 * 1024  # below, a thread costs more than it frees the loop for
@@ -55,6 +60,8 @@ _VERSION = "raytrail-version"
 
 _LINES = ("message", "log", "line")
 _PATHS = ("file", "path", "filename", "file_path", "log_file")
+_TOLD_PATHS = 3
+_TOLD_CHARACTERS = 300
 _ADDED = {*_LINES, *_PATHS, "host", "hostname", "date", "offset", "tag", "@timestamp"}
 """What collectors put beside the fields of an event."""
 
@@ -83,10 +90,17 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 class Collector:
-    """Takes what is posted to ``/ingest``, by our agents and by foreign collectors, and publishes it."""
+    """
+    Takes what is posted to ``/ingest``, by our agents and by foreign collectors, and publishes it.
 
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
+    Args:
+        publisher: Stores it.
+        redact: Masks secrets in foreign records; None is the default one. Chunks of our agents were masked on their
+            nodes.
+    """
+
+    def __init__(self, publisher: Publisher, redact: Redactor | None = None) -> None:
+        self._publisher, self._redact = publisher, redact or default()
 
     async def take(self, headers: Mapping[str, str], body: bytes) -> None:
         """
@@ -102,8 +116,8 @@ class Collector:
             PublishError: Some of it was not stored; send all of it again where `retryable`.
             ConfigError: Nothing can be stored before somebody mends the broker, or its URL.
         """
-        read = asyncio.to_thread(_read, headers, body) if len(body) > _THREAD_BYTES else None
-        chunks = await read if read else _read(headers, body)
+        read = asyncio.to_thread(_read, headers, body, self._redact) if len(body) > _THREAD_BYTES else None
+        chunks = await read if read else _read(headers, body, self._redact)
         results = await asyncio.gather(*map(self._publisher.publish, chunks), return_exceptions=True)
         errors = [result for result in results if isinstance(result, BaseException)]
         # what may be stored later comes first: the sender must not think that all is refused for good
@@ -119,20 +133,28 @@ def to_http(chunk: Chunk) -> dict[str, str]:
     }
 
 
-def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
+def from_message(value: bytes, sender: Sender = _NOBODY, *, redact: Redactor | None = None) -> list[Chunk]:
     """
     Make the chunks of a foreign message: one per session and event type, and each 256 KiB of lines.
 
     The same message gives the same chunks. Several messages of one sender may be joined by newlines.
 
+    Args:
+        value: The message.
+        sender: What it does not say itself.
+        redact: Masks secrets in its lines, which were read where no agent of ours is; None is the default one.
+
     Raises:
-        EventError: It begins as a JSON array and is none.
+        EventError: It begins as a JSON array and is none, or holds more records than its bytes can.
     """
     gathered: dict[tuple[str, str], list[bytes]] = {}
     left_out: dict[str, int] = {}
+    count = 0
     for record in _records(value):
         lines, path = _lines(record)
         path = path or sender.path
+        count += len(lines)
+        records.check(count, len(value))
         named, session = _FILE.search(path), _SESSION.search(path)
         for line in lines:
             event_type = named[1] if named else _event_type(line)
@@ -141,49 +163,64 @@ def from_message(value: bytes, sender: Sender = _NOBODY) -> list[Chunk]:
                 continue
             key = (session[1] if session else sender.session or UNKNOWN_SESSION, event_type)
             gathered.setdefault(key, []).append(line)
-    for path, count in left_out.items():
-        log.warning("%d lines of %r are left out, as they are no events; collect event_EXPORT_*.log* only", count, path)
-    return [_chunk(sender, *key, data) for key, some in gathered.items() for data in _joined(some)]
+        if len(gathered) > MOST_KINDS:
+            raise EventError(f"more than {MOST_KINDS} sessions and event types at once; send them one after the other")
+    _tell(left_out)
+    redact = redact or default()
+    return [_chunk(sender, *key, data, redact) for key, some in gathered.items() for data in _joined(some)]
 
 
-def _read(headers: Mapping[str, str], body: bytes) -> list[Chunk]:
+def _read(headers: Mapping[str, str], body: bytes, redact: Redactor) -> list[Chunk]:
     said = {
-        name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquote(
-            value, errors="surrogatepass"
-        )
+        name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquoted(value)
         for name, value in headers.items()
         if name.startswith(_PREFIX)
     }
     session = said.get("session", "")
-    if "/" in session or "\0" in session or session in (".", ".."):
-        raise EventError(f"session {session!r} cannot name a directory; send Ray's own name for it")
+    if session and not SESSION_NAME.fullmatch(session):
+        raise EventError(f"session {session!r:.500} cannot name a directory; send Ray's own name for it")
     if _VERSION not in said:
-        return from_message(body, Sender(said.get("cluster", ""), session, said.get("node_id", "")))
+        return from_message(body, Sender(said.get("cluster", ""), session, said.get("node_id", "")), redact=redact)
     if not session:
-        raise EventError(f"chunk headers {said!r} name no session; they were cut or altered")
+        raise EventError(f"chunk headers {said!r:.500} name no session; they were cut or altered")
     if headers.get("content-type", "").startswith("application/json"):
         body = b"".join(line + b"\n" for line in _records(body))
-    return [Chunk.from_wire(said, body)]
+    chunk = Chunk.from_wire(said, body)
+    chunk.check()
+    return [chunk]
+
+
+def _tell(left_out: Mapping[str, int]) -> None:
+    """Say which files' lines are left out; of very many, of a few."""
+    for path, count in islice(left_out.items(), _TOLD_PATHS):
+        shown = path[:_TOLD_CHARACTERS]
+        log.warning(
+            "%d lines of %r are left out, as they are no events; collect event_EXPORT_*.log* only", count, shown
+        )
+    if (more := len(left_out) - _TOLD_PATHS) > 0:
+        log.warning("so are those of %d more files", more)
 
 
 def _records(value: bytes) -> Iterator[bytes]:
     if value.lstrip()[:1] != b"[":
+        records.check(value.count(b"\n"), len(value))
         yield from filter(None, (line.strip() for line in value.split(b"\n")))
         return
-    try:
-        records = msgspec.json.decode(value, type=list[msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise EventError(f"JSON array of {len(value)} bytes: {error}; send one that is whole, or NDJSON") from error
-    for record in records:
+    for record in records.array(value):
         # a raw newline in JSON is white space
         yield bytes(record) if b"\n" not in bytes(record) else msgspec.json.format(bytes(record), indent=-1)
 
 
 def _lines(record: bytes) -> tuple[list[bytes], str]:
-    """Return a record's lines (one, unless the collector joins them) and the path it names."""
+    """
+    Return a record's lines (one, unless the collector joins them) and the path it names.
+
+    Raises:
+        EventError: They are more than its bytes can hold.
+    """
     try:
         fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return [record + b"\n"], ""
     path = next(filter(None, (_text(fields.get(name)) for name in _PATHS)), "")
     if "event_data" in fields:
@@ -193,6 +230,7 @@ def _lines(record: bytes) -> tuple[list[bytes], str]:
         return [msgspec.json.encode(kept) + b"\n"], path
     for name in _LINES:
         if text := _text(fields.get(name)):
+            records.check(text.count("\n"), len(text))
             found = [line.strip() for line in text.encode().split(b"\n")]
             return [line + b"\n" for line in found if line], path
     return [record + b"\n"], path
@@ -212,14 +250,14 @@ def _joined(lines: list[bytes]) -> Iterator[bytes]:
 def _text(value: msgspec.Raw | None) -> str:
     try:
         return msgspec.json.decode(value or b'""', type=str)
-    except msgspec.DecodeError:  # it is no text, or not one that UTF-8 can hold
+    except UNDECODABLE:  # it is no text, or not one that UTF-8 can hold
         return ""
 
 
 def _head(line: bytes) -> _Head:
     try:
         return msgspec.json.decode(line, type=_Head)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return _Head()
 
 
@@ -228,7 +266,7 @@ def _event_type(line: bytes) -> str:
     return _FILE_TYPES.get(name, name) if export and not source else UNKNOWN
 
 
-def _chunk(sender: Sender, session: str, event_type: str, data: bytes) -> Chunk:
+def _chunk(sender: Sender, session: str, event_type: str, data: bytes, redact: Redactor) -> Chunk:
     began = _head(data[: data.index(b"\n")]).timestamp
     name = hashlib.blake2b(session.encode("utf-8", "surrogatepass") + b"\n" + data, digest_size=16).hexdigest()
     return Chunk(
@@ -238,5 +276,5 @@ def _chunk(sender: Sender, session: str, event_type: str, data: bytes) -> Chunk:
         event_type=event_type,
         # begins with the time as an agent's does, for what the fold orders by file
         segments=(Segment(f"{began:010d}-collector-{name}", 0, 0, len(data)),),
-        data=data,
+        data=redact(data, event_type),
     )

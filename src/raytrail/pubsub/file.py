@@ -1,6 +1,8 @@
 """
 Chunks through a directory: ``file:///dir``, the broker that needs no broker.
 
+Directories and files are made for their owner alone, whatever the umask: publishers and readers are one user.
+
 Every publisher appends to files of its own and calls a chunk stored once it is synced to disk; every group
 reads all files from its own place. Processes and threads of one machine may share the directory; over a
 network file system nothing is promised, since all of it rests on flock and on appends seen in order.
@@ -67,10 +69,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from raytrail import disk
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.event import Chunk
+from raytrail.event import Chunk, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.frames import Frame, Source, encode, unlocked
+from raytrail.pubsub.url import shown_whole
 
 _CHUNK_FILE = re.compile(r"([0-9]{20})-[0-9a-f]{12}\.chunks")
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -155,7 +159,6 @@ class FilePubSub:
         Raises:
             ConfigError: `group` cannot name a file, or somebody reads as that group already.
             BrokerUnavailable: The directory cannot be read.
-            EventError: A chunk is of a newer format; what follows it is not read.
         """
         _check_group(group)
         # joined and left without a thread: cancelling must neither leak the lock nor skip the last commit
@@ -185,7 +188,7 @@ class FilePubSub:
                                 self._set_aside(source, frame, group)
                                 await source.ack(frame.end)
                                 continue
-                            chunk = Chunk.from_wire(frame.headers, frame.data)
+                            chunk = received(frame.headers, frame.data, f"{source.path} at {frame.start}")
                             yield Delivery(chunk, functools.partial(source.ack, frame.end))
                         if place.commit_is_due():
                             await asyncio.to_thread(place.commit)
@@ -240,7 +243,7 @@ def _parse_url(url: str) -> tuple[Path, _Settings]:
     directory = unquote(parts.path)
     if parts.netloc or not directory.startswith("/") or parts.fragment or "\0" in directory:
         raise ConfigError(
-            f"{url!r} names no directory of this machine; write file:///path/to/directory, "
+            f"{shown_whole(url)!r} names no directory of this machine; write file:///path/to/directory, "
             f"with %23 for a '#' and %3F for a '?' in its name"
         )
     pairs = parse_qsl(parts.query, keep_blank_values=True)
@@ -250,8 +253,8 @@ def _parse_url(url: str) -> tuple[Path, _Settings]:
         settings = msgspec.convert(dict(pairs), _Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"{url!r}: {error}; the settings are retain_bytes (integer >= 0), retain_seconds (integer >= 1) "
-            f"and file_bytes (integer >= 1)"
+            f"{shown_whole(url)!r}: {error}; the settings are retain_bytes (integer >= 0), "
+            f"retain_seconds (integer >= 1) and file_bytes (integer >= 1)"
         ) from error
     return Path(directory), settings
 
@@ -339,7 +342,7 @@ class _Writer:
         self._number = 1 + max([self._number, *(int(name[1]) for name in names if name)])
         self._path = self._directory / f"{self._number:020}-{self._id}.chunks"
         self._stored_bytes = 0
-        self._file = file = FileIO(self._path, "xb")
+        self._file = file = FileIO(disk.open_private(self._path, os.O_WRONLY | os.O_EXCL), "wb")
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # before its first byte: see Source.look
         _sync_directory(self._directory)
         return file
@@ -374,7 +377,7 @@ def _write(fd: int, buffers: Sequence[bytes]) -> None:
 def _make_directory(directory: Path) -> None:
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
+        disk.make_private_directory(path)
         _sync_directory(path.parent)
 
 
@@ -437,6 +440,7 @@ class _Place:
             positions = self._acknowledged()
             unfinished = self._path.with_name(f"{self._path.name}.new")
             try:
+                disk.create_private(unfinished)
                 unfinished.write_bytes(msgspec.json.encode(positions))
                 unfinished.replace(self._path)
                 self._committed = positions
@@ -464,7 +468,7 @@ class _Place:
 
 
 def _take_lock(path: Path, directory: Path, group: str) -> FileIO:
-    lock = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    lock = FileIO(disk.open_private(path, os.O_RDWR), "r+b")
     try:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -490,7 +494,7 @@ def _groups(directory: Path) -> Path:
 @contextmanager
 def _undisturbed(directory: Path) -> Iterator[None]:
     """Keep joining and retention apart: one tries the locks that the other takes, and counts who is there."""
-    fd = os.open(_groups(directory) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    fd = disk.open_private(_groups(directory) / ".lock", os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

@@ -158,10 +158,21 @@ def _decode(block: bytes, start: int) -> tuple[list[Frame], _Rest]:
             return frames, _Rest(end - at, begun)
         frame = Frame(start + at, start + end)
         if zlib.crc32(view[data_at:end]) == int(prefix[5], 16):
-            frame = frame._replace(headers=json.loads(bytes(headers[1:])), data=block[data_at:end])
+            frame = frame._replace(headers=_headers(bytes(headers[1:])), data=block[data_at:end])
         frames.append(frame)
         at = end
     return frames, _Rest(_PREFIX_BYTES)
+
+
+def _headers(text: bytes) -> dict[str, str]:
+    """Return the headers of a frame that is whole; none where they are no chunk's, whoever wrote them."""
+    try:
+        headers = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(headers, dict):
+        return {}
+    return {name: value for name, value in headers.items() if isinstance(value, str)}
 
 
 def unlocked(fd: int) -> bool:

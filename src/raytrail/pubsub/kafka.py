@@ -19,6 +19,7 @@ Settings, in the URL's query:
 
     envelope         chunk   `chunk` or `event`
     partitions               make the topic, with so many, where it is missing; else that is the broker's affair
+    redact           true    mask secrets in what collectors write into the topic themselves, which no agent has masked
     timeout_seconds  30      how long the brokers may take to store a chunk before it is sent again; a third of it
                              is how long they may take to answer at first
 
@@ -48,11 +49,13 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError, RaytrailError
-from raytrail.event import LOG, Chunk, Segment
+from raytrail.event import LOG, Chunk, Segment, Unreadable, header_text, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.collector import from_message
 from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
+from raytrail.redact import Redactor, default
+from raytrail.redact.names import is_secret
 
 _POLL_SECONDS, _IDLE_SECONDS = 0.005, 1.0  # how often it is looked what became of what is under way; of nothing
 _KNOWN_SECONDS = 300.0
@@ -112,6 +115,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     envelope: Literal["chunk", "event"] = "chunk"
     partitions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    redact: bool = True
     timeout_seconds: Annotated[float, msgspec.Meta(ge=1)] = 30
 
 
@@ -270,7 +274,6 @@ class KafkaPubSub:
         Raises:
             ConfigError: The brokers do not let us in, there is no such topic, or `from_start` and somebody reads.
             BrokerUnavailable: The brokers are away.
-            EventError: A chunk is of a newer format; nothing after it in its partition is read.
         """
         reader = _Reader(
             functools.partial(self._client, Consumer),
@@ -286,6 +289,7 @@ class KafkaPubSub:
                 "queued.max.messages.kbytes": 16 * 1024,
                 "receive.message.max.bytes": 128 * 1024**2,
             },
+            default() if self._settings.redact else Redactor(()),
         )
         loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "raytrail-kafka-reader")
 
@@ -334,7 +338,10 @@ class KafkaPubSub:
             return kind({**properties, **self._properties})
         except (KafkaException, TypeError, ValueError) as error:
             said = error.args[0]
-            text = said.str() if isinstance(said, KafkaError) else said
+            text = str(said.str() if isinstance(said, KafkaError) else said)
+            for name, value in properties.items() | self._properties.items():
+                if isinstance(value, str) and value and is_secret(name):
+                    text = text.replace(value, "***")
             raise ConfigError(f"{self._shown!r}: {text}; mend the URL") from error
 
     def _prepare(self, client: Any) -> int:
@@ -556,8 +563,9 @@ class _Sent:
 class _Held:
     """One partition, as its reader has it, from the first offset that it gets."""
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, redact: Redactor) -> None:
         self.end = self.committed = first
+        self._redact = redact
         self._unacked: dict[tuple[int, int], None] = {}
         self._joining: dict[bytes, _Joining] = {}
 
@@ -567,31 +575,37 @@ class _Held:
         return min(self._unacked.copy(), default=(self.end, 0))[0]  # acks come from another thread
 
     def read(self, message: Any) -> list[Delivery]:
-        """
-        Return what a message completes.
-
-        Raises:
-            EventError: It cannot be read; the group's position stays before it.
-        """
+        """Return what a message completes."""
         offset, value = message.offset(), message.value() or b""
+        place = f"topic {message.topic()}, partition {message.partition()}, offset {offset}"
         sent: dict[str, bytes] = {name: header or b"" for name, header in message.headers() or ()}
         if _LINE in sent:
-            headers, number, count = _header(sent[_LINE])
-            chunk = Chunk.from_wire(headers, value + b"\n")
-            given = self._join(message.key() or b"", number, count, offset, chunk)
+            given = self._line(message.key() or b"", sent[_LINE], value, offset, place)
         elif "raytrail-version" in sent:
-            # a header that somebody's tracing added may be no text
-            headers = {name: sent[name].decode("utf-8", "surrogatepass") for name in _HEADERS if name in sent}
-            given = [self._give(Chunk.from_wire(headers, value), [(offset, 0)])]
+            # without what somebody's tracing added
+            headers = {name: sent[name] for name in _HEADERS if name in sent}
+            given = [self._give(received(headers, value, place), [(offset, 0)])]
         else:
+            chunks: list[Chunk | Unreadable] = []
             try:
-                chunks = from_message(value)
+                chunks += from_message(value, redact=self._redact)
             except EventError as error:
-                log.warning("partition %d, offset %d: %s; it is left out", message.partition(), offset, error)
-                chunks = []
+                headers_sent = {name: header_text(header) for name, header in sent.items()}
+                chunks.append(Unreadable(place=place, reason=str(error), headers=headers_sent, data=value))
             given = [self._give(chunk, [(offset, number)]) for number, chunk in enumerate(chunks)]
         self.end = offset + 1
         return given
+
+    def _line(self, key: bytes, header: bytes, value: bytes, offset: int, place: str) -> list[Delivery]:
+        """Return what a message completes that is one line of a chunk."""
+        try:
+            headers, number, count = _header(header)
+            chunk = Chunk.from_wire(headers, value + b"\n")
+        except EventError as error:
+            said = {_LINE: header_text(header)}
+            unreadable = Unreadable(place=place, reason=str(error), headers=said, data=value)
+            return [self._give(unreadable, [(offset, 0)])]
+        return self._join(key, number, count, offset, chunk)
 
     def joined(self, before: float) -> list[Delivery]:
         """Return what came in part before that time: its writer may be dead."""
@@ -617,7 +631,7 @@ class _Held:
         joining = self._joining.pop(key)
         return self._give(joining.chunk(), joining.places)
 
-    def _give(self, chunk: Chunk, places: list[tuple[int, int]]) -> Delivery:
+    def _give(self, chunk: Chunk | Unreadable, places: list[tuple[int, int]]) -> Delivery:
         self._unacked.update(dict.fromkeys(places))
         return Delivery(chunk, functools.partial(self._ack, places))
 
@@ -661,7 +675,14 @@ class _Joining:
 class _Reader:
     """A member of a group. All of it is called by one thread, but for the acks."""
 
-    def __init__(self, make: Callable[[dict[str, Any]], Consumer], topic: str, properties: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        make: Callable[[dict[str, Any]], Consumer],
+        topic: str,
+        properties: dict[str, Any],
+        redact: Redactor,
+    ) -> None:
+        self._redact = redact
         self.consumer: Any = make({**properties, "on_commit": self._committed})  # its messages' stubs lack offsets
         self._topic = topic
         self._held: dict[int, _Held] = {}
@@ -697,11 +718,11 @@ class _Reader:
                     error = message.error()
                     if error is None:
                         if (partition := message.partition()) not in self._held:
-                            self._held[partition] = _Held(message.offset())
+                            self._held[partition] = _Held(message.offset(), self._redact)
                         given += self._held[partition].read(message)
                     elif error.code() != KafkaError._MAX_POLL_EXCEEDED:  # it joins again by itself
                         raise KafkaException(error)
-        except (KafkaException, EventError) as error:
+        except KafkaException as error:
             self._failed = error  # what came before it is given first
         now = time.monotonic()
         for held in self._held.values():
@@ -822,8 +843,8 @@ def _header(said: bytes) -> tuple[dict[str, str], int, int]:
         of_all, ranges, place = said.rsplit(b" ", 2)
         number, count = place.split(b"/")
         return {**_common(of_all), "segments": ranges.decode()}, int(number), int(count)
-    except ValueError as error:
-        raise EventError(f"header {_LINE}={said!r}: {error}; it was cut or altered") from error
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:
+        raise EventError(f"header {_LINE}={said!r:.500}: {error}; it was cut or altered") from error
 
 
 @functools.lru_cache(maxsize=1000)

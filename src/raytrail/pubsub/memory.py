@@ -11,6 +11,7 @@ from typing import ClassVar
 from raytrail.errors import ConfigError
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.url import shown_whole
 
 
 class _Log:
@@ -63,7 +64,9 @@ class MemoryPubSub:
     def __init__(self, url: str) -> None:
         name = url.removeprefix("memory://")
         if not name or name == url or set(name) & set("/?#"):
-            raise ConfigError(f"{url!r} names no log; write memory://name, without '/', '?' and '#' in the name")
+            raise ConfigError(
+                f"{shown_whole(url)!r} names no log; write memory://name, without '/', '?' and '#' in the name"
+            )
         self._name = name
         self._log = self._logs[name]
 

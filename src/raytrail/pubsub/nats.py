@@ -39,7 +39,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, ClassVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 import nats.errors
@@ -48,7 +48,7 @@ from nats.js import JetStreamContext, api
 from nats.js import errors as js_errors
 
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError, RaytrailError
-from raytrail.event import Chunk
+from raytrail.event import Chunk, received, unquoted
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.url import parse, shown
 
@@ -145,7 +145,6 @@ class NatsPubSub:
         Raises:
             ConfigError: The servers do not let us in, there is no such stream, or `from_start` and somebody reads.
             BrokerUnavailable: The servers are away, or were lost.
-            EventError: A chunk is of a newer format; what follows it is not read.
         """
         with self._ours():
             connection = await self._connect()
@@ -458,7 +457,7 @@ class _Reader:
             if message is None:
                 continue
             status = (message.headers or {}).get(_STATUS)
-            if status is not None:
+            if status is not None and not message.reply:  # what somebody has published has where to acknowledge it
                 self._asked_for = 0  # it is over
                 if status in ("404", "408", "409", "100"):
                     await self._check()
@@ -501,11 +500,12 @@ class _Reader:
         self._replies[sequence] = message.reply
         if again:
             return None  # it took us long, and it was sent once more
-        headers = {name: unquote(value, errors="surrogatepass") for name, value in (message.headers or {}).items()}
-        part = headers.get(_PART)
-        if part is None:
-            return Delivery(Chunk.from_wire(headers, message.data), functools.partial(self._ack, [sequence]))
-        number, count = map(int, part.split("/"))
+        headers = {name: unquoted(value) for name, value in (message.headers or {}).items()}
+        part = _NUMBERED.fullmatch(headers.get(_PART, ""))
+        place = f"stream {self._stream}, message {sequence}"
+        if part is None or _ID not in headers:
+            return Delivery(received(headers, message.data, place), functools.partial(self._ack, [sequence]))
+        number, count = int(part[1]), int(part[2])
         joining = self._joining.setdefault(headers[_ID], _Joining(time.monotonic()))
         joining.parts[number] = message.data
         joining.sequences.append(sequence)
@@ -514,7 +514,7 @@ class _Reader:
             return None
         del self._joining[headers[_ID]]
         data = b"".join(joining.parts[number] for number in sorted(joining.parts))
-        return Delivery(Chunk.from_wire(joining.headers, data), functools.partial(self._ack, joining.sequences))
+        return Delivery(received(joining.headers, data, place), functools.partial(self._ack, joining.sequences))
 
     async def _ack(self, sequences: list[int]) -> None:
         for sequence in sequences:
@@ -548,6 +548,10 @@ class _Reader:
             await self._connection.client.publish(reply, b'-NAK {"delay": %d}' % (over * 1e9))
         self._replies.clear()
         await self._connection.client.flush(timeout=int(_CONNECT_SECONDS))
+
+
+_NUMBERED = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
+"""Which part of a chunk a message is, of how many."""
 
 
 class _Joining:

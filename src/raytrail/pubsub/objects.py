@@ -37,26 +37,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import gzip
+import io
 import json
 import logging
 import re
 import time
 import uuid
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 import obstore
 from obstore import exceptions
 
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError, RaytrailError
-from raytrail.event import Chunk
+from raytrail.event import UNDECODABLE, Chunk, Unreadable, received, unquoted
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.bucket import BucketSettings, open_bucket
-from raytrail.zstd import ZstdError, compress, decompress
+from raytrail.zstd import ZstdError, compress, decompress_at_most
 
 _PLACE_SECONDS = 1.0
 _LEASE_SECONDS = 10.0
@@ -64,6 +65,11 @@ _IDLE_SECONDS = 60.0
 _GAP_SECONDS = 600.0  # how often it is looked whether what comes next was deleted
 _AT_ONCE = 16
 _SUFFIXES = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz", "none": ".ndjson"}
+
+_MOST_BYTES = 512 * 1024 * 1024
+"""How much an object may hold when it is decompressed: many times what a writer puts into one."""
+_NUMBER = re.compile(r"[0-9]{1,18}(?=\.)")
+"""Of an object, at the beginning of its name."""
 
 log = logging.getLogger(__name__)
 _Waiting = tuple[Chunk, "asyncio.Future[None]"]
@@ -179,7 +185,6 @@ class ObjectsPubSub:
         Raises:
             ConfigError: Somebody reads as that group, or there is no such bucket, or we may not read it or write to it.
             BrokerUnavailable: The bucket is away, or was for so long that the group may have another reader.
-            EventError: An object is of a newer format, or is none of ours; what follows it is not read.
         """
         if group in self._reading:
             raise self._taken(group)
@@ -230,7 +235,7 @@ class ObjectsPubSub:
         objects = await asyncio.gather(*(self._next(one, group) for one in due))
         return [delivery for one, chunks in zip(due, objects, strict=True) for delivery in reader.give(one, chunks)]
 
-    async def _next(self, one: _Following, group: str) -> list[Chunk] | None:
+    async def _next(self, one: _Following, group: str) -> list[Chunk | Unreadable] | None:
         """Return the chunks of a writer's next object; None if it is not there yet."""
         for suffix in one.suffixes():
             path = f"{self._folder(one.writer)}/{one.number:010d}{suffix}"
@@ -252,7 +257,10 @@ class ObjectsPubSub:
         folder = self._folder(one.writer)
         stream = obstore.list(self._store, folder, offset=f"{folder}/{one.number:010d}", chunk_size=1)
         async for some in stream:
-            first = int(some[0]["path"].rpartition("/")[2].partition(".")[0])
+            name = _NUMBER.match(some[0]["path"].rpartition("/")[2])
+            if name is None:
+                continue  # what somebody else put there
+            first = int(name[0])
             if first > one.number:
                 log.warning(
                     "%s: %d objects of writer %s were deleted before group %r had read them; let the bucket's "
@@ -369,7 +377,7 @@ class _Reader:
         """Return who is followed, oldest first."""
         return [one for _, one in sorted(self._following.items())]
 
-    def give(self, one: _Following, chunks: list[Chunk] | None) -> list[Delivery]:
+    def give(self, one: _Following, chunks: Sequence[Chunk | Unreadable] | None) -> list[Delivery]:
         """Return the deliveries of a writer's next object."""
         if chunks is None:
             return []
@@ -436,23 +444,39 @@ def _encode(chunks: list[Chunk], compression: str) -> bytes:
     return gzip.compress(data, 1, mtime=0) if compression == "gzip" else data
 
 
-def _decode(body: bytes, suffix: str, what: str) -> list[Chunk]:
+def _decode(body: bytes, suffix: str, what: str) -> list[Chunk | Unreadable]:
+    chunks: list[Chunk | Unreadable] = []
+    at = 0
     try:
         if suffix == _SUFFIXES["zstd"]:
-            body = decompress(body)
+            body = decompress_at_most(body, _MOST_BYTES)
         elif suffix == _SUFFIXES["gzip"]:
-            body = gzip.decompress(body)
-        chunks, at = [], 0
+            body = _unzipped(body)
         while at < len(body):
             end = body.index(b"\n", at) + 1
-            said = dict(json.loads(body[at:end])["raytrail"])
-            length = int(said.pop("bytes"))
-            headers = {name: unquote(value, errors="surrogatepass") for name, value in said.items()}
-            chunks.append(Chunk.from_wire(headers, body[end : end + length]))
+            head = msgspec.json.decode(body[at:end], type=_Head).raytrail
+            length = msgspec.convert(head.pop("bytes"), Annotated[int, msgspec.Meta(ge=0)])
+            headers = {name: unquoted(msgspec.convert(value, str)) for name, value in head.items()}
+            chunks.append(received(headers, body[end : end + length], f"{what}, at {at}"))
             at = end + length
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zlib.error, ZstdError) as error:
-        raise EventError(f"{what} is none of ours: {error!r}; it was altered, or take another folder") from error
+    except (*UNDECODABLE, ValueError, KeyError, OSError, EOFError, zlib.error, ZstdError) as error:
+        reason = f"{what} is none of ours: {error!r}; it was altered, or take another folder"
+        chunks.append(Unreadable(place=f"{what}, at {at}", reason=reason, headers={}, data=body[at:]))
     return chunks
+
+
+def _unzipped(body: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
+        unzipped = file.read(_MOST_BYTES + 1)
+    if len(unzipped) > _MOST_BYTES:
+        raise ValueError(f"it holds more than {_MOST_BYTES} bytes")
+    return unzipped
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What comes before the lines of a chunk: its headers, and how many bytes its lines have."""
+
+    raytrail: dict[str, str | int]
 
 
 def _settle(waiting: list[_Waiting], error: RaytrailError | None) -> None:

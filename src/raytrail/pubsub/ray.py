@@ -54,11 +54,11 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 import msgspec
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError, RaytrailError
-from raytrail.event import Chunk
+from raytrail.event import Chunk, Unreadable, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
-from raytrail.zstd import ZstdError, compress, decompress
+from raytrail.zstd import ZstdError, compress, decompress_at_most
 
 _SERVICES = ("ObservabilityPubSubService", "InternalPubSubGcsService")  # since 2.60, and before
 _COMMANDS = "GcsSubscriberCommandBatch"
@@ -203,7 +203,6 @@ class RayPubSub:
         Raises:
             ConfigError: Somebody reads as the acking group, or Ray is not there or does not let us in.
             BrokerUnavailable: The GCS is away.
-            EventError: A chunk is of a newer format, or a message is not ours; what follows it is not read.
         """
         topic = self._topic
         gcs = _Gcs(topic)
@@ -223,12 +222,16 @@ class RayPubSub:
             while True:
                 for key, payload in await gcs.poll(_POLL_SECONDS):
                     if acks and key == topic.acks:
-                        acks.meet(_decode(payload, _Report, topic))
+                        acks.meet(payload)
                         continue
-                    message = _decode(payload, _Message, topic)
+                    try:
+                        message = _decode(payload, _Message, topic)
+                    except EventError as error:
+                        yield Delivery(_unreadable(payload, error, topic), _ack_nothing)
+                        continue
                     self._follow(group, message, acks)
-                    for number, chunk in _unpack(message, topic):
-                        yield Delivery(chunk, functools.partial(_ack, acks, message.producer, number))
+                    for numbers, chunk in _unpack(message, topic):
+                        yield Delivery(chunk, functools.partial(_ack, acks, message.producer, numbers))
                 if keeping and keeping.done():
                     keeping.result()
         finally:
@@ -383,8 +386,7 @@ class _Sender:
         while True:
             try:
                 payloads = await gcs.poll(min(_POLL_SECONDS, timeout_seconds / 2))
-                reports = [_decode(payload, _Report, self._topic) for _, payload in payloads]
-                for report in reports:
+                for report in _reports((payload for _, payload in payloads), self._topic):
                     if report.group == self._topic.group:
                         if self._reader not in (b"", report.reader):
                             # it was killed, most likely, and what is published would wait for it
@@ -467,14 +469,15 @@ class _Acks:
         await self._gcs.subscribe(self._topic.acks)
         ends = time.monotonic() + _JOIN_SECONDS
         while (left := ends - time.monotonic()) > 0:
-            for _, payload in await self._gcs.poll(left):
-                if _decode(payload, _Report, self._topic).group == self._topic.group:
+            for report in _reports((payload for _, payload in await self._gcs.poll(left)), self._topic):
+                if report.group == self._topic.group:
                     raise self.taken()
 
-    def meet(self, report: _Report) -> None:
+    def meet(self, payload: bytes) -> None:
         """Leave where two have joined at the same moment, and the other comes first by name."""
-        if report.group == self._topic.group and report.reader < self._gcs.subscriber_id:
-            raise self.taken()
+        for report in _reports([payload], self._topic):
+            if report.group == self._topic.group and report.reader < self._gcs.subscriber_id:
+                raise self.taken()
 
     def taken(self) -> ConfigError:
         return ConfigError(
@@ -645,16 +648,32 @@ def _pack(producer: str, after: int, first: int, chunks: Sequence[Chunk]) -> byt
     return msgspec.msgpack.encode(_Message(producer, after, first, heads, lines))
 
 
-def _unpack(message: _Message, topic: _Topic) -> Iterator[tuple[int, Chunk]]:
-    """Yield each chunk with its number."""
+def _unpack(message: _Message, topic: _Topic) -> Iterator[tuple[Sequence[int], Chunk | Unreadable]]:
+    """Yield each chunk with its number, or all of a message whose lines cannot be read with those of its chunks."""
     try:
-        lines, offset = decompress(message.lines), 0
+        lines, offset = decompress_at_most(message.lines, _CHUNK_BYTES + _MESSAGE_BYTES), 0
     except ZstdError as error:
-        raise EventError(f"a message of {message.producer} at {topic.shown} was altered: {error}") from error
+        altered = EventError(f"a message of {message.producer} at {topic.shown} was altered: {error}")
+        numbers = range(message.first, message.first + len(message.chunks))
+        yield numbers, _unreadable(message.lines, altered, topic)
+        return
     for number, (head, length) in enumerate(message.chunks, message.first):
-        headers = {name: value.decode("utf-8", "surrogatepass") for name, value in head.items()}
-        yield number, Chunk.from_wire(headers, lines[offset : offset + length])
+        place = f"{topic.shown}, chunk {number} of {message.producer}"
+        yield [number], received(head, lines[offset : offset + length], place)
         offset += length
+
+
+def _unreadable(data: bytes, error: EventError, topic: _Topic) -> Unreadable:
+    return Unreadable(place=topic.shown, reason=str(error), headers={}, data=data)
+
+
+def _reports(payloads: Iterable[bytes], topic: _Topic) -> Iterator[_Report]:
+    """Yield what readers report; what somebody else wrote there says nothing."""
+    for payload in payloads:
+        try:
+            yield _decode(payload, _Report, topic)
+        except EventError as error:
+            log.warning("%s; it is passed over", error)
 
 
 def _decode(payload: bytes, kind: type[_Struct], topic: _Topic) -> _Struct:
@@ -686,6 +705,10 @@ def _settle(futures: Iterable[asyncio.Future[None]], error: Exception | None = N
                 future.set_exception(error)
 
 
-async def _ack(acks: _Acks | None, producer: str, number: int) -> None:
+async def _ack(acks: _Acks | None, producer: str, numbers: Sequence[int]) -> None:
     if acks:
-        acks.acked[producer].append(number)
+        acks.acked[producer] += numbers
+
+
+async def _ack_nothing() -> None:
+    """Acknowledge what nobody waits for."""

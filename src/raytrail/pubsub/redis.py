@@ -48,7 +48,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, PublishError
-from raytrail.event import Chunk
+from raytrail.event import Chunk, Unreadable, header_text, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.url import parse, shown
 
@@ -231,7 +231,6 @@ class RedisPubSub:
         Raises:
             ConfigError: Somebody reads as that group, or the server does not let us in.
             BrokerUnavailable: The server is away, or was for so long that the group may have another reader.
-            EventError: A chunk is of a newer format, or an entry is no chunk; what follows it is not read.
         """
         if group in self._reading:
             raise self._taken(group)
@@ -259,7 +258,8 @@ class RedisPubSub:
                         after = came[-1][0] if came else b">"
                     for entry, fields in came:
                         if fields:
-                            yield Delivery(_chunk(fields), functools.partial(_ack, acked, entry))
+                            chunk = _chunk(fields, f"{self._shown}, entry {entry.decode()}")
+                            yield Delivery(chunk, functools.partial(_ack, acked, entry))
                             continue
                         log.warning(
                             "%s: entry %s was deleted before group %r had acknowledged it; retention did not do that",
@@ -479,13 +479,11 @@ class RedisPubSub:
         await self._redis.aclose()
 
 
-def _chunk(fields: list[bytes]) -> Chunk:
+def _chunk(fields: list[bytes], place: str) -> Chunk | Unreadable:
     """Make the chunk of an entry, whose fields come as names and values by turns."""
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     data = named.pop(b"data", b"")
-    return Chunk.from_wire(
-        {name.decode(): value.decode("utf-8", "surrogatepass") for name, value in named.items()}, data
-    )
+    return received({header_text(name): value for name, value in named.items()}, data, place)
 
 
 async def _ack(acked: set[bytes], entry: bytes) -> None:

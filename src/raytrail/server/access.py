@@ -3,6 +3,9 @@ Who may ask: whoever sends the token, if there is one; and without one, only who
 
     Authorization: Bearer <token>     Ray's clients (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN), scripts
     Cookie: raytrail=...              browsers, after they have posted the token to /login once
+
+A page of another origin may have a browser ask, of which the browser shows it nothing. Its posts and WebSockets are
+refused.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import hmac
 import ipaddress
 import ssl
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -28,7 +31,11 @@ MAX_FORM_BYTES = 16 * 1024
 OPEN = ("/healthz",)
 """What says nothing of any cluster, and is asked by probes that know no token."""
 GUARDED_BY_ITSELF = "/ingest"
-"""Takes `server.ingest_token`, if there is one; whoever may post need not be allowed to read."""
+"""
+Takes `server.ingest_token`, if there is one; whoever may post need not be allowed to read. A cookie, which a browser
+sends whatever page it shows, is none to post with.
+"""
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class Access:
@@ -49,6 +56,7 @@ class Access:
         # what a browser keeps is not the token itself
         self._ticket = hmac.new(self._token, b"raytrail cookie", hashlib.sha256).hexdigest().encode()
         self._own_token = bool(config.ingest_token)
+        self._origins = frozenset(origin.lower() for origin in config.origins)
         self._hosts = {name.lower() for name in ("localhost", *config.hosts)} if check_host else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,12 +68,19 @@ class Access:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "send the token of this server"})
+            await send({"type": "websocket.close", "code": 1008, "reason": "it may not be followed from there"})
         else:
             await refused(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive) -> Response | None:
         headers, path = Headers(scope=scope), scope["path"]
+        asks = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
+        if not asks and not self._is_ours(headers):
+            return PlainTextResponse(
+                f"a page of {headers.get('origin', 'another site')!r} may not do this; name its origin in "
+                "server.origins if it is yours\n",
+                403,
+            )
         if not self._token:
             host = headers.get("host", "")
             if self._hosts is None or _plain(host) in self._hosts or _is_address(host):
@@ -78,7 +93,7 @@ class Access:
             return None
         if path == "/login" and scope["type"] == "http" and scope["method"] == "POST":
             return await self._login(scope, receive)
-        if self._knows(headers):
+        if self._knows(headers, cookie=path != GUARDED_BY_ITSELF):
             return None
         if "text/html" in headers.get("accept", ""):
             return HTMLResponse(pages.login(_root(scope), wrong=False), 401, headers=pages.LOGIN_HEADERS)
@@ -89,15 +104,24 @@ class Access:
             headers={"WWW-Authenticate": "Bearer"},
         )
 
-    def _knows(self, headers: Headers) -> bool:
+    def _is_ours(self, headers: Headers) -> bool:
+        """Return whether a request comes from no page, or from one that may do more than ask."""
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if origin is not None and origin.lower() in self._origins:
+            return True
+        if site is not None:  # which no page can forge, and which knows of every proxy
+            return site in ("same-origin", "none")
+        return origin is None or _names(origin, headers.get("host", ""))
+
+    def _knows(self, headers: Headers, *, cookie: bool) -> bool:
         kind, _, said = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and hmac.compare_digest(said.strip().encode(), self._token):
             return True
         try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+            ticket = SimpleCookie(headers.get("cookie", "")).get(COOKIE) if cookie else None
         except CookieError:
             return False
-        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._ticket)
+        return ticket is not None and hmac.compare_digest(ticket.value.encode(), self._ticket)
 
     async def _login(self, scope: Scope, receive: Receive) -> Response:
         body = b""
@@ -127,8 +151,20 @@ def check(config: ServerConfig) -> None:
     Refuse to serve who may not be asked by everybody without a token.
 
     Raises:
-        ConfigError: It would listen for other machines, and has no token; or TLS cannot be had with its files.
+        ConfigError: It would listen for other machines, and has no token; TLS cannot be had with its files; or a
+            setting makes no sense.
     """
+    if config.ingest_memory_bytes < config.ingest_body_bytes:
+        raise ConfigError(
+            f"server.ingest_memory_bytes {config.ingest_memory_bytes} is less than a body may hold, "
+            f"server.ingest_body_bytes {config.ingest_body_bytes}; raise it"
+        )
+    for origin in config.origins:
+        if not _is_origin(origin):
+            raise ConfigError(
+                f"server.origins {origin!r}: not an origin; write http[s]://host[:port], as the browser shows it, with "
+                "no slash at its end"
+            )
     if bool(config.tls_certificate) != bool(config.tls_key):
         raise ConfigError("server.tls_certificate and server.tls_key: one is set and the other is not; set both")
     if config.tls_certificate:
@@ -144,6 +180,23 @@ def check(config: ServerConfig) -> None:
             f"server.host {config.host!r} is reached by other machines, and server.token is not set; set it "
             "(RAYTRAIL_SERVER_TOKEN), or server.open where everybody who reaches it may read all"
         )
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(
+            parts.hostname and parts.scheme in _DEFAULT_PORTS and f"{parts.scheme}://{parts.netloc}" == text
+        ) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _names(origin: str, host: str) -> bool:
+    """Return whether an origin is that of a Host header, whichever of the two schemes a proxy has made of the other."""
+    scheme, separator, name = origin.lower().partition("://")
+    port = _DEFAULT_PORTS.get(scheme)
+    return bool(separator and port and name) and name.removesuffix(f":{port}") == host.lower().removesuffix(f":{port}")
 
 
 def _root(scope: Scope) -> str:

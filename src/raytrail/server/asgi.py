@@ -42,7 +42,8 @@ from raytrail.errors import ConfigError, NotFoundError, StoreError
 from raytrail.server import logs, pages
 from raytrail.server.access import Access, check
 from raytrail.server.build import find_build
-from raytrail.server.ingest import Take, ingest
+from raytrail.server.connection import connections
+from raytrail.server.ingest import Bounds, Take, ingest
 from raytrail.server.kept import Kept
 from raytrail.server.ray_api import RAY_ROUTES
 from raytrail.server.routing import NamedRoute, NamedWebSocketRoute
@@ -59,6 +60,8 @@ MOMENT_DIGITS = 15
 """Most digits of a moment in milliseconds: enough for some 30 000 years."""
 GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
+HEARD_BYTES = 4096
+"""Most bytes of what somebody who follows a log says, none of which is listened to."""
 KEPT_BYTES = 64 * 1024 * 1024
 """Answers about sealed sessions that are kept, so that who polls a page is answered at once, whoever it is."""
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
@@ -84,7 +87,9 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
     routes = [
         Route("/", server.home),
         Route("/healthz", _healthz),
-        ingest(take, token=config.ingest_token) if take else Route("/ingest", _no_ingest, methods=["POST"]),
+        ingest(take, token=config.ingest_token, bounds=Bounds.of(config))
+        if take
+        else Route("/ingest", _no_ingest, methods=["POST"]),
         Route("/api/clusters", server.clusters),
         Route("/api/clusters/{id}", server.cluster),
         *(
@@ -141,9 +146,13 @@ async def serve(
             lifespan="off",
             ssl_certfile=config.tls_certificate or None,
             ssl_keyfile=config.tls_key or None,
+            http=connections(config),  # type: ignore[arg-type]
+            h11_max_incomplete_event_size=config.header_bytes,
             ws="websockets-sansio",
+            ws_max_size=HEARD_BYTES,
             access_log=False,
             log_config=None,
+            log_level="error",  # it warns of every request that is none, of which anybody may send many
             timeout_graceful_shutdown=GRACE_SECONDS,
         ),
         lambda: ready(url),
@@ -386,7 +395,7 @@ def _knows(request: Request, etag: str) -> bool:
 
 
 class _EveryAnswer:
-    """Forbids browsers to guess what an answer is, and to keep it unless it says so."""
+    """Forbids browsers to guess what an answer is, to give it to pages of others, and to keep it unless it says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -396,6 +405,7 @@ class _EveryAnswer:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Content-Type-Options"] = "nosniff"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 

@@ -5,7 +5,11 @@ An answer of 204 says that everything in the request is stored by the broker. El
 
     400  the headers or the body cannot be read        413  too long, here or for the broker
     401  no token, or another one                      415  an encoding or type that is not taken
-    408  the body came too slowly                      503  the broker is away; come back after `Retry-After`
+    403  posted by a page of another origin            503  the broker is away, or too much comes at once;
+    408  the body came too slowly                           come back after `Retry-After`
+
+A body is decompressed while it comes, and never further than it may be long: what it unpacks to costs nobody anything.
+However slowly some bodies come, others are taken meanwhile.
 """
 
 from __future__ import annotations
@@ -13,37 +17,33 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import gzip
 import hmac
-import io
 import logging
-import sys
-import zlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from raytrail.config import ServerConfig
 from raytrail.errors import ChunkRefused, ConfigError, EventError, PublishError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    import zstandard
+from raytrail.server.unpacking import ENCODINGS, UnpackError, unpacker
 
 Take = Callable[[Mapping[str, str], bytes], Awaitable[None]]
 """What is done with a request's headers (names in lower case) and body: `raytrail.pubsub.collector.Collector.take`."""
 
-MAX_BODY_BYTES = 65 * 1024**2
-"""Most bytes of a body, as sent and as decompressed: the longest line that an agent ships by default, and some."""
-BODIES_AT_ONCE = 8
-"""Requests whose bodies are held at the same time; the others wait, unread."""
-BODY_SECONDS = 60.0
-"""How long a body may take to come."""
+TAKEN_AT_ONCE = 8
+"""Requests whose bodies are read and published at the same time; others wait, with their bodies."""
 RETRY_SECONDS = 5
-_ZSTD_BYTES = 256
-_ENCODINGS = ("gzip", "zstd", "identity")
+FREE_BYTES = 16 * 1024**2
+"""What a body may unpack to, however little was sent: a long line that says the same again and again is one, too."""
+SLOW_SECONDS, SLOW_BYTES = 5.0, 64 * 1024
+"""A body that brings less than so much in so long makes room for others, where there is none left."""
+
+PIECE_BYTES = 64 * 1024
+"""What is unpacked at a time."""
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,21 @@ class _Refused(Exception):
         self.headers = headers
 
 
-def ingest(take: Take, *, token: str = "", max_body_bytes: int = MAX_BODY_BYTES) -> Route:
+class Bounds(NamedTuple):
+    """What bodies may cost."""
+
+    body_bytes: int = ServerConfig().ingest_body_bytes
+    memory_bytes: int = ServerConfig().ingest_memory_bytes
+    ratio: float = ServerConfig().ingest_ratio
+    seconds: float = ServerConfig().body_seconds
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Bounds:
+        """Return those of the settings."""
+        return cls(config.ingest_body_bytes, config.ingest_memory_bytes, config.ingest_ratio, config.body_seconds)
+
+
+def ingest(take: Take, *, token: str = "", bounds: Bounds = Bounds()) -> Route:  # noqa: B008 (it cannot be changed)
     """
     Make the route.
 
@@ -63,23 +77,24 @@ def ingest(take: Take, *, token: str = "", max_body_bytes: int = MAX_BODY_BYTES)
         take: Stores what a request holds.
         token: What senders must know, as bearer token or as the password of basic authentication; empty lets
             everybody in.
-        max_body_bytes: Of a body, as sent and as decompressed.
+        bounds: What bodies may cost.
     """
-    slots = asyncio.Semaphore(BODIES_AT_ONCE)
+    room = _Room(bounds.memory_bytes)
+    slots = asyncio.Semaphore(TAKEN_AT_ONCE)
 
     async def endpoint(request: Request) -> Response:
         try:
             _let_in(request, token)
-            async with slots:
-                sent = await asyncio.wait_for(_body(request, max_body_bytes), BODY_SECONDS)
-                body = await _decoded(request, sent, max_body_bytes)
-                await take(request.headers, body)
+            with room.place() as place:
+                body = await place.come(_body(request, bounds, place.grow), bounds.seconds)
+                async with slots:
+                    await take(request.headers, body)
         except _Refused as error:
             return PlainTextResponse(f"{error}\n", error.status, error.headers)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except asyncio.TimeoutError:
-            return PlainTextResponse(f"the body did not come within {BODY_SECONDS:g} seconds\n", 408)
+            return PlainTextResponse(f"the body did not come within {bounds.seconds:g} seconds\n", 408)
         except EventError as error:
             return PlainTextResponse(f"{error}\n", 400)
         except ChunkRefused as error:
@@ -93,6 +108,104 @@ def ingest(take: Take, *, token: str = "", max_body_bytes: int = MAX_BODY_BYTES)
     return Route("/ingest", endpoint, methods=["POST"])
 
 
+class _Room:
+    """The memory that bodies take, those that come and those that wait to be published."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._places: dict[_Place, None] = {}
+
+    def place(self) -> _Place:
+        return _Place(self)
+
+    def enter(self, place: _Place) -> None:
+        self._places[place] = None
+
+    def leave(self, place: _Place) -> None:
+        self._places.pop(place, None)
+        self._free += place.size
+        place.size = 0
+
+    def take(self, place: _Place, size: int) -> None:
+        """
+        Give a place so many bytes more.
+
+        Raises:
+            _Refused: There is no room, even without those who are slow.
+        """
+        while size > self._free and (
+            slow := next((one for one in self._places if one.is_slow and one is not place), None)
+        ):
+            slow.give_up()
+            self.leave(slow)
+        if size > self._free:
+            raise _busy()
+        self._free -= size
+        place.size += size
+
+
+class _Place:
+    """What one body takes of the room."""
+
+    def __init__(self, room: _Room) -> None:
+        self.size = 0
+        self._room = room
+        self._coming: asyncio.Task[bytes] | None = None
+        self._gave_up = False
+        self._mark, self._marked_at = 0, time.monotonic()
+
+    def __enter__(self) -> _Place:
+        self._room.enter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._room.leave(self)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it is still coming, and hardly."""
+        return self._coming is not None and time.monotonic() - self._marked_at > SLOW_SECONDS
+
+    async def come(self, body: Awaitable[bytes], seconds: float) -> bytes:
+        """
+        Wait for a body.
+
+        Raises:
+            asyncio.TimeoutError: It takes too long.
+            _Refused: It had to make room for others.
+        """
+        self._coming = asyncio.ensure_future(body)
+        try:
+            return await asyncio.wait_for(self._coming, seconds)
+        except asyncio.CancelledError:
+            if self._gave_up:
+                raise _busy() from None
+            raise
+        finally:
+            self._coming = None
+
+    def grow(self, size: int) -> None:
+        """
+        Take so many bytes more.
+
+        Raises:
+            _Refused: There is no room.
+        """
+        self._room.take(self, size)
+        if self.size - self._mark >= SLOW_BYTES:
+            self._mark, self._marked_at = self.size, time.monotonic()
+
+    def give_up(self) -> None:
+        """Make room for others."""
+        if self._coming is not None:
+            self._gave_up = True
+            self._coming.cancel()
+
+
+def _busy() -> _Refused:
+    return _Refused(503, "too much is sent at once; come back", {"Retry-After": str(RETRY_SECONDS)})
+
+
 def _let_in(request: Request, token: str) -> None:
     scheme, _, said = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
@@ -104,55 +217,56 @@ def _let_in(request: Request, token: str) -> None:
         raise _Refused(401, "send the token of this server", {"WWW-Authenticate": 'Bearer, Basic realm="raytrail"'})
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _body(request: Request, bounds: Bounds, grow: Callable[[int], None]) -> bytes:
+    """Return a body as it was before it was compressed; `grow` is told of every byte that it takes."""
+    encoding = _encoding(request)
+    _check_length(request.headers.get("content-length", ""), bounds.body_bytes)
+    body, sent, unpacking = bytearray(), 0, unpacker(encoding)
+
+    async def unpack(piece: bytes) -> None:
+        most = bounds.body_bytes
+        if encoding != "identity":
+            most = min(most, int(FREE_BYTES + bounds.ratio * sent))
+            # in a thread at any size: few bytes may hold many
+            piece = await asyncio.to_thread(unpacking.feed, piece, most + 1 - len(body))
+        if len(body) + len(piece) > most:
+            raise _Refused(413, _too_long(encoding, most, bounds))
+        grow(len(piece))
+        body.extend(piece)
+
+    try:
+        waiting = bytearray()
+        async for piece in request.stream():
+            sent += len(piece)
+            waiting += piece
+            if len(waiting) >= PIECE_BYTES or encoding == "identity":
+                await unpack(bytes(waiting))
+                waiting.clear()
+        if waiting:
+            await unpack(bytes(waiting))
+        unpacking.end()
+    except UnpackError as error:
+        raise _Refused(400, f"the body is not {encoding}: {error}") from error
+    return bytes(body)
+
+
+def _encoding(request: Request) -> str:
     if "msgpack" in request.headers.get("content-type", ""):
         raise _Refused(415, "msgpack is not taken; send NDJSON or a JSON array (Fluent Bit: format json)")
-    if request.headers.get("content-encoding", "identity").lower() not in _ENCODINGS:
-        raise _Refused(415, f"encodings taken: {', '.join(_ENCODINGS)}", {"Accept-Encoding": ", ".join(_ENCODINGS)})
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most:
-            raise _Refused(413, f"the body is longer than {most} bytes; send less at once")
-    return bytes(body)
-
-
-async def _decoded(request: Request, sent: bytes, most: int) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding == "identity":
-        return sent
-    decompress = _gunzip if encoding == "gzip" else _unzstd
-    try:
-        # in a thread at any size: few bytes may hold many
-        body = await asyncio.to_thread(decompress, sent, most + 1)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _Refused(400, f"the body is not {encoding}: {error}") from error
-    if len(body) > most:
-        raise _Refused(413, f"the body is longer than {most} bytes when decompressed; send less at once")
-    return body
+    if encoding not in ENCODINGS:
+        raise _Refused(415, f"encodings taken: {', '.join(ENCODINGS)}", {"Accept-Encoding": ", ".join(ENCODINGS)})
+    return encoding
 
 
-def _gunzip(data: bytes, most: int) -> bytes:
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        return file.read(most)
+def _check_length(said: str, most: int) -> None:
+    """Refuse what says itself that it is too long, before any of it is read."""
+    if said.isdecimal() and (len(said) > len(str(most)) or int(said) > most):
+        raise _Refused(413, _too_long("identity", most, Bounds(most)))
 
 
-def _unzstd(data: bytes, most: int) -> bytes:
-    if sys.version_info >= (3, 14):
-        decompressor, errors = zstd.ZstdDecompressor(), zstd.ZstdError
-        pieces = [(data, most)]
-    else:
-        # its client cannot be told how much to return, but a few bytes hold a few megabytes at most
-        decompressor, errors = zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
-        pieces = [(data[start : start + _ZSTD_BYTES],) for start in range(0, len(data), _ZSTD_BYTES)]
-    body = bytearray()
-    try:
-        for piece in pieces:
-            body += decompressor.decompress(*piece)
-            if len(body) >= most:
-                return bytes(body)
-    except errors as error:
-        raise ValueError(error) from error
-    if not decompressor.eof or decompressor.unused_data:
-        raise ValueError("it is cut off, or has more than one frame")
-    return bytes(body)
+def _too_long(encoding: str, most: int, bounds: Bounds) -> str:
+    if most < bounds.body_bytes:
+        return f"the body unpacks to more than {bounds.ratio:g} times what was sent; send it uncompressed"
+    unpacked = "" if encoding == "identity" else " when decompressed"
+    return f"the body is longer than {most} bytes{unpacked}; send less at once"

@@ -93,6 +93,8 @@ HEADERS = {
 LOGIN_HEADERS = {
     **HEADERS,
     "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace("form-action 'none'", "form-action 'self'"),
+    # without a referrer, browsers hide the origin of a form that is posted
+    "Referrer-Policy": "same-origin",
 }
 """The same for the page that asks for the token, which may be sent to us."""
 

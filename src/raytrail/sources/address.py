@@ -21,7 +21,8 @@ def where(listen: str) -> tuple[str, int]:
     """
     match = _LISTEN.fullmatch(listen)
     if match is None:
-        raise ConfigError(f"receiver's address {listen!r} is not host:port; write e.g. 127.0.0.1:8367")
+        shown = re.sub(".*@", "***@", listen)  # a user, with a password
+        raise ConfigError(f"receiver's address {shown!r} is not host:port; write e.g. 127.0.0.1:8367")
     return match[1].strip("[]") or "127.0.0.1", int(match[2])
 
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import msgspec
 
 from raytrail.errors import EventError
+from raytrail.event import UNDECODABLE
 from raytrail.sources import placement_groups, serve_poll
 from raytrail.sources.messages import in_base64
 
@@ -46,7 +47,7 @@ def events(name: str, body: bytes, at_ns: int) -> Iterator[tuple[str, bytes]]:
                 "event_data": data,
             }
             yield event_type, msgspec.json.encode(event) + b"\n"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise EventError(f"expected JSON: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EventError(f"no answer of Ray's dashboard: {error!r}") from error

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from raytrail import disk
 
 _RETRY_SECONDS = 5.0
 
@@ -103,10 +106,12 @@ class EventFiles:
     def _fork(self) -> None:
         self._lock = threading.Lock()  # another thread may have held it when this process was forked off
         self._open: dict[str, _Open] = {}
-        self._closed_until = 0.0
+        self._closed_until: dict[str, float] = {}
 
     def _write(self, event_type: str, line: bytes) -> bool:
-        if time.monotonic() < self._closed_until:  # a directory that is not there is not asked for at each event
+        if time.monotonic() < self._closed_until.get(
+            event_type, 0.0
+        ):  # a directory that is not there is not asked for at each event
             self.lost += 1
             return False
         try:
@@ -116,13 +121,13 @@ class EventFiles:
                 file = None
             if file is None:
                 directory = self._directory if isinstance(self._directory, Path) else self._directory()
-                directory.mkdir(parents=True, exist_ok=True)
-                file = self._open[event_type] = _Open(
-                    directory / f"event_EXPORT_{event_type}_{self._prefix}{os.getpid()}.log"
-                )
+                root = session_root(directory)
+                disk.make_directories(directory, root)
+                name = f"event_EXPORT_{event_type}_{self._prefix}{os.getpid()}.log"
+                file = self._open[event_type] = _Open(directory / name, root)
             file.write(line)
         except Exception:  # whatever it is, it is not tried again at each event; who called counts it
-            self._closed_until = time.monotonic() + _RETRY_SECONDS
+            self._closed_until[event_type] = time.monotonic() + _RETRY_SECONDS
             raise
         return True
 
@@ -135,12 +140,30 @@ class EventFiles:
                 newer.replace(older)
 
 
-class _Open:
-    """A file that is being written."""
+def session_root(directory: Path) -> Path:
+    """Return the directory below which the way to event files follows no link: their session's, if they are in one."""
+    return directory.parents[1] if directory.parts[-2:] == ("logs", "export_events") else directory
 
-    def __init__(self, path: Path) -> None:
+
+def written_files(directory: Path, pattern: str) -> list[tuple[int, int, Path]]:
+    """Return the event files there are with such names, each with its time of change in ns and its size in bytes."""
+    found: list[tuple[int, int, Path]] = []
+    for path in directory.glob(pattern):
+        try:
+            status = path.lstat()
+        except OSError:  # rotated away just now
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found.append((status.st_mtime_ns, status.st_size, path))
+    return found
+
+
+class _Open:
+    """A file that is being written: a FIFO in its place would take what nobody reads, and then hold its writer up."""
+
+    def __init__(self, path: Path, root: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = disk.open_file(path, root, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self.size = os.fstat(self._fd).st_size
         # of a process before this one, with the same id, that was killed while it wrote
         self._torn = self.size > 0 and os.pread(self._fd, 1, self.size - 1) != b"\n"

@@ -32,8 +32,9 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
+from raytrail import disk
 from raytrail.errors import ConfigError, EventError
-from raytrail.event import COLLECTED, SET_ASIDE
+from raytrail.event import COLLECTED, SET_ASIDE, UNDECODABLE
 from raytrail.sources import endpoints
 from raytrail.sources.ray_event import Converter
 from raytrail.sources.set_aside import line as set_aside
@@ -47,6 +48,8 @@ _FILE = re.compile(
 _ENDPOINT = re.compile(rf"{_SESSION}fetched_endpoints/restful__[^/]+\Z")
 _UNLISTED = re.compile(rf"{_SESSION}(.+/)?\Z")
 _BLOCK_BYTES = 1 << 20
+_MOST_LINE_BYTES = 64 << 20
+_MOST_TEXT_BYTES = 512 << 20  # an hour's events in one array, or an answer
 _AHEAD = 8
 _JSON = json.JSONDecoder()
 _GZIP = b"\x1f\x8b"
@@ -105,24 +108,26 @@ class Unread(NamedTuple):
 def below(path: Path) -> Iterator[File]:
     """Yield what may be its files below a directory, and directories that cannot be listed."""
     unlisted: list[OSError] = []
-    for directory, _, names in os.walk(path.resolve(), onerror=unlisted.append):
+    root = path.resolve()
+    for directory, _, names in os.walk(root, onerror=unlisted.append):
         for name in names:
             file = Path(directory, name)
             if _FILE.search(file.as_posix()) or _ENDPOINT.search(file.as_posix()):
-                yield File(file.as_posix(), _size(file), partial(_open, file))
+                # a name of any bytes, as text: it goes into reports
+                yield File(disk.escape_name(file.as_posix()), _size(file), partial(_open, file, root))
     for error in unlisted:
-        yield File(f"{Path(error.filename).as_posix()}/", 0, partial(_refuse, error))
+        yield File(f"{disk.escape_name(Path(error.filename).as_posix())}/", 0, partial(_refuse, error))
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except OSError:
         return 0  # to open it tells why
 
 
-def _open(path: Path) -> IO[bytes]:
-    return path.open("rb")
+def _open(path: Path, root: Path) -> IO[bytes]:
+    return open(disk.open_file(path, root), "rb")
 
 
 def _refuse(error: OSError) -> IO[bytes]:
@@ -186,7 +191,7 @@ def convert(collected: Collected, into: Path, unread: Callable[[Unread], None]) 
             for offset, line in block.lines:
                 try:
                     received = converter.convert(msgspec.json.decode(line))
-                except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                except (EventError, *UNDECODABLE) as error:
                     written.add(collected.session, SET_ASIDE, set_aside(line, f"{file.place} at {offset}: {error}"))
                     continue
                 if (received.session, received.id) not in seen:
@@ -258,7 +263,7 @@ def _learn_addresses(converter: Converter, collected: Collected) -> Iterator[int
                 if b'"NODE_DEFINITION_EVENT"' in line:
                     try:
                         converter.convert(msgspec.json.decode(line))
-                    except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    except (EventError, *UNDECODABLE):
                         continue  # said when its file is converted
             yield block.read_bytes
 
@@ -365,6 +370,10 @@ def _blocks(
         end = 0 if whole or is_array else rest.rfind(b"\n") + 1
         yield _Block(_lines(rest[:end], offset), content.read_bytes - before)
         before, offset, rest = content.read_bytes, offset + end, rest[end:]
+        if len(rest) > (most := _MOST_TEXT_BYTES if whole or is_array else _MOST_LINE_BYTES):
+            unread(Unread(file, offset, len(rest), f"a line of more than {most} bytes"))
+            yield _Block([], file.size_bytes - before)
+            return
     last, torn = _elements(rest) if is_array else _last_line(rest, offset, whole=whole)
     if content.reason or torn:
         unread(
@@ -394,7 +403,7 @@ def _last_line(line: bytes, offset: int, *, whole: bool) -> tuple[list[tuple[int
         return [], b""
     try:
         msgspec.json.decode(line, type=msgspec.Raw if whole else dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return [], line
     return [(offset, line)], b""
 

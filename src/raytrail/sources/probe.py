@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from raytrail import disk
 from raytrail.config import SourcesConfig
 from raytrail.errors import SourceTaken, SourceUnavailable
 from raytrail.sources import objects, placement_groups, serve_poll, workers
@@ -212,7 +213,10 @@ def _ask_serve(node: RayNode, poll: ServePoll) -> None:
 def _alone(probe: Probe) -> Iterator[None]:
     """Hold the lock of that node, which no two processes hold at once, whatever they are part of."""
     path = Path(probe.session_dir, f"raytrail_probe_{probe.node_id}.lock")
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        lock = disk.open_file(path, path.parent, os.O_RDWR | os.O_CREAT, 0o644)
+    except disk.Refused as error:
+        raise SourceTaken(f"{path}: it is {error.strerror}; remove it, as node {probe.node_id} is not asked") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from raytrail.errors import EventError
+from raytrail.event import UNDECODABLE
 
 _TASK_STATES = (
     # rpc.TaskStatus (common.proto, Ray 2.60), by its number, which is what the files have
@@ -130,7 +131,7 @@ def session_name(raw: bytes | msgspec.Raw) -> str:
     try:
         event = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         name = msgspec.json.decode(event.get("sessionName") or event.get("session_name") or b'""', type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return ""
     return name if _SESSION.fullmatch(name) else ""
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from raytrail import disk
+from raytrail.sources.event_file import session_root, written_files
+
 
 def recall(directory: Path, event_type: str, *, most_bytes: int) -> Iterator[dict[str, Any]]:
     """
@@ -19,27 +22,19 @@ def recall(directory: Path, event_type: str, *, most_bytes: int) -> Iterator[dic
         event_type: As in file names.
         most_bytes: Older files are left out where there is more than that.
     """
-    found: list[tuple[int, int, Path]] = []
-    for path in directory.glob(f"event_EXPORT_{event_type}_[0-9]*.log*"):
-        try:
-            status = path.stat()
-        except OSError:  # rotated away just now
-            continue
-        found.append((status.st_mtime_ns, status.st_size, path))
-    found.sort(reverse=True)
     room, chosen = most_bytes, list[Path]()
-    for _, size, path in found:
+    for _, size, path in sorted(written_files(directory, f"event_EXPORT_{event_type}_[0-9]*.log*"), reverse=True):
         room -= size
         if room < 0:
             break
         chosen.append(path)
     for path in reversed(chosen):
-        yield from _events(path)
+        yield from _events(path, session_root(directory))
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
+def _events(path: Path, root: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open("rb") as file:
+        with open(disk.open_file(path, root), "rb") as file:
             for line in file:
                 try:
                     event = json.loads(line)

@@ -9,10 +9,12 @@ the disk: it survives the end of every process, not of the machine. Else the ans
 
     400  the body is no JSON array        411  the body's length is not said    429  others are being taken; come back
     401  no token, or another one         413  it is longer than is taken       503  the disk takes nothing; come back
-    404  another path                     408  the body came too slowly
+    403  it is posted by a page           408  the body came too slowly
+    404  another path
 
 The standard library's server is enough, and is there on every node: one sender, on the same machine, one request at a
-time. It runs in threads of its own: a disk that is slow holds nobody else up.
+time. It runs in threads of its own: a disk that is slow holds nobody else up. Connections are few, and whoever has said
+the least for the longest makes room for the next.
 """
 
 from __future__ import annotations
@@ -27,18 +29,20 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import msgspec
 
+from raytrail import disk, records
 from raytrail.errors import ConfigError, EventError
-from raytrail.event import SET_ASIDE
+from raytrail.event import SET_ASIDE, UNDECODABLE
 from raytrail.sources import set_aside
 from raytrail.sources.address import PATH, url, where
-from raytrail.sources.event_file import EventFiles
+from raytrail.sources.event_file import EventFiles, session_root, written_files
+from raytrail.sources.few import Server
 from raytrail.sources.ray_event import Converter, session_name
 from raytrail.sources.set_aside import SetAside
 
@@ -49,6 +53,7 @@ _BODIES_AT_ONCE = 2
 _BODY_SECONDS = 30.0
 _RETRY_SECONDS = 5
 _LINGER_SECONDS = 5.0
+_PIECE_BYTES = 1 << 16
 _IDS = 200_000  # Ray's aggregator holds 100,000 events at most, and sends no other batch before one is taken
 _RECALLED_BYTES = 64 << 20
 _SESSIONS = 8
@@ -85,8 +90,8 @@ class Intake:
             EventError: It is no JSON array.
         """
         try:
-            batch = msgspec.json.decode(body, type=list[msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            batch = records.array(body)
+        except EventError as error:
             raise EventError(f"expected a JSON array of Ray's events: {error}") from error
         with self._lock:
             return all(self._one(raw) for raw in batch)
@@ -101,7 +106,7 @@ class Intake:
     def _one(self, raw: msgspec.Raw) -> bool:
         try:
             event = self._converter.convert(msgspec.json.decode(raw))
-        except (EventError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (EventError, *UNDECODABLE) as error:
             return self._put_aside(raw, str(error))
         session = self._session(event.session)
         if event.id in session.ids:
@@ -167,9 +172,12 @@ class _Session:
         self.ids: OrderedDict[str, None] = OrderedDict()
         self.addresses: dict[str, str] = {}
         for path, start in _newest(directory):
-            with path.open("rb") as file:
-                file.seek(start)
-                data = file.read()
+            try:
+                with open(disk.open_file(path, session_root(directory)), "rb") as file:
+                    file.seek(start)
+                    data = file.read()
+            except OSError:  # rotated away just now, or no file any more
+                continue
             # a line that was cut off when its writer was killed is none: it is sent again
             data = data[: data.rfind(b"\n") + 1]
             for match in _ID.finditer(data):
@@ -182,13 +190,7 @@ class _Session:
 
 def _newest(directory: Path) -> Iterable[tuple[Path, int]]:
     """Return the files of receivers, the newest last, each with where to begin so that all are not too much to read."""
-    found: list[tuple[int, int, Path]] = []
-    for path in directory.glob(f"event_EXPORT_*_{PREFIX}[0-9]*.log*"):
-        try:
-            status = path.stat()
-        except OSError:  # rotated away just now
-            continue
-        found.append((status.st_mtime_ns, status.st_size, path))
+    found = written_files(directory, f"event_EXPORT_*_{PREFIX}[0-9]*.log*")
     room, chosen = _RECALLED_BYTES, list[tuple[Path, int]]()
     for _, size, path in sorted(found, reverse=True):
         chosen.append((path, max(0, size - room)))
@@ -217,13 +219,10 @@ class Receiver:
         host, port = where(listen)
         self._intake = intake
 
+        room = _Room(_BODIES_AT_ONCE * most_bytes)
         slots = threading.BoundedSemaphore(_BODIES_AT_ONCE)
-        settings = {"intake": intake, "token": token, "most_bytes": most_bytes, "slots": slots}
+        settings = {"intake": intake, "token": token, "most_bytes": most_bytes, "slots": slots, "room": room}
         handler = type("Handler", (_Handler,), settings)
-
-        class Server(ThreadingHTTPServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            daemon_threads = True
 
         try:
             self._server = Server((host, port), handler)
@@ -244,10 +243,34 @@ class Receiver:
         self._intake.close()
 
 
+class _Room:
+    """Bytes of bodies that are held at the same time."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> None:
+        """
+        Hold so many bytes more, or give some back.
+
+        Raises:
+            _Refused: There is no room.
+        """
+        with self._lock:
+            if size > self._free:
+                raise _busy()
+            self._free -= size
+
+
 class _Refused(Exception):
     def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers
+
+
+def _busy() -> _Refused:
+    return _Refused(429, "others are being taken; come back", **{"Retry-After": str(_RETRY_SECONDS)})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -255,6 +278,8 @@ class _Handler(BaseHTTPRequestHandler):
     token: str
     most_bytes: int
     slots: threading.BoundedSemaphore
+    room: _Room
+    server: Server
 
     protocol_version = "HTTP/1.1"  # the connection stays, as Ray's client expects
     timeout = _BODY_SECONDS
@@ -262,12 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             self._let_in()
-            if not self.slots.acquire(timeout=1):
-                raise _Refused(429, "others are being taken; come back", **{"Retry-After": str(_RETRY_SECONDS)})
-            try:
-                stored = self.intake.take(self._body())
-            finally:
-                self.slots.release()
+            with self._body() as body:
+                stored = self._taken(body)
             if not stored:
                 raise _Refused(503, "not stored; come back", **{"Retry-After": str(_RETRY_SECONDS)})
         except _Refused as error:
@@ -285,7 +306,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(404, f"POST {PATH}\n")
 
+    def _taken(self, body: bytes) -> bool:
+        if not self.slots.acquire(timeout=1):
+            raise _busy()
+        try:
+            with self.server.busy(self.connection):
+                return self.intake.take(body)
+        finally:
+            self.slots.release()
+
     def _let_in(self) -> None:
+        if "Origin" in self.headers or self.headers.get("Sec-Fetch-Site", "none") != "none":
+            raise _Refused(403, "no page in a browser may post here")
         if self.path.partition("?")[0] != PATH:
             raise _Refused(404, f"POST {PATH}")
         scheme, _, said = self.headers.get("Authorization", "").partition(" ")
@@ -312,20 +344,36 @@ class _Handler(BaseHTTPRequestHandler):
                 if not self.connection.recv(1 << 16):
                     break
 
-    def _body(self) -> bytes:
+    @contextmanager
+    def _body(self) -> Iterator[bytes]:
         said = self.headers.get("Content-Length", "")
-        if not said.isdigit() or "Transfer-Encoding" in self.headers:
+        if not said.isdecimal() or "Transfer-Encoding" in self.headers:
             raise _Refused(411, "say the body's length in Content-Length")
-        if int(said) > self.most_bytes:
+        if len(said) > len(str(self.most_bytes)) or int(said) > self.most_bytes:
             log.error("%s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", said)
             raise _Refused(413, f"the body is longer than {self.most_bytes} bytes; send less at once")
+        body = bytearray()
         try:
-            body = self.rfile.read(int(said))
-        except TimeoutError:
-            raise _Refused(408, f"the body did not come within {_BODY_SECONDS:g} seconds") from None
-        if len(body) < int(said):
-            raise ConnectionAbortedError("the sender has gone")
-        return body
+            for piece in self._pieces(int(said)):
+                self.room.take(len(piece))
+                body += piece
+            yield bytes(body)
+        finally:
+            self.room.take(-len(body))
+
+    def _pieces(self, length: int) -> Iterator[bytes]:
+        until = time.monotonic() + _BODY_SECONDS
+        while length:
+            try:
+                self.connection.settimeout(max(0.001, until - time.monotonic()))
+                piece = self.rfile.read1(min(length, _PIECE_BYTES))
+            except TimeoutError:
+                raise _Refused(408, f"the body did not come within {_BODY_SECONDS:g} seconds") from None
+            if not piece:
+                raise ConnectionAbortedError("the sender has gone")
+            length -= len(piece)
+            yield piece
+        self.connection.settimeout(self.timeout)
 
     def _answer(self, status: int, text: str = "", **headers: str) -> None:
         body = text.encode()

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from raytrail.sources.event_file import EventFiles
+from raytrail import disk
+from raytrail.sources.event_file import EventFiles, session_root
 from raytrail.sources.hooks import cut
 from raytrail.sources.recall import recall
 from raytrail.sources.serve import ACTOR_FIELDS, REPLICA_FIELDS, short
@@ -69,9 +70,9 @@ class ServePoll:
             if path in self._ours:
                 continue
             try:
-                with path.open("rb") as file:
+                with open(disk.open_file(path, session_root(self._directory)), "rb") as file:
                     line = file.readline()
-            except OSError:  # rotated away just now
+            except OSError:  # rotated away just now, or no file
                 continue
             if not line.endswith(b"\n"):  # which it is cannot be seen yet
                 continue

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 
 import msgspec
 
-from raytrail.event import SET_ASIDE
+from raytrail import disk
+from raytrail.event import SET_ASIDE, UNDECODABLE
 
 MOST_BYTES = 10 << 20
 """At what size the file is renamed to ``.1``, in place of the one before it."""
@@ -38,10 +40,10 @@ class SetAside:
             OSError: The disk takes nothing.
         """
         line = msgspec.json.encode({"reason": reason, "came_ns": time.time_ns(), "event": _readable(event)}) + b"\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_private_directory(self.path.parent)
         if self.path.exists() and self.path.stat().st_size + len(line) > MOST_BYTES:
             self.path.replace(f"{self.path}.1")
-        with self.path.open("ab") as file:
+        with open(disk.open_private(self.path, os.O_WRONLY | os.O_APPEND), "ab") as file:
             file.write(line)
         self.events += 1
 
@@ -77,6 +79,6 @@ def _readable(event: bytes | msgspec.Raw) -> msgspec.Raw | str:
         try:
             msgspec.json.decode(text)
             return msgspec.Raw(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             pass
     return text[:KEPT_BYTES].decode(errors="replace")

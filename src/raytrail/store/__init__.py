@@ -2,7 +2,7 @@
 The history on disk: the log of all events, and the states folded from it.
 
     <root>/
-      catalogue.sqlite              sessions, files, byte ranges seen, rejected lines
+      catalogue.sqlite              sessions, files, byte ranges seen, rejected lines, chunks that were set aside
       log/<session>/*.parquet       every event as typed columns: the truth
       logs/<session>/*.zst          what Ray and its workers wrote for people
       state/<session>/*.parquet     what the events add up to; *.duckdb beside it serves a sealed session faster
@@ -14,21 +14,25 @@ One process writes; any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 import fcntl
-import re
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from raytrail import disk
 from raytrail.config import StoreConfig
-from raytrail.entities import installed, sql
+from raytrail.entities import Entity, installed, sql
 from raytrail.entities.sql import Moment
 from raytrail.errors import NotFoundError, StoreError, StoreLocked
-from raytrail.event import LOG, Chunk
+from raytrail.event import LOG, Chunk, Unreadable
+from raytrail.store import ask
 from raytrail.store.append import UNKNOWN, Appender
+from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
+from raytrail.store.faults import Faults
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.finder import LogFinder, LogPart, output_start
 from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
@@ -36,6 +40,7 @@ from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.older import unfold
 from raytrail.store.read import Filter, Snapshot
+from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
 from raytrail.store.states import States
 
@@ -50,13 +55,12 @@ __all__ = [
     "Rejected",
     "Rows",
     "Run",
+    "SetAside",
     "Snapshot",
     "Store",
     "UnreadableError",
     "matches",
 ]
-
-_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
 
 
 class Store:
@@ -67,12 +71,13 @@ class Store:
         self._config = config
         self._lock = threading.RLock()
         self._counts: dict[object, int] = {}
+        self._faults = Faults()
         self._asked: Engine | None = None
         self._lock_file = None
         if write:
             for name in ("log", "state", "tmp"):
-                (root / name).mkdir(parents=True, exist_ok=True)
-            self._lock_file = (root / "lock").open("w")
+                disk.make_private_directory(root / name)
+            self._lock_file = os.fdopen(disk.open_private(root / "lock", os.O_WRONLY), "w")
             try:
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -88,6 +93,7 @@ class Store:
             if self._lock_file is not None:
                 self._lock_file.close()
             raise
+        self._readers = Readers(root, write=write)
         self._engine = Engine(config, root / "tmp" if write else None)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._counts)
@@ -95,6 +101,7 @@ class Store:
         if write:
             self._sweep()
             self._appender = Appender(root, self._catalogue, self._engine, self._logs)
+            self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes, self._faults)
             self._live = LiveFold(root, self._catalogue, self._engine)
             self._sealer = Sealer(root, self._catalogue, self._engine)
             self._live.retire(unfold(root, self._catalogue, self._engine))
@@ -121,7 +128,10 @@ class Store:
             raise StoreError(f"{root}: {error}; choose a directory that can be written") from error
 
     def close(self) -> None:
-        """Close it. What was appended is durable without that."""
+        """Close it. What was appended is durable without that; files that nobody names are deleted, if nobody reads."""
+        if self._lock_file is not None and self._readers.are_none():
+            self._live.delete_retired()
+        self._readers.close()
         self._engine.close()
         if self._asked is not None:
             self._asked.close()
@@ -156,18 +166,31 @@ class Store:
         """
         self._catalogue.left_plain_group()
 
-    def append(self, chunks: Sequence[Chunk]) -> None:
+    def append(self, chunks: Sequence[Chunk | Unreadable]) -> None:
         """
-        Append chunks; what was appended before is passed over, what is unreadable is set aside.
+        Append chunks; what was appended before is passed over, what is unreadable is set aside: a line, or a chunk.
 
         Raises:
             StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
         """
-        for chunk in chunks:
-            if not _SESSION.fullmatch(chunk.session):
-                raise StoreError(f"chunk of session {chunk.session!r}: not a name that Ray gives; is it from an agent?")
         with self._lock:
-            self._appender.append(chunks)
+            self._border.take(chunks)
+
+    def set_aside(self) -> list[SetAside]:
+        """Return what is kept of the chunks that were set aside, the newest first."""
+        return set_aside(self._catalogue)
+
+    def set_aside_bytes(self, id: str) -> bytes:
+        """
+        Return the bytes of a chunk that was set aside, as they came; of a long one the first megabyte.
+
+        Args:
+            id: Its id, or as much of the beginning as no other has.
+
+        Raises:
+            NotFoundError: Nothing, or more than one thing, is kept under it.
+        """
+        return set_aside_bytes(self._catalogue, id)
 
     def fold(self) -> None:
         """
@@ -178,7 +201,9 @@ class Store:
         """
         with self._lock:
             for (session,) in self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0"):
-                self._live.fold(session)
+                if not self._faults.is_put_off(session):
+                    with self._faults.contained("what was appended cannot be folded", session):
+                        self._live.fold(session)
             for (session,) in self._catalogue.query("SELECT DISTINCT session FROM bodies"):
                 self._live.retire(self._logs.gather(session))
 
@@ -189,21 +214,29 @@ class Store:
             "SELECT session, last_heard_ms, last_grew_ms FROM sessions WHERE sealed_ms IS NULL"
         )
         for session, heard_ms, grew_ms in rows:
-            quiet_s, still_s = (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000
-            if still_s >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
-                self.seal(session)
-            elif quiet_s >= self._config.seal_after_quiet_seconds:
-                self.seal(session, quiet=True)
-            else:
+            if self._faults.is_put_off(session):
                 continue
-            due.append(session)
+            with self._faults.contained("what there is cannot be sealed", session):
+                if self._seal_if_due(session, (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000):
+                    due.append(session)
         # those too that were sealed by a process that was killed before this
         for (session,) in self._catalogue.query(
             "SELECT session FROM sessions WHERE sealed_ms IS NOT NULL "
             "AND session NOT IN (SELECT session FROM state WHERE kind = 'cache')"
         ):
-            self.cache(session)
+            if not self._faults.is_put_off(session):
+                with self._faults.contained("what is sealed cannot be made quick to ask", session):
+                    self.cache(session)
         return due
+
+    def _seal_if_due(self, session: str, quiet_seconds: float, still_seconds: float) -> bool:
+        if still_seconds >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
+            self.seal(session)
+        elif quiet_seconds >= self._config.seal_after_quiet_seconds:
+            self.seal(session, quiet=True)
+        else:
+            return False
+        return True
 
     def seal(self, session: str, *, quiet: bool = False) -> None:
         """
@@ -227,6 +260,7 @@ class Store:
             self._live.forget(session)
             self._live.retire(self._logs.gather(session, every=True))
             self._live.retire(self._sealer.seal(session, quiet=quiet))
+            self._appender.forget(session)
             self._figures.keep(session)
 
     def reopen(self, session: str) -> None:
@@ -396,29 +430,35 @@ class Store:
 
     def sql(self, statement: str) -> Rows:
         """
-        Run a SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and ``session``.
+        Answer one SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and
+        ``session``.
 
-        It can read the store's own files, and nothing else.
+        It can read these views, and nothing else. Times with a time zone are given as text, in UTC.
 
         Raises:
-            UnreadableError: The statement is wrong, or no SELECT.
+            ConfigError: It is not one SELECT, or asks for what is not there.
+            UnreadableError: It cannot be worked out for what it meets.
+            StoreUnavailable: There is no room, or the disk fails.
         """
-        views = []
-        sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
-        for one in installed().values():
-            names = ", ".join(sql.quote(column.name) for column in sql.shown(one))
-            parts = [
-                f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
-                f"({sql.public_view(one, f'{self._from_files(session).source(one)} s')})"
-                for session, cluster in sessions
-            ] or [
-                "SELECT '' AS cluster, '' AS session, * FROM "
-                f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
-            ]
-            views.append(f"{sql.quote(one.name)} AS ({' UNION ALL BY NAME '.join(parts)})")
         if self._asked is None:
-            self._asked = Engine(self._config, only=self._root)
-        return self._asked.query(f"WITH {', '.join(views)} FROM ({statement.rstrip().rstrip(';')}\n)")
+            self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
+        known = {one.name: one for one in installed().values()}
+        asked = ask.tables(self._asked.tree(statement), known)
+        sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
+        return self._asked.ask({name: self._of_all(known[name], sessions) for name in asked}, statement)
+
+    def _of_all(self, one: Entity, sessions: Sequence[tuple[str, str]]) -> str:
+        """Return the relation of an entity's last states in all of these sessions."""
+        names = ", ".join(sql.quote(column.name) for column in sql.shown(one))
+        parts = [
+            f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
+            f"({sql.public_view(one, f'{self._from_files(session).source(one)} s')})"
+            for session, cluster in sessions
+        ] or [
+            "SELECT '' AS cluster, '' AS session, * FROM "
+            f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
+        ]
+        return f"({' UNION ALL BY NAME '.join(parts)})"
 
     def _from_files(self, session: str) -> Snapshot:
         """Return a session's last states as an engine sees them that has nothing attached."""

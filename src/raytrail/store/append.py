@@ -13,18 +13,20 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from raytrail import disk
 from raytrail.entities import Entity, of_file_type, sql
 from raytrail.entities.lines import check, sort_out
-from raytrail.errors import StoreError, StoreUnavailable
-from raytrail.event import LOG, SET_ASIDE, Chunk, Segment
-from raytrail.store.catalogue import Catalogue, FileKey, LogFile, Ranges, reopen
-from raytrail.store.engine import Engine, UnreadableError, copy_parquet, lines
+from raytrail.errors import StoreUnavailable
+from raytrail.event import LOG, SET_ASIDE, UNDECODABLE, Chunk, Segment
+from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, LogFile, Ranges, reopen
+from raytrail.store.engine import Copied, Engine, UnreadableError, copy_parquet, lines
 from raytrail.store.logs import Frame, Logs
 
 UNKNOWN = "unknown"
@@ -32,6 +34,9 @@ UNKNOWN = "unknown"
 
 PART_BYTES = 16 * 1024 * 1024
 """How many bytes of an event type are decoded at once: while they are, the next ones are made ready."""
+
+MOST_RANGES = 50_000
+"""How many byte ranges are held in memory, of the files that grew last: some 20 MB."""
 
 KEPT_LINE_BYTES = 1024 * 1024
 """How much of a rejected line is kept; more would let a file of garbage fill the catalogue."""
@@ -49,6 +54,16 @@ class Line(NamedTuple):
 class _Rejected(NamedTuple):
     line: Line
     reason: str
+
+
+class _Touched:
+    """A file that a batch brings ranges of."""
+
+    def __init__(self, event_type: str, ranges: Ranges) -> None:
+        self.event_type = event_type
+        self.ranges = ranges
+        """With those of the batch, once it has been gone through."""
+        self.before = ranges.extent()
 
 
 class _Group:
@@ -85,7 +100,8 @@ class Appender:
         self._catalogue = catalogue
         self._engine = engine
         self._logs = logs
-        self._ranges: dict[FileKey, Ranges] = {}
+        self._ranges: OrderedDict[FileKey, Ranges] = OrderedDict()
+        self._held = 0
         self._serial = itertools.count(1)
         self._ready = threading.Lock()
 
@@ -98,7 +114,7 @@ class Appender:
         """
         groups: list[_Group] = []
         filling: dict[tuple[str, str], _Group] = {}
-        touched: dict[FileKey, Ranges] = {}
+        touched: dict[FileKey, _Touched] = {}
         for chunk in chunks:
             group = filling.get((chunk.session, chunk.event_type))
             if group is None or group.full:
@@ -108,26 +124,42 @@ class Appender:
                 group.add(Segment("", 0, 0, len(chunk.data)), chunk.data)
             for segment, data in chunk.parts():
                 key = FileKey(chunk.session, segment.file, segment.generation)
-                ranges = touched.get(key) or self._seen(key)
+                if key not in touched:
+                    touched[key] = _Touched(chunk.event_type, self._seen(key))
+                ranges = touched[key].ranges
                 for start, end in ranges.missing(segment.start, segment.end):
                     whole = end - start == len(chunk.data)
                     piece = chunk.data if whole else bytes(data[start - segment.start : end - segment.start])
                     group.add(Segment(segment.file, segment.generation, start, end - start), piece)
                 ranges.add(segment.start, segment.end)
-                touched[key] = ranges
         written: list[Path] = []
         try:
             # the longest first, which the short ones then go beside
             self._engine.each(lambda group: self._write(group, written), sorted(groups, key=_size, reverse=True))
             sync_directories(path.parent for path in written)
             self._commit(chunks, groups, touched)
-        except (OSError, StoreError) as error:
+        except BaseException as error:
             for path in written:
                 path.unlink(missing_ok=True)
-            if isinstance(error, StoreError):
+            if not isinstance(error, (OSError, MemoryError)):
                 raise
             raise StoreUnavailable(f"{self._root}: {error}; make room on the disk or mend it, and go on") from error
-        self._ranges.update(touched)
+        self._hold(touched)
+
+    def forget(self, session: str) -> None:
+        """Let go of what is held in memory of a session: it is sealed, and hardly grows any more."""
+        for key in [key for key in self._ranges if key.session == session]:
+            self._held -= len(self._ranges.pop(key))
+
+    def _hold(self, touched: Mapping[FileKey, _Touched]) -> None:
+        """Hold the ranges of the files that grew last; what is asked of others is in the catalogue."""
+        for key, one in touched.items():
+            one.ranges.changes.clear()
+            self._held += len(one.ranges) - len(self._ranges.pop(key, ()))
+            self._ranges[key] = one.ranges
+        while self._held > MOST_RANGES:
+            _, oldest = self._ranges.popitem(last=False)
+            self._held -= len(oldest)
 
     def read_again(self, session: str, file: LogFile, rows: Sequence[tuple[str, str, int, int, bytes]]) -> None:
         """Decode lines that were kept because their event type was unknown when they came."""
@@ -256,8 +288,11 @@ class Appender:
         try:
             for entity, path in zip(entities, paths, strict=True):
                 select = sql.decode(entity, lines(spool, sql.line_type(entity), longest))
-                [(rows,)] = self._engine.run(copy_parquet(select, path, count))
-                found.append((entity.name, path, rows))
+                [row] = self._engine.run(copy_parquet(select, path, count, statistics=True))
+                copied = Copied(*row[: len(Copied._fields)])
+                found.append((entity.name, path, copied.rows))
+                if wrong := sql.beyond_limits(entity, copied.statistics):
+                    raise UnreadableError(wrong)
             if sum(rows for _, _, rows in found) != count:
                 raise UnreadableError(f"{count} lines gave {sum(rows for _, _, rows in found)} rows")
         except UnreadableError:
@@ -293,17 +328,19 @@ class Appender:
         group.files.append((UNKNOWN, path, len(group.unknown)))
 
     def _new_spool(self) -> Path:
-        return self._root / "tmp" / f"spool-{os.getpid()}-{next(self._serial)}.ndjson"
+        spool = self._root / "tmp" / f"spool-{os.getpid()}-{next(self._serial)}.ndjson"
+        disk.create_private(spool)
+        return spool
 
     def _new_file(self, session: str, name: str) -> Path:
         directory = self._root / "log" / session
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_private_directory(directory)
         return directory / f"{name}-{time.time_ns():020d}-{next(self._serial):06d}.parquet"
 
-    def _commit(self, chunks: Sequence[Chunk], groups: Iterable[_Group], touched: dict[FileKey, Ranges]) -> None:
+    def _commit(self, chunks: Sequence[Chunk], groups: Iterable[_Group], touched: dict[FileKey, _Touched]) -> None:
         now_ms = time.time_ns() // 1_000_000
         with self._catalogue.transaction() as db:
-            for session, cluster in dict.fromkeys((chunk.session, chunk.cluster) for chunk in chunks):
+            for session, cluster in dict.fromkeys((chunk.session, _cluster(chunk.cluster)) for chunk in chunks):
                 db.execute(
                     "INSERT INTO sessions(session, cluster, first_heard_ms, last_heard_ms, last_grew_ms) "
                     "VALUES(?, ?, ?, ?, ?) "
@@ -335,13 +372,7 @@ class Appender:
                     # a sealed session that grows after all is folded anew
                     db.execute("UPDATE sessions SET last_grew_ms = ? WHERE session = ?", (now_ms, group.session))
                     reopen(db, group.session)
-                db.executemany(
-                    "INSERT OR IGNORE INTO file_types VALUES(?, ?, ?)",
-                    {(group.session, segment.file, group.event_type) for segment, _ in group.pieces if segment.file},
-                )
-            for key, ranges in touched.items():
-                db.execute("DELETE FROM ranges WHERE session = ? AND file = ? AND generation = ?", key)
-                db.executemany("INSERT INTO ranges VALUES(?, ?, ?, ?, ?)", [(*key, *one) for one in ranges])
+            _name_ranges(db, touched)
 
     def _name_files(self, db: sqlite3.Connection, group: _Group) -> None:
         if group.body is not None:
@@ -365,6 +396,38 @@ class Appender:
                 for line, reason in group.rejected
             ],
         )
+
+
+def _name_ranges(db: sqlite3.Connection, touched: Mapping[FileKey, _Touched]) -> None:
+    """Name the ranges seen, and add them up by event type; a file's is that of what came of it first."""
+    added: dict[tuple[str, str], Extent] = {}
+    for key, one in touched.items():
+        if not one.ranges.changes:
+            continue
+        db.execute("INSERT OR IGNORE INTO file_types VALUES(?, ?, ?)", (key.session, key.file, one.event_type))
+        [(event_type,)] = db.execute(
+            "SELECT event_type FROM file_types WHERE session = ? AND file = ?", (key.session, key.file)
+        )
+        of_type = added.get((key.session, event_type), NOTHING)
+        added[key.session, event_type] = of_type.plus(one.ranges.extent().minus(one.before))
+        db.executemany(
+            "DELETE FROM ranges WHERE session = ? AND file = ? AND generation = ? AND start = ?",
+            [(*key, start) for start, end in one.ranges.changes.items() if end is None],
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO ranges VALUES(?, ?, ?, ?, ?)",
+            [(*key, start, end) for start, end in one.ranges.changes.items() if end is not None],
+        )
+    db.executemany(
+        "INSERT INTO extents VALUES(?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET files = files + excluded.files, "
+        "ends = ends + excluded.ends, stored = stored + excluded.stored",
+        [(*key, *extent) for key, extent in added.items()],
+    )
+
+
+def _cluster(name: str) -> str:
+    """Return a cluster's name as text: the environment, which it may be from, holds any bytes."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _ended(event_type: str, segment: Segment, data: bytes) -> tuple[Segment, bytes]:
@@ -393,7 +456,7 @@ def _reason(line: bytes) -> str:
     """Return why the source of a line of what was set aside could not read it."""
     try:
         return msgspec.json.decode(line, type=_SetAside).event_data.reason
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         return str(error)
 
 
@@ -424,8 +487,9 @@ def _placed(data: bytes, line: Line) -> bytes:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content durable."""
+    """Make a file's content durable, and its owner's alone: the engine makes files by the umask."""
     with path.open("rb") as file:
+        disk.make_private(file.fileno())
         os.fsync(file.fileno())
 
 

@@ -7,21 +7,35 @@ ranges that they came from. A file that no row names is a leftover of a crash, a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
+from raytrail import disk
 from raytrail.errors import StoreError, StoreTooNew, StoreUnavailable
 
 VERSION = 1
 """Version of the store's layout; raised when an older Raytrail could harm or misread it."""
 
-_ID, _PLAIN_GROUP = "id", "plain_group"
+_ID, _PLAIN_GROUP, _EXTENTS = "id", "plain_group", "extents"
 """Keys of ``meta``."""
+
+_ADD_UP = (
+    "SELECT session, event_type, count(*) AS files, sum(last) AS ends, sum(length) AS stored FROM ("
+    "SELECT session, file, generation, max(end) AS last, sum(end - start) AS length FROM ranges "
+    "GROUP BY session, file, generation) JOIN file_types USING (session, file) GROUP BY session, event_type"
+)
+"""What ``extents`` holds, of the ranges themselves."""
+
+_AT_ONCE = 500
+"""How many files are looked up one by one, rather than all of their session."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -41,6 +55,9 @@ CREATE TABLE IF NOT EXISTS state(
 CREATE TABLE IF NOT EXISTS ranges(
   session TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL, start INTEGER NOT NULL,
   end INTEGER NOT NULL, PRIMARY KEY(session, file, generation, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS extents(
+  session TEXT NOT NULL, event_type TEXT NOT NULL, files INTEGER NOT NULL, ends INTEGER NOT NULL,
+  stored INTEGER NOT NULL, PRIMARY KEY(session, event_type)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counts(
   session TEXT NOT NULL, event_type TEXT NOT NULL, events INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
   rejected INTEGER NOT NULL DEFAULT 0, unknown INTEGER NOT NULL DEFAULT 0,
@@ -51,6 +68,9 @@ CREATE TABLE IF NOT EXISTS rejected(
   session TEXT NOT NULL, event_type TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL,
   line_offset INTEGER NOT NULL, length INTEGER NOT NULL, reason TEXT NOT NULL, line BLOB NOT NULL,
   PRIMARY KEY(session, file, generation, line_offset)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS set_aside(
+  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, came_ms INTEGER NOT NULL, session TEXT NOT NULL,
+  place TEXT NOT NULL, reason TEXT NOT NULL, headers TEXT NOT NULL, length INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS bodies(
   id INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS bodies_session ON bodies(session);
@@ -93,22 +113,33 @@ class Ranges:
     """Byte ranges of one file, none touching the next."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        self._ranges = sorted(ranges)
+        found = sorted(ranges)
+        self.changes: dict[int, int | None] = {}
+        """What `add` has changed: ends by their starts, None for a range that is part of another one by now."""
+        self._starts = [start for start, _ in found]
+        self._ends = [end for _, end in found]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self._ranges)
+        return zip(self._starts, self._ends, strict=True)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def end(self) -> int:
+        """Where the last one ends; 0 where there is none."""
+        return self._ends[-1] if self._ends else 0
 
     def missing(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return the parts of ``[start, end)`` that are not in here."""
         gaps = []
-        for low, high in self._ranges:
-            if high <= start:
-                continue
+        for index in range(bisect_right(self._ends, start), len(self._starts)):
+            low = self._starts[index]
             if low >= end:
                 break
             if low > start:
                 gaps.append((start, low))
-            start = max(start, high)
+            start = max(start, self._ends[index])
         if start < end:
             gaps.append((start, end))
         return gaps
@@ -117,17 +148,59 @@ class Ranges:
         """Add ``[start, end)``, joining what it touches."""
         if start >= end:
             return
-        keep = []
-        for low, high in self._ranges:
-            if high < start or low > end:
-                keep.append((low, high))
-            else:
-                start, end = min(start, low), max(end, high)
-        self._ranges = sorted([*keep, (start, end)])
+        # those that it touches: they end at its start or later, and start at its end or earlier
+        first, after = bisect_left(self._ends, start), bisect_right(self._starts, end)
+        if first < after:
+            start, end = min(start, self._starts[first]), max(end, self._ends[after - 1])
+            if after == first + 1 and (start, end) == (self._starts[first], self._ends[first]):
+                return
+        self.changes.update(dict.fromkeys(self._starts[first:after]))
+        self.changes[start] = end
+        self._starts[first:after] = [start]
+        self._ends[first:after] = [end]
 
     def length(self) -> int:
         """Return how many bytes are in here."""
-        return sum(high - low for low, high in self._ranges)
+        return sum(self._ends) - sum(self._starts)
+
+    def extent(self) -> Extent:
+        """Return what they add up to."""
+        return Extent(1 if self._starts else 0, self.end, self.length())
+
+
+class Extent(NamedTuple):
+    """What the ranges of some files add up to."""
+
+    files: int
+    ends: int
+    """Where the last range of each file ends."""
+    stored: int
+    """Bytes in all ranges."""
+
+    def plus(self, other: Extent) -> Extent:
+        """Return what both add up to."""
+        return Extent(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def minus(self, other: Extent) -> Extent:
+        """Return what this one has and the other has not."""
+        return Extent(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+NOTHING = Extent(0, 0, 0)
+
+
+class _Stamp(NamedTuple):
+    """What tells that the database was changed."""
+
+    inode: int
+    size_bytes: int
+    changed_ns: int
+    wal_bytes: int
+
+
+def _opened(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path), errors='surrogateescape')}?{how}"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
 
 
 class Catalogue:
@@ -137,9 +210,12 @@ class Catalogue:
         self._path = path
         self._write = write
         self._lock = threading.RLock()
-        uri = f"file:{path}?mode={'rwc' if write else 'ro'}"
+        self._alone: _Stamp | None = None
+        """What the files were when this was opened as one that nobody changes; None where it was not."""
+        if write:
+            disk.create_private(path)
         try:
-            self._db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
+            self._db = self._connect()
             if write:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 # a batch is acknowledged to the broker once it is here: it must survive the machine too
@@ -149,17 +225,58 @@ class Catalogue:
                     self._db.execute(statement)
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES('version', ?)", (str(VERSION),))
                 self._give_id()
+                self._add_up()
                 self._db.execute("COMMIT")
             (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
             tables = self._db.execute("SELECT name FROM sqlite_master").fetchall()
             self.keeps_logs = ("frames",) in tables
             """False where it is only read, and was last written by a Raytrail that kept no logs."""
+            self._keeps_extents = ("extents",) in tables
+            self.keeps_set_aside = ("set_aside",) in tables
+            """The same of what was set aside."""
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: {error}; is it a Raytrail store, on a local disk with room left?") from error
         if int(found) > VERSION:
             raise StoreTooNew(
                 f"{path}: written by a newer Raytrail (layout {found}, this one knows {VERSION}); upgrade this one"
             )
+
+    def _connect(self) -> sqlite3.Connection:
+        """
+        Open the database.
+
+        It needs a file beside it, also to be read. Where none can be made, it is read as a file that nobody changes, as
+        long as that is so.
+        """
+        if self._write:
+            return _opened(self._path, "mode=rwc")
+        db = _opened(self._path, "mode=ro")
+        try:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
+            return db
+        except sqlite3.OperationalError:
+            db.close()
+            if os.access(self._path.parent, os.W_OK):
+                raise
+        stamp = self._stamp()
+        if stamp.wal_bytes:
+            raise StoreError(
+                f"{self._path}: its writer was killed, and it lies where nothing can be written: {self._path}-wal "
+                "holds what is not in it yet; copy the store to where it can be written, and open it there"
+            )
+        self._alone = stamp
+        return _opened(self._path, "mode=ro&immutable=1")
+
+    def _stamp(self) -> _Stamp:
+        status, wal = os.stat(self._path), Path(f"{self._path}-wal")
+        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, wal.stat().st_size if wal.exists() else 0)
+
+    def _follow_changes(self) -> None:
+        """Open it anew where it was opened as one that nobody changes, and somebody has; the lock is held."""
+        if self._alone is not None and self._alone != self._stamp():
+            self._alone = None
+            self._db.close()
+            self._db = self._connect()
 
     def _give_id(self) -> None:
         """Give the store an id, once; one that older versions wrote may have read under a group's name alone."""
@@ -168,6 +285,12 @@ class Catalogue:
             f"AND NOT EXISTS (SELECT 1 FROM meta WHERE key = '{_ID}')"
         )
         self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (_ID, uuid.uuid4().hex[:16]))
+
+    def _add_up(self) -> None:
+        """Add up the ranges that an older version has stored, once."""
+        if not self._db.execute("SELECT 1 FROM meta WHERE key = ?", (_EXTENTS,)).fetchone():
+            self._db.execute(f"INSERT OR REPLACE INTO extents {_ADD_UP}")
+            self._db.execute("INSERT INTO meta VALUES(?, '1')", (_EXTENTS,))
 
     @property
     def id(self) -> str:
@@ -211,6 +334,8 @@ class Catalogue:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
                     raise
+            except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError):
+                raise  # what was to be written is at fault, and no disk
             except sqlite3.Error as error:
                 raise StoreUnavailable(f"{self._path}: {error}; make room on the disk or mend it, and go on") from error
 
@@ -221,6 +346,7 @@ class Catalogue:
             if self._db.in_transaction:
                 yield self._db
                 return
+            self._follow_changes()
             self._db.execute("BEGIN")
             try:
                 yield self._db
@@ -230,12 +356,43 @@ class Catalogue:
     def query(self, sql: str, *params: Any) -> list[Any]:
         """Return the rows of one SELECT."""
         with self._lock:
+            if not self._db.in_transaction:
+                self._follow_changes()
             return self._db.execute(sql, params).fetchall()
 
     def ranges(self, key: FileKey) -> Ranges:
         """Return the ranges of a file that are stored."""
         return Ranges(
             self.query("SELECT start, end FROM ranges WHERE session = ? AND file = ? AND generation = ?", *key)
+        )
+
+    def ranges_of(self, session: str, files: Collection[tuple[str, int]]) -> dict[tuple[str, int], Ranges]:
+        """Return the ranges that are stored of these files and generations, of those that have any."""
+        if len(files) <= _AT_ONCE:
+            each = {key: self.ranges(FileKey(session, *key)) for key in files}
+            return {key: ranges for key, ranges in each.items() if len(ranges)}
+        rows = self.query("SELECT file, generation, start, end FROM ranges WHERE session = ?", session)
+        found: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for file, generation, start, end in rows:
+            if (file, generation) in files:
+                found.setdefault((file, generation), []).append((start, end))
+        return {key: Ranges(ranges) for key, ranges in found.items()}
+
+    def extents(self, session: str) -> dict[str, Extent]:
+        """Return what the ranges of a session's files add up to, by event type."""
+        source = "extents" if self._keeps_extents else f"({_ADD_UP})"
+        rows = self.query(f"SELECT event_type, files, ends, stored FROM {source} WHERE session = ?", session)
+        return {event_type: Extent(*map(int, rest)) for event_type, *rest in rows}
+
+    def files_with_holes(self, session: str, event_type: str, most: int) -> list[tuple[str, int]]:
+        """Return the first files, and generations, that bytes are missing of before what is stored last."""
+        return self.query(
+            "SELECT file, generation FROM ranges JOIN file_types USING (session, file) "
+            "WHERE session = ? AND event_type = ? GROUP BY file, generation HAVING sum(end - start) < max(end) "
+            "ORDER BY file, generation LIMIT ?",
+            session,
+            event_type,
+            most,
         )
 
     def log_files(self, session: str, entity: str | None = None, *, unfolded: bool = False) -> list[LogFile]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import duckdb
+import msgspec
 
 from raytrail.config import StoreConfig
-from raytrail.entities.sql import literal
-from raytrail.errors import StoreError, StoreUnavailable
+from raytrail.entities.sql import literal, quote
+from raytrail.errors import ConfigError, StoreError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ LEAST_GROUPS = 8
 LEAST_GROUP_ROWS = 8192
 """Smaller groups compress worse, and are not faster."""
 
+_ZONED = "TIMESTAMP WITH TIME ZONE"
+
 
 class Rows(NamedTuple):
     """What a query gives."""
@@ -36,6 +39,17 @@ class Rows(NamedTuple):
     types: tuple[str, ...]
     """The engine's names of the columns' types."""
     rows: list[tuple[Any, ...]]
+
+
+class Copied(NamedTuple):
+    """What the engine says of a file that it has written."""
+
+    path: str
+    rows: int
+    file_bytes: int
+    footer_bytes: int
+    statistics: dict[str, dict[str, str]]
+    """By column, among others its ``min`` and ``max``."""
 
 
 class Run(Protocol):
@@ -56,14 +70,14 @@ class Engine:
     Each call takes a cursor of its own, so that threads may share the engine.
     """
 
-    def __init__(self, config: StoreConfig, scratch: Path | None = None, *, only: Path | None = None) -> None:
+    def __init__(self, config: StoreConfig, scratch: Path | None = None, *, only: Sequence[Path] = ()) -> None:
         """
         Start the engine.
 
         Args:
             config: Threads and memory.
             scratch: Where it may spill; None makes a directory of its own.
-            only: The directory that statements may read and nothing else, for statements that are not ours.
+            only: The directories that statements may read and nothing else, for statements that are not ours.
         """
         self._cursors = threading.Lock()
         self._threads = config.threads
@@ -76,11 +90,13 @@ class Engine:
                 "preserve_insertion_order": False,
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
+                "python_enable_replacements": False,  # no name of a table is a variable of ours
             }
         )
         self.run("SET enable_progress_bar = false")
-        if only is not None:
-            self.run(f"SET allowed_directories = [{literal(f'{only}/')}]")
+        if only:
+            self.run("SET TimeZone = 'UTC'")
+            self.run(f"SET allowed_directories = [{', '.join(literal(f'{one}/') for one in only)}]")
             self.run("SET enable_external_access = false")
             self.run("SET lock_configuration = true")
 
@@ -110,6 +126,58 @@ class Engine:
             cursor.execute(sql, params or None)
             while found := cursor.fetchmany(rows):
                 yield found
+
+    def tree(self, statement: str) -> Mapping[str, Any]:
+        """
+        Return how the engine reads a question: its statements, as objects and lists.
+
+        Raises:
+            ConfigError: It cannot be read, or is none that only reads.
+        """
+        if not _is_text(statement):
+            raise ConfigError(f"SQL: {statement!r} is not text in UTF-8; mend its encoding")
+        with closing(self._cursor()) as cursor, _question(), _errors():
+            for one in cursor.extract_statements(statement):
+                if one.type != duckdb.StatementType.SELECT:
+                    raise ConfigError(f"SQL: {one.type.name} is not taken; ask one SELECT, which only reads")
+            # what is missing from a tree has its default
+            brief = "skip_null := true, skip_empty := true, skip_default := true"
+            cursor.execute(f"SELECT json_serialize_sql(?::VARCHAR, {brief})", [statement])
+            [(text,)] = cursor.fetchall()
+        try:
+            tree = msgspec.json.decode(text, type=dict[str, Any])
+        except RecursionError:
+            raise ConfigError("SQL: the statement is nested too deep; ask a simpler one") from None
+        if tree["error"]:
+            raise ConfigError(f"SQL: {tree['error_message']}; ask one SELECT")
+        return tree
+
+    def ask(self, views: Mapping[str, str], statement: str) -> Rows:
+        """
+        Answer one SELECT of somebody's over views of ours.
+
+        Times with a time zone are given as text, in UTC: the client has them as Python's only with a library that
+        nothing else needs.
+
+        Args:
+            views: Their relations by name; no one else sees them.
+            statement: The question, which `tree` has read.
+
+        Raises:
+            ConfigError: It asks for a column or function that there is not.
+            UnreadableError: As `run`.
+            StoreUnavailable: As `run`.
+        """
+        with closing(self._cursor()) as cursor:
+            for name, relation in views.items():
+                _execute(cursor, f"CREATE TEMP VIEW {quote(name)} AS (FROM {relation})", ())
+            with _question(), _errors():
+                found = cursor.sql(cursor.extract_statements(statement)[0])
+            columns, types = tuple(found.columns), tuple(str(kind) for kind in found.types)
+            with _errors():
+                if any(_ZONED in kind for kind in types):
+                    found = found.project(", ".join(_as_text(number, kind) for number, kind in enumerate(types, 1)))
+                return Rows(columns, types, found.fetchall())
 
     @contextmanager
     def steps(self) -> Iterator[Run]:
@@ -150,13 +218,34 @@ def _execute(cursor: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any])
         )
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _as_text(number: int, kind: str) -> str:
+    return f"CAST(#{number} AS {kind.replace(_ZONED, 'VARCHAR')})" if _ZONED in kind else f"#{number}"
+
+
+@contextmanager
+def _question() -> Iterator[None]:
+    """Say of what the engine cannot make sense of that it is the question's fault, not the store's."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise ConfigError(f"SQL: {error}") from error
+
+
 @contextmanager
 def _errors() -> Iterator[None]:
     """Make the client's exceptions ours."""
     try:
         yield
-    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.BinderException,
-            duckdb.ParserException, duckdb.CatalogException, duckdb.OutOfRangeException) as error:  # fmt: skip
+    except (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.NotSupportedError,
+            duckdb.IntegrityError) as error:  # fmt: skip
         raise UnreadableError(str(error).splitlines()[0]) from error
     except duckdb.Error as error:
         raise StoreUnavailable(f"{str(error).splitlines()[0]}; make room, or mend the store's disk") from error
@@ -178,7 +267,7 @@ def lines(path: Path, columns: str, max_line: int) -> str:
     )
 
 
-def copy_parquet(select: str, path: Path, most_rows: int | None = None) -> str:
+def copy_parquet(select: str, path: Path, most_rows: int | None = None, *, statistics: bool = False) -> str:
     """
     Return the statement that writes a Parquet file that every engine can read.
 
@@ -186,11 +275,14 @@ def copy_parquet(select: str, path: Path, most_rows: int | None = None) -> str:
         select: What to write.
         path: The file.
         most_rows: How many rows that can be; None: nobody knows.
+        statistics: Whether it gives a row of `Copied`, and not just how many rows were written.
     """
     # version 1: DataFusion 55 cannot skip through version 2's delta pages
     options = "FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v1"
     if most_rows is not None:
         options += f", ROW_GROUP_SIZE {group_rows(most_rows)}"
+    if statistics:
+        options += ", RETURN_STATS"
     return f"COPY ({select}) TO {literal(str(path))} ({options})"
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from raytrail.entities import installed, of_file_type
 from raytrail.event import COLLECTED, LOG
-from raytrail.store.catalogue import Catalogue, FileKey
+from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, Ranges
 from raytrail.store.read import Snapshot
 
 SHOWN = 100
@@ -88,12 +88,8 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
     session = snapshot.session
     reports = _reports(snapshot)
     sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
-    types = dict(catalogue.query("SELECT file, event_type FROM file_types WHERE session = ?", session))
-    keys: dict[str, set[tuple[str, int]]] = defaultdict(set)
-    for file, generation in catalogue.query("SELECT DISTINCT file, generation FROM ranges WHERE session = ?", session):
-        keys[types[file]].add((file, generation))
-    for (file, generation), report in reports.items():
-        keys[report["event_type"] or ""].add((file, generation))
+    stored = catalogue.ranges_of(session, reports.keys())
+    extents = catalogue.extents(session)
     counts = {
         event_type: rest
         for event_type, *rest in catalogue.query(
@@ -102,61 +98,104 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
             session,
         )
     }
-    rows = []
-    for event_type in sorted(keys.keys() | counts.keys()):
-        events, _, rejected, unknown = counts.get(event_type, (0, 0, 0, 0))
-        written = published = published_events = stored = skipped = lost = 0
-        missing: list[Missing] = []
-        unread: list[Unread] = []
-        for file, generation in sorted(keys[event_type]):
-            ranges = catalogue.ranges(FileKey(session, file, generation))
-            report = reports.get((file, generation), {})
-            last = max((end for _, end in ranges), default=0)
-            sent = report.get("published_bytes") or last
-            ends = list(_unread(report))
-            seen = max([report.get("written_bytes") or 0, last, *(one.end for one in ends)])
-            stored += ranges.length()
-            written += seen
-            published += max(sent, last)
-            published_events += report.get("published_events") or 0
-            skipped += report.get("skipped_bytes") or 0
-            lost += report.get("lost_bytes") or 0
-            unread += ends
-            missing += [
-                Missing(file=file, name=report.get("name") or "", generation=generation, start=start, end=end)
-                for start, end in ranges.missing(0, _due(report, max(sent, last), sealed=sealed))
-            ]
-        rows.append(
-            LedgerRow(
-                event_type=event_type,
-                files=len(keys[event_type]),
-                written_bytes=written,
-                published_bytes=published,
-                published_events=published_events,
-                stored_bytes=stored,
-                stored_events=events,
-                missing_bytes=sum(one.end - one.start for one in missing),
-                missing=tuple(missing[:SHOWN]),
-                rejected_events=rejected,
-                rejected=tuple(
-                    Rejected(file=file, generation=generation, offset=offset, length=length, reason=reason)
-                    for file, generation, offset, length, reason in catalogue.query(
-                        "SELECT file, generation, line_offset, length, reason FROM rejected "
-                        "WHERE session = ? AND event_type = ? ORDER BY file, line_offset LIMIT ?",
-                        session,
-                        event_type,
-                        SHOWN,
-                    )
-                ),
-                unknown_events=unknown,
-                skipped_bytes=skipped,
-                lost_bytes=lost,
-                unread_bytes=sum(one.end - one.start for one in unread),
-                unread=tuple(unread[:SHOWN]),
-                inferred=_inferred(snapshot, event_type),
+    reported: dict[str, _Reported] = defaultdict(_Reported)
+    for key, report in sorted(reports.items()):
+        reported[report["event_type"] or ""].add(key, report, stored.get(key, Ranges()), sealed=sealed)
+    return [
+        _row(catalogue, snapshot, event_type, reported[event_type], extents.get(event_type, NOTHING), counts)
+        for event_type in sorted(extents.keys() | counts.keys() | reported.keys())
+    ]
+
+
+class _Reported:
+    """What is known of the files of an event type that an agent has reported."""
+
+    def __init__(self) -> None:
+        self.keys: set[tuple[str, int]] = set()
+        self.extent = NOTHING
+        self.written = self.published = self.published_events = self.skipped = self.lost = 0
+        self.missing: list[Missing] = []
+        self.unread: list[Unread] = []
+
+    def add(self, key: tuple[str, int], report: Mapping[str, Any], ranges: Ranges, *, sealed: bool) -> None:
+        """Add a file, with its report and what is stored of it."""
+        self.keys.add(key)
+        self.extent = self.extent.plus(ranges.extent())
+        last = ranges.end
+        sent = max(report["published_bytes"] or 0, last)
+        ends = list(_unread(report))
+        self.written += max([report["written_bytes"] or 0, last, *(one.end for one in ends)])
+        self.published += sent
+        self.published_events += report["published_events"] or 0
+        self.skipped += report["skipped_bytes"] or 0
+        self.lost += report["lost_bytes"] or 0
+        self.unread += ends
+        self.missing += _missing(key, report["name"] or "", ranges, _due(report, sent, sealed=sealed))
+
+
+def _missing(key: tuple[str, int], name: str, ranges: Ranges, due: int) -> Iterator[Missing]:
+    """Yield what is not stored of a file's first bytes."""
+    file, generation = key
+    for start, end in ranges.missing(0, due):
+        yield Missing(file=file, name=name, generation=generation, start=start, end=end)
+
+
+def _row(
+    catalogue: Catalogue,
+    snapshot: Snapshot,
+    event_type: str,
+    reported: _Reported,
+    extent: Extent,
+    counts: Mapping[str, list[int]],
+) -> LedgerRow:
+    # of files that nobody has reported, of which there may be a million, what they add up to is enough
+    rest = extent.minus(reported.extent)
+    events, _, rejected, unknown = counts.get(event_type, (0, 0, 0, 0))
+    missing = list(reported.missing)
+    if rest.ends != rest.stored:
+        missing += _holes(catalogue, snapshot.session, event_type, reported.keys)
+    return LedgerRow(
+        event_type=event_type,
+        files=rest.files + len(reported.keys),
+        written_bytes=rest.ends + reported.written,
+        published_bytes=rest.ends + reported.published,
+        published_events=reported.published_events,
+        stored_bytes=extent.stored,
+        stored_events=events,
+        missing_bytes=rest.ends - rest.stored + sum(one.end - one.start for one in reported.missing),
+        missing=tuple(sorted(missing, key=_place)[:SHOWN]),
+        rejected_events=rejected,
+        rejected=tuple(
+            Rejected(file=file, generation=generation, offset=offset, length=length, reason=reason)
+            for file, generation, offset, length, reason in catalogue.query(
+                "SELECT file, generation, line_offset, length, reason FROM rejected "
+                "WHERE session = ? AND event_type = ? ORDER BY file, line_offset LIMIT ?",
+                snapshot.session,
+                event_type,
+                SHOWN,
             )
-        )
-    return rows
+        ),
+        unknown_events=unknown,
+        skipped_bytes=reported.skipped,
+        lost_bytes=reported.lost,
+        unread_bytes=sum(one.end - one.start for one in reported.unread),
+        unread=tuple(reported.unread[:SHOWN]),
+        inferred=_inferred(snapshot, event_type),
+    )
+
+
+def _holes(
+    catalogue: Catalogue, session: str, event_type: str, reported: Collection[tuple[str, int]]
+) -> Iterator[Missing]:
+    """Yield what is not stored of the first files that nobody has reported, before what is stored of them."""
+    files = catalogue.files_with_holes(session, event_type, SHOWN + len(reported))
+    for key in [key for key in files if key not in reported][:SHOWN]:
+        ranges = catalogue.ranges(FileKey(session, *key))
+        yield from _missing(key, "", ranges, ranges.end)
+
+
+def _place(one: Missing) -> tuple[str, int, int]:
+    return one.file, one.generation, one.start
 
 
 def _due(report: Mapping[str, Any], sent: int, *, sealed: bool) -> int:
@@ -174,21 +213,27 @@ def _reports(snapshot: Snapshot) -> dict[tuple[str, int], dict[str, Any]]:
     """Return the last report of each file, of those that say anything: what once could not be read may be read now."""
     return {
         (row["file"], row["generation"]): row
-        for row in snapshot.rows("file")
+        for row in snapshot.rows("file", columns=_SAID)
         if row["written_bytes"] or row["published_bytes"] or row["unread_reason"]
     }
+
+
+_SAID = (
+    *("file", "generation", "name", "event_type", "written_bytes", "published_bytes", "published_events"),
+    *("skipped_bytes", "lost_bytes", "unread_offset", "unread_bytes", "unread_reason"),
+)
 
 
 def _unread(report: Mapping[str, Any]) -> Iterator[Unread]:
     """Yield what is not read of a file, if anything is not."""
     if reason := report.get("unread_reason"):
-        start = report["unread_offset"]
+        start, length = report["unread_offset"] or 0, report["unread_bytes"] or 0  # as anybody may have written them
         yield Unread(
             file=report["file"],
             name=report["name"] or "",
             generation=report["generation"],
             start=start,
-            end=start + report["unread_bytes"],
+            end=start + length,
             reason=reason,
         )
 

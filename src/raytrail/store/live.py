@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from raytrail import disk
 from raytrail.entities import Entity, installed, sql
-from raytrail.errors import StoreError
 from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue, LogFile
 from raytrail.store.engine import Engine, copy_parquet, parquet
@@ -113,7 +113,7 @@ class LiveFold:
             pause = one.committing_seconds / MOST_COMMITTING
             if one.logs and (at_once or time.monotonic() - one.committed_at >= pause):
                 self._commit(session, one)
-        except StoreError:
+        except BaseException:
             # what is in memory may be ahead of the files that were not named: back to the last commit
             self.forget(session)
             raise
@@ -135,6 +135,12 @@ class LiveFold:
             if now - since > SETTLE_SECONDS:
                 path.unlink(missing_ok=True)
         self._stale = [(since, path) for since, path in self._stale if now - since <= SETTLE_SECONDS]
+
+    def delete_retired(self) -> None:
+        """Delete the files that are named no more, as nobody reads."""
+        for _, path in self._stale:
+            path.unlink(missing_ok=True)
+        self._stale = []
 
     def _fold(self, session: str, one: _Session, entity: Entity, log: str) -> None:
         known = self._open(session, one, entity)
@@ -267,7 +273,7 @@ class LiveFold:
 
     def _write(self, session: str, entity: Entity, kind: str, select: str) -> tuple[Path, int]:
         directory = self._root / "state" / session
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_private_directory(directory)
         path = directory / f"{entity.name}-{kind}-{time.time_ns():020d}.parquet"
         # sorted by pieces: a sealed session is their sequence, in which a query still skips
         # most of what it does not ask for

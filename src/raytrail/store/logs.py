@@ -23,6 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from raytrail import disk
 from raytrail.errors import NotFoundError, StoreError, StoreUnavailable
 from raytrail.event import Segment
 from raytrail.store.catalogue import Catalogue
@@ -87,7 +88,7 @@ class Logs:
             Its path, and its frames, whose `body` is yet unknown.
         """
         path = self._new_body(session)
-        with path.open("wb") as file:
+        with open(disk.open_private(path, os.O_WRONLY), "wb") as file:
             writer = _Writer(file)
             for segment, data in pieces:
                 writer.add(segment, data)
@@ -125,7 +126,7 @@ class Logs:
             return []
         path = self._new_body(session)
         try:
-            with path.open("wb") as file, closing(_Bodies(old)) as bodies:
+            with open(disk.open_private(path, os.O_WRONLY), "wb") as file, closing(_Bodies(old)) as bodies:
                 writer = _Writer(file)
                 for frame in self._frames_of(session, list(old)):
                     writer.copy(frame, bodies.read(frame))
@@ -249,7 +250,7 @@ class Logs:
     def _new_body(self, session: str) -> Path:
         self._serial += 1
         directory = self._root / "logs" / session
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_private_directory(directory)
         return directory / f"{time.time_ns():020d}-{self._serial:06d}.zst"
 
 

@@ -13,6 +13,7 @@ import msgspec
 from raytrail.entities import Column, Derived, Entity, Type, entity, installed, sql
 from raytrail.entities.sql import Moment
 from raytrail.errors import ConfigError
+from raytrail.event import UNDECODABLE
 from raytrail.store.engine import Engine, Rows, Run
 from raytrail.store.states import States
 
@@ -432,10 +433,16 @@ def _literal(kind: Type, value: Any) -> str:
 def _decoder(column: Column | Derived) -> Callable[[Any], Any] | None:
     if column.type != "json":
         return None
-    if not column.ids_inside:
-        return msgspec.json.decode
     inside = frozenset(column.ids_inside)
-    return lambda text: _hex_inside(msgspec.json.decode(text), inside)
+
+    def decode(text: str) -> Any:
+        try:
+            value = msgspec.json.decode(text)
+            return _hex_inside(value, inside) if inside else value
+        except UNDECODABLE:  # deeper than can be read here, though it could be where it came in
+            return text
+
+    return decode
 
 
 def _hex_inside(value: Any, names: frozenset[str]) -> Any:

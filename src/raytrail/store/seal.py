@@ -13,6 +13,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
+from raytrail import disk
 from raytrail.entities import Entity, installed, sql
 from raytrail.entities.conclude import concluded, follows
 from raytrail.errors import StoreError
@@ -85,7 +86,7 @@ class Sealer:
         """
         known = self._known(session)
         directory = self._root / "state" / session
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_private_directory(directory)
         stamp = f"{time.time_ns():020d}"
         found: list[tuple[str, str, Path, int]] = []
         entities = [entity for entity in installed().values() if not entity.view]

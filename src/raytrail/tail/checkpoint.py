@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raytrail import disk
 from raytrail.errors import ConfigError
 from raytrail.event import FileId, Segment
 
@@ -276,8 +277,10 @@ class Checkpoint:
         try:
             self._db.executemany("DELETE FROM file WHERE file = ? AND generation = ?", gone)
             self._db.executemany("INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", rows)
-            self._db.executemany("DELETE FROM note WHERE name = ?", [(name,) for name, _ in noted])
-            self._db.executemany("INSERT INTO note VALUES (?, ?)", [one for one in noted if one[1] is not None])
+            # names of directories, which may hold any bytes, and SQLite's texts may not
+            notes = [(disk.escape_name(name), value and disk.escape_name(value)) for name, value in noted]
+            self._db.executemany("DELETE FROM note WHERE name = ?", [(name,) for name, _ in notes])
+            self._db.executemany("INSERT INTO note VALUES (?, ?)", [one for one in notes if one[1] is not None])
             self._db.execute("COMMIT")
         except sqlite3.OperationalError:
             if self._db.in_transaction:
@@ -294,8 +297,9 @@ def _lock(path: Path) -> int:
     """Take the lock beside the checkpoint; the kernel lets go of it when the process ends."""
     beside = path.with_name(path.name + ".lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        disk.make_private_directory(path.parent)
+        lock = disk.open_private(beside, os.O_RDWR)
+        disk.create_private(path)
     except OSError as error:
         raise ConfigError(
             f"state directory {path.parent}: {error.strerror}; give one that can be written with --state-dir"
@@ -328,8 +332,10 @@ def _load(db: sqlite3.Connection, path: Path | None) -> tuple[dict[FileId, dict[
     marks: dict[FileId, dict[int, Mark]] = {}
     for row in db.execute("SELECT * FROM file"):
         mark = Mark(*row)
+        mark.directory = disk.unescape_name(mark.directory)
         marks.setdefault(mark.file, {})[mark.generation] = mark
-    return marks, dict(db.execute("SELECT name, value FROM note"))
+    notes = db.execute("SELECT name, value FROM note").fetchall()
+    return marks, {disk.unescape_name(name): disk.unescape_name(value) for name, value in notes}
 
 
 def _row(mark: Mark) -> tuple[object, ...]:
@@ -337,7 +343,7 @@ def _row(mark: Mark) -> tuple[object, ...]:
         mark.file,
         mark.generation,
         mark.inode,
-        mark.directory,
+        disk.escape_name(mark.directory),
         mark.name,
         mark.event_type,
         mark.session,

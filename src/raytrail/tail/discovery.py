@@ -6,22 +6,25 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from raytrail import disk
 from raytrail.errors import ConfigError
 from raytrail.event import LOG
 
 _EVENTS, _CLUSTER_EVENTS = "export_events", "events"
-_FILE = re.compile(r"(?P<stem>event_(?P<type>[A-Z][A-Z0-9_]*?)(_\d+)?)(\.(?P<n>\d+))?\.log(\.(?P<m>\d+))?")
-_LOG = re.compile(r"(?P<stem>.+?)(\.(?P<n>\d+))?(?P<suffix>\.(log|out|err|txt))(\.(?P<m>\d+))?")
+_FILE = re.compile(r"(?P<stem>event_(?P<type>[A-Z][A-Z0-9_]*?)(_[0-9]+)?)(\.(?P<n>[0-9]+))?\.log(\.(?P<m>[0-9]+))?")
+_LOG = re.compile(r"(?P<stem>.+?)(\.(?P<n>[0-9]+))?(?P<suffix>\.(log|out|err|txt))(\.(?P<m>[0-9]+))?")
 _PORT = re.compile(
     r"(?P<what>gcs_server|metrics_agent|metrics_export|dashboard_agent_listen|runtime_env_agent)_port_(?P<id>[0-9a-f]+)"
 )
 _SOCKET = re.compile(r"/(?P<session>[^/\s]+)/sockets/raylet(\.\d+)?$", re.MULTILINE)
 _LATEST = "session_latest"
+SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
+"""What a session can be called: Ray's own names, and what copies of sessions are mostly called."""
 
 
 class FileName(NamedTuple):
@@ -114,6 +117,11 @@ class Session(NamedTuple):
     directory: Path | None
     """Ray's session directory; None for event files that were taken out of theirs."""
 
+    @property
+    def root(self) -> Path:
+        """The directory below which no link is followed."""
+        return self.directory or self.events
+
 
 @lru_cache(maxsize=100_000)
 def parse(name: str) -> FileName | None:
@@ -138,6 +146,9 @@ def parse_log(name: str) -> FileName:
 
     Ray's Python loggers and its pipes of workers' output rotate ``x.out`` to ``x.out.1``, spdlog to ``x.1.out``. A
     name of another form is one that does not rotate.
+
+    Args:
+        name: Escaped (`raytrail.disk.escape_name`), as any byte may be in it.
     """
     match = _LOG.fullmatch(name)
     if match is None:
@@ -162,28 +173,38 @@ def is_events(directory: str) -> bool:
     return directory in (_EVENTS, _CLUSTER_EVENTS)
 
 
-def sessions(temp_dir: Path) -> list[Session]:
+def sessions(temp_dir: Path, refuse: Callable[[Path, str], None] = lambda _path, _why: None) -> list[Session]:
     """
     Return all sessions in Ray's ``--temp-dir``, oldest first; none where the directory is not there.
 
     A link named as a session counts as one, for a session that was moved to another disk: it goes by the link's name.
     It must lead to a directory itself, of the user who made the link, or have been made by root.
 
+    Args:
+        temp_dir: The directory.
+        refuse: Is told what is named as a session and is none, and why.
+
     Raises:
         OSError: It cannot be read.
     """
     try:
         with os.scandir(temp_dir) as entries:
-            found = [entry for entry in entries if entry.name.startswith("session_") and entry.name != _LATEST]
+            there = [entry for entry in entries if entry.name.startswith("session_") and entry.name != _LATEST]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    found = [entry for entry in there if SESSION_NAME.fullmatch(entry.name)]
+    for entry in set(there) - set(found):
+        if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
+            refuse(temp_dir / entry.name, "no session of Ray's has such a name")
     names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
     links = [entry for entry in found if entry.is_symlink()]
     if links:
         places = set(filter(None, (_place(temp_dir / name) for name in names)))
         for link in sorted(links, key=lambda entry: entry.name):
             place = _linked(link)
-            if place is not None and place not in places:  # else it is another name of a session that is there already
+            if place is None:
+                refuse(temp_dir / link.name, "it is a link, but not to a directory of the user who made it")
+            elif place not in places:  # else it is another name of a session that is there already
                 places.add(place)
                 names.append(link.name)
     return [session for name in sorted(names) for session in _directories(temp_dir / name)]
@@ -212,7 +233,14 @@ def locate(path: Path) -> list[Session]:
         moved = link.resolve() if link else None
     except OSError as error:
         raise ConfigError(f"no Ray session in {path}: {error.strerror}; give a directory that can be read") from error
-    return [one._replace(name=link.name) if link and one.directory == moved else one for one in found]
+    named = [one._replace(name=link.name) if link and one.directory == moved else one for one in found]
+    for one in named:
+        if not SESSION_NAME.fullmatch(one.name):
+            raise ConfigError(
+                f"no session can be called {one.name!r}, as {disk.escape_name(str(path))} would have it; rename the "
+                "directory: letters, digits and ._=+@-, 201 at most, a letter or digit first"
+            )
+    return named
 
 
 def nodes(directory: Path) -> Nodes:
@@ -225,8 +253,8 @@ def nodes(directory: Path) -> Nodes:
     since: dict[str, int] = {}
     heads: set[str] = set()
     try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
+        with disk.listed(directory, directory) as entries:
+            for entry in entries.values():
                 if port := _PORT.fullmatch(entry.name):
                     written_ns = entry.stat(follow_symlinks=False).st_mtime_ns
                     since[port["id"]] = min(written_ns, since.get(port["id"], written_ns))

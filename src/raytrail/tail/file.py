@@ -7,6 +7,7 @@ one, and half a line is waited for a moment, so that what is read at once belong
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from raytrail import disk
 from raytrail.event import FileId
 from raytrail.tail.birth import birth_ns
 from raytrail.tail.checkpoint import Mark
@@ -28,6 +30,9 @@ Inode = tuple[int, int]
 
 _HEAD_BYTES = 1024
 _BLOCK_BYTES = 256 * 1024
+_SEARCH_BYTES = 64 * 1024 * 1024
+"""How much is searched at once for the end of a line: one file has no end for hours, and others are to have a turn."""
+_SEEK_DATA = getattr(os, "SEEK_DATA", None)
 
 # C++ sorts its keys, so the line's own `timestamp` is the last thing in it; Python's is before `event_data`.
 # Either way it is found without a look at `event_data`, which may hold the word too, and be 20 MB long.
@@ -56,8 +61,12 @@ class EventFile:
     be read to its end even when it has been deleted.
     """
 
-    def __init__(self, path: Path, name: FileName, inode: Inode, most_bytes: int | None = None) -> None:
+    def __init__(
+        self, path: Path, name: FileName, inode: Inode, most_bytes: int | None = None, *, root: Path | None = None
+    ) -> None:
         self.path = path
+        self.root = root or path.parent
+        """Below it no link is followed."""
         self.name = name
         self.inode = inode
         self.most_bytes = most_bytes
@@ -89,6 +98,8 @@ class EventFile:
         """Whether its writer is gone. The last line of an event file is then as whole as it will ever be."""
         self.unread = ""
         """Why what is there after `position` is not read, once it is `over`."""
+        self.searching = False
+        """Whether the end of its next line is still searched for."""
         self._searched = 0  # no line ends in [position, searched)
         self._head = (0, 0)  # length and checksum
 
@@ -112,10 +123,13 @@ class EventFile:
         Hold on to the file.
 
         Raises:
-            FileNotFoundError: It has another name by now, or none.
+            FileNotFoundError: It has another name by now, or none; its name may be something else's that is no file.
         """
         if self.fd is None:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fd = disk.open_file(self.path, self.root)
+            except disk.Refused as error:
+                raise FileNotFoundError(errno.ENOENT, error.strerror, error.filename) from error
             status = os.fstat(fd)
             if (status.st_dev, status.st_ino) != self.inode:
                 os.close(fd)
@@ -142,8 +156,8 @@ class EventFile:
         """
         Make the file's id from its first line, however long; None as long as that is not complete.
 
-        The line is read in blocks and not kept, so that any length will do. A log's id is made of what the file
-        system calls it.
+        The line is read in blocks and not kept, so that any length will do; of one of more than 64 MiB, these and its
+        length are what counts. A log's id is made of what the file system calls it.
 
         Args:
             session: The session's name.
@@ -156,16 +170,18 @@ class EventFile:
             self._searched = 0
         end = self._line_end()
         ended = end is not None
-        if end is None:
+        if end is None and not self.searching:
             end = self._whole_last_line(max_line_bytes)
         if not end:
             return None
         digest = hashlib.blake2b(session.encode() + b"\n", digest_size=16)
         head, tail = b"", b""
-        for start in range(0, end, _BLOCK_BYTES):
+        for start in range(0, min(end, _SEARCH_BYTES), _BLOCK_BYTES):
             block = self._pread(start, min(_BLOCK_BYTES, end - start))
             digest.update(block)
             head, tail = head or block[:_HEAD_BYTES], (tail + block)[-_HEAD_BYTES:]
+        if end > _SEARCH_BYTES:
+            digest.update(b"%d" % end)
         if not ended:
             digest.update(b"\n")  # so that it is the same file where the newline comes after all
         self._head = (len(head), zlib.crc32(head))
@@ -248,6 +264,8 @@ class EventFile:
 
     def _long_line(self, max_line_bytes: int) -> Piece | None:
         end = self._line_end()
+        if self.searching:
+            return None
         if end is None:
             return self._last_line(max_line_bytes, alone=True)
         length = end - self.position
@@ -289,14 +307,35 @@ class EventFile:
         return piece
 
     def _line_end(self) -> int | None:
-        """Return the offset after the line at `position`, in blocks, never looking at a byte twice."""
+        """
+        Return the offset after the line at `position`, in blocks, never looking at a byte twice.
+
+        None where it has no end; or, while `searching`, where none was found yet.
+        """
         self._searched = max(self.position, self._searched)
-        while block := os.pread(self._open_fd, _BLOCK_BYTES, self._searched):
+        until, self.searching = self._searched + _SEARCH_BYTES, False
+        while self._searched < until:
+            if self._searched - self.position >= _SEARCH_BYTES:
+                self._skip_hole()
+            block = os.pread(self._open_fd, _BLOCK_BYTES, self._searched)
+            if not block:
+                return None
             found = block.find(b"\n")
             if found >= 0:
                 return self._searched + found + 1
             self._searched += len(block)
+        self.searching = True
         return None
+
+    def _skip_hole(self) -> None:
+        """Go on where the disk holds something: a file of terabytes may be made in a moment, and be empty."""
+        if _SEEK_DATA is None:
+            return
+        try:
+            self._searched = os.lseek(self._open_fd, self._searched, _SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there is nothing from here on
+                self._searched = max(self._searched, os.fstat(self._open_fd).st_size)
 
     def _pread(self, start: int, length: int) -> bytes:
         data = os.pread(self._open_fd, length, start)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from raytrail import disk
 from raytrail.config import HEARTBEAT_SECONDS
 from raytrail.tail import discovery
 from raytrail.tail.checkpoint import Checkpoint
@@ -186,7 +186,9 @@ class Life:
         """Return when anything was last written into the directory, its logs or its events."""
         logs = self.directory / "logs"
         directories = (self.directory, logs, logs / "export_events", logs / "events")
-        return max((written_ms for directory in directories for written_ms in _times_ms(directory)), default=0)
+        return max(
+            (written_ms for directory in directories for written_ms in _times_ms(directory, self.directory)), default=0
+        )
 
     def _remember(self) -> None:
         if self._news:
@@ -209,9 +211,9 @@ def _remembered(checkpoint: Checkpoint, directory: Path) -> dict[str, _Raylet]:
     return msgspec.json.decode(known, type=dict[str, _Raylet]) if known else {}
 
 
-def _times_ms(directory: Path) -> Iterator[int]:
-    with suppress(OSError), os.scandir(directory) as entries:
-        for entry in entries:
+def _times_ms(directory: Path, root: Path) -> Iterator[int]:
+    with suppress(OSError), disk.listed(directory, root) as entries:
+        for entry in entries.values():
             with suppress(OSError):  # it has gone meanwhile
                 yield entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
 

@@ -12,22 +12,23 @@ import resource
 import stat
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
 
+from raytrail import disk
 from raytrail.config import HEARTBEAT_SECONDS, TailConfig
 from raytrail.event import LOG, SET_ASIDE, Chunk, FileId, Segment
+from raytrail.redact import Redactor
 from raytrail.tail import discovery
 from raytrail.tail.checkpoint import Checkpoint, Mark
 from raytrail.tail.discovery import FileName, Running, Session
 from raytrail.tail.file import Changed, EventFile, Inode, Piece
 from raytrail.tail.life import NOTE, Life, note
 from raytrail.tail.limits import Limits
-from raytrail.tail.redact import Redactor
 from raytrail.tail.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ _AGAIN_SECONDS = 0.2
 """How soon an agent that ends looks once more for a raylet that it has just missed."""
 _HALF_SECONDS = 2.0
 """How long half a line of a log is waited for; a progress bar ends none for hours."""
+_MOST_DEEP = 16
+"""How deep in ``logs/`` a directory may be: Ray's own are right in it, and each costs a step more to reach."""
+_MOST_NAMED = 100
+"""How many names that are taken by what is no file are said one by one; whoever makes them can make any number."""
+_MOST_COMPLAINTS = 1000
 _STILL_SECONDS = 10.0
 """How long nothing has been written into an event file whose last line is taken for whole: Ray's processes end seconds
 after their raylet."""
@@ -53,7 +59,15 @@ class _Followed:
         self.life = life
         """Of the session's directory, all of whose parts share it; None for files that were taken out of theirs."""
         self.logs = logs
-        """For a directory of logs: its place in ``logs/``, with a slash at its end where it is not that itself."""
+        """
+        For a directory of logs: its place in ``logs/``, escaped, with a slash at its end where it is not that itself.
+        """
+        self.root = session.root
+        """Below it no link is followed."""
+        self.refused: set[str] = set()
+        """The names in it that are taken by what is no file."""
+        self.refused_at = ""
+        """What on the way to it is no directory."""
         self.files: dict[Inode, EventFile] = {}
         self.names: dict[str, EventFile] = {}
         self.listed = False
@@ -68,6 +82,10 @@ class _Followed:
     def node_id(self) -> str:
         """The node that what is in it goes by for now; empty where none is known yet."""
         return self.life.nodes.main if self.life else ""
+
+    def place(self, name: str) -> str:
+        """Return what a file in it is called in reports: its place in ``logs/``, or its name, escaped."""
+        return f"{self.logs or ''}{disk.escape_name(name)}"
 
     def note_news(self, now: float) -> None:
         """Note that something in it has changed."""
@@ -102,6 +120,8 @@ class Tailer:
         self.config = config
         self.mismatches = 0
         """Files that were known, but lay elsewhere, and were read again from their start."""
+        self.refused = 0
+        """Names that were taken by what is no file, or no directory of a session, and were not followed."""
         self._checkpoint = checkpoint
         self._limits = Limits(config.events_per_second, config.bytes_per_second)
         self._redact = Redactor(config.redact)
@@ -122,6 +142,7 @@ class Tailer:
         self._ended: list[Mark] = []
         self._nameless: dict[FileId, tuple[int, int, str] | None] = {}  # what was last said of `_nameless_files`
         self._complained: set[str] = set()
+        self._refused: set[Path] = set()  # what is named as a session and is none
         self._warned: set[str] = set()
         self._capped: set[Path] = set()
         self._polled = -math.inf
@@ -135,6 +156,11 @@ class Tailer:
     def behind(self) -> bool:
         """Whether there is more to read than the last poll did."""
         return bool(self._unread or self._rewound)
+
+    @property
+    def searching(self) -> bool:
+        """Whether the end of a long line is still searched for, so that a poll that yields nothing is not the last."""
+        return any(file.searching for stems in self._unread.values() for files in stems.values() for file in files)
 
     def poll(self) -> Iterator[Chunk]:
         """
@@ -416,11 +442,13 @@ class Tailer:
 
     def _find_new_sessions(self) -> None:
         temp_dir = Path(self.config.temp_dir).expanduser()
+        refused: dict[Path, str] = {}
         try:
-            found = discovery.sessions(temp_dir)
+            found = discovery.sessions(temp_dir, refused.__setitem__)
         except OSError as error:
-            self._complain(f"{temp_dir}: {error.strerror}; nothing is read there until it can be")
+            self._complain(f"{_shown(temp_dir)}: {error.strerror}; nothing is read there until it can be")
             return
+        self._refuse_sessions(refused)
         if self.config.sessions == "new":
             since = self._since(temp_dir, found)
             found = [session for session in found if session.name >= since]
@@ -460,34 +488,41 @@ class Tailer:
         if followed.life and not followed.logs:
             followed.life.find_nodes()
         self._watch_over(session.events)  # before it is listed, so that nothing falls between
+        present, is_empty = dict[str, EventFile](), True
         try:
-            with os.scandir(session.events) as entries:
-                names = {entry.name: entry for entry in entries}
-            followed.listed = True
-            self._listed.add(str(session.events))
+            with disk.listed(session.events, followed.root) as names:
+                followed.listed, followed.refused_at, is_empty = True, "", not names
+                self._listed.add(str(session.events))
+                present = self._find_all(followed, names)
+        except disk.Refused as error:
+            self._refuse_directory(followed, error)
         except (FileNotFoundError, NotADirectoryError):
-            names = {}
+            pass
         except OSError as error:
             kind = "events" if followed.logs is None else "logs"
-            self._complain(f"{session.events}: {error.strerror}; its {kind} are not read until it can be")
+            self._complain(f"{_shown(session.events)}: {error.strerror}; its {kind} are not read until it can be")
             return
-        if followed.logs is not None:
-            self._follow_within(followed, names.values())
-        present: dict[str, EventFile] = {}
-        for name, entry in names.items():
-            file = self._find(followed, name, entry)
-            if file is not None:
-                present[name] = file
         followed.names = present
         self._tidy(followed, set(present.values()))
-        within_logs = bool(followed.logs)
-        if not (names or followed.files) and (
-            (within_logs and not session.events.exists())
-            or not (self._fixed or (session.directory and session.directory.exists()))
-        ):
-            log.info("%s is gone", session.events)
+        if is_empty and not followed.files and self._is_over(followed):
+            log.info("%s is gone", _shown(session.events))
             del self._sessions[session.events]
             self._end_life(session.directory)
+
+    def _is_over(self, followed: _Followed) -> bool:
+        """Say whether a directory is gone, and nothing is to be expected of it any more."""
+        session = followed.session
+        if followed.logs and not session.events.exists():
+            return True
+        return not (self._fixed or (session.directory and session.directory.exists()))
+
+    def _find_all(self, followed: _Followed, names: Mapping[str, os.DirEntry[str]]) -> dict[str, EventFile]:
+        """Return the files of a directory that is held open, by name."""
+        followed.refused &= names.keys()
+        if followed.logs is not None:
+            self._follow_within(followed, names.values())
+        files = ((name, self._find(followed, name, entry)) for name, entry in names.items())
+        return {name: file for name, file in files if file is not None}
 
     def _follow_within(self, followed: _Followed, entries: Iterable[os.DirEntry[str]]) -> None:
         """Begin to follow what directories of logs there are in one."""
@@ -495,8 +530,39 @@ class Tailer:
             path = followed.session.events / entry.name
             is_new = entry.is_dir(follow_symlinks=False) and path not in self._sessions
             if is_new and (followed.logs or not discovery.is_events(entry.name)):
-                session = followed.session._replace(events=path)
-                self._sessions[path] = self._begin(session, f"{followed.logs}{entry.name}/")
+                place = f"{followed.logs}{disk.escape_name(entry.name)}/"
+                if place.count("/") > _MOST_DEEP:
+                    self._refuse(followed, entry.name, f"over {_MOST_DEEP} directories deep")
+                    continue
+                self._sessions[path] = self._begin(followed.session._replace(events=path), place)
+
+    def _refuse(self, followed: _Followed, name: str, what: str) -> None:
+        """Note that a name in a directory is taken by what is not to be read; say it where that is new."""
+        if name not in followed.refused:
+            followed.refused.add(name)
+            self._count_refused(f"{_shown(followed.session.events / name)}: it is {what}; it is not read")
+
+    def _refuse_directory(self, followed: _Followed, error: disk.Refused) -> None:
+        where = str(error.filename)
+        if all(one.refused_at != where for one in self._sessions.values()):
+            self._count_refused(f"{where}: it is {error.strerror}; nothing is read there")
+        followed.refused_at = where
+
+    def _refuse_sessions(self, refused: Mapping[Path, str]) -> None:
+        for path in refused.keys() - self._refused:
+            self._count_refused(f"{_shown(path)}: {refused[path]}; nothing is read there")
+        self._refused = set(refused)
+
+    def _count_refused(self, message: str) -> None:
+        self.refused += 1
+        if self.refused <= _MOST_NAMED:
+            log.warning("%s", message)
+        elif self.refused == _MOST_NAMED + 1:
+            log.warning(
+                "more than %d names are taken by what is no file; the others are not named, and counted in "
+                "raytrail_tail_refused_names_total",
+                _MOST_NAMED,
+            )
 
     def _watch_over(self, directory: Path) -> None:
         if self._watch:
@@ -512,15 +578,16 @@ class Tailer:
 
     def _find(self, followed: _Followed, name: str, entry: os.DirEntry[str]) -> EventFile | None:
         is_log = followed.logs is not None
-        parsed = discovery.parse_log(f"{followed.logs}{name}") if is_log else discovery.parse(name)
-        if parsed is None or not self._wants(parsed):
+        parsed = discovery.parse_log(followed.place(name)) if is_log else discovery.parse(name)
+        if parsed is None or not self._wants(parsed) or (followed.logs == "" and discovery.is_events(name)):
             return None
         try:
-            # what a log links to may be anything on this machine
-            status = entry.stat(follow_symlinks=not is_log)
+            status = entry.stat(follow_symlinks=False)
         except OSError:
             return None  # renamed or deleted since it was listed: the next listing will tell
         if not stat.S_ISREG(status.st_mode):
+            if not (is_log and stat.S_ISDIR(status.st_mode)):
+                self._refuse(followed, name, f"{disk.kind(status.st_mode)}, and no file")
             return None
         inode = (status.st_dev, status.st_ino)
         file = followed.files.get(inode)
@@ -532,14 +599,16 @@ class Tailer:
             file = None
         if file is None:
             most_bytes = self.config.log_file_bytes if is_log else None
-            file = followed.files[inode] = EventFile(followed.session.events / name, parsed, inode, most_bytes)
+            file = followed.files[inode] = EventFile(
+                followed.session.events / name, parsed, inode, most_bytes, root=followed.root
+            )
             if len(self._open) < self._most_open:
                 with suppress(OSError):
                     self._hold(file)
         elif followed.names.get(name) is not file:
             file.path, file.name, file.gone = followed.session.events / name, parsed, False
             if file.mark is not None and is_log:
-                file.mark.name = f"{followed.logs}{name}"
+                file.mark.name = followed.place(name)
         if file.changed(status):
             followed.note_news(time.monotonic())
             file.over, file.unread = False, ""  # somebody writes it, after all
@@ -606,6 +675,8 @@ class Tailer:
             file = max(files, key=lambda file: math.inf if file.gone else file.name.rotation)
             piece = self._read(followed, file, room, long=not parts)
             if piece is None and file.more:
+                if file.searching:
+                    stems[stem] = stems.pop(stem)  # the others' turn
                 break  # its next line does not fit; it begins the next chunk
             if piece is not None and piece.data is not None:
                 assert file.mark is not None
@@ -630,14 +701,14 @@ class Tailer:
             node_id=followed.node_id,
             event_type=event_type,
             segments=tuple(segments),
-            data=data if is_log else self._redact(data, event_type),
+            data=self._redact(data, event_type) if self.config.redact_logs or not is_log else data,
         )
 
     def _read(self, followed: _Followed, file: EventFile, room: int, *, long: bool) -> Piece | None:
         try:
             self._hold(file)
             if file.mark is None and not self._identify(followed, file):
-                file.more = False
+                file.more = file.searching
                 return None
             file.flush = file.flush or (file.name.is_log and not self._waits)
             piece = file.read(room, long=long, max_line_bytes=self.config.max_line_bytes)
@@ -706,7 +777,7 @@ class Tailer:
                 generation=known.generation + 1 if known else 0,
                 inode=inode,
                 directory=str(followed.session.events),
-                name=f"{followed.logs or ''}{file.path.name}",
+                name=followed.place(file.path.name),
                 event_type=file.name.event_type,
                 session=followed.session.name,
                 node_id=followed.node_id,
@@ -716,7 +787,7 @@ class Tailer:
             file.position = mark.acknowledged
             if file.name.is_log:
                 self._take_over(file, mark)
-                mark.directory, mark.name = str(followed.session.events), f"{followed.logs}{file.path.name}"
+                mark.directory, mark.name = str(followed.session.events), followed.place(file.path.name)
         else:
             # The same first line in another place: a copy, or what came back from a backup. To read it again
             # costs only time, and what follows the first line may differ.
@@ -750,7 +821,7 @@ class Tailer:
     def _begin_again(self, followed: _Followed, file: EventFile) -> EventFile:
         """Go on with an inode that holds something else now; what had not been read of it before is lost."""
         log.warning("%s was cut or written anew; what had not been read of it is lost", file.path)
-        new = EventFile(file.path, file.name, file.inode, file.most_bytes)
+        new = EventFile(file.path, file.name, file.inode, file.most_bytes, root=file.root)
         self._halves.pop(file, None)
         new.fd, file.fd = file.fd, None
         new.shrunk = True
@@ -947,9 +1018,13 @@ class Tailer:
                     self._checkpoint.forget(mark)
 
     def _complain(self, message: str) -> None:
-        if message not in self._complained:
+        if message not in self._complained and len(self._complained) < _MOST_COMPLAINTS:
             self._complained.add(message)
             log.warning("%s", message)
+
+
+def _shown(path: Path) -> str:
+    return disk.escape_name(str(path))
 
 
 def _turn(group: tuple[_Followed, str]) -> int:
@@ -986,7 +1061,7 @@ def _nameless(followed: _Followed, file: EventFile, unread: tuple[int, int, str]
         generation=0,
         inode="",
         directory=directory,
-        name=file.path.name,
+        name=disk.escape_name(file.path.name),
         event_type=file.name.event_type,
         session=session,
         node_id=followed.node_id,

@@ -12,12 +12,16 @@ from typing import NamedTuple
 
 # <sys/inotify.h>
 _MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
-_DELETE_SELF, _MOVE_SELF, _OVERFLOW, _IGNORED, _ONLYDIR = 0x400, 0x800, 0x4000, 0x8000, 0x01000000
-_MASK = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+_DELETE_SELF, _MOVE_SELF, _OVERFLOW, _IGNORED, _ONLYDIR, _DONT_FOLLOW = 0x400, 0x800, 0x4000, 0x8000, 1 << 24, 1 << 25
+_MASK = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR | _DONT_FOLLOW
 _EVENT = struct.Struct("iIII")
 """
 struct inotify_event: | wd: int | mask: uint32 | cookie: uint32 | len: uint32 | name: len bytes, zeros |
 """
+
+
+_MOST_READS = 32
+"""Of 64 KiB each, some thousand events: whoever writes without pause makes news faster than they are read."""
 
 
 class News(NamedTuple):
@@ -63,9 +67,9 @@ class Watch:
         poll.poll(max(0, seconds) * 1000)
 
     def read(self) -> News:
-        """Return the news, without waiting for any."""
+        """Return the news, without waiting for any; of a flood some of it, and the next call the rest."""
         news = News(set(), set(), False)
-        while True:
+        for _ in range(_MOST_READS):
             try:
                 events = os.read(self._fd, 64 * 1024)
             except BlockingIOError:
@@ -86,6 +90,7 @@ class Watch:
                         self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
                     if mask & _IGNORED:
                         del self._directories[watch]
+        return news
 
     def close(self) -> None:
         """Stop watching."""

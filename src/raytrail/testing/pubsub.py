@@ -234,10 +234,12 @@ async def _take(deliveries: AsyncGenerator[Delivery, None], wanted: Sequence[Chu
             ) from None
         except StopAsyncIteration:
             raise AssertionError(f"{promise}: the subscription ended by itself") from None
-        if delivery.chunk.session not in sessions:
+        chunk = delivery.chunk
+        if chunk.session not in sessions:
             await delivery.ack()
             continue
-        missing[delivery.chunk] = 0
+        assert isinstance(chunk, Chunk), f"a chunk came as one that cannot be read: {chunk.reason}"
+        missing[chunk] = 0
         taken.append(delivery)
     return taken
 
@@ -252,7 +254,7 @@ async def _ack(deliveries: Iterable[Delivery]) -> None:
 
 
 def _compare(taken: Sequence[Delivery], sent: Sequence[Chunk]) -> None:
-    came = list(dict.fromkeys(delivery.chunk for delivery in taken))
+    came = list(dict.fromkeys(one.chunk for one in taken if isinstance(one.chunk, Chunk)))
     altered = [chunk for chunk in came if chunk not in sent]
     assert not altered, f"a chunk came that nobody had published, so one was altered: {_brief(altered[0])}"
     for file in {_file(chunk): None for chunk in sent}:

@@ -1,0 +1,60 @@
+"""``raytrail rejected``: what arrived and could not be stored."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from raytrail.cli import _history, _options, _output, _times
+from raytrail.cli._output import Field
+from raytrail.config import Config
+
+SHOWN_DIGITS = 12
+"""Of an id, for people; as many as nothing else begins with will do."""
+
+
+@click.command(cls=_options.Command)
+@click.argument("id", required=False)
+@_options.output_format("table", "json")
+@_options.settings("store.dir")
+def rejected(id: str | None, form: str, config: Config) -> None:
+    """
+    List chunks that arrived and could not be stored, or print the bytes of one.
+
+    A name, a number or a length in them cannot be, or a newer Raytrail wrote them, or they met a fault of ours. The
+    newest come first, each with where it lay and the reason; --format json has its headers, too. With an ID (or as much
+    of its beginning as no other has) its bytes are printed as they came. What is kept is bounded by
+    store.set_aside_bytes; the ledgers count all.
+    """
+    with _history.reading(config) as store:
+        if id is not None:
+            sys.stdout.buffer.write(store.set_aside_bytes(id))
+            return
+        kept = store.set_aside()
+    if form == "json":
+        _output.write_json(kept)
+    elif not kept:
+        _output.note("nothing was set aside")
+    else:
+        _output.table(
+            [
+                Field("id", whole=True),
+                Field("came", rank=1),
+                Field("session", rank=2),
+                Field("bytes", right=True),
+                Field("place", rank=3),
+                Field("reason"),
+            ],
+            [
+                {
+                    "id": one.id[:SHOWN_DIGITS],
+                    "came": _times.show(one.came_ms, digits=0),
+                    "session": one.session,
+                    "bytes": f"{one.length:,}",
+                    "place": one.place,
+                    "reason": one.reason,
+                }
+                for one in kept
+            ],
+        )

@@ -1,0 +1,99 @@
+"""
+Connections to the server, bounded: how many there are, and how long one may take to ask, to send and to read.
+
+uvicorn bounds what a header holds and how long an idle connection stays; whoever sends a byte a minute it waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from raytrail.config import ServerConfig
+
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 5\r\nconnection: close\r\n\r\n"
+_SETTLE_SECONDS = 1.0
+"""What an application that refuses a body for its slowness has, to say so, before the connection is closed."""
+
+
+def connections(config: ServerConfig) -> Callable[..., asyncio.Protocol]:
+    """Make what makes the protocol of each connection, as ``uvicorn.Config`` takes it."""
+    idle: dict[_Connection, None] = {}
+    return lambda **given: _Connection(config, idle, **given)
+
+
+class _Connection(H11Protocol):
+    def __init__(self, bounds: ServerConfig, idle: dict[_Connection, None], **given: Any) -> None:
+        """
+        Wait for a connection.
+
+        Args:
+            bounds: The server's settings.
+            idle: Connections that nothing was asked on yet, the oldest first; shared by all of a server.
+            given: What uvicorn gives.
+        """
+        super().__init__(**given)
+        self._bounds, self._idle = bounds, idle
+        self._awaited: object = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._bounds.connections:
+            # who has not asked for anything makes room for who may
+            if self._idle:
+                next(iter(self._idle)).transport.abort()
+            else:
+                transport.write(_FULL)
+                transport.close()
+                return
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        if self._reading is not None:
+            self._reading.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading = self.loop.call_later(self._bounds.answer_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _watch(self) -> None:
+        """Wait for the rest of a request for so long, from its beginning."""
+        awaited = self.conn.their_state if self.conn.their_state in (h11.IDLE, h11.SEND_BODY) else None
+        if awaited is self._awaited:
+            return
+        self._stop()
+        self._awaited = awaited
+        if awaited is h11.IDLE:
+            self._idle[self] = None
+            self._timer = self.loop.call_later(self._bounds.header_seconds, self.transport.abort)
+        elif awaited is h11.SEND_BODY:
+            self._timer = self.loop.call_later(self._bounds.body_seconds + _SETTLE_SECONDS, self.transport.abort)
+
+    def _stop(self) -> None:
+        self._idle.pop(self, None)
+        self._awaited = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

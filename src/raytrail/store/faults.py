@@ -1,0 +1,63 @@
+"""What fails for what somebody has sent, and not for the disk: it is logged, and everything else goes on."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raytrail.errors import StoreError
+from raytrail.store.engine import UnreadableError
+
+MOST_FAULTS = 1000
+"""How many places in our code are remembered as having been logged with their traceback."""
+
+PUT_OFF_SECONDS = 60.0
+"""How long a session that cannot be folded or sealed is let be, before it is tried again."""
+
+log = logging.getLogger(__name__)
+
+
+def is_of_content(error: Exception) -> bool:
+    """Return whether an error says nothing of the disk and the store, but of what was to be read or written."""
+    return isinstance(error, UnreadableError) or not isinstance(error, (StoreError, OSError, MemoryError))
+
+
+class Faults:
+    """The faults of a store's life."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[object, ...]] = set()
+        self._put_off: dict[str, float] = {}
+
+    def tell(self, what: str, session: str, fault: Exception) -> None:
+        """Log a fault with its traceback, the first time that it happens there in our code."""
+        frames = traceback.extract_tb(fault.__traceback__)
+        where = (what, type(fault), *((frame.filename, frame.lineno) for frame in frames[-1:]))
+        if where not in self._told and len(self._told) < MOST_FAULTS:
+            self._told.add(where)
+            log.error("%s of session %s; please report this", what, session, exc_info=fault)
+
+    def is_put_off(self, session: str) -> bool:
+        """Return whether a session failed a moment ago."""
+        return time.monotonic() < self._put_off.get(session, 0.0)
+
+    @contextmanager
+    def contained(self, what: str, session: str) -> Iterator[None]:
+        """
+        Let what one session's content makes fail end nothing but the work on that session, for a while.
+
+        Raises:
+            StoreError: The disk is full, or fails, or the store cannot be used.
+        """
+        try:
+            yield
+        except Exception as fault:
+            if not is_of_content(fault):
+                raise
+            self._put_off[session] = time.monotonic() + PUT_OFF_SECONDS
+            self.tell(what, session, fault)
+        else:
+            self._put_off.pop(session, None)

@@ -136,7 +136,7 @@ class Engine:
         """
         if not _is_text(statement):
             raise ConfigError(f"SQL: {statement!r} is not text in UTF-8; mend its encoding")
-        with closing(self._cursor()) as cursor, _question(), _errors():
+        with closing(self._cursor()) as cursor, _question(StoreError), _errors():
             for one in cursor.extract_statements(statement):
                 if one.type != duckdb.StatementType.SELECT:
                     raise ConfigError(f"SQL: {one.type.name} is not taken; ask one SELECT, which only reads")
@@ -220,10 +220,10 @@ def _execute(cursor: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any])
 
 def _is_text(text: str) -> bool:
     try:
-        text.encode()
+        # some parsers take a zero for the end, and what is looked at must be what is run
+        return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _as_text(number: int, kind: str) -> str:
@@ -231,11 +231,11 @@ def _as_text(number: int, kind: str) -> str:
 
 
 @contextmanager
-def _question() -> Iterator[None]:
+def _question(kind: type[StoreError] = UnreadableError) -> Iterator[None]:
     """Say of what the engine cannot make sense of that it is the question's fault, not the store's."""
     try:
         yield
-    except UnreadableError as error:
+    except kind as error:
         raise ConfigError(f"SQL: {error}") from error
 
 

@@ -53,8 +53,8 @@ _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _FILE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
 _SEGMENT = re.compile(r"([^:,]*):([0-9]{1,10}):([0-9]{1,19}):([0-9]{1,19})")
 _MOST_GENERATION = 2**31
-_MOST_OFFSET = 2**62
-"""Far beyond any file, and within 64 bits however it is added to."""
+_MOST_OFFSET = 2**50
+"""A petabyte: far beyond any file, and within 64 bits where those of thousands are added up."""
 _LONGEST_NAME = 1000
 """Of a cluster and of a node, in characters."""
 
@@ -151,8 +151,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if not pattern.fullmatch(name):
                 raise EventError(
-                    f"{what} {name!r:.{MOST_HEADERS_SHOWN}} is no name that Raytrail takes: it has up to 201 letters "
-                    f"and digits of ASCII, and ._-, after the first of them"
+                    f"{what} {name!r:.{MOST_HEADERS_SHOWN}} is no name that Raytrail takes: it has letters and "
+                    f"digits of ASCII, after the first also ._- and, in sessions and files, =+@; 201 at most"
                 )
         for what, name in (("cluster", self.cluster), ("node", self.node_id)):
             if len(name) > _LONGEST_NAME:

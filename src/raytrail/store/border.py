@@ -118,7 +118,7 @@ class Border:
                 self._forget_oldest(db)
         if new:
             log.warning(
-                "%d chunks cannot be read and are set aside, the last one of %s: %s; see `raytrail rejected`",
+                "set aside what cannot be stored: %d chunks, the last one of %s: %s; see `raytrail rejected`",
                 new,
                 _text(unreadable[-1].place, 200) or unreadable[-1].session,
                 _text(unreadable[-1].reason, 500),

@@ -154,3 +154,47 @@ def test_a_log_is_masked_as_events_are_and_its_lines_stay():
     masked = b"-----BEGIN PRIVATE KEY-----\n****\n****\n-----END PRIVATE KEY-----\n{'token': '*******', 'a': 1}\n"
     assert redact(log, "LOG") == masked
     assert not re.search(rb"hunter2", redact(b'TOKEN="hunter2"\nexport API_KEY=hunter2\r\n', "LOG"))
+
+
+PIECES = [
+    *"{}[]()'\"\\\n\t ,;&=:@<>é日",
+    "token=",
+    "password: ",
+    "'password': '",
+    '"password": "',
+    "--api-key ",
+    "://a:b@",
+]
+PIECES += [
+    "env_vars",
+    "{'env_vars': {'A': '",
+    "Authorization: Bearer ",
+    "sig=",
+    "-----BEGIN PRIVATE KEY-----",
+    "-----END",
+]
+PIECES += ["hunter2", "abc", "12", "\x7f", "eyJ", "sk-ant-aaaaaaaaaaaaaaaaaaaaaa", "K=v", "bash -c ", "None", "\\u0070"]
+KEYS = ["a", "env_vars", "password", "hf_token", "entrypoint", "run_options", "name", "value", "ENV_VARS"]
+
+
+def made(chosen, depth):
+    kind = chosen.random()
+    if depth == 0 or kind < 0.5:
+        return "".join(chosen.choices(PIECES, k=chosen.randrange(9)))
+    if kind < 0.6:
+        return chosen.choice([1, -1.5e10, None, True, [], {}, 12345678])
+    if kind < 0.75:
+        return {chosen.choice(KEYS): made(chosen, depth - 1) for _ in range(chosen.randrange(4))}
+    if kind < 0.9:
+        return [made(chosen, depth - 1) for _ in range(chosen.randrange(4))]
+    return chosen.choice([json.dumps, repr])(made(chosen, depth - 1))
+
+
+def test_whatever_is_in_a_line_of_json_it_stays_one():
+    redact, chosen = Redactor(), random.Random(11)
+    for _ in range(4000):
+        value = {chosen.choice(KEYS): made(chosen, 4) for _ in range(chosen.randrange(1, 4))}
+        line = json.dumps(value, ensure_ascii=chosen.random() < 0.7).encode() + b"\n"
+        masked = redact(line, "SUBMISSION_JOB")
+        assert len(masked) == len(line)
+        assert same(line, masked), (line, masked)

@@ -61,7 +61,7 @@ _NAME_END = re.compile(rb"[\w.-]{0,64}")
 _JSON_COLON = re.compile(rb'(\\*)"\s{0,8}:\s{0,8}')
 _REPR_COLON = re.compile(rb"'\s{0,8}:\s{0,8}")
 _REPR_NEXT_ITEM = re.compile(rb"'\s{0,8},\s{0,8}(?=')")
-_PAIR = re.compile(rb'(\\*)"\s{0,8},\s{0,8}\1"(?:value|v)\1"\s{0,8}:\s{0,8}')
+_PAIR = re.compile(rb'(\\*)"\s{0,8},\s{0,8}\1"(?:value|v)\1"\s{0,8}:\s{0,8}(?=\1")')
 _NEXT_ITEM = re.compile(rb'(\\*)"\s{0,8},\s{0,8}(?=\1")')
 _EQUALS = re.compile(rb"(\s{0,8})=\s{0,8}(?!=)")
 _COLON = re.compile(rb":[ \t]{1,8}|:(?=[\"'])")
@@ -81,6 +81,7 @@ _FIRST_QUOTE = re.compile(rb"(\\{0,15})\"|'")
 _ENDED = re.compile(rb"[,:}\]]")
 _BEARER_TOKEN = re.compile(rb"[\w.~+/=-]{16,}")
 _QUERY_VALUE = re.compile(rb"(?=[\w%+/=.~-]{0,64}\d)[\w%+/=.~-]{16,}")
+_STRING_END = re.compile(rb"[\"\n]")
 _SPELT_KEY = re.compile(rb"(?=\D{0,64}\d)(?=[^A-Z]{0,64}[A-Z])(?=[^a-z]{0,64}[a-z])[A-Za-z0-9+/=-]{16,}\Z")
 _URL = re.compile(rb":(?:\\{0,7}/){2}([^\s\"'\\<>]*)")
 _AUTHORITY = re.compile(rb"[^/?#]*")
@@ -481,14 +482,19 @@ def _take_block(lines: _Lines, start: int, end: int) -> int:
     header = shapes.BLOCK_HEADER.match(data, end)
     if header is None:
         return end
-    most = min(len(data), header.end() + shapes.BLOCK_BYTES)
-    limit = min(_line_end(data, end), most) if lines.is_json else most
+    limit = min(len(data), header.end() + shapes.BLOCK_BYTES)
+    if lines.is_json:
+        limit = min(limit, _string_end(data, header.end()))
     stop = data.find(shapes.BLOCK_END, header.end(), limit)
-    if stop < 0 and lines.is_json:  # it is cut: up to the end of its string
-        stop = min(limit, closing_quote(data, header.end(), 0)[0])
-    stop = limit if stop < 0 else stop
+    stop = limit if stop < 0 else stop  # it is cut
     lines.mask([(header.end(), stop)])
     return stop
+
+
+def _string_end(data: bytes, at: int) -> int:
+    """Return where the next quote of any depth is, or the line's end: no key goes on after it."""
+    mark = _STRING_END.search(data, at)
+    return mark.start() - slashes_before(data, at, mark.start()) if mark else len(data)
 
 
 def _shape(pattern: re.Pattern[bytes]) -> _Take:

@@ -36,6 +36,16 @@ def slashes_before(data: bytes, start: int, at: int) -> int:
     return len(before) - len(before.rstrip(b"\\"))
 
 
+def _own_slashes(data: bytes, start: int, at: int) -> int:
+    """
+    Return how many of the backslashes before a quote are its own: 2 ** k - 1 where it is quoted k times.
+
+    Those that belong to the text before it come in twice as many.
+    """
+    following = slashes_before(data, start, at) + 1
+    return (following & -following) - 1
+
+
 def closing_quote(data: bytes, at: int, slashes: int) -> tuple[int, int]:
     """
     Return where a string ends, and where what follows it begins.
@@ -51,11 +61,10 @@ def closing_quote(data: bytes, at: int, slashes: int) -> tuple[int, int]:
         end = mark.start()
         if data[end] == _NEWLINE:
             return end, end
-        there = slashes_before(data, at, end)
-        if there < slashes:
-            return end - there, end - there
-        # backslashes before it that belong to the string come in twice as many
-        if there % (2 * (slashes + 1)) == slashes:
+        own = _own_slashes(data, at, end)
+        if own < slashes:
+            return end - own, end - own
+        if own == slashes:
             return end - slashes, end + 1
         at = end + 1
     return len(data), len(data)
@@ -77,7 +86,7 @@ def json_value(data: bytes, at: int, slashes: int) -> Value:
         if last == _NEWLINE:
             return value._replace(end=begins)
         if last == _QUOTE:
-            if slashes_before(data, at, begins) < slashes:
+            if _own_slashes(data, at, begins) < slashes:
                 return value._replace(end=begins)
             end, at = closing_quote(data, begins + 1, slashes)
             (value.keys if depth and _KEY.match(data, at) else value.strings).append((begins + 1, end))
@@ -104,7 +113,7 @@ def repr_value(data: bytes, at: int, *, is_json: bool) -> Value:
     depth = 0
     while mark := _REPR_MARK.search(data, at):
         begins, last = mark.start(), data[mark.start()]
-        slashes = slashes_before(data, at, begins) if last == _QUOTE else 0
+        slashes = _own_slashes(data, at, begins) if last == _QUOTE else 0
         if last == _NEWLINE or (last == _QUOTE and is_json and not slashes):
             return value._replace(end=begins)
         at = begins + 1

@@ -224,13 +224,15 @@ def make_private_directory(path: Path) -> None:
     Raises:
         OSError: It cannot be made.
     """
-    if path.exists():
+    if path.is_dir():
         return
-    for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
+    for missing in reversed([one for one in (path, *path.parents) if not one.exists()] or [path]):
         try:
             missing.mkdir(PRIVATE_DIRECTORY)
         except FileExistsError:
-            continue  # made by somebody else meanwhile
+            if missing.is_dir():  # made by somebody else meanwhile
+                continue
+            raise
         if stat.S_IMODE(missing.stat().st_mode) != PRIVATE_DIRECTORY:
             with suppress(OSError):  # of a file system that keeps no modes
                 missing.chmod(PRIVATE_DIRECTORY)

@@ -237,6 +237,20 @@ def test_directories_of_logs_are_followed_to_a_depth_and_no_further(tail, logs, 
     assert refusals(caplog) == []
 
 
+def test_of_directories_of_logs_so_many_are_followed(tail, logs, monkeypatch, caplog):
+    monkeypatch.setattr("raytrail.tail.tailer._MOST_DIRECTORIES", 5)
+    for number in range(20):
+        (logs / f"d{number}").mkdir()
+        (logs / f"d{number}" / "x.out").write_bytes(b"x\n")
+    it = tail()
+    shipped = it.ship() + it.ship()
+    assert set(ALL) - set(shipped.splitlines(keepends=True)) <= {line("serve/controller_2.log")}
+    followed = 5 if line("serve/controller_2.log") not in shipped else 4
+    assert shipped.count(b"x\n") == followed
+    assert it.tailer.refused == 21 - 5
+    assert sum("it is one of more than 5 directories of logs; it is not read" in one for one in caplog.messages) == 16
+
+
 @pytest.mark.parametrize("first", [b"", line("a")], ids=["nothing", "a line"])
 @pytest.mark.parametrize("holes_are_seen", [True, False])
 def test_a_file_of_terabytes_without_a_line_holds_up_none_beside_it(tail, logs, monkeypatch, first, holes_are_seen):

@@ -43,6 +43,8 @@ _HALF_SECONDS = 2.0
 """How long half a line of a log is waited for; a progress bar ends none for hours."""
 _MOST_DEEP = 16
 """How deep in ``logs/`` a directory may be: Ray's own are right in it, and each costs a step more to reach."""
+_MOST_DIRECTORIES = 1000
+"""How many directories of logs are followed in a session: each costs a listing now and then, and a watch of inotify."""
 _MOST_NAMED = 100
 """How many names that are taken by what is no file are said one by one; whoever makes them can make any number."""
 _MOST_COMPLAINTS = 1000
@@ -533,8 +535,15 @@ class Tailer:
                 place = f"{followed.logs}{disk.escape_name(entry.name)}/"
                 if place.count("/") > _MOST_DEEP:
                     self._refuse(followed, entry.name, f"over {_MOST_DEEP} directories deep")
-                    continue
-                self._sessions[path] = self._begin(followed.session._replace(events=path), place)
+                elif self._directories_of_logs(followed.session) >= _MOST_DIRECTORIES:
+                    self._refuse(followed, entry.name, f"one of more than {_MOST_DIRECTORIES} directories of logs")
+                else:
+                    self._sessions[path] = self._begin(followed.session._replace(events=path), place)
+
+    def _directories_of_logs(self, session: Session) -> int:
+        return sum(
+            bool(one.logs) and one.session.directory == session.directory for one in list(self._sessions.values())
+        )
 
     def _refuse(self, followed: _Followed, name: str, what: str) -> None:
         """Note that a name in a directory is taken by what is not to be read; say it where that is new."""

@@ -410,11 +410,12 @@ def test_a_session_whose_export_was_off_is_said_to_be_empty(run, store, make, se
 def test_a_session_with_a_name_that_none_can_have_is_said_and_the_rest_goes_in(run, store, session_dir, make):
     directory = session_dir(make.chunk("TASK", make.task(1)))
     session_dir(make.chunk("TASK", make.task(2)), session="session_a b")
-    said = "'session_a b': it is no name that a session can have; rename the directory, and import it again\n"
-    for path, events in ((directory.parent, 1), (directory.parent / "session_a b", 0)):
-        done = run("import", path, code=1)
-        assert done.stdout.count("1 in all") == events
-        assert done.stderr.endswith(said)
+    (directory.parent / "session_elsewhere").symlink_to("/nowhere")
+    done = run("import", directory.parent, code=1)
+    assert done.stdout.count("1 in all") == 1
+    assert "'session_a b': no session of Ray's has such a name; nothing is read there" in done.stderr
+    assert "'session_elsewhere': it is a link, but not to a directory of the user who made it;" in done.stderr
+    assert "no session can be called 'session_a b'" in run("import", directory.parent / "session_a b", code=2).stderr
     with Store.open(store) as opened:
         assert [cluster.session for cluster in opened.clusters()] == [make.SESSION]
         assert opened.set_aside() == []

@@ -137,12 +137,16 @@ def _look(paths: Sequence[str | Path]) -> _There:
         BrokerUnavailable: A bucket is away.
     """
     names, on_disk, collected = dict[str, str](), list[Path](), list[Collected]()
+
+    def refuse(at: Path, why: str) -> None:
+        names[repr(at.name)] = f"{why}; nothing is read there: rename it, or name the directory that it leads to"
+
     for path in paths:
         if isinstance(path, str):
             collected += _look_into_bucket(path)
             continue
         try:
-            found = locate(path)
+            found = locate(path, refuse)
         except ConfigError:
             of_kuberay = kuberay.find(kuberay.below(path))
             if not of_kuberay:
@@ -151,23 +155,11 @@ def _look(paths: Sequence[str | Path]) -> _There:
             continue
         for session in found:
             names[session.name] = names.get(session.name) or _closed(session)
-        on_disk += [path] if all(map(_has_name, found)) else _named(found)
+        on_disk.append(path)
     odd = {one.session for one in collected if not SESSION_NAME.fullmatch(one.session)}
-    names = {name: why for name, why in names.items() if SESSION_NAME.fullmatch(name)} | {
-        repr(name): "it is no name that a session can have; rename the directory, and import it again"
-        for name in sorted({*names, *odd})
-        if not SESSION_NAME.fullmatch(name)
-    }
+    for name in sorted(odd):
+        names[repr(name)] = "it is no name that a session can have; rename the directory, and import it again"
     return _There(names, on_disk, [one for one in collected if one.session not in odd])
-
-
-def _has_name(session: Session) -> bool:
-    return bool(SESSION_NAME.fullmatch(session.name))
-
-
-def _named(found: Iterable[Session]) -> list[Path]:
-    """Return the directories of those sessions whose names can be a session's."""
-    return sorted({session.directory or session.events for session in found if _has_name(session)})
 
 
 def _closed(session: Session) -> str:

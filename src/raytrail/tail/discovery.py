@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from raytrail import disk
 from raytrail.errors import ConfigError
-from raytrail.event import LOG
+from raytrail.event import LOG, SESSION_NAME
 
 _EVENTS, _CLUSTER_EVENTS = "export_events", "events"
 _FILE = re.compile(r"(?P<stem>event_(?P<type>[A-Z][A-Z0-9_]*?)(_[0-9]+)?)(\.(?P<n>[0-9]+))?\.log(\.(?P<m>[0-9]+))?")
@@ -23,8 +23,9 @@ _PORT = re.compile(
 )
 _SOCKET = re.compile(r"/(?P<session>[^/\s]+)/sockets/raylet(\.\d+)?$", re.MULTILINE)
 _LATEST = "session_latest"
-SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
-"""What a session can be called: Ray's own names, and what copies of sessions are mostly called."""
+
+Refuse = Callable[[Path, str], None]
+"""Is told of a path that nothing is read at, and why."""
 
 
 class FileName(NamedTuple):
@@ -173,7 +174,7 @@ def is_events(directory: str) -> bool:
     return directory in (_EVENTS, _CLUSTER_EVENTS)
 
 
-def sessions(temp_dir: Path, refuse: Callable[[Path, str], None] = lambda _path, _why: None) -> list[Session]:
+def sessions(temp_dir: Path, refuse: Refuse = lambda _path, _why: None) -> list[Session]:
     """
     Return all sessions in Ray's ``--temp-dir``, oldest first; none where the directory is not there.
 
@@ -218,18 +219,22 @@ def latest(temp_dir: Path) -> str | None:
         return None
 
 
-def locate(path: Path) -> list[Session]:
+def locate(path: Path, refuse: Refuse = lambda _path, _why: None) -> list[Session]:
     """
     Say what `path` is: a session's directory, its ``logs`` or ``export_events``, or a directory of sessions.
 
     A session goes by the name of its directory, whichever of these is given. Event files outside any
     session's directory go by the name of the directory that is given.
 
+    Args:
+        path: The directory.
+        refuse: As of `sessions`, where it is a directory of sessions.
+
     Raises:
         ConfigError: It is none of these, or cannot be read.
     """
     try:
-        found, link = _locate(path.resolve(strict=True)), _named_link(path)
+        found, link = _locate(path.resolve(strict=True), refuse), _named_link(path)
         moved = link.resolve() if link else None
     except OSError as error:
         raise ConfigError(f"no Ray session in {path}: {error.strerror}; give a directory that can be read") from error
@@ -326,7 +331,7 @@ def _directories(session: Path) -> list[Session]:
     return [Session(session.name, session / "logs" / name, session) for name in (_EVENTS, _CLUSTER_EVENTS)]
 
 
-def _locate(path: Path) -> list[Session]:
+def _locate(path: Path, refuse: Refuse) -> list[Session]:
     if (path / "logs" / _EVENTS).is_dir():
         return _directories(path)
     if (path / _EVENTS).is_dir():
@@ -338,7 +343,7 @@ def _locate(path: Path) -> list[Session]:
             return [Session(path.parents[1].name, path, path.parents[1])]
         around = next((parent for parent in path.parents if parent.name.startswith("session_")), None)
         return [Session(around.name if around else path.name, path, around)]
-    here = sessions(path)
+    here = sessions(path, refuse)
     exported = {session.name for session in here if session.events.name == _EVENTS and session.events.is_dir()}
     found = [session for session in here if session.name in exported]
     if not found and (here or path.name.startswith("session_")):

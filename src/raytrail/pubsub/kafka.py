@@ -34,6 +34,7 @@ import functools
 import itertools
 import json
 import logging
+import re
 import threading
 import time
 import zlib
@@ -341,7 +342,8 @@ class KafkaPubSub:
             text = str(said.str() if isinstance(said, KafkaError) else said)
             for name, value in properties.items() | self._properties.items():
                 if isinstance(value, str) and value and is_secret(name):
-                    text = text.replace(value, "***")
+                    # as a whole: a short one is part of other words
+                    text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "***", text)
             raise ConfigError(f"{self._shown!r}: {text}; mend the URL") from error
 
     def _prepare(self, client: Any) -> int:

@@ -788,18 +788,18 @@ async def test_librdkafkas_properties_are_passed_on(kafka):
         ("kafka://h:9092/a/b", "'kafka://h:9092/a/b' names no topic; write kafka://host:9092/topic"),
         (
             "kafka://h/t?envelop=event",
-            "'kafka://h/t': Object contains unknown field `envelop`; the settings are envelope, partitions, redact, "
-            "timeout_seconds",
+            "'kafka://h/t': Object contains unknown field `envelop`; the settings are envelope, partitions, "
+            "redact, timeout_seconds",
         ),
         (
             "kafka://h/t?envelope=events",
-            "'kafka://h/t': Invalid enum value 'events' - at `$.envelope`; the settings are envelope, partitions, redact, "
-            "timeout_seconds",
+            "'kafka://h/t': Invalid enum value 'events' - at `$.envelope`; the settings are envelope, partitions, "
+            "redact, timeout_seconds",
         ),
         (
             "kafka://h/t?partitions=0",
-            "'kafka://h/t': Expected `int` >= 1 - at `$.partitions`; the settings are envelope, partitions, redact, "
-            "timeout_seconds",
+            "'kafka://h/t': Expected `int` >= 1 - at `$.partitions`; the settings are envelope, partitions, "
+            "redact, timeout_seconds",
         ),
         (
             "kafka://u:p@h/t?compression.typ=lz4",

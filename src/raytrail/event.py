@@ -48,9 +48,8 @@ MOST_HEADERS_SHOWN = 500
 """How many characters of what somebody else wrote an error repeats."""
 
 SESSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
-"""What a session may be called: it names directories of the store, and parts of URLs."""
+"""What a session may be called: it names directories of the store, and parts of URLs. Ids of files look alike."""
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
-_FILE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
 _SEGMENT = re.compile(r"([^:,]*):([0-9]{1,10}):([0-9]{1,19}):([0-9]{1,19})")
 _MOST_GENERATION = 2**31
 _MOST_OFFSET = 2**50
@@ -147,7 +146,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
         for what, name, pattern in (
             ("session", self.session, SESSION_NAME),
             ("event type", self.event_type, _EVENT_TYPE),
-            *(("file", segment.file, _FILE_ID) for segment in self.segments),
+            *(("file", segment.file, SESSION_NAME) for segment in self.segments),
         ):
             if not pattern.fullmatch(name):
                 raise EventError(

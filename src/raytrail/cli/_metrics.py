@@ -64,7 +64,7 @@ class AgentCollector(Collector):
         mismatches = CounterMetricFamily(
             "raytrail_tail_moved_files", "Known files that were found elsewhere, and read again.", None, destination
         )
-        taken = CounterMetricFamily(
+        names = CounterMetricFamily(
             "raytrail_tail_refused_names",
             "Names that a link, a FIFO, a socket, a device or a directory had, and that were not followed.",
             None,
@@ -96,11 +96,11 @@ class AgentCollector(Collector):
                 until_deleted.add_metric(labels, left)
             files.add_metric(labels, tailer.open_files)
             mismatches.add_metric(labels, tailer.mismatches)
-            taken.add_metric(labels, tailer.refused)
+            names.add_metric(labels, tailer.refused)
             skipped.add_metric(labels, sum(mark.skipped for mark in checkpoint.marks()))
             age.add_metric(labels, checkpoint.age_seconds)
         yield from (events, size, failed, refused, up, stored, in_flight)
-        yield from (unread, until_deleted, files, mismatches, taken, skipped, age)
+        yield from (unread, until_deleted, files, mismatches, names, skipped, age)
 
 
 @contextmanager

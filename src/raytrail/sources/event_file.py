@@ -109,9 +109,8 @@ class EventFiles:
         self._closed_until: dict[str, float] = {}
 
     def _write(self, event_type: str, line: bytes) -> bool:
-        if time.monotonic() < self._closed_until.get(
-            event_type, 0.0
-        ):  # a directory that is not there is not asked for at each event
+        # a directory that is not there is not asked for at each event
+        if time.monotonic() < self._closed_until.get(event_type, 0.0):
             self.lost += 1
             return False
         try:

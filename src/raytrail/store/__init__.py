@@ -200,43 +200,40 @@ class Store:
             StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
         """
         with self._lock:
-            for (session,) in self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0"):
-                if not self._faults.is_put_off(session):
-                    with self._faults.contained("what was appended cannot be folded", session):
-                        self._live.fold(session)
-            for (session,) in self._catalogue.query("SELECT DISTINCT session FROM bodies"):
-                self._live.retire(self._logs.gather(session))
+            unfolded = self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0")
+            self._faults.each("what was appended cannot be folded", (one for (one,) in unfolded), self._live.fold)
+            logs = self._catalogue.query("SELECT DISTINCT session FROM bodies")
+            self._faults.each("its logs cannot be gathered", (one for (one,) in logs), self._gather)
+
+    def _gather(self, session: str) -> None:
+        self._live.retire(self._logs.gather(session))
 
     def seal_due(self, now_ms: int) -> list[str]:
         """Seal the sessions that ended or went quiet, and return their names."""
-        due = []
         rows = self._catalogue.query(
             "SELECT session, last_heard_ms, last_grew_ms FROM sessions WHERE sealed_ms IS NULL"
         )
-        for session, heard_ms, grew_ms in rows:
-            if self._faults.is_put_off(session):
-                continue
-            with self._faults.contained("what there is cannot be sealed", session):
-                if self._seal_if_due(session, (now_ms - heard_ms) / 1000, (now_ms - grew_ms) / 1000):
-                    due.append(session)
+        ages = {session: ((now_ms - heard) / 1000, (now_ms - grew) / 1000) for session, heard, grew in rows}
+        due: list[str] = []
+
+        def seal(session: str) -> None:
+            quiet_seconds, still_seconds = ages[session]
+            if still_seconds >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
+                self.seal(session)
+            elif quiet_seconds >= self._config.seal_after_quiet_seconds:
+                self.seal(session, quiet=True)
+            else:
+                return
+            due.append(session)
+
+        self._faults.each("what there is cannot be sealed", ages, seal)
         # those too that were sealed by a process that was killed before this
-        for (session,) in self._catalogue.query(
+        uncached = self._catalogue.query(
             "SELECT session FROM sessions WHERE sealed_ms IS NOT NULL "
             "AND session NOT IN (SELECT session FROM state WHERE kind = 'cache')"
-        ):
-            if not self._faults.is_put_off(session):
-                with self._faults.contained("what is sealed cannot be made quick to ask", session):
-                    self.cache(session)
+        )
+        self._faults.each("what is sealed cannot be made quick to ask", (one for (one,) in uncached), self.cache)
         return due
-
-    def _seal_if_due(self, session: str, quiet_seconds: float, still_seconds: float) -> bool:
-        if still_seconds >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
-            self.seal(session)
-        elif quiet_seconds >= self._config.seal_after_quiet_seconds:
-            self.seal(session, quiet=True)
-        else:
-            return False
-        return True
 
     def seal(self, session: str, *, quiet: bool = False) -> None:
         """

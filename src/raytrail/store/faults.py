@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 from raytrail.errors import StoreError
 from raytrail.store.engine import UnreadableError
@@ -40,24 +39,27 @@ class Faults:
             self._told.add(where)
             log.error("%s of session %s; please report this", what, session, exc_info=fault)
 
-    def is_put_off(self, session: str) -> bool:
-        """Return whether a session failed a moment ago."""
-        return time.monotonic() < self._put_off.get(session, 0.0)
-
-    @contextmanager
-    def contained(self, what: str, session: str) -> Iterator[None]:
+    def each(self, what: str, sessions: Iterable[str], work: Callable[[str], object]) -> None:
         """
-        Let what one session's content makes fail end nothing but the work on that session, for a while.
+        Work on each session for itself: what its content makes fail ends the work on that one, for a while.
+
+        Args:
+            what: What is said of one that fails, e.g. ``what was appended cannot be folded``.
+            sessions: Their names.
+            work: What is done.
 
         Raises:
             StoreError: The disk is full, or fails, or the store cannot be used.
         """
-        try:
-            yield
-        except Exception as fault:
-            if not is_of_content(fault):
-                raise
-            self._put_off[session] = time.monotonic() + PUT_OFF_SECONDS
-            self.tell(what, session, fault)
-        else:
-            self._put_off.pop(session, None)
+        for session in sessions:
+            if time.monotonic() < self._put_off.get(session, 0.0):
+                continue
+            try:
+                work(session)
+            except Exception as fault:
+                if not is_of_content(fault):
+                    raise
+                self._put_off[session] = time.monotonic() + PUT_OFF_SECONDS
+                self.tell(what, session, fault)
+            else:
+                self._put_off.pop(session, None)

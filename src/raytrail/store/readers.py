@@ -6,6 +6,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from raytrail import disk
+
 NAME = "readers"
 
 
@@ -26,7 +28,7 @@ class Readers:
         """
         self._descriptor = -1
         if write:
-            self._descriptor = os.open(root / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = disk.open_private(root / NAME, os.O_RDWR)
             return
         try:
             self._descriptor = os.open(root / NAME, os.O_RDONLY | os.O_CLOEXEC)

@@ -214,6 +214,19 @@ def test_a_full_disk_harms_nothing_and_the_same_chunks_can_come_again(step, stor
     assert row(store).missing_bytes == 0
 
 
+def test_a_store_whose_catalogue_is_gone_is_refused_and_keeps_its_files(tmp_path, task, config):
+    with Store.open(tmp_path, config, write=True) as store:
+        store.append([chunk(TASK, [task(1)])])
+    catalogue, kept = tmp_path / "catalogue.sqlite", sorted(tmp_path.glob("log/*/*"))
+    aside = catalogue.rename(tmp_path.parent / "aside.sqlite")
+    with pytest.raises(StoreError, match=r"catalogue\.sqlite: it is gone, and what it names is not"):
+        Store.open(tmp_path, config, write=True)
+    assert sorted(tmp_path.glob("log/*/*")) == kept
+    aside.rename(catalogue)
+    with Store.open(tmp_path, config, write=True) as store:
+        assert store.snapshot(SESSION).count("task") == 1
+
+
 def test_what_a_crash_left_behind_is_swept_away(tmp_path, task, config):
     with Store.open(tmp_path, config, write=True) as store:
         store.append([chunk(TASK, [task(1)])])

@@ -88,6 +88,8 @@ class Store:
         elif not (root / "catalogue.sqlite").exists():
             raise NotFoundError(f"{root}: no store there; fill one with `raytrail import` or `raytrail history`")
         try:
+            if write:
+                _refuse_nameless(root)
             self._catalogue = Catalogue(root / "catalogue.sqlite", write=write)
         except StoreError:
             if self._lock_file is not None:
@@ -486,6 +488,15 @@ class Store:
             )
             if all(of_file_type(event_type) for event_type, *_ in rows):
                 self._appender.read_again(session, file, rows)
+
+
+def _refuse_nameless(root: Path) -> None:
+    """Refuse a store whose catalogue is gone: with a new one, all its files would be leftovers."""
+    if not (root / "catalogue.sqlite").exists() and any(root.glob("log/*/*")):
+        raise StoreError(
+            f"{root / 'catalogue.sqlite'}: it is gone, and what it names is not; bring it back from a copy, or move "
+            "the store away and import again"
+        )
 
 
 def _gap(start: int, end: int, why: str = "are missing") -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.brokers.s3 import S3, started
+from tests.rights import lacking
 
 LONGEST = (
     *("test_survival", "ray/test_live", "ray/test_head_restart", "pubsub/test_kafka", "sources/test_live"),
@@ -47,9 +48,16 @@ def small_disk(tmp_path, request):
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', 8)}m", "tmpfs", str(mount)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("may not mount a small disk here; try as root")
+        lacking("mount a small disk")
     yield mount
     subprocess.run(["umount", "-l", mount], check=True)
+
+
+@pytest.fixture
+def as_root():
+    """Root runs this test, which nobody else could."""
+    if os.geteuid():
+        lacking("do what only root may")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import sys
 import msgspec
 import pytest
 from tests.line import Line, wait_for
+from tests.rights import lacking
 
 from raytrail.config import StoreConfig, TailConfig
 from raytrail.entities import installed
@@ -165,7 +166,7 @@ def read_only(root, program):
     """Start a program of Python in a place where root, to whom no mode forbids anything, sees a directory read-only."""
     mount = f"mount --bind {root} {root} && mount -o remount,bind,ro {root}"
     if subprocess.run(["unshare", "--mount", "sh", "-c", mount], check=False, capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
+        lacking("mount")
     started = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", program]
     return subprocess.Popen([*started, str(root), SESSION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -246,7 +247,7 @@ with Store.open(Path(sys.argv[1])) as store:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount what another writes to")
+@pytest.mark.usefixtures("as_root")
 def test_a_store_that_somebody_begins_to_write_to_after_all_is_read_as_it_is_then(tmp_path):
     filled(tmp_path / "store")
     with read_only(tmp_path / "store", WATCH) as asked:

@@ -110,7 +110,7 @@ def test_a_link_is_followed_once_and_to_a_directory_alone(temp_dir, moved, tmp_p
     assert {session.name for session in sessions(temp_dir)} == {SESSION}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a directory to somebody else")
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize(
     ("link_owner", "directory_owner", "followed"), [(5, 5, True), (0, 5, True), (5, 6, False), (5, 0, False)]
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.rights import lacking
 
 from raytrail import disk
 from raytrail.config import TailConfig
@@ -70,7 +71,7 @@ def device(path, _):
     try:
         os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5))  # /dev/zero, which has no end
     except PermissionError:
-        pytest.skip("needs root to make a device")
+        lacking("make a device")
 
 
 def link_to_fifo(path, secret):
@@ -382,7 +383,7 @@ def test_a_link_that_is_not_followed_is_named(tail, logs, temp_dir, tmp_path, ca
     assert it.tailer.refused == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a directory to somebody else")
+@pytest.mark.usefixtures("as_root")
 def test_a_link_to_a_session_that_comes_to_lead_to_somebody_elses_directory_is_not_followed(
     tail, logs, temp_dir, tmp_path
 ):

@@ -6,16 +6,15 @@ import json
 import re
 import socket
 import time
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from email.utils import formatdate
 from urllib.parse import unquote
 
 import pytest
-import uvicorn
 import zstandard
-from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from tests.serving import served
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
 from raytrail.event import Chunk, Segment
@@ -26,23 +25,6 @@ from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 LINES = b'{"event_id": "1"}\n{"event_id": "2"}\n'
-
-
-@asynccontextmanager
-async def served(*routes, port=0):
-    """Serve `routes` on a port; yield its number."""
-    listener = socket.create_server(("127.0.0.1", port))
-    config = uvicorn.Config(Starlette(routes=routes), lifespan="off", ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve(sockets=[listener]))
-    while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
-        await asyncio.sleep(0.005)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = server.force_exit = True
-        await serving
-        listener.close()
 
 
 class Endpoint:

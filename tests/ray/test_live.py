@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections import Counter
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -18,10 +15,11 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from tests.browser import browser
+from tests.serving import listening
 
 from raytrail.cli import main
 from raytrail.config import ServerConfig
-from raytrail.server import app, serve
+from raytrail.server import app
 from raytrail.store import Store
 from raytrail.testing.compare import compare
 from raytrail.testing.queries import outcome
@@ -281,28 +279,6 @@ def ray(*arguments):
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@contextmanager
-def listening(store):
-    """Serve on a port for as long as this lasts; yields the URL."""
-    urls, ready = [], threading.Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-
-    def announce(url):
-        urls.append(url)
-        ready.set()
-
-    serving = serve(store, ServerConfig(port=0), ready=announce, stop=stop)
-    thread = threading.Thread(target=loop.run_until_complete, args=[serving])
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield urls[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-        loop.close()
 
 
 def test_every_page_of_the_dashboard_opens_in_a_browser(store, session, live):

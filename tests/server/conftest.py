@@ -1,21 +1,20 @@
 """The server over real stores: one of a real session, and small ones made by hand."""
 
-import asyncio
 import base64
 import hashlib
 import itertools
 import json
 import tarfile
-import threading
 from collections import defaultdict
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.serving import listening
 
 from raytrail.config import ServerConfig
 from raytrail.event import Chunk, Segment
-from raytrail.server import app, serve
+from raytrail.server import app
 from raytrail.store import Store
 
 CAPTURE = Path(__file__).parents[1] / "captures" / "ray-2.60.tar.xz"
@@ -79,23 +78,8 @@ def store(capture, tmp_path_factory):
 @pytest.fixture(scope="session")
 def address(store):
     """The address of the captured cluster on a server of its own."""
-    urls, started = [], threading.Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-
-    def ready(url):
-        urls.append(url)
-        started.set()
-
-    thread = threading.Thread(
-        target=loop.run_until_complete, args=[serve(store, ServerConfig(port=0), ready=ready, stop=stop)]
-    )
-    thread.start()
-    assert started.wait(30)
-    yield f"{urls[0]}/clusters/{SESSION}"
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(30)
-    assert not thread.is_alive()
-    loop.close()
+    with listening(store) as url:
+        yield f"{url}/clusters/{SESSION}"
 
 
 @pytest.fixture

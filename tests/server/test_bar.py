@@ -1,14 +1,9 @@
 """Our bar above Ray's dashboard, in a real browser, over a job of more tasks than the dashboard asks for."""
 
-import asyncio
-import threading
-from contextlib import contextmanager
-
 import pytest
 from tests.browser import browser
+from tests.serving import listening
 
-from raytrail.config import ServerConfig
-from raytrail.server import serve
 from raytrail.server.state_api import RAYS_MAX_LIMIT
 
 from .conftest import b64
@@ -18,28 +13,6 @@ pytestmark = pytest.mark.slow
 JOB = "01000000"
 OVER = 50
 CUT = f"{RAYS_MAX_LIMIT:,} of {RAYS_MAX_LIMIT + OVER:,} tasks shown, failed and open ones first"
-
-
-@contextmanager
-def listening(store):
-    """Serve on a port for as long as this lasts; yields the URL."""
-    urls, ready = [], threading.Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-
-    def announce(url):
-        urls.append(url)
-        ready.set()
-
-    serving = serve(store, ServerConfig(port=0), ready=announce, stop=stop)
-    thread = threading.Thread(target=loop.run_until_complete, args=[serving])
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield urls[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-        loop.close()
 
 
 @pytest.fixture

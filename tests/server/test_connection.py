@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import socket
 
 import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
+from tests.serving import served
 from websockets.asyncio.client import connect
 
 from raytrail.config import ServerConfig
@@ -64,8 +62,7 @@ def serving(read, sinking):
         await socket.accept()
         await socket.send_text(await socket.receive_text())
 
-    @contextlib.asynccontextmanager
-    async def serving(**bounds):
+    def serving(**bounds):
         config = ServerConfig(**bounds)
         routes = [
             Route("/", fine),
@@ -73,27 +70,8 @@ def serving(read, sinking):
             Route("/large", large),
             WebSocketRoute("/echo", echo),
         ]
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                Starlette(routes=routes),
-                http=connections(config),
-                h11_max_incomplete_event_size=config.header_bytes,
-                ws="websockets-sansio",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-            )
-        )
-        running = asyncio.create_task(server._serve(sockets=[listener]))
-        while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
-            await asyncio.sleep(0.005)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = server.force_exit = True
-            await running
-            listener.close()
+        bounded = {"http": connections(config), "h11_max_incomplete_event_size": config.header_bytes}
+        return served(*routes, ws="websockets-sansio", **bounded)
 
     return serving
 

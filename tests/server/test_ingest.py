@@ -14,9 +14,8 @@ import time
 
 import httpx
 import pytest
-import uvicorn
 import zstandard
-from starlette.applications import Starlette
+from tests.serving import served
 
 from raytrail.config import ServerConfig, StoreConfig
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
@@ -66,27 +65,10 @@ async def broker():
     return Broker()
 
 
-@contextlib.asynccontextmanager
-async def serving(take, *, token="", **bounds):
+def serving(take, *, token="", **bounds):
     """The port of a server that takes bodies."""
     bounds = Bounds(**{"body_bytes": LIMIT, "memory_bytes": 8 * LIMIT, **bounds})
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            Starlette(routes=[ingest(take, token=token, bounds=bounds)]),
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-        )
-    )
-    running = asyncio.create_task(server._serve(sockets=[listener]))
-    while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
-        await asyncio.sleep(0.005)
-    yield listener.getsockname()[1]
-    server.should_exit = server.force_exit = True
-    await running
-    listener.close()
+    return served(ingest(take, token=token, bounds=bounds))
 
 
 @pytest.fixture

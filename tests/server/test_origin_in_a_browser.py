@@ -1,15 +1,13 @@
 """A page on another port of the same machine, in a real browser that has the cookie of whoever reads."""
 
-import asyncio
 import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from tests.browser import browser
+from tests.serving import listening
 
 from raytrail.config import ServerConfig
-from raytrail.server import serve
 
 pytestmark = pytest.mark.slow
 
@@ -31,30 +29,6 @@ READ = 'url => fetch(url, {credentials: "include"}).then(answer => answer.text()
 @pytest.fixture
 def taken():
     return []
-
-
-@contextmanager
-def listening(store, taken, config):
-    urls, ready = [], threading.Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-
-    def announce(url):
-        urls.append(url)
-        ready.set()
-
-    async def take(_, body):
-        taken.append(body)
-
-    serving = serve(store, config, ready=announce, stop=stop, take=take)
-    thread = threading.Thread(target=loop.run_until_complete, args=[serving])
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield urls[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-        loop.close()
 
 
 class Page(BaseHTTPRequestHandler):
@@ -98,7 +72,10 @@ def followed(made, add):
 
 @pytest.mark.parametrize("token", ["", TOKEN])
 def test_a_page_elsewhere_reads_nothing_and_posts_nothing(followed, taken, elsewhere, token):
-    with listening(followed, taken, ServerConfig(port=0, token=token)) as url, browser() as chromium:
+    async def take(_, body):
+        taken.append(body)
+
+    with listening(followed, ServerConfig(port=0, token=token), take) as url, browser() as chromium:
         page = chromium.page
         page.goto(url)
         if token:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "tail": {"redact", "event", "config", "disk"},
     "pubsub": {"redact", "event", "config", "disk", "records", "zstd"},
     "store": {"entities", "event", "config", "disk", "zstd"},
-    "server": {"store", "entities", "config"},
+    "server": {"store", "entities", "config", "zstd"},
     "agent": {"tail", "pubsub", "event", "config"},
     "history": {"pubsub", "store", "config"},
     "testing": {"event", "entities", "pubsub", "store", "config", "export"},

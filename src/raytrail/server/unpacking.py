@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    import zstandard
+from raytrail.zstd import Frame, ZstdError
 
 ENCODINGS = ("gzip", "zstd", "identity")
 _GZIP = 31
 """What zlib calls a window of 32 KB in gzip's wrapping."""
 _MEMBERS = 1000
 """Most members of a gzip body: each costs as much as a page of text, and may be empty."""
-_ZSTD_BYTES = 256
-_NO_FRAME = "it is cut off, or has more than one frame"
 
 
 class UnpackError(ValueError):
@@ -103,30 +97,16 @@ class _Zstd:
     """One frame."""
 
     def __init__(self) -> None:
-        if sys.version_info >= (3, 14):
-            self._frame, self._error = zstd.ZstdDecompressor(), zstd.ZstdError
-        else:
-            self._frame, self._error = zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
+        self._frame = Frame()
 
     def feed(self, piece: bytes, most: int) -> bytes:
-        found = bytearray()
-        for start in range(0, len(piece), _ZSTD_BYTES):
-            if self._frame.eof:
-                raise UnpackError(_NO_FRAME)
-            found += self._unpacked(piece[start : start + _ZSTD_BYTES], most)
-            if len(found) >= most:
-                break
-        return bytes(found)
-
-    def _unpacked(self, piece: bytes, most: int) -> bytes:
         try:
-            if sys.version_info >= (3, 14):
-                return self._frame.decompress(piece, most)
-            # this client cannot be told how much to return, but a few bytes hold a few megabytes at most
-            return self._frame.decompress(piece)
-        except self._error as error:
+            return self._frame.feed(piece, most)
+        except ZstdError as error:
             raise UnpackError(str(error)) from error
 
     def end(self) -> None:
-        if not self._frame.eof or self._frame.unused_data:
-            raise UnpackError(_NO_FRAME)
+        try:
+            self._frame.end()
+        except ZstdError as error:
+            raise UnpackError(str(error)) from error

@@ -19,7 +19,7 @@ from itertools import groupby
 from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
 from raytrail.event import LOG
-from raytrail.redact import command, names, shapes
+from raytrail.redact import command, names, shapes, urls
 from raytrail.redact.escapes import unquoted, without_needless_escapes
 from raytrail.redact.quoted import (
     Spans,
@@ -83,11 +83,6 @@ _BEARER_TOKEN = re.compile(rb"[\w.~+/=-]{16,}")
 _QUERY_VALUE = re.compile(rb"(?=[\w%+/=.~-]{0,64}\d)[\w%+/=.~-]{16,}")
 _STRING_END = re.compile(rb"[\"\n]")
 _SPELT_KEY = re.compile(rb"(?=\D{0,64}\d)(?=[^A-Z]{0,64}[A-Z])(?=[^a-z]{0,64}[a-z])[A-Za-z0-9+/=-]{16,}\Z")
-_URL = re.compile(rb":(?:\\{0,7}/){2}([^\s\"'\\<>]*)")
-_AUTHORITY = re.compile(rb"[^/?#]*")
-_HOST = re.compile(rb"(?:[\w-]+\.[\w.-]+|localhost|\[[\da-f:.]+\]|[\w-]+:\d+)(?:\Z|[:/?#,;])", re.IGNORECASE)
-_NO_SECRET_USER = {b"git", b"hg", b"svn", b"anonymous"}
-_NO_SECRET_SCHEME = re.compile(rb"(?:.*\+)?(?:ssh|sftp|scp|svn|rsync)\Z|abfss?|wasbs?|az|azure|adl|hdfs", re.IGNORECASE)
 _ESCAPED_LETTERS, _ESCAPED_NUMBER = b"nrtbf", ord("u")
 
 
@@ -176,7 +171,7 @@ class Redactor:
         while at >= 0:
             begins = data.rfind(b"\n", 0, at) + 1
             end = _line_end(data, at)
-            lines.mask(_passwords(data, begins, end))
+            lines.mask(urls.passwords(data, begins, end))
             at = data.find(b"@", end)
         return lines.patches
 
@@ -506,42 +501,3 @@ def _shape(pattern: re.Pattern[bytes]) -> _Take:
         return rest.end()
 
     return take
-
-
-def _passwords(data: bytes, begins: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the passwords in a line's URLs, and the users that have none, since they are tokens."""
-    for url in _URL.finditer(data, begins, end):
-        start, stop = url.span(1)
-        scheme = _scheme(data, url.start())
-        while (following := data.find(b"://", start, stop)) >= 0:  # a list of URLs, or one in another's query
-            yield from _user(data, start, following, scheme)
-            start, scheme = following + 3, _scheme(data, following)
-        yield from _user(data, start, stop, scheme)
-
-
-def _scheme(data: bytes, colon: int) -> bytes:
-    head = data[max(0, colon - 16) : colon]
-    return head[len(head.rstrip(_IN_NAMES + b"+")) :]
-
-
-def _user(data: bytes, start: int, stop: int, scheme: bytes) -> Iterator[tuple[int, int]]:
-    """Yield what is secret in the user of one URL, whose host begins at `start`."""
-    authority = _AUTHORITY.match(data, start, stop)
-    path = authority.end() if authority else stop
-    at, later = data.rfind(b"@", start, path), data.rfind(b"@", path, stop)
-    colon = data.find(b":", start, path if at < 0 else at)
-    if at < 0:
-        # a slash in a password, or an @ in a path
-        port = data[colon + 1 : path]
-        if later >= 0 and colon >= 0 and port and not port.isdigit() and data[start : start + 1] != b"[":
-            yield colon + 1, later
-    elif colon >= 0:
-        yield colon + 1, later if later >= 0 and _is_in_password(data, at, later, stop) else at
-    elif data[start:at].lower() not in _NO_SECRET_USER and not _NO_SECRET_SCHEME.match(scheme):
-        yield start, at
-
-
-def _is_in_password(data: bytes, at: int, later: int, stop: int) -> bool:
-    """Say whether the first of two @, with a slash between, is in the password: a host follows the second one alone."""
-    hosts = _HOST.match(data, at + 1, later), _HOST.match(data, later + 1, stop)
-    return hosts[0] is None and hosts[1] is not None and b"?" not in data[at:later]

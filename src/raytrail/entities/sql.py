@@ -348,55 +348,72 @@ def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) 
         names: The columns to show, of those of `source`. No other is written: the engine takes longer to plan a
             statement with all of them than to answer most questions.
     """
-    times = [c.name for c in entity.columns if c.name.endswith("_ns")]
-    first = quote(entity.earliest) if entity.earliest else f"least({', '.join(map(quote, times))})"
-    began = moment.past_ns(first)
-    closed = {"inferred", INFERRED_MS, *(name for name, _ in entity.closing)}
-    # what an older version sealed does not say when it was concluded: at once, it was taken to be
-    concluded = f"(inferred IS NULL OR coalesce({moment.past_ms(INFERRED_MS)}, true))"
-    columns = {c.name: c for c in entity.columns}
+    then = _Then(entity, moment)
     derived = {d.name: d for d in entity.derived if d.stored}
     plain = _plain(entity, names)
 
-    spans = [f"list_max(list_transform({quote(name)}, lambda s: s.end_time))" for name in _spans(entity)]
-
-    def earliest(names: Sequence[str]) -> str:
-        return f"least({', '.join(map(quote, names))})"
-
-    def since(names: Sequence[str]) -> str:
-        first = earliest(names)
-        if closed.isdisjoint(names):  # where no event told the time, what came with it is not hidden
-            return f"coalesce({moment.past_ns(first)}, true)"
-        # an end that is inferred says when something was told only where nothing else does
-        told = ", ".join(f"CASE WHEN inferred IS NULL THEN {quote(n)} END" if n in closed else quote(n) for n in names)
-        return moment.past_ns(f"coalesce({', '.join([f'least({told})', *spans, first])})")
-
-    def then(name: str) -> str:
-        column, value = columns.get(name), quote(name)
-        conditions = [concluded] if name in closed else []
-        if name in times:
-            conditions.append(moment.past_ns(value))
-        elif column and column.since and name in closed:
-            conditions.append(f"(inferred IS NOT NULL OR {moment.past_ns(earliest(column.since))})")
-        elif column and column.since:
-            conditions.append(since(column.since))
-        elif column and column.type == "spans":
-            return f"list_filter({value}, lambda s: {moment.past_ns('s.end_time')}) AS {value}"
-        return f"CASE WHEN {' AND '.join(conditions)} THEN {value} END AS {value}" if conditions else value
-
     def still(source: str) -> str:
         worked_out = (f"{derived[n].sql} AS {quote(n)}" if n in derived else quote(n) for n in names)
-        inner = f"SELECT {', '.join(map(then, plain)) or 1} FROM {source}"
+        inner = f"SELECT {', '.join(map(then.item, plain)) or 1} FROM {source}"
         return f"SELECT {', '.join([*worked_out, f'false AS {SETTLED}'])} FROM ({inner})"
 
     if not entity.latest:
-        return still(f"{source} WHERE {began}")
+        return still(f"{source} WHERE {then.began}")
     # by the statistics of a column the engine skips what is all on one side of the moment
     return (
         f"SELECT {', '.join([*map(quote, names), f'true AS {SETTLED}'])} FROM {source} "
         f"WHERE {settled(entity, moment)} UNION ALL "
-        + still(f"{source} WHERE {quote(entity.latest)} > {moment.last_ns} AND {began}")
+        + still(f"{source} WHERE {quote(entity.latest)} > {moment.last_ns} AND {then.began}")
     )
+
+
+class _Then:
+    """The columns of an entity's last states, as they were at a moment."""
+
+    def __init__(self, entity: Entity, moment: Moment) -> None:
+        self._moment = moment
+        self._columns = {column.name: column for column in entity.columns}
+        self._times = [name for name in self._columns if name.endswith("_ns")]
+        self._closed = {"inferred", INFERRED_MS, *(name for name, _ in entity.closing)}
+        self._spans = [f"list_max(list_transform({quote(name)}, lambda s: s.end_time))" for name in _spans(entity)]
+        first = quote(entity.earliest) if entity.earliest else _least(self._times)
+        self.began = moment.past_ns(first)
+        """The condition that a state had begun."""
+
+    def item(self, name: str) -> str:
+        """Return a column for a select list: null where it was not known yet."""
+        column, value = self._columns.get(name), quote(name)
+        if column and column.type == "spans" and not column.since:
+            return f"list_filter({value}, lambda s: {self._moment.past_ns('s.end_time')}) AS {value}"
+        conditions = [*self._concluded(name), *self._told(name, column)]
+        return f"CASE WHEN {' AND '.join(conditions)} THEN {value} END AS {value}" if conditions else value
+
+    def _concluded(self, name: str) -> list[str]:
+        # what an older version sealed does not say when it was concluded: at once, it was taken to be
+        past = f"(inferred IS NULL OR coalesce({self._moment.past_ms(INFERRED_MS)}, true))"
+        return [past] if name in self._closed else []
+
+    def _told(self, name: str, column: Column | None) -> list[str]:
+        if name in self._times:
+            return [self._moment.past_ns(quote(name))]
+        if column is None or not column.since:
+            return []
+        if name in self._closed:
+            return [f"(inferred IS NOT NULL OR {self._moment.past_ns(_least(column.since))})"]
+        return [self._since(column.since)]
+
+    def _since(self, names: Sequence[str]) -> str:
+        first = _least(names)
+        if self._closed.isdisjoint(names):  # where no event told the time, what came with it is not hidden
+            return f"coalesce({self._moment.past_ns(first)}, true)"
+        # an end that is inferred says when something was told only where nothing else does
+        told = [f"CASE WHEN inferred IS NULL THEN {quote(n)} END" if n in self._closed else quote(n) for n in names]
+        least = f"least({', '.join(told)})"
+        return self._moment.past_ns(f"coalesce({', '.join([least, *self._spans, first])})")
+
+
+def _least(names: Iterable[str]) -> str:
+    return f"least({', '.join(map(quote, names))})"
 
 
 def _plain(entity: Entity, names: Iterable[str]) -> dict[str, None]:

@@ -19,7 +19,7 @@ from tests.sources.posted import SESSION, event
 
 from raytrail.errors import ConfigError, EventError
 from raytrail.sources.address import url, where
-from raytrail.sources.receiver import Intake, Receiver
+from raytrail.sources.receiver import Intake, Receiver, _Room
 from raytrail.sources.set_aside import SetAside
 
 pytestmark = pytest.mark.slow
@@ -293,13 +293,22 @@ def test_whoever_hardly_says_anything_holds_up_nobody(begin, sent):
         assert [connection.recv(100) for connection in slow[:60]] == [b""] * 60
 
 
-def test_bodies_that_come_take_no_more_memory_than_two_may(begin):
+def test_bodies_that_come_take_no_more_memory_than_two_may(begin, monkeypatch):
+    read = threading.Event()
+
+    class Watched(_Room):
+        def take(self, size):
+            super().take(size)
+            if self._free <= 2_000:
+                read.set()
+
+    monkeypatch.setattr("raytrail.sources.receiver._Room", Watched)
     with receiver(begin(), most_bytes=500_000) as taking, ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(begun(taking.url, HEAD + b" " * 499_000))
-        refused = (429, "others are being taken; come back\n")
-        # those before may not have been read yet
-        assert any(post(taking.url, b"[" + b" " * 400_000 + b"]") == refused or time.sleep(0.01) for _ in range(500))
+        # until they are read, it could be one of them that finds no room
+        assert read.wait(60)
+        assert post(taking.url, b"[" + b" " * 400_000 + b"]") == (429, "others are being taken; come back\n")
         assert post(taking.url, b"[]")[0] == 204
 
 

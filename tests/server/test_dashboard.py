@@ -109,6 +109,33 @@ async def test_where_an_actor_is_follows_from_its_constructor_until_its_events_s
     assert shown["pid"] == 77
 
 
+async def test_where_an_actor_was_that_was_killed_before_its_constructor_was_reported(made_client, add):
+    """Ray tells its process alone, and the address of its node in the cause: the worker with both is shown."""
+    pid = {NODE: 77, OTHER: 77, "03" * 28: 78}
+    worker = {id: f"{number:02x}" * 28 for number, id in enumerate(pid, 7)}
+    add(
+        *(node(number) for number in (1, 2)),
+        *(
+            ("EXPORT_WORKER", {"worker_id": b64(worker[id]), "node_id": b64(id), "pid": pid[id], "is_alive": True})
+            for id in pid
+        ),
+        actor(1, "DEAD", node_id=None, pid=77, death_cause=killed("127.0.0.2")),
+        actor(2, "DEAD", node_id=None, pid=77, death_cause=killed("")),
+        actor(3, "DEAD", node_id=None, pid=79, death_cause=killed("127.0.0.2")),
+    )
+    shown = (await ask(made_client, "logical/actors"))["actors"]
+    unknown = {"nodeId": "", "ipAddress": "", "port": 0, "workerId": ""}
+    assert [shown[f"{number:024x}01000000"]["address"] for number in (1, 2, 3)] == [
+        {"nodeId": OTHER, "ipAddress": "127.0.0.2", "port": 0, "workerId": worker[OTHER]},
+        unknown,  # two fit
+        unknown,
+    ]
+
+
+def killed(ip):
+    return {"actor_died_error_context": {"error_message": "killed", "node_ip_address": ip}}
+
+
 async def test_what_a_placement_group_adds_to_resources_is_not_shown(made_client, add):
     group = "ab" * 18
     resources = {f"CPU_group_0_{group}": 0.5, f"CPU_group_{group}": 0.5, f"bundle_group_0_{group}": 0.001, "GPU": 1.0}

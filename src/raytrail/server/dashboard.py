@@ -530,10 +530,31 @@ def _address(
     ip = ips.get(node_id, "")
     if actor["state"] in _UNLEASED:
         node_id, worker_id, ip = _NIL_ID, _NIL_ID, ""
-    elif actor["state"] == "DEAD" and not node_id and actor["_leased_node_id"]:
-        node_id, worker_id = actor["_leased_node_id"], actor["_leased_worker_id"]
+    elif actor["state"] == "DEAD" and not node_id:
+        node_id, worker_id = _leased(actor, ips, workers)
         ip = actor["_leased_ip"] or ips.get(node_id, "")
     return {"nodeId": node_id, "ipAddress": ip, "port": port, "workerId": worker_id}
+
+
+def _leased(
+    actor: Mapping[str, Any], ips: Mapping[str, str], workers: Mapping[tuple[str, int], str]
+) -> tuple[str, str]:
+    """
+    Return the node and the worker of an actor that died in its constructor; empty where neither is known.
+
+    The task that created it tells. Where that was killed before it could report, the actor's process and the address
+    in its cause of death do, if only one worker fits.
+    """
+    if actor["_leased_node_id"]:
+        return actor["_leased_node_id"], actor["_leased_worker_id"]
+    cause = actor["death_cause"] or {}
+    ip = next((context["node_ip_address"] for context in cause.values() if context.get("node_ip_address")), "")
+    fit = [
+        (node_id, worker_id)
+        for (node_id, pid), worker_id in workers.items()
+        if node_id and pid and pid == actor["pid"] and (not ip or ips.get(node_id) == ip)
+    ]
+    return fit[0] if len(fit) == 1 else ("", "")
 
 
 def _exit_detail(cause: Mapping[str, Any] | None) -> str:

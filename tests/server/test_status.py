@@ -247,6 +247,14 @@ async def test_what_goes_on_after_its_jobs_end_holds_what_it_held_while_its_work
     assert "\n 1.0/4.0 CPU\n" in (await report("api/cluster_status?format=1"))["clusterStatus"]
 
 
+async def test_a_task_whose_owner_was_killed_before_it_could_tell_the_node_holds_nothing(status, attempt):
+    """As Ray calls it RUNNING until its job ends, though its worker was ended with its owner."""
+    kind, unplaced = attempt(1, 8, CPU=1)
+    del unplaced["state_updates"]["node_id"]
+    usage, _ = await status(node(CPU=4), (kind, unplaced), attempt(2, 8, CPU=2))
+    assert usage[0] == "2.0/4.0 CPU"
+
+
 async def test_objects_that_are_known_fill_the_object_store(add, report):
     def an_object(number, size, **fields):
         return "EXPORT_OBJECT", {

@@ -400,6 +400,31 @@ def test_the_files_of_a_tasks_output_are_known_live_and_sealed(store, task):
     assert only_log(store, 6)["stdout_file"] == f"worker-{workers['elsewhere'].hex()}-01000000-7.out"
 
 
+def test_the_file_of_an_output_is_known_though_no_owner_told_the_worker(store, task):
+    """It was killed before it could: what the worker's profile tells is enough."""
+    worker, directory = b"\x05" * 28, f"/tmp/ray/{SESSION}/logs/"
+    updates = {**times(running=1), "worker_pid": 7, "task_log_info": {"stdout_start": 0, "stderr_start": 0}}
+    profile = {"component_id": base64.b64encode(worker).decode(), "component_type": "worker", "events": []}
+
+    def ran(number, **more):
+        return task(
+            number, task_info={"type": "NORMAL_TASK"}, state_updates={**updates, **more}, profile_events=profile
+        )
+
+    put(store, "task", ran(1))
+    name = f"worker-{worker.hex()}-01000000-7.out"
+    assert only_log(store, 1)["stdout_file"] == name
+    said = {"file": name, "generation": 0, "name": name, "event_type": "LOG", "node_id": ""}
+    put(store, "file", line(ENTITIES["file"], T0, said))
+    told = {**updates["task_log_info"], "stdout_file": f"{directory}worker-{'06' * 28}-ffffffff-8.out"}
+    put(store, "task", ran(2, worker_id=NODE, task_log_info=told), file="0000000001-task")
+    assert only_log(store, 1)["stdout_file"] == directory + name
+    told["stdout_file"] = f"{directory}worker-{worker.hex()}-ffffffff-7.out"
+    put(store, "task", ran(3, task_log_info=told), file="0000000002-task")
+    store.seal(SESSION)
+    assert only_log(store, 1)["stdout_file"] == told["stdout_file"]
+
+
 def only_log(store, number):
     where = [Filter("task_id", "=", bytes([number]).hex() * 24)]
     [row] = store.snapshot(SESSION).rows("task", where=where)

@@ -104,9 +104,11 @@ def _log_offset(name: str, doc: str) -> Column:
     return Column(f"_{name}", "int", _update(f"task_log_info.{name}"), "max", doc, unset, since=since)
 
 
+_RAN_IN = "coalesce({0}worker_id, {0}_profile_component_id)"
+"""Its worker: the owner tells, or else the worker itself does, where the owner was killed before it could."""
 _LOG_NAME_SQL = (
     # for whose file nobody knows: this is how a worker that was started for a job names its own
-    "'worker-' || lower(hex(worker_id)) || '-' || lower(hex(job_id)) || '-' || worker_pid"
+    f"'worker-' || lower(hex({_RAN_IN.format('')})) || '-' || lower(hex(job_id)) || '-' || worker_pid"
 )
 
 PROCESS_SQL = "coalesce(unhex(_creator[21:]), _profile_component_id)"
@@ -138,10 +140,10 @@ _BESIDE = (
     Beside(
         "told",
         "task",
-        "told.worker_id = s.worker_id",
-        ("worker_id", "_stdout_file"),
-        "SELECT worker_id, max(left(_stdout_file, -4)) AS path FROM {task} "
-        f"WHERE {_TELLS} AND worker_id IS NOT NULL GROUP BY worker_id",
+        f"told.worker_id = {_RAN_IN.format('s.')}",
+        ("worker_id", "_profile_component_id", "_stdout_file"),
+        f"SELECT {_RAN_IN.format('')} AS worker_id, max(left(_stdout_file, -4)) AS path FROM {{task}} "
+        f"WHERE {_TELLS} AND {_RAN_IN.format('')} IS NOT NULL GROUP BY 1",
     ),
     # the nodes of which an event tells where Ray keeps its logs; a slash ends it
     Beside(
@@ -165,7 +167,7 @@ _BESIDE = (
     Beside(
         "shipped",
         "file",
-        "shipped.worker_id = s.worker_id",
+        f"shipped.worker_id = {_RAN_IN.format('s.')}",
         ("event_type", "name"),
         f"SELECT unhex(regexp_extract(name, '{_WORKER_LOG}[.]out$', 1)) AS worker_id, "
         f"max(regexp_extract(name, '({_WORKER_LOG})[.]out$', 1)) AS name FROM {{file}} "

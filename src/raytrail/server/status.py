@@ -111,8 +111,7 @@ def read_status(snapshot: Snapshot) -> Status:
     building = _building(snapshot, tasks)
     if used:
         anywhere = next(iter(used.values()))
-        running = _holding_tasks(snapshot, tasks, several=snapshot.count("node") > 1)
-        for holder in (*_actors(snapshot), *running, *building.values()):
+        for holder in (*_actors(snapshot), *_holding_tasks(snapshot, tasks), *building.values()):
             # what a dead node's workers held is gone with it, though Ray may leave their tasks open for long
             if not holder.node_id or holder.node_id in used:
                 used.get(holder.node_id, anywhere).take(holder)
@@ -307,18 +306,26 @@ def _open_tasks(snapshot: Snapshot, *, by_node: bool = False) -> list[dict[str, 
     return snapshot.group("task", by, [Filter("state", "!=", "FINISHED"), Filter("state", "!=", "FAILED")])
 
 
-def _holding_tasks(snapshot: Snapshot, tasks: Iterable[Mapping[str, Any]], *, several: bool) -> Iterator[_Holder]:
-    """Yield what tasks hold; by node, where there are several."""
-    holding = [task for task in tasks if task["type"] == "NORMAL_TASK" and task["state"] in (*_HOLDING, *_BLOCKED)]
-    if several and holding:
-        yield from _holding_tasks(snapshot, _open_tasks(snapshot, by_node=True), several=False)
-        return
+def _holding_tasks(snapshot: Snapshot, tasks: Iterable[Mapping[str, Any]]) -> Iterator[_Holder]:
+    """
+    Yield what tasks hold, by node.
+
+    One of which no event tells the node holds nothing. Its owner tells that within a second of submitting it, or was
+    killed before, and the raylet ends the workers of such an owner. Ray calls the task RUNNING until its job ends.
+    """
     yield from _going_on(snapshot)
-    for task in holding:
+    if not any(_holds(task) for task in tasks):
+        return
+    for task in filter(_holds, _open_tasks(snapshot, by_node=True)):
         resources = _decoded(task["required_resources"])
         given_back = _FREED if task["state"] in _BLOCKED else ""
         held = {text: amount for text, amount in resources.items() if Named.parse(text).name != given_back}
-        yield _Holder(task.get("node_id") or "", held, task["count"])
+        if task["node_id"]:
+            yield _Holder(task["node_id"], held, task["count"])
+
+
+def _holds(task: Mapping[str, Any]) -> bool:
+    return task["type"] == "NORMAL_TASK" and task["state"] in (*_HOLDING, *_BLOCKED)
 
 
 def _going_on(snapshot: Snapshot) -> Iterator[_Holder]:

@@ -23,7 +23,7 @@ DRAIN = """
 import asyncio, json, resource, sys, time
 from pathlib import Path
 from raytrail.agent import drain
-from raytrail.cli._service import keep_memory
+from raytrail.terminal.service import keep_memory
 from raytrail.config import AgentConfig, TailConfig
 from raytrail.pubsub import connect
 from raytrail.tail import Checkpoint, Tailer

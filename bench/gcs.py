@@ -37,7 +37,7 @@ from pathlib import Path
 from raytrail.errors import BrokerUnavailable
 from raytrail.config import AgentConfig, TailConfig
 from raytrail.pubsub import connect
-from raytrail.pubsub.flight import InFlight
+from raytrail.agent.flight import InFlight
 from raytrail.tail import Checkpoint, Tailer
 
 url, data, state = sys.argv[1:]

@@ -13,10 +13,10 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from raytrail.cli import USAGE
-from raytrail.cli._words import size
 from raytrail.event import Chunk
+from raytrail.exit_codes import USAGE
 from raytrail.store import Store
+from raytrail.words import size
 
 pytestmark = pytest.mark.slow
 

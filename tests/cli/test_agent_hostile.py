@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from raytrail.cli import BROKEN
+from raytrail.exit_codes import BROKEN
 from raytrail.store import Store
 
 pytestmark = pytest.mark.slow

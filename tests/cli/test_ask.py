@@ -9,7 +9,7 @@ import time
 import duckdb
 import pytest
 
-from raytrail.cli import DIFFERENT, USAGE
+from raytrail.exit_codes import DIFFERENT, USAGE
 from raytrail.store import Store
 
 pytestmark = pytest.mark.slow

@@ -369,7 +369,7 @@ def test_a_publisher_buffer_without_a_bound_is_a_warning(machine):
 
 
 def test_the_command_prints_verdict_and_cure_and_exits_with_1_when_something_is_bad(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("raytrail.cli._node.PROC", tmp_path)
+    monkeypatch.setattr("raytrail.tail.processes.PROC", tmp_path)
     done = run("doctor", "--temp-dir", tmp_path / "none", code=1)
     assert [line.split(None, 2)[:2] for line in done.stdout.splitlines()] == [
         ["bad", "temp"],

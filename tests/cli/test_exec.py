@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from raytrail.cli import DIFFERENT, _gcs
 from raytrail.cli.run import NOT_FOUND
+from raytrail.exit_codes import DIFFERENT
+from raytrail.terminal import gcs
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def test_the_command_finds_the_cluster_by_its_environment(at, suffix, state, his
     assert said["address"].endswith(f"/clusters/{make.SESSION}{suffix}")
     assert said["states"] == [state]
     assert said["same"]
-    assert said["gcs"].startswith(f"{_gcs.HOST}:")
+    assert said["gcs"].startswith(f"{gcs.HOST}:")
 
 
 def test_what_a_server_for_others_asks_is_not_asked_of_the_command(history):
@@ -69,7 +70,7 @@ def test_rays_own_client_of_a_gcs_is_told_where_the_dashboard_is():
         "print(client.internal_kv_get(b'dashboard', namespace=b'dashboard')); "
         "print(client.internal_kv_get(b'other', namespace=b'dashboard'))"
     )
-    with _gcs.standing_in("127.0.0.1:8365/clusters/x", "x") as address:
+    with gcs.standing_in("127.0.0.1:8365/clusters/x", "x") as address:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         done = subprocess.run(
             [sys.executable, "-c", ask, address], capture_output=True, text=True, timeout=60, check=False, env=environ

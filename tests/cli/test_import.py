@@ -13,7 +13,7 @@ import pytest
 from tests.sources import collected, posted
 from tests.sources.test_serve_poll import ANSWER
 
-from raytrail.cli import BROKEN, USAGE
+from raytrail.exit_codes import BROKEN, USAGE
 from raytrail.store import Store
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,9 @@ import click
 import pytest
 
 import raytrail.cli
-from raytrail.cli import BROKEN, BUG, COMMANDS, DIFFERENT, USAGE, clusters, main
+from raytrail.cli import COMMANDS, clusters, main
 from raytrail.errors import StoreLocked
+from raytrail.exit_codes import BROKEN, BUG, DIFFERENT, USAGE
 
 NAMES = [name for section in COMMANDS.values() for name in section]
 

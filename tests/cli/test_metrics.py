@@ -13,10 +13,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from raytrail.cli import USAGE, _metrics
-from raytrail.cli._metrics import answering
+from raytrail.agent import metrics
+from raytrail.agent.metrics import answering
 from raytrail.config import AgentConfig, Destination, TailConfig
 from raytrail.errors import ConfigError
+from raytrail.exit_codes import USAGE
 
 pytestmark = pytest.mark.slow
 
@@ -203,7 +204,7 @@ async def test_afterwards_nobody_answers():
 
 
 async def test_an_agent_whose_loop_does_not_turn_is_not_well_but_has_figures(monkeypatch):
-    monkeypatch.setattr(_metrics, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(metrics, "_ANSWER_SECONDS", 0.2)
     answers = {}
     with answering("127.0.0.1:0", nobody()) as url:
 
@@ -222,7 +223,7 @@ async def test_an_agent_whose_loop_does_not_turn_is_not_well_but_has_figures(mon
 async def test_neither_password_nor_query_of_a_url_is_told():
     destination = Destination("", TailConfig(), AgentConfig(to="memory://name"))
     secret = destination._replace(agent=AgentConfig(to="kafka://me:geheim@host:9092/topic?sasl.password=geheim"))
-    from raytrail.cli._shipping import Shipping
+    from raytrail.agent.agent import Shipping
     from raytrail.pubsub import connect
 
     shipping = Shipping(destination, connect("memory://name"))

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from raytrail.cli._probes import Raylet, raylets, wanted
+from raytrail.agent.probes import Raylet, raylets, wanted
 from raytrail.config import SourcesConfig
 from raytrail.sources.serve_poll import EVENT_TYPES
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from raytrail.cli import USAGE
 from raytrail.cli.run import CANNOT_EXECUTE, NOT_FOUND
+from raytrail.exit_codes import USAGE
 from raytrail.export import TYPES, settings
 from raytrail.testing.ray_cluster import ray_cluster
 

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from raytrail.cli import OK
+from raytrail.exit_codes import OK
 from raytrail.store import Store
 
 

@@ -16,10 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from raytrail.cli import USAGE, _service
-from raytrail.cli._service import alive, all_of, notify
+from raytrail import systemd
 from raytrail.config import AgentConfig
+from raytrail.exit_codes import USAGE
 from raytrail.store import Store
+from raytrail.systemd import alive, notify
+from raytrail.terminal.service import all_of
 
 pytestmark = pytest.mark.slow
 
@@ -266,7 +268,7 @@ def test_systemd_may_listen_in_the_abstract_namespace_or_not_at_all(monkeypatch)
 
 
 def test_a_systemd_that_does_not_listen_holds_nobody_up(monkeypatch, tmp_path):
-    monkeypatch.setattr(_service, "_NOTIFY_SECONDS", 0.05)
+    monkeypatch.setattr(systemd, "_NOTIFY_SECONDS", 0.05)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))

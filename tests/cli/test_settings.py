@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from raytrail import config
-from raytrail.cli import USAGE
 from raytrail.config import Config, load
 from raytrail.errors import ConfigError
+from raytrail.exit_codes import USAGE
 
 
 def test_every_setting_has_a_meaning_a_kind_and_a_flag_of_its_own():

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from raytrail.cli import USAGE
+from raytrail.exit_codes import USAGE
 from raytrail.store import Store
 
 

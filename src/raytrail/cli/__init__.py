@@ -13,6 +13,7 @@ from importlib import import_module
 import click
 
 from raytrail.errors import ConfigError, NotFoundError, RaytrailError
+from raytrail.exit_codes import BROKEN, BUG, DIFFERENT, INTERRUPTED, OK, USAGE
 
 COMMANDS = {
     "Export": {
@@ -53,7 +54,6 @@ Each command with the first sentence of its help, by section.
 It stands here so that ``raytrail --help`` imports no command; a test keeps the two equal.
 """
 
-OK, DIFFERENT, USAGE, BROKEN, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
 _HELP = """\
 Ray's Export API, end to end: every state change of a Ray cluster as a stream, and a history that answers
@@ -96,7 +96,7 @@ class _Main(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         every = self.list_commands(ctx)
         if args[0] not in every and not args[0].startswith("-"):
-            from raytrail.cli._words import instead
+            from raytrail.words import instead
 
             ctx.fail(f"no command {args[0]!r}{instead(args[0], every, 'there are')}")
         return super().resolve_command(ctx, args)
@@ -150,6 +150,6 @@ def _say(error: Exception) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Log more, on stderr.")
 def main(verbose: bool) -> None:
     """Read `_HELP`."""
-    from raytrail.cli import _log  # importing `logging` costs as much as all of --help
+    from raytrail.log import log_to_stderr  # importing `logging` costs as much as all of --help
 
-    _log.to_stderr(verbose)
+    log_to_stderr(verbose)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import click
 
-from raytrail.cli import _options, _service, _words
-from raytrail.cli._shipping import Agent
+from raytrail import systemd
+from raytrail.agent.agent import Agent
 from raytrail.config import Config
+from raytrail.terminal import note, options, service
 
 
-@click.command(cls=_options.Command)
-@_options.settings("tail", "sources", "agent", reloadable=True)
+@click.command(cls=options.Command)
+@options.settings("tail", "sources", "agent", reloadable=True)
 def agent(config: Config, load: Callable[[], Config]) -> None:
     """
     Publish what Ray writes on this node.
@@ -23,18 +24,18 @@ def agent(config: Config, load: Callable[[], Config]) -> None:
     is left first, for `drain_seconds` at most. What hangs then is left 10 seconds later. SIGHUP reads the settings
     again, without a pause. `raytrail doctor` says whether there is anything to ship.
     """
-    _service.keep_memory()
+    service.keep_memory()
     agent = Agent(config, load)
-    _service.run(lambda stop: _agent(config, agent, stop), ends_within=agent.ends_within)
+    service.run(lambda stop: _agent(config, agent, stop), ends_within=agent.ends_within)
 
 
 async def _agent(config: Config, agent: Agent, stop: asyncio.Event) -> None:
     if not config.agent.listen:
-        await _service.alive(agent.run(stop))
+        await systemd.alive(agent.run(stop))
         return
     # its library is loaded by those who listen only
-    from raytrail.cli._metrics import answering
+    from raytrail.agent.metrics import answering
 
     with answering(config.agent.listen, agent) as url:
-        _words.note(f"metrics on {url}/metrics")
-        await _service.alive(agent.run(stop))
+        note(f"metrics on {url}/metrics")
+        await systemd.alive(agent.run(stop))

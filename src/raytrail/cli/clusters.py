@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 import msgspec
 
-from raytrail.cli import _history, _options, _output, _times
-from raytrail.cli._output import Field
+from raytrail import words
 from raytrail.config import Config
 from raytrail.store import Cluster
+from raytrail.terminal import note, options, printing, stores, times
+from raytrail.terminal.printing import Field
 
 FIELDS = (
     Field("cluster", rank=1),
@@ -26,23 +27,23 @@ FIELDS = (
 )
 
 
-@click.command(cls=_options.Command)
-@_options.output_format("table", "json", "csv")
-@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+@click.command(cls=options.Command)
+@options.output_format("table", "json", "csv")
+@options.settings("store.dir", "store.threads", "store.memory_bytes")
 def clusters(form: str, config: Config) -> None:
     """List the clusters of a history."""
-    with _history.reading(config) as store:
+    with stores.reading(config) as store:
         found = store.clusters()
     rows = [msgspec.structs.asdict(cluster) for cluster in found]
     if form == "json":
-        _output.write_json(rows)
+        printing.write_json(rows)
     elif form == "csv":
-        _output.write_csv(Cluster.__struct_fields__, rows)
+        printing.write_csv(Cluster.__struct_fields__, rows)
     elif not found:
-        _output.note("no clusters yet; bring one in with `raytrail import`, `raytrail up` or `raytrail history`")
+        note("no clusters yet; bring one in with `raytrail import`, `raytrail up` or `raytrail history`")
     else:
         fields = [field for field in FIELDS if field.name != "cluster" or any(c.cluster for c in found)]
-        _output.leave_note(_output.table(fields, [_shown(cluster) for cluster in found]))
+        printing.leave_note(printing.table(fields, [_shown(cluster) for cluster in found]))
 
 
 def _shown(cluster: Cluster) -> dict[str, str]:
@@ -51,23 +52,23 @@ def _shown(cluster: Cluster) -> dict[str, str]:
         "cluster": cluster.cluster,
         "session": cluster.session,
         "state": "alive" if cluster.alive else "sealed" if cluster.sealed else "ended",
-        "began": "" if began_ms is None else _times.show(began_ms, digits=0),
-        "lasted": "" if began_ms is None or ended_ms is None else _times.show_span(ended_ms - began_ms),
+        "began": "" if began_ms is None else times.show(began_ms, digits=0),
+        "lasted": "" if began_ms is None or ended_ms is None else times.show_span(ended_ms - began_ms),
         "nodes": f"{cluster.nodes:,}",
         "jobs": f"{cluster.jobs:,}",
         "actors": f"{cluster.actors:,}",
         "tasks": f"{cluster.tasks:,}",
         "events": f"{cluster.events:,}",
-        "stored": _output.size(cluster.stored_bytes),
+        "stored": words.size(cluster.stored_bytes),
         "ledger": balance(cluster.missing_bytes, cluster.rejected, cluster.inferred),
     }
 
 
 def balance(missing_bytes: int, rejected: int, inferred: int) -> str:
     """Return in a few words whether all that was written is here."""
-    words = [
-        f"{_output.size(missing_bytes)} missing" if missing_bytes else "" if rejected else "complete",
+    parts = [
+        f"{words.size(missing_bytes)} missing" if missing_bytes else "" if rejected else "complete",
         f"{rejected:,} rejected" if rejected else "",
         f"{inferred:,} inferred" if inferred else "",
     ]
-    return ", ".join(word for word in words if word)
+    return ", ".join(part for part in parts if part)

@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import click
 
-from raytrail.cli import _node, _options, _output, _times
-from raytrail.cli._node import Process, Session
+from raytrail import words
 from raytrail.config import Config, checkpoint_files
 from raytrail.export import (
     BATCH,
@@ -39,7 +38,9 @@ from raytrail.export import (
     is_on,
     loss,
 )
-from raytrail.tail import discovery
+from raytrail.tail import discovery, processes
+from raytrail.tail.processes import Process, Session
+from raytrail.terminal import note, options, printing, times
 
 BACKUPS = 20
 """Backups that Ray keeps of each file; the next rotation deletes the oldest."""
@@ -115,9 +116,9 @@ class Node(NamedTuple):
         return any(raylet.session_dir.resolve() == session.dir.resolve() for raylet in self.raylets())
 
 
-@click.command(cls=_options.Command)
-@_options.output_format("table", "json")
-@_options.settings("tail.temp_dir", "tail.state_dir")
+@click.command(cls=options.Command)
+@options.output_format("table", "json")
+@options.settings("tail.temp_dir", "tail.state_dir")
 def doctor(form: str, config: Config) -> None:
     """
     Say what this node would export, and what is wrong.
@@ -126,9 +127,9 @@ def doctor(form: str, config: Config) -> None:
     that runs Ray, and in the same container: elsewhere the environment of Ray's processes cannot be seen.
     Exits with 1 if anything is bad.
     """
-    findings = check(read(Path(config.tail.temp_dir).expanduser(), _node.PROC, *checkpoint_files(config)))
+    findings = check(read(Path(config.tail.temp_dir).expanduser(), processes.PROC, *checkpoint_files(config)))
     if form == "json":
-        _output.write_json([finding._asdict() for finding in findings])
+        printing.write_json([finding._asdict() for finding in findings])
     else:
         _show(findings)
     if any(finding.verdict == "bad" for finding in findings):
@@ -144,7 +145,7 @@ def read(temp_dir: Path, proc: Path, *checkpoints: Path) -> Node:
         proc: The kernel's view of the processes.
         checkpoints: Where this node's agent keeps how far it is, for each of its destinations.
     """
-    every = _node.processes(proc)
+    every = processes.processes(proc)
     elsewhere = {p.temp_dir for p in every if p.name == "raylet"} - {temp_dir.resolve()}
     running = [process for process in every if process.temp_dir == temp_dir.resolve()] or every
     directories = {process.session_dir.resolve() for process in running if process.name == "raylet"}
@@ -159,9 +160,9 @@ def read(temp_dir: Path, proc: Path, *checkpoints: Path) -> Node:
         os.listdir(temp_dir)
     except OSError as failure:
         error = f"{temp_dir}: {failure.strerror}"
-    sessions = tuple(_node.session(directory) for directory in sorted(directories))
+    sessions = tuple(processes.session(directory) for directory in sorted(directories))
     pids = {pid for session in sessions for pid in session.drivers} if running else set()
-    environments = {pid: _node.environ(pid, proc) for pid in pids}
+    environments = {pid: processes.environ(pid, proc) for pid in pids}
     return Node(
         temp_dir,
         sessions,
@@ -169,7 +170,7 @@ def read(temp_dir: Path, proc: Path, *checkpoints: Path) -> Node:
         tuple(sorted(elsewhere)),
         {pid: environ for pid, environ in environments.items() if environ is not None},
         time.time(),
-        _node.acknowledged(*checkpoints),
+        processes.acknowledged(*checkpoints),
         error,
     )
 
@@ -392,7 +393,7 @@ def _publisher_buffer(node: Node) -> Iterator[Finding]:
         value = node.system_config().get(PUBLISHER_BUFFER) or environ.get(f"RAY_{PUBLISHER_BUFFER}")
         size = as_number(value or DEFAULT_PUBLISHER_BUFFER_BYTES)
         if who.startswith("gcs_server") and size is not None and size >= DEFAULT_PUBLISHER_BUFFER_BYTES:
-            found = f"{who} keeps up to {_output.size(size)} in memory for a slow subscriber of ray://"
+            found = f"{who} keeps up to {words.size(size)} in memory for a slow subscriber of ray://"
             yield Finding("publisher buffer", "warn", found, HEAD_CURE)
 
 
@@ -447,13 +448,13 @@ def _files(node: Node, session: Session) -> Iterator[Finding]:
     if full:
         sizes = _bytes_by_type(session)
         counts = Counter(file.type for file in full)
-        listed = ", ".join(f"{kind} {counts[kind]} ({_output.size(sizes[kind])})" for kind in sorted(counts))
+        listed = ", ".join(f"{kind} {counts[kind]} ({words.size(sizes[kind])})" for kind in sorted(counts))
         newest_s = max(file.changed_s for file in full)
-        ago = _times.show_span(max(0, round((node.now_s - newest_s) * 1_000)))
+        ago = times.show_span(max(0, round((node.now_s - newest_s) * 1_000)))
         yield Finding(
             "files",
             "ok",
-            f"{_output.size(sum(sizes.values()))} in {_count(len(full), 'file')}, last {ago} ago: {listed}",
+            f"{words.size(sum(sizes.values()))} in {_count(len(full), 'file')}, last {ago} ago: {listed}",
         )
 
 
@@ -473,6 +474,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _show(findings: Sequence[Finding]) -> None:
-    _output.findings((finding.verdict, finding.check, finding.found, finding.cure) for finding in findings)
+    printing.findings((finding.verdict, finding.check, finding.found, finding.cure) for finding in findings)
     worst = Counter(finding.verdict for finding in findings)
-    _output.note(f"{worst['ok']} ok, {worst['warn']} warn, {worst['bad']} bad")
+    note(f"{worst['ok']} ok, {worst['warn']} warn, {worst['bad']} bad")

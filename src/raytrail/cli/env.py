@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import click
 
 from raytrail import export
-from raytrail.cli import _options
 from raytrail.export import RaySettings
+from raytrail.terminal import options
 
 VARIABLE = "RAYTRAIL_RAY_SYSTEM_CONFIG"
 """Holds the system config for a shell; Ray itself reads none from its environment."""
@@ -54,13 +54,13 @@ def _yaml(wanted: RaySettings) -> Iterator[str]:
     system_config = shlex.quote(json.dumps(wanted.system_config))
     head = "--head --port=6379 --object-manager-port=8076 --autoscaling-config=~/ray_bootstrap_config.yaml"
     yield "# for `ray up`; drivers need the variables, too, where they are not submitted as jobs"
-    for key, options in (
+    for key, flags in (
         ("head_start_ray_commands", f"{head} --system-config={system_config}"),
         ("worker_start_ray_commands", "--address=$RAY_HEAD_IP:6379 --object-manager-port=8076"),
     ):
         yield f"{key}:"
         yield "  - ray stop"
-        yield f"  - {json.dumps(f'export {variables}; ray start {options}')}"
+        yield f"  - {json.dumps(f'export {variables}; ray start {flags}')}"
 
 
 FORMATS: dict[str, Callable[[RaySettings], Iterator[str]]] = {
@@ -72,9 +72,9 @@ FORMATS: dict[str, Callable[[RaySettings], Iterator[str]]] = {
 }
 
 
-@click.command(cls=_options.Command)
-@_options.exporting
-@_options.output_format(*FORMATS)
+@click.command(cls=options.Command)
+@options.exporting
+@options.output_format(*FORMATS)
 def env(profile: str, types: tuple[str, ...], http_events: str, form: str) -> None:
     """
     Print what Ray must be told so that nothing is lost.

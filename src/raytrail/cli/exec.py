@@ -13,17 +13,17 @@ from types import FrameType
 
 import click
 
-from raytrail.cli import _gcs, _history, _options, _output, _service
 from raytrail.cli.run import CANNOT_EXECUTE, NOT_FOUND
 from raytrail.config import Config, ServerConfig
 from raytrail.store import Cluster, Store
+from raytrail.terminal import gcs, note, options, service, stores
 
 
-@click.command("exec", cls=_options.Command)
-@_options.at
+@click.command("exec", cls=options.Command)
+@options.at
 @click.argument("cluster_id", metavar="CLUSTER")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+@options.settings("store.dir", "store.threads", "store.memory_bytes")
 def exec(at: str | None, cluster_id: str, command: tuple[str, ...], config: Config) -> None:
     """
     Run a command on a cluster of the history as if it were there.
@@ -40,11 +40,11 @@ def exec(at: str | None, cluster_id: str, command: tuple[str, ...], config: Conf
     the dashboard. Without --at a cluster that has ended is shown as it was just before its shutdown; --at end shows its
     very end. The exit code is the command's.
     """
-    with _history.reading(config) as store:
-        cluster = _history.chosen(store, cluster_id)
+    with stores.reading(config) as store:
+        cluster = stores.chosen(store, cluster_id)
         path = f"/clusters/{cluster.session}{_path(cluster, at)}"
-        with _served(store) as url, _gcs.standing_in(f"{url.removeprefix('http://')}{path}", path) as gcs:
-            code = _run(command, _environment(url + path, gcs))
+        with _served(store) as url, gcs.standing_in(f"{url.removeprefix('http://')}{path}", path) as address:
+            code = _run(command, _environment(url + path, address))
     click.get_current_context().exit(code)
 
 
@@ -52,7 +52,7 @@ def _path(cluster: Cluster, at: str | None) -> str:
     """Return which moment of a cluster a URL names."""
     if at is None:
         return ""
-    moment_ms = _history.moment(cluster, at)
+    moment_ms = stores.moment(cluster, at)
     return "/final" if moment_ms is None else f"/at/{moment_ms}"
 
 
@@ -68,7 +68,7 @@ def _environment(address: str, gcs: str) -> Mapping[str, str]:
 @contextmanager
 def _served(store: Store) -> Iterator[str]:
     """Serve the history on a free port of this machine, on a thread of its own; yield the URL."""
-    server = _service.server()
+    server = service.server()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     urls: list[str] = []
     ready = threading.Event()
@@ -102,10 +102,10 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         child = subprocess.Popen(command, env=environment)
     except FileNotFoundError:
-        _output.note(f"{command[0]}: there is no such command")
+        note(f"{command[0]}: there is no such command")
         return NOT_FOUND
     except OSError as error:
-        _output.note(f"{command[0]}: {error.strerror}")
+        note(f"{command[0]}: {error.strerror}")
         return CANNOT_EXECUTE
 
     def forward(number: int, _: FrameType | None) -> None:

@@ -7,14 +7,14 @@ import asyncio
 import click
 
 from raytrail import history as loop
-from raytrail.cli import _history, _options, _output, _service
 from raytrail.config import Config, store_dir
 from raytrail.pubsub import connect
 from raytrail.pubsub.groups import group_of
 from raytrail.pubsub.url import shown
+from raytrail.terminal import note, options, service, stores
 
 
-@click.command(cls=_options.Command)
+@click.command(cls=options.Command)
 @click.option("--from", "url", required=True, metavar="URL", help="Where the agents publish.")
 @click.option(
     "--group",
@@ -23,7 +23,7 @@ from raytrail.pubsub.url import shown
     help="Under which name the broker remembers how far it is. The store's id follows it, so that histories with a "
     "store each get everything.",
 )
-@_options.settings("store")
+@options.settings("store")
 def history(url: str, group: str, config: Config) -> None:
     """
     Keep what the agents publish.
@@ -32,13 +32,13 @@ def history(url: str, group: str, config: Config) -> None:
     die at any time: what it has not acknowledged comes again, and what comes twice is stored once. A store that is new
     to a broker gets all that the broker still holds.
     """
-    _service.run(lambda stop: _keep(url, group, config, stop))
+    service.run(lambda stop: _keep(url, group, config, stop))
 
 
 async def _keep(url: str, group: str, config: Config, stop: asyncio.Event) -> None:
-    with _history.writing(config) as store:
+    with stores.writing(config) as store:
         pubsub = connect(url)
-        _output.note(f"reading {shown(url)} as group {group_of(group, store.id)!r}, keeping {store_dir(config)}")
+        note(f"reading {shown(url)} as group {group_of(group, store.id)!r}, keeping {store_dir(config)}")
         try:
             await loop.run(pubsub, store, config.store, stop, group=group)
         finally:

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raytrail import disk
-from raytrail.cli import _history, _options, _output
 from raytrail.cli.ledger import complete, details, show
 from raytrail.config import Config, TailConfig, store_dir
 from raytrail.errors import ConfigError, NotFoundError
@@ -30,6 +29,7 @@ from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
 from raytrail.tail import Checkpoint, Session, Tailer, alive, locate
+from raytrail.terminal import note, options, printing, stores
 
 NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
@@ -49,10 +49,10 @@ class _Place(click.Path):
         return super().convert(unquote(slash + path), param, ctx)
 
 
-@click.command("import", cls=_options.Command)
+@click.command("import", cls=options.Command)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_Place(exists=True, path_type=Path))
-@_options.output_format("table", "json")
-@_options.settings(
+@options.output_format("table", "json")
+@options.settings(
     "tail.cluster",
     "tail.event_types",
     "tail.max_line_bytes",
@@ -76,7 +76,7 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
     session's ledger; the import then exits with 1, as `raytrail ledger --check` does.
     """
     there = _look(paths)
-    with _history.writing(config) as store:
+    with stores.writing(config) as store:
         before = {cluster.session: cluster.events for cluster in store.clusters()}
         sessions = _ship(there.on_disk, store, config, config.tail) if there.on_disk else []
         for one in there.collected:
@@ -84,14 +84,14 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
         sessions = list(dict.fromkeys(sessions))
         for session in sessions:
             if alive(session):
-                _output.note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
+                note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
             else:
                 store.seal(session)
                 store.cache(session)
         store.fold()
         for session, closed in there.names.items():
             if closed or session not in sessions:
-                _output.note(f"{session}: {closed or NO_EVENTS}")
+                note(f"{session}: {closed or NO_EVENTS}")
         results = [(session, store.find(session), store.ledger(session)) for session in sessions]
     _print(results, before, form)
     if any(there.names.values()) or not all(complete(row) for _, _, rows in results for row in rows):
@@ -101,7 +101,7 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
 def _print(results: Sequence[tuple[str, Cluster, Sequence[LedgerRow]]], before: Mapping[str, int], form: str) -> None:
     """Print what has become of each session: its new events, and its ledger."""
     if form == "json":
-        _output.write_json(
+        printing.write_json(
             {
                 **msgspec.structs.asdict(cluster),
                 "new_events": cluster.events - before.get(session, 0),

@@ -8,26 +8,27 @@ from typing import Any
 import click
 import msgspec
 
-from raytrail.cli import _history, _options, _output
-from raytrail.cli._output import Field
+from raytrail import words
 from raytrail.config import Config
 from raytrail.store import LedgerRow
+from raytrail.terminal import note, options, printing, stores
+from raytrail.terminal.printing import Field
 
 SHOWN_RANGES = 20
 """Most missing ranges, rejected lines and unread files that are shown to people."""
 
 
-@click.command(cls=_options.Command)
-@_options.cluster
+@click.command(cls=options.Command)
+@options.cluster
 @click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, rejected, skipped, lost or unread.")
-@_options.output_format("table", "json")
-@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+@options.output_format("table", "json")
+@options.settings("store.dir", "store.threads", "store.memory_bytes")
 def ledger(cluster_id: str, check: bool, form: str, config: Config) -> None:
     """Show what was written, what was stored, and what is missing."""
-    with _history.reading(config) as store:
-        rows = store.ledger(_history.chosen(store, cluster_id).session)
+    with stores.reading(config) as store:
+        rows = store.ledger(stores.chosen(store, cluster_id).session)
     if form == "json":
-        _output.write_json(rows)
+        printing.write_json(rows)
     else:
         show(rows)
         details(rows)
@@ -61,23 +62,23 @@ def show(rows: Sequence[LedgerRow]) -> None:
     lines = [_line(row) for row in rows]
     if len(rows) > 1:
         lines.append(_line(_sum(rows)))
-    _output.table(fields, lines)
+    printing.table(fields, lines)
 
 
 def _line(row: LedgerRow) -> dict[str, str]:
     return {
         "type": row.event_type,
         "files": f"{row.files:,}",
-        "written": _output.size(row.written_bytes),
-        "stored": _output.size(row.stored_bytes),
-        "missing": _output.size(row.missing_bytes) if row.missing_bytes else "-",
+        "written": words.size(row.written_bytes),
+        "stored": words.size(row.stored_bytes),
+        "missing": words.size(row.missing_bytes) if row.missing_bytes else "-",
         "events": f"{row.stored_events:,}",
         "rejected": f"{row.rejected_events:,}" if row.rejected_events else "-",
         "unknown": f"{row.unknown_events:,}" if row.unknown_events else "-",
         "inferred": f"{row.inferred:,}" if row.inferred else "-",
-        "skipped": _output.size(row.skipped_bytes) if row.skipped_bytes else "-",
-        "lost": _output.size(row.lost_bytes) if row.lost_bytes else "-",
-        "unread": _output.size(row.unread_bytes) if row.unread_bytes else "-",
+        "skipped": words.size(row.skipped_bytes) if row.skipped_bytes else "-",
+        "lost": words.size(row.lost_bytes) if row.lost_bytes else "-",
+        "unread": words.size(row.unread_bytes) if row.unread_bytes else "-",
     }
 
 
@@ -96,7 +97,7 @@ def details(rows: Sequence[LedgerRow]) -> None:
     rejected = [line for row in rows for line in row.rejected]
     if missing:
         click.echo("\nmissing")
-        _output.table(
+        printing.table(
             [
                 Field("file", whole=True, rank=1),
                 Field("name", whole=True),
@@ -111,14 +112,14 @@ def details(rows: Sequence[LedgerRow]) -> None:
         _more(len(missing), "ranges")
     if rejected:
         click.echo("\nrejected")
-        _output.table(
+        printing.table(
             [Field("file", whole=True), Field("offset", right=True), Field("reason")],
             [{"file": r.file, "offset": f"{r.offset:,}", "reason": r.reason} for r in rejected[:SHOWN_RANGES]],
         )
         _more(len(rejected), "lines")
     if unread := [end for row in rows for end in row.unread]:
         click.echo("\nunread")
-        _output.table(
+        printing.table(
             [
                 Field("name", whole=True),
                 Field("from", right=True),
@@ -135,4 +136,4 @@ def details(rows: Sequence[LedgerRow]) -> None:
 
 def _more(count: int, what: str) -> None:
     if count > SHOWN_RANGES:
-        _output.note(f"{count - SHOWN_RANGES:,} more {what}; --format json has them")
+        note(f"{count - SHOWN_RANGES:,} more {what}; --format json has them")

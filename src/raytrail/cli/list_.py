@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from raytrail.cli import _history, _nouns, _options, _output
-from raytrail.cli._output import Field
 from raytrail.config import Config
 from raytrail.entities import Entity, Type
 from raytrail.store import Filter, Snapshot
+from raytrail.terminal import note, nouns, options, printing, stores
+from raytrail.terminal.printing import Field
 
 PAGE_ROWS = 50_000
 """Rows asked of the store at once; bounds the memory of a long list."""
@@ -20,19 +20,19 @@ FIRST = ("name", "class_name", "entrypoint")
 """Columns that say what a row is, of whatever entity: a table shows them before others."""
 
 
-@click.command("list", cls=_options.Command)
+@click.command("list", cls=options.Command)
 @click.argument("noun")
-@_options.cluster
-@_options.filtered
-@_options.at
+@options.cluster
+@options.filtered
+@options.at
 @click.option("--limit", type=click.IntRange(min=0), help="Most rows. [default: 100 in a table, else all]")
 @click.option(
     "--columns", metavar="A,B,...", help="These columns, in this order. [default: all that there is room for]"
 )
 @click.option("--order", metavar="COLUMN,...", help="Sort by these; -COLUMN is largest first.")
-@_options.output_format("table", "json", "csv", "parquet")
+@options.output_format("table", "json", "csv", "parquet")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
-@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+@options.settings("store.dir", "store.threads", "store.memory_bytes")
 def list_(
     noun: str,
     cluster_id: str,
@@ -63,13 +63,13 @@ def list_(
         raise click.UsageError("--format parquet needs --output FILE: it is not text")
     if form == "table" and output is not None:
         raise click.UsageError("--output needs --format json, csv or parquet")
-    one = _nouns.named(noun)
-    types, names, sort = _nouns.types(one), _nouns.columns(one, columns), _nouns.columns(one, order)
-    with _history.reading(config) as store:
-        cluster = _history.chosen(store, cluster_id)
-        view = _history.snapshot(store, cluster, at)
-        asked = _history.where(store, cluster, view, one, filters)
-        where = [*_nouns.counted(one, every=every), *asked]
+    one = nouns.named(noun)
+    types, names, sort = nouns.types(one), nouns.columns(one, columns), nouns.columns(one, order)
+    with stores.reading(config) as store:
+        cluster = stores.chosen(store, cluster_id)
+        view = stores.snapshot(store, cluster, at)
+        asked = stores.where(store, cluster, view, one, filters)
+        where = [*nouns.counted(one, every=every), *asked]
         shown = names or list(types)
         if form == "table":
             rows = view.rows(
@@ -80,11 +80,11 @@ def list_(
             return
         pages = _pages(view, one, names, where, sort, limit)
         if form == "json":
-            _output.write_json(pages, output)
+            printing.write_json(pages, output)
         elif form == "csv":
-            _output.write_csv(shown, pages, output)
+            printing.write_csv(shown, pages, output)
         elif output is not None:
-            _output.write_parquet({name: _nouns.FILE_TYPES[types[name]] for name in shown}, pages, output)
+            printing.write_parquet({name: nouns.FILE_TYPES[types[name]] for name in shown}, pages, output)
 
 
 def _pages(
@@ -110,18 +110,16 @@ def _pages(
 def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: int, uncounted: int) -> None:
     more = f" ({uncounted:,} more with --all: drivers, or only in part exported)" if uncounted else ""
     if not rows:
-        _output.note(f"no {one.plural}" + (f" shown of {total:,}" if total else "") + more)
+        note(f"no {one.plural}" + (f" shown of {total:,}" if total else "") + more)
         return
-    types = _nouns.types(one)
+    types = nouns.types(one)
     fields = [
         Field(name, rank=0 if columns else rank, whole=types[name] == "id" or name in one.key)
         for rank, name in enumerate(columns or _by_interest(one, types, rows))
     ]
-    left_out = _output.table(fields, rows)
-    _output.note(
-        f"{len(rows):,} of {total:,} {one.plural}" + more + ("" if len(rows) == total else "; --limit shows more")
-    )
-    _output.leave_note(left_out, "--columns a,b chooses, --format json has all")
+    left_out = printing.table(fields, rows)
+    note(f"{len(rows):,} of {total:,} {one.plural}" + more + ("" if len(rows) == total else "; --limit shows more"))
+    printing.leave_note(left_out, "--columns a,b chooses, --format json has all")
 
 
 def _by_interest(one: Entity, types: Mapping[str, Type], rows: list[dict[str, Any]]) -> list[str]:

@@ -7,25 +7,26 @@ import sys
 import click
 import msgspec
 
-from raytrail.cli import _history, _options, _output
-from raytrail.cli._output import Field
+from raytrail import words
 from raytrail.config import Config
 from raytrail.errors import NotFoundError
 from raytrail.store import Log, LogFinder, LogPart, Snapshot
+from raytrail.terminal import note, options, printing, stores
+from raytrail.terminal.printing import Field
 
 
-@click.command(cls=_options.Command)
+@click.command(cls=options.Command)
 @click.argument("name", required=False)
-@_options.cluster
-@_options.at
+@options.cluster
+@options.at
 @click.option("--node", metavar="ID", help="Logs of that node only; a part of its id that no other has will do.")
 @click.option("--task", metavar="ID", help="Print what a task printed; ID:1 is its second attempt.")
 @click.option("--actor", metavar="ID", help="Print what an actor's process printed.")
 @click.option("--job", metavar="ID", help="Print what a submission job's entrypoint printed.")
 @click.option("--err", is_flag=True, help="What a task or an actor wrote to stderr, in place of stdout.")
 @click.option("--lines", type=click.IntRange(min=1), metavar="NUMBER", help="Only the last lines.  [default: all]")
-@_options.output_format("table", "json")
-@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+@options.output_format("table", "json")
+@options.settings("store.dir", "store.threads", "store.memory_bytes")
 def logs(
     name: str | None,
     cluster_id: str,
@@ -57,8 +58,8 @@ def logs(
     asked = [option for option in (name, task, actor, job) if option]
     if len(asked) > 1:
         raise click.UsageError("give NAME, --task, --actor or --job, and only one of them")
-    with _history.reading(config) as store:
-        snapshot = _history.snapshot(store, _history.chosen(store, cluster_id), at)
+    with stores.reading(config) as store:
+        snapshot = stores.snapshot(store, stores.chosen(store, cluster_id), at)
         node_id = _node(snapshot, node) if node else None
         finder = store.log_finder(snapshot)
         listed = finder.listed(node_id, name or "**")
@@ -110,26 +111,25 @@ def _part(
 
 def _list(listed: list[Log], form: str, name: str | None) -> None:
     if form == "json":
-        _output.write_json(msgspec.structs.asdict(log) for log in listed)
+        printing.write_json(msgspec.structs.asdict(log) for log in listed)
         return
     if not listed:
-        _output.note(f"no logs match {name!r}" if name else "no logs; agents ship them unless told not to (tail.logs)")
+        note(f"no logs match {name!r}" if name else "no logs; agents ship them unless told not to (tail.logs)")
         return
     several = len({log.node_id for log in listed}) > 1
     fields = [Field("name", whole=True), Field("size", right=True), Field("note")]
     if several:
         fields.insert(0, Field("node"))
     rows = [
-        {"node": log.node_id[:8], "name": log.name, "size": _output.size(log.size), "note": _said(log)}
-        for log in listed
+        {"node": log.node_id[:8], "name": log.name, "size": words.size(log.size), "note": _said(log)} for log in listed
     ]
-    _output.table(fields, rows)
-    _output.note(f"{len(listed):,} logs, {_output.size(sum(log.size for log in listed))}")
+    printing.table(fields, rows)
+    note(f"{len(listed):,} logs, {words.size(sum(log.size for log in listed))}")
 
 
 def _said(log: Log) -> str:
     if log.skipped_bytes:
-        return f"{_output.size(log.skipped_bytes)} more were over the agent's limit"
+        return f"{words.size(log.skipped_bytes)} more were over the agent's limit"
     if log.stored_bytes < log.size:
-        return f"{_output.size(log.size - log.stored_bytes)} missing"
+        return f"{words.size(log.size - log.stored_bytes)} missing"
     return ""

@@ -6,18 +6,18 @@ import sys
 
 import click
 
-from raytrail.cli import _history, _options, _output, _times
-from raytrail.cli._output import Field
 from raytrail.config import Config
+from raytrail.terminal import note, options, printing, stores, times
+from raytrail.terminal.printing import Field
 
 SHOWN_DIGITS = 12
 """Of an id, for people; as many as nothing else begins with will do."""
 
 
-@click.command(cls=_options.Command)
+@click.command(cls=options.Command)
 @click.argument("id", required=False)
-@_options.output_format("table", "json")
-@_options.settings("store.dir")
+@options.output_format("table", "json")
+@options.settings("store.dir")
 def rejected(id: str | None, form: str, config: Config) -> None:
     """
     List chunks that arrived and could not be stored, or print the bytes of one.
@@ -27,17 +27,17 @@ def rejected(id: str | None, form: str, config: Config) -> None:
     of its beginning as no other has) its bytes are printed as they came. What is kept is bounded by
     store.set_aside_bytes; the ledgers count all.
     """
-    with _history.reading(config) as store:
+    with stores.reading(config) as store:
         if id is not None:
             sys.stdout.buffer.write(store.set_aside_bytes(id))
             return
         kept = store.set_aside()
     if form == "json":
-        _output.write_json(kept)
+        printing.write_json(kept)
     elif not kept:
-        _output.note("nothing was set aside")
+        note("nothing was set aside")
     else:
-        _output.table(
+        printing.table(
             [
                 Field("id", whole=True),
                 Field("came", rank=1),
@@ -49,7 +49,7 @@ def rejected(id: str | None, form: str, config: Config) -> None:
             [
                 {
                     "id": one.id[:SHOWN_DIGITS],
-                    "came": _times.show(one.came_ms, digits=0),
+                    "came": times.show(one.came_ms, digits=0),
                     "session": one.session,
                     "bytes": f"{one.length:,}",
                     "place": one.place,

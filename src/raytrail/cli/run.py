@@ -14,17 +14,17 @@ from typing import Any
 import click
 
 from raytrail import export
-from raytrail.cli import _options, _words
 from raytrail.errors import ConfigError
 from raytrail.export import RaySettings
+from raytrail.terminal import note, options
 
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
 """Exit codes of who was to start a command and could not, as of the shell, env and nohup."""
 OPTION = "--system-config"
 
 
-@click.command(cls=_options.Command, context_settings={"allow_interspersed_args": False})
-@_options.exporting
+@click.command(cls=options.Command, context_settings={"allow_interspersed_args": False})
+@options.exporting
 @click.option("--off", is_flag=True, help="With all of it switched off: to compare, or for secrecy.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(profile: str, types: tuple[str, ...], http_events: str, off: bool, command: tuple[str, ...]) -> None:
@@ -49,7 +49,7 @@ def run(profile: str, types: tuple[str, ...], http_events: str, off: bool, comma
     environ, said = export.in_environment(wanted, os.environ)
     argv, also = with_system_config(command, wanted, os.environ)
     for text in (*said, *also):
-        _words.note(f"raytrail: {text}")
+        note(f"raytrail: {text}")
     _become(argv, environ)
 
 
@@ -121,5 +121,5 @@ def _become(argv: list[str], environ: Mapping[str, str]) -> None:
     try:
         os.execvpe(argv[0], argv, environ)
     except OSError as error:
-        _words.note(f"raytrail: error: {argv[0]}: {error.strerror}; name a command that is on PATH, or its path")
+        note(f"raytrail: error: {argv[0]}: {error.strerror}; name a command that is on PATH, or its path")
         click.get_current_context().exit(NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE)

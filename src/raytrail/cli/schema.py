@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 import msgspec
 
-from raytrail.cli import _nouns, _options
 from raytrail.entities import of_file_type
 from raytrail.entities.public import json_schema
 from raytrail.entities.public import schema as whole_schema
 from raytrail.errors import NotFoundError
+from raytrail.terminal import nouns, options
 
 
-@click.command(cls=_options.Command)
+@click.command(cls=options.Command)
 @click.argument("event_type", metavar="[TYPE]", required=False)
 def schema(event_type: str | None) -> None:
     """
@@ -25,7 +25,7 @@ def schema(event_type: str | None) -> None:
         found = whole_schema()
     else:
         read_by = of_file_type(event_type.upper())
-        one = read_by[0] if read_by else _nouns.named(event_type)
+        one = read_by[0] if read_by else nouns.named(event_type)
         if not one.event_types:
             raise NotFoundError(f"{one.plural} have no events of their own; see `raytrail list {one.plural}`")
         found = json_schema(one)

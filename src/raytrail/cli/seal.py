@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from raytrail.cli import _history, _options, _output
 from raytrail.config import Config
+from raytrail.terminal import note, options, stores
 
 
-@click.command(cls=_options.Command)
-@_options.cluster
-@_options.settings("store")
+@click.command(cls=options.Command)
+@options.cluster
+@options.settings("store")
 def seal(cluster_id: str, config: Config) -> None:
     """
     Close a session for good.
@@ -18,9 +18,9 @@ def seal(cluster_id: str, config: Config) -> None:
     What is still open is closed as Ray would have closed it, and marked as inferred. The history does this by
     itself when a session has ended or gone quiet; events that come later are folded in all the same.
     """
-    with _history.writing(config) as store:
-        session = _history.chosen(store, cluster_id).session
+    with stores.writing(config) as store:
+        session = stores.chosen(store, cluster_id).session
         store.fold()
         store.seal(session)
         store.cache(session)
-    _output.note(f"sealed {session}")
+    note(f"sealed {session}")

@@ -7,17 +7,17 @@ from types import ModuleType
 
 import click
 
-from raytrail.cli import _history, _options, _output, _service
 from raytrail.config import Config
 from raytrail.errors import ConfigError
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
 from raytrail.redact import Redactor
 from raytrail.store import Store
+from raytrail.terminal import note, options, service, stores
 
 
-@click.command(cls=_options.Command)
-@_options.settings("store", "server", "tail.redact")
+@click.command(cls=options.Command)
+@options.settings("store", "server", "tail.redact")
 def serve(config: Config) -> None:
     """
     Answer over HTTP, as the clusters would have.
@@ -27,10 +27,10 @@ def serve(config: Config) -> None:
     `raytrail agent --to http://HOST:PORT/ingest`, Vector, Fluent Bit and the like.
     """
     # starlette and uvicorn come with an extra, which no other command needs
-    server = _service.server()
-    _service.collect_seldom()
-    with _history.reading(config) as store:
-        _service.run(lambda stop: _serve(server, store, config, stop))
+    server = service.server()
+    service.collect_seldom()
+    with stores.reading(config) as store:
+        service.run(lambda stop: _serve(server, store, config, stop))
 
 
 async def _serve(server: ModuleType, store: Store, config: Config, stop: asyncio.Event) -> None:
@@ -48,4 +48,4 @@ async def _serve(server: ModuleType, store: Store, config: Config, stop: asyncio
 
 
 def _announce(url: str) -> None:
-    _output.note(f"serving on {url}")
+    note(f"serving on {url}")

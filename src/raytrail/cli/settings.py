@@ -10,14 +10,14 @@ import click
 import msgspec
 
 from raytrail import config as settings_of
-from raytrail.cli import _options, _output
-from raytrail.cli._output import Field
 from raytrail.config import Config
 from raytrail.pubsub.url import shown
+from raytrail.terminal import options, printing
+from raytrail.terminal.printing import Field
 
 
-@click.command(cls=_options.Command)
-@_options.output_format("table", "json", "markdown")
+@click.command(cls=options.Command)
+@options.output_format("table", "json", "markdown")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Settings file (TOML).")
 def settings(form: str, config_file: Path | None) -> None:
     """
@@ -33,7 +33,7 @@ def settings(form: str, config_file: Path | None) -> None:
     config = settings_of.load(config_file, os.environ, {})
     rows = _rows(config, settings_of.layers(config_file, os.environ))
     if form == "json":
-        _output.write_json(rows)
+        printing.write_json(rows)
         return
     for row in rows:
         row["value"] = msgspec.json.encode(row["value"]).decode()  # which is how TOML writes these, too
@@ -43,7 +43,7 @@ def settings(form: str, config_file: Path | None) -> None:
         Field("from"),
         Field("meaning", rank=1),
     )
-    _output.leave_note(_output.table(fields, rows, wrap="meaning"))
+    printing.leave_note(printing.table(fields, rows, wrap="meaning"))
 
 
 def _shown(name: str, value: Any) -> Any:

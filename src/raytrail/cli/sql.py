@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from raytrail.cli import _history, _options, _output
-from raytrail.cli._output import Field
 from raytrail.config import Config
+from raytrail.terminal import note, options, printing, stores
+from raytrail.terminal.printing import Field
 
 
-@click.command(cls=_options.Command)
+@click.command(cls=options.Command)
 @click.argument("query")
-@_options.output_format("table", "json", "csv", "parquet")
+@options.output_format("table", "json", "csv", "parquet")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
-@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+@options.settings("store.dir", "store.threads", "store.memory_bytes")
 def sql(query: str, form: str, output: Path | None, config: Config) -> None:
     """
     Ask all clusters in SQL.
@@ -33,15 +33,15 @@ def sql(query: str, form: str, output: Path | None, config: Config) -> None:
     if form == "table" and output is not None:
         raise click.UsageError("--output needs --format json, csv or parquet")
     text = sys.stdin.read() if query == "-" else query
-    with _history.reading(config) as store:
+    with stores.reading(config) as store:
         found = store.sql(text)
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
     if form == "json":
-        _output.write_json(rows, output)
+        printing.write_json(rows, output)
     elif form == "csv":
-        _output.write_csv(found.columns, rows, output)
+        printing.write_csv(found.columns, rows, output)
     elif output is not None:
-        _output.write_parquet(dict(zip(found.columns, found.types, strict=True)), rows, output)
+        printing.write_parquet(dict(zip(found.columns, found.types, strict=True)), rows, output)
     else:
-        _output.table([Field(name, whole=True) for name in found.columns], rows)
-        _output.note(f"{len(rows):,} row" + ("" if len(rows) == 1 else "s"))
+        printing.table([Field(name, whole=True) for name in found.columns], rows)
+        note(f"{len(rows):,} row" + ("" if len(rows) == 1 else "s"))

@@ -10,18 +10,18 @@ from contextlib import aclosing
 import click
 import msgspec
 
-from raytrail.cli import _options, _output, _service
-from raytrail.cli._words import instead
 from raytrail.entities import installed
 from raytrail.entities.public import event_type, public_events
 from raytrail.errors import ConfigError
 from raytrail.event import Unreadable
 from raytrail.pubsub import Delivery, Subscriber, connect
+from raytrail.terminal import note, options, service
+from raytrail.words import instead
 
 EPHEMERAL = "ephemeral"
 
 
-@click.command(cls=_options.Command)
+@click.command(cls=options.Command)
 @click.argument("url")
 @click.option("--types", metavar="A,B,...", default="", help="Only these event types: TASK, ACTOR, ... [default: all]")
 @click.option(
@@ -55,7 +55,7 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
         finally:
             await pubsub.aclose()
 
-    _service.run(body)
+    service.run(body)
 
 
 def _wanted(types: str) -> frozenset[str]:
@@ -94,7 +94,7 @@ async def _print(
 
 async def _show(delivery: Delivery, wanted: frozenset[str]) -> None:
     if isinstance(delivery.chunk, Unreadable):
-        _output.note(f"{delivery.chunk.place}: {delivery.chunk.reason}; it is passed over")
+        note(f"{delivery.chunk.place}: {delivery.chunk.reason}; it is passed over")
     else:
         for event in public_events(delivery.chunk):
             if not wanted or event["event_type"] in wanted:

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from raytrail.cli import _history, _nouns, _options, _output
-from raytrail.cli._output import Field
 from raytrail.config import Config
 from raytrail.entities import Entity
 from raytrail.errors import ConfigError
+from raytrail.terminal import note, nouns, options, printing, stores
+from raytrail.terminal.printing import Field
 
 BY = {
     "task": ("func_or_class_name", "type"),
@@ -23,13 +23,13 @@ UNKNOWN = "null"
 """The column of those whose state no event said, as a filter has it."""
 
 
-@click.command(cls=_options.Command)
+@click.command(cls=options.Command)
 @click.argument("noun", metavar="NOUN")
-@_options.cluster
-@_options.filtered
-@_options.at
-@_options.output_format("table", "json", "csv")
-@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+@options.cluster
+@options.filtered
+@options.at
+@options.output_format("table", "json", "csv")
+@options.settings("store.dir", "store.threads", "store.memory_bytes")
 def summary(
     noun: str, cluster_id: str, filters: tuple[str, ...], every: bool, at: str | None, form: str, config: Config
 ) -> None:
@@ -42,10 +42,10 @@ def summary(
     """
     one = _counted(noun)
     names = BY[one.name]
-    with _history.reading(config) as store:
-        cluster = _history.chosen(store, cluster_id)
-        view = _history.snapshot(store, cluster, at)
-        where = [*_nouns.counted(one, every=every), *_history.where(store, cluster, view, one, filters)]
+    with stores.reading(config) as store:
+        cluster = stores.chosen(store, cluster_id)
+        view = stores.snapshot(store, cluster, at)
+        where = [*nouns.counted(one, every=every), *stores.where(store, cluster, view, one, filters)]
         groups = view.group(one.name, (*names, one.state), where)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for group in groups:
@@ -58,19 +58,19 @@ def summary(
     states = sorted({group[one.state] or UNKNOWN for group in groups})
     columns = [*names, "total", *states]
     if form == "json":
-        _output.write_json(ordered)
+        printing.write_json(ordered)
     elif form == "csv":
-        _output.write_csv(columns, ordered)
+        printing.write_csv(columns, ordered)
     elif not ordered:
-        _output.note(f"no {one.plural}")
+        note(f"no {one.plural}")
     else:
         totals = {column: sum(row.get(column, 0) for row in ordered) for column in columns[len(names) :]}
         fields = [Field(name) for name in names] + [Field(column, right=True) for column in totals]
-        _output.table(fields, [*ordered, {names[0]: "all", **totals}])
+        printing.table(fields, [*ordered, {names[0]: "all", **totals}])
 
 
 def _counted(noun: str) -> Entity:
-    one = _nouns.named(noun)
+    one = nouns.named(noun)
     if one.name not in BY:
         raise ConfigError(f"{one.plural} are not summed up, only tasks, actors and objects; see `raytrail list {noun}`")
     return one

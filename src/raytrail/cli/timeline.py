@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from raytrail.cli import _history, _options, _output, _service
 from raytrail.config import Config
+from raytrail.terminal import note, options, service, stores
 
 STDOUT = Path("-")
 
 
-@click.command(cls=_options.Command)
-@_options.cluster
-@_options.at
+@click.command(cls=options.Command)
+@options.cluster
+@options.at
 @click.option("--job", default="", metavar="ID", help="Of that driver job only.  [default: all]")
 @click.option(
     "--style",
@@ -29,7 +29,7 @@ STDOUT = Path("-")
     type=click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True),
     help="File to write; - is stdout.  [default: timeline-SESSION.json here]",
 )
-@_options.settings("store.dir", "store.threads", "store.memory_bytes")
+@options.settings("store.dir", "store.threads", "store.memory_bytes")
 def timeline(cluster_id: str, at: str | None, job: str, style: str, out: Path | None, config: Config) -> None:
     """
     Write what each process did, and when, to a file.
@@ -37,12 +37,12 @@ def timeline(cluster_id: str, at: str | None, job: str, style: str, out: Path | 
     It is what `ray timeline` writes of a live cluster; open it in chrome://tracing or https://ui.perfetto.dev. Tasks
     have no number at which they end.
     """
-    _service.server()  # whose answers these are; it comes with an extra
+    service.server()  # whose answers these are; it comes with an extra
     from raytrail.server.timeline import draw
 
-    with _history.reading(config) as store:
-        cluster = _history.chosen(store, cluster_id)
-        pieces = draw(_history.snapshot(store, cluster, at), job, style)
+    with stores.reading(config) as store:
+        cluster = stores.chosen(store, cluster_id)
+        pieces = draw(stores.snapshot(store, cluster, at), job, style)
         if out == STDOUT:
             for piece in pieces:
                 sys.stdout.buffer.write(piece)
@@ -51,4 +51,4 @@ def timeline(cluster_id: str, at: str | None, job: str, style: str, out: Path | 
         with path.open("wb") as file:
             for piece in pieces:
                 file.write(piece)
-    _output.note(f"{path}: {path.stat().st_size:,} bytes; open it in chrome://tracing or https://ui.perfetto.dev")
+    note(f"{path}: {path.stat().st_size:,} bytes; open it in chrome://tracing or https://ui.perfetto.dev")

@@ -10,19 +10,19 @@ import click
 import msgspec
 
 from raytrail import history as history_loop
-from raytrail.cli import _history, _options, _output, _service
-from raytrail.cli._shipping import Agent
+from raytrail.agent.agent import Agent
 from raytrail.config import Config, state_dir, store_dir
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
 from raytrail.pubsub.url import shown
 from raytrail.redact import Redactor
+from raytrail.terminal import note, options, service, stores
 
 log = logging.getLogger(__name__)
 
 
-@click.command(cls=_options.Command)
-@_options.settings("tail", "sources", "agent", "store", "server", reloadable=True)
+@click.command(cls=options.Command)
+@options.settings("tail", "sources", "agent", "store", "server", reloadable=True)
 def up(config: Config, load: Callable[[], Config]) -> None:
     """
     Agent, history and server in one process, for one machine.
@@ -33,8 +33,8 @@ def up(config: Config, load: Callable[[], Config]) -> None:
     """
     # absolute, as a relative path would become the URL's host
     url = config.agent.to or f"file://{(state_dir(config) / 'events').absolute()}"
-    _service.keep_memory()
-    _service.run(lambda stop: _up(_publishing(config, url), lambda: _publishing(load(), url), stop))
+    service.keep_memory()
+    service.run(lambda stop: _up(_publishing(config, url), lambda: _publishing(load(), url), stop))
 
 
 def _publishing(config: Config, url: str) -> Config:
@@ -45,16 +45,16 @@ def _publishing(config: Config, url: str) -> Config:
 
 async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -> None:
     url = config.agent.to
-    server = _service.server()
-    _service.collect_seldom()
+    server = service.server()
+    service.collect_seldom()
     agent_stop, history_stop, server_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    with _history.writing(config) as store:
+    with stores.writing(config) as store:
         pubsub = connect(url)
         elsewhere = connect(config.server.ingest) if config.server.ingest not in ("", "on") else None
         take = Collector(elsewhere or pubsub, Redactor(config.tail.redact)).take if config.server.ingest else None
         try:
-            _output.note(f"reading {config.tail.temp_dir}, publishing to {shown(url)}, keeping {store_dir(config)}")
-            await _service.all_of(
+            note(f"reading {config.tail.temp_dir}, publishing to {shown(url)}, keeping {store_dir(config)}")
+            await service.all_of(
                 (Agent(config, load).run(agent_stop), agent_stop),
                 (history_loop.run(pubsub, store, config.store, history_stop, group="history"), history_stop),
                 (server.serve(store, config.server, ready=_announce, stop=server_stop, take=take), server_stop),
@@ -66,4 +66,4 @@ async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -
 
 
 def _announce(url: str) -> None:
-    _output.note(f"serving on {url}")
+    note(f"serving on {url}")

@@ -8,19 +8,16 @@ import gc
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from raytrail.cli import BROKEN
 from raytrail.errors import ConfigError
+from raytrail.exit_codes import BROKEN
 
 log = logging.getLogger(__name__)
-
-_NOTIFY_SECONDS = 1.0  # how long a systemd that does not listen may hold us up
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
@@ -135,34 +132,6 @@ def collect_seldom() -> None:
     twentieth waited a third of a second and more for the lists of others, where they take some milliseconds.
     """
     gc.set_threshold(200_000, 20, 100)
-
-
-def notify(state: str) -> None:
-    """Tell systemd how it stands, if it wants to know: ``READY=1``, ``WATCHDOG=1`` (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            manager.settimeout(_NOTIFY_SECONDS)
-            manager.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
-
-
-async def alive(body: Awaitable[Any]) -> None:
-    """Run `body`, telling systemd's watchdog that the loop turns, if it wants to know."""
-    ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if ours else 0.0
-
-    async def beat() -> None:
-        while True:
-            notify("WATCHDOG=1")
-            await asyncio.sleep(seconds / 3)
-
-    beating = asyncio.ensure_future(beat()) if seconds else None
-    try:
-        await body
-    finally:
-        if beating is not None:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
 
 
 async def all_of(*parts: tuple[Coroutine[Any, Any, Any], asyncio.Event], stop: asyncio.Event) -> None:

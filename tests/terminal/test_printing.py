@@ -3,8 +3,9 @@
 import pytest
 from rich.console import Console
 
-from raytrail.cli import _output
-from raytrail.cli._output import Field, table
+from raytrail import words
+from raytrail.terminal import printing
+from raytrail.terminal.printing import Field, table
 
 TASK_ID = "c8ef45ccd0112571ffffffffffffffffffffffff01000000"
 
@@ -14,7 +15,7 @@ def terminal(monkeypatch):
     """A terminal of so many columns."""
 
     def terminal(width):
-        monkeypatch.setattr(_output, "_console", lambda: Console(width=width, highlight=False))
+        monkeypatch.setattr(printing, "_console", lambda: Console(width=width, highlight=False))
 
     return terminal
 
@@ -72,7 +73,7 @@ def test_line_breaks_markup_and_what_steers_a_terminal_are_only_text(terminal, c
     text = "[red]a\n\x1b[36mray::f()\x1b[39m[/red] \x1b]0;title\x07"
     table([Field("name")], [{"name": text}])
     assert lines(capsys)[1] == "[red]a ray::f()[/red] \ufffd]0;title\ufffd"
-    _output.record({"name": text})
+    printing.record({"name": text})
     assert lines(capsys) == ["name  [red]a", "      ray::f()[/red] \ufffd]0;title\ufffd"]
 
 
@@ -82,12 +83,12 @@ def test_line_breaks_markup_and_what_steers_a_terminal_are_only_text(terminal, c
      (2_100_000_000, "2.1 GB"), (3 * 10**15, "3000.0 TB")],
 )  # fmt: skip
 def test_sizes_are_in_decimal_units(count, text):
-    assert _output.size(count) == text
+    assert words.size(count) == text
 
 
 def test_a_row_in_full_leaves_out_what_is_not_known_and_says_so(capsys):
     events = [{"state": "A" * 40}, {"s": "B" * 40}]
-    _output.record({"name": "f", "error": None, "message": "one\ntwo", "events": events})
+    printing.record({"name": "f", "error": None, "message": "one\ntwo", "events": events})
     done = capsys.readouterr()
     assert done.out.splitlines() == [
         "name     f",
@@ -102,7 +103,7 @@ def test_a_row_in_full_leaves_out_what_is_not_known_and_says_so(capsys):
 
 
 def test_whole_numbers_of_any_size_are_written(capsys):
-    _output.write_json([{"n": 2**100}, {"n": 1}])
+    printing.write_json([{"n": 2**100}, {"n": 1}])
     assert capsys.readouterr().out == '[\n{"n":1267650600228229401496703205376},\n{"n":1}\n]\n'
 
 
@@ -114,6 +115,6 @@ def test_a_file_is_replaced_only_when_all_is_written(tmp_path):
     target = tmp_path / "rows.json"
     target.write_text("old")
     with pytest.raises(OSError, match="full"):
-        _output.write_json(rows(), target)
+        printing.write_json(rows(), target)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

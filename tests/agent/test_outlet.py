@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raytrail.agent.outlet import Outlet
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, PublishError
 from raytrail.event import Chunk, Segment
-from raytrail.pubsub.outlet import Outlet
 
 
 class Broker:

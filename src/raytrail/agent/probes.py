@@ -15,10 +15,10 @@ from typing import NamedTuple
 import msgspec
 
 from raytrail import disk
-from raytrail.cli import BROKEN, OK, _node
 from raytrail.config import SourcesConfig
+from raytrail.exit_codes import BROKEN, OK
 from raytrail.sources.probe import OF_HEAD, TYPES, Probe
-from raytrail.tail import discovery
+from raytrail.tail import discovery, processes
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +46,17 @@ def wanted(sources: SourcesConfig) -> tuple[str, ...]:
     return tuple(one for one in TYPES if one in sources.types or "ALL" in sources.types)
 
 
-def raylets(temp_dirs: Iterable[Path], proc: Path = _node.PROC) -> Iterator[Raylet]:
+def raylets(temp_dirs: Iterable[Path], proc: Path = processes.PROC) -> Iterator[Raylet]:
     """
     Yield the raylets of this node whose sessions are in one of Ray's temporary directories.
 
     Where an agent sees the processes of other pods, too, theirs are left to their agents.
     """
-    processes = [one for one in _node.processes(proc) if one.name == "raylet"]
+    here = [process for process in processes.processes(proc) if process.name == "raylet"]
     seen = discovery.running(proc)
     for temp_dir in temp_dirs:
         visible = False
-        for one in processes:
+        for one in here:
             # by name: from another container the same directory may be seen under another path
             directory = temp_dir / one.session_dir.name
             said = one.arguments
@@ -179,7 +179,7 @@ class Probes:
 
 async def _run(probe: Probe) -> tuple[int, str]:
     """Run a probe to its end, and return its exit code and what it said kept it from asking."""
-    command = [sys.executable, "-m", "raytrail.cli._probe", msgspec.json.encode(probe).decode()]
+    command = [sys.executable, "-m", "raytrail.agent.probe_process", msgspec.json.encode(probe).decode()]
     # its standard input is at its end once we are gone, however that came about
     process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
     log.info("%s of node %s are asked for by process %d", _noun(probe.types), probe.node_id, process.pid)

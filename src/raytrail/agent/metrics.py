@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from raytrail.cli._shipping import Agent
+from raytrail.agent.agent import Agent
 from raytrail.errors import ConfigError
 from raytrail.sources.few import Server
 

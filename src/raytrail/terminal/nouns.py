@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from raytrail.cli._words import instead
 from raytrail.entities import Column, Derived, Entity, Type, installed
 from raytrail.entities.sql import STORED, shown
 from raytrail.errors import ConfigError
 from raytrail.store import Filter
 from raytrail.store.read import Op
+from raytrail.words import instead
 
 FILE_TYPES: dict[Type, str] = {**STORED, "id": "VARCHAR"}
 """The engine's type of each of ours in a Parquet file for others: ids as the hex that Ray shows."""

@@ -15,7 +15,7 @@ class _Formatter(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
 
-def to_stderr(verbose: bool) -> None:
+def log_to_stderr(verbose: bool) -> None:
     """Log ours from INFO on (DEBUG when verbose), and warnings of everybody else."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

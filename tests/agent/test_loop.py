@@ -252,7 +252,7 @@ async def test_its_last_report_is_not_an_earlier_one_where_it_is_told_to_stop_wh
 
 
 async def test_it_reports_as_often_as_it_must_say_that_ray_lives(tailed, path, monkeypatch):
-    monkeypatch.setattr("raytrail.agent.HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("raytrail.agent.loop.HEARTBEAT_SECONDS", 0.05)
     append(path, lines(0, 3))
     broker = Broker()
     async with running(tailed, broker, config=msgspec.structs.replace(AGENT, report_seconds=3600)):

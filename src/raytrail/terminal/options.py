@@ -12,9 +12,9 @@ import click
 
 from raytrail import config as settings_of
 from raytrail import export
-from raytrail.cli import _times
 from raytrail.config import Setting
 from raytrail.sources import address
+from raytrail.terminal import times
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 
@@ -27,6 +27,7 @@ class Command(click.Command):
     """A command whose help shows its own options first, then the settings that it minds."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write its own options, then the settings."""
         own: list[tuple[str, str]] = []
         settings: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
@@ -143,7 +144,7 @@ def at(command: Body) -> Body:
     return click.option(
         "--at",
         metavar="TIME",
-        help=f"As it was at that time: {_times.HELP}. A time outside the cluster's life is said on stderr.",
+        help=f"As it was at that time: {times.HELP}. A time outside the cluster's life is said on stderr.",
     )(command)
 
 

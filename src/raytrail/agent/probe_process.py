@@ -1,7 +1,7 @@
 """
-A node's probe as a process: what `raytrail.cli._probes` starts, and nobody else.
+A node's probe as a process: what `raytrail.agent.probes` starts, and nobody else.
 
-    python -m raytrail.cli._probe '{"session_dir": ..., "gcs_address": ..., ...}'
+    python -m raytrail.agent.probe_process '{"session_dir": ..., "gcs_address": ..., ...}'
 
 Its standard input is held open by its parent and nothing comes through it. What keeps it from asking it says on
 standard output, for the parent to log; it ends with 0 when its raylet or its parent has.
@@ -14,14 +14,15 @@ import sys
 
 import msgspec
 
-from raytrail.cli import BROKEN, OK, USAGE, _log
 from raytrail.errors import ConfigError, SourceError
+from raytrail.exit_codes import BROKEN, OK, USAGE
+from raytrail.log import log_to_stderr
 from raytrail.sources import probe
 
 
 def main(argument: str) -> int:
     """Probe as told, and return the exit code."""
-    _log.to_stderr(verbose=False)
+    log_to_stderr(verbose=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us when it has done
     try:
         probe.run(msgspec.json.decode(argument, type=probe.Probe), parent=sys.stdin.fileno())

@@ -1,18 +1,11 @@
-"""Words on stderr, and numbers as words: apart from the tables, whose libraries an agent need not hold in memory."""
+"""Numbers and names as words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import click
-
 MOST_LISTED = 15
 """Most names that an error lists beside those that are likely meant."""
-
-
-def note(text: str) -> None:
-    """Say something about what is printed, out of its way."""
-    click.echo(text, err=True)
 
 
 def size(count: int) -> str:

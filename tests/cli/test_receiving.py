@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 from tests.sources.posted import SESSION, event
 
-from raytrail.cli._receiver import Receiving, probed
+from raytrail.agent.receiving import Receiving, probed
 from raytrail.config import SourcesConfig
 from raytrail.errors import ConfigError
 from raytrail.testing.ports import free_port

@@ -20,12 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raytrail.cli import _times
-from raytrail.cli._words import note as note
-from raytrail.cli._words import size as size
 from raytrail.config import StoreConfig
 from raytrail.entities.sql import literal
 from raytrail.store.engine import Engine, copy_parquet, lines
+from raytrail.terminal import note, times
 
 TEXT_CELLS = 40
 """Widest that a text of no fixed length may be in a table for people."""
@@ -230,7 +228,7 @@ def _cell(name: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int) and name.endswith(TIMES):
         unit = name.rpartition("_")[2]
-        return _times.show({"s": value * 1_000, "ms": value, "ns": value // 1_000_000}[unit], digits=3 * (unit != "s"))
+        return times.show({"s": value * 1_000, "ms": value, "ns": value // 1_000_000}[unit], digits=3 * (unit != "s"))
     if isinstance(value, (dict, list)):
         return msgspec.json.encode(value).decode()
     return " ".join(_printable(str(value)).split())

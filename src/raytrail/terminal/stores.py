@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from raytrail.cli import _nouns, _output, _times
-from raytrail.cli._nouns import Asked
-from raytrail.cli._times import Life
 from raytrail.config import Config, store_dir
 from raytrail.entities import Entity
 from raytrail.store import Cluster, Filter, Snapshot, Store
+from raytrail.terminal import note, nouns, times
+from raytrail.terminal.nouns import Asked
+from raytrail.terminal.times import Life
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def chosen(store: Store, cluster_id: str) -> Cluster:
     """
     cluster = store.find(cluster_id)
     if cluster.session != cluster_id:
-        _output.note(f"cluster {cluster.session}" + (f" ({cluster.cluster})" if cluster.cluster else ""))
+        note(f"cluster {cluster.session}" + (f" ({cluster.cluster})" if cluster.cluster else ""))
     return cluster
 
 
@@ -71,12 +71,12 @@ def moment(cluster: Cluster, text: str) -> int | None:
         ConfigError: It is not a TIME.
     """
     word = text.strip().lower()
-    if word == _times.END or (word == _times.NOW and cluster.alive):
+    if word == times.END or (word == times.NOW and cluster.alive):
         return None
     life = _life(cluster)
-    moment_ms = _times.parse(text, life)
-    if words := _times.remark(text, moment_ms, life):
-        _output.note(words)
+    moment_ms = times.parse(text, life)
+    if words := times.remark(text, moment_ms, life):
+        note(words)
     return moment_ms
 
 
@@ -93,7 +93,7 @@ def where(store: Store, cluster: Cluster, view: Snapshot, one: Entity, filters: 
         # an earlier state may be gone at last, and a later one not be there yet
         return any(seen.count(one.name, [condition]) for seen in (view, store.snapshot(cluster.session)))
 
-    return _nouns.where(one, filters, Asked(lambda text: _times.parse(text, life), is_there))
+    return nouns.where(one, filters, Asked(lambda text: times.parse(text, life), is_there))
 
 
 def _life(cluster: Cluster) -> Life:

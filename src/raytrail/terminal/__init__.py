@@ -1,0 +1,10 @@
+"""What the commands share: options, tables, times, and words on stderr."""
+
+from __future__ import annotations
+
+import click
+
+
+def note(text: str) -> None:
+    """Say something about what is printed, out of its way."""
+    click.echo(text, err=True)

@@ -38,7 +38,7 @@ $(OLDEST)/.installed: $(VENV)/.installed
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python demo/demo.py $(DEMO_ARGS)
+	$(BIN)/python -m demo.demo $(DEMO_ARGS)
 
 brokers:
 	sh tests/brokers/fetch.sh

@@ -27,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lab.generate import SESSION, generate
+
 from bench import agent, gcs, pairs, polling, profiles
 from bench.polling import quantiles, serving
 from raytrail.agent import drain
@@ -34,7 +36,6 @@ from raytrail.config import AgentConfig, StoreConfig, TailConfig
 from raytrail.pubsub import connect
 from raytrail.store import Filter, Store
 from raytrail.tail import Checkpoint, Tailer
-from raytrail.testing.generate import SESSION, generate
 
 TWO = StoreConfig(threads=2)
 ONE = StoreConfig(threads=1)

@@ -10,9 +10,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.generate import SESSION
 from tests.brokers.kafka import Kafka
-
-from raytrail.testing.generate import SESSION
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PARTITIONS = 4

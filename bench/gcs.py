@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 
-from raytrail.testing.ray_cluster import ray_cluster
+from lab.ray_cluster import ray_cluster
 
 ROUNDS, SECONDS, PACE = 4, 3, 50_000
 ANSWER_SECONDS = 60

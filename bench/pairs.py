@@ -12,10 +12,11 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 
+from lab.ports import free_port
+from lab.ray_cluster import ray_cluster
+
 from bench.agent import agent
 from raytrail import export
-from raytrail.testing.ports import free_port
-from raytrail.testing.ray_cluster import ray_cluster
 
 PAIRS = 40
 SETTLE_SECONDS = 2.0

@@ -8,11 +8,11 @@ import time
 from contextlib import contextmanager
 
 import httpx
+from lab.generate import SESSION
 
 from raytrail.config import StoreConfig
 from raytrail.event import Chunk
 from raytrail.store import Store
-from raytrail.testing.generate import SESSION
 
 CLUSTERS, BROWSERS, POLLS, SECONDS = 20, 50, 8, 4.0
 TASKS_OF_A_JOB = "filter_keys=job_id&filter_predicates=%3D&filter_values=01000000"

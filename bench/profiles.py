@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+from lab.ray_cluster import ray_cluster
+
 from raytrail import export
-from raytrail.testing.ray_cluster import ray_cluster
 
 TURNS = 3
 ROUND, ROUNDS = 5_000, 3

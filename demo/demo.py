@@ -25,13 +25,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lab.compare import Score, compare
+from lab.ray_cluster import RayCluster, ray_cluster
+from lab.record import record
 from rich.console import Console
 from rich.table import Table
 
 from raytrail.errors import RaytrailError
-from raytrail.testing.compare import Score, compare
-from raytrail.testing.ray_cluster import RayCluster, ray_cluster
-from raytrail.testing.record import record
 
 BIN = Path(sys.executable).parent
 WORKLOAD = Path(__file__).with_name("workload.py")

@@ -1,7 +1,7 @@
 """
 Half a minute of what goes on in a Ray cluster: tasks and actors that work, fail, retry and die, and more.
 
-Needs a running Ray, found by RAY_ADDRESS; `raytrail.testing.ray_cluster` starts one. When this ends, a
+Needs a running Ray, found by RAY_ADDRESS; `lab.ray_cluster` starts one. When this ends, a
 detached actor is alive, and two tasks are open: one runs for long, one never can.
 """
 

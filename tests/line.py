@@ -96,7 +96,7 @@ class Line:
         """Start what writes event files, with rotation and half lines, and says at its end what it wrote."""
         print(f"RAYTRAIL_TEST_SEED={SEED}")  # noqa: T201 (shown where a test fails)
         return subprocess.Popen(
-            [sys.executable, "-m", "raytrail.testing.generate", self.temp_dir, "--live", "--seconds", str(seconds),
+            [sys.executable, "-m", "lab.generate", self.temp_dir, "--live", "--seconds", str(seconds),
              "--rate", str(rate), "--rotate-bytes", str(rotate_bytes), "--seed", str(SEED)],
             stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -129,7 +129,7 @@ class Line:
         Check that all that was written is in the store, once, and no file of it torn.
 
         Args:
-            written: What `raytrail.testing.generate` said.
+            written: What `lab.generate` said.
             refused: The ranges that are missing, by event type: lines beyond those.
         """
         with Store.open(self.store, StoreConfig(threads=1), write=True) as store:

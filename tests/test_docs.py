@@ -31,8 +31,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-
-from raytrail.testing.ports import free_port
+from lab.ports import free_port
 
 if sys.version_info >= (3, 11):
     import tomllib

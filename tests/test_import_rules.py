@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "server": {"store", "entities", "config", "zstd"},
     "agent": {"tail", "pubsub", "sources", "event", "config", "disk", "words", "log", "systemd", "exit_codes"},
     "history": {"pubsub", "store", "config"},
-    "testing": {"event", "entities", "pubsub", "store", "config", "export"},
+    "testing": {"event", "entities", "pubsub", "store", "config"},
     "__main__": {"cli"},
     "terminal": {"server", "store", "entities", "sources", "export", "config", "words", "exit_codes"},
     "cli": {
@@ -49,7 +49,6 @@ MAY_IMPORT = {
         "config",
         "event",
         "disk",
-        "testing",
         "sources",
         "export",
     },

@@ -23,12 +23,12 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from confluent_kafka.admin import NewTopic
+from lab.generate import generate
 from tests.brokers.kafka import Kafka
 from tests.brokers.proxy import Proxy
 from tests.line import SEED, Line, wait_for
 
 from raytrail.pubsub import connect
-from raytrail.testing.generate import generate
 
 KILLS = 10
 """Of each."""

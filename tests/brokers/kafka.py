@@ -14,9 +14,8 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from lab.ports import free_port, free_ports
 from tests.brokers.freeze import freeze
-
-from raytrail.testing.ports import free_port, free_ports
 
 JARS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser() / "kafka"
 CLASSES = JARS / "classes.jsa"

@@ -10,8 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-
-from raytrail.testing.ports import free_port
+from lab.ports import free_port
 
 BROKERS = Path(os.environ.get("RAYTRAIL_BROKERS") or "~/.cache/raytrail/brokers").expanduser()
 GATEWAY = BROKERS / "bin" / "versitygw"

@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
+from lab.ports import free_port
 
 from raytrail.cli import main
 from raytrail.config import settings
 from raytrail.errors import RaytrailError
 from raytrail.pubsub import connect, open_bucket
 from raytrail.pubsub.url import shown
-from raytrail.testing.ports import free_port
 
 SECRET = "hunter2Xy9"
 # as people write them who have not heard of percent-encoding; what is before and after the mark must not be told either

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from lab.ray_cluster import ray_cluster
 
 from raytrail.cli.run import CANNOT_EXECUTE, NOT_FOUND
 from raytrail.exit_codes import USAGE
 from raytrail.export import TYPES, settings
-from raytrail.testing.ray_cluster import ray_cluster
 
 SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'environ': dict(os.environ)}))"
 CALLS = 30_000

@@ -7,12 +7,12 @@ import urllib.error
 import urllib.request
 
 import pytest
+from lab.ports import free_port
 from tests.sources.posted import SESSION, event
 
 from raytrail.agent.receiving import Receiving, probed
 from raytrail.config import SourcesConfig
 from raytrail.errors import ConfigError
-from raytrail.testing.ports import free_port
 
 pytestmark = pytest.mark.slow
 

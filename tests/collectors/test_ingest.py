@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from lab.generate import generate
+from lab.ports import free_port
 from tests.line import Line, wait_for
-
-from raytrail.testing.generate import generate
-from raytrail.testing.ports import free_port
 
 TOKEN = "only-for-this-test"
 

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from lab.generate import generate
+from lab.ports import free_port
 from tests.collectors.folded import answers, imported
 from tests.line import wait_for
 
 from raytrail.config import StoreConfig
 from raytrail.pubsub import connect
 from raytrail.store import Store
-from raytrail.testing.generate import generate
-from raytrail.testing.ports import free_port
 
 yaml = pytest.importorskip("yaml")
 

@@ -13,11 +13,10 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from confluent_kafka.admin import AdminClient, NewTopic
+from lab.generate import SESSION, generate
 from tests.brokers.kafka import Kafka
 from tests.collectors.folded import answers, events, imported
 from tests.line import Line, wait_for
-
-from raytrail.testing.generate import SESSION, generate
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "collectors" / "rsyslog.conf"
 TASKS = 2000

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("nats")
 
 import nats
+from lab.ports import free_port
 from tests.brokers.freeze import freeze
 from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 
@@ -23,7 +24,6 @@ from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
-from raytrail.testing.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -18,6 +18,7 @@ pytest.importorskip("obstore")
 import duckdb
 import obstore
 from azure.storage.blob import BlobServiceClient
+from lab.ports import free_port
 from tests.brokers.freeze import freeze
 from tests.brokers.s3 import BROKERS, DEADLINE_SECONDS, S3, SECRET, started
 from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
@@ -27,7 +28,6 @@ from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.pubsub.objects import _decode, _encode, _Following
 from raytrail.testing import check_pubsub
-from raytrail.testing.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

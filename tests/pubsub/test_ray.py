@@ -17,13 +17,13 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from lab.ray_cluster import ray_cluster
 from tests.line import Line, wait_for
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect, ray
 from raytrail.testing import check_pubsub
-from raytrail.testing.ray_cluster import ray_cluster
 
 DEADLINE_SECONDS = 30
 

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("redis")
 
 import redis
+from lab.ports import free_port
 from tests.brokers.freeze import freeze
 from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
@@ -22,7 +23,6 @@ from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
-from raytrail.testing.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

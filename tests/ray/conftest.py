@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-
-from raytrail.testing.queries import record_queries
-from raytrail.testing.ray_cluster import ray_cluster
-from raytrail.testing.record import record, record_logs
+from lab.queries import record_queries
+from lab.ray_cluster import ray_cluster
+from lab.record import record, record_logs
 
 WORKLOAD = Path(__file__).parents[2] / "demo" / "workload.py"
 

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-from raytrail.testing.questions import compare_answers, moment_paths
-from raytrail.testing.ray_cluster import ray_cluster
-from raytrail.testing.record import ask_each, record
+from lab.questions import compare_answers, moment_paths
+from lab.ray_cluster import ray_cluster
+from lab.record import ask_each, record
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

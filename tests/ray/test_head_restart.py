@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
+from lab.ports import free_port
+from lab.ray_cluster import ray_cluster
 from tests.line import Line, wait_for
 
 from raytrail.cli import main
@@ -23,8 +25,6 @@ from raytrail.config import ServerConfig
 from raytrail.server import app
 from raytrail.store import Store
 from raytrail.tail import nodes
-from raytrail.testing.ports import free_port
-from raytrail.testing.ray_cluster import ray_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

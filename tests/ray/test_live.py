@@ -14,6 +14,9 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 from click.testing import CliRunner
+from lab.compare import compare
+from lab.queries import outcome
+from lab.questions import compare_answers
 from tests.browser import browser
 from tests.serving import listening
 
@@ -21,9 +24,6 @@ from raytrail.cli import main
 from raytrail.config import ServerConfig
 from raytrail.server import app
 from raytrail.store import Store
-from raytrail.testing.compare import compare
-from raytrail.testing.queries import outcome
-from raytrail.testing.questions import compare_answers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

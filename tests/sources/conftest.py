@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from lab.ray_cluster import ray_cluster
 from tests.sources import posted
 
 from raytrail.config import StoreConfig
@@ -14,7 +15,6 @@ from raytrail.event import Chunk, Segment
 from raytrail.store import Store
 from raytrail.tail import discovery
 from raytrail.testing.entities import SESSION
-from raytrail.testing.ray_cluster import ray_cluster
 
 WORKLOADS = Path(__file__).parent / "workloads"
 

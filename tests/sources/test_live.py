@@ -25,6 +25,9 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from click.testing import CliRunner
+from lab.compare import compare
+from lab.ports import free_port
+from lab.ray_cluster import ray_cluster
 
 from raytrail.cli import main
 from raytrail.config import ServerConfig
@@ -33,9 +36,6 @@ from raytrail.export import posts_events
 from raytrail.server import app
 from raytrail.sources import address, serve_poll
 from raytrail.store import Store
-from raytrail.testing.compare import compare
-from raytrail.testing.ports import free_port
-from raytrail.testing.ray_cluster import ray_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

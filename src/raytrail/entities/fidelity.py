@@ -1,7 +1,7 @@
 """
 What Ray's events cannot say of what Ray itself shows, and why: the one list for comparisons, answers and the docs.
 
-Resources are those of Ray's State API, and those that `raytrail.testing.questions` asks its dashboard for.
+Resources are those of Ray's State API, and those that `lab.questions` asks its dashboard for.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 import sys
 
+from lab.ports import free_port
+
 import ray
 from ray import serve
-from raytrail.testing.ports import free_port
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.1}, num_replicas=2)

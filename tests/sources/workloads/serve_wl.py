@@ -6,11 +6,11 @@ from inspect import signature
 from pathlib import Path
 
 from asking import post, say, tell
+from lab.ports import free_port
 from ray.serve._private.version import DeploymentVersion
 
 import ray
 from ray import serve
-from raytrail.testing.ports import free_port
 
 SMALL = {"num_cpus": 0.1}
 # neither is yet so in Ray 2.48

@@ -28,9 +28,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.ports import HOST, free_ports
 from raytrail.errors import ConfigError, RaytrailError
 from raytrail.export import in_environment, off, settings
-from raytrail.testing.ports import HOST, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

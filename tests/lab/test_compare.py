@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from lab.compare import KEYS, compare
 
 from raytrail.entities.fidelity import CANNOT
-from raytrail.testing.compare import KEYS, compare
 
 
 def node(number, **fields):

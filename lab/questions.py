@@ -13,7 +13,7 @@ import itertools
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raytrail.testing.compare import KEYS, Score, compare
+from lab.compare import KEYS, Score, compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from raytrail.testing.questions import Row, Rows
+    from lab.questions import Row, Rows
 
 FILTERED = {
     "tasks": "task_id attempt_number name state job_id actor_id type func_or_class_name parent_task_id node_id "
@@ -57,7 +57,7 @@ def record_queries(address: str, answers: Mapping[str, Any], *, timeout_seconds:
 
     Args:
         address: The dashboard, ``http://host:port``.
-        answers: What `raytrail.testing.record.record` returned.
+        answers: What `lab.record.record` returned.
         timeout_seconds: For each of the requests.
 
     Returns:

@@ -8,10 +8,10 @@ import urllib.error
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from lab.questions import paths
+from lab.record import RESOURCES, record, record_logs
 
 from raytrail.errors import RaytrailError
-from raytrail.testing.questions import paths
-from raytrail.testing.record import RESOURCES, record, record_logs
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from lab.compare import KEYS
+from lab.questions import QUESTIONS, compare_answers, moment_paths, paths
 
 from raytrail.entities.fidelity import CANNOT, EXCUSES, ROWS
-from raytrail.testing.compare import KEYS
-from raytrail.testing.questions import QUESTIONS, compare_answers, moment_paths, paths
 
 NODE = "01" * 28
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from lab.ray_cluster import ray_cluster
 
 from raytrail.errors import ConfigError, RaytrailError
-from raytrail.testing.ray_cluster import ray_cluster
 
 DRIVER = """
 import ray

@@ -12,9 +12,9 @@ import sys
 from collections import Counter
 
 import pytest
+from lab.generate import BACKUPS, _LiveFiles, generate, write_live
 
 from raytrail.errors import ConfigError
-from raytrail.testing.generate import BACKUPS, _LiveFiles, generate, write_live
 
 RANK = {13: 7.5}  # GETTING_AND_PINNING_ARGS comes before RUNNING, whatever its number
 NAMES = {2: "PENDING_NODE_ASSIGNMENT", 8: "RUNNING", 11: "FINISHED", 12: "FAILED"}
@@ -270,7 +270,7 @@ def test_a_live_session_keeps_to_its_time(tmp_path):
 
 
 def test_the_command_prints_what_it_wrote(tmp_path):
-    command = [sys.executable, "-m", "raytrail.testing.generate", tmp_path, "--tasks", "100", "--live"]
+    command = [sys.executable, "-m", "lab.generate", tmp_path, "--tasks", "100", "--live"]
     run = subprocess.run([*command, "--rate", "1e9", "--rotate-bytes", "20000"], capture_output=True, check=True)
     summary = json.loads(run.stdout)
     assert summary["directory"].startswith(str(tmp_path))

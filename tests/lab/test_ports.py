@@ -2,8 +2,9 @@
 
 import socket
 
-from raytrail.testing import ports
-from raytrail.testing.ports import HOST, free_port, free_ports
+from lab.ports import HOST, free_port, free_ports
+
+from lab import ports
 
 
 def test_no_port_is_given_twice_though_nobody_listens_yet():

@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+from lab.questions import paths
 from raytrail.errors import RaytrailError
-from raytrail.testing.questions import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ def record(address: str, out: Path, *, timeout_seconds: float = 30.0) -> dict[st
     ``tasks_summary``, ``actors_summary``, ``submissions`` (``/api/jobs/``), ``version``, and the wall clock
     around these, ``began_ms`` and ``ended_ms``. Compare with our answers as of ``ended_ms``, and only of a
     cluster that does nothing meanwhile. Last comes ``asked``: what was answered to each path of
-    `raytrail.testing.questions`, with its ``status``, ``body``, and ``at_ms``, when it was asked.
+    `lab.questions`, with its ``status``, ``body``, and ``at_ms``, when it was asked.
 
     Args:
         address: The dashboard, ``http://host:port`` or ``host:port``.
@@ -86,7 +86,7 @@ def ask_each(base: str, asked: Iterable[str], *, timeout_seconds: float = 30.0) 
 
     Args:
         base: The URL that paths are added to.
-        asked: The paths, as of `raytrail.testing.questions`.
+        asked: The paths, as of `lab.questions`.
         timeout_seconds: For each of the requests.
 
     Returns:

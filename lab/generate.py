@@ -3,7 +3,7 @@ Export event files as a Ray 2.60 session leaves them, of any size, with the numb
 
     generate(tmp_path, tasks=1_000_000)            a session that is over, as fast as it can be written
     write_live(tmp_path, seconds=20, rate=5000)    one that is being written now, with rotation and half lines
-    python -m raytrail.testing.generate --help     either, as a process of its own
+    python -m lab.generate --help                  either, as a process of its own
 
 Every driver job is simulated by itself, second by second, with its own random numbers; the seconds of all
 jobs are then merged. So the same arguments give the same bytes, and no more is held than what is in flight.
@@ -1383,7 +1383,7 @@ class _LiveFiles:
 def main(argv: Sequence[str] | None = None, write: Callable[[str], object] = sys.stdout.write) -> None:
     """Write a session and then, as one line of JSON, what it holds."""
     parser = argparse.ArgumentParser(
-        prog="python -m raytrail.testing.generate",
+        prog="python -m lab.generate",
         description="Write the export event files of a Ray session.",
     )
     parser.add_argument("directory", type=Path, help="Ray's temporary directory; the session's is made in it")

@@ -127,6 +127,17 @@ class Engine:
             while found := cursor.fetchmany(rows):
                 yield found
 
+    def arrow_stream(self, sql: str, params: Sequence[Any]) -> object:
+        """
+        Run one statement and return its rows as Arrow's C stream: a PyCapsule, which other libraries read.
+
+        Raises:
+            UnreadableError: As `run`.
+            StoreUnavailable: As `run`.
+        """
+        with _errors():
+            return self._cursor().sql(sql, params=list(params)).__arrow_c_stream__()
+
     def tree(self, statement: str) -> Mapping[str, Any]:
         """
         Return how the engine reads a question: its statements, as objects and lists.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
+from raytrail.api import COUNTED, column
 from raytrail.entities import Column, Derived, Entity, Type, installed
 from raytrail.entities.sql import STORED, shown
 from raytrail.errors import ConfigError
@@ -15,15 +16,6 @@ from raytrail.words import instead
 
 FILE_TYPES: dict[Type, str] = {**STORED, "id": "VARCHAR"}
 """The engine's type of each of ours in a Parquet file for others: ids as the hex that Ray shows."""
-
-COUNTED: Mapping[str, tuple[Filter, ...]] = {
-    "task": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")),
-}
-"""
-The rows that Ray's own ``list`` and ``summary`` count, by entity; of others, all.
-
-The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
-"""
 
 _FILTER = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 
@@ -50,20 +42,6 @@ def named(noun: str) -> Entity:
             return one
     plurals = sorted(one.plural for one in installed().values())
     raise ConfigError(f"no entity {noun!r}{instead(plain, plurals, 'there are')}")
-
-
-def column(entity: Entity, name: str) -> Column | Derived:
-    """
-    Return the column that is meant, in any case.
-
-    Raises:
-        ConfigError: There is none of that name.
-    """
-    every = {one.name: one for one in (*entity.columns, *entity.derived, *shown(entity))}
-    if name.lower() in every:
-        return every[name.lower()]
-    names = sorted(one.name for one in shown(entity))
-    raise ConfigError(f"{entity.name} has no column {name!r}{instead(name, names, 'it has')}")
 
 
 def columns(entity: Entity, text: str | None) -> list[str]:

@@ -1,0 +1,483 @@
+"""
+A history, and a stream of events, from Python.
+
+    import raytrail
+
+    with raytrail.open("/var/lib/raytrail/store") as history:
+        cluster = history.cluster("latest")
+        for task in cluster.tasks(state="FAILED", limit=10):
+            print(task["name"], task["error_message"])
+        frame = cluster.actors().polars()
+        before = cluster.at(1_795_387_214_000).nodes(state="ALIVE")
+
+    async for event in raytrail.subscribe("file:///var/lib/raytrail/events", types=["ACTOR"]):
+        print(event["actor"]["state"])
+
+What is here stays as it is: what changes is announced in CHANGELOG.md one release before. Errors are those of
+`raytrail.errors`, all of them a `RaytrailError`.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import uuid
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias, overload
+
+import msgspec
+
+from raytrail.config import StoreConfig
+from raytrail.entities import Column, Derived, Entity, installed
+from raytrail.entities import entity as entity_of
+from raytrail.entities.public import event_type, public_events
+from raytrail.entities.sql import shown
+from raytrail.errors import ConfigError
+from raytrail.event import Unreadable
+from raytrail.pubsub import connect
+from raytrail.store import Cluster as Figures
+from raytrail.store import Filter, LedgerRow, Log, Rows, Snapshot, Store
+from raytrail.store.read import Op
+from raytrail.words import instead
+
+Row: TypeAlias = dict[str, Any]
+Condition: TypeAlias = tuple[str, Op, Any]
+"""A column, an operator and a value, e.g. ``("start_time_ms", ">", 1_795_387_214_000)``."""
+
+COUNTED: Mapping[str, tuple[Filter, ...]] = {
+    "task": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")),
+}
+"""
+The rows that Ray's own ``list`` and ``summary`` count, by entity; of others, all.
+
+The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
+"""
+
+_SHOWN_ROWS = 20
+"""How many rows of a table a notebook shows."""
+
+
+def open(store: str | os.PathLike[str]) -> History:
+    """
+    Open a history, to read it; others may write to it meanwhile.
+
+    Args:
+        store: Its directory: ``store.dir`` of the settings, which ``raytrail settings`` shows.
+
+    Raises:
+        NotFoundError: There is no history.
+        StoreTooNew: A newer Raytrail wrote it.
+        StoreError: It cannot be read.
+    """
+    return History(Store.open(Path(store), StoreConfig()))
+
+
+async def subscribe(
+    url: str, *, group: str = "", types: Collection[str] = (), from_start: bool = False
+) -> AsyncGenerator[Row, None]:
+    """
+    Yield events as they are published, in the public form that ``raytrail schema`` describes.
+
+    An event is acknowledged once the next chunk is asked for. So after a crash the events of one chunk may come again.
+
+    Args:
+        url: The broker that the agents publish to.
+        group: Goes on where this name left off. A new name begins with all that the broker holds. Without a name only
+            new events come.
+        types: Only these event types, e.g. ``["TASK", "ACTOR"]``; none stands for all.
+        from_start: Forget where the group left off.
+
+    Raises:
+        ConfigError: No backend takes the URL, or there is no such event type.
+        PublishError: The broker does not let us in.
+    """
+    wanted = _event_types(types)
+    pubsub = connect(url)
+    try:
+        name = group or f"ephemeral-{uuid.uuid4().hex}"
+        async with aclosing(pubsub.subscribe(name, from_start=from_start)) as deliveries:
+            async for delivery in deliveries:
+                if not isinstance(delivery.chunk, Unreadable):
+                    for event in public_events(delivery.chunk):
+                        if not wanted or event["event_type"] in wanted:
+                            yield event
+                await delivery.ack()
+    finally:
+        await pubsub.aclose()
+
+
+class Table(Sequence[Row]):
+    """
+    Rows with named columns, read when they are first looked at.
+
+    It is a sequence of dictionaries. Polars, pandas, Arrow and DuckDB read it as columns, without a Python object for
+    each value: ``polars.DataFrame(table)``, ``pyarrow.table(table)``. Values that are objects or lists in JSON are text
+    there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: Sequence[str],
+        rows: Callable[[], list[Row]],
+        stream: Callable[[], object] | None = None,
+    ) -> None:
+        """
+        Make a table.
+
+        Args:
+            name: What its rows are, in the plural.
+            columns: Their names, in order.
+            rows: Reads them.
+            stream: Reads them as an Arrow stream (a PyCapsule); None makes it of the rows.
+        """
+        self._name = name
+        self.columns = tuple(columns)
+        self._read = rows
+        self._stream = stream
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        return self._read()
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        return self._rows[index]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} {self._name}: {', '.join(self.columns)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the first rows as a table, for a notebook."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in self.columns) + "</tr>"
+            for row in self[:_SHOWN_ROWS]
+        )
+        more = f"{min(len(self), _SHOWN_ROWS):,} of {len(self):,} {html.escape(self._name)}"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{more}</p>"
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """
+        Return the rows as Arrow's C stream, which other libraries ask for.
+
+        Args:
+            requested_schema: Is not minded, as the interface allows.
+        """
+        if self._stream is not None:
+            return self._stream()
+        return self.arrow().__arrow_c_stream__(requested_schema)
+
+    def arrow(self) -> Any:
+        """
+        Return a ``pyarrow.Table``.
+
+        Raises:
+            ConfigError: pyarrow is not installed.
+        """
+        pyarrow = _library("pyarrow")
+        if self._stream is not None:
+            return pyarrow.table(self)
+        return pyarrow.table({name: [_plain(row[name]) for row in self] for name in self.columns})
+
+    def polars(self) -> Any:
+        """
+        Return a ``polars.DataFrame``.
+
+        Raises:
+            ConfigError: Polars is not installed.
+        """
+        return _library("polars").DataFrame(self if self._stream is not None else self.arrow())
+
+    def pandas(self) -> Any:
+        """
+        Return a ``pandas.DataFrame``.
+
+        Raises:
+            ConfigError: pandas or pyarrow is not installed.
+        """
+        _library("pandas")
+        return self.arrow().to_pandas()
+
+
+class History:
+    """All clusters of a store. Close it, or use it in a ``with`` statement."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def close(self) -> None:
+        """Let go of its files."""
+        self._store.close()
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def clusters(self) -> Table:
+        """Return every session of every cluster, the newest first: its times, and how much there is of it."""
+        return _structs("clusters", Figures, self._store.clusters)
+
+    def cluster(self, id: str = "latest") -> Cluster:
+        """
+        Return one session.
+
+        Args:
+            id: Its name, a part of it that no other has, its cluster's name, or ``latest``.
+
+        Raises:
+            NotFoundError: None is meant, or several are.
+        """
+        figures = self._store.find(id)
+        return Cluster(self._store, figures, self._store.snapshot(figures.session))
+
+    def sql(self, statement: str) -> Table:
+        """
+        Answer one SELECT over all clusters, as ``raytrail sql`` does.
+
+        Raises:
+            ConfigError: It is not one SELECT, or asks for what is not there.
+            StoreError: It cannot be worked out.
+        """
+        return _answered(self._store.sql(statement))
+
+
+class Cluster:
+    """
+    One session of a cluster, at one moment or at last.
+
+    It has a method for each entity, named by its plural: ``tasks``, ``actors``, ``nodes``, ``jobs``, ``objects``,
+    ``placement_groups``, ... Each takes what `rows` takes after the noun. ``dir(cluster)`` lists them.
+    """
+
+    def __init__(self, store: Store, figures: Figures, snapshot: Snapshot) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self.figures = figures
+        """Its times and numbers, at last."""
+
+    @property
+    def session(self) -> str:
+        """Ray's name of its session."""
+        return self.figures.session
+
+    @property
+    def at_ms(self) -> int | None:
+        """The moment that is shown, in milliseconds since the epoch; None is its end, or now."""
+        return self._snapshot.at_ms
+
+    def at(self, moment: datetime | int | None) -> Cluster:
+        """
+        Return the cluster as it was at a moment.
+
+        Args:
+            moment: With a time zone, or in milliseconds since the epoch; None is its end, or now.
+
+        Raises:
+            ConfigError: The moment has no time zone.
+        """
+        return Cluster(self._store, self.figures, self._store.snapshot(self.session, _milliseconds(moment)))
+
+    def rows(
+        self,
+        noun: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Condition] = (),
+        order: Sequence[str] = (),
+        limit: int | None = None,
+        every: bool = False,
+        **equal: Any,
+    ) -> Table:
+        """
+        Return the rows of an entity.
+
+        Args:
+            noun: The entity's name, singular or plural.
+            columns: These, in this order; None: all.
+            where: Conditions that all must hold.
+            order: Columns to sort by, with ``-`` before one that descends.
+            limit: Most rows; None: all.
+            every: Whether also those that Ray's own list leaves out: drivers among tasks, and attempts of which only a
+                part is known.
+            equal: Columns with the value that each must have. Ids are hex, and names of states may be in any case.
+
+        Raises:
+            NotFoundError: There is no such entity.
+            ConfigError: There is no such column, or no row can have that value.
+        """
+        entity = entity_of(noun)
+        wanted = [column(entity, name) for name in columns] if columns is not None else list(shown(entity))
+        names = [one.name for one in wanted]
+        conditions = self._conditions(entity, where, equal, every=every)
+        sort = ["-" * name.startswith("-") + column(entity, name.removeprefix("-")).name for name in order]
+
+        def read() -> list[Row]:
+            return self._snapshot.rows(entity.name, columns=names, where=conditions, order=sort, limit=limit)
+
+        def stream() -> object:
+            return self._snapshot.arrow_stream(entity.name, names, where=conditions, order=sort, limit=limit)
+
+        return Table(entity.plural, names, read, stream)
+
+    def count(self, noun: str, *, where: Sequence[Condition] = (), every: bool = False, **equal: Any) -> int:
+        """Return how many rows there are; the arguments and errors are those of `rows`."""
+        entity = entity_of(noun)
+        return self._snapshot.count(entity.name, self._conditions(entity, where, equal, every=every))
+
+    def ledger(self) -> Table:
+        """Return what of each event type was written, published, stored, missing, rejected and inferred."""
+        return _structs("event types", LedgerRow, lambda: self._store.ledger(self.session))
+
+    def logs(self, glob: str = "**", *, node_id: str | None = None) -> list[LogFile]:
+        """
+        Return its logs.
+
+        Args:
+            glob: What their names match; ``*`` stays within a directory, ``**`` is any.
+            node_id: Those of one node; None: of all.
+        """
+        return [LogFile(self._store, self.session, log) for log in self._store.logs(self.session, node_id, glob)]
+
+    def __getattr__(self, name: str) -> Callable[..., Table]:
+        plurals = {entity.plural: entity for entity in installed().values()}
+        if name.startswith("_") or name not in plurals:
+            raise AttributeError(f"a cluster has no {name!r}{instead(name, sorted(plurals), 'there are')}")
+
+        def rows(**asked: Any) -> Table:
+            return self.rows(name, **asked)
+
+        rows.__doc__ = f"{plurals[name].doc}\n\nThe arguments are those of `rows`."
+        return rows
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(entity.plural for entity in installed().values())]
+
+    def __repr__(self) -> str:
+        moment = "" if self.at_ms is None else f" at {self.at_ms} ms"
+        return f"<cluster {self.session}{moment}>"
+
+    def _conditions(
+        self, entity: Entity, where: Sequence[Condition], equal: Mapping[str, Any], *, every: bool
+    ) -> list[Filter]:
+        asked = [Filter(column(entity, name).name, op, value) for name, op, value in where]
+        asked += [self._equal(column(entity, name), entity, value) for name, value in equal.items()]
+        return [*(() if every else COUNTED.get(entity.name, ())), *asked]
+
+    def _equal(self, one: Column | Derived, entity: Entity, value: Any) -> Filter:
+        """Return the condition that a column has a value; one of an enumeration may be in any case."""
+        if isinstance(value, str) and one.values:
+            by_lower = {each.lower(): each for each in one.values}
+            value = by_lower.get(value.lower(), value)
+            # a newer Ray may have written a name that is not declared
+            if value not in one.values and not self._snapshot.at_last().count(
+                entity.name, [Filter(one.name, "=", value)]
+            ):
+                raise ConfigError(f"{one.name}={value!r}: no row has it{instead(value, one.values, 'it is one of')}")
+        return Filter(one.name, "=", value)
+
+
+class LogFile:
+    """One log of a cluster."""
+
+    def __init__(self, store: Store, session: str, log: Log) -> None:
+        self._store, self._session, self._log = store, session, log
+
+    @property
+    def name(self) -> str:
+        """Its name in ``logs/``."""
+        return self._log.name
+
+    @property
+    def node_id(self) -> str:
+        """The node that wrote it."""
+        return self._log.node_id
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes, as far as it is stored."""
+        return self._log.size
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield it from its beginning, in pieces of 256 KB at most. A line says where bytes are missing."""
+        return self._store.read_log(self._session, self._log)
+
+    def text(self) -> str:
+        """Return all of it; what is no UTF-8 is replaced."""
+        return b"".join(self.pieces()).decode(errors="replace")
+
+    def __repr__(self) -> str:
+        return f"<log {self.name} of node {self.node_id}: {self.size:,} bytes>"
+
+
+def column(entity: Entity, name: str) -> Column | Derived:
+    """
+    Return the column that is meant, in any case.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    every = {one.name: one for one in (*entity.columns, *entity.derived, *shown(entity))}
+    if name.lower() in every:
+        return every[name.lower()]
+    names = sorted(one.name for one in shown(entity))
+    raise ConfigError(f"{entity.name} has no column {name!r}{instead(name, names, 'it has')}")
+
+
+def _event_types(types: Collection[str]) -> frozenset[str]:
+    known = sorted({event_type(source) for one in installed().values() for source in one.event_types})
+    wanted = frozenset(name.upper() for name in types)
+    for unknown in sorted(wanted.difference(known)):
+        raise ConfigError(f"no event type {unknown!r}{instead(unknown, known, 'there are')}")
+    return wanted
+
+
+def _milliseconds(moment: datetime | int | None) -> int | None:
+    if not isinstance(moment, datetime):
+        return moment
+    if moment.tzinfo is None:
+        raise ConfigError(f"{moment!r} has no time zone; give e.g. datetime(2026, 11, 29, 8, tzinfo=timezone.utc)")
+    return round(moment.timestamp() * 1000)
+
+
+def _structs(name: str, kind: type[msgspec.Struct], read: Callable[[], Sequence[msgspec.Struct]]) -> Table:
+    return Table(name, kind.__struct_fields__, lambda: [msgspec.to_builtins(one) for one in read()])
+
+
+def _answered(rows: Rows) -> Table:
+    return Table("rows", rows.columns, lambda: [dict(zip(rows.columns, row, strict=True)) for row in rows.rows])
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{name} is not installed here ({error}); pip install {name}") from error
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a column holds it: objects and lists as JSON."""
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list | tuple) else value

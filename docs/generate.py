@@ -25,7 +25,8 @@ from raytrail import cli, config, errors, export
 from raytrail.config import ServerConfig
 from raytrail.entities import Column, Derived, Entity, fidelity, installed, sql
 from raytrail.entities.public import event_type, field_name, json_schema, schema
-from raytrail.server import asgi, coverage, jobs_api, ray_api, state_api
+from raytrail.server import application
+from raytrail.server.ray import coverage, jobs, routes, state
 from raytrail.store import Store
 
 DOCS = Path(__file__).parent
@@ -44,7 +45,7 @@ ENDPOINTS: Mapping[str, str] = {
     "/clusters/{id}/static/{file:path}": "Files of Ray's dashboard.",
     "/clusters/{id}/favicon.ico": "The same.",
     "/clusters/{id}/raytrail-bar.js": "The bar above Ray's dashboard.",
-    **{f"/clusters/{{id}}{path}": answer.__doc__ or "" for path, answer in ray_api.RAY_ROUTES},
+    **{f"/clusters/{{id}}{path}": answer.__doc__ or "" for path, answer in routes.RAY_ROUTES},
     "/clusters/{id}/api/jobs/{job}/logs/tail": "WebSocket, for `ray job logs --follow`: the same as text, to its end.",
     "/clusters/{id}/{rest:path}": "501, with a word on what is served. See Errors below.",
 }
@@ -322,7 +323,7 @@ WIRE = {"text": ", as text", "float": ", with a point", "floats": ", numbers wit
 
 def _http() -> str:
     with tempfile.TemporaryDirectory() as directory, Store.open(Path(directory), write=True) as store:
-        paths = {str(getattr(route, "path", "")) for route in asgi.app(store, ServerConfig()).routes}
+        paths = {str(getattr(route, "path", "")) for route in application.app(store, ServerConfig()).routes}
     prefix = MOMENTS[1].removesuffix("/final")
     untold = [path for path, text in ENDPOINTS.items() if not text]
     if untold:
@@ -352,9 +353,9 @@ def _http() -> str:
                 for field in resource.fields
             ],
         )
-        for resource in state_api.RESOURCES.values()
+        for resource in state.RESOURCES.values()
     )
-    statuses = "".join(f"- {code}: {_sentence(kind)}\n" for kind, code in asgi.STATUSES.items())
+    statuses = "".join(f"- {code}: {_sentence(kind)}\n" for kind, code in application.STATUSES.items())
     return f"""{MADE}
 # HTTP
 
@@ -379,12 +380,12 @@ Where `RAY_ADDRESS` is set it wins over `--address`; `RAY_API_SERVER_ADDRESS` wi
 
 ## Ray's State API
 
-The requests, answers and columns are those of Ray {jobs_api.RAY_VERSION}: `filter_keys`, `filter_predicates` (`=` and
-`!=`) and `filter_values`, `detail`, `exclude_driver`, and `limit`, which is {state_api.DEFAULT_LIMIT} unless given and
-at most {state_api.MAX_LIMIT:,} (Ray's own servers refuse more than {state_api.RAYS_MAX_LIMIT:,}).
+The requests, answers and columns are those of Ray {jobs.RAY_VERSION}: `filter_keys`, `filter_predicates` (`=` and
+`!=`) and `filter_values`, `detail`, `exclude_driver`, and `limit`, which is {state.DEFAULT_LIMIT} unless given and
+at most {state.MAX_LIMIT:,} (Ray's own servers refuse more than {state.RAYS_MAX_LIMIT:,}).
 
 A limit leaves the rows with the smallest ids, as in Ray. Of very many tasks Ray looks at the newest
-{state_api.RAYS_MAX_LIMIT:,} only. A list of that many or fewer is made of these here, too. A longer one is made of all.
+{state.RAYS_MAX_LIMIT:,} only. A list of that many or fewer is made of these here, too. A longer one is made of all.
 The dashboard asks for as many tasks, with details and without a `timeout`. Where there are more, it gets those that
 failed, those that are open, and then the newest of the others. The bar says how many are shown of how many.
 

@@ -14,7 +14,7 @@ from ray.util.state.common import ListApiOptions
 
 from raytrail.cli import main
 from raytrail.config import ServerConfig, StoreConfig
-from raytrail.server.asgi import app as app_of
+from raytrail.server.application import app as app_of
 from raytrail.store import Store
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"

@@ -4,7 +4,7 @@ import pytest
 from tests.browser import browser
 from tests.serving import listening
 
-from raytrail.server.state_api import RAYS_MAX_LIMIT
+from raytrail.server.ray.state import RAYS_MAX_LIMIT
 
 from .conftest import b64
 

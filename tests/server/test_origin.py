@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError
 from raytrail.server import app, serve
-from raytrail.server.access import check
+from raytrail.server.auth import check
 
 pytestmark = pytest.mark.anyio
 

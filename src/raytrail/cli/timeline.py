@@ -38,7 +38,7 @@ def timeline(cluster_id: str, at: str | None, job: str, style: str, out: Path | 
     have no number at which they end.
     """
     service.server()  # whose answers these are; it comes with an extra
-    from raytrail.server.timeline import draw
+    from raytrail.server.ray.timeline import draw
 
     with stores.reading(config) as store:
         cluster = stores.chosen(store, cluster_id)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from raytrail.server.asgi import app, serve
+from raytrail.server.application import app, serve
 
 __all__ = ["app", "serve"]

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
-from raytrail.server.state_api import ACTORS, JOBS, NODES, TASKS
+from raytrail.server.ray.state import ACTORS, JOBS, NODES, TASKS
 from raytrail.store import Cluster, Filter, LedgerRow
 
 SHOWN = 500

@@ -1,0 +1,413 @@
+"""
+The store over HTTP: Ray's own API for each cluster at any time, and pages for people.
+
+    /                                    the clusters, each with how complete its history is
+    /clusters/<id>/                      Ray's dashboard of one cluster
+    /clusters/<id>/api/...               what Ray's clients ask a live cluster
+    /clusters/<id>/about                 our own page of it: its counts, its commands, how complete it is
+    /clusters/<id>/at/<ms>/...           the same, as it would have been answered then
+    /clusters/<id>/final/...             the same, at the very end; without, just before the shutdown began
+    /api/clusters[/<id>]                 clusters and their ledgers as JSON
+    /ingest                              what agents and foreign collectors post, on its way to a broker
+    /healthz
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from raytrail.config import ServerConfig
+from raytrail.errors import ConfigError, NotFoundError, StoreError
+from raytrail.server import pages
+from raytrail.server.auth import Access, check
+from raytrail.server.cache import Kept
+from raytrail.server.connection import connections
+from raytrail.server.context import Answer, View, encode
+from raytrail.server.dashboard_files import find_build
+from raytrail.server.ingest import Bounds, Take, ingest
+from raytrail.server.ray import logs
+from raytrail.server.ray.routes import RAY_ROUTES
+from raytrail.server.routing import NamedRoute, NamedWebSocketRoute
+from raytrail.store import Cluster, Store
+
+QUERIES_AT_ONCE = 4
+"""Requests that read the store at the same time; the engine spreads each over the cores by itself."""
+LARGE_AT_ONCE = 2
+"""Of these, those that ask for many rows: each takes some 200 MB while it is made, and others need not wait."""
+LARGE_ROWS = 2_000
+"""More rows than so many are many."""
+MOMENT_DIGITS = 15
+"""Most digits of a moment in milliseconds: enough for some 30 000 years."""
+GRACE_SECONDS = 5
+"""How long a stopping server lets running answers finish."""
+HEARD_BYTES = 4096
+"""Most bytes of what somebody who follows a log says, none of which is listened to."""
+KEPT_BYTES = 64 * 1024 * 1024
+"""Answers about sealed sessions that are kept, so that who polls a page is answered at once, whoever it is."""
+STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_host: bool = False) -> Starlette:
+    """
+    Make the ASGI application. It only reads the store.
+
+    Args:
+        store: What is served.
+        config: Its settings.
+        take: Stores what is posted to ``/ingest``; None: nothing is taken.
+        check_host: Whether, without a token, only the server's own names are answered (`raytrail.server.auth`).
+    """
+    server, build = _Server(store), find_build(config.dashboard)
+    about = _about_page(build is not None)
+    prefixes = (("/clusters/{id}/at/{ms}", False), ("/clusters/{id}/final", True), ("/clusters/{id}", False))
+    routes = [
+        Route("/", server.home),
+        Route("/healthz", _healthz),
+        ingest(take, token=config.ingest_token, bounds=Bounds.of(config))
+        if take
+        else Route("/ingest", _no_ingest, methods=["POST"]),
+        Route("/api/clusters", server.clusters),
+        Route("/api/clusters/{id}", server.cluster),
+        *(
+            NamedRoute(f"{prefix}{path}", server.view(answer, final=final) if answer else _with_slash)
+            for prefix, final in prefixes
+            for path, answer in (
+                ("", None),
+                *(build.routes() if build else (("/", about),)),
+                ("/about", about),
+                *RAY_ROUTES,
+                ("/{rest:path}", _not_served),
+            )
+        ),
+        *(NamedWebSocketRoute(f"{prefix}/api/jobs/{{job}}/logs/tail", server.tail_job) for prefix, _ in prefixes),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(_EveryAnswer), Middleware(Access, config=config, check_host=check_host)],
+        exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
+    )
+
+
+async def serve(
+    store: Store,
+    config: ServerConfig,
+    *,
+    ready: Callable[[str], None],
+    stop: asyncio.Event,
+    take: Take | None = None,
+) -> None:
+    """
+    Serve until `stop` is set; running answers may then finish.
+
+    Args:
+        store: What is served; it is only read.
+        config: Where to listen.
+        ready: Called with the URL once requests are answered.
+        stop: Ends the server.
+        take: Stores what is posted to ``/ingest``; None: nothing is taken.
+
+    Raises:
+        ConfigError: The address cannot be listened on, or must not be without a token; or TLS cannot be had.
+    """
+    check(config)
+    listener = _listen(config)
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if config.tls_certificate else "http"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    if take and not config.ingest_token and not config.token and not ipaddress.ip_address(host).is_loopback:
+        log.warning("whoever reaches %s may post events to /ingest; set server.ingest_token", url)
+    server = _Uvicorn(
+        uvicorn.Config(
+            app(store, config, take, check_host=not config.open),
+            lifespan="off",
+            ssl_certfile=config.tls_certificate or None,
+            ssl_keyfile=config.tls_key or None,
+            http=connections(config),  # type: ignore[arg-type]
+            h11_max_incomplete_event_size=config.header_bytes,
+            ws="websockets-sansio",
+            ws_max_size=HEARD_BYTES,
+            access_log=False,
+            log_config=None,
+            log_level="error",  # it warns of every request that is none, of which anybody may send many
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        ),
+        lambda: ready(url),
+    )
+
+    async def end() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    ending = asyncio.create_task(end())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        ending.cancel()
+        listener.close()
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
+    try:
+        # a server that has just stopped does not block its port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {config.host}:{config.port}: {error.strerror}; "
+            "choose another host or port, or 0 for a free port"
+        ) from error
+    return listener
+
+
+class _Uvicorn(uvicorn.Server):
+    """Says when it is ready, and leaves signals to the caller."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Server:
+    """The endpoints: each a plain function, called on a thread, as few at a time as the engine can use."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._version = version("raytrail")
+        self._kept = Kept(KEPT_BYTES)
+
+    async def home(self, request: Request) -> Response:
+        clusters = await self._call(self._store.clusters)
+        return _html(pages.home(clusters, str(request.base_url)))
+
+    async def clusters(self, request: Request) -> Response:
+        return encode({"clusters": await self._call(self._store.clusters)})
+
+    async def cluster(self, request: Request) -> Response:
+        def read() -> dict[str, Any]:
+            cluster = self._store.find(request.path_params["id"])
+            return {"cluster": cluster, "ledger": self._store.ledger(cluster.session)}
+
+        return encode(await self._call(read))
+
+    def view(self, answer: Answer, *, final: bool) -> Callable[[Request], Awaitable[Response]]:
+        """Make the endpoint of what `answer` says of one cluster, at one moment; `final`: its very end by default."""
+
+        async def endpoint(request: Request) -> Response:
+            # not among the slots: what is known already need not wait for what is being worked out
+            cluster, etag = await asyncio.to_thread(self._look, request)
+            if etag and _knows(request, etag):
+                return Response(status_code=304, headers=_revalidated(etag))
+            if kept := self._kept.get(etag):
+                return Response(kept.body, headers=_revalidated(etag), media_type=kept.media_type)
+            response = await self._call(lambda: self._answer(request, cluster, answer, final), _is_large(request))
+            if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
+                self._kept.put(etag, response)
+                response.headers.update(_revalidated(etag))
+            return response
+
+        return endpoint
+
+    async def tail_job(self, socket: WebSocket) -> None:
+        """Send what a job's entrypoint printed, as ``ray job logs --follow`` awaits it; at its end there is no more."""
+
+        def read() -> Iterator[str]:
+            cluster = self._store.find(socket.path_params["id"])
+            snapshot = self._store.snapshot(cluster.session)
+            job_log = logs.job_log(self._store, cluster, snapshot, socket.path_params["job"])
+            return logs.job_text(self._store, cluster, job_log)
+
+        try:
+            texts = await self._call(read)
+        except tuple(STATUSES) as error:
+            status = next(code for kind, code in STATUSES.items() if isinstance(error, kind))
+            await socket.send_denial_response(PlainTextResponse(str(error), status))
+            return
+        await socket.accept()
+        try:
+            while text := await self._call(lambda: next(texts, "")):
+                await socket.send_text(text)
+            await socket.close()
+        except WebSocketDisconnect:
+            pass  # who asked has seen enough
+
+    def _look(self, request: Request) -> tuple[Cluster, str]:
+        cluster = self._store.find(request.path_params["id"])
+        return cluster, self._etag(cluster, request)
+
+    def _answer(self, request: Request, cluster: Cluster, answer: Answer, final: bool) -> Response:
+        home = f"{request.base_url}clusters/{cluster.session}/"
+        at_ms, moment = _moment(request.path_params.get("ms"), cluster, final)
+        return answer(
+            View(
+                store=self._store,
+                cluster=cluster,
+                snapshot=self._store.snapshot(cluster.session, at_ms),
+                params={name: request.query_params.getlist(name) for name in request.query_params},
+                path=request.path_params,
+                url=f"{home}{moment}",
+                home=home,
+                root=str(request.base_url),
+                stream=partial(self._stream, large=_is_large(request)),
+            )
+        )
+
+    def _etag(self, cluster: Cluster, request: Request) -> str:
+        """Return what names the answer for good, or nothing while the answer may still change."""
+        if not cluster.sealed:
+            return ""
+        # with all of the cluster's counts: a session that late events open again is sealed with others
+        sent = (request.scope.get("raw_path") or b"").decode("latin-1")  # in which an encoded slash is none
+        named = msgspec.json.encode((self._version, cluster, str(request.url), sent))
+        return f'"{hashlib.blake2b(named, digest_size=16).hexdigest()}"'
+
+    async def _stream(self, pieces: Iterator[bytes], *, large: bool) -> AsyncIterator[bytes]:
+        while piece := await self._call(lambda: next(pieces, b""), large):
+            yield piece
+
+    async def _call(self, function: Callable[[], T], large: bool = False) -> T:
+        async with self._large if large else nullcontext(), self._slots:
+            return await asyncio.to_thread(function)
+
+
+def _is_large(request: Request) -> bool:
+    limit = request.query_params.get("limit", "")
+    # of a number without end, its beginning says enough
+    return limit.isdecimal() and int(limit[:9]) > LARGE_ROWS
+
+
+def _about_page(dashboard: bool) -> Answer:
+    def answer(view: View) -> Response:
+        counts = {
+            resource.noun: view.snapshot.group(resource.entity, [state], where)
+            for resource, state, where in pages.COUNTED
+        }
+        page = pages.cluster(
+            view.cluster,
+            view.snapshot.at_ms,
+            counts,
+            view.store.ledger(view.cluster.session),
+            url=view.url,
+            home=view.home,
+            root=view.root,
+            dashboard=dashboard,
+        )
+        return _html(page)
+
+    return answer
+
+
+def _not_served(view: View) -> Response:
+    # never 404, even for what is no route of Ray's: its dashboard, as our proxy, answers a 404 from the
+    # cluster that it lives in, which is another one
+    raise HTTPException(501, f"/{view.path['rest']} is not served by this version; see {view.home}")
+
+
+def _moment(text: str | None, cluster: Cluster, final: bool) -> tuple[int | None, str]:
+    """Return the moment that is asked for, None for the end or now, and the part of the URL that says so."""
+    if text is None:
+        return (None, "final/") if final else (cluster.before_shutdown_ms, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= MOMENT_DIGITS):
+        raise ConfigError(f"moment {text!r} is not in milliseconds since 1970; write {MOMENT_DIGITS} digits at most")
+    return int(text), f"at/{int(text)}/"
+
+
+async def _no_ingest(request: Request) -> Response:
+    return PlainTextResponse("nothing is taken here; start the server with --ingest URL\n", 501)
+
+
+async def _healthz(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+async def _with_slash(request: Request) -> Response:
+    # relative, as we may be behind a proxy that adds a path
+    return RedirectResponse(f"./{request.url.path.rsplit('/', 1)[1]}/")
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    headers = dict(getattr(error, "headers", None) or {})
+    if isinstance(error, HTTPException):
+        status, message = error.status_code, error.detail
+    else:
+        status, message = next(code for kind, code in STATUSES.items() if isinstance(error, kind)), str(error)
+    path = request.url.path
+    if status == 404 and isinstance(error, HTTPException):
+        message = f"{path}: no such page; the clusters are at {request.base_url}"
+    if status == 405:
+        message = f"{request.method} {path}: this is a read-only history; only GET and HEAD are answered"
+    if "/api/v0/" in path or status == 501:
+        body = {"result": False, "msg": message, "data": {"result": None}}
+        return encode(body, status, headers)
+    if "/api/" not in path and "text/html" in request.headers.get("accept", ""):
+        return _html(pages.error(status, message, str(request.base_url)), status, headers)
+    return PlainTextResponse(message, status, headers)
+
+
+def _html(page: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return HTMLResponse(page, status, {**(headers or {}), **pages.HEADERS})
+
+
+def _revalidated(etag: str) -> dict[str, str]:
+    # to be asked for again each time, at the cost of a look-up: "latest" may mean another cluster by then
+    return {"ETag": etag, "Cache-Control": "private, no-cache"}
+
+
+def _knows(request: Request, etag: str) -> bool:
+    known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
+    return etag in known or "*" in known
+
+
+class _EveryAnswer:
+    """Forbids browsers to guess what an answer is, to give it to pages of others, and to keep it unless it says so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def say(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await self._app(scope, receive, say)

@@ -1,0 +1,129 @@
+"""
+Ray's own dashboard, as the Ray that is installed beside us ships it, served for one cluster at one moment.
+
+It asks for all by relative paths, so it works under any prefix, in as many tabs as one likes. Nothing in it is changed:
+its page gets one script more, which draws our bar above it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import mimetypes
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+from raytrail.errors import ConfigError
+from raytrail.server.context import Answer, View
+
+PAGE_HEADERS = {
+    # emotion, which styles the dashboard, writes <style> elements as it goes
+    "Content-Security-Policy": (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+}
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+"""For files whose names change with what is in them."""
+
+
+class Build:
+    """A build of Ray's dashboard on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._index = (root / "index.html").read_text()
+        # what is served is what is there now, by name: no path of a request is ever opened
+        self._files = {path.relative_to(root / "static").as_posix(): path for path in (root / "static").rglob("*")}
+
+    def routes(self) -> tuple[tuple[str, Answer], ...]:
+        """Return what it answers, below each cluster and moment."""
+        return (
+            ("/", self.index),
+            ("/static/{file:path}", self.static),
+            ("/favicon.ico", self.favicon),
+            ("/raytrail-bar.js", bar),
+        )
+
+    def index(self, view: View) -> Response:
+        """Return the dashboard's page, with our bar."""
+        cluster = view.cluster
+        said = msgspec.json.encode(
+            {
+                "title": cluster.cluster or cluster.session,
+                "session": cluster.session,
+                "began_ms": cluster.began_ms,
+                "ended_ms": cluster.last_event_ms if cluster.ended_ms is None else cluster.ended_ms,
+                "before_shutdown_ms": cluster.before_shutdown_ms,
+                "alive": cluster.alive,
+                "at_ms": view.snapshot.at_ms,
+                "final": view.url.endswith("/final/"),
+                "missing_bytes": cluster.missing_bytes,
+                "rejected": cluster.rejected,
+                "home": view.home,
+                "url": view.url,
+                "root": view.root,
+            }
+        ).decode()
+        # a cluster's name must not end the element
+        said = said.replace("<", "\\u003c")
+        bar = (
+            f'<script type="application/json" id="raytrail">{said}</script>'
+            '<script defer src="./raytrail-bar.js"></script>'
+        )
+        # before the dashboard's own script, as it sets the clock by which that works out how long things have lasted
+        return HTMLResponse(self._index.replace("<script", f"{bar}<script", 1), headers=PAGE_HEADERS)
+
+    def static(self, view: View) -> Response:
+        """Return one of its files."""
+        path = self._files.get(str(view.path["file"]))
+        if path is None or not path.is_file():
+            raise HTTPException(404)
+        return FileResponse(path, headers=FOREVER, media_type=mimetypes.guess_type(path.name)[0])
+
+    def favicon(self, _: View) -> Response:
+        """Return its icon."""
+        return FileResponse(self._root / "favicon.ico", headers=FOREVER)
+
+
+def bar(_: View) -> Response:
+    """Return the script that draws our bar."""
+    return Response(_bar(), media_type="text/javascript", headers={"Cache-Control": "private, no-cache"})
+
+
+@cache
+def _bar() -> bytes:
+    return (files("raytrail.server") / "bar.js").read_bytes()
+
+
+def find_build(directory: str) -> Build | None:
+    """
+    Return Ray's dashboard; None where no Ray is installed here, or none is wanted.
+
+    Args:
+        directory: Where it is; empty looks for the Ray that is installed here, ``off`` wants none.
+
+    Raises:
+        ConfigError: It is not in the directory.
+    """
+    if directory == "off":
+        return None
+    if directory:
+        if not (Path(directory).expanduser() / "index.html").is_file():
+            raise ConfigError(
+                f"server.dashboard {directory!r}: no index.html there; name the directory ray/dashboard/client/build "
+                "of a Ray, or leave it empty"
+            )
+        return Build(Path(directory).expanduser())
+    # only looked for: to import Ray takes a second, and starts threads
+    spec = importlib.util.find_spec("ray")
+    for package in (spec.submodule_search_locations if spec else None) or ():
+        build = Path(package) / "dashboard" / "client" / "build"
+        if (build / "index.html").is_file():
+            return Build(build)
+    return None

@@ -48,7 +48,7 @@ from raytrail.server.kept import Kept
 from raytrail.server.ray_api import RAY_ROUTES
 from raytrail.server.routing import NamedRoute, NamedWebSocketRoute
 from raytrail.server.view import Answer, View, encode
-from raytrail.store import Cluster, Store
+from raytrail.store import Cluster, Store, TablesLost
 
 QUERIES_AT_ONCE = 4
 """Requests that read the store at the same time; the engine spreads each over the cores by itself."""
@@ -236,7 +236,14 @@ class _Server:
                 return Response(status_code=304, headers=_revalidated(etag))
             if kept := self._kept.get(etag):
                 return Response(kept.body, headers=_revalidated(etag), media_type=kept.media_type)
-            response = await self._call(lambda: self._answer(request, cluster, answer, final), _is_large(request))
+
+            def work_out() -> Response:
+                try:
+                    return self._answer(request, cluster, answer, final)
+                except TablesLost:
+                    return self._answer(request, cluster, answer, final)
+
+            response = await self._call(work_out, _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
                 self._kept.put(etag, response)
                 response.headers.update(_revalidated(etag))

@@ -11,9 +11,10 @@ import os
 import sqlite3
 import threading
 import uuid
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -31,7 +32,7 @@ CHECKPOINT_COMMITS = 64
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The same, by how much that log has grown."""
 
-_ID, _PLAIN_GROUP, _EXTENTS = "id", "plain_group", "extents"
+_ID, _PLAIN_GROUP, _EXTENTS, _COMMITS = "id", "plain_group", "extents", "commits"
 """Keys of ``meta``."""
 
 _ADD_UP = (
@@ -219,6 +220,20 @@ def _opened(path: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
 
 
+def _close_keeping_log(db: sqlite3.Connection, path: Path) -> None:
+    """
+    Close a database whose write-ahead log has pages that are not noted yet, and leave them to the next writer.
+
+    SQLite copies the log when the last one closes who may write.
+    """
+    try:
+        with closing(_opened(path, "mode=ro")) as other:
+            other.execute("SELECT 1 FROM sqlite_master").fetchone()
+            db.close()
+    except sqlite3.Error:  # it cannot be read: nor is there anything to copy
+        db.close()
+
+
 class Catalogue:
     """The store's only mutable file. One writer; readers in any number, each seeing whole transactions."""
 
@@ -234,8 +249,11 @@ class Catalogue:
         if write:
             disk.create_private(path)
         try:
+            commits = self._pages.commits()
             self._db = self._connect()
-            self._check_version()
+            # run when nobody closes it, too
+            self._keep_log = weakref.finalize(self, _close_keeping_log, self._db, path) if write else None
+            self._check(commits)
             if write:
                 self._prepare()
             tables = self._db.execute("SELECT name FROM sqlite_master").fetchall()
@@ -249,15 +267,19 @@ class Catalogue:
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: {error}; is it a Raytrail store, on a local disk with room left?") from error
 
-    def _check_version(self) -> None:
-        """Refuse what a newer version has written."""
+    def _check(self, commits: int) -> None:
+        """Refuse what a newer version has written, and what has fewer transactions than were noted before."""
         made = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
-        found = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() if made else None
-        if found and int(found[0]) > VERSION:
-            self._db.close()
+        meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall()) if made else {}
+        version, found = int(meta.get("version", VERSION)), int(meta.get(_COMMITS, commits))
+        if version > VERSION:
             raise StoreTooNew(
-                f"{self._path}: written by a newer Raytrail (layout {found[0]}, this one knows {VERSION}); "
+                f"{self._path}: written by a newer Raytrail (layout {version}, this one knows {VERSION}); "
                 "upgrade this one"
+            )
+        if found < commits:
+            raise self._damaged(
+                f"its last {commits - found} transactions are gone, which were in {self._path.name}-wal"
             )
 
     def _prepare(self) -> None:
@@ -272,11 +294,19 @@ class Catalogue:
         for table, column in self._missing_columns():
             self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
         self._db.execute("INSERT OR REPLACE INTO meta VALUES('version', ?)", (str(VERSION),))
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, '0')", (_COMMITS,))
         self._give_id()
         self._add_up()
         self._db.execute("COMMIT")
         self._pages.complete()
         self._checkpoint()
+
+    def _count(self) -> int:
+        """Count this transaction, and return how many there were with it."""
+        [(commits,)] = self._db.execute(
+            "UPDATE meta SET value = value + 1 WHERE key = ? RETURNING value", (_COMMITS,)
+        ).fetchall()
+        return int(commits)
 
     def _missing_columns(self) -> list[tuple[str, str]]:
         there = {
@@ -437,9 +467,13 @@ class Catalogue:
     def close(self) -> None:
         """Close the database."""
         with self._lock:
-            if self._write:
-                with suppress(OSError, sqlite3.Error):  # the next writer has it in the write-ahead log still
+            if self._keep_log is not None and self._keep_log.alive:
+                try:
                     self._checkpoint()
+                except (OSError, sqlite3.Error):
+                    self._keep_log()
+                else:
+                    self._keep_log.detach()
             self._db.close()
 
     @contextmanager
@@ -457,12 +491,15 @@ class Catalogue:
                     self._db.execute("BEGIN IMMEDIATE")
                     try:
                         yield self._db
+                        commits = self._count()
                         self._db.execute("COMMIT")
                     except BaseException:
                         if self._db.in_transaction:
                             self._db.execute("ROLLBACK")
                         raise
                 self._commits += 1
+                with suppress(OSError):  # the next one counts it
+                    self._pages.count(commits)
             except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError):
                 raise  # what was to be written is at fault, and no disk
             except sqlite3.Error as error:

@@ -1,11 +1,13 @@
 """
 The checksums of a database's pages, in a file beside it, as SQLite keeps none.
 
-    catalogue.sqlite-sums    of each page, in their order, 8 bytes: its CRC-32, and the same with each bit turned
+    catalogue.sqlite-sums    how many transactions there were, and of each page, in their order, its CRC-32:
+                             8 bytes each, the number, and the same with each bit turned
 
 A page changes by a checkpoint alone, which copies it from the write-ahead log. Its checksum is written after that, and
 before the log is written over. A page that is in the log is therefore not looked at: the log tells what it holds, and
-has checksums of SQLite's own. The turned bits tell a damaged checksum from a damaged page.
+has checksums of SQLite's own. Where one of those is wrong, SQLite takes the log to end there, and the number of
+transactions tells that some are gone. The turned bits tell a damaged checksum from a damaged page.
 """
 
 from __future__ import annotations
@@ -64,12 +66,27 @@ class Pages:
             found = list(self._differing(found))
         return found
 
+    def commits(self) -> int:
+        """Return how many transactions there were at least."""
+        noted = self._noted()
+        return noted[0] & _BITS if _whole(noted[:1]) else 0
+
+    def count(self, commits: int) -> None:
+        """
+        Note that there were so many transactions: not durably, as a crash of the machine may only set it back.
+
+        Raises:
+            OSError: The disk is full, or fails.
+        """
+        self._write({0: _entry(commits & _BITS)}, durably=False)
+
     def unknown(self) -> list[int]:
         """Return the numbers of the pages of which no checksum is known, or none that can be right."""
         noted = self._noted()
         with self._database.open("rb") as file:
             pages = os.fstat(file.fileno()).st_size // _page_bytes(file.read(18)[16:])
-        return [number for number in range(1, pages + 1) if not _whole(noted[number - 1 : number])]
+        found = [number for number in range(1, pages + 1) if not _whole(noted[number : number + 1])]
+        return sorted(set(found) - self._logged()) if found else []
 
     def complete(self) -> None:
         """
@@ -99,12 +116,13 @@ class Pages:
                     sums[number] = _sum(number, file.read(size))
             self._write(sums)
 
-    def _write(self, sums: Mapping[int, int]) -> None:
+    def _write(self, entries: Mapping[int, int], *, durably: bool = True) -> None:
         descriptor = disk.open_private(self._sums, os.O_WRONLY)
         try:
-            for number, entry in sorted(sums.items()):
-                os.pwrite(descriptor, entry.to_bytes(_ENTRY, "little"), _ENTRY * (number - 1))
-            os.fsync(descriptor)
+            for number, entry in sorted(entries.items()):
+                os.pwrite(descriptor, entry.to_bytes(_ENTRY, "little"), _ENTRY * number)
+            if durably:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
@@ -118,7 +136,7 @@ class Pages:
 
     def _differing(self, numbers: Iterable[int] | None = None) -> Iterator[int]:
         """Yield which of these pages, or of all, differ from their checksums."""
-        if not (noted := self._noted()):
+        if len(noted := self._noted()) < 2:
             return
         with self._database.open("rb") as file:
             try:
@@ -126,13 +144,11 @@ class Pages:
             except ValueError:
                 yield 1
                 return
-            read = _all_pages(file.fileno(), size, len(noted)) if numbers is None else (
+            read = _all_pages(file.fileno(), size, len(noted) - 1) if numbers is None else (
                 (number, _page(file.fileno(), number, size)) for number in numbers
             )  # fmt: skip
             for number, page in read:
-                if number > len(noted):
-                    break
-                if _sum(number, page) != noted[number - 1] and _whole(noted[number - 1 : number]):
+                if number < len(noted) and _sum(number, page) != noted[number] and _whole(noted[number : number + 1]):
                     yield number
 
     def _logged(self) -> set[int]:
@@ -170,8 +186,11 @@ def _all_pages(descriptor: int, size: int, most: int) -> Iterator[tuple[int, byt
 
 def _sum(number: int, page: bytes | memoryview) -> int:
     """Return what is noted of a page; with its number, so that two cannot change places."""
-    crc = zlib.crc32(page, number)
-    return crc | (crc ^ _BITS) << 32
+    return _entry(zlib.crc32(page, number))
+
+
+def _entry(number: int) -> int:
+    return number | (number ^ _BITS) << 32
 
 
 def _whole(entry: tuple[int, ...]) -> bool:

@@ -1,27 +1,23 @@
 """Bits that turn on the disk: an error that says which file, or the answer that was always given; nothing else."""
 
-import base64
-import json
+import errno
 import os
 import random
 import shutil
+import threading
 from collections import Counter
 from functools import partial
 
 import msgspec
 import pytest
+from tests.damage import CONFIG, LIVE, SEALED, T0, chunk, copied, damage, fill, flip, tasks
+from tests.histories import forget_sums
 
-from raytrail.config import StoreConfig
-from raytrail.entities import installed
-from raytrail.errors import StoreDamaged
-from raytrail.event import Chunk, Segment
+from raytrail.errors import StoreDamaged, StoreUnavailable
 from raytrail.store import Store
-from raytrail.testing.entities import line
+from raytrail.store.catalogue import Catalogue
+from raytrail.store.pages import Pages
 
-CONFIG = StoreConfig(threads=1)
-SEALED = "session_2026-11-23_07-00-00_000000_1"
-LIVE = "session_2026-11-23_08-00-00_000000_2"
-T0 = 1795419640
 FLIPS = 200
 KINDS = {
     # what is named in the store -> which of its files
@@ -32,68 +28,6 @@ KINDS = {
     "catalogue": "catalogue.sqlite",
 }
 SUMS = "catalogue.sqlite-sums"
-
-
-def id_of(number, length):
-    return base64.b64encode(bytes([number % 251 + 1]) * length).decode()
-
-
-def tasks(numbers, state):
-    for number in numbers:
-        data = {"task_id": id_of(number, 24), "attempt_number": 0, "job_id": id_of(0, 4)}
-        info = {"type": "NORMAL_TASK", "func_or_class_name": f"work_{number % 7}", "required_resources": {"CPU": 1.0}}
-        times = {"1": str(T0 * 10**9 + number), state: str((T0 + number) * 10**9)}
-        yield T0 + number, {**data, "task_info": info, "state_updates": {"state_ts_ns": times, "node_id": id_of(1, 28)}}
-
-
-def groups(state):
-    for number in range(10):
-        yield T0 + 50, {"placement_group_id": id_of(number, 18), "state": state, "name": f"group {number}"}
-
-
-def nodes(state):
-    yield T0, {"node_id": id_of(1, 28), "state": state, "node_name": "head", "start_time_ms": T0 * 1000}
-
-
-def chunk(session, name, events, *, start=0):
-    entity = installed()[name]
-    data = b"".join(line(entity, at, said) + b"\n" for at, said in events)
-    segment = Segment(f"{T0}-{name}", 0, start, len(data))
-    return Chunk(
-        cluster="prod",
-        session=session,
-        node_id="",
-        event_type=entity.file_types[0],
-        segments=(segment,),
-        data=data,
-    )
-
-
-def logged(session):
-    """Return chunks of a log, and of what its agent reports of it."""
-    data = b"".join(b"line %d of a log, %d\n" % (number, number * number) for number in range(2000))
-    segment = Segment(f"{T0}-log", 0, 0, len(data))
-    yield Chunk(cluster="prod", session=session, node_id="", event_type="LOG", segments=(segment,), data=data)
-    report = {"file": f"{T0}-log", "generation": 0, "name": "raylet.out", "event_type": "LOG", "node_id": "aa"}
-    text = json.dumps({"event_data": report, "source_type": "RAYTRAIL_FILE", "timestamp": T0}).encode() + b"\n"
-    yield Chunk(cluster="prod", session=session, node_id="", event_type="FILE", segments=(), data=text)
-
-
-def fill(root):
-    """Make a store of a sealed session, with its cache, and of a living one of which some is folded."""
-    with Store.open(root, CONFIG, write=True) as store:
-        for session in (SEALED, LIVE):
-            store.append([*logged(session), chunk(session, "node", nodes("ALIVE"))])
-            store.append(
-                [chunk(session, "task", tasks(range(200), "8")), chunk(session, "placement_group", groups("CREATED"))]
-            )
-            store.fold()
-            store.append([chunk(session, "task", tasks(range(150), "11"), start=100_000)])
-            store.fold()
-        store.append([chunk(SEALED, "node", nodes("DEAD"), start=1000)])
-        store.seal(SEALED)
-        store.cache(SEALED)
-        store.append([chunk(LIVE, "placement_group", groups("REMOVED"), start=10_000)])
 
 
 def sql(store):
@@ -153,27 +87,6 @@ def damaged_files(root):
         return ["catalogue.sqlite"]
 
 
-def copied(root, to, path):
-    """Copy a store, one of its files and the catalogue in truth, the others as links; return where that file is."""
-    for source in root.rglob("*"):
-        target = to / source.relative_to(root)
-        if source.is_dir():
-            target.mkdir(parents=True)
-        elif source == path or source.parent == root:
-            shutil.copy(source, target)
-        else:
-            os.link(source, target)
-    return to / path.relative_to(root)
-
-
-def flip(path, bit):
-    """Turn one bit of a file, and return it."""
-    data = bytearray(path.read_bytes())
-    data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
-    return path
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("damage") / "store"
@@ -192,19 +105,6 @@ def test_the_store_holds_all_that_a_store_can(root, known):
     assert not [name for name, answer in known.items() if isinstance(answer, StoreDamaged) or not answer]
 
 
-@pytest.fixture
-def damaged(root, tmp_path):
-    """Return a copy of the store in which a bit of the largest of these files is turned, and that file."""
-
-    def damage(pattern, bit=None):
-        path = max(root.glob(pattern), key=lambda path: path.stat().st_size)
-        copy = copied(root, tmp_path / "copy", path)
-        flip(copy, copy.stat().st_size * 4 if bit is None else bit)
-        return tmp_path / "copy", copy
-
-    return damage
-
-
 def wrong_outcomes(root, known, directory):
     """Turn each of 200 bits by chance, in a copy for each, and return what came of those that were not seen."""
     by_chance = random.Random(17)
@@ -218,13 +118,14 @@ def wrong_outcomes(root, known, directory):
         turned = flip(copied(root, copy, path), bit)
         # a file of one session says nothing of the others
         sessions = [path.parent.name] if path.parent != root else [SEALED, LIVE]
-        for name, answer in answers(copy, sessions, of_all=number % 20 == 0, write=number % 10 == 1).items():
+        for name, answer in answers(copy, sessions, of_all=number % 20 == 0, write=number % 20 >= 15).items():
             if isinstance(answer, StoreDamaged):
                 errors[kind] += 1
                 answer = known[name] if f"{turned}: " in str(answer) else answer
             if answer != known[name]:
                 wrong.append((str(path.relative_to(root)), bit, name, answer))
-        if number % 10 != 1 and path.name != SUMS and damaged_files(copy) != [str(path.relative_to(root))]:
+        # a writer has mended some by then
+        if number % 20 < 5 and path.name != SUMS and damaged_files(copy) != [str(path.relative_to(root))]:
             wrong.append((str(path.relative_to(root)), bit, "verify", damaged_files(copy)))
         shutil.rmtree(copy)
     return wrong, errors
@@ -235,3 +136,218 @@ def test_none_of_200_turned_bits_gives_a_wrong_answer(root, known, tmp_path):
     assert wrong == []
     # the damage to a cache and to a checksum is nobody's trouble
     assert errors.keys() == {"state", "log", "logs", "catalogue"}
+
+
+def test_none_of_40_turned_bits_in_what_a_killed_history_left_is_passed_over(root, known, tmp_path):
+    store = Store.open(copied(root, tmp_path / "store", root / SUMS).parent, CONFIG, write=True)
+    for number in range(5):
+        store.append([chunk(LIVE, "task", tasks([300 + number], "8"), start=200_000 + 1000 * number)])
+    left = tmp_path / "left"
+    shutil.copytree(tmp_path / "store", left)  # as a kill leaves it
+    store.close()
+    by_chance, seen = random.Random(17), []
+    with Store.open(left, CONFIG) as reader:
+        events = {cluster.session: cluster.events for cluster in reader.clusters()}
+    assert events[LIVE] == 376
+    wal = (left / "catalogue.sqlite-wal").stat().st_size
+    for number in range(40):
+        copy = tmp_path / str(number)
+        path = flip(copied(left, copy, left / "catalogue.sqlite-wal"), by_chance.randrange(wal * 8))
+        try:
+            with Store.open(copy, CONFIG, write=number % 2 == 0) as store:
+                found = dict(store._catalogue.query("SELECT session, sum(events) FROM counts GROUP BY ALL"))
+            assert found[LIVE] == 376, path
+        except StoreDamaged as damage:
+            seen.append(str(damage).startswith(f"{path.with_name('catalogue.sqlite')}: its last "))
+        shutil.rmtree(copy)
+    assert seen
+    assert all(seen)
+
+
+def test_what_is_cut_or_gone_is_said_with_what_to_do(root, tmp_path):
+    for number, (kind, cure) in enumerate(
+        {
+            "state/*/task-sealed-*": f"fold it anew from the log: raytrail rebuild --cluster {SEALED}",
+            f"log/{LIVE}/*": "bring it back from a copy of the store, or import the session again into another one",
+            f"logs/{LIVE}/*": "bring it back from a copy of the store, or import the session again into another one",
+        }.items()
+    ):
+        for how in ("cut", "gone"):
+            path = damage(root, tmp_path / f"{number}{how}", kind)
+            size = path.stat().st_size
+            os.truncate(path, size - 1) if how == "cut" else path.unlink()
+            with Store.open(tmp_path / f"{number}{how}", CONFIG) as store:
+                [found] = [one for one in store.verify() if one.verdict != "ok"]
+            assert found.reason.startswith(f"{path}: it")
+            assert found.reason.endswith(f"; {cure}")
+            assert (f"it has {size - 1:,} bytes and not {size:,}" in found.reason) == (
+                how == "cut" and not kind.startswith("logs")
+            )
+            assert ("it is gone" in found.reason) == (how == "gone")
+
+
+def test_the_catalogue_says_which_page_is_damaged(root, tmp_path):
+    path = damage(root, tmp_path, "catalogue.sqlite")
+    page = path.stat().st_size // 2 // 4096 + 1
+    for write in (False, True):
+        with pytest.raises(StoreDamaged) as damaged:
+            Store.open(tmp_path, CONFIG, write=write)
+        assert str(damaged.value) == (
+            f"{path}: page {page} is not what was written; bring it and catalogue.sqlite-sums back from a copy of the "
+            "store, or move the store away and import again"
+        )
+
+
+def test_a_damaged_cache_is_thrown_away_and_made_anew(root, known, tmp_path, caplog):
+    [path] = root.glob("state/*/*.duckdb")
+    copy = copied(root, tmp_path, path)
+    copy.write_bytes(copy.read_bytes()[:12288] + b"\1" * (copy.stat().st_size - 12288))
+    with Store.open(tmp_path, CONFIG, write=True) as store:
+        for _ in range(2):
+            assert store.snapshot(SEALED).rows("task", order=["task_id"]) == known[f"tasks of {SEALED}"]
+        assert store.snapshot(SEALED).read_once("task")
+        store.seal_due(T0 * 1000)
+        assert not store.snapshot(SEALED).read_once("task")
+        assert store.snapshot(SEALED).rows("task", order=["task_id"]) == known[f"tasks of {SEALED}"]
+    assert caplog.text.count(f"{copy}: it is damaged and read no more") == 1
+    assert not copy.exists()
+    assert damaged_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["open", "closed"])
+def test_a_damaged_partial_state_is_folded_anew_when_a_history_starts(root, known, tmp_path, caplog, kind):
+    path = damage(root, tmp_path, f"state/{LIVE}/task-{kind}-*")
+    with Store.open(tmp_path, CONFIG) as store, pytest.raises(StoreDamaged, match=path.name):
+        store.snapshot(LIVE).rows("task")
+    with Store.open(tmp_path, CONFIG, write=True) as store:
+        store.fold()
+        assert store.snapshot(LIVE).rows("task", order=["task_id"]) == known[f"tasks of {LIVE}"]
+    assert caplog.text.count(path.name) == 1
+    assert damaged_files(tmp_path) == []
+
+
+def test_a_rebuild_mends_a_damaged_state_and_leaves_all_as_it_is_where_the_log_is_damaged(root, known, tmp_path):
+    damage(root, tmp_path / "state", "state/*/task-sealed-*")
+    with Store.open(tmp_path / "state", CONFIG, write=True) as store:
+        store.rebuild(SEALED)
+        assert store.snapshot(SEALED).rows("task", order=["task_id"]) == known[f"tasks of {SEALED}"]
+    assert damaged_files(tmp_path / "state") == []
+    path = damage(root, tmp_path / "log", f"log/{SEALED}/task-*")
+    with Store.open(tmp_path / "log", CONFIG, write=True) as store:
+        with pytest.raises(StoreDamaged, match=path.name):
+            store.rebuild(SEALED)
+        assert store.snapshot(SEALED).rows("task", order=["task_id"]) == known[f"tasks of {SEALED}"]
+
+
+def test_one_damaged_session_holds_up_no_other(root, tmp_path, caplog):
+    path = damage(root, tmp_path, f"log/{LIVE}/placement_group-*")
+    with Store.open(tmp_path, CONFIG, write=True) as store:
+        store.append([chunk("session_other", "task", tasks([1], "8"))])
+        store.fold()
+        assert store.snapshot("session_other").count("task") == 1
+        store.seal_due(2 * 10**12)
+        assert {cluster.session: cluster.sealed for cluster in store.clusters()} == {
+            SEALED: True,
+            "session_other": True,
+            LIVE: False,
+        }
+    assert f"of session {LIVE}: {path}: its bytes are not those that were written" in caplog.text
+
+
+def test_a_session_whose_states_are_damaged_is_listed_and_says_so(root, tmp_path):
+    path = damage(root, tmp_path, f"state/{LIVE}/node-*")
+    with Store.open(tmp_path, CONFIG) as store:
+        found = {cluster.session: cluster for cluster in store.clusters()}
+        assert found[SEALED].damaged == ""
+        assert str(path) in found[LIVE].damaged
+        assert (found[LIVE].events, found[LIVE].nodes) == (371, 0)
+        assert store.find(LIVE) == found[LIVE]
+
+
+def test_a_store_of_the_first_layout_is_served_and_counted_as_unknown_and_gets_checksums_by_and_by(
+    root, known, tmp_path
+):
+    copied(root, tmp_path, root / SUMS)
+    forget_sums(tmp_path)
+    assert answers(tmp_path) == known
+    with Store.open(tmp_path, CONFIG) as store:
+        assert {one.verdict for one in store.verify()} == {"no checksum"}
+    with Store.open(tmp_path, CONFIG, write=True) as store:
+        store.append([chunk(LIVE, "task", tasks([1], "8"), start=300_000)])
+        store.rebuild(SEALED)
+    with Store.open(tmp_path, CONFIG) as store:
+        verdicts = {one.path: one.verdict for one in store.verify()}
+        assert verdicts["catalogue.sqlite"] == "ok"
+        assert Counter(verdicts.values())["ok"] == 1 + 1 + len(list(tmp_path.glob(f"state/{SEALED}/*sealed*")))
+        for name in ("tasks", "count"):
+            assert (
+                msgspec.to_builtins(questions([SEALED], of_all=False)[f"{name} of {SEALED}"](store))
+                == (known[f"{name} of {SEALED}"])
+            )
+
+
+def test_a_damaged_checksum_damages_nothing_and_is_noted_anew(root, known, tmp_path):
+    sums = flip(copied(root, tmp_path, root / SUMS), 8 * 8 * 3)
+    assert len(Pages(tmp_path / "catalogue.sqlite").unknown()) == 1
+    assert answers(tmp_path, [SEALED], of_all=False) == {
+        name: answer for name, answer in known.items() if name.endswith(SEALED)
+    }
+    Store.open(tmp_path, CONFIG, write=True).close()
+    assert Pages(tmp_path / "catalogue.sqlite").unknown() == []
+    assert sums.read_bytes() != b""
+
+
+def count(catalogue):
+    [(found,)] = catalogue.query("SELECT count(*) FROM quiet")
+    return found
+
+
+def test_pages_that_cannot_be_noted_stay_in_the_write_ahead_log(tmp_path, monkeypatch):
+    path, full = tmp_path / "catalogue.sqlite", OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("raytrail.store.catalogue.CHECKPOINT_COMMITS", 1)
+
+    def fail(pages, frames):
+        raise full
+
+    catalogue = Catalogue(path, write=True)
+    with catalogue.transaction() as db:
+        db.execute("INSERT INTO quiet VALUES('a')")
+    with monkeypatch.context() as failing:
+        failing.setattr(Pages, "note", fail)
+        with pytest.raises(StoreUnavailable, match="No space left"), catalogue.transaction():
+            pass
+        catalogue.close()
+    assert Pages(path).damaged() == []
+    reader = Catalogue(path, write=False)
+    assert count(reader) == 1
+    reader.close()
+    catalogue = Catalogue(path, write=True)
+    assert (count(catalogue), catalogue.has_sums) == (1, True)
+    catalogue.close()
+    assert not path.with_name("catalogue.sqlite-wal").exists()
+    assert Pages(path).damaged() == []
+
+
+def test_who_reads_while_pages_change_finds_none_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr("raytrail.store.catalogue.CHECKPOINT_COMMITS", 2)
+    catalogue, done = Catalogue(tmp_path / "catalogue.sqlite", write=True), threading.Event()
+
+    def write():
+        number = 0
+        while not done.is_set():
+            number += 1
+            with catalogue.transaction() as db:
+                db.execute("INSERT INTO quiet VALUES(?)", (f"{number % 7}{number:0>2000}",))
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        for _ in range(100):
+            reader = Catalogue(tmp_path / "catalogue.sqlite", write=False)
+            reader.verify()
+            reader.close()
+    finally:
+        done.set()
+        writing.join()
+        catalogue.close()
+    assert Pages(tmp_path / "catalogue.sqlite").damaged() == []

@@ -43,7 +43,7 @@ def _summary(found: list[Finding]) -> str:
     unknown, damaged = count["no checksum"], count["damaged"]
     size = _output.size(sum(one.bytes for one in found))
     return (
-        f"{len(found):,} files, {size}: "
+        f"{len(found):,} file{'' if len(found) == 1 else 's'}, {size}: "
         + (f"{damaged:,} damaged" if damaged else "none is damaged")
         + (f"; {unknown:,} of an older version have no checksum" if unknown else "")
     )

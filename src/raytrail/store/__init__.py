@@ -3,6 +3,7 @@ The history on disk: the log of all events, and the states folded from it.
 
     <root>/
       catalogue.sqlite              sessions, files, byte ranges seen, rejected lines, chunks that were set aside
+      catalogue.sqlite-sums         the checksums of its pages
       log/<session>/*.parquet       every event as typed columns: the truth
       logs/<session>/*.zst          what Ray and its workers wrote for people
       state/<session>/*.parquet     what the events add up to; *.duckdb beside it serves a sealed session faster

@@ -575,6 +575,12 @@ class Catalogue:
             sql += " AND folded = 0"
         return [LogFile(*row) for row in self.query(sql + " ORDER BY id", *params)]
 
+    def names(self, session: str, path: str) -> bool:
+        """Return whether a file of a session is named."""
+        tables = ("log", "state", *(["bodies"] if self.keeps_logs else []))
+        each = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE session = ? AND path = ?" for table in tables)
+        return bool(self.query(each, *(session, path) * len(tables)))
+
     def state_files(self, session: str, entity: str | None = None) -> list[StateFile]:
         """Return the files of a session's states."""
         sums = "bytes, crc32" if self.keeps_sums else "NULL, NULL"

@@ -30,13 +30,20 @@ def verify(catalogue: Catalogue, files: Files, logs: Logs, sessions: Iterable[st
     """Yield what is found of the catalogue, and of each file of these sessions."""
     yield _finding(catalogue.name, catalogue.size_bytes, catalogue.has_sums, catalogue.verify)
     for session in sessions:
-        named: list[LogFile | StateFile] = [*catalogue.log_files(session), *catalogue.state_files(session)]
-        for file in named:
-            if not _is_deleted(files, file):
-                yield _finding(file.path, file.bytes or 0, file.crc32 is not None, partial(files.verify, file))
-        for body in logs.bodies(session):
-            known = all(frame.crc32 is not None for frame in body.frames)
-            yield _finding(body.path, body.bytes, known, partial(logs.verify, body))
+        for one in _of_session(catalogue, files, logs, session):
+            # a history that goes on meanwhile may have written it anew, with others, and deleted it
+            if one.verdict != "damaged" or catalogue.names(session, one.path):
+                yield one
+
+
+def _of_session(catalogue: Catalogue, files: Files, logs: Logs, session: str) -> Iterator[Finding]:
+    named: list[LogFile | StateFile] = [*catalogue.log_files(session), *catalogue.state_files(session)]
+    for file in named:
+        if not _is_deleted(files, file):
+            yield _finding(file.path, file.bytes or 0, file.crc32 is not None, partial(files.verify, file))
+    for body in logs.bodies(session):
+        known = all(frame.crc32 is not None for frame in body.frames)
+        yield _finding(body.path, body.bytes, known, partial(logs.verify, body))
 
 
 def _is_deleted(files: Files, file: LogFile | StateFile) -> bool:

@@ -246,7 +246,8 @@ class Catalogue:
         self._log_bytes = 0
         self._alone: _Stamp | None = None
         """What the files were when this was opened as one that nobody changes; None where it was not."""
-        if write:
+        if write and not path.exists():
+            self._pages.forget()  # somebody has deleted the other one
             disk.create_private(path)
         try:
             commits = self._pages.commits()

@@ -100,6 +100,10 @@ class Pages:
                 size = _page_bytes(file.read(18)[16:])
                 self._write({number: _sum(number, _page(file.fileno(), number, size)) for number in missing})
 
+    def forget(self) -> None:
+        """Know of no page any more."""
+        self._sums.unlink(missing_ok=True)
+
     def note(self, frames: int) -> None:
         """
         Note the pages that lie in these first frames of the log, durably.

@@ -42,7 +42,7 @@ class Filter(NamedTuple):
     ignore_case: bool = False
 
 
-def _of_files_then(method: Callable[Concatenate[Snapshot, P], T]) -> Callable[Concatenate[Snapshot, P], T]:
+def _or_of_files(method: Callable[Concatenate[Snapshot, P], T]) -> Callable[Concatenate[Snapshot, P], T]:
     """Ask once more, of the files, where a session's tables turn out to be damaged."""
 
     @wraps(method)
@@ -125,7 +125,7 @@ class Snapshot:
         """Return the table of how many states there are of each kind, likewise."""
         return self._states.table(self.session, sql.tally_name(one), sql.tally_columns(one)) if self._attach else None
 
-    @_of_files_then
+    @_or_of_files
     def rows(
         self,
         noun: str,
@@ -278,7 +278,7 @@ class Snapshot:
             return source
         return f"({sql.at_times(one, source, self._moment, names)})"
 
-    @_of_files_then
+    @_or_of_files
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
         one = entity(noun)
@@ -292,7 +292,7 @@ class Snapshot:
             self._counts[asked] = int(count)
         return int(count)
 
-    @_of_files_then
+    @_or_of_files
     def group(
         self, noun: str, by: Sequence[str], where: Sequence[Filter] = (), *, limit: int | None = None
     ) -> list[dict[str, Any]]:
@@ -361,7 +361,7 @@ class Snapshot:
         """Return whether states are worked out anew each time they are read, rather than kept in a table."""
         return self._table(entity(noun)) is None
 
-    @_of_files_then
+    @_or_of_files
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:
         """
         Run a SELECT over views named after the entities, ids as hex text.

@@ -77,9 +77,19 @@ async def check_each_gets_all(url, root, group="history"):
 
 
 def make_old(store_root):
-    """Take from a store what tells that it has an id, as one is that an older version wrote."""
+    """Take from a store what tells that it has an id, as one is that an older version wrote, and its checksums."""
     with closing(sqlite3.connect(store_root / "catalogue.sqlite")) as db, db:
         db.execute("DELETE FROM meta WHERE key != 'version'")
+    forget_sums(store_root)
+
+
+def forget_sums(store_root):
+    """Make a store one of the first layout, which had no checksums."""
+    (store_root / "catalogue.sqlite-sums").unlink(missing_ok=True)
+    with closing(sqlite3.connect(store_root / "catalogue.sqlite")) as db, db:
+        if db.execute("UPDATE meta SET value = '1' WHERE key = 'version' AND value != '1'").rowcount:
+            for table, column in (("log", "crc32"), ("state", "bytes"), ("state", "crc32"), ("frames", "crc32")):
+                db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
 
 
 async def check_an_old_store_goes_on(url, root, held_for, group="history"):

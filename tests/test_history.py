@@ -6,12 +6,14 @@ import re
 from contextlib import aclosing
 
 import pytest
+from tests.damage import LIVE, damage, fill
 from tests.histories import (
     check_a_copy_is_refused,
     check_an_old_store_goes_on,
     check_each_gets_all,
     keeping,
     make_old,
+    publish,
     stored,
     tasks,
     until,
@@ -172,3 +174,16 @@ def test_a_store_gets_an_id_once_and_a_new_one_never_read_in_a_plain_group(tmp_p
 
 async def test_a_history_of_a_copy_of_a_store_is_refused_while_one_of_the_store_reads(tmp_path):
     await check_a_copy_is_refused(f"file://{tmp_path}/events", tmp_path)
+
+
+async def test_a_session_with_a_damaged_file_holds_up_no_other_and_ends_nothing(tmp_path, caplog):
+    fill(tmp_path / "store")
+    path = damage(tmp_path / "store", tmp_path / "copy", f"log/{LIVE}/placement_group-*")
+    url = f"file://{tmp_path}/events"
+    with Store.open(tmp_path / "copy", CONFIG, write=True) as store:
+        async with keeping(url, store) as running:
+            await publish(url, tasks(range(3)))
+            await until(lambda: str(path) in caplog.text and store.snapshot(SESSION).count("task") == 3)
+            assert not running.done()
+        await running
+    assert "please report" not in caplog.text

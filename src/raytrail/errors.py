@@ -13,6 +13,7 @@ RaytrailError
  + StoreError             the history on disk cannot be used as asked
  |  + StoreLocked         another process writes to it
  |  + StoreTooNew         a newer Raytrail wrote it
+ |  + StoreDamaged        a file of it is not what was written; all else of it can be used
  |  + StoreUnavailable    its disk is full or fails, or memory ran out (retryable)
  + NotFoundError          no such cluster, entity, column or row
 """
@@ -77,6 +78,15 @@ class StoreLocked(StoreError):
 
 class StoreTooNew(StoreError):
     """A newer Raytrail wrote this store."""
+
+
+class StoreDamaged(StoreError):
+    """A file of this store is not what was written: bits of it have turned, or it is cut or gone."""
+
+    def __init__(self, text: str, session: str = "") -> None:
+        super().__init__(text)
+        self.session = session
+        """Whose file it is, which concerns no other; empty: it is the catalogue."""
 
 
 class StoreUnavailable(StoreError):

@@ -7,6 +7,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.histories import forget_sums
 
 from raytrail.config import StoreConfig
 from raytrail.entities import installed, sql
@@ -837,7 +838,8 @@ def test_the_cache_of_what_an_older_version_sealed_has_what_that_did_not_work_ou
 
 
 def forget(root, name, column, files="*"):
-    """Take a column, and the table of workers, from files of a store."""
+    """Take a column, and the table of workers, from files of a store, which then are as older versions wrote them."""
+    forget_sums(root)
     with duckdb.connect() as db:
         for path in root.rglob(f"{name}-{files}.parquet"):
             # the live states of tasks and nodes, and their logs, are files of these names

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raytrail.errors import StoreUnavailable
+from raytrail.errors import StoreDamaged
 from raytrail.event import Chunk, Segment
 from raytrail.store import Store, logs, matches
 from raytrail.testing.entities import SESSION
@@ -138,7 +138,7 @@ def test_a_damaged_frame_is_an_error_and_not_an_empty_answer(store):
     store.fold()
     [(body,)] = store._catalogue.query("SELECT path FROM bodies")
     (store._root / body).write_bytes((store._root / body).read_bytes()[:-3])
-    with pytest.raises(StoreUnavailable, match="mend the store's disk"):
+    with pytest.raises(StoreDamaged, match=rf"{body}: its bytes from 0 to \d+ are not those that were written; bring"):
         read(store)
 
 

@@ -2,6 +2,7 @@
 
 import duckdb
 import pytest
+from tests.histories import forget_sums
 
 from raytrail.config import StoreConfig
 from raytrail.entities import installed
@@ -19,6 +20,7 @@ OLD_STATES = {
 
 
 def rewrite(path, select):
+    forget_sums(path.parents[2])
     with duckdb.connect() as db:
         db.execute(f"COPY ({select.format(path=path)}) TO '{path}.new' (FORMAT parquet)")
     path.with_suffix(".parquet.new").rename(path)

@@ -45,6 +45,7 @@ COMMANDS = {
         "doctor": "Say what this node would export, and what is wrong.",
         "settings": "Show every setting with its value.",
         "seal": "Close a session for good.",
+        "verify": "Check that the history's files are what was written.",
         "rebuild": "Make a session's state anew from its events alone.",
     },
 }
@@ -68,7 +69,7 @@ _EPILOG = """\
 \b
 Exit codes:
   0    done
-  1    not found, or something lacks or differs (doctor, import, ledger --check)
+  1    not found, or something lacks or differs (doctor, import, ledger --check, verify)
   2    a wrong option, argument or setting
   3    the store, the broker or a file could not be used
   70   a bug in Raytrail

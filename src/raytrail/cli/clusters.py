@@ -60,7 +60,9 @@ def _shown(cluster: Cluster) -> dict[str, str]:
         "tasks": f"{cluster.tasks:,}",
         "events": f"{cluster.events:,}",
         "stored": words.size(cluster.stored_bytes),
-        "ledger": balance(cluster.missing_bytes, cluster.rejected, cluster.inferred),
+        "ledger": "damaged, see raytrail verify"
+        if cluster.damaged
+        else balance(cluster.missing_bytes, cluster.rejected, cluster.inferred),
     }
 
 

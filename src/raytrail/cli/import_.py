@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from urllib.parse import unquote
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raytrail import disk
 from raytrail.cli.ledger import complete, details, show
@@ -30,6 +28,7 @@ from raytrail.sources.kuberay import Collected, File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
 from raytrail.tail import Checkpoint, Session, Tailer, alive, locate
 from raytrail.terminal import note, options, printing, stores
+from raytrail.terminal.progress import progress
 
 NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
@@ -196,7 +195,7 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
     before, unread = _broken_before(collected.session, store), list[Unread]()
     with tempfile.TemporaryDirectory(prefix="import-", dir=store_dir(config)) as root:
         left = collected.read_bytes
-        with _progress(left, "reading") as advance:
+        with progress(left, "reading") as advance:
             for read in kuberay.convert(collected, Path(root), unread.append):
                 left -= read
                 advance(read, left)
@@ -283,7 +282,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
         tailer.look(last=True)
         # what a session that is still alive goes on writing is for its agent, or the next import
         there = tailer.unread_bytes()
-        with _progress(there) as advance:
+        with progress(there, "importing") as advance:
             # of which there are two in memory, the one that is read and the one that is appended
             for batch in _appended(store, _batches(tailer, config.store.batch_bytes, there)):
                 for chunk in batch:
@@ -325,18 +324,3 @@ def _batches(tailer: Tailer, batch_bytes: int, most_bytes: int) -> Iterator[list
                 batch, size = [], 0
     if batch:
         yield batch
-
-
-@contextmanager
-def _progress(total: int, verb: str = "importing") -> Iterator[Callable[[int, int], None]]:
-    """Show a bar in bytes on stderr, if somebody is looking."""
-    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("", total=total)
-
-        def advance(read: int, left: int) -> None:
-            done = progress.tasks[0].completed + read
-            progress.update(task, completed=done, total=done + left)
-
-        yield advance

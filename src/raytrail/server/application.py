@@ -49,7 +49,7 @@ from raytrail.server.ingest import Bounds, Take, ingest
 from raytrail.server.ray import logs
 from raytrail.server.ray.routes import RAY_ROUTES
 from raytrail.server.routing import NamedRoute, NamedWebSocketRoute
-from raytrail.store import Cluster, Store
+from raytrail.store import Cluster, Store, TablesLost
 
 QUERIES_AT_ONCE = 4
 """Requests that read the store at the same time; the engine spreads each over the cores by itself."""
@@ -237,7 +237,14 @@ class _Server:
                 return Response(status_code=304, headers=_revalidated(etag))
             if kept := self._kept.get(etag):
                 return Response(kept.body, headers=_revalidated(etag), media_type=kept.media_type)
-            response = await self._call(lambda: self._answer(request, cluster, answer, final), _is_large(request))
+
+            def work_out() -> Response:
+                try:
+                    return self._answer(request, cluster, answer, final)
+                except TablesLost:
+                    return self._answer(request, cluster, answer, final)
+
+            response = await self._call(work_out, _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
                 self._kept.put(etag, response)
                 response.headers.update(_revalidated(etag))

@@ -365,6 +365,8 @@ def _state(cluster: Cluster) -> Html:
 
 
 def _complete(cluster: Cluster) -> Html:
+    if cluster.damaged:
+        return _fill('<span class="chip bad" title="{}">damaged</span>', cluster.damaged)
     chips = []
     if cluster.missing_bytes:
         chips.append(_fill('<span class="chip bad">{} missing</span>', _bytes(cluster.missing_bytes)))

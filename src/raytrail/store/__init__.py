@@ -3,6 +3,7 @@ The history on disk: the log of all events, and the states folded from it.
 
     <root>/
       catalogue.sqlite              sessions, files, byte ranges seen, rejected lines, chunks that were set aside
+      catalogue.sqlite-sums         the checksums of its pages
       log/<session>/*.parquet       every event as typed columns: the truth
       logs/<session>/*.zst          what Ray and its workers wrote for people
       state/<session>/*.parquet     what the events add up to; *.duckdb beside it serves a sealed session faster
@@ -14,6 +15,7 @@ One process writes; any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import threading
@@ -25,7 +27,7 @@ from raytrail import disk
 from raytrail.config import StoreConfig
 from raytrail.entities import Entity, installed, sql
 from raytrail.entities.sql import Moment
-from raytrail.errors import NotFoundError, StoreError, StoreLocked
+from raytrail.errors import NotFoundError, StoreDamaged, StoreError, StoreLocked
 from raytrail.event import LOG, Chunk, Unreadable
 from raytrail.store import ask
 from raytrail.store.append import UNKNOWN, Appender
@@ -34,6 +36,7 @@ from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
 from raytrail.store.faults import Faults
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
+from raytrail.store.files import Files
 from raytrail.store.finder import LogFinder, LogPart, output_start
 from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
 from raytrail.store.live import LiveFold
@@ -42,11 +45,13 @@ from raytrail.store.older import unfold
 from raytrail.store.read import Filter, Snapshot
 from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
-from raytrail.store.states import States
+from raytrail.store.states import States, TablesLost
+from raytrail.store.verify import Finding, verify
 
 __all__ = [
     "Cluster",
     "Filter",
+    "Finding",
     "LedgerRow",
     "Log",
     "LogFinder",
@@ -58,9 +63,12 @@ __all__ = [
     "SetAside",
     "Snapshot",
     "Store",
+    "TablesLost",
     "UnreadableError",
     "matches",
 ]
+
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -97,16 +105,17 @@ class Store:
             raise
         self._readers = Readers(root, write=write)
         self._engine = Engine(config, root / "tmp" if write else None)
+        self._files = Files(root)
         self._logs = Logs(root, self._catalogue)
-        self._states = States(root, self._catalogue, self._engine, self._counts)
+        self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
         self._figures = Figures(self._catalogue, self._engine, self.snapshot)
         if write:
             self._sweep()
             self._appender = Appender(root, self._catalogue, self._engine, self._logs)
             self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes, self._faults)
-            self._live = LiveFold(root, self._catalogue, self._engine)
-            self._sealer = Sealer(root, self._catalogue, self._engine)
-            self._live.retire(unfold(root, self._catalogue, self._engine))
+            self._live = LiveFold(root, self._catalogue, self._engine, self._files)
+            self._sealer = Sealer(root, self._catalogue, self._engine, self._files)
+            self._live.retire(unfold(root, self._catalogue, self._engine, self._files))
 
     @classmethod
     def open(cls, root: Path, config: StoreConfig | None = None, *, write: bool = False) -> Store:
@@ -210,6 +219,12 @@ class Store:
     def _gather(self, session: str) -> None:
         self._live.retire(self._logs.gather(session))
 
+    def _gather_all(self, session: str) -> None:
+        try:
+            self._live.retire(self._logs.gather(session, every=True))
+        except StoreDamaged as damage:
+            log.error("%s; what else is stored of the session's logs stays where it is", damage)
+
     def seal_due(self, now_ms: int) -> list[str]:
         """Seal the sessions that ended or went quiet, and return their names."""
         rows = self._catalogue.query(
@@ -229,6 +244,7 @@ class Store:
             due.append(session)
 
         self._faults.each("what there is cannot be sealed", ages, seal)
+        self._throw_away()
         # those too that were sealed by a process that was killed before this
         uncached = self._catalogue.query(
             "SELECT session FROM sessions WHERE sealed_ms IS NOT NULL "
@@ -236,6 +252,14 @@ class Store:
         )
         self._faults.each("what is sealed cannot be made quick to ask", (one for (one,) in uncached), self.cache)
         return due
+
+    def _throw_away(self) -> None:
+        """Throw away the caches that turned out to be damaged, so that they are made anew."""
+        if lost := self._states.take_lost():
+            with self._lock, self._catalogue.transaction() as db:
+                db.executemany("DELETE FROM state WHERE path = ? AND session = ?", lost.items())
+            for path in lost:
+                (self._root / path).unlink(missing_ok=True)
 
     def seal(self, session: str, *, quiet: bool = False) -> None:
         """
@@ -257,7 +281,7 @@ class Store:
                 return
             self._live.fold(session, at_once=True)
             self._live.forget(session)
-            self._live.retire(self._logs.gather(session, every=True))
+            self._gather_all(session)
             self._live.retire(self._sealer.seal(session, quiet=quiet))
             self._appender.forget(session)
             self._figures.keep(session)
@@ -280,8 +304,14 @@ class Store:
                 self._sealer.cache(session, lambda one: self._states.last(session, one, attach=False))
 
     def rebuild(self, session: str) -> None:
-        """Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read."""
+        """
+        Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read.
+
+        Raises:
+            StoreDamaged: A file of the log is not what was written; all is as it was.
+        """
         with self._lock:
+            self._files.paths(self._catalogue.log_files(session))
             self._read_unknown(session)
             self._live.forget(session)
             with self._catalogue.transaction() as db:
@@ -291,6 +321,29 @@ class Store:
                 db.execute("UPDATE sessions SET sealed_ms = NULL WHERE session = ?", (session,))
             self._live.retire([self._root / path for (path,) in old])
             self.seal(session)
+
+    def verify(self, session: str | None = None) -> Iterator[Finding]:
+        """
+        Read every file of the store, or of one session, and yield what is found of each, the catalogue first.
+
+        Args:
+            session: Its whole name; None: all.
+        """
+        return verify(self._catalogue, self._files, self._logs, self._sessions(session))
+
+    def stored_bytes(self, session: str | None = None) -> int:
+        """Return about how many bytes `verify` reads; what an older version wrote of states is not counted."""
+        return self._catalogue.size_bytes + sum(
+            sum(file.bytes for file in self._catalogue.log_files(name))
+            + sum(file.bytes or 0 for file in self._catalogue.state_files(name))
+            + sum(body.bytes for body in self._logs.bodies(name))
+            for name in self._sessions(session)
+        )
+
+    def _sessions(self, session: str | None) -> list[str]:
+        if session is not None:
+            return [session]
+        return [name for (name,) in self._catalogue.query("SELECT session FROM sessions ORDER BY session")]
 
     def clusters(self) -> list[Cluster]:
         """Return every session, newest first."""
@@ -484,7 +537,7 @@ class Store:
 
         for file in self._catalogue.log_files(session, UNKNOWN):
             rows = self._engine.run(
-                f"SELECT event_type, file, generation, line_offset, line FROM {parquet([self._root / file.path])}"
+                f"SELECT event_type, file, generation, line_offset, line FROM {parquet([self._files.path(file)])}"
             )
             if all(of_file_type(event_type) for event_type, *_ in rows):
                 self._appender.read_again(session, file, rows)

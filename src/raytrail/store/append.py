@@ -27,6 +27,7 @@ from raytrail.errors import StoreUnavailable
 from raytrail.event import LOG, SET_ASIDE, UNDECODABLE, Chunk, Segment
 from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, LogFile, Ranges, reopen
 from raytrail.store.engine import Copied, Engine, UnreadableError, copy_parquet, lines
+from raytrail.store.files import Sum, measure
 from raytrail.store.logs import Frame, Logs
 
 UNKNOWN = "unknown"
@@ -76,7 +77,7 @@ class _Group:
         self.bytes = 0
         self.unknown: list[Line] = []
         self.rejected: list[_Rejected] = []
-        self.files: list[tuple[str, Path, int]] = []
+        self.files: list[tuple[str, Path, int, Sum]] = []
         self.body: tuple[Path, list[Frame]] | None = None
         self.events = 0
 
@@ -301,8 +302,7 @@ class Appender:
             raise
         for name, path, rows in found:
             if rows:
-                sync(path)
-                group.files.append((name, path, rows))
+                group.files.append((name, path, rows, sync(path)))
             else:
                 path.unlink()
         group.events += count
@@ -324,8 +324,7 @@ class Appender:
             self._engine.run(copy_parquet(select, path))
         finally:
             spool.unlink(missing_ok=True)
-        sync(path)
-        group.files.append((UNKNOWN, path, len(group.unknown)))
+        group.files.append((UNKNOWN, path, len(group.unknown), sync(path)))
 
     def _new_spool(self) -> Path:
         spool = self._root / "tmp" / f"spool-{os.getpid()}-{next(self._serial)}.ndjson"
@@ -377,10 +376,10 @@ class Appender:
     def _name_files(self, db: sqlite3.Connection, group: _Group) -> None:
         if group.body is not None:
             self._logs.name(db, group.session, *group.body)
-        for name, path, rows in group.files:
+        for name, path, rows, written in group.files:
             db.execute(
-                "INSERT INTO log(session, entity, path, events, bytes) VALUES(?, ?, ?, ?, ?)",
-                (group.session, name, str(path.relative_to(self._root)), rows, path.stat().st_size),
+                "INSERT INTO log(session, entity, path, events, bytes, crc32) VALUES(?, ?, ?, ?, ?, ?)",
+                (group.session, name, str(path.relative_to(self._root)), rows, *written),
             )
         db.executemany(
             "INSERT OR IGNORE INTO rejected VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
@@ -486,11 +485,17 @@ def _placed(data: bytes, line: Line) -> bytes:
     )
 
 
-def sync(path: Path) -> None:
-    """Make a file's content durable, and its owner's alone: the engine makes files by the umask."""
+def sync(path: Path) -> Sum:
+    """
+    Make a file's content durable, and its owner's alone, as the engine makes files by the umask.
+
+    Returns:
+        What it is to be when it is read.
+    """
     with path.open("rb") as file:
         disk.make_private(file.fileno())
         os.fsync(file.fileno())
+    return measure(path)
 
 
 def sync_directories(directories: Iterable[Path]) -> None:

@@ -11,20 +11,28 @@ import os
 import sqlite3
 import threading
 import uuid
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from raytrail import disk
-from raytrail.errors import StoreError, StoreTooNew, StoreUnavailable
+from raytrail.errors import StoreDamaged, StoreError, StoreTooNew, StoreUnavailable
+from raytrail.store.pages import Pages
 
-VERSION = 1
-"""Version of the store's layout; raised when an older Raytrail could harm or misread it."""
+VERSION = 2
+"""Version of the store's layout; raised when an older Raytrail could harm or misread it: 2 has checksums."""
 
-_ID, _PLAIN_GROUP, _EXTENTS = "id", "plain_group", "extents"
+CHECKPOINT_COMMITS = 64
+"""After how many transactions the write-ahead log is copied into the database, and the pages' checksums are noted."""
+
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""The same, by how much that log has grown."""
+
+_ID, _PLAIN_GROUP, _EXTENTS, _COMMITS = "id", "plain_group", "extents", "commits"
 """Keys of ``meta``."""
 
 _ADD_UP = (
@@ -46,12 +54,12 @@ CREATE TABLE IF NOT EXISTS sessions(
 CREATE TABLE IF NOT EXISTS quiet(session TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log(
   id INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, entity TEXT NOT NULL, path TEXT NOT NULL,
-  events INTEGER NOT NULL, bytes INTEGER NOT NULL, folded INTEGER NOT NULL DEFAULT 0);
+  events INTEGER NOT NULL, bytes INTEGER NOT NULL, folded INTEGER NOT NULL DEFAULT 0, crc32 INTEGER);
 CREATE INDEX IF NOT EXISTS log_session ON log(session, entity);
 CREATE INDEX IF NOT EXISTS log_unfolded ON log(session) WHERE folded = 0;
 CREATE TABLE IF NOT EXISTS state(
   session TEXT NOT NULL, entity TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, rows INTEGER NOT NULL,
-  PRIMARY KEY(session, entity, path)) WITHOUT ROWID;
+  bytes INTEGER, crc32 INTEGER, PRIMARY KEY(session, entity, path)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ranges(
   session TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL, start INTEGER NOT NULL,
   end INTEGER NOT NULL, PRIMARY KEY(session, file, generation, start)) WITHOUT ROWID;
@@ -76,9 +84,12 @@ CREATE TABLE IF NOT EXISTS bodies(
 CREATE INDEX IF NOT EXISTS bodies_session ON bodies(session);
 CREATE TABLE IF NOT EXISTS frames(
   session TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
-  body INTEGER NOT NULL, place INTEGER NOT NULL, length INTEGER NOT NULL,
+  body INTEGER NOT NULL, place INTEGER NOT NULL, length INTEGER NOT NULL, crc32 INTEGER,
   PRIMARY KEY(session, file, generation, start)) WITHOUT ROWID;
 """
+
+_ADDED = (("log", "crc32"), ("state", "bytes"), ("state", "crc32"), ("frames", "crc32"))
+"""Columns that the first version's tables have not; NULL of what it wrote."""
 
 
 class FileKey(NamedTuple):
@@ -97,6 +108,9 @@ class LogFile(NamedTuple):
     entity: str
     path: str
     events: int
+    bytes: int
+    crc32: int | None
+    """None of one that an older version wrote."""
 
 
 class StateFile(NamedTuple):
@@ -107,6 +121,9 @@ class StateFile(NamedTuple):
     """``closed`` and ``open`` hold partial states of a live session, ``sealed`` the states of a sealed one."""
     path: str
     rows: int
+    bytes: int | None
+    """None of one that an older version wrote, as its checksum."""
+    crc32: int | None
 
 
 class Ranges:
@@ -203,6 +220,20 @@ def _opened(path: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
 
 
+def _close_keeping_log(db: sqlite3.Connection, path: Path) -> None:
+    """
+    Close a database whose write-ahead log has pages that are not noted yet, and leave them to the next writer.
+
+    SQLite copies the log when the last one closes who may write.
+    """
+    try:
+        with closing(_opened(path, "mode=ro")) as other:
+            other.execute("SELECT 1 FROM sqlite_master").fetchone()
+            db.close()
+    except sqlite3.Error:  # it cannot be read: nor is there anything to copy
+        db.close()
+
+
 class Catalogue:
     """The store's only mutable file. One writer; readers in any number, each seeing whole transactions."""
 
@@ -210,36 +241,107 @@ class Catalogue:
         self._path = path
         self._write = write
         self._lock = threading.RLock()
+        self._pages = Pages(path)
+        self._commits = 0
+        self._log_bytes = 0
         self._alone: _Stamp | None = None
         """What the files were when this was opened as one that nobody changes; None where it was not."""
-        if write:
+        if write and not path.exists():
+            self._pages.forget()  # somebody has deleted the other one
             disk.create_private(path)
         try:
+            commits = self._pages.commits()
             self._db = self._connect()
+            # run when nobody closes it, too
+            self._keep_log = weakref.finalize(self, _close_keeping_log, self._db, path) if write else None
+            self._check(commits)
             if write:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                # a batch is acknowledged to the broker once it is here: it must survive the machine too
-                self._db.execute("PRAGMA synchronous=FULL")
-                self._db.execute("BEGIN IMMEDIATE")
-                for statement in _TABLES.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute("INSERT OR IGNORE INTO meta VALUES('version', ?)", (str(VERSION),))
-                self._give_id()
-                self._add_up()
-                self._db.execute("COMMIT")
-            (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+                self._prepare()
             tables = self._db.execute("SELECT name FROM sqlite_master").fetchall()
             self.keeps_logs = ("frames",) in tables
             """False where it is only read, and was last written by a Raytrail that kept no logs."""
             self._keeps_extents = ("extents",) in tables
             self.keeps_set_aside = ("set_aside",) in tables
             """The same of what was set aside."""
+            self.keeps_sums = not self._missing_columns()
+            """The same of the files' checksums."""
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: {error}; is it a Raytrail store, on a local disk with room left?") from error
-        if int(found) > VERSION:
+
+    def _check(self, commits: int) -> None:
+        """Refuse what a newer version has written, and what has fewer transactions than were noted before."""
+        made = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+        meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall()) if made else {}
+        version, found = int(meta.get("version", VERSION)), int(meta.get(_COMMITS, commits))
+        if version > VERSION:
             raise StoreTooNew(
-                f"{path}: written by a newer Raytrail (layout {found}, this one knows {VERSION}); upgrade this one"
+                f"{self._path}: written by a newer Raytrail (layout {version}, this one knows {VERSION}); "
+                "upgrade this one"
             )
+        if found < commits:
+            raise self._damaged(
+                f"its last {commits - found} transactions are gone, which were in {self._path.name}-wal"
+            )
+
+    def _prepare(self) -> None:
+        """Make what is missing of it, and have it written as this version does."""
+        self._db.execute("PRAGMA journal_mode=WAL")
+        # a batch is acknowledged to the broker once it is here: it must survive the machine too
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA wal_autocheckpoint=0")  # `_checkpoint` notes what it changes
+        self._db.execute("BEGIN IMMEDIATE")
+        for statement in _TABLES.split(";\n"):
+            self._db.execute(statement)
+        for table, column in self._missing_columns():
+            self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES('version', ?)", (str(VERSION),))
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, '0')", (_COMMITS,))
+        self._give_id()
+        self._add_up()
+        self._db.execute("COMMIT")
+        self._pages.complete()
+        self._checkpoint()
+
+    def _count(self) -> int:
+        """Count this transaction, and return how many there were with it."""
+        [(commits,)] = self._db.execute(
+            "UPDATE meta SET value = value + 1 WHERE key = ? RETURNING value", (_COMMITS,)
+        ).fetchall()
+        return int(commits)
+
+    def _missing_columns(self) -> list[tuple[str, str]]:
+        there = {
+            table: {name for (name,) in self._db.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+            for table, _ in _ADDED
+        }
+        return [(table, column) for table, column in _ADDED if column not in there[table]]
+
+    def _checkpoint(self) -> None:
+        """
+        Copy the write-ahead log into the database, as far as readers let it, and note its pages; the lock is held.
+
+        SQLite writes that log over at a transaction after all of it is copied. So what cannot be noted is in it still.
+
+        Raises:
+            OSError: The disk is full, or fails.
+        """
+        [(_, frames, _)] = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._pages.note(frames)
+        self._commits, self._log_bytes = 0, self._wal_bytes()
+
+    def _checkpoint_if_due(self) -> None:
+        grown = self._wal_bytes() - self._log_bytes
+        if self._commits >= CHECKPOINT_COMMITS or grown >= CHECKPOINT_BYTES:
+            try:
+                self._checkpoint()
+            except OSError as error:
+                raise self._unavailable(error) from error
+
+    def _wal_bytes(self) -> int:
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except FileNotFoundError:
+            return 0
 
     def _connect(self) -> sqlite3.Connection:
         """
@@ -248,6 +350,7 @@ class Catalogue:
         It needs a file beside it, also to be read. Where none can be made, it is read as a file that nobody changes, as
         long as that is so.
         """
+        self._check_pages()
         if self._write:
             return _opened(self._path, "mode=rwc")
         db = _opened(self._path, "mode=ro")
@@ -268,8 +371,31 @@ class Catalogue:
         return _opened(self._path, "mode=ro&immutable=1")
 
     def _stamp(self) -> _Stamp:
-        status, wal = os.stat(self._path), Path(f"{self._path}-wal")
-        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, wal.stat().st_size if wal.exists() else 0)
+        status = os.stat(self._path)
+        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, self._wal_bytes())
+
+    def _check_pages(self) -> None:
+        if pages := self._pages.damaged():
+            raise self._damaged(f"page {pages[0]} is not what was written")
+
+    def _damaged(self, how: str) -> StoreDamaged:
+        return StoreDamaged(
+            f"{self._path}: {how}; bring it and {self._path.name}-sums back from a copy of the store, "
+            "or move the store away and import again"
+        )
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._path}: {error}; make room on the disk or mend it, and go on")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Say of what SQLite finds malformed, which alone has no kind of its own, that it is damaged."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            raise self._damaged(str(error)) from error
 
     def _follow_changes(self) -> None:
         """Open it anew where it was opened as one that nobody changes, and somebody has; the lock is held."""
@@ -293,6 +419,33 @@ class Catalogue:
             self._db.execute("INSERT INTO meta VALUES(?, '1')", (_EXTENTS,))
 
     @property
+    def name(self) -> str:
+        """What its file is called."""
+        return self._path.name
+
+    @property
+    def size_bytes(self) -> int:
+        """How large its file is."""
+        return self._path.stat().st_size
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether the checksums of all of its pages are known; as long as nobody writes."""
+        return not self._pages.unknown()
+
+    def verify(self) -> None:
+        """
+        Read all of it.
+
+        Raises:
+            StoreDamaged: It is not what was written.
+        """
+        self._check_pages()
+        [(problem,)] = self.query("PRAGMA integrity_check(1)")
+        if problem != "ok":
+            raise self._damaged(problem)
+
+    @property
     def id(self) -> str:
         """What tells this store from all others, 16 hex digits; empty where no writer has opened it since there are."""
         return next((value for (value,) in self.query("SELECT value FROM meta WHERE key = ?", _ID)), "")
@@ -314,7 +467,15 @@ class Catalogue:
 
     def close(self) -> None:
         """Close the database."""
-        self._db.close()
+        with self._lock:
+            if self._keep_log is not None and self._keep_log.alive:
+                try:
+                    self._checkpoint()
+                except (OSError, sqlite3.Error):
+                    self._keep_log()
+                else:
+                    self._keep_log.detach()
+            self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -326,18 +487,24 @@ class Catalogue:
         """
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
+                with self._errors():
+                    self._checkpoint_if_due()
+                    self._db.execute("BEGIN IMMEDIATE")
+                    try:
+                        yield self._db
+                        commits = self._count()
+                        self._db.execute("COMMIT")
+                    except BaseException:
+                        if self._db.in_transaction:
+                            self._db.execute("ROLLBACK")
+                        raise
+                self._commits += 1
+                with suppress(OSError):  # the next one counts it
+                    self._pages.count(commits)
             except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError):
                 raise  # what was to be written is at fault, and no disk
             except sqlite3.Error as error:
-                raise StoreUnavailable(f"{self._path}: {error}; make room on the disk or mend it, and go on") from error
+                raise self._unavailable(error) from error
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -347,18 +514,20 @@ class Catalogue:
                 yield self._db
                 return
             self._follow_changes()
-            self._db.execute("BEGIN")
-            try:
-                yield self._db
-            finally:
-                self._db.execute("ROLLBACK")
+            with self._errors():
+                self._db.execute("BEGIN")
+                try:
+                    yield self._db
+                finally:
+                    self._db.execute("ROLLBACK")
 
     def query(self, sql: str, *params: Any) -> list[Any]:
         """Return the rows of one SELECT."""
         with self._lock:
             if not self._db.in_transaction:
                 self._follow_changes()
-            return self._db.execute(sql, params).fetchall()
+            with self._errors():
+                return self._db.execute(sql, params).fetchall()
 
     def ranges(self, key: FileKey) -> Ranges:
         """Return the ranges of a file that are stored."""
@@ -397,7 +566,8 @@ class Catalogue:
 
     def log_files(self, session: str, entity: str | None = None, *, unfolded: bool = False) -> list[LogFile]:
         """Return the files of a session's log, oldest first."""
-        sql = "SELECT id, session, entity, path, events FROM log WHERE session = ?"
+        crc32 = "crc32" if self.keeps_sums else "NULL"
+        sql = f"SELECT id, session, entity, path, events, bytes, {crc32} FROM log WHERE session = ?"
         params: list[Any] = [session]
         if entity is not None:
             sql += " AND entity = ?"
@@ -406,14 +576,26 @@ class Catalogue:
             sql += " AND folded = 0"
         return [LogFile(*row) for row in self.query(sql + " ORDER BY id", *params)]
 
+    def names(self, session: str, path: str) -> bool:
+        """Return whether a file of a session is named."""
+        tables = ("log", "state", *(["bodies"] if self.keeps_logs else []))
+        each = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE session = ? AND path = ?" for table in tables)
+        return bool(self.query(each, *(session, path) * len(tables)))
+
     def state_files(self, session: str, entity: str | None = None) -> list[StateFile]:
         """Return the files of a session's states."""
-        sql = "SELECT entity, kind, path, rows FROM state WHERE session = ?"
+        sums = "bytes, crc32" if self.keeps_sums else "NULL, NULL"
+        sql = f"SELECT entity, kind, path, rows, {sums} FROM state WHERE session = ?"
         params: list[Any] = [session]
         if entity is not None:
             sql += " AND entity = ?"
             params.append(entity)
         return [StateFile(*row) for row in self.query(sql, *params)]
+
+
+def name_state(db: sqlite3.Connection, session: str, state: StateFile) -> None:
+    """Name a file of a session's states."""
+    db.execute("INSERT INTO state VALUES(?, ?, ?, ?, ?, ?, ?)", (session, *state))
 
 
 def reopen(db: sqlite3.Connection, session: str) -> None:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
-from raytrail.errors import StoreError
+from raytrail.errors import StoreDamaged, StoreError
 from raytrail.store.engine import UnreadableError
 
 MOST_FAULTS = 1000
@@ -29,7 +29,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._told: set[tuple[object, ...]] = set()
-        self._put_off: dict[str, float] = {}
+        self._put_off: dict[tuple[str, str], float] = {}
 
     def tell(self, what: str, session: str, fault: Exception) -> None:
         """Log a fault with its traceback, the first time that it happens there in our code."""
@@ -41,7 +41,8 @@ class Faults:
 
     def each(self, what: str, sessions: Iterable[str], work: Callable[[str], object]) -> None:
         """
-        Work on each session for itself: what its content makes fail ends the work on that one, for a while.
+        Work on each session for itself: what its content or a damaged file of it makes fail ends the work on that one,
+        for a while.
 
         Args:
             what: What is said of one that fails, e.g. ``what was appended cannot be folded``.
@@ -52,14 +53,19 @@ class Faults:
             StoreError: The disk is full, or fails, or the store cannot be used.
         """
         for session in sessions:
-            if time.monotonic() < self._put_off.get(session, 0.0):
+            if time.monotonic() < self._put_off.get((what, session), 0.0):
                 continue
             try:
                 work(session)
+            except StoreDamaged as damage:
+                if damage.session != session:
+                    raise  # it is the catalogue
+                self._put_off[what, session] = time.monotonic() + PUT_OFF_SECONDS
+                log.error("%s of session %s: %s", what, session, damage)
             except Exception as fault:
                 if not is_of_content(fault):
                     raise
-                self._put_off[session] = time.monotonic() + PUT_OFF_SECONDS
+                self._put_off[what, session] = time.monotonic() + PUT_OFF_SECONDS
                 self.tell(what, session, fault)
             else:
-                self._put_off.pop(session, None)
+                self._put_off.pop((what, session), None)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from raytrail.entities import installed
+from raytrail.errors import StoreDamaged
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
 from raytrail.store.ledger import ledger
@@ -51,6 +52,15 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     """Lines that cannot be read, and files that cannot be read to their end."""
     inferred: int
+    damaged: str = ""
+    """Which file is not what was written, so that the figures of its states are not known; empty where none is."""
+
+
+UNKNOWN: Mapping[str, Any] = {
+    **dict.fromkeys(("began_ms", "ended_ms", "last_event_ms", "before_shutdown_ms")),
+    **dict.fromkeys(("nodes", "jobs", "actors", "tasks", "missing_bytes", "inferred"), 0),
+}
+"""What is worked out of the states of a session that cannot be read."""
 
 
 class Figures:
@@ -79,7 +89,10 @@ class Figures:
         if known.get("mark") != mark:
             known = self._known.get(session, {})
         if known.get("mark") != mark:
-            known = self._known[session] = {**self._work_out(session), "mark": mark}
+            try:
+                known = self._known[session] = {**self._work_out(session), "mark": mark}
+            except StoreDamaged as damage:
+                known = {**UNKNOWN, "damaged": str(damage)}
         [(events, stored, logs, rejected)] = self._catalogue.query(
             "SELECT coalesce(sum(events), 0), coalesce(sum(bytes) FILTER (WHERE event_type != 'LOG'), 0), "
             "coalesce(sum(bytes) FILTER (WHERE event_type = 'LOG'), 0), coalesce(sum(rejected), 0) FROM counts "
@@ -105,6 +118,7 @@ class Figures:
             missing_bytes=known["missing_bytes"],
             rejected=rejected + known.get("unread", 0),  # which an older version did not keep, nor know
             inferred=known["inferred"],
+            damaged=known.get("damaged", ""),
         )
 
     def ended_ms(self, session: str) -> int | None:
@@ -128,7 +142,8 @@ class Figures:
             "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session
         )
         # with the names of the figures, so that those that an older version kept are worked out anew
-        named = "\n".join((*Cluster.__struct_fields__, *(path for (path,) in paths)))
+        figures = (name for name in Cluster.__struct_fields__ if name != "damaged")
+        named = "\n".join((*figures, *(path for (path,) in paths)))
         return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
     def _work_out(self, session: str) -> dict[str, Any]:

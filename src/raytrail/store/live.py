@@ -20,8 +20,9 @@ from pathlib import Path
 from raytrail import disk
 from raytrail.entities import Entity, installed, sql
 from raytrail.store.append import sync, sync_directories
-from raytrail.store.catalogue import Catalogue, LogFile
+from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
 from raytrail.store.engine import Engine, copy_parquet, parquet
+from raytrail.store.files import Files
 
 SETTLE_SECONDS = 60
 """How long stragglers of a state that has ended are waited for: far above the second that Ray gathers events."""
@@ -66,7 +67,7 @@ class _Session:
 
     def __init__(self) -> None:
         self.open: dict[str, _Open] = {}
-        self.closed: list[tuple[str, Path, int]] = []
+        self.closed: list[StateFile] = []
         self.logs: list[int] = []
         self.changed: set[str] = set()
         self.committed_at = 0.0
@@ -76,10 +77,11 @@ class _Session:
 class LiveFold:
     """Folds the live sessions of a store."""
 
-    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine) -> None:
+    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> None:
         self._root = root
         self._catalogue = catalogue
         self._engine = engine
+        self._files = files
         self._sessions: dict[str, _Session] = {}
         self._stale: list[tuple[float, Path]] = []
 
@@ -124,8 +126,8 @@ class LiveFold:
         one = self._sessions.pop(session, _Session())
         for known in one.open.values():
             self._engine.run(f"DROP TABLE IF EXISTS {known.table}")
-        for _, path, _ in one.closed:
-            path.unlink(missing_ok=True)
+        for file in one.closed:
+            (self._root / file.path).unlink(missing_ok=True)
 
     def retire(self, paths: list[Path]) -> None:
         """Delete files that are named no more, once whoever has read the catalogue before has opened them."""
@@ -204,18 +206,18 @@ class LiveFold:
         return list(divisions.values())
 
     def _events(self, entity: Entity, logs: list[LogFile]) -> str:
-        return sql.filled_log(entity, parquet(self._root / file.path for file in logs))
+        return sql.filled_log(entity, parquet(self._files.paths(logs)))
 
     def _close(self, session: str, one: _Session, entity: Entity, select: str) -> None:
-        path, rows = self._write(session, entity, "closed", select)
-        if rows:
-            one.closed.append((entity.name, path, rows))
+        file = self._write(session, entity, "closed", select)
+        if file.rows:
+            one.closed.append(file)
         else:
-            path.unlink()
+            (self._root / file.path).unlink()
 
     def _commit(self, session: str, one: _Session) -> None:
         began = time.monotonic()
-        opened: list[tuple[str, Path, int]] = []
+        opened: list[StateFile] = []
         for name in sorted(one.changed):
             entity, known = installed()[name], one.open[name]
             if entity.settled:
@@ -225,34 +227,28 @@ class LiveFold:
                 self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
                 self._engine.run(f"DELETE {settled}")
             opened.append(
-                (
-                    name,
-                    *self._write(session, entity, "open", f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}"),
-                )
+                self._write(session, entity, "open", f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}")
             )
-        sync_directories({path.parent for _, path, _ in (*one.closed, *opened)})
+        sync_directories({(self._root / file.path).parent for file in (*one.closed, *opened)})
         old: list[Path] = []
         with self._catalogue.transaction() as db:
-            for name, _, _ in opened:
+            for file in opened:
                 old += [
                     self._root / path
                     for (path,) in db.execute(
                         "DELETE FROM state WHERE session = ? AND entity = ? AND kind = 'open' RETURNING path",
-                        (session, name),
+                        (session, file.entity),
                     )
                 ]
-            for kind, found in (("closed", one.closed), ("open", opened)):
-                db.executemany(
-                    "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
-                    [(session, name, kind, str(path.relative_to(self._root)), rows) for name, path, rows in found],
-                )
+            for file in (*one.closed, *opened):
+                name_state(db, session, file)
             db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(id,) for id in one.logs])
         changed, one.closed, one.logs, one.changed = one.changed, [], [], set()
         self.retire(old)
         for name in changed:
             self._gather_closed(session, installed()[name])
         one.committed_at = time.monotonic()
-        one.committing_seconds = one.committed_at - began if sum(rows for *_, rows in opened) > LITTLE_OPEN else 0.0
+        one.committing_seconds = one.committed_at - began if sum(file.rows for file in opened) > LITTLE_OPEN else 0.0
 
     def _open(self, session: str, one: _Session, entity: Entity) -> _Open:
         """Return what is open, read back from the last commit where this process has nothing."""
@@ -261,7 +257,7 @@ class LiveFold:
             table = f"open_{entity.name}_{time.monotonic_ns()}"
             files = [f for f in self._catalogue.state_files(session, entity.name) if f.kind == "open"]
             source = (
-                f"FROM {sql.filled(entity, parquet(self._root / file.path for file in files), partial=True)}"
+                f"FROM {sql.filled(entity, parquet(self._files.paths(files)), partial=True)}"
                 if files
                 else f"FROM ({sql.empty(entity, partial=True)})"
             )
@@ -271,7 +267,7 @@ class LiveFold:
             one.open[entity.name] = _Open(table, key)
         return one.open[entity.name]
 
-    def _write(self, session: str, entity: Entity, kind: str, select: str) -> tuple[Path, int]:
+    def _write(self, session: str, entity: Entity, kind: str, select: str) -> StateFile:
         directory = self._root / "state" / session
         disk.make_private_directory(directory)
         path = directory / f"{entity.name}-{kind}-{time.time_ns():020d}.parquet"
@@ -279,8 +275,7 @@ class LiveFold:
         # most of what it does not ask for
         order = ", ".join(map(sql.quote, entity.sort))
         [(rows,)] = self._engine.run(copy_parquet(f"{select} ORDER BY {order}", path))
-        sync(path)
-        return path, rows
+        return StateFile(entity.name, kind, str(path.relative_to(self._root)), rows, *sync(path))
 
     def _gather_closed(self, session: str, entity: Entity) -> None:
         files = [
@@ -288,18 +283,15 @@ class LiveFold:
         ]
         if len(files) < SMALL_FILES:
             return
-        paths = [self._root / file.path for file in files]
-        path, rows = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
-        sync_directories([path.parent])
+        paths = self._files.paths(files)
+        gathered = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
+        sync_directories([(self._root / gathered.path).parent])
         with self._catalogue.transaction() as db:
             db.executemany(
                 "DELETE FROM state WHERE session = ? AND entity = ? AND path = ?",
                 [(session, entity.name, file.path) for file in files],
             )
-            db.execute(
-                "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
-                (session, entity.name, "closed", str(path.relative_to(self._root)), rows),
-            )
+            name_state(db, session, gathered)
         self.retire(paths)
 
     def _gather_log(self, session: str) -> None:
@@ -309,16 +301,16 @@ class LiveFold:
             files = [file for file in small if file.entity == name]
             if len(files) < SMALL_FILES:
                 continue
-            paths = [self._root / file.path for file in files]
+            paths = self._files.paths(files)
             path = self._root / "log" / session / f"{name}-{time.time_ns():020d}-000000.parquet"
             [(events,)] = self._engine.run(copy_parquet(f"SELECT * FROM {parquet(paths)}", path))
-            sync(path)
+            written = sync(path)
             sync_directories([path.parent])
             with self._catalogue.transaction() as db:
                 db.executemany("DELETE FROM log WHERE id = ?", [(file.id,) for file in files])
                 db.execute(
-                    "INSERT INTO log(session, entity, path, events, bytes, folded) VALUES(?, ?, ?, ?, ?, 1)",
-                    (session, name, str(path.relative_to(self._root)), events, path.stat().st_size),
+                    "INSERT INTO log(session, entity, path, events, bytes, crc32, folded) VALUES(?, ?, ?, ?, ?, ?, 1)",
+                    (session, name, str(path.relative_to(self._root)), events, *written),
                 )
             self.retire(paths)
 

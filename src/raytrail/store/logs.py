@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from fnmatch import fnmatchcase
@@ -24,9 +25,10 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from raytrail import disk
-from raytrail.errors import NotFoundError, StoreError, StoreUnavailable
+from raytrail.errors import NotFoundError, StoreDamaged, StoreError, StoreUnavailable
 from raytrail.event import Segment
 from raytrail.store.catalogue import Catalogue
+from raytrail.store.files import damaged
 from raytrail.zstd import ZstdError, compress, decompress
 
 FRAME_BYTES = 256 * 1024
@@ -68,6 +70,16 @@ class Frame(NamedTuple):
     body: int
     place: int
     length: int
+    crc32: int | None
+    """Of what is kept; None of one that an older version wrote."""
+
+
+class Body(NamedTuple):
+    """A body, and all that lies in it."""
+
+    path: str
+    bytes: int
+    frames: list[Frame]
 
 
 class Logs:
@@ -105,7 +117,7 @@ class Logs:
             (session, str(path.relative_to(self._root)), sum(frame.end - frame.start for frame in found)),
         ).lastrowid
         db.executemany(
-            "INSERT INTO frames VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO frames VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(session, *frame._replace(body=body or 0)) for frame in found],
         )
 
@@ -145,6 +157,8 @@ class Logs:
                 self.name(db, session, path, writer.frames)
         except (OSError, StoreError) as error:
             path.unlink(missing_ok=True)
+            if isinstance(error, FileNotFoundError):
+                raise self._gone(session, error) from error
             if isinstance(error, StoreError):
                 raise
             raise StoreUnavailable(f"{path}: {error}; make room on the disk or mend it, and go on") from error
@@ -194,7 +208,7 @@ class Logs:
         Yield what is stored of ``[start, end)`` of a log, each piece with its offset, in order.
 
         Raises:
-            StoreUnavailable: A body is gone, or damaged.
+            StoreDamaged: A body is gone, or not what was written.
         """
         if not self._catalogue.keeps_logs:
             return
@@ -209,7 +223,7 @@ class Logs:
                         data = bytes(bodies.decompressed(frame))
                     except FileNotFoundError as error:  # it was gathered with others since it was looked up
                         if again:
-                            raise StoreUnavailable(f"{error.filename}: it is gone; mend the store's disk") from error
+                            raise self._gone(session, error) from error
                         again = True
                         break
                     again = False
@@ -218,12 +232,33 @@ class Logs:
                     at = frame.end
                     yield low, piece
 
+    def bodies(self, session: str) -> Iterator[Body]:
+        """Yield the bodies of a session."""
+        if self._catalogue.keeps_logs:
+            for id, path in self._catalogue.query("SELECT id, path FROM bodies WHERE session = ?", session):
+                frames = list(self._frames_of(session, [id]))
+                yield Body(path, sum(frame.length for frame in frames), frames)
+
+    def verify(self, body: Body) -> None:
+        """
+        Read all that lies in a body.
+
+        Raises:
+            StoreDamaged: It is not what was written, or gone.
+        """
+        path = self._root / body.path
+        if not path.exists():
+            raise damaged(path, "it is gone")
+        with closing(_Bodies({frame.body: path for frame in body.frames})) as bodies:
+            for frame in body.frames:
+                bodies.decompressed(frame)
+
     def _page(self, session: str, log: Log, start: int, end: int) -> list[Frame]:
         key = (session, log.file, log.generation)
         where = "session = ? AND file = ? AND generation = ?"
         [(first,)] = self._catalogue.query(f"SELECT max(start) FROM frames WHERE {where} AND start <= ?", *key, start)
         rows = self._catalogue.query(
-            "SELECT file, generation, start, end, body, place, length FROM frames "
+            f"SELECT {self._columns()} FROM frames "
             f"WHERE {where} AND start >= ? AND start < ? AND end > ? ORDER BY start LIMIT {PAGE_FRAMES}",
             *key,
             first or 0,
@@ -235,12 +270,18 @@ class Logs:
     def _frames_of(self, session: str, bodies: Sequence[int]) -> Iterator[Frame]:
         marks = ", ".join("?" * len(bodies))
         for row in self._catalogue.query(
-            "SELECT file, generation, start, end, body, place, length FROM frames "
+            f"SELECT {self._columns()} FROM frames "
             f"WHERE session = ? AND body IN ({marks}) ORDER BY file, generation, start",
             session,
             *bodies,
         ):
             yield Frame(*row)
+
+    def _gone(self, session: str, error: FileNotFoundError) -> StoreDamaged:
+        return damaged(self._root / "logs" / session / Path(error.filename).name, "it is gone")
+
+    def _columns(self) -> str:
+        return f"file, generation, start, end, body, place, length, {'crc32' if self._catalogue.keeps_sums else 'NULL'}"
 
     def _paths(self, bodies: set[int]) -> dict[int, Path]:
         marks = ", ".join("?" * len(bodies))
@@ -300,7 +341,9 @@ class _Writer:
 
     def _write(self, compressed: bytes, length: int) -> None:
         self._file.write(compressed)
-        frame = Frame(*self._key, self._start, self._start + length, 0, self._place, len(compressed))
+        frame = Frame(
+            *self._key, self._start, self._start + length, 0, self._place, len(compressed), zlib.crc32(compressed)
+        )
         self.frames.append(frame)
         self._place += len(compressed)
 
@@ -324,12 +367,16 @@ class _Bodies:
 
         Raises:
             FileNotFoundError: Its body is gone.
+            StoreDamaged: It is not what was written.
         """
         if frame.body not in self._open:
             if frame.body not in self._paths:
                 raise FileNotFoundError(2, "no longer named", f"body {frame.body}")
             self._open[frame.body] = os.open(self._paths[frame.body], os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(self._open[frame.body], frame.length, frame.place)
+        compressed = os.pread(self._open[frame.body], frame.length, frame.place)
+        if frame.crc32 not in (None, zlib.crc32(compressed)):
+            raise self._damaged(frame)
+        return compressed
 
     def decompressed(self, frame: Frame) -> bytes:
         """Return what a frame holds."""
@@ -337,10 +384,14 @@ class _Bodies:
         try:
             data = bytes(decompress(compressed))
         except ZstdError as error:
-            raise StoreUnavailable(f"{self._paths[frame.body]}: {error}; mend the store's disk") from error
+            raise self._damaged(frame) from error
         if len(data) != frame.end - frame.start:
-            raise StoreUnavailable(f"{self._paths[frame.body]}: it is damaged at {frame.place}; mend the store's disk")
+            raise self._damaged(frame)
         return data
+
+    def _damaged(self, frame: Frame) -> StoreDamaged:
+        how = f"its bytes from {frame.place} to {frame.place + frame.length} are not those that were written"
+        return damaged(self._paths[frame.body], how)
 
 
 def newest(logs: Iterable[Log]) -> list[Log]:

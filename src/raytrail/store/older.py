@@ -1,16 +1,23 @@
 """
-What an older Raytrail folded: its partial states may lack a column, or have another type of it.
+Partial states that cannot be folded on: an older Raytrail's may lack a column, or have another type of it; others are
+damaged.
 
 The log is the truth, so such states are not converted: their entity is folded anew from the session's log.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from raytrail.entities import Entity, installed, sql
-from raytrail.store.catalogue import Catalogue
+from raytrail.errors import StoreDamaged
+from raytrail.store.catalogue import Catalogue, StateFile
 from raytrail.store.engine import Engine, parquet
+from raytrail.store.files import Files
+
+log = logging.getLogger(__name__)
 
 
 class Partials:
@@ -31,7 +38,7 @@ class Partials:
         return self._types[path]
 
 
-def unfold(root: Path, catalogue: Catalogue, engine: Engine) -> list[Path]:
+def unfold(root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> list[Path]:
     """
     Forget the partial states that cannot be folded on, so that the next fold makes them anew from the log.
 
@@ -42,11 +49,19 @@ def unfold(root: Path, catalogue: Catalogue, engine: Engine) -> list[Path]:
     partials, retired = Partials(engine), list[Path]()
     for session, name in live:
         entity = installed().get(name)
-        paths = [root / file.path for file in catalogue.state_files(session, name)]
-        if entity is None or partials.usable(entity, paths):
+        states = catalogue.state_files(session, name)
+        if entity is None or _usable(partials, entity, files, states):
             continue
         with catalogue.transaction() as db:
             db.execute("DELETE FROM state WHERE session = ? AND entity = ?", (session, name))
             db.execute("UPDATE log SET folded = 0 WHERE session = ? AND entity = ?", (session, name))
-        retired += paths
+        retired += [root / state.path for state in states]
     return retired
+
+
+def _usable(partials: Partials, entity: Entity, files: Files, states: Sequence[StateFile]) -> bool:
+    try:
+        return partials.usable(entity, files.paths(states))
+    except StoreDamaged as error:
+        log.warning("%s, which is done now", error)
+        return False

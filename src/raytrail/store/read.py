@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
@@ -15,7 +16,7 @@ from raytrail.entities.sql import Moment
 from raytrail.errors import ConfigError
 from raytrail.event import UNDECODABLE
 from raytrail.store.engine import Engine, Rows, Run
-from raytrail.store.states import States
+from raytrail.store.states import States, TablesLost
 
 Op = Literal["=", "!=", "<", "<=", ">", ">="]
 
@@ -27,6 +28,9 @@ FEW_ROWS = 20_000
 FEW_KEYS = 1_000
 """The same where they have no numbers, and are found by their keys."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Filter(NamedTuple):
     """A condition on one column. A null differs from every value, and is neither less nor greater than one."""
@@ -36,6 +40,19 @@ class Filter(NamedTuple):
     value: Any
     """Ids as hex text. A value that the column cannot hold equals nothing."""
     ignore_case: bool = False
+
+
+def _or_of_files(method: Callable[Concatenate[Snapshot, P], T]) -> Callable[Concatenate[Snapshot, P], T]:
+    """Ask once more, of the files, where a session's tables turn out to be damaged."""
+
+    @wraps(method)
+    def ask(snapshot: Snapshot, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(snapshot, *args, **kwargs)
+        except TablesLost:
+            return method(snapshot, *args, **kwargs)
+
+    return ask
 
 
 class Snapshot:
@@ -108,6 +125,7 @@ class Snapshot:
         """Return the table of how many states there are of each kind, likewise."""
         return self._states.table(self.session, sql.tally_name(one), sql.tally_columns(one)) if self._attach else None
 
+    @_or_of_files
     def rows(
         self,
         noun: str,
@@ -138,7 +156,7 @@ class Snapshot:
         if not one.view and not _ids(one, where) and limit is not None and limit <= few:
             found = self._few(one, wanted, where, order, limit, offset)
         else:
-            found = self._engine.run(*self.select(one, wanted, where, order, limit, offset))
+            found = self.run(*self.select(one, wanted, where, order, limit, offset))
         names = [column.name for column in wanted]
         rows = [dict(zip(names, row, strict=True)) for row in found]
         decoders = [(column.name, decode) for column in wanted if (decode := _decoder(column))]
@@ -210,7 +228,7 @@ class Snapshot:
         order_by = ", ".join(dict.fromkeys([*sort, *key]))
         condition, params = _condition(one, where)
         settled = sql.SETTLED if self.at_ms is not None and one.at_from_times else "true"
-        rows = self._engine.run(
+        rows = self.run(
             f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(one, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
             params,
@@ -231,7 +249,7 @@ class Snapshot:
         items = ", ".join(
             [*(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)]
         )
-        found = self._engine.run(f"SELECT {items} FROM {chosen} s")
+        found = self.run(f"SELECT {items} FROM {chosen} s")
         place = {row[1:]: number for number, row in enumerate(rows)}
         shown = len(wanted)
         return [row[:shown] for row in sorted(found, key=lambda row: place[row[shown:]])]
@@ -252,7 +270,7 @@ class Snapshot:
             # alone: with any other condition beside it, the engine does not look into its index
             term, params = _condition(one, [condition])
             settled = "true" if self._moment is None else f"coalesce({sql.settled(one, self._moment)}, false)"
-            found = self._engine.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
+            found = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
             return self._then(one, _by_number(table, [row for row, _ in found]), names, all(over for _, over in found))
         return self._then(one, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
 
@@ -274,6 +292,7 @@ class Snapshot:
             return source
         return f"({sql.at_times(one, source, self._moment, names)})"
 
+    @_or_of_files
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
         one = entity(noun)
@@ -282,11 +301,12 @@ class Snapshot:
             return self._counts[asked]
         condition, params = _condition(one, where)
         source, counted = self._counted(one, where, ())
-        [(count,)] = self._engine.run(f"SELECT {counted} FROM {source} s{condition}", params)
+        [(count,)] = self.run(f"SELECT {counted} FROM {source} s{condition}", params)
         if self._counts is not None and asked[0]:
             self._counts[asked] = int(count)
         return int(count)
 
+    @_or_of_files
     def group(
         self, noun: str, by: Sequence[str], where: Sequence[Filter] = (), *, limit: int | None = None
     ) -> list[dict[str, Any]]:
@@ -302,7 +322,8 @@ class Snapshot:
             f"{sql.public(Column(c.name, c.type, '', 'max', c.doc))} AS {sql.quote(c.name)}" for c in wanted
         )
         bound = "" if limit is None else f" LIMIT {int(limit)}"
-        found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
+        with self._states.asking(self.session):
+            found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
         return [dict(zip((*by, "count"), row, strict=True)) for row in found.rows]
 
     def _counted(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
@@ -319,7 +340,7 @@ class Snapshot:
         if self._moment is None:
             return tally, counted
         past = f"FROM {tally} WHERE {sql.UNTIL} <= {self._moment.last_ns}"
-        [(until,)] = self._engine.run(f"SELECT max({sql.UNTIL}) {past}")
+        [(until,)] = self.run(f"SELECT max({sql.UNTIL}) {past}")
         later = f" WHERE {sql.quote(one.latest)} > {until}" if until is not None else ""
         rest = self._then(one, f"(SELECT * FROM {table}{later})", names)
         shown = "".join(f"{sql.quote(name)}, " for name in names)
@@ -334,22 +355,27 @@ class Snapshot:
         source = self._narrowed(one, where, sql.read_from(one, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
 
-    def steps(self) -> AbstractContextManager[Run]:
-        """Return what runs statements over such relations, each seeing the temporary tables of those before it."""
-        return self._engine.steps()
+    @contextmanager
+    def steps(self) -> Iterator[Run]:
+        """Give what runs statements over such relations, each seeing the temporary tables of those before it."""
+        with self._states.asking(self.session), self._engine.steps() as run:
+            yield run
 
-    def run(self, statement: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def run(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement over such a relation."""
-        return self._engine.run(statement, params)
+        with self._states.asking(self.session):
+            return self._engine.run(statement, params)
 
     def stream(self, statement: str, params: Sequence[Any], rows: int) -> Iterator[list[tuple[Any, ...]]]:
         """Run a statement over such a relation, and yield its rows, so many at a time, as they are found."""
-        return self._engine.stream(statement, params, rows)
+        with self._states.asking(self.session):
+            yield from self._engine.stream(statement, params, rows)
 
     def read_once(self, noun: str) -> bool:
         """Return whether states are worked out anew each time they are read, rather than kept in a table."""
         return self._table(entity(noun)) is None
 
+    @_or_of_files
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:
         """
         Run a SELECT over views named after the entities, ids as hex text.
@@ -361,7 +387,8 @@ class Snapshot:
             f"{sql.quote(one.name)} AS ({sql.public_view(one, f'{self.source(one)} s')})"
             for one in installed().values()
         )
-        return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
+        with self._states.asking(self.session):
+            return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
 
 
 def _by_number(table: str, rows: Sequence[int]) -> str:

@@ -18,8 +18,9 @@ from raytrail.entities import Entity, installed, sql
 from raytrail.entities.conclude import concluded, follows
 from raytrail.errors import StoreError
 from raytrail.store.append import sync, sync_directories
-from raytrail.store.catalogue import Catalogue, LogFile, StateFile
+from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
 from raytrail.store.engine import Engine, copy_parquet, group_rows, parquet
+from raytrail.store.files import Files
 
 OF_AGENTS = ("file", "raylet")
 """What agents say of themselves: not of the cluster, and at times long after it."""
@@ -68,10 +69,11 @@ class _Known(NamedTuple):
 class Sealer:
     """Writes the sealed states of a session."""
 
-    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine) -> None:
+    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> None:
         self._root = root
         self._catalogue = catalogue
         self._engine = engine
+        self._files = files
 
     def seal(self, session: str, *, quiet: bool) -> list[Path]:
         """
@@ -88,7 +90,7 @@ class Sealer:
         directory = self._root / "state" / session
         disk.make_private_directory(directory)
         stamp = f"{time.time_ns():020d}"
-        found: list[tuple[str, str, Path, int]] = []
+        found: list[StateFile] = []
         entities = [entity for entity in installed().values() if not entity.view]
         turns = in_turn(entities)
         for entity, names in turns.items():
@@ -101,8 +103,7 @@ class Sealer:
             path = directory / f"{entity.name}-sealed-{stamp}.parquet"
             select = self._states(entity, known, end_ms)
             [(rows,)] = self._engine.run(copy_parquet(select, path, known[entity.name].most_rows))
-            sync(path)
-            found.append((entity.name, "sealed", path, rows))
+            found.append(StateFile(entity.name, "sealed", str(path.relative_to(self._root)), rows, *sync(path)))
 
         self._engine.each(seal, [entity for entity in entities if entity.name in known])
         for entity in turns:
@@ -111,10 +112,8 @@ class Sealer:
         with self._catalogue.transaction() as db:
             old = [self._root / path for (path,) in db.execute("SELECT path FROM state WHERE session = ?", (session,))]
             db.execute("DELETE FROM state WHERE session = ?", (session,))
-            db.executemany(
-                "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
-                [(session, name, kind, str(path.relative_to(self._root)), rows) for name, kind, path, rows in found],
-            )
+            for state in found:
+                name_state(db, session, state)
             db.execute("UPDATE log SET folded = 1 WHERE session = ?", (session,))
             db.execute("UPDATE sessions SET sealed_ms = ? WHERE session = ?", (time.time_ns() // 1_000_000, session))
             if quiet:
@@ -142,10 +141,10 @@ class Sealer:
             path.unlink()
             raise
         self._engine.run("DETACH caching")
-        sync(path)
+        state = StateFile("", "cache", str(path.relative_to(self._root)), 0, *sync(path))
         sync_directories([path.parent])
         with self._catalogue.transaction() as db:
-            db.execute("INSERT INTO state VALUES(?, '', 'cache', ?, 0)", (session, str(path.relative_to(self._root))))
+            name_state(db, session, state)
 
     def _cache(self, entity: Entity, source: str) -> None:
         table = f"caching.{sql.quote(entity.name)}"
@@ -174,7 +173,7 @@ class Sealer:
                 logs.setdefault(log.entity, []).append(log)
         known: dict[str, _Known] = {}
         for name, states in folded.items():
-            files = parquet(self._root / file.path for file in states)
+            files = parquet(self._files.paths(states))
             known[name] = _Known(
                 "",
                 sql.filled(installed()[name], files, partial=True),
@@ -183,7 +182,7 @@ class Sealer:
                 once=all(file.kind == "open" for file in states),
             )
         for name, part in logs.items():
-            entity, files = installed()[name], parquet(self._root / file.path for file in part)
+            entity, files = installed()[name], parquet(self._files.paths(part))
             events = sql.folded(entity, sql.filled_log(entity, files))
             known[name] = _Known(
                 # made once, though a statement reads it more than once; it is too little to be worth sorting

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +14,20 @@ from typing import NamedTuple
 from raytrail.entities import Entity, sql
 from raytrail.entities.conclude import Other, concluded
 from raytrail.entities.sql import Moment
-from raytrail.store.catalogue import Catalogue, LogFile
+from raytrail.errors import StoreDamaged, StoreError, StoreUnavailable
+from raytrail.store.catalogue import Catalogue, LogFile, StateFile
 from raytrail.store.engine import Engine, parquet
+from raytrail.store.files import Files
 from raytrail.store.older import Partials
 
 ATTACHED = 64
 """Most sealed sessions that are held open at once."""
+
+log = logging.getLogger(__name__)
+
+
+class TablesLost(StoreUnavailable):
+    """A sealed session's tables are damaged, and thrown away: asked again, its files answer."""
 
 
 class _Attached(NamedTuple):
@@ -36,17 +46,25 @@ class States:
         root: The store's directory.
         catalogue: Says which files there are.
         engine: Reads them.
+        files: Checks them.
         counts: What was counted of attached tables; cleared when one is let go.
     """
 
-    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine, counts: dict[object, int]) -> None:
+    def __init__(
+        self, root: Path, catalogue: Catalogue, engine: Engine, files: Files, counts: dict[object, int]
+    ) -> None:
         self._root = root
         self._catalogue = catalogue
         self._engine = engine
+        self._files = files
         self._counts = counts
         self._partials = Partials(engine)
         self._columns: dict[Path, frozenset[str]] = {}
         self._attached: dict[str, _Attached] = {}
+        self._lost: set[str] = set()
+        """Caches that are damaged; one that is made anew has another name."""
+        self._unnamed: dict[str, str] = {}
+        """Those of them that the catalogue may name yet, each with its session."""
         self._attach_lock = threading.Lock()
 
     def at(self, session: str, entity: Entity, moment: Moment | None, names: Collection[str] | None = None) -> str:
@@ -77,9 +95,9 @@ class States:
         if attach and (table := self.table(session, entity.name, sql.stored(entity))):
             return table
         files = self._catalogue.state_files(session)
-        sealed = [self._root / file.path for file in files if (file.entity, file.kind) == (entity.name, "sealed")]
+        sealed = [file for file in files if (file.entity, file.kind) == (entity.name, "sealed")]
         if sealed:
-            return self._sealed(entity, sealed)
+            return self._sealed(entity, self._files.paths(sealed))
         if any(file.kind == "sealed" for file in files):
             return f"({sql.empty(entity, partial=False)})"
         now_ms = time.time_ns() // 1_000_000
@@ -87,11 +105,10 @@ class States:
         return f"({concluded(entity, told, self._others(session, None), now_ms=now_ms, names=names)})"
 
     def table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
-        """Return a table of a sealed session's cache; None where it has none, it lives, or the file is gone."""
-        for file in self._catalogue.state_files(session):
+        """Return a table of a sealed session's cache; None where it has none that can be read, or lives."""
+        for file in self._caches(session):
             if (
-                file.kind == "cache"
-                and (attached := self._attach(file.path))
+                (attached := self._attach(session, file))
                 # what was sealed before an entity or a column of it was known, has it not
                 and name in attached.columns
                 and attached.columns[name].issuperset(columns)
@@ -105,7 +122,7 @@ class States:
     def _told(self, session: str, entity: Entity, names: Collection[str] | None) -> str:
         """Return the relation of a living session's states as events left them, with these columns at least."""
         files = [file for file in self._catalogue.state_files(session, entity.name) if file.kind != "cache"]
-        paths = [self._root / file.path for file in files]
+        paths = self._files.paths(files)
         if paths and self._partials.usable(entity, paths):
             return f"({sql.bare(entity, parquet(paths), names)})"
         # not folded yet, or by another version: the log says the same, if more slowly
@@ -117,7 +134,7 @@ class States:
         self, entity: Entity, logs: Iterable[LogFile], names: Collection[str] | None, condition: str = "true"
     ) -> str:
         """Return the relation of an entity's states as the events of a log that meet a condition left them."""
-        paths = [self._root / file.path for file in logs]
+        paths = self._files.paths(logs)
         if not paths:
             return f"({sql.bare(entity, f'({sql.empty(entity, partial=True)})', names)})"
         log = f"(SELECT * FROM {sql.filled_log(entity, parquet(paths))} WHERE {condition})"
@@ -137,21 +154,77 @@ class States:
         exclude = f" EXCLUDE ({', '.join(derived)})" if derived else ""
         return f"({sql.with_derived(entity, f'(SELECT *{exclude} FROM {states})')})"
 
-    def _attach(self, path: str) -> _Attached | None:
-        """Return how a sealed session's tables are open; None where the file is gone."""
+    @contextmanager
+    def asking(self, session: str) -> Iterator[None]:
+        """
+        Ask a session's tables, in whose file the engine finds a damaged block when it comes to it.
+
+        Raises:
+            TablesLost: They are damaged.
+        """
+        try:
+            yield
+        except StoreUnavailable as error:
+            for file in self._caches(session):
+                if self._is_damaged(file):
+                    with self._attach_lock:
+                        self._lose(session, file)
+                    path = self._root / file.path
+                    raise TablesLost(
+                        f"{path}: it is damaged; ask again, as the files beside it are read now"
+                    ) from error
+            raise
+
+    def take_lost(self) -> dict[str, str]:
+        """Return the caches that turned out to be damaged since the last time, each with its session."""
         with self._attach_lock:
-            if path not in self._attached:
-                if not (self._root / path).exists():
+            lost, self._unnamed = self._unnamed, {}
+        return lost
+
+    def _caches(self, session: str) -> list[StateFile]:
+        return [file for file in self._catalogue.state_files(session) if file.kind == "cache"]
+
+    def _is_damaged(self, file: StateFile) -> bool:
+        try:
+            self._files.path(file)
+        except StoreDamaged:
+            return True
+        return False
+
+    def _lose(self, session: str, file: StateFile) -> None:
+        """Read a cache no more; the attach lock is held."""
+        if file.path in self._lost:
+            return
+        self._lost.add(file.path)
+        self._unnamed[file.path] = session
+        log.warning("%s: it is damaged and read no more; the files beside it say the same", self._root / file.path)
+        if attached := self._attached.pop(file.path, None):
+            self._engine.run(f"DETACH {attached.name}")
+            self._counts.clear()
+
+    def _attach(self, session: str, file: StateFile) -> _Attached | None:
+        """Return how a sealed session's tables are open; None where the file is gone or damaged."""
+        with self._attach_lock:
+            if file.path not in self._attached:
+                if file.path in self._lost or not (self._root / file.path).exists():
                     return None
                 while len(self._attached) >= ATTACHED:
                     oldest = next(iter(self._attached))
                     self._engine.run(f"DETACH {self._attached.pop(oldest).name}")
                     self._counts.clear()
-                name = f"sealed_{time.monotonic_ns()}"
-                self._engine.run(f"ATTACH {sql.literal(str(self._root / path))} AS {name} (READ_ONLY)")
-                columns = self._engine.run(
-                    "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL",
-                    [name],
-                )
-                self._attached[path] = _Attached(name, {table: frozenset(names) for table, names in columns})
-            return self._attached[path]
+                try:
+                    self._attached[file.path] = self._open(self._files.path(file, whole=False))
+                except StoreError:
+                    if not self._is_damaged(file):
+                        raise
+                    self._lose(session, file)
+                    return None
+            return self._attached[file.path]
+
+    def _open(self, path: Path) -> _Attached:
+        name = f"sealed_{time.monotonic_ns()}"
+        self._engine.run(f"ATTACH {sql.literal(str(path))} AS {name} (READ_ONLY)")
+        columns = self._engine.run(
+            "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL", [name]
+        )
+        return _Attached(name, {table: frozenset(names) for table, names in columns})

@@ -1,0 +1,66 @@
+"""``raytrail verify``: whether all files of the history are what was written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import click
+
+from raytrail import words
+from raytrail.config import Config
+from raytrail.errors import StoreDamaged
+from raytrail.exit_codes import DIFFERENT
+from raytrail.store import Finding
+from raytrail.terminal import note, options, printing, stores
+from raytrail.terminal.progress import progress
+
+
+@click.command(cls=options.Command)
+@click.option("--cluster", "cluster_id", metavar="ID", help="Only of this cluster, which is named as elsewhere.")
+@options.output_format("table", "json")
+@options.settings("store.dir")
+def verify(cluster_id: str | None, form: str, config: Config) -> None:
+    """
+    Check that the history's files are what was written.
+
+    Every file is read: the catalogue, the log of events, the states, and what Ray and its workers wrote for people.
+    Each one that is damaged, cut or gone is printed with what to do, and the exit code is 1. Files that a version
+    without checksums wrote cannot be checked; they are counted. A history may go on meanwhile.
+    """
+    found = list(_findings(cluster_id, config))
+    damaged = [one for one in found if one.verdict == "damaged"]
+    if form == "json":
+        printing.write_json(found)
+    else:
+        for one in damaged:
+            click.echo(one.reason)
+        note(_summary(found))
+    if damaged:
+        click.get_current_context().exit(DIFFERENT)
+
+
+def _summary(found: list[Finding]) -> str:
+    count = Counter(one.verdict for one in found)
+    unknown, damaged = count["no checksum"], count["damaged"]
+    size = words.size(sum(one.bytes for one in found))
+    return (
+        f"{len(found):,} file{'' if len(found) == 1 else 's'}, {size}: "
+        + (f"{damaged:,} damaged" if damaged else "none is damaged")
+        + (f"; {unknown:,} of an older version have no checksum" if unknown else "")
+    )
+
+
+def _findings(cluster_id: str | None, config: Config) -> Iterator[Finding]:
+    try:
+        with stores.reading(config) as store:
+            session = None if cluster_id is None else stores.chosen(store, cluster_id).session
+            with progress(store.stored_bytes(session), "verifying") as advance:
+                for one in store.verify(session):
+                    yield one
+                    advance(one.bytes, 0)
+    except StoreDamaged as damage:
+        if damage.session:
+            raise
+        # without the catalogue nobody knows what the other files are to be
+        yield Finding(path="catalogue.sqlite", bytes=0, verdict="damaged", reason=str(damage))

@@ -1,0 +1,59 @@
+"""Verify: all files of a store, whether they are what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from raytrail.errors import StoreDamaged
+from raytrail.store.catalogue import Catalogue, LogFile, StateFile
+from raytrail.store.files import Files
+from raytrail.store.logs import Logs
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found of one file."""
+
+    path: str
+    """Below the store's directory."""
+    bytes: int
+    """How many were read, or were to be."""
+    verdict: Literal["ok", "damaged", "no checksum"]
+    reason: str = ""
+    """What is wrong, and what to do."""
+
+
+def verify(catalogue: Catalogue, files: Files, logs: Logs, sessions: Iterable[str]) -> Iterator[Finding]:
+    """Yield what is found of the catalogue, and of each file of these sessions."""
+    yield _finding(catalogue.name, catalogue.size_bytes, catalogue.has_sums, catalogue.verify)
+    for session in sessions:
+        for one in _of_session(catalogue, files, logs, session):
+            # a history that goes on meanwhile may have written it anew, with others, and deleted it
+            if one.verdict != "damaged" or catalogue.names(session, one.path):
+                yield one
+
+
+def _of_session(catalogue: Catalogue, files: Files, logs: Logs, session: str) -> Iterator[Finding]:
+    named: list[LogFile | StateFile] = [*catalogue.log_files(session), *catalogue.state_files(session)]
+    for file in named:
+        if not _is_deleted(files, file):
+            yield _finding(file.path, file.bytes or 0, file.crc32 is not None, partial(files.verify, file))
+    for body in logs.bodies(session):
+        known = all(frame.crc32 is not None for frame in body.frames)
+        yield _finding(body.path, body.bytes, known, partial(logs.verify, body))
+
+
+def _is_deleted(files: Files, file: LogFile | StateFile) -> bool:
+    """Return whether it is a cache that somebody has deleted, which may be."""
+    return isinstance(file, StateFile) and file.kind == "cache" and not files.exists(file)
+
+
+def _finding(path: str, size: int, known: bool, check: Callable[[], None]) -> Finding:
+    try:
+        check()
+    except StoreDamaged as damage:
+        return Finding(path=path, bytes=size, verdict="damaged", reason=str(damage))
+    return Finding(path=path, bytes=size, verdict="ok" if known else "no checksum")

@@ -244,6 +244,11 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     What whoever asks must send, as bearer token; browsers are asked for it once. Needed where other machines reach
     `host`.
     """
+    wrong_tokens_per_minute: Annotated[int, AtLeastOne] = 10
+    """
+    How many wrong tokens of one address are answered with 401 in a minute; those that are over, with 429. Whoever sends
+    the right one is let in all the same.
+    """
     open: bool = False
     """Whether other machines may ask without a token, as behind a proxy that knows its users."""
     hosts: tuple[str, ...] = ()

@@ -225,6 +225,11 @@ class StoreConfig(_Table, frozen=True, kw_only=True):
     A session of which nothing was heard for this long is sealed, and what was open is closed as inferred. Agents say
     every 60 seconds that a session is alive, where nothing else happens in it: less than 120 is refused.
     """
+    stop_seconds: Annotated[float, Positive] = 60.0
+    """
+    How long a history that is told to stop may take for what it is at. Then it is ended by force: nothing is lost, and
+    what was not acknowledged comes again.
+    """
     set_aside_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
     """
     Most bytes kept, for a person to read, of chunks that arrived and cannot be stored; the oldest go first. The ledgers

@@ -25,7 +25,7 @@ def agent(config: Config, load: Callable[[], Config]) -> None:
     """
     _service.keep_memory()
     agent = Agent(config, load)
-    _service.run(lambda stop: _agent(config, agent, stop), ends_within=agent.ends_within)
+    _service.run(lambda stop: _agent(config, agent, stop), left=_service.SHIPPED_AGAIN, ends_within=agent.ends_within)
 
 
 async def _agent(config: Config, agent: Agent, stop: asyncio.Event) -> None:

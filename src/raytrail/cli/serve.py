@@ -30,7 +30,7 @@ def serve(config: Config) -> None:
     server = _service.server()
     _service.collect_seldom()
     with _history.reading(config) as store:
-        _service.run(lambda stop: _serve(server, store, config, stop))
+        _service.run(lambda stop: _serve(server, store, config, stop), left="answers were cut off")
 
 
 async def _serve(server: ModuleType, store: Store, config: Config, stop: asyncio.Event) -> None:

@@ -209,6 +209,12 @@ class StoreConfig(_Table, frozen=True, kw_only=True):
     """Threads of the engine."""
     memory_bytes: Annotated[int, msgspec.Meta(ge=256 * 1024 * 1024)] = 1024 * 1024 * 1024
     """Memory of the engine; what does not fit spills to the store's ``tmp``."""
+    sql_seconds: Annotated[float, Positive] = 300.0
+    """How long a question in SQL may take before it is given up."""
+    sql_rows: Annotated[int, AtLeastOne] = 1_000_000
+    """Most rows of an answer in SQL: all of them are held in memory, beside `memory_bytes`."""
+    sql_spill_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 4 * 1024 * 1024 * 1024
+    """Most bytes of the disk that questions in SQL may take, beside `memory_bytes`, while they are worked out."""
     batch_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     """Most bytes of lines appended at once; bounds memory and the time to an ack."""
     batch_seconds: Annotated[float, Positive] = 1.0

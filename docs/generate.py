@@ -417,6 +417,7 @@ and objects where no agent was told to ask for them. `ray list` and `ray summary
   and not with 404: Ray's dashboard, as a proxy, would answer a 404 from the cluster that it lives in.
 - 401: no token, or another one, where there is one.
 - 403: a post or a WebSocket of a page of another origin (`server.origins`).
+- 429: another token, after `server.wrong_tokens_per_minute` of them from this address; the right one is let in.
 - 405: a method other than GET and HEAD.
 - 421: without a token, a name that the server does not know itself by (`server.hosts`).
 - 503, with nothing in it: more connections than `server.connections`.

@@ -209,6 +209,12 @@ class StoreConfig(_Table, frozen=True, kw_only=True):
     """Threads of the engine."""
     memory_bytes: Annotated[int, msgspec.Meta(ge=256 * 1024 * 1024)] = 1024 * 1024 * 1024
     """Memory of the engine; what does not fit spills to the store's ``tmp``."""
+    sql_seconds: Annotated[float, Positive] = 300.0
+    """How long a question in SQL may take before it is given up."""
+    sql_rows: Annotated[int, AtLeastOne] = 1_000_000
+    """Most rows of an answer in SQL: all of them are held in memory, beside `memory_bytes`."""
+    sql_spill_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 4 * 1024 * 1024 * 1024
+    """Most bytes of the disk that questions in SQL may take, beside `memory_bytes`, while they are worked out."""
     batch_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     """Most bytes of lines appended at once; bounds memory and the time to an ack."""
     batch_seconds: Annotated[float, Positive] = 1.0
@@ -224,6 +230,11 @@ class StoreConfig(_Table, frozen=True, kw_only=True):
     """
     A session of which nothing was heard for this long is sealed, and what was open is closed as inferred. Agents say
     every 60 seconds that a session is alive, where nothing else happens in it: less than 120 is refused.
+    """
+    stop_seconds: Annotated[float, Positive] = 60.0
+    """
+    How long a history that is told to stop may take for what it is at. Then it is ended by force: nothing is lost, and
+    what was not acknowledged comes again.
     """
     set_aside_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
     """
@@ -243,6 +254,11 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     """
     What whoever asks must send, as bearer token; browsers are asked for it once. Needed where other machines reach
     `host`.
+    """
+    wrong_tokens_per_minute: Annotated[int, AtLeastOne] = 10
+    """
+    How many wrong tokens of one address are answered with 401 in a minute; those that are over, with 429. Whoever sends
+    the right one is let in all the same.
     """
     open: bool = False
     """Whether other machines may ask without a token, as behind a proxy that knows its users."""

@@ -4,12 +4,14 @@ import base64
 import csv
 import io
 import json
+import signal
 import time
+from pathlib import Path
 
 import duckdb
 import pytest
 
-from raytrail.exit_codes import DIFFERENT, USAGE
+from raytrail.exit_codes import BROKEN, DIFFERENT, INTERRUPTED, USAGE
 from raytrail.store import Store
 
 pytestmark = pytest.mark.slow
@@ -433,6 +435,34 @@ def test_sql_that_is_wrong_is_said_in_one_line(run, history):
         done = run("sql", query, code=2)
         assert done.stderr.startswith("raytrail: error: SQL: ")
         assert len(done.stderr.splitlines()) == 1
+
+
+def cpu_ticks(pid):
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+
+def test_sql_is_given_up_after_a_time_or_by_ctrl_c(start, history, tmp_path):
+    scratch = {name: tmp_path / name for name in ("late", "stuck", "interrupted")}
+    for directory in scratch.values():
+        directory.mkdir()
+    long = "SELECT count(*) FROM range(1000000000000)"
+    late = start("sql", long, "--sql-seconds", 0.5, TMPDIR=str(scratch["late"]))
+    # so long for a single row that the engine never looks whether it is to give up
+    stuck = "SELECT levenshtein(repeat('a', 2000000), repeat('b', 2000000))"
+    stuck = start("sql", stuck, "--sql-seconds", 0.5, TMPDIR=str(scratch["stuck"]))
+    interrupted = start("sql", long, TMPDIR=str(scratch["interrupted"]))
+    interrupted.wait_for(
+        lambda: len([*scratch["interrupted"].iterdir()]) == 2
+    )  # the store's engine, and the question's
+    before = cpu_ticks(interrupted.process.pid)
+    interrupted.wait_for(lambda: cpu_ticks(interrupted.process.pid) > before + 50)
+    assert interrupted.stop(signal.SIGINT) == INTERRUPTED
+    assert interrupted.said == {"out": "", "err": ""}
+    assert late.wait() == USAGE
+    assert late.said["err"].startswith("raytrail: error: SQL: not answered within 0.5 seconds; ask for less")
+    assert [*scratch["late"].iterdir(), *scratch["interrupted"].iterdir()] == []
+    assert stuck.wait() == BROKEN
+    assert stuck.messages("ERROR") == ["SQL: not given up within 5.5 seconds; ended by force; ask for less"]
 
 
 def test_sql_hands_on_moments_with_a_time_zone_in_every_format(run, history, tmp_path):

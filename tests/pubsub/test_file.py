@@ -707,6 +707,16 @@ async def test_unreadable_positions_bring_everything_again(url, tmp_path, caplog
     ]
 
 
+@pytest.mark.parametrize("positions", [b'{"a":-1}', b'{"\xff\xfe":1}', b"[" * 100_000, b"7"])
+async def test_positions_that_are_none_bring_everything_again(url, tmp_path, caplog, positions):
+    await publish(url, chunk(0))
+    await take(url, 1)
+    name = next(tmp_path.glob("*.chunks")).name.encode()
+    (tmp_path / "groups/g.json").write_bytes(positions.replace(b"a", name))
+    assert await take(url, 1) == [chunk(0)]
+    assert caplog.messages[0].endswith("; the group reads from the start again")
+
+
 async def test_acks_that_cannot_be_written_do_not_stop_the_reader(url, tmp_path, monkeypatch, caplog):
     await publish(url, chunk(0))
     await take(url, 1)

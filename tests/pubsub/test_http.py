@@ -22,6 +22,7 @@ from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
 from raytrail.server.ingest import ingest
 from raytrail.testing import check_pubsub
+from raytrail.tries import Tries
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 LINES = b'{"event_id": "1"}\n{"event_id": "2"}\n'
@@ -78,7 +79,7 @@ class Through:
 @pytest.mark.parametrize("settings", ["", "raytrail.compression=gzip", "raytrail.compression=zstd"])
 async def test_through_our_own_server_it_keeps_its_promises(settings, tmp_path):
     behind = f"file://{tmp_path}/events"
-    async with aclosing(connect(behind)) as broker, served(ingest(Collector(broker).take)) as port:
+    async with aclosing(connect(behind)) as broker, served(ingest(Collector(broker).take, Tries())) as port:
         await check_pubsub(lambda: Through(f"http://127.0.0.1:{port}/ingest?{settings}", behind))
 
 
@@ -86,7 +87,7 @@ async def test_our_own_server_takes_an_array_for_the_same_chunk(tmp_path):
     behind = f"file://{tmp_path}/events"
     async with (
         aclosing(connect(behind)) as broker,
-        served(ingest(Collector(broker).take)) as port,
+        served(ingest(Collector(broker).take, Tries())) as port,
         aclosing(connect(f"http://127.0.0.1:{port}/ingest?raytrail.format=array")) as http,
     ):
         await http.publish(chunk())

@@ -389,6 +389,36 @@ async def test_what_is_none_of_ours_comes_as_what_cannot_be_read_and_stops_nobod
 
 
 @pytest.mark.parametrize(
+    "place",
+    [
+        b"",
+        b"garbage",
+        b"[]",
+        b'{"next":{"w":"x"}}',
+        b'{"next":{"w":-1}}',
+        b'{"reader":7}',
+        b'{"beat":1e999}',
+        b"\xff\xfe",
+    ],
+)
+async def test_a_place_that_is_none_is_set_aside_and_the_group_begins_anew(server, place):
+    url = server.url()
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0))
+        assert await read(url, [chunk(0)]) == [chunk(0)]
+        path = server.files / "bucket" / pubsub._prefix / "groups" / "history.json"
+        path.write_bytes(place)
+        async with aclosing(pubsub.subscribe("history")) as deliveries:
+            odd, again = [await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS) for _ in range(2)]
+            assert (odd.chunk.data, again.chunk) == (place, chunk(0))
+            assert f"object {path.relative_to(server.files / 'bucket')} is no place of a group: " in odd.chunk.reason
+            await odd.ack()
+            await again.ack()
+        await pubsub.publish(chunk(1))
+        assert await read(url, [chunk(1)]) == [chunk(1)]
+
+
+@pytest.mark.parametrize(
     "head", [b"[]", b"{}", b'{"raytrail":7}', b'{"raytrail":{"bytes":-1}}', b'{"raytrail":{"bytes":1e30}}', b"[" * 5000,
              b'{"raytrail":{"bytes":"2"}}', b'{"raytrail":{"session":7,"bytes":2}}'],
 )  # fmt: skip

@@ -62,6 +62,39 @@ async def test_the_cookie_of_another_token_is_none(store):
         assert (await client.get("/", headers={"Cookie": f"raytrail={cookie}"})).status_code == 401
 
 
+def guesses(client):
+    return [
+        lambda guess: client.post("/login", data={"token": guess}),
+        lambda guess: client.get("/api/clusters", headers={"Authorization": f"Bearer {guess}"}),
+        lambda guess: client.get("/", headers={"Cookie": f"raytrail={guess}", "Accept": "text/html"}),
+        lambda guess: client.post("/ingest", headers={"Authorization": f"Bearer {guess}"}),
+    ]
+
+
+@pytest.mark.parametrize("way", range(4))
+async def test_a_token_is_not_guessed_without_limit(way, store, caplog):
+    settings = {"token": TOKEN, "ingest_token": "other", "take": lambda *_: None, "wrong_tokens_per_minute": 5}
+    async with connected(store, **settings) as client:
+        answers = [await guesses(client)[way](f"guess-{number}") for number in range(8)]
+        assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 3
+        assert all(1 <= int(answer.headers["retry-after"]) <= 12 for answer in answers[5:])
+        # ... in whichever other way it is tried
+        assert {(await guess("another")).status_code for guess in guesses(client)} == {429}
+    assert caplog.text.count("many wrong tokens come from 127.0.0.1; see who asks from there") == 1
+
+
+async def test_the_right_token_is_let_in_whatever_others_tried_from_its_address(store):
+    async with connected(store, token=TOKEN, wrong_tokens_per_minute=1) as client:
+        for _ in range(5):
+            await client.post("/login", data={"token": "wrong"})
+        assert (await client.get("/", headers={"Authorization": f"Bearer {TOKEN}"})).status_code == 200
+        assert (await client.post("/login", data={"token": TOKEN})).status_code == 303
+        assert (await client.get("/")).status_code == 200
+        client.cookies.clear()
+        page = await client.get("/", headers={"Accept": "text/html"})
+        assert (page.status_code, "asks for a token" in page.text) == (401, True)
+
+
 async def test_a_form_without_end_is_not_read(store):
     async def endless():
         while True:

@@ -26,6 +26,7 @@ from raytrail.server import app, serve
 from raytrail.server import ingest as module
 from raytrail.server.ingest import Bounds, ingest
 from raytrail.store import Store
+from raytrail.tries import Tries
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
@@ -68,7 +69,7 @@ async def broker():
 def serving(take, *, token="", **bounds):
     """The port of a server that takes bodies."""
     bounds = Bounds(**{"body_bytes": LIMIT, "memory_bytes": 8 * LIMIT, **bounds})
-    return served(ingest(take, token=token, bounds=bounds))
+    return served(ingest(take, Tries(), token=token, bounds=bounds))
 
 
 @pytest.fixture
@@ -419,7 +420,8 @@ from starlette.applications import Starlette
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
 from raytrail.server.ingest import Bounds, ingest
-route = ingest(Collector(connect(sys.argv[1])).take)
+from raytrail.tries import Tries
+route = ingest(Collector(connect(sys.argv[1])).take, Tries())
 uvicorn.run(Starlette(routes=[route]), port=int(sys.argv[2]), lifespan="off", log_level="error")
 """
 BATCHES, EVENTS = 150, 40

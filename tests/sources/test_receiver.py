@@ -210,6 +210,15 @@ def test_a_batch_is_answered_once_it_is_in_the_files(begin, temp_dir):
         assert written(temp_dir) == ["n1"]
 
 
+def test_its_token_is_not_guessed_without_limit(begin):
+    with receiver(begin(), token="secret") as taking:
+        statuses = [post(taking.url, b"[]", Authorization=f"Bearer {guess}")[0] for guess in range(30)]
+        assert statuses[:10] == [401] * 10
+        assert statuses.count(429) > 10
+        assert post(taking.url, b"[]")[0] == 401
+        assert post(taking.url, b"[]", Authorization="Bearer secret") == (204, "")
+
+
 def test_each_refusal_says_what_to_do(begin, temp_dir):
     with receiver(begin(), token="secret", most_bytes=1000) as taking:
         bearer = {"Authorization": "Bearer secret"}

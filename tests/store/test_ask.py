@@ -227,3 +227,47 @@ def test_no_text_does_more_than_ask(asked, root, words, text):
         with contextlib.suppress(ConfigError, StoreError):
             asked.sql(question)
     assert files(root) == before
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "SELECT count(*) FROM range(1000000000000)",
+        "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT max(n) FROM t",
+        "SELECT to_timestamp(max(hash(range) % 1000000000)) FROM range(1000000000000)",
+    ],
+)
+def test_a_question_without_end_is_given_up(root, asked, question):
+    with Store.open(root, StoreConfig(sql_seconds=0.3)) as store:
+        with pytest.raises(ConfigError) as error:
+            store.sql(question)
+        assert str(error.value) == ("SQL: not answered within 0.3 seconds; ask for less, or raise store.sql_seconds")
+        assert store.sql("SELECT count(*) FROM task").rows == [(3,)]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "SELECT max(x) FROM (SELECT row_number() OVER (ORDER BY hash(range)) x FROM range(100000000))",
+        "SELECT length(string_agg(repeat('x', 1000000), '')) FROM range(1000)",
+    ],
+)
+def test_a_question_fills_neither_memory_nor_disk(root, asked, question):
+    bounds = {"memory_bytes": 256 * 1024**2, "sql_spill_bytes": 16 * 1024**2, "threads": 2}
+    with Store.open(root, StoreConfig(**bounds)) as store, pytest.raises(ConfigError) as error:
+        store.sql(question)
+    assert str(error.value) == (
+        "SQL: it takes more than 268435456 bytes of memory and 16777216 of the disk; ask for less, or raise "
+        "store.memory_bytes or store.sql_spill_bytes"
+    )
+
+
+def test_an_answer_has_so_many_rows_and_no_more(root, asked):
+    with Store.open(root, StoreConfig(sql_rows=1000)) as store:
+        assert len(store.sql("SELECT * FROM range(1000) ORDER BY 1 DESC").rows) == 1000
+        with pytest.raises(ConfigError) as error:
+            store.sql("SELECT * FROM range(1000000000)")
+    assert str(error.value) == (
+        "SQL: the answer has more than 1000 rows; count or group them, give a LIMIT, or raise store.sql_rows"
+    )

@@ -7,7 +7,7 @@ import pytest
 from raytrail.cli.ledger import complete
 from raytrail.entities import installed
 from raytrail.event import Chunk, Segment
-from raytrail.store import Store
+from raytrail.store import Snapshot, Store
 from raytrail.testing.entities import SESSION, chunk
 
 FILE = "0000000000-f"
@@ -155,6 +155,64 @@ def test_what_a_source_set_aside_is_rejected_for_its_reason_once(store, put):
     assert (found.rejected_events, found.stored_events, found.unknown_events) == (2, 0, 0)
     assert [one.reason for one in found.rejected] == ["no event", "JSON is malformed: invalid character (byte 4)"]
     assert not complete(found)
+
+
+MANY = 1200
+
+
+def many_reported(store, task):
+    """Files of a line each, of which an agent has reported all; every hundredth has a byte more than is stored."""
+    line = task(1) + b"\n"
+    names = [f"0000000000-{number:04d}" for number in range(MANY)]
+    segments = tuple(Segment(name, 0, 0, len(line)) for name in names)
+    lines = []
+    for number, name in enumerate(names):
+        seen = len(line) + (number % 100 == 0)
+        data = {"file": name, "generation": 0, "name": name, "event_type": "TASK", "written_bytes": seen}
+        data |= {"published_bytes": seen, "published_events": 1, "unread": f"{1:013d}", "reported_ms": 1}
+        event = {"event_data": data, "source_type": "RAYTRAIL_FILE", "timestamp": 1}
+        lines.append(json.dumps(event).encode() + b"\n")
+    of = {"cluster": "", "session": SESSION, "node_id": ""}
+    store.append(
+        [
+            Chunk(event_type="TASK", segments=segments, data=line * MANY, **of),
+            Chunk(event_type="FILE", segments=(), data=b"".join(lines), **of),
+        ]
+    )
+    store.fold()
+    return len(line)
+
+
+def test_many_reported_files_are_added_up_where_they_are(store, task, monkeypatch):
+    length = many_reported(store, task)
+    monkeypatch.setattr("raytrail.store.catalogue._PIECE", 500)
+    asked = []
+    ranges = store._catalogue.ranges
+    monkeypatch.setattr(store._catalogue, "ranges", lambda key: asked.append(key.file) or ranges(key))
+    one = row(store)
+    assert (one.files, one.written_bytes, one.published_bytes) == (MANY, MANY * length + 12, MANY * length + 12)
+    assert (one.stored_bytes, one.missing_bytes, one.published_events) == (MANY * length, 12, MANY)
+    assert [(gap.file, gap.start, gap.end) for gap in one.missing] == [
+        (f"0000000000-{number:04d}", length, length + 1) for number in range(0, MANY, 100)
+    ]
+    assert asked == [gap.file for gap in one.missing]
+
+
+def test_a_ledger_is_worked_out_once_until_something_changes(store, task, report, monkeypatch):
+    many_reported(store, task)
+    asked = []
+    relation = Snapshot.relation
+    monkeypatch.setattr(Snapshot, "relation", lambda self, *of: asked.append(of[0]) or relation(self, *of))
+    before = row(store)
+    assert (row(store), asked) == (before, ["file"])
+    report(10, 10, file="0000000000-more")
+    assert (row(store).missing_bytes, asked) == (before.missing_bytes + 10, ["file", "file"])
+    store.seal(SESSION)
+    sealed = row(store)
+    asked.clear()
+    with Store.open(store._root, store._config) as reader:
+        assert (row(reader), asked) == (sealed, [])
+        assert store.ledger(SESSION) == reader.ledger(SESSION)
 
 
 def test_files_that_nobody_reported_cost_no_question_each(store, task):

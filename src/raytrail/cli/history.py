@@ -29,10 +29,14 @@ def history(url: str, group: str, config: Config) -> None:
     Keep what the agents publish.
 
     One history writes to a store; any number of commands and servers may read it meanwhile. It may stop or
-    die at any time: what it has not acknowledged comes again, and what comes twice is stored once. A store that is new
-    to a broker gets all that the broker still holds.
+    die at any time: what it has not acknowledged comes again, and what comes twice is stored once. SIGTERM ends it
+    within `stop_seconds`. A store that is new to a broker gets all that the broker still holds.
     """
-    service.run(lambda stop: _keep(url, group, config, stop))
+    service.run(
+        lambda stop: _keep(url, group, config, stop),
+        left=service.COMES_AGAIN,
+        ends_within=lambda: config.store.stop_seconds,
+    )
 
 
 async def _keep(url: str, group: str, config: Config, stop: asyncio.Event) -> None:

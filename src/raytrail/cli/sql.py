@@ -8,20 +8,25 @@ from pathlib import Path
 import click
 
 from raytrail.config import Config
-from raytrail.terminal import note, options, printing, stores
+from raytrail.terminal import note, options, printing, service, stores
 from raytrail.terminal.printing import Field
+
+_GIVE_UP_SECONDS = 5.0
+"""How long the engine has to give up a question, which it does between two steps."""
 
 
 @click.command(cls=options.Command)
 @click.argument("query")
 @options.output_format("table", "json", "csv", "parquet")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
-@options.settings("store.dir", "store.threads", "store.memory_bytes")
+@options.settings(
+    "store.dir", "store.threads", "store.memory_bytes", "store.sql_seconds", "store.sql_rows", "store.sql_spill_bytes"
+)
 def sql(query: str, form: str, output: Path | None, config: Config) -> None:
     """
     Ask all clusters in SQL.
 
-    QUERY is one SELECT in DuckDB's SQL; it can change nothing.
+    QUERY is one SELECT in DuckDB's SQL; it can change nothing. It is given up after `sql_seconds`, or by Ctrl-C.
     The views are named after the entities (task, actor, node, job, driver_job, ...); their first two columns
     are cluster and session. A dash (-) reads the query from stdin.
 
@@ -34,7 +39,11 @@ def sql(query: str, form: str, output: Path | None, config: Config) -> None:
         raise click.UsageError("--output needs --format json, csv or parquet")
     text = sys.stdin.read() if query == "-" else query
     with stores.reading(config) as store:
-        found = store.sql(text)
+        seconds = config.store.sql_seconds + _GIVE_UP_SECONDS
+        with service.ended_after(
+            seconds, f"SQL: not given up within {seconds:g} seconds; ended by force; ask for less"
+        ):
+            found = store.sql(text)
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
     if form == "json":
         printing.write_json(rows, output)

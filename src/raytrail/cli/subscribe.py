@@ -55,7 +55,7 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
         finally:
             await pubsub.aclose()
 
-    service.run(body)
+    service.run(body, left=service.COMES_AGAIN)
 
 
 def _wanted(types: str) -> frozenset[str]:

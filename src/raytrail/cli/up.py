@@ -29,12 +29,19 @@ def up(config: Config, load: Callable[[], Config]) -> None:
 
     Ships what Ray writes here, keeps it, and serves it while it happens and after Ray is gone. Without --to it
     publishes to file://<state dir>/events. SIGTERM or Ctrl-C ships what is left, then ends; what was published
-    and not yet kept is kept at the next start.
+    and not yet kept is kept at the next start. What hangs is left.
     """
     # absolute, as a relative path would become the URL's host
     url = config.agent.to or f"file://{(state_dir(config) / 'events').absolute()}"
     service.keep_memory()
-    service.run(lambda stop: _up(_publishing(config, url), lambda: _publishing(load(), url), stop))
+    config = _publishing(config, url)
+    agent = Agent(config, lambda: _publishing(load(), url))
+    left = f"{service.SHIPPED_AGAIN}, and {service.COMES_AGAIN}"
+    service.run(
+        lambda stop: _up(config, agent, stop),
+        left=left,
+        ends_within=lambda: agent.ends_within() + config.store.stop_seconds,
+    )
 
 
 def _publishing(config: Config, url: str) -> Config:
@@ -43,7 +50,7 @@ def _publishing(config: Config, url: str) -> Config:
     return msgspec.structs.replace(config, agent=msgspec.structs.replace(config.agent, to=url))
 
 
-async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -> None:
+async def _up(config: Config, agent: Agent, stop: asyncio.Event) -> None:
     url = config.agent.to
     server = service.server()
     service.collect_seldom()
@@ -55,7 +62,7 @@ async def _up(config: Config, load: Callable[[], Config], stop: asyncio.Event) -
         try:
             note(f"reading {config.tail.temp_dir}, publishing to {shown(url)}, keeping {store_dir(config)}")
             await service.all_of(
-                (Agent(config, load).run(agent_stop), agent_stop),
+                (agent.run(agent_stop), agent_stop),
                 (history_loop.run(pubsub, store, config.store, history_stop, group="history"), history_stop),
                 (server.serve(store, config.server, ready=_announce, stop=server_stop, take=take), server_stop),
                 stop=stop,

@@ -71,7 +71,7 @@ import msgspec
 
 from raytrail import disk
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.event import Chunk, received
+from raytrail.event import UNDECODABLE, Chunk, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.frames import Frame, Source, encode, unlocked
 from raytrail.pubsub.url import shown_whole
@@ -504,10 +504,10 @@ def _undisturbed(directory: Path) -> Iterator[None]:
 
 def _positions(path: Path) -> dict[str, int]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Annotated[int, msgspec.Meta(ge=0)]])
     except FileNotFoundError:
         return {}
-    except msgspec.DecodeError as error:  # the machine went down before it was on disk
+    except UNDECODABLE as error:  # the machine went down before it was on disk
         log.warning("%s: %s; the group reads from the start again", path, error)
         return {}
 

@@ -14,7 +14,7 @@ does not know whether its last put will arrive leaves its folder and begins anot
 A reader knows the name of what comes next, and asks for that; it lists only the folders, to find new writers. Idle, it
 costs one LIST every `poll_seconds` and one GET a writer, rarer and rarer for one that has been silent for long, up to
 once a minute. A group has one reader at a time; its place is one object that its reader replaces at most once a second,
-on condition that nobody else did.
+on condition that nobody else did. A group whose place cannot be read begins with the oldest object again.
 
 Settings, in the URL's query:
 
@@ -53,7 +53,7 @@ import msgspec
 import obstore
 from obstore import exceptions
 
-from raytrail.errors import BrokerUnavailable, ConfigError, EventError, RaytrailError
+from raytrail.errors import BrokerUnavailable, ConfigError, RaytrailError
 from raytrail.event import UNDECODABLE, Chunk, Unreadable, received, unquoted
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.bucket import BucketSettings, open_bucket
@@ -91,7 +91,7 @@ class _Place(msgspec.Struct, kw_only=True):
     """Who reads as it; empty for nobody."""
     beat: int = 0
     """One more each time it is written, so that the object changes."""
-    next: dict[str, int] = {}
+    next: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
     """By writer, the number of its first object that is not acknowledged whole."""
 
 
@@ -189,13 +189,15 @@ class ObjectsPubSub:
         if group in self._reading:
             raise self._taken(group)
         self._reading.add(group)
-        reader = _Reader(self._store, f"{self._prefix}/groups/{quote(group, safe='')}.json")
+        reader = _Reader(self._store, f"{self._prefix}/groups/{quote(group, safe='')}.json", self._shown)
         try:
             with self._bucket.ours():
                 if not await reader.join(from_start=from_start):
                     raise self._taken(group)
             keeping = asyncio.create_task(self._keep(reader, group))
             try:
+                if reader.unreadable is not None:
+                    yield Delivery(reader.unreadable, _acknowledged)
                 while True:
                     with self._bucket.ours():
                         came = await self._look(reader, group)
@@ -331,9 +333,11 @@ class _Following:
 class _Reader:
     """The reader of a group, and the object that says where the group is."""
 
-    def __init__(self, store: Any, path: str) -> None:
+    def __init__(self, store: Any, path: str, shown: str) -> None:
         self.folders_at = 0.0
-        self._store, self._path = store, path
+        self.unreadable: Unreadable | None = None
+        """What was in the place of the group's place when it was joined, if that was none."""
+        self._store, self._path, self._shown = store, path, shown
         self._id = uuid.uuid4().hex
         self._place = _Place()
         self._version: Any = None
@@ -362,8 +366,13 @@ class _Reader:
             return _Place(), None
         try:
             place = msgspec.json.decode(body, type=_Place)
-        except msgspec.MsgspecError as error:
-            raise EventError(f"object {self._path}: {error}; a newer reader wrote it: upgrade this one") from error
+        except UNDECODABLE as error:
+            what = f"{self._shown}: object {self._path}"
+            reason = (
+                f"{what} is no place of a group: {error}; it was altered, and the group begins with the oldest object"
+            )
+            self.unreadable = Unreadable(place=what, reason=reason, headers={}, data=body)
+            place = _Place()
         return place, _version(result.meta)
 
     def know(self, writers: set[str]) -> None:
@@ -423,6 +432,10 @@ class _Reader:
 def _version(meta: Any) -> dict[str, str]:
     """Return what a store calls this content of an object; some have the one, some the other."""
     return {name: meta[name] for name in ("e_tag", "version") if meta.get(name)}
+
+
+async def _acknowledged() -> None:
+    """Take the ack of what will not come again: where it was, the group's place is written."""
 
 
 async def _ack_once(one: _Following, number: int, done: list[bool]) -> None:

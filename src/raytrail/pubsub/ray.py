@@ -30,6 +30,12 @@ In the GCS's memory wait, for each reader, the messages that it has not fetched:
 have in flight (`in_flight_bytes`, compressed), else up to Ray's ``publisher_entity_buffer_max_bytes``, 1 GiB where
 ``ray start --head --system-config`` does not say less (67108864 is plenty); beyond it the oldest are dropped. For a
 reader that was killed they are gathered for five minutes more; for the acking one until its successor is there.
+Whoever reaches the GCS hears all of it and can say all of it: nothing that is published there has a sender. It can
+publish events of any session; acknowledge, in the name of the acking group, what no history has, so that it is lost
+where none does; have agents publish again and again; and claim to be that group's reader, so that its history ends. A
+secret among ourselves would keep it from few: a job that runs as the agent's user can read it. Where jobs are not
+trusted with their own history, publish to a broker that lets the agents write and nobody else.
+
 Tokens and TLS are Ray's: RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_USE_TLS and so on, as for any driver.
 """
 

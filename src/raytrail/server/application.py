@@ -50,6 +50,7 @@ from raytrail.server.ray import logs
 from raytrail.server.ray.routes import RAY_ROUTES
 from raytrail.server.routing import NamedRoute, NamedWebSocketRoute
 from raytrail.store import Cluster, Store, TablesLost
+from raytrail.tries import Tries
 
 QUERIES_AT_ONCE = 4
 """Requests that read the store at the same time; the engine spreads each over the cores by itself."""
@@ -63,6 +64,8 @@ GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
 HEARD_BYTES = 4096
 """Most bytes of what somebody who follows a log says, none of which is listened to."""
+SHORT_TOKEN = 16
+"""Characters below which a token can be guessed by who keeps asking."""
 KEPT_BYTES = 64 * 1024 * 1024
 """Answers about sealed sessions that are kept, so that who polls a page is answered at once, whoever it is."""
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
@@ -83,12 +86,13 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
         check_host: Whether, without a token, only the server's own names are answered (`raytrail.server.auth`).
     """
     server, build = _Server(store), find_build(config.dashboard)
+    tries = Tries(config.wrong_tokens_per_minute)
     about = _about_page(build is not None)
     prefixes = (("/clusters/{id}/at/{ms}", False), ("/clusters/{id}/final", True), ("/clusters/{id}", False))
     routes = [
         Route("/", server.home),
         Route("/healthz", _healthz),
-        ingest(take, token=config.ingest_token, bounds=Bounds.of(config))
+        ingest(take, tries, token=config.ingest_token, bounds=Bounds.of(config))
         if take
         else Route("/ingest", _no_ingest, methods=["POST"]),
         Route("/api/clusters", server.clusters),
@@ -108,7 +112,7 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_EveryAnswer), Middleware(Access, config=config, check_host=check_host)],
+        middleware=[Middleware(_EveryAnswer), Middleware(Access, config=config, tries=tries, check_host=check_host)],
         exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
     )
 
@@ -141,6 +145,9 @@ async def serve(
     url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     if take and not config.ingest_token and not config.token and not ipaddress.ip_address(host).is_loopback:
         log.warning("whoever reaches %s may post events to /ingest; set server.ingest_token", url)
+    for name, token in (("token", config.token), ("ingest_token", config.ingest_token)):
+        if 0 < len(token) < SHORT_TOKEN:
+            log.warning("server.%s is short enough to be guessed; give it %d random characters", name, 2 * SHORT_TOKEN)
     server = _Uvicorn(
         uvicorn.Config(
             app(store, config, take, check_host=not config.open),

@@ -5,7 +5,7 @@ Who may ask: whoever sends the token, if there is one; and without one, only who
     Cookie: raytrail=...              browsers, after they have posted the token to /login once
 
 A page of another origin may have a browser ask, of which the browser shows it nothing. Its posts and WebSockets are
-refused.
+refused. Of wrong tokens and cookies each address has a few a minute; the right one is always let through.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError
 from raytrail.server import pages
+from raytrail.tries import Tries
 
 COOKIE = "raytrail"
 COOKIE_SECONDS = 30 * 24 * 3600
@@ -35,19 +36,21 @@ GUARDED_BY_ITSELF = "/ingest"
 Takes `server.ingest_token`, if there is one; whoever may post need not be allowed to read. A cookie, which a browser
 sends whatever page it shows, is none to post with.
 """
+MANY_WRONG = "many wrong tokens came from your address, and this is one, too; send the token of this server\n"
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class Access:
     """Lets through whoever may ask."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, *, check_host: bool) -> None:
+    def __init__(self, app: ASGIApp, config: ServerConfig, tries: Tries, *, check_host: bool) -> None:
         """
         Guard an application.
 
         Args:
             app: What is guarded.
             config: Its token, and the names it is known by.
+            tries: Counts the wrong tokens.
             check_host: Whether to refuse, without a token, who asks for another host than these: a page of somebody's
                 that has its own name lead to this machine (DNS rebinding).
         """
@@ -55,6 +58,7 @@ class Access:
         self._token = config.token.encode()
         # what a browser keeps is not the token itself
         self._ticket = hmac.new(self._token, b"raytrail cookie", hashlib.sha256).hexdigest().encode()
+        self._tries = tries
         self._own_token = bool(config.ingest_token)
         self._origins = frozenset(origin.lower() for origin in config.origins)
         self._hosts = {name.lower() for name in ("localhost", *config.hosts)} if check_host else None
@@ -93,10 +97,17 @@ class Access:
             return None
         if path == "/login" and scope["type"] == "http" and scope["method"] == "POST":
             return await self._login(scope, receive)
-        if self._knows(headers, cookie=path != GUARDED_BY_ITSELF):
+        kind, _, said = headers.get("authorization", "").partition(" ")
+        bearer = said.strip() if kind.lower() == "bearer" else ""
+        ticket = _ticket(headers) if path != GUARDED_BY_ITSELF else ""
+        if hmac.compare_digest(bearer.encode(), self._token) or hmac.compare_digest(ticket.encode(), self._ticket):
             return None
+        # who says nothing tries nothing
+        wait = self._tries.wrong(peer(scope)) if bearer or ticket else 0
         if "text/html" in headers.get("accept", ""):
-            return HTMLResponse(pages.login(_root(scope), wrong=False), 401, headers=pages.LOGIN_HEADERS)
+            return _form(scope, wrong=False, wait=wait)
+        if wait:
+            return PlainTextResponse(MANY_WRONG, 429, headers={"Retry-After": str(wait)})
         return PlainTextResponse(
             "send the token of this server, as `Authorization: Bearer TOKEN`; Ray's clients do with "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN\n",
@@ -113,16 +124,6 @@ class Access:
             return site in ("same-origin", "none")
         return origin is None or _names(origin, headers.get("host", ""))
 
-    def _knows(self, headers: Headers, *, cookie: bool) -> bool:
-        kind, _, said = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and hmac.compare_digest(said.strip().encode(), self._token):
-            return True
-        try:
-            ticket = SimpleCookie(headers.get("cookie", "")).get(COOKIE) if cookie else None
-        except CookieError:
-            return False
-        return ticket is not None and hmac.compare_digest(ticket.value.encode(), self._ticket)
-
     async def _login(self, scope: Scope, receive: Receive) -> Response:
         body = b""
         more = True
@@ -132,7 +133,7 @@ class Access:
             more = message.get("more_body", False)
         said = parse_qs(body[:MAX_FORM_BYTES].decode(errors="replace")).get("token", [""])[0]
         if not hmac.compare_digest(said.strip().encode(), self._token):
-            return HTMLResponse(pages.login(_root(scope), wrong=True), 401, headers=pages.LOGIN_HEADERS)
+            return _form(scope, wrong=True, wait=self._tries.wrong(peer(scope)))
         answer = RedirectResponse(_root(scope), 303)
         answer.set_cookie(
             COOKIE,
@@ -144,6 +145,27 @@ class Access:
             samesite="strict",
         )
         return answer
+
+
+def peer(scope: Scope) -> str:
+    """Return the address that a request comes from."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def _ticket(headers: Headers) -> str:
+    """Return what the browser was given for the token, or nothing."""
+    try:
+        ticket = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return ticket.value if ticket is not None else ""
+
+
+def _form(scope: Scope, *, wrong: bool, wait: int) -> Response:
+    """Return the page that asks for the token; `wait`: after so many wrong ones that others are refused so long."""
+    headers = {**pages.LOGIN_HEADERS, **({"Retry-After": str(wait)} if wait else {})}
+    return HTMLResponse(pages.login(_root(scope), wrong=wrong), 429 if wait else 401, headers=headers)
 
 
 def check(config: ServerConfig) -> None:

@@ -7,6 +7,7 @@ An answer of 204 says that everything in the request is stored by the broker. El
     401  no token, or another one                      415  an encoding or type that is not taken
     403  posted by a page of another origin            503  the broker is away, or too much comes at once;
     408  the body came too slowly                           come back after `Retry-After`
+    429  another token, after many of them
 
 A body is decompressed while it comes, and never further than it may be long: what it unpacks to costs nobody anything.
 However slowly some bodies come, others are taken meanwhile.
@@ -29,7 +30,9 @@ from starlette.routing import Route
 
 from raytrail.config import ServerConfig
 from raytrail.errors import ChunkRefused, ConfigError, EventError, PublishError
+from raytrail.server.auth import MANY_WRONG, peer
 from raytrail.server.unpacking import ENCODINGS, UnpackError, unpacker
+from raytrail.tries import Tries
 
 Take = Callable[[Mapping[str, str], bytes], Awaitable[None]]
 """What is done with a request's headers (names in lower case) and body: `raytrail.pubsub.collector.Collector.take`."""
@@ -69,12 +72,13 @@ class Bounds(NamedTuple):
         return cls(config.ingest_body_bytes, config.ingest_memory_bytes, config.ingest_ratio, config.body_seconds)
 
 
-def ingest(take: Take, *, token: str = "", bounds: Bounds = Bounds()) -> Route:  # noqa: B008 (it cannot be changed)
+def ingest(take: Take, tries: Tries, *, token: str = "", bounds: Bounds = Bounds()) -> Route:  # noqa: B008 (it cannot be changed)
     """
     Make the route.
 
     Args:
         take: Stores what a request holds.
+        tries: Counts the wrong tokens.
         token: What senders must know, as bearer token or as the password of basic authentication; empty lets
             everybody in.
         bounds: What bodies may cost.
@@ -84,7 +88,7 @@ def ingest(take: Take, *, token: str = "", bounds: Bounds = Bounds()) -> Route: 
 
     async def endpoint(request: Request) -> Response:
         try:
-            _let_in(request, token)
+            _let_in(request, token, tries)
             with room.place() as place:
                 body = await place.come(_body(request, bounds, place.grow), bounds.seconds)
                 async with slots:
@@ -206,7 +210,7 @@ def _busy() -> _Refused:
     return _Refused(503, "too much is sent at once; come back", {"Retry-After": str(RETRY_SECONDS)})
 
 
-def _let_in(request: Request, token: str) -> None:
+def _let_in(request: Request, token: str, tries: Tries) -> None:
     scheme, _, said = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
         try:
@@ -214,6 +218,8 @@ def _let_in(request: Request, token: str) -> None:
         except (binascii.Error, ValueError):
             said = ""
     if token and not hmac.compare_digest(said.encode(), token.encode()):
+        if said and (wait := tries.wrong(peer(request.scope))):
+            raise _Refused(429, MANY_WRONG.strip(), {"Retry-After": str(wait)})
         raise _Refused(401, "send the token of this server", {"WWW-Authenticate": 'Bearer, Basic realm="raytrail"'})
 
 

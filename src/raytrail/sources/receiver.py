@@ -10,7 +10,7 @@ the disk: it survives the end of every process, not of the machine. Else the ans
     400  the body is no JSON array        411  the body's length is not said    429  others are being taken; come back
     401  no token, or another one         413  it is longer than is taken       503  the disk takes nothing; come back
     403  it is posted by a page           408  the body came too slowly
-    404  another path
+    404  another path                                                           429  many wrong tokens; come back
 
 The standard library's server is enough, and is there on every node: one sender, on the same machine, one request at a
 time. It runs in threads of its own: a disk that is slow holds nobody else up. Connections are few, and whoever has said
@@ -45,6 +45,7 @@ from raytrail.sources.event_file import EventFiles, session_root, written_files
 from raytrail.sources.few import Server
 from raytrail.sources.ray_event import Converter, session_name
 from raytrail.sources.set_aside import SetAside
+from raytrail.tries import Tries
 
 PREFIX = "0"
 """What the numbers in the names of its files begin with."""
@@ -221,8 +222,8 @@ class Receiver:
 
         room = _Room(_BODIES_AT_ONCE * most_bytes)
         slots = threading.BoundedSemaphore(_BODIES_AT_ONCE)
-        settings = {"intake": intake, "token": token, "most_bytes": most_bytes, "slots": slots, "room": room}
-        handler = type("Handler", (_Handler,), settings)
+        settings = {"intake": intake, "token": token, "tries": Tries(), "most_bytes": most_bytes}
+        handler = type("Handler", (_Handler,), settings | {"slots": slots, "room": room})
 
         try:
             self._server = Server((host, port), handler)
@@ -276,6 +277,7 @@ def _busy() -> _Refused:
 class _Handler(BaseHTTPRequestHandler):
     intake: Intake
     token: str
+    tries: Tries
     most_bytes: int
     slots: threading.BoundedSemaphore
     room: _Room
@@ -327,6 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
             except (binascii.Error, ValueError):
                 said = ""
         if self.token and not hmac.compare_digest(said.encode(), self.token.encode()):
+            if said and (wait := self.tries.wrong(self.client_address[0])):
+                raise _Refused(429, "many wrong tokens came from your address", **{"Retry-After": str(wait)})
             challenge = 'Bearer, Basic realm="raytrail"'
             raise _Refused(401, "send the token of this receiver", **{"WWW-Authenticate": challenge})
 

@@ -38,7 +38,7 @@ from raytrail.store.faults import Faults
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.files import Files
 from raytrail.store.finder import LogFinder, LogPart, output_start
-from raytrail.store.ledger import LedgerRow, Missing, Rejected, ledger
+from raytrail.store.ledger import LedgerRow, Ledgers, Missing, Rejected
 from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.older import unfold
@@ -108,7 +108,8 @@ class Store:
         self._files = Files(root)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
-        self._figures = Figures(self._catalogue, self._engine, self.snapshot)
+        self._ledgers = Ledgers(self._catalogue)
+        self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
         if write:
             self._sweep()
             self._appender = Appender(root, self._catalogue, self._engine, self._logs)
@@ -378,7 +379,7 @@ class Store:
 
     def ledger(self, session: str) -> list[LedgerRow]:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""
-        return ledger(self._catalogue, self.snapshot(session))
+        return self._ledgers.of(self.snapshot(session))
 
     def snapshot(self, session: str, at_ms: int | None = None) -> Snapshot:
         """

@@ -42,8 +42,13 @@ _ADD_UP = (
 )
 """What ``extents`` holds, of the ranges themselves."""
 
-_AT_ONCE = 500
+AT_ONCE = 500
 """How many files are looked up one by one, rather than all of their session."""
+_PIECE = 250_000
+"""How many files are given as one text: of any number, SQLite would refuse the text."""
+_BETWEEN = "\x1f"
+"""What stands between the files of a text, ``char(31)``; it is in the name of none."""
+_ENDS = ("file", "generation", "last", "bytes")
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -535,17 +540,39 @@ class Catalogue:
             self.query("SELECT start, end FROM ranges WHERE session = ? AND file = ? AND generation = ?", *key)
         )
 
-    def ranges_of(self, session: str, files: Collection[tuple[str, int]]) -> dict[tuple[str, int], Ranges]:
-        """Return the ranges that are stored of these files and generations, of those that have any."""
-        if len(files) <= _AT_ONCE:
-            each = {key: self.ranges(FileKey(session, *key)) for key in files}
-            return {key: ranges for key, ranges in each.items() if len(ranges)}
-        rows = self.query("SELECT file, generation, start, end FROM ranges WHERE session = ?", session)
-        found: dict[tuple[str, int], list[tuple[int, int]]] = {}
-        for file, generation, start, end in rows:
-            if (file, generation) in files:
-                found.setdefault((file, generation), []).append((start, end))
-        return {key: Ranges(ranges) for key, ranges in found.items()}
+    def ends(self, session: str, files: Collection[tuple[str, int]] | None) -> Iterator[list[str]]:
+        """
+        Yield of these files and generations, or of all of a session, where the last range ends and how many bytes all
+        of its ranges have; of those that have any.
+
+        Args:
+            session: Its whole name.
+            files: Which; None is all.
+
+        Yields:
+            Some of them as four texts: files, generations, ends, bytes. There may be a million, for each of which a row
+            of Python's would take longer than all that is done with it.
+        """
+        wanted = (
+            "SELECT file, generation, max(end) AS last, sum(end - start) AS bytes FROM ranges WHERE session = ? AND "
+        )
+        if files is not None:
+            each = [row for key in files for row in self.query(f"{wanted} (file, generation) = (?, ?)", session, *key)]
+            found = [row for row in each if row[0] is not None]
+            if found:
+                yield [_BETWEEN.join(map(str, column)) for column in zip(*found, strict=True)]
+            return
+        after: tuple[str, int] = "", -1
+        while True:
+            [texts] = self.query(
+                f"SELECT {', '.join(f'group_concat({name}, char(31))' for name in _ENDS)} FROM ({wanted} "
+                "(file, generation) > (?, ?) GROUP BY file, generation ORDER BY file, generation LIMIT ?)",
+                *(session, *after, _PIECE),
+            )
+            if texts[0] is None:
+                return
+            yield list(texts)
+            after = texts[0].rpartition(_BETWEEN)[2], int(texts[1].rpartition(_BETWEEN)[2])
 
     def extents(self, session: str) -> dict[str, Extent]:
         """Return what the ranges of a session's files add up to, by event type."""

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ LEAST_GROUPS = 8
 
 LEAST_GROUP_ROWS = 8192
 """Smaller groups compress worse, and are not faster."""
+
+_SPENT = (duckdb.InterruptException, duckdb.OutOfMemoryException)
+
+_AGAIN_SECONDS = 0.1
 
 _ZONED = "TIMESTAMP WITH TIME ZONE"
 
@@ -80,7 +85,7 @@ class Engine:
             only: The directories that statements may read and nothing else, for statements that are not ours.
         """
         self._cursors = threading.Lock()
-        self._threads = config.threads
+        self._config = config
         self._own = Path(tempfile.mkdtemp(prefix="raytrail-")) if scratch is None else None
         self._db = duckdb.connect(
             config={
@@ -95,6 +100,8 @@ class Engine:
         )
         self.run("SET enable_progress_bar = false")
         if only:
+            # else it is nine tenths of what the disk has free; said in what it is connected with, DuckDB 2.0 forgets it
+            self.run(f"SET max_temp_directory_size = '{config.sql_spill_bytes}B'")
             self.run("SET TimeZone = 'UTC'")
             self.run(f"SET allowed_directories = [{', '.join(literal(f'{one}/') for one in only)}]")
             self.run("SET enable_external_access = false")
@@ -175,20 +182,23 @@ class Engine:
             statement: The question, which `tree` has read.
 
         Raises:
-            ConfigError: It asks for a column or function that there is not.
+            ConfigError: It asks for a column or function that there is not, or takes more than the settings let it.
             UnreadableError: As `run`.
             StoreUnavailable: As `run`.
         """
         with closing(self._cursor()) as cursor:
             for name, relation in views.items():
                 _execute(cursor, f"CREATE TEMP VIEW {quote(name)} AS (FROM {relation})", ())
-            with _question(), _errors():
-                found = cursor.sql(cursor.extract_statements(statement)[0])
-            columns, types = tuple(found.columns), tuple(str(kind) for kind in found.types)
             with _errors():
-                if any(_ZONED in kind for kind in types):
-                    found = found.project(", ".join(_as_text(number, kind) for number, kind in enumerate(types, 1)))
-                return Rows(columns, types, found.fetchall())
+                columns, types, rows = _within(
+                    self._config, cursor, lambda: _answer(cursor, statement, self._config.sql_rows + 1)
+                )
+            if len(rows) > self._config.sql_rows:
+                raise ConfigError(
+                    f"SQL: the answer has more than {self._config.sql_rows} rows; count or group them, give a LIMIT, "
+                    "or raise store.sql_rows"
+                )
+            return Rows(columns, types, rows)
 
     @contextmanager
     def steps(self) -> Iterator[Run]:
@@ -203,7 +213,7 @@ class Engine:
         Raises:
             StoreError: As the first that failed did, when all have ended.
         """
-        with ThreadPoolExecutor(self._threads) as threads:
+        with ThreadPoolExecutor(self._config.threads) as threads:
             for done in [threads.submit(work, task) for task in tasks]:
                 done.result()
 
@@ -241,6 +251,45 @@ def _as_text(number: int, kind: str) -> str:
     return f"CAST(#{number} AS {kind.replace(_ZONED, 'VARCHAR')})" if _ZONED in kind else f"#{number}"
 
 
+def _answer(cursor: duckdb.DuckDBPyConnection, statement: str, most: int) -> Rows:
+    with _question(), _errors(but=_SPENT):
+        found = cursor.sql(cursor.extract_statements(statement)[0])
+    columns, types = tuple(found.columns), tuple(str(kind) for kind in found.types)
+    if any(_ZONED in kind for kind in types):
+        found = found.project(", ".join(_as_text(number, kind) for number, kind in enumerate(types, 1)))
+    return Rows(columns, types, found.limit(most).fetchall())
+
+
+def _within(config: StoreConfig, cursor: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """
+    Do what runs a statement of a cursor, and have the engine give it up once it takes more than it may, or on Ctrl-C.
+
+    It runs in a thread, as the client hears of no signal meanwhile. The engine gives up between two of its steps: one
+    that computes very long on a few rows ends first.
+
+    Raises:
+        ConfigError: It was given up.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(work)
+        try:
+            return answer.result(config.sql_seconds)
+        except (futures.TimeoutError, KeyboardInterrupt) as error:
+            while not answer.done():  # a statement forgets what came before it began
+                cursor.interrupt()
+                futures.wait([answer], _AGAIN_SECONDS)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise ConfigError(
+                f"SQL: not answered within {config.sql_seconds:g} seconds; ask for less, or raise store.sql_seconds"
+            ) from error
+        except duckdb.OutOfMemoryException as error:
+            raise ConfigError(
+                f"SQL: it takes more than {config.memory_bytes} bytes of memory and {config.sql_spill_bytes} of the "
+                "disk; ask for less, or raise store.memory_bytes or store.sql_spill_bytes"
+            ) from error
+
+
 @contextmanager
 def _question(kind: type[StoreError] = UnreadableError) -> Iterator[None]:
     """Say of what the engine cannot make sense of that it is the question's fault, not the store's."""
@@ -251,10 +300,12 @@ def _question(kind: type[StoreError] = UnreadableError) -> Iterator[None]:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
-    """Make the client's exceptions ours."""
+def _errors(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Make the client's exceptions ours, but those that somebody else does."""
     try:
         yield
+    except but:
+        raise
     except (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.NotSupportedError,
             duckdb.IntegrityError) as error:  # fmt: skip
         raise UnreadableError(str(error).splitlines()[0]) from error

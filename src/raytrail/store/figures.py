@@ -12,7 +12,7 @@ from raytrail.entities import installed
 from raytrail.errors import StoreDamaged
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
-from raytrail.store.ledger import ledger
+from raytrail.store.ledger import Ledgers
 from raytrail.store.read import Snapshot
 from raytrail.store.seal import OF_AGENTS
 
@@ -70,12 +70,16 @@ class Figures:
     Args:
         catalogue: Counts what came, and keeps what was worked out of a sealed session.
         engine: Reads the states.
+        ledgers: Says what is missing of a session.
         snapshot: Returns a session as it was at last.
     """
 
-    def __init__(self, catalogue: Catalogue, engine: Engine, snapshot: Callable[[str], Snapshot]) -> None:
+    def __init__(
+        self, catalogue: Catalogue, engine: Engine, ledgers: Ledgers, snapshot: Callable[[str], Snapshot]
+    ) -> None:
         self._catalogue = catalogue
         self._engine = engine
+        self._ledgers = ledgers
         self._snapshot = snapshot
         self._known: dict[str, dict[str, Any]] = {}  # of sessions whose figures nobody keeps
 
@@ -131,6 +135,7 @@ class Figures:
     def keep(self, session: str) -> None:
         """Keep a sealed session's figures beside it, so that a list of thousands asks the engine for none."""
         summary = {**self._work_out(session), "mark": self._mark(session)}
+        self._ledgers.keep(self._snapshot(session))
         with self._catalogue.transaction() as db:
             db.execute(
                 "UPDATE sessions SET summary = ? WHERE session = ?", (msgspec.json.encode(summary).decode(), session)
@@ -166,7 +171,7 @@ class Figures:
             f"SELECT count(*) FROM {snapshot.source(installed()['task'], ['type'])} "
             "WHERE type IS NOT NULL AND type != 'DRIVER_TASK'"
         )
-        rows = ledger(self._catalogue, snapshot)
+        rows = self._ledgers.of(snapshot)
         return {
             "began_ms": min((node["start_time_ms"] for node in nodes if node["start_time_ms"]), default=None),
             "ended_ms": max((node["end_time_ms"] or 0 for node in nodes), default=0) or None if ended else None,

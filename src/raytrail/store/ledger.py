@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import hashlib
+from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
 from raytrail.entities import installed, of_file_type
 from raytrail.event import COLLECTED, LOG
-from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, Ranges
+from raytrail.store.catalogue import AT_ONCE, NOTHING, Catalogue, Extent, FileKey, Ranges
 from raytrail.store.read import Snapshot
 
+_KNOWN = 64
+"""Of how many sessions the ledgers are in memory."""
 SHOWN = 100
 """How many missing ranges, rejected lines and unread ends a row names; the counts are of all."""
 
@@ -86,9 +90,7 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
 def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
     """Return the ledger of a snapshot's session, by event type."""
     session = snapshot.session
-    reports = _reports(snapshot)
-    sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
-    stored = catalogue.ranges_of(session, reports.keys())
+    reported = _reported(catalogue, snapshot)
     extents = catalogue.extents(session)
     counts = {
         event_type: rest
@@ -98,39 +100,179 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
             session,
         )
     }
-    reported: dict[str, _Reported] = defaultdict(_Reported)
-    for key, report in sorted(reports.items()):
-        reported[report["event_type"] or ""].add(key, report, stored.get(key, Ranges()), sealed=sealed)
     return [
         _row(catalogue, snapshot, event_type, reported[event_type], extents.get(event_type, NOTHING), counts)
         for event_type in sorted(extents.keys() | counts.keys() | reported.keys())
     ]
 
 
+class Ledgers:
+    """
+    The ledgers of a store's sessions, each kept as long as nothing changes that it is worked out of.
+
+    Args:
+        catalogue: Keeps those of sealed sessions, for whoever opens the store later.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._known: OrderedDict[str, _Kept] = OrderedDict()
+
+    def of(self, snapshot: Snapshot) -> list[LedgerRow]:
+        """Return the ledger of a snapshot's session, by event type."""
+        session = snapshot.session
+        mark = self._mark(session)
+        known = self._known.get(session) or self._kept(session)
+        if known is None or known.mark != mark:
+            known = _Kept(mark=mark, rows=ledger(self._catalogue, snapshot))
+        self._known[session] = known
+        self._known.move_to_end(session)
+        if len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
+        return known.rows
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Keep the ledger of a sealed session beside it."""
+        kept = _Kept(rows=self.of(snapshot), mark=self._mark(snapshot.session))
+        with self._catalogue.transaction() as db:
+            text = msgspec.json.encode(kept).decode()
+            db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (f"ledger {snapshot.session}", text))
+
+    def _kept(self, session: str) -> _Kept | None:
+        for (text,) in self._catalogue.query("SELECT value FROM meta WHERE key = ?", f"ledger {session}"):
+            with suppress(msgspec.DecodeError):  # another version's
+                return msgspec.json.decode(text, type=_Kept)
+        return None
+
+    def _mark(self, session: str) -> str:
+        """Return what changes whenever a session's ledger may."""
+        query = self._catalogue.query
+        named = msgspec.json.encode(
+            (
+                [kind.__struct_fields__ for kind in (LedgerRow, Missing, Rejected, Unread)],
+                query("SELECT sealed_ms FROM sessions WHERE session = ?", session),
+                query("SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session),
+                query("SELECT * FROM counts WHERE session = ? ORDER BY event_type", session),
+                sorted(self._catalogue.extents(session).items()),
+            )
+        )
+        return hashlib.blake2b(named, digest_size=16).hexdigest()
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    mark: str
+    rows: list[LedgerRow]
+
+
+class _Sums(NamedTuple):
+    """What the files of an event type add up to that an agent has reported."""
+
+    files: int = 0
+    stored_files: int = 0
+    last: int = 0
+    stored: int = 0
+    written: int = 0
+    published: int = 0
+    published_events: int = 0
+    skipped: int = 0
+    lost: int = 0
+    missing: int = 0
+    unread: int = 0
+
+    @property
+    def extent(self) -> Extent:
+        return Extent(self.stored_files, self.last, self.stored)
+
+
 class _Reported:
     """What is known of the files of an event type that an agent has reported."""
 
-    def __init__(self) -> None:
-        self.keys: set[tuple[str, int]] = set()
-        self.extent = NOTHING
-        self.written = self.published = self.published_events = self.skipped = self.lost = 0
+    def __init__(self, sums: _Sums = _Sums()) -> None:  # noqa: B008 (it cannot be changed)
+        self.sums = sums
         self.missing: list[Missing] = []
+        """Of the first files that miss any."""
         self.unread: list[Unread] = []
+        """Of the first files of which any is."""
+        self.with_holes: set[tuple[str, int]] = set()
+        """Files, and generations, that bytes are missing of before what is stored last."""
 
-    def add(self, key: tuple[str, int], report: Mapping[str, Any], ranges: Ranges, *, sealed: bool) -> None:
-        """Add a file, with its report and what is stored of it."""
-        self.keys.add(key)
-        self.extent = self.extent.plus(ranges.extent())
-        last = ranges.end
-        sent = max(report["published_bytes"] or 0, last)
-        ends = list(_unread(report))
-        self.written += max([report["written_bytes"] or 0, last, *(one.end for one in ends)])
-        self.published += sent
-        self.published_events += report["published_events"] or 0
-        self.skipped += report["skipped_bytes"] or 0
-        self.lost += report["lost_bytes"] or 0
-        self.unread += ends
-        self.missing += _missing(key, report["name"] or "", ranges, _due(report, sent, sealed=sealed))
+
+def _reported(catalogue: Catalogue, snapshot: Snapshot) -> dict[str, _Reported]:
+    """
+    Return what is known of the reported files of each event type.
+
+    The engine adds them up, of which there may be a million. One by one come only those that are named.
+    """
+    session = snapshot.session
+    sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
+    found: defaultdict[str, _Reported] = defaultdict(_Reported)
+    with snapshot.steps() as run:
+        relation, params = snapshot.relation("file", _SAID)
+        run(f"CREATE TEMP TABLE reports AS FROM {relation} WHERE {_SAYS}", params)
+        run("CREATE TEMP TABLE stored(file VARCHAR, generation BIGINT, last BIGINT, bytes BIGINT)")
+        few = run("SELECT file, generation FROM reports LIMIT ?", [AT_ONCE + 1])
+        for texts in catalogue.ends(session, None if len(few) > AT_ONCE else few):
+            run(f"INSERT INTO stored SELECT {', '.join(['unnest(string_split(?, chr(31)))'] * len(texts))}", texts)
+        run(_FILES, [COLLECTED, sealed, LOG])
+        for event_type, *sums in run(_ADD_UP):
+            found[event_type] = _Reported(_Sums(*map(int, sums)))
+        for event_type, file, generation in run(_WITH_HOLES):
+            found[event_type].with_holes.add((file, generation))
+        for event_type, file, generation, name, due, *_ in run(_first("due > stored"), [SHOWN]):
+            ranges = catalogue.ranges(FileKey(session, file, generation))
+            found[event_type].missing += _missing((file, generation), name, ranges, due)
+        for event_type, file, generation, name, _, start, end, reason in run(_first("reason IS NOT NULL"), [SHOWN]):
+            said = Unread(file=file, name=name, generation=generation, start=start, end=end, reason=reason)
+            found[event_type].unread.append(said)
+    return found
+
+
+_SAID = (
+    *("file", "generation", "name", "event_type", "written_bytes", "published_bytes", "published_events"),
+    *("skipped_bytes", "lost_bytes", "unread_offset", "unread_bytes", "unread_reason"),
+)
+_SAYS = "coalesce(written_bytes, 0) != 0 OR coalesce(published_bytes, 0) != 0 OR unread_reason IS NOT NULL"
+"""A file's last report that says anything: what once could not be read may be read now."""
+
+_FILES = """
+CREATE TEMP TABLE files AS
+SELECT
+  event_type, file, generation, name, is_stored, last, stored, published_events, skipped, lost, published,
+  greatest(written, last, CASE WHEN reason IS NOT NULL THEN unread_end END) AS written,
+  unread_start, unread_end, reason,
+  -- up to where all of a file is to be stored: what was published; at a session's end all that was seen
+  CASE WHEN to_the_end THEN greatest(published, least(seen, unread_offset)) ELSE published END AS due
+FROM (
+  SELECT
+    coalesce(event_type, '') AS event_type, file, generation, coalesce(name, '') AS name,
+    s.file IS NOT NULL AS is_stored, coalesce(last, 0) AS last, coalesce(bytes, 0) AS stored,
+    coalesce(written_bytes, 0) AS written, greatest(coalesce(published_bytes, 0), coalesce(last, 0)) AS published,
+    coalesce(published_events, 0) AS published_events, coalesce(skipped_bytes, 0) AS skipped,
+    coalesce(lost_bytes, 0) AS lost, unread_offset, unread_reason AS reason,
+    -- as anybody may have written them
+    coalesce(unread_offset, 0)::HUGEINT AS unread_start, unread_start + coalesce(unread_bytes, 0) AS unread_end,
+    event_type IS DISTINCT FROM ? AND ? AND coalesce(lost_bytes, 0) = 0 AS to_the_end,
+    -- without what is over a log's limit
+    written_bytes - CASE WHEN event_type = ? THEN skipped ELSE 0 END AS seen
+  FROM reports LEFT JOIN stored s USING (file, generation))
+"""
+_ADD_UP = """
+SELECT
+  event_type, count(*), count(*) FILTER (is_stored), sum(last), sum(stored), sum(written), sum(published),
+  sum(published_events), sum(skipped), sum(lost), sum(due - stored),
+  coalesce(sum(unread_end - unread_start) FILTER (reason IS NOT NULL), 0)
+FROM files GROUP BY event_type
+"""
+_WITH_HOLES = "SELECT event_type, file, generation FROM files WHERE stored < last"
+
+
+def _first(which: str) -> str:
+    """Return the SELECT of the first of these files of each event type."""
+    return (
+        "SELECT event_type, file, generation, name, due, unread_start, unread_end, reason FROM files "
+        f"WHERE {which} QUALIFY row_number() OVER (PARTITION BY event_type ORDER BY file, generation) <= ? "
+        "ORDER BY file, generation"
+    )
 
 
 def _missing(key: tuple[str, int], name: str, ranges: Ranges, due: int) -> Iterator[Missing]:
@@ -149,20 +291,21 @@ def _row(
     counts: Mapping[str, list[int]],
 ) -> LedgerRow:
     # of files that nobody has reported, of which there may be a million, what they add up to is enough
-    rest = extent.minus(reported.extent)
+    sums = reported.sums
+    rest = extent.minus(sums.extent)
     events, _, rejected, unknown = counts.get(event_type, (0, 0, 0, 0))
     missing = list(reported.missing)
     if rest.ends != rest.stored:
-        missing += _holes(catalogue, snapshot.session, event_type, reported.keys)
+        missing += _holes(catalogue, snapshot.session, event_type, reported.with_holes)
     return LedgerRow(
         event_type=event_type,
-        files=rest.files + len(reported.keys),
-        written_bytes=rest.ends + reported.written,
-        published_bytes=rest.ends + reported.published,
-        published_events=reported.published_events,
+        files=rest.files + sums.files,
+        written_bytes=rest.ends + sums.written,
+        published_bytes=rest.ends + sums.published,
+        published_events=sums.published_events,
         stored_bytes=extent.stored,
         stored_events=events,
-        missing_bytes=rest.ends - rest.stored + sum(one.end - one.start for one in reported.missing),
+        missing_bytes=rest.ends - rest.stored + sums.missing,
         missing=tuple(sorted(missing, key=_place)[:SHOWN]),
         rejected_events=rejected,
         rejected=tuple(
@@ -176,10 +319,10 @@ def _row(
             )
         ),
         unknown_events=unknown,
-        skipped_bytes=reported.skipped,
-        lost_bytes=reported.lost,
-        unread_bytes=sum(one.end - one.start for one in reported.unread),
-        unread=tuple(reported.unread[:SHOWN]),
+        skipped_bytes=sums.skipped,
+        lost_bytes=sums.lost,
+        unread_bytes=sums.unread,
+        unread=tuple(reported.unread),
         inferred=_inferred(snapshot, event_type),
     )
 
@@ -187,7 +330,15 @@ def _row(
 def _holes(
     catalogue: Catalogue, session: str, event_type: str, reported: Collection[tuple[str, int]]
 ) -> Iterator[Missing]:
-    """Yield what is not stored of the first files that nobody has reported, before what is stored of them."""
+    """
+    Yield what is not stored of the first files that nobody has reported, before what is stored of them.
+
+    Args:
+        catalogue: What is stored.
+        session: The session.
+        event_type: Of the files.
+        reported: Those that somebody has reported and that have such holes, too.
+    """
     files = catalogue.files_with_holes(session, event_type, SHOWN + len(reported))
     for key in [key for key in files if key not in reported][:SHOWN]:
         ranges = catalogue.ranges(FileKey(session, *key))
@@ -196,46 +347,6 @@ def _holes(
 
 def _place(one: Missing) -> tuple[str, int, int]:
     return one.file, one.generation, one.start
-
-
-def _due(report: Mapping[str, Any], sent: int, *, sealed: bool) -> int:
-    """Return up to where all of a file is to be stored: what was published; at a session's end all that was seen."""
-    if not sealed or not report or report["event_type"] == COLLECTED or report["lost_bytes"]:
-        return sent
-    seen: int = report["written_bytes"] or 0
-    if report["event_type"] == LOG:
-        seen -= report["skipped_bytes"] or 0  # what is over its limit
-    unread = report["unread_offset"]
-    return max(sent, seen if unread is None else min(seen, unread))
-
-
-def _reports(snapshot: Snapshot) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the last report of each file, of those that say anything: what once could not be read may be read now."""
-    return {
-        (row["file"], row["generation"]): row
-        for row in snapshot.rows("file", columns=_SAID)
-        if row["written_bytes"] or row["published_bytes"] or row["unread_reason"]
-    }
-
-
-_SAID = (
-    *("file", "generation", "name", "event_type", "written_bytes", "published_bytes", "published_events"),
-    *("skipped_bytes", "lost_bytes", "unread_offset", "unread_bytes", "unread_reason"),
-)
-
-
-def _unread(report: Mapping[str, Any]) -> Iterator[Unread]:
-    """Yield what is not read of a file, if anything is not."""
-    if reason := report.get("unread_reason"):
-        start, length = report["unread_offset"] or 0, report["unread_bytes"] or 0  # as anybody may have written them
-        yield Unread(
-            file=report["file"],
-            name=report["name"] or "",
-            generation=report["generation"],
-            start=start,
-            end=start + length,
-            reason=reason,
-        )
 
 
 def _inferred(snapshot: Snapshot, event_type: str) -> int:

@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +22,19 @@ log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
-def run(body: Callable[[asyncio.Event], Awaitable[Any]], *, ends_within: Callable[[], float] | None = None) -> None:
+STOP_SECONDS = 10.0
+"""How long what was told to stop may take, where no setting says it."""
+
+COMES_AGAIN = "what was not acknowledged comes again"
+SHIPPED_AGAIN = "what was published since the last commit of the checkpoint is published again"
+
+
+def run(
+    body: Callable[[asyncio.Event], Awaitable[Any]],
+    *,
+    left: str,
+    ends_within: Callable[[], float] = lambda: STOP_SECONDS,
+) -> None:
     """
     Run `body` until it ends; SIGTERM and SIGINT set the event that it is given, so that it ends well.
 
@@ -30,10 +42,11 @@ def run(body: Callable[[asyncio.Event], Awaitable[Any]], *, ends_within: Callabl
 
     Args:
         body: What runs.
-        ends_within: Says in how many seconds it ends once it is told to. One that does not, since a disk or a broker
-            never answers a thread of it, is ended by force. None: it has all the time it takes.
+        left: What becomes of what was under way, where the process is ended by force.
+        ends_within: Says in how many seconds it ends once it is told to, or ends by itself. One that does not, since a
+            disk, a broker or a statement never answers a thread of it, is ended by force.
     """
-    stopping = _Stopping(ends_within)
+    stopping = _Stopping(ends_within, left)
     before = {number: signal.signal(number, stopping.hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         asyncio.run(stopping.until(body))
@@ -43,11 +56,22 @@ def run(body: Callable[[asyncio.Event], Awaitable[Any]], *, ends_within: Callabl
         stopping.close()
 
 
+@contextmanager
+def ended_after(seconds: float, why: str) -> Iterator[None]:
+    """End the process by force, and say why, where what follows does not end by itself in time."""
+    force = _force(seconds, why)
+    try:
+        yield
+    finally:
+        force.cancel()
+
+
 class _Stopping:
     """What becomes of a process that is told to stop."""
 
-    def __init__(self, ends_within: Callable[[], float] | None) -> None:
+    def __init__(self, ends_within: Callable[[], float], left: str) -> None:
         self._ends_within = ends_within
+        self._left = left
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = False
@@ -63,6 +87,7 @@ class _Stopping:
             await body(self._stop)
         finally:
             told.cancel()
+            self._limit()  # a thread may be left that does not end
 
     def hear(self, number: int, _: object) -> None:
         """
@@ -88,24 +113,25 @@ class _Stopping:
         self._limit()
 
     def _limit(self) -> None:
-        if self._ends_within is not None and self._force is None:
+        if self._force is None:
             seconds = self._ends_within()
-            self._force = threading.Timer(seconds, _end_by_force, [seconds])
-            self._force.daemon = True
-            self._force.start()
+            self._force = _force(
+                seconds,
+                f"not ended {seconds:g} seconds after it was told to: a disk, a broker or a statement does not answer; "
+                f"ended by force; {self._left}",
+            )
 
 
-def _end_by_force(seconds: float) -> None:
+def _force(seconds: float, why: str) -> threading.Timer:
+    force = threading.Timer(seconds, _end_by_force, [why])
+    force.daemon = True
+    force.start()
+    return force
+
+
+def _end_by_force(why: str) -> None:
     # whoever does not answer may have been asked to write to the log, too
-    saying = threading.Thread(
-        target=log.error,
-        args=(
-            "not ended %g seconds after it was told to: a disk or a broker does not answer; ended by force; what was "
-            "published since the last commit of the checkpoint is published again",
-            seconds,
-        ),
-        daemon=True,
-    )
+    saying = threading.Thread(target=log.error, args=(why,), daemon=True)
     saying.start()
     saying.join(1.0)
     os._exit(BROKEN)

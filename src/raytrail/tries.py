@@ -1,0 +1,78 @@
+"""
+Wrong tokens, counted by address: a few a minute are answered as wrong, the others are told to come back, and logged.
+
+Only a wrong token is ever refused. Behind a proxy all have one address, and the right token must not be locked out by
+the wrong ones of others. A token is therefore as hard to guess as it is long.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+PER_MINUTE = 10
+"""Wrong tries that are answered as such, unless a setting says otherwise."""
+ADDRESSES = 4096
+"""Most addresses that are remembered; the one that was heard of longest ago is forgotten first."""
+_MINUTE = 60.0
+_NETWORK_BITS = 64
+"""What one user of IPv6 is given at least, and may take any address of."""
+
+log = logging.getLogger(__name__)
+
+
+class Tries:
+    """
+    Counts wrong tries by address. Threads may share it.
+
+    Args:
+        per_minute: How many of an address are answered as wrong, at once or in a minute.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(self, per_minute: int = PER_MINUTE, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = _MINUTE / per_minute
+        self._clock = clock
+        # each wrong try of an address moves this so many seconds into the future, a minute at most
+        self._used: OrderedDict[str, float] = OrderedDict()
+        self._told_at = -_MINUTE
+        self._lock = threading.Lock()
+
+    def wrong(self, address: str) -> int:
+        """
+        Count a wrong try, and return in how many seconds to come back: 0 while there are few of them.
+
+        Args:
+            address: Where it came from. What is no address counts as one, whatever it is.
+        """
+        network = _network(address)
+        with self._lock:
+            now = self._clock()
+            used = max(now, self._used.pop(network, now))
+            wait = used + self._seconds - now - _MINUTE
+            over = wait > 0.001  # of a sum of many, less is rounding
+            self._used[network] = used if over else used + self._seconds
+            if len(self._used) > ADDRESSES:
+                self._used.popitem(last=False)
+            telling = over and now - self._told_at >= _MINUTE
+            self._told_at = now if telling else self._told_at
+        if telling:
+            log.warning("many wrong tokens come from %s; see who asks from there", network)
+        return math.ceil(wait) if over else 0
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return "an unknown address"
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is None:
+            return str(ipaddress.ip_network((parsed, _NETWORK_BITS), strict=False))
+        parsed = parsed.ipv4_mapped
+    return str(parsed)

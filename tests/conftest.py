@@ -15,6 +15,7 @@ LONGEST = (
     *("sources/test_hooked_ray", "entities/test_contract", "tail/test_tailer_machine", "cli/test_ray_run"),
     *("pubsub/test_objects", "test_docs", "cli/test_agent", "collectors/test_rsyslog", "store/test_fold"),
     *("server/ray/test_ray_clients", "pubsub/test_redis", "test_killed", "lab/test_ray_cluster"),
+    *("cli/test_ask", "store/test_border", "cli/test_stop"),
 )
 """The files that take longest, each as a whole on one of the processes: they begin first, and short ones fill in."""
 

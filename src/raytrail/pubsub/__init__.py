@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -88,7 +89,7 @@ def connect(url: str) -> PubSub:
         ConfigError: No installed backend has that scheme, or it cannot use this URL.
     """
     scheme = _scheme(url)
-    installed = {point.name: point for point in entry_points(group="raytrail.pubsub")}
+    installed = _installed()
     if scheme not in installed:
         raise ConfigError(
             f"no pub/sub backend for {shown(url)!r}: scheme {scheme!r} is not among {sorted(installed)}; "
@@ -116,6 +117,12 @@ def open_bucket(url: str) -> Bucket:
     except ModuleNotFoundError as error:
         raise _not_installed(scheme, error) from error
     return cast("Bucket", bucket.open_bucket(url, bucket.BucketSettings)[0])
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    """Return the backends by scheme: to look for them reads the metadata of all that is installed."""
+    return {point.name: point for point in entry_points(group="raytrail.pubsub")}
 
 
 def _scheme(url: str) -> str:

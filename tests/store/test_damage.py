@@ -132,6 +132,7 @@ def wrong_outcomes(root, known, directory):
     return wrong, errors
 
 
+@pytest.mark.slow
 def test_none_of_200_turned_bits_gives_a_wrong_answer(root, known, tmp_path):
     wrong, errors = wrong_outcomes(root, known, tmp_path)
     assert wrong == []
@@ -139,6 +140,7 @@ def test_none_of_200_turned_bits_gives_a_wrong_answer(root, known, tmp_path):
     assert errors.keys() == {"state", "log", "logs", "catalogue"}
 
 
+@pytest.mark.slow
 def test_none_of_40_turned_bits_in_what_a_killed_history_left_is_passed_over(root, known, tmp_path):
     store = Store.open(copied(root, tmp_path / "store", root / SUMS).parent, CONFIG, write=True)
     for number in range(5):

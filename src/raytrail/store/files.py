@@ -19,7 +19,8 @@ from raytrail.store.catalogue import LogFile, StateFile
 MOST_CHECKED = 100_000
 """How many files are remembered as checked, those that were read last: some 30 MB."""
 
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 128 * 1024
+"""How much is read at once: it stays in a cache of the core."""
 
 _AGAIN = "bring it back from a copy of the store, or import the session again into another one"
 _CURES = {"log": _AGAIN, "logs": _AGAIN, "state": "fold it anew from the log: raytrail rebuild --cluster {session}"}
@@ -40,10 +41,10 @@ def measure(path: Path) -> Sum:
     Raises:
         OSError: It cannot be read.
     """
-    crc, size = 0, 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            crc, size = zlib.crc32(block, crc), size + len(block)
+    crc, size, block = 0, 0, memoryview(bytearray(BLOCK_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while length := file.readinto(block):
+            crc, size = zlib.crc32(block[:length], crc), size + length
     return Sum(size, crc)
 
 

@@ -82,17 +82,18 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
         for one in there.collected:
             sessions += _ship_collected(one, store, config)
         sessions = list(dict.fromkeys(sessions))
-        for session in sessions:
-            if alive(session):
-                _output.note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
-            else:
-                store.seal(session)
-                store.cache(session)
+        living = [session for session in sessions if alive(session)]
+        for session in living:
+            _output.note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
+        ledgers = store.seal_all(session for session in sessions if session not in living)
+        store.cache_all()
         store.fold()
         for session, closed in there.names.items():
             if closed or session not in sessions:
                 _output.note(f"{session}: {closed or NO_EVENTS}")
-        results = [(session, store.find(session), store.ledger(session)) for session in sessions]
+        results = [
+            (session, store.find(session), ledgers.get(session) or store.ledger(session)) for session in sessions
+        ]
     _print(results, before, form)
     if any(there.names.values()) or not all(complete(row) for _, _, rows in results for row in rows):
         click.get_current_context().exit(1)

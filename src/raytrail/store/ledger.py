@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -83,10 +83,28 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     """States that no event ended; we closed them."""
 
 
-def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
-    """Return the ledger of a snapshot's session, by event type."""
-    session = snapshot.session
-    reports = _reports(snapshot)
+class Told(NamedTuple):
+    """What the states of a session say for its ledger."""
+
+    reports: dict[tuple[str, int], dict[str, Any]]
+    """The last report of each file and generation."""
+    inferred: Callable[[str], int]
+    """Gives how many states of an entity we closed."""
+
+
+def told(snapshot: Snapshot) -> Told:
+    """Return what a session's states say for its ledger."""
+
+    def inferred(name: str) -> int:
+        groups = snapshot.group(name, ["inferred"])
+        return sum(group["count"] for group in groups if group["inferred"] is not None)
+
+    return Told(last_reports(snapshot.rows("file", columns=REPORTED)), inferred)
+
+
+def ledger(catalogue: Catalogue, session: str, told: Told) -> list[LedgerRow]:
+    """Return the ledger of a session, by event type."""
+    reports = told.reports
     sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
     stored = catalogue.ranges_of(session, reports.keys())
     extents = catalogue.extents(session)
@@ -102,7 +120,7 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
     for key, report in sorted(reports.items()):
         reported[report["event_type"] or ""].add(key, report, stored.get(key, Ranges()), sealed=sealed)
     return [
-        _row(catalogue, snapshot, event_type, reported[event_type], extents.get(event_type, NOTHING), counts)
+        _row(catalogue, session, told, event_type, reported[event_type], extents.get(event_type, NOTHING), counts)
         for event_type in sorted(extents.keys() | counts.keys() | reported.keys())
     ]
 
@@ -142,7 +160,8 @@ def _missing(key: tuple[str, int], name: str, ranges: Ranges, due: int) -> Itera
 
 def _row(
     catalogue: Catalogue,
-    snapshot: Snapshot,
+    session: str,
+    told: Told,
     event_type: str,
     reported: _Reported,
     extent: Extent,
@@ -153,7 +172,7 @@ def _row(
     events, _, rejected, unknown = counts.get(event_type, (0, 0, 0, 0))
     missing = list(reported.missing)
     if rest.ends != rest.stored:
-        missing += _holes(catalogue, snapshot.session, event_type, reported.keys)
+        missing += _holes(catalogue, session, event_type, reported.keys)
     return LedgerRow(
         event_type=event_type,
         files=rest.files + len(reported.keys),
@@ -170,7 +189,7 @@ def _row(
             for file, generation, offset, length, reason in catalogue.query(
                 "SELECT file, generation, line_offset, length, reason FROM rejected "
                 "WHERE session = ? AND event_type = ? ORDER BY file, line_offset LIMIT ?",
-                snapshot.session,
+                session,
                 event_type,
                 SHOWN,
             )
@@ -180,7 +199,7 @@ def _row(
         lost_bytes=reported.lost,
         unread_bytes=sum(one.end - one.start for one in reported.unread),
         unread=tuple(reported.unread[:SHOWN]),
-        inferred=_inferred(snapshot, event_type),
+        inferred=sum(told.inferred(one.name) for one in of_file_type(event_type) if one.name in installed()),
     )
 
 
@@ -209,19 +228,20 @@ def _due(report: Mapping[str, Any], sent: int, *, sealed: bool) -> int:
     return max(sent, seen if unread is None else min(seen, unread))
 
 
-def _reports(snapshot: Snapshot) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the last report of each file, of those that say anything: what once could not be read may be read now."""
-    return {
-        (row["file"], row["generation"]): row
-        for row in snapshot.rows("file", columns=_SAID)
-        if row["written_bytes"] or row["published_bytes"] or row["unread_reason"]
-    }
-
-
-_SAID = (
+REPORTED = (
     *("file", "generation", "name", "event_type", "written_bytes", "published_bytes", "published_events"),
     *("skipped_bytes", "lost_bytes", "unread_offset", "unread_bytes", "unread_reason"),
 )
+"""The columns of a file's report."""
+
+
+def last_reports(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the last report of each file, of those that say anything: what once could not be read may be read now."""
+    return {
+        (row["file"], row["generation"]): row
+        for row in rows
+        if row["written_bytes"] or row["published_bytes"] or row["unread_reason"]
+    }
 
 
 def _unread(report: Mapping[str, Any]) -> Iterator[Unread]:
@@ -236,14 +256,3 @@ def _unread(report: Mapping[str, Any]) -> Iterator[Unread]:
             end=start + length,
             reason=reason,
         )
-
-
-def _inferred(snapshot: Snapshot, event_type: str) -> int:
-    """Return how many states of an event type we closed."""
-    return sum(
-        group["count"]
-        for one in of_file_type(event_type)
-        if one.name in installed()
-        for group in snapshot.group(one.name, ["inferred"])
-        if group["inferred"] is not None
-    )

@@ -17,11 +17,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from raytrail import disk
 from raytrail.entities import Entity, installed, sql
-from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue, LogFile
-from raytrail.store.engine import Engine, copy_parquet, parquet
+from raytrail.store.engine import Engine, parquet
+from raytrail.store.files import Files, Written, delete, make_durable
 
 SETTLE_SECONDS = 60
 """How long stragglers of a state that has ended are waited for: far above the second that Ray gathers events."""
@@ -66,7 +65,7 @@ class _Session:
 
     def __init__(self) -> None:
         self.open: dict[str, _Open] = {}
-        self.closed: list[tuple[str, Path, int]] = []
+        self.closed: list[tuple[str, Written]] = []
         self.logs: list[int] = []
         self.changed: set[str] = set()
         self.committed_at = 0.0
@@ -76,10 +75,11 @@ class _Session:
 class LiveFold:
     """Folds the live sessions of a store."""
 
-    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine) -> None:
+    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> None:
         self._root = root
         self._catalogue = catalogue
         self._engine = engine
+        self._files = files
         self._sessions: dict[str, _Session] = {}
         self._stale: list[tuple[float, Path]] = []
 
@@ -124,8 +124,7 @@ class LiveFold:
         one = self._sessions.pop(session, _Session())
         for known in one.open.values():
             self._engine.run(f"DROP TABLE IF EXISTS {known.table}")
-        for _, path, _ in one.closed:
-            path.unlink(missing_ok=True)
+        delete(file.path for _, file in one.closed)
 
     def retire(self, paths: list[Path]) -> None:
         """Delete files that are named no more, once whoever has read the catalogue before has opened them."""
@@ -207,15 +206,11 @@ class LiveFold:
         return sql.filled_log(entity, parquet(self._root / file.path for file in logs))
 
     def _close(self, session: str, one: _Session, entity: Entity, select: str) -> None:
-        path, rows = self._write(session, entity, "closed", select)
-        if rows:
-            one.closed.append((entity.name, path, rows))
-        else:
-            path.unlink()
+        one.closed += [(entity.name, file) for file in self._write(session, entity, "closed", select)]
 
     def _commit(self, session: str, one: _Session) -> None:
         began = time.monotonic()
-        opened: list[tuple[str, Path, int]] = []
+        opened: list[tuple[str, Written]] = []
         for name in sorted(one.changed):
             entity, known = installed()[name], one.open[name]
             if entity.settled:
@@ -224,16 +219,12 @@ class LiveFold:
                 )
                 self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
                 self._engine.run(f"DELETE {settled}")
-            opened.append(
-                (
-                    name,
-                    *self._write(session, entity, "open", f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}"),
-                )
-            )
-        sync_directories({path.parent for _, path, _ in (*one.closed, *opened)})
+            select = f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}"
+            opened += [(name, file) for file in self._write(session, entity, "open", select)]
+        make_durable([file.path for _, file in (*one.closed, *opened)])
         old: list[Path] = []
         with self._catalogue.transaction() as db:
-            for name, _, _ in opened:
+            for name in one.changed:
                 old += [
                     self._root / path
                     for (path,) in db.execute(
@@ -244,7 +235,7 @@ class LiveFold:
             for kind, found in (("closed", one.closed), ("open", opened)):
                 db.executemany(
                     "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
-                    [(session, name, kind, str(path.relative_to(self._root)), rows) for name, path, rows in found],
+                    [(session, name, kind, str(file.path.relative_to(self._root)), file.rows) for name, file in found],
                 )
             db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(id,) for id in one.logs])
         changed, one.closed, one.logs, one.changed = one.changed, [], [], set()
@@ -252,7 +243,7 @@ class LiveFold:
         for name in changed:
             self._gather_closed(session, installed()[name])
         one.committed_at = time.monotonic()
-        one.committing_seconds = one.committed_at - began if sum(rows for *_, rows in opened) > LITTLE_OPEN else 0.0
+        one.committing_seconds = one.committed_at - began if sum(file.rows for _, file in opened) > LITTLE_OPEN else 0.0
 
     def _open(self, session: str, one: _Session, entity: Entity) -> _Open:
         """Return what is open, read back from the last commit where this process has nothing."""
@@ -271,34 +262,29 @@ class LiveFold:
             one.open[entity.name] = _Open(table, key)
         return one.open[entity.name]
 
-    def _write(self, session: str, entity: Entity, kind: str, select: str) -> tuple[Path, int]:
-        directory = self._root / "state" / session
-        disk.make_private_directory(directory)
-        path = directory / f"{entity.name}-{kind}-{time.time_ns():020d}.parquet"
+    def _write(self, session: str, entity: Entity, kind: str, select: str) -> list[Written]:
         # sorted by pieces: a sealed session is their sequence, in which a query still skips
         # most of what it does not ask for
         order = ", ".join(map(sql.quote, entity.sort))
-        [(rows,)] = self._engine.run(copy_parquet(f"{select} ORDER BY {order}", path))
-        sync(path)
-        return path, rows
+        return self._files.write("state", f"{entity.name}-{kind}", [session], f"{select} ORDER BY {order}")
 
     def _gather_closed(self, session: str, entity: Entity) -> None:
-        files = [
+        small = [
             f for f in self._catalogue.state_files(session, entity.name) if f.kind == "closed" and f.rows < 200_000
         ]
-        if len(files) < SMALL_FILES:
+        if len(small) < SMALL_FILES:
             return
-        paths = [self._root / file.path for file in files]
-        path, rows = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
-        sync_directories([path.parent])
+        paths = [self._root / file.path for file in small]
+        [file] = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
+        make_durable([file.path])
         with self._catalogue.transaction() as db:
             db.executemany(
                 "DELETE FROM state WHERE session = ? AND entity = ? AND path = ?",
-                [(session, entity.name, file.path) for file in files],
+                [(session, entity.name, file.path) for file in small],
             )
             db.execute(
                 "INSERT INTO state VALUES(?, ?, ?, ?, ?)",
-                (session, entity.name, "closed", str(path.relative_to(self._root)), rows),
+                (session, entity.name, "closed", str(file.path.relative_to(self._root)), file.rows),
             )
         self.retire(paths)
 
@@ -310,15 +296,13 @@ class LiveFold:
             if len(files) < SMALL_FILES:
                 continue
             paths = [self._root / file.path for file in files]
-            path = self._root / "log" / session / f"{name}-{time.time_ns():020d}-000000.parquet"
-            [(events,)] = self._engine.run(copy_parquet(f"SELECT * FROM {parquet(paths)}", path))
-            sync(path)
-            sync_directories([path.parent])
+            [gathered] = self._files.write("log", name, [session], f"SELECT * FROM {parquet(paths)}")
+            make_durable([gathered.path])
             with self._catalogue.transaction() as db:
                 db.executemany("DELETE FROM log WHERE id = ?", [(file.id,) for file in files])
                 db.execute(
                     "INSERT INTO log(session, entity, path, events, bytes, folded) VALUES(?, ?, ?, ?, ?, 1)",
-                    (session, name, str(path.relative_to(self._root)), events, path.stat().st_size),
+                    (session, name, str(gathered.path.relative_to(self._root)), gathered.rows, gathered.bytes),
                 )
             self.retire(paths)
 

@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench import agent, gcs, pairs, polling, profiles
+from bench import agent, gcs, pairs, polling, profiles, sessions
 from bench.polling import quantiles, serving
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
@@ -349,7 +349,14 @@ def measure_polling(data, work):
 
 MEASUREMENTS = {
     name.removeprefix("measure_"): function
-    for name, function in {**globals(), **vars(agent), **vars(gcs), **vars(profiles), **vars(pairs)}.items()
+    for name, function in {
+        **globals(),
+        **vars(agent),
+        **vars(gcs),
+        **vars(profiles),
+        **vars(pairs),
+        **vars(sessions),
+    }.items()
     if name.startswith("measure_")
 }
 LISTED = (
@@ -359,6 +366,7 @@ LISTED = (
     "rebuild",
     "replay",
     "first",
+    "sessions",
     "query",
     "polling",
     "kafka",

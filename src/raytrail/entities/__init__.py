@@ -223,7 +223,7 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """
     For what has no events of its own: the SELECT that makes its states of other entities', each named in braces.
 
-    It may say ``{session}`` as `Beside.sql` does, with an alias as ``{session:d}``, and serves many sessions at once then.
+    It may say ``{session}`` as `Beside.sql` does, with an alias as ``{session:d}``: so it serves many sessions at once.
     """
     at_from_times: bool = False
     """Whether the state at a moment follows from the folded times (columns named ``*_ns``) alone; else the

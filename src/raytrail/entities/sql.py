@@ -221,6 +221,21 @@ def limits(entity: Entity) -> dict[str, tuple[int, int]]:
     return found
 
 
+@cache
+def extremes(entity: Entity) -> dict[str, tuple[str, str]]:
+    """Return the expressions over rows of the log of the least and the greatest of each of `limits`' integers."""
+    found = {}
+    for column in in_log(entity):
+        name = quote(column.name)
+        if column.type == "int":
+            found[name] = (f"min({name})", f"max({name})")
+        elif column.type == "spans":
+            for time in map(quote, ("start_time", "end_time")):
+                times = f"list_transform({name}, lambda s: s.{time})"
+                found[f'{name}."element".{time}'] = (f"min(list_min({times}))", f"max(list_max({times}))")
+    return found
+
+
 def beyond_limits(entity: Entity, statistics: Mapping[str, Mapping[str, str]]) -> str:
     """
     Return which integer of a log's file is none that can be; an empty string where all can be.

@@ -158,8 +158,9 @@ _BESIDE = (
         "task",
         "true",
         ("_stdout_file",),
-        "SELECT {session}CASE WHEN count(DISTINCT directory) = 1 THEN max(directory) END AS directory FROM "
-        f"(SELECT {{session}}regexp_extract(_stdout_file, '^.*/') AS directory FROM {{task}} WHERE {_TELLS}) GROUP BY ALL",
+        "SELECT {session}CASE WHEN count(DISTINCT directory) = 1 THEN max(directory) END AS directory FROM ("
+        "SELECT {session}regexp_extract(_stdout_file, '^.*/') AS directory FROM {task} "
+        f"WHERE {_TELLS}) GROUP BY ALL",
     ),
     # the workers whose output was shipped: the name of its log, without its suffix
     Beside(

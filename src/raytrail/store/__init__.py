@@ -208,7 +208,10 @@ class Store:
             StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
         """
         with self._lock:
-            unfolded = self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0")
+            # what agents say of files of a sealed session waits in its log until that is opened again
+            unfolded = self._catalogue.query(
+                "SELECT DISTINCT session FROM log JOIN sessions USING (session) WHERE folded = 0 AND sealed_ms IS NULL"
+            )
             self._faults.each("what was appended cannot be folded", (one for (one,) in unfolded), self._live.fold)
             logs = self._catalogue.query("SELECT DISTINCT session FROM bodies")
             self._faults.each("its logs cannot be gathered", (one for (one,) in logs), self._gather)

@@ -37,7 +37,7 @@ PART_BYTES = 16 * 1024 * 1024
 """How many bytes of an event type are decoded at once: while they are, the next ones are made ready."""
 
 ALONE_BYTES = 1024 * 1024
-"""So many bytes of a session are decoded by themselves: to say of each line whose it is would cost more than to plan."""
+"""So many bytes of a session are decoded by themselves: to plan it takes less than to say of each line whose it is."""
 
 MOST_RANGES = 50_000
 """How many byte ranges are held in memory, of the files that grew last: some 20 MB."""
@@ -351,7 +351,8 @@ class Appender:
             for entity in entities:
                 one = sql.of_many(entity) if len(groups) > 1 else entity
                 select = sql.decode(one, lines(spool, sql.line_type(one), longest))
-                for file in self._files.write("log", entity.name, found, select, max(group.good for group in groups)):
+                most = max(group.good for group in groups)
+                for file in self._files.write("log", entity.name, found, select, most, sql.extremes(entity)):
                     made.append(file.path)
                     found[file.session].append((entity.name, file))
                     if wrong := sql.beyond_limits(entity, file.statistics):

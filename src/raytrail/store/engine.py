@@ -29,6 +29,9 @@ LEAST_GROUPS = 8
 LEAST_GROUP_ROWS = 8192
 """Smaller groups compress worse, and are not faster."""
 
+SMALL_ROWS = 1000
+"""So few rows are not smaller for a slow compression, which takes a third of the time in which they are written."""
+
 _ZONED = "TIMESTAMP WITH TIME ZONE"
 
 
@@ -50,8 +53,6 @@ class Copied(NamedTuple):
     footer_bytes: int
     statistics: dict[str, dict[str, str]]
     """By column, among others its ``min`` and ``max``."""
-    division: dict[str, str] | None
-    """The value of the column that divided the rows; None where none did."""
 
 
 class Run(Protocol):
@@ -259,7 +260,7 @@ def parquet(paths: Iterable[str | Path], *, by_session: bool = False) -> str:
 
     Args:
         paths: The files.
-        by_session: Whether to tell in the column `SESSION` whose each row is, which is what a file's directory is called.
+        by_session: Whether to tell in the column `SESSION` whose each row is: a file's directory has that name.
     """
     listed = ", ".join(literal(str(path)) for path in paths)
     extra = ", filename = true" if by_session else ""
@@ -280,20 +281,23 @@ def lines(path: Path, columns: str, max_line: int) -> str:
 
 def copy_parquet(select: str, path: Path, most_rows: int | None = None, *, divide_by: str = "") -> str:
     """
-    Return the statement that writes a Parquet file that every engine can read; it gives a row of `Copied` for each.
+    Return the statement that writes a Parquet file that every engine can read; it gives a row of `Copied`.
+
+    Divided by a column it gives a row with the paths of all files instead: to say more of each takes as long as to
+    write it.
 
     Args:
         select: What to write.
-        path: The file; a directory that is not there, for a file of each value of a column.
+        path: The file; a directory that is not there, for a file in ``<column>=<value>/`` of each value of a column.
         most_rows: How many rows a file can have; None: nobody knows.
         divide_by: That column, which is in none of the files.
     """
     # version 1: DataFusion 55 cannot skip through version 2's delta pages
-    options = "FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v1, RETURN_STATS"
+    compression = "zstd" if most_rows is None or most_rows > SMALL_ROWS else "snappy"
+    options = f"FORMAT parquet, COMPRESSION {compression}, PARQUET_VERSION v1"
     if most_rows is not None:
         options += f", ROW_GROUP_SIZE {group_rows(most_rows)}"
-    if divide_by:
-        options += f", PARTITION_BY ({quote(divide_by)})"
+    options += f", PARTITION_BY ({quote(divide_by)}), RETURN_FILES" if divide_by else ", RETURN_STATS"
     return f"COPY ({select}) TO {literal(str(path))} ({options})"
 
 

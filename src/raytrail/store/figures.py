@@ -186,9 +186,8 @@ class Figures:
 
     def _totals(self, source: _Source, name: str) -> dict[str, _Total]:
         relation = source(installed()[name], ["last_event_s", "inferred"])
-        rows = self._engine.run(
-            f"SELECT {SESSION.name}, count(*), coalesce(max(last_event_s), 0), count(inferred) FROM {relation} GROUP BY 1"
-        )
+        counted = "count(*), coalesce(max(last_event_s), 0), count(inferred)"
+        rows = self._engine.run(f"SELECT {SESSION.name}, {counted} FROM {relation} GROUP BY 1")
         return {session: _Total(*row) for session, *row in rows}
 
     def _count(

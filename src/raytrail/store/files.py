@@ -4,8 +4,8 @@ The Parquet files of a store, each of one session and entity, as the engine writ
     log/<session>/<entity>-<time>-<number>.parquet
     state/<session>/<entity>-<kind>-<time>-<number>.parquet
 
-Those of many small sessions come from one statement: to plan one takes longer than to work on fifty events. Nobody knows
-of a file before the catalogue names it, and it names none that is not durable.
+Those of many small sessions come from one statement: to plan one takes longer than to work on fifty events. Nobody
+knows of a file before the catalogue names it, and it names none that is not durable.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import unquote
 
 from raytrail import disk
 from raytrail.entities.sql import SESSION
@@ -35,7 +36,7 @@ class Written(NamedTuple):
     rows: int
     bytes: int
     statistics: dict[str, dict[str, str]]
-    """What the engine says of its columns: among others ``min``, ``max`` and ``null_count``, by their quoted names."""
+    """The ``min`` and ``max`` of its columns, or of those of many files, by their quoted names."""
 
 
 class Files:
@@ -59,6 +60,7 @@ class Files:
         sessions: Collection[str],
         select: str,
         most_rows: int | None = None,
+        extremes: Mapping[str, tuple[str, str]] | None = None,
     ) -> list[Written]:
         """
         Write what a SELECT gives, a file for each session of which it gives anything.
@@ -69,6 +71,7 @@ class Files:
             sessions: Whose rows it gives; of several, which ones are of which is in the column `SESSION`.
             select: What to write.
             most_rows: How many rows a session can have; None: nobody knows.
+            extremes: Which statistics are asked for: by column, the expressions of its ``min`` and ``max``.
 
         Raises:
             UnreadableError: The SELECT, or what it reads, is wrong. Nothing is left of the files.
@@ -80,25 +83,52 @@ class Files:
                 path = self._new(kind, session, name)
                 files.append(Written(session, path, 0, 0, {}))
                 [row] = self._engine.run(copy_parquet(select, path, most_rows))
-                files[:] = [_written(session, path, Copied(*row[: len(Copied._fields)]))]
+                copied = Copied(*row[: len(Copied._fields)])
+                files[:] = [Written(session, path, copied.rows, copied.file_bytes, copied.statistics)]
             else:
-                self._write_divided(kind, name, select, most_rows, files)
+                self._write_divided(kind, name, select, most_rows, extremes or {}, files)
         for file in files:
             if not file.rows:
                 file.path.unlink()
         return [file for file in files if file.rows]
 
-    def _write_divided(self, kind: str, name: str, select: str, most_rows: int | None, files: list[Written]) -> None:
-        directory = self._root / "tmp" / f"divided-{os.getpid()}-{next(self._serial)}"
+    def _write_divided(
+        self,
+        kind: str,
+        name: str,
+        select: str,
+        most_rows: int | None,
+        extremes: Mapping[str, tuple[str, str]],
+        files: list[Written],
+    ) -> None:
+        division = f"divided_{next(self._serial)}"
+        directory = self._root / "tmp" / f"{division}-{os.getpid()}"
+        # a table, as it is little, and read three times
+        self._engine.run(f"CREATE TABLE {division} AS {select}")
         try:
-            for row in self._engine.run(copy_parquet(select, directory, most_rows, divide_by=SESSION.name)):
-                copied = Copied(*row[: len(Copied._fields)])
-                session = (copied.division or {})[SESSION.name]
+            statistics = self._extremes(division, extremes)
+            rows = dict(self._engine.run(f"SELECT {SESSION.name}, count(*) FROM {division} GROUP BY ALL"))
+            [(_, paths)] = self._engine.run(
+                copy_parquet(f"FROM {division}", directory, most_rows, divide_by=SESSION.name)
+            )
+            for divided in map(Path, paths):
+                session = unquote(divided.parent.name.removeprefix(f"{SESSION.name}="))
                 path = self._new(kind, session, name)
-                os.rename(copied.path, path)
-                files.append(_written(session, path, copied))
+                os.rename(divided, path)
+                files.append(Written(session, path, rows.pop(session), path.stat().st_size, statistics))
         finally:
+            self._engine.run(f"DROP TABLE {division}")
             shutil.rmtree(directory, ignore_errors=True)
+
+    def _extremes(self, table: str, extremes: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
+        if not extremes:
+            return {}
+        items = ", ".join(f"{expression}::VARCHAR" for pair in extremes.values() for expression in pair)
+        [values] = self._engine.run(f"SELECT {items} FROM {table}")
+        return {
+            column: {which: value for which, value in (("min", low), ("max", high)) if value is not None}
+            for column, low, high in zip(extremes, values[::2], values[1::2], strict=True)
+        }
 
     @contextmanager
     def _undone(self) -> Iterator[list[Written]]:
@@ -114,10 +144,6 @@ class Files:
         directory = self._root / kind / session
         disk.make_private_directory(directory)
         return directory / f"{name}-{time.time_ns():020d}-{next(self._serial):06d}.parquet"
-
-
-def _written(session: str, path: Path, copied: Copied) -> Written:
-    return Written(session, path, copied.rows, copied.file_bytes, copied.statistics)
 
 
 def delete(paths: Iterable[Path]) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from lab.generate import SESSION, generate
 
-from bench import agent, gcs, pairs, polling, profiles
+from bench import agent, gcs, pairs, polling, profiles, sessions
 from bench.polling import quantiles, serving
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
@@ -350,7 +350,14 @@ def measure_polling(data, work):
 
 MEASUREMENTS = {
     name.removeprefix("measure_"): function
-    for name, function in {**globals(), **vars(agent), **vars(gcs), **vars(profiles), **vars(pairs)}.items()
+    for name, function in {
+        **globals(),
+        **vars(agent),
+        **vars(gcs),
+        **vars(profiles),
+        **vars(pairs),
+        **vars(sessions),
+    }.items()
     if name.startswith("measure_")
 }
 LISTED = (
@@ -360,6 +367,7 @@ LISTED = (
     "rebuild",
     "replay",
     "first",
+    "sessions",
     "query",
     "polling",
     "kafka",

@@ -15,6 +15,7 @@ from tests.sources.test_serve_poll import ANSWER
 
 from raytrail.exit_codes import BROKEN, USAGE
 from raytrail.store import Store
+from raytrail.tail.discovery import Running
 
 pytestmark = pytest.mark.slow
 
@@ -334,7 +335,8 @@ def test_what_arrived_since_the_last_import_is_added(run, store, make, session_d
 
 
 def test_a_session_that_is_alive_here_is_not_sealed(run, store, make, session_dir, monkeypatch):
-    monkeypatch.setattr("raytrail.cli.import_.alive", lambda session: session == make.SESSION)
+    here = Running((), {make.SESSION: 1}, Path("/proc"))
+    monkeypatch.setattr("raytrail.cli.import_.running", lambda: here)
     done = run("import", session_dir(make.chunk("NODE", make.node("ALIVE"))), "--cluster", "lab")
     assert f"{make.SESSION} is alive on this machine: not sealed; import it again when it has ended\n" in done.stderr
     with Store.open(store) as opened:

@@ -25,7 +25,7 @@ spans = st.lists(
         }
     ),
     max_size=2,
-    unique_by=str,
+    unique_by=lambda span: tuple(sorted(span.items())),  # in whatever order its fields are
 )
 
 

@@ -196,7 +196,7 @@ def test_a_backlog_that_is_divided_by_keys_first_loses_nothing_and_leaves_nothin
     assert 1 < len(found) <= 10  # one for each pass that there is anything for
     assert all(len(files) > 1 for files in found)
     kinds = {file.kind: file.rows for file in store._catalogue.state_files(SESSION, "task")}
-    assert kinds["open"] == 0
+    assert kinds.get("open", 0) == 0
     assert store.snapshot(SESSION).count("task", [Filter("state", "=", "FINISHED")]) == 40
     assert not list((store._root / "tmp").glob("divided-*"))
 

@@ -3,11 +3,13 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from tests.tail.conftest import SESSION
 
 from raytrail.tail import discovery
+from raytrail.tail.discovery import Running
 
 WHOLE = b'{"event_data":{"x":"\xc3\xa9"},"timestamp":1795419640}'
 """An event without its newline."""
@@ -18,7 +20,7 @@ FIRST = b'{"event_data":{},"timestamp":1795419639}\n'
 def living(monkeypatch):
     """The sessions whose raylet runs, for as long as the test says so."""
     living = set()
-    monkeypatch.setattr(discovery, "alive", living.__contains__)
+    monkeypatch.setattr(discovery, "running", lambda: Running((), dict.fromkeys(living, 1), Path("/proc")))
     return living
 
 
@@ -102,7 +104,7 @@ def test_an_agent_takes_the_last_line_once_its_raylet_is_gone_and_the_file_is_st
 
 
 def test_where_nothing_tells_who_runs_an_agent_waits_and_an_import_does_not(tail, events, monkeypatch):
-    monkeypatch.setattr(discovery, "alive", lambda session: None)
+    monkeypatch.setattr(discovery, "running", lambda: None)
     (events / "event_EXPORT_TASK_7.log").write_bytes(FIRST + WHOLE)
     it = tail(sessions="all")
     it.tailer.look(last=True)

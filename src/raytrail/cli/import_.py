@@ -26,9 +26,12 @@ from raytrail.pubsub.url import shown_whole
 from raytrail.sources import kuberay
 from raytrail.sources.kuberay import Collected, File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
-from raytrail.tail import Checkpoint, Session, Tailer, alive, locate
+from raytrail.tail import Checkpoint, Session, Tailer, locate, running
 from raytrail.terminal import note, options, printing, stores
 from raytrail.terminal.progress import progress
+
+_Unread = Mapping[tuple[str, int], tuple[int, int, str]]
+"""Of files and their generations, from where on one is not read to its end, how much that is, and why."""
 
 NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
@@ -81,17 +84,19 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
         for one in there.collected:
             sessions += _ship_collected(one, store, config)
         sessions = list(dict.fromkeys(sessions))
-        for session in sessions:
-            if alive(session):
-                note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
-            else:
-                store.seal(session)
-                store.cache(session)
+        seen = running()
+        living = [session for session in sessions if seen is not None and seen.alive(session)]
+        for session in living:
+            note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
+        ledgers = store.seal_all(session for session in sessions if session not in living)
+        store.cache_all()
         store.fold()
         for session, closed in there.names.items():
             if closed or session not in sessions:
                 note(f"{session}: {closed or NO_EVENTS}")
-        results = [(session, store.find(session), store.ledger(session)) for session in sessions]
+        results = [
+            (session, store.find(session), ledgers.get(session) or store.ledger(session)) for session in sessions
+        ]
     _print(results, before, form)
     if any(there.names.values()) or not all(complete(row) for _, _, rows in results for row in rows):
         click.get_current_context().exit(1)
@@ -210,7 +215,7 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
             segments=(),
             data=b"".join(reports),
         )
-        _say(store, [report])
+        _say(store, [report], {collected.session: _unread(collected.session, store)})
         sessions.append(collected.session)
     return sessions
 
@@ -220,7 +225,7 @@ def _broken_before(session: str, store: Store) -> set[str]:
     return {file for file, _ in _unread(session, store, Filter("event_type", "=", COLLECTED))}
 
 
-def _unread(session: str, store: Store, *where: Filter) -> dict[tuple[str, int], tuple[int, int, str]]:
+def _unread(session: str, store: Store, *where: Filter) -> _Unread:
     """Return which files of a session are known not to be read to their end, from where on, how much, and why."""
     try:
         files = store.snapshot(session).rows("file", where=where)
@@ -233,9 +238,15 @@ def _unread(session: str, store: Store, *where: Filter) -> dict[tuple[str, int],
     }
 
 
-def _say(store: Store, reports: Sequence[Chunk]) -> None:
-    """Append the reports of files; a session that is sealed is opened for what they say anew of unread ends."""
-    known = {session: _unread(session, store) for session in {report.session for report in reports}}
+def _say(store: Store, reports: Sequence[Chunk], known: Mapping[str, _Unread]) -> None:
+    """
+    Append the reports of files; a session that is sealed is opened for what they say anew of unread ends.
+
+    Args:
+        store: The history.
+        reports: The reports.
+        known: What was known before, of each session.
+    """
     store.append(reports)
     for report in reports:
         for line in report.data.splitlines():
@@ -278,7 +289,8 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
         closing(Checkpoint(None)) as checkpoint,
         closing(Tailer(msgspec.structs.replace(tail, inotify=False), checkpoint, session_dirs=paths)) as tailer,
     ):
-        unread = {file for session in tailer.sessions for file, _ in _unread(session, store)}
+        known = {session: _unread(session, store) for session in tailer.sessions}
+        unread = {file for files in known.values() for file, _ in files}
         tailer.look(last=True)
         # what a session that is still alive goes on writing is for its agent, or the next import
         there = tailer.unread_bytes()
@@ -290,7 +302,7 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
                     sessions[chunk.session] = None
                 advance(sum(len(chunk.data) for chunk in batch), tailer.unread_bytes())
         reports = tailer.reports(unread)
-        _say(store, reports)
+        _say(store, reports, known)
     # one of which nothing can be read is said to be there, too
     return list(dict.fromkeys([*sessions, *(report.session for report in reports)]))
 

@@ -145,7 +145,12 @@ class Beside(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     """The stored columns that are read of it: its own end, if none of these follows from that, need not be known."""
     sql: str = ""
-    """The SELECT that it is a row of, over the other's states, named in braces; empty: it is one of these."""
+    """
+    The SELECT that it is a row of, over the other's states, named in braces; empty: it is one of these.
+
+    Its columns, and what it groups by, begin with ``{session}``: that is the session's name and a comma where the
+    states of many sessions are read at once, and else nothing.
+    """
 
 
 class End(msgspec.Struct, frozen=True):
@@ -215,7 +220,11 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """An SQL expression over the folded columns: when it began, in nanoseconds. No inferred end is before, but for
     those that Ray itself dates back (`End.backdated`)."""
     view: str = ""
-    """For what has no events of its own: the SELECT that makes its states of other entities', each named in braces."""
+    """
+    For what has no events of its own: the SELECT that makes its states of other entities', each named in braces.
+
+    It may say ``{session}`` as `Beside.sql` does, with an alias as ``{session:d}``: so it serves many sessions at once.
+    """
     at_from_times: bool = False
     """Whether the state at a moment follows from the folded times (columns named ``*_ns``) alone; else the
     events up to that moment are folded anew."""

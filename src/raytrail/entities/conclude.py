@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from itertools import chain
 
 from raytrail.entities import Beside, Derived, End, Entity, installed
-from raytrail.entities.sql import INFERRED_MS, literal, named, quote, with_derived
+from raytrail.entities.sql import INFERRED_MS, literal, named, of_session, quote, with_derived
 
 Other = Callable[[Entity, Collection[str]], str]
 """Gives the relation of another entity's states, with these stored columns at least."""
@@ -32,7 +32,7 @@ def concluded(
     other: Other,
     *,
     now_ms: int | None,
-    end_ms: int | None = None,
+    end_ms: str | None = None,
     names: Collection[str] | None = None,
 ) -> str:
     """
@@ -44,7 +44,7 @@ def concluded(
             The fewer a statement names, the less the engine takes to plan it.
         other: The states that follow from nothing but what was before the same moment.
         now_ms: The moment: what Ray concludes later than that is left open. None: all that is ever concluded.
-        end_ms: When the session ended, which closes all that is open then; None while it goes on.
+        end_ms: The expression of when the session ended, which closes all that is open then; None while it goes on.
         names: The stored columns that matter; None: all.
     """
     closes = bool(entity.closing) and _matters(entity, _closed(entity), names)
@@ -116,7 +116,8 @@ def _relation(entity: Entity, beside: Beside, other: Other, bare: str) -> str:
         states = other(installed()[beside.entity], beside.names)
     else:
         states = f"(SELECT {', '.join(f'NULL AS {quote(name)}' for name in beside.names)} LIMIT 0)"
-    return f"({beside.sql.replace(f'{{{beside.entity}}}', states)})" if beside.sql else states
+    own = of_session(beside.sql, many=False).replace(f"{{{beside.entity}}}", states)
+    return f"({own})" if beside.sql else states
 
 
 def _came(number: int, end: End) -> str:
@@ -125,7 +126,7 @@ def _came(number: int, end: End) -> str:
     return f"{at_ns} AS _at_ns_{number}, CASE WHEN _at_ns_{number} IS NOT NULL THEN {end.says} END AS _says_{number}"
 
 
-def _ended(ends: tuple[End, ...], now_ms: int | None, end_ms: int | None) -> str:
+def _ended(ends: tuple[End, ...], now_ms: int | None, end_ms: str | None) -> str:
     """Return the expression of the end that closes a state, null where it has an end of its own or is open."""
     first = "NULL"
     if ends:

@@ -65,7 +65,7 @@ _DETACHED = Beside(
     "actor",
     "x.job_id = s.job_id",
     ("job_id", "is_detached"),
-    "SELECT DISTINCT job_id FROM {actor} WHERE is_detached",
+    "SELECT DISTINCT {session}job_id FROM {actor} WHERE is_detached",
 )
 _JOB = ("job_id", "is_dead", "end_time_ms")
 _NODE = ("node_id", "state", "end_time_ms")
@@ -186,9 +186,9 @@ ACTOR_BESIDE = (
         "task",
         "c.actor_id = s.actor_id",
         ("task_id", "attempt_number", "worker_pid", "worker_id", "node_id", "_profile_component_id"),
-        "SELECT task_id[9:] AS actor_id, max_by(worker_pid, attempt_number) AS pid, "
+        "SELECT {session}task_id[9:] AS actor_id, max_by(worker_pid, attempt_number) AS pid, "
         "max_by(coalesce(worker_id, _profile_component_id), attempt_number) AS worker_id, "
-        f"max_by(node_id, attempt_number) AS node_id FROM {{task}} WHERE {CREATES_SQL} GROUP BY 1",
+        f"max_by(node_id, attempt_number) AS node_id FROM {{task}} WHERE {CREATES_SQL} GROUP BY ALL",
     ),
     Beside("l", "worker", "l.worker_id = c.worker_id", ("worker_id", "node_id", "ip")),
 )

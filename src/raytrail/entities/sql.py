@@ -17,6 +17,8 @@ from functools import cache
 from itertools import chain
 from typing import NamedTuple
 
+import msgspec
+
 from raytrail.entities import MOST_SECONDS, Column, Derived, Entity, Type
 
 STORED: dict[Type, str] = {
@@ -89,6 +91,36 @@ class Moment(NamedTuple):
         """Return the condition that a time in milliseconds had come."""
         ahead = "" if self.ahead_ms is None else f" OR ({time_ms}) >= {self.ahead_ms}"
         return f"(({time_ms}) <= {self.at_ms}{ahead})"
+
+
+SESSION = Column("_session", "text", "_session", "key", "Which session it is of, where many are worked on at once.")
+"""The column that tells the states of many sessions apart. It is in no file: a file is of one session."""
+
+
+@cache
+def of_many(entity: Entity) -> Entity:
+    """Return an entity as it is where states of many sessions are worked on at once: none meets another session's."""
+    beside = tuple(
+        msgspec.structs.replace(
+            one,
+            on=f"{one.alias}.{SESSION.name} = s.{SESSION.name} AND {one.on}",
+            names=(SESSION.name, *one.names),
+            sql=of_session(one.sql, many=True),
+        )
+        for one in entity.beside
+    )
+    columns = (SESSION, *entity.columns)
+    view = of_session(entity.view, many=True)
+    return msgspec.structs.replace(entity, key=(SESSION.name, *entity.key), columns=columns, beside=beside, view=view)
+
+
+def of_session(select: str, *, many: bool) -> str:
+    """Return a SELECT of an entity (`Beside.sql`, `Entity.view`) for the states of one session, or of many."""
+
+    def name(found: re.Match[str]) -> str:
+        return f"{found[1] + '.' if found[1] else ''}{SESSION.name}, " if many else ""
+
+    return re.sub(r"\{session(?::(\w+))?\}", name, select)
 
 
 def quote(name: str) -> str:
@@ -186,6 +218,21 @@ def limits(entity: Entity) -> dict[str, tuple[int, int]]:
         if column.type == "spans":
             for time in ("start_time", "end_time"):
                 found[f'{quote(column.name)}."element".{quote(time)}'] = SPAN_LIMITS
+    return found
+
+
+@cache
+def extremes(entity: Entity) -> dict[str, tuple[str, str]]:
+    """Return the expressions over rows of the log of the least and the greatest of each of `limits`' integers."""
+    found = {}
+    for column in in_log(entity):
+        name = quote(column.name)
+        if column.type == "int":
+            found[name] = (f"min({name})", f"max({name})")
+        elif column.type == "spans":
+            for time in map(quote, ("start_time", "end_time")):
+                times = f"list_transform({name}, lambda s: s.{time})"
+                found[f'{name}."element".{time}'] = (f"min(list_min({times}))", f"max(list_max({times}))")
     return found
 
 

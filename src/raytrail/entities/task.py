@@ -133,8 +133,8 @@ _BESIDE = (
         "task",
         "g.task_id = s.task_id",
         ("task_id", "attempt_number", "_name", "_span_name"),
-        "SELECT task_id, max(coalesce(_name, _span_name)) AS name FROM {task} WHERE task_id IN "
-        "(SELECT task_id FROM {task} WHERE attempt_number > 0) GROUP BY task_id",
+        "SELECT {session}task_id, max(coalesce(_name, _span_name)) AS name FROM {task} WHERE ({session}task_id) IN "
+        "(SELECT {session}task_id FROM {task} WHERE attempt_number > 0) GROUP BY {session}task_id",
     ),
     # the workers whose files an event tells: their path, without its suffix
     Beside(
@@ -142,8 +142,8 @@ _BESIDE = (
         "task",
         f"told.worker_id = {_RAN_IN.format('s.')}",
         ("worker_id", "_profile_component_id", "_stdout_file"),
-        f"SELECT {_RAN_IN.format('')} AS worker_id, max(left(_stdout_file, -4)) AS path FROM {{task}} "
-        f"WHERE {_TELLS} AND {_RAN_IN.format('')} IS NOT NULL GROUP BY 1",
+        f"SELECT {{session}}{_RAN_IN.format('')} AS worker_id, max(left(_stdout_file, -4)) AS path FROM {{task}} "
+        f"WHERE {_TELLS} AND {_RAN_IN.format('')} IS NOT NULL GROUP BY ALL",
     ),
     # the nodes of which an event tells where Ray keeps its logs; a slash ends it
     Beside(
@@ -151,8 +151,8 @@ _BESIDE = (
         "task",
         "logs.node_id = s.node_id",
         ("node_id", "_stdout_file"),
-        "SELECT node_id, max(regexp_extract(_stdout_file, '^.*/')) AS directory FROM {task} "
-        f"WHERE {_TELLS} AND node_id IS NOT NULL GROUP BY node_id",
+        "SELECT {session}node_id, max(regexp_extract(_stdout_file, '^.*/')) AS directory FROM {task} "
+        f"WHERE {_TELLS} AND node_id IS NOT NULL GROUP BY {{session}}node_id",
     ),
     # the same of all nodes, where they agree: mostly a cluster has one --temp-dir
     Beside(
@@ -160,8 +160,9 @@ _BESIDE = (
         "task",
         "true",
         ("_stdout_file",),
-        "SELECT CASE WHEN count(DISTINCT directory) = 1 THEN max(directory) END AS directory FROM "
-        f"(SELECT regexp_extract(_stdout_file, '^.*/') AS directory FROM {{task}} WHERE {_TELLS})",
+        "SELECT {session}CASE WHEN count(DISTINCT directory) = 1 THEN max(directory) END AS directory FROM ("
+        "SELECT {session}regexp_extract(_stdout_file, '^.*/') AS directory FROM {task} "
+        f"WHERE {_TELLS}) GROUP BY ALL",
     ),
     # the workers whose output was shipped: the name of its log, without its suffix
     Beside(
@@ -169,7 +170,7 @@ _BESIDE = (
         "file",
         f"shipped.worker_id = {_RAN_IN.format('s.')}",
         ("event_type", "name"),
-        f"SELECT unhex(regexp_extract(name, '{_WORKER_LOG}[.]out$', 1)) AS worker_id, "
+        f"SELECT {{session}}unhex(regexp_extract(name, '{_WORKER_LOG}[.]out$', 1)) AS worker_id, "
         f"max(regexp_extract(name, '({_WORKER_LOG})[.]out$', 1)) AS name FROM {{file}} "
         f"WHERE event_type = 'LOG' AND regexp_matches(name, '(^|/){_WORKER_LOG}[.]out$') GROUP BY ALL",
     ),

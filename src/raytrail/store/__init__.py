@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -34,7 +34,7 @@ from raytrail.store.append import UNKNOWN, Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.engine import Engine, Rows, Run, UnreadableError, parquet
-from raytrail.store.faults import Faults
+from raytrail.store.faults import Faults, halved
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.files import Files
 from raytrail.store.finder import LogFinder, LogPart, output_start
@@ -71,6 +71,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
+CACHED_ROWS = 10_000
+"""A sealed session of fewer states has no tables beside its files: they take megabytes, and answer as fast."""
+
+
 class Store:
     """A history on disk."""
 
@@ -105,14 +109,14 @@ class Store:
             raise
         self._readers = Readers(root, write=write)
         self._engine = Engine(config, root / "tmp" if write else None)
-        self._files = Files(root)
+        self._files = Files(root, self._engine)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
         self._ledgers = Ledgers(self._catalogue)
         self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
         if write:
             self._sweep()
-            self._appender = Appender(root, self._catalogue, self._engine, self._logs)
+            self._appender = Appender(root, self._catalogue, self._engine, self._files, self._logs)
             self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes, self._faults)
             self._live = LiveFold(root, self._catalogue, self._engine, self._files)
             self._sealer = Sealer(root, self._catalogue, self._engine, self._files)
@@ -212,7 +216,10 @@ class Store:
             StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
         """
         with self._lock:
-            unfolded = self._catalogue.query("SELECT DISTINCT session FROM log WHERE folded = 0")
+            # what agents say of files of a sealed session waits in its log until that is opened again
+            unfolded = self._catalogue.query(
+                "SELECT DISTINCT session FROM log JOIN sessions USING (session) WHERE folded = 0 AND sealed_ms IS NULL"
+            )
             self._faults.each("what was appended cannot be folded", (one for (one,) in unfolded), self._live.fold)
             logs = self._catalogue.query("SELECT DISTINCT session FROM bodies")
             self._faults.each("its logs cannot be gathered", (one for (one,) in logs), self._gather)
@@ -246,13 +253,23 @@ class Store:
 
         self._faults.each("what there is cannot be sealed", ages, seal)
         self._throw_away()
+        self.cache_all()
+        return due
+
+    def cache_all(self) -> None:
+        """
+        Make the sealed sessions quick to ask that are not yet, small ones apart: their files are as quick.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; they are asked as before.
+        """
         # those too that were sealed by a process that was killed before this
         uncached = self._catalogue.query(
-            "SELECT session FROM sessions WHERE sealed_ms IS NOT NULL "
-            "AND session NOT IN (SELECT session FROM state WHERE kind = 'cache')"
+            "SELECT session FROM sessions JOIN state USING (session) WHERE sealed_ms IS NOT NULL "
+            "GROUP BY session HAVING count(*) FILTER (WHERE kind = 'cache') = 0 AND sum(rows) >= ?",
+            CACHED_ROWS,
         )
         self._faults.each("what is sealed cannot be made quick to ask", (one for (one,) in uncached), self.cache)
-        return due
 
     def _throw_away(self) -> None:
         """Throw away the caches that turned out to be damaged, so that they are made anew."""
@@ -276,16 +293,49 @@ class Store:
             StoreUnavailable: The disk is full, or fails; what is served is as it was.
         """
         with self._lock:
-            if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
-                raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
-            if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
-                return
+            if self._is_open(session):
+                self._seal([session], quiet=quiet)
+
+    def seal_all(self, sessions: Iterable[str]) -> dict[str, list[LedgerRow]]:
+        """
+        Seal sessions as `seal` does, many small ones at once; what makes one fail is raised when all others are sealed.
+
+        Args:
+            sessions: Their whole names.
+
+        Returns:
+            The ledgers of those that were not sealed before.
+
+        Raises:
+            NotFoundError: There is no such session.
+            UnreadableError: One of them cannot be sealed; the others are.
+            StoreUnavailable: The disk is full, or fails; what is served of those that are not sealed is as it was.
+        """
+        ledgers: dict[str, list[LedgerRow]] = {}
+        faults: list[Exception] = []
+        with self._lock:
+            for together in self._sealer.at_once(filter(self._is_open, sessions)):
+                faults += halved(together, lambda part: ledgers.update(self._seal(part)))
+        for fault in faults:
+            raise fault
+        return ledgers
+
+    def _is_open(self, session: str) -> bool:
+        """Return whether a session is still to be sealed."""
+        found = self._catalogue.query("SELECT sealed_ms FROM sessions WHERE session = ?", session)
+        if not found:
+            raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
+        return found[0][0] is None
+
+    def _seal(self, sessions: Sequence[str], *, quiet: bool = False) -> dict[str, list[LedgerRow]]:
+        for session in sessions:
             self._live.fold(session, at_once=True)
             self._live.forget(session)
             self._gather_all(session)
-            self._live.retire(self._sealer.seal(session, quiet=quiet))
-            self._appender.forget(session)
-            self._figures.keep(session)
+        sealed = self._sealer.seal(sessions, quiet=quiet)
+        self._live.retire(sealed.old)
+        self._appender.forget(sessions)
+        return self._figures.keep(sessions, sealed.files)
 
     def reopen(self, session: str) -> None:
         """Have a sealed session folded and sealed anew, as something was reported of it that its states do not have."""

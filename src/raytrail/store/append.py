@@ -14,9 +14,9 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import msgspec
 
@@ -26,8 +26,8 @@ from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreUnavailable
 from raytrail.event import LOG, SET_ASIDE, UNDECODABLE, Chunk, Segment
 from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, LogFile, Ranges, reopen
-from raytrail.store.engine import Copied, Engine, UnreadableError, copy_parquet, lines
-from raytrail.store.files import Sum, measure
+from raytrail.store.engine import Engine, UnreadableError, lines
+from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
 from raytrail.store.logs import Frame, Logs
 
 UNKNOWN = "unknown"
@@ -35,6 +35,9 @@ UNKNOWN = "unknown"
 
 PART_BYTES = 16 * 1024 * 1024
 """How many bytes of an event type are decoded at once: while they are, the next ones are made ready."""
+
+ALONE_BYTES = 1024 * 1024
+"""So many bytes of a session are decoded by themselves: to plan it takes less than to say of each line whose it is."""
 
 MOST_RANGES = 50_000
 """How many byte ranges are held in memory, of the files that grew last: some 20 MB."""
@@ -77,8 +80,11 @@ class _Group:
         self.bytes = 0
         self.unknown: list[Line] = []
         self.rejected: list[_Rejected] = []
-        self.files: list[tuple[str, Path, int, Sum]] = []
+        self.files: list[tuple[str, Written]] = []
+        """Each with its entity's name."""
         self.body: tuple[Path, list[Frame]] | None = None
+        self.good = 0
+        """How many lines are to be decoded."""
         self.events = 0
 
     @property
@@ -92,15 +98,60 @@ class _Group:
             self.pieces.append((segment, data))
             self.bytes += segment.length
 
+    def lines(self) -> list[Line]:
+        """Return its lines, each with its place."""
+        return [line for segment, data in self.pieces for line in _lines(segment, data)]
+
+    def clear(self) -> None:
+        """Forget what was found out of its lines."""
+        self.unknown.clear()
+        self.rejected.clear()
+        self.good = 0
+
+
+class _Part:
+    """Groups of one event type, each of another session, that are decoded at once."""
+
+    def __init__(self, event_type: str) -> None:
+        self.event_type = event_type
+        self.groups: list[_Group] = []
+        self.bytes = 0
+
+    def takes(self, group: _Group) -> bool:
+        """Return whether a group is to be decoded together with those in here."""
+        return (
+            max(self.bytes, group.bytes) < ALONE_BYTES
+            and len(self.groups) < MOST_SESSIONS
+            and all(other.session != group.session for other in self.groups)
+        )
+
+    def add(self, group: _Group) -> None:
+        self.groups.append(group)
+        self.bytes += group.bytes
+
+
+def _parts(groups: Iterable[_Group]) -> list[_Part]:
+    """Return groups by what is decoded at once, the most bytes first: what is short then goes beside it."""
+    parts: list[_Part] = []
+    filling: dict[str, _Part] = {}
+    for group in groups:
+        part = filling.get(group.event_type)
+        if part is None or not part.takes(group):
+            part = filling[group.event_type] = _Part(group.event_type)
+            parts.append(part)
+        part.add(group)
+    return sorted(parts, key=lambda part: part.bytes, reverse=True)
+
 
 class Appender:
     """Writes the log of a store."""
 
-    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine, logs: Logs) -> None:
+    def __init__(self, root: Path, catalogue: Catalogue, engine: Engine, files: Files, logs: Logs) -> None:
         self._root = root
         self._catalogue = catalogue
         self._engine = engine
         self._logs = logs
+        self._files = files
         self._ranges: OrderedDict[FileKey, Ranges] = OrderedDict()
         self._held = 0
         self._serial = itertools.count(1)
@@ -135,21 +186,19 @@ class Appender:
                 ranges.add(segment.start, segment.end)
         written: list[Path] = []
         try:
-            # the longest first, which the short ones then go beside
-            self._engine.each(lambda group: self._write(group, written), sorted(groups, key=_size, reverse=True))
-            sync_directories(path.parent for path in written)
+            self._engine.each(lambda part: self._write(part, written), _parts(groups))
+            make_durable(written)
             self._commit(chunks, groups, touched)
         except BaseException as error:
-            for path in written:
-                path.unlink(missing_ok=True)
+            delete(written)
             if not isinstance(error, (OSError, MemoryError)):
                 raise
             raise StoreUnavailable(f"{self._root}: {error}; make room on the disk or mend it, and go on") from error
         self._hold(touched)
 
-    def forget(self, session: str) -> None:
-        """Let go of what is held in memory of a session: it is sealed, and hardly grows any more."""
-        for key in [key for key in self._ranges if key.session == session]:
+    def forget(self, sessions: Collection[str]) -> None:
+        """Let go of what is held in memory of sessions: they are sealed, and hardly grow any more."""
+        for key in [key for key in self._ranges if key.session in sessions]:
             self._held -= len(self._ranges.pop(key))
 
     def _hold(self, touched: Mapping[FileKey, _Touched]) -> None:
@@ -169,9 +218,9 @@ class Appender:
         for event_type, name, generation, offset, line in rows:
             group = groups.setdefault(event_type, _Group(session, event_type))
             group.add(Segment(name, generation, offset, len(line) + 1), line + b"\n")
-        for group in groups.values():
-            self._write(group, written)
-        sync_directories(path.parent for path in written)
+        for part in _parts(groups.values()):
+            self._write(part, written)
+        make_durable(written)
         with self._catalogue.transaction() as db:
             db.execute("DELETE FROM log WHERE id = ?", (file.id,))
             for group in groups.values():
@@ -187,63 +236,75 @@ class Appender:
         known = self._ranges.get(key)
         return Ranges(known) if known is not None else self._catalogue.ranges(key)
 
-    def _write(self, group: _Group, written: list[Path]) -> None:
-        entities = of_file_type(group.event_type)
-        if group.event_type == LOG:
-            if group.pieces:
+    def _write(self, part: _Part, written: list[Path]) -> None:
+        entities = of_file_type(part.event_type)
+        groups = [group for group in part.groups if group.pieces]
+        if part.event_type == LOG:
+            for group in groups:
                 group.body = self._logs.write(group.session, sorted(group.pieces, key=_place))
                 written.append(group.body[0])
-        elif group.event_type == SET_ASIDE:
-            lines = [line for segment, data in group.pieces for line in _lines(segment, data)]
-            group.rejected = [_Rejected(line, _reason(line.data)) for line in lines]
+        elif part.event_type == SET_ASIDE:
+            for group in groups:
+                group.rejected = [_Rejected(line, _reason(line.data)) for line in group.lines()]
         elif not entities:
-            group.unknown = [line for segment, data in group.pieces for line in _lines(segment, data)]
-        elif group.pieces:
-            self._write_known(group, entities, written)
-        if group.unknown:
-            self._write_unknown(group, written)
+            for group in groups:
+                group.unknown = group.lines()
+        elif groups:
+            self._write_known(groups, entities, written)
+        for group in part.groups:
+            if group.unknown:
+                self._write_unknown(group, written)
 
-    def _write_known(self, group: _Group, entities: tuple[Entity, ...], written: list[Path]) -> None:
-        placed = any(entity.ordered() for entity in entities)
+    def _write_known(self, groups: Sequence[_Group], entities: tuple[Entity, ...], written: list[Path]) -> None:
+        """Decode the lines of groups of one event type, each of another session."""
+        placed = len(groups) > 1 or any(entity.ordered() for entity in entities)
         spool = self._new_spool()
         longest = 0
-        suspects: list[Line] = []
-        count = 0
         try:
             # one after another, as the interpreter would have it anyway: so it is with one, the engine with others
             with self._ready, spool.open("wb") as file:
-                for segment, data in group.pieces:
-                    longest = max(longest, len(data))
-                    if not check(group.event_type, data):
-                        suspects += _lines(segment, data)
-                    elif placed:
-                        for line in _lines(segment, data):
-                            file.write(_placed(line.data, line))
-                            count += 1
-                    else:
-                        file.write(data)
-                        count += data.count(b"\n")
-                for good in self._sorted(group, suspects, placed=placed):
-                    longest = max(longest, len(good))
-                    file.write(good)
-                    count += 1
-            try:
-                self._decode(group, entities, spool, longest, count, written)
-            except UnreadableError:
-                # the check let something pass that the engine refuses: sort every line, and if need be halve
-                group.unknown.clear()
-                group.rejected.clear()
-                every = [line for segment, data in group.pieces for line in _lines(segment, data)]
-                self._decode_sorted(group, entities, spool, every, written, placed=placed)
+                for group in groups:
+                    longest = max(longest, self._fill(file, group, placed=placed))
+            self._decode(groups, entities, spool, longest, written)
+        except UnreadableError:
+            # the check let something pass that the engine refuses: sort every line, and if need be halve
+            for group in groups:
+                group.clear()
+            if len(groups) > 1:
+                for group in groups:
+                    self._write_known([group], entities, written)
+            else:
+                self._decode_sorted(groups[0], entities, spool, groups[0].lines(), written, placed=placed)
         finally:
             spool.unlink(missing_ok=True)
+
+    def _fill(self, spool: IO[bytes], group: _Group, *, placed: bool) -> int:
+        """Write a group's good lines, and return how long the longest may be."""
+        longest = 0
+        suspects: list[Line] = []
+        for segment, data in group.pieces:
+            longest = max(longest, len(data))
+            if not check(group.event_type, data):
+                suspects += _lines(segment, data)
+            elif placed:
+                for line in _lines(segment, data):
+                    spool.write(_placed(group.session, line.data, line))
+                    group.good += 1
+            else:
+                spool.write(data)
+                group.good += data.count(b"\n")
+        for good in self._sorted(group, suspects, placed=placed):
+            longest = max(longest, len(good))
+            spool.write(good)
+            group.good += 1
+        return longest
 
     def _sorted(self, group: _Group, suspects: Iterable[Line], *, placed: bool) -> list[bytes]:
         good = []
         for line in suspects:
             sorted_out = sort_out(group.event_type, line.data)
             if sorted_out.verdict == "good":
-                good.append(_placed(sorted_out.line, line) if placed else sorted_out.line + b"\n")
+                good.append(_placed(group.session, sorted_out.line, line) if placed else sorted_out.line + b"\n")
             elif sorted_out.verdict == "unknown":
                 group.unknown.append(line)
             else:
@@ -262,9 +323,10 @@ class Appender:
     ) -> None:
         unknown, rejected = len(group.unknown), len(group.rejected)
         good = self._sorted(group, every, placed=placed)
+        group.good = len(good)
         spool.write_bytes(b"".join(good))
         try:
-            self._decode(group, entities, spool, max(map(len, good), default=0), len(good), written)
+            self._decode([group], entities, spool, max(map(len, good), default=0), written)
         except UnreadableError as error:
             del group.unknown[unknown:], group.rejected[rejected:]
             if len(every) == 1:
@@ -276,40 +338,37 @@ class Appender:
 
     def _decode(
         self,
-        group: _Group,
+        groups: Sequence[_Group],
         entities: tuple[Entity, ...],
         spool: Path,
         longest: int,
-        count: int,
         written: list[Path],
     ) -> None:
-        found: list[tuple[str, Path, int]] = []
-        paths = [self._new_file(group.session, entity.name) for entity in entities]
-        written += paths
+        """Decode the good lines of groups, which are in the spool, into files."""
+        found: dict[str, list[tuple[str, Written]]] = {group.session: [] for group in groups}
+        made: list[Path] = []
         try:
-            for entity, path in zip(entities, paths, strict=True):
-                select = sql.decode(entity, lines(spool, sql.line_type(entity), longest))
-                [row] = self._engine.run(copy_parquet(select, path, count, statistics=True))
-                copied = Copied(*row[: len(Copied._fields)])
-                found.append((entity.name, path, copied.rows))
-                if wrong := sql.beyond_limits(entity, copied.statistics):
-                    raise UnreadableError(wrong)
-            if sum(rows for _, _, rows in found) != count:
-                raise UnreadableError(f"{count} lines gave {sum(rows for _, _, rows in found)} rows")
-        except UnreadableError:
-            for path in paths:
-                path.unlink(missing_ok=True)
+            for entity in entities:
+                one = sql.of_many(entity) if len(groups) > 1 else entity
+                select = sql.decode(one, lines(spool, sql.line_type(one), longest))
+                most = max(group.good for group in groups)
+                for file in self._files.write("log", entity.name, found, select, most, sql.extremes(entity)):
+                    made.append(file.path)
+                    found[file.session].append((entity.name, file))
+                    if wrong := sql.beyond_limits(entity, file.statistics):
+                        raise UnreadableError(wrong)
+            for group in groups:
+                if (rows := sum(file.rows for _, file in found[group.session])) != group.good:
+                    raise UnreadableError(f"{group.good} lines gave {rows} rows")
+        except BaseException:
+            delete(made)
             raise
-        for name, path, rows in found:
-            if rows:
-                group.files.append((name, path, rows, sync(path)))
-            else:
-                path.unlink()
-        group.events += count
+        written += made
+        for group in groups:
+            group.files += found[group.session]
+            group.events += group.good
 
     def _write_unknown(self, group: _Group, written: list[Path]) -> None:
-        path = self._new_file(group.session, UNKNOWN)
-        written.append(path)
         spool = self._new_spool()
         columns = "{'file': 'VARCHAR', 'generation': 'BIGINT', 'offset': 'BIGINT', 'data': 'VARCHAR'}"
         try:
@@ -321,20 +380,16 @@ class Appender:
                 f"SELECT {sql.literal(group.event_type)} AS event_type, file, generation, "
                 f'"offset" AS line_offset, from_base64(data) AS line FROM {source}'
             )
-            self._engine.run(copy_parquet(select, path))
+            [file] = self._files.write("log", UNKNOWN, [group.session], select)
         finally:
             spool.unlink(missing_ok=True)
-        group.files.append((UNKNOWN, path, len(group.unknown), sync(path)))
+        written.append(file.path)
+        group.files.append((UNKNOWN, file))
 
     def _new_spool(self) -> Path:
         spool = self._root / "tmp" / f"spool-{os.getpid()}-{next(self._serial)}.ndjson"
         disk.create_private(spool)
         return spool
-
-    def _new_file(self, session: str, name: str) -> Path:
-        directory = self._root / "log" / session
-        disk.make_private_directory(directory)
-        return directory / f"{name}-{time.time_ns():020d}-{next(self._serial):06d}.parquet"
 
     def _commit(self, chunks: Sequence[Chunk], groups: Iterable[_Group], touched: dict[FileKey, _Touched]) -> None:
         now_ms = time.time_ns() // 1_000_000
@@ -376,11 +431,13 @@ class Appender:
     def _name_files(self, db: sqlite3.Connection, group: _Group) -> None:
         if group.body is not None:
             self._logs.name(db, group.session, *group.body)
-        for name, path, rows, written in group.files:
-            db.execute(
-                "INSERT INTO log(session, entity, path, events, bytes, crc32) VALUES(?, ?, ?, ?, ?, ?)",
-                (group.session, name, str(path.relative_to(self._root)), rows, *written),
-            )
+        db.executemany(
+            "INSERT INTO log(session, entity, path, events, bytes, crc32) VALUES(?, ?, ?, ?, ?, ?)",
+            [
+                (group.session, name, str(file.path.relative_to(self._root)), file.rows, *measure(file.path))
+                for name, file in group.files
+            ],
+        )
         db.executemany(
             "INSERT OR IGNORE INTO rejected VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
             [
@@ -459,10 +516,6 @@ def _reason(line: bytes) -> str:
         return str(error)
 
 
-def _size(group: _Group) -> int:
-    return group.bytes
-
-
 def _place(piece: tuple[Segment, bytes]) -> Segment:
     return piece[0]
 
@@ -475,34 +528,12 @@ def _lines(segment: Segment, data: bytes) -> list[Line]:
     return found
 
 
-def _placed(data: bytes, line: Line) -> bytes:
-    """Return a line that says where it stood, for what merges by order."""
-    return b'{"_file":"%s.%d","_offset":%d,%s\n' % (
+def _placed(session: str, data: bytes, line: Line) -> bytes:
+    """Return a line that says where it stood, for what merges by order, and whose it is."""
+    return b'{"_session":"%s","_file":"%s.%d","_offset":%d,%s\n' % (
+        session.encode(),
         line.file.encode(),
         line.generation,
         line.offset,
         data.lstrip()[1:],
     )
-
-
-def sync(path: Path) -> Sum:
-    """
-    Make a file's content durable, and its owner's alone, as the engine makes files by the umask.
-
-    Returns:
-        What it is to be when it is read.
-    """
-    with path.open("rb") as file:
-        disk.make_private(file.fileno())
-        os.fsync(file.fileno())
-    return measure(path)
-
-
-def sync_directories(directories: Iterable[Path]) -> None:
-    """Make the names in these directories durable."""
-    for directory in set(directories):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

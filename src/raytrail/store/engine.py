@@ -16,7 +16,7 @@ import duckdb
 import msgspec
 
 from raytrail.config import StoreConfig
-from raytrail.entities.sql import literal, quote
+from raytrail.entities.sql import SESSION, literal, quote
 from raytrail.errors import ConfigError, StoreError, StoreUnavailable
 
 T = TypeVar("T")
@@ -33,6 +33,9 @@ LEAST_GROUP_ROWS = 8192
 _SPENT = (duckdb.InterruptException, duckdb.OutOfMemoryException)
 
 _AGAIN_SECONDS = 0.1
+
+SMALL_ROWS = 1000
+"""So few rows are not smaller for a slow compression, which takes a third of the time in which they are written."""
 
 _ZONED = "TIMESTAMP WITH TIME ZONE"
 
@@ -313,12 +316,21 @@ def _errors(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         raise StoreUnavailable(f"{str(error).splitlines()[0]}; make room, or mend the store's disk") from error
 
 
-def parquet(paths: Iterable[str | Path], *, filename: bool = False) -> str:
-    """Return the relation of Parquet files that have the same columns."""
+def parquet(paths: Iterable[str | Path], *, by_session: bool = False) -> str:
+    """
+    Return the relation of Parquet files that have the same columns.
+
+    Args:
+        paths: The files.
+        by_session: Whether to tell in the column `SESSION` whose each row is: a file's directory has that name.
+    """
     listed = ", ".join(literal(str(path)) for path in paths)
-    extra = ", filename = true" if filename else ""
+    extra = ", filename = true" if by_session else ""
     # a path may hold `=`, which is not a partition
-    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true{extra})"
+    files = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true{extra})"
+    if not by_session:
+        return files
+    return f"(SELECT * EXCLUDE (filename), split_part(filename, '/', -2) AS {SESSION.name} FROM {files})"
 
 
 def lines(path: Path, columns: str, max_line: int) -> str:
@@ -329,22 +341,25 @@ def lines(path: Path, columns: str, max_line: int) -> str:
     )
 
 
-def copy_parquet(select: str, path: Path, most_rows: int | None = None, *, statistics: bool = False) -> str:
+def copy_parquet(select: str, path: Path, most_rows: int | None = None, *, divide_by: str = "") -> str:
     """
-    Return the statement that writes a Parquet file that every engine can read.
+    Return the statement that writes a Parquet file that every engine can read; it gives a row of `Copied`.
+
+    Divided by a column it gives a row with the paths of all files instead: to say more of each takes as long as to
+    write it.
 
     Args:
         select: What to write.
-        path: The file.
-        most_rows: How many rows that can be; None: nobody knows.
-        statistics: Whether it gives a row of `Copied`, and not just how many rows were written.
+        path: The file; a directory that is not there, for a file in ``<column>=<value>/`` of each value of a column.
+        most_rows: How many rows a file can have; None: nobody knows.
+        divide_by: That column, which is in none of the files.
     """
     # version 1: DataFusion 55 cannot skip through version 2's delta pages
-    options = "FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v1"
+    compression = "zstd" if most_rows is None or most_rows > SMALL_ROWS else "snappy"
+    options = f"FORMAT parquet, COMPRESSION {compression}, PARQUET_VERSION v1"
     if most_rows is not None:
         options += f", ROW_GROUP_SIZE {group_rows(most_rows)}"
-    if statistics:
-        options += ", RETURN_STATS"
+    options += f", PARTITION_BY ({quote(divide_by)}), RETURN_FILES" if divide_by else ", RETURN_STATS"
     return f"COPY ({select}) TO {literal(str(path))} ({options})"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from raytrail.errors import StoreDamaged, StoreError
 from raytrail.store.engine import UnreadableError
@@ -16,12 +17,36 @@ MOST_FAULTS = 1000
 PUT_OFF_SECONDS = 60.0
 """How long a session that cannot be folded or sealed is let be, before it is tried again."""
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 
 def is_of_content(error: Exception) -> bool:
     """Return whether an error says nothing of the disk and the store, but of what was to be read or written."""
     return isinstance(error, UnreadableError) or not isinstance(error, (StoreError, OSError, MemoryError))
+
+
+def halved(tasks: Sequence[T], work: Callable[[Sequence[T]], object]) -> list[Exception]:
+    """
+    Work on all of these at once; where what one holds makes that fail, on each half, down to that one.
+
+    Returns:
+        What those raised that fail by themselves.
+
+    Raises:
+        StoreError: The disk is full, or fails, or the store cannot be used.
+    """
+    try:
+        work(tasks)
+        return []
+    except Exception as fault:
+        if not is_of_content(fault):
+            raise
+        if len(tasks) == 1:
+            return [fault]
+    middle = len(tasks) // 2
+    return halved(tasks[:middle], work) + halved(tasks[middle:], work)
 
 
 class Faults:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from raytrail.entities import installed
+from raytrail.entities import Entity, installed, sql
+from raytrail.entities.sql import SESSION
 from raytrail.errors import StoreDamaged
 from raytrail.store.catalogue import Catalogue
-from raytrail.store.engine import Engine
-from raytrail.store.ledger import Ledgers
+from raytrail.store.engine import Engine, parquet
+from raytrail.store.ledger import REPORTED, REPORTS, LedgerRow, Ledgers, Told, ledger, read_reports
 from raytrail.store.read import Snapshot
 from raytrail.store.seal import OF_AGENTS
 
@@ -94,7 +98,8 @@ class Figures:
             known = self._known.get(session, {})
         if known.get("mark") != mark:
             try:
-                known = self._known[session] = {**self._work_out(session), "mark": mark}
+                worked_out = self._work_out([session], _OfOne(self._snapshot(session), self._ledgers))[session]
+                known = self._known[session] = {**worked_out.figures, "mark": mark}
             except StoreDamaged as damage:
                 known = {**UNKNOWN, "damaged": str(damage)}
         [(events, stored, logs, rejected)] = self._catalogue.query(
@@ -132,14 +137,26 @@ class Figures:
             return None
         return max((node["end_time_ms"] or 0 for node in found), default=0) or None
 
-    def keep(self, session: str) -> None:
-        """Keep a sealed session's figures beside it, so that a list of thousands asks the engine for none."""
-        summary = {**self._work_out(session), "mark": self._mark(session)}
-        self._ledgers.keep(self._snapshot(session))
+    def keep(self, sessions: Sequence[str], files: Mapping[str, Sequence[Path]]) -> dict[str, list[LedgerRow]]:
+        """
+        Keep sealed sessions' figures beside them, so that a list of thousands asks the engine for none.
+
+        Args:
+            sessions: Their names.
+            files: The files of their states, by entity.
+
+        Returns:
+            Their ledgers, which some of the figures follow from.
+        """
+        ledgers, summaries = dict[str, list[LedgerRow]](), list[tuple[str, str]]()
+        for session, found in self._work_out(sessions, _Files(files, self._catalogue, self._engine)).items():
+            ledgers[session] = found.ledger
+            summary = {**found.figures, "mark": self._mark(session)}
+            summaries.append((msgspec.json.encode(summary).decode(), session))
         with self._catalogue.transaction() as db:
-            db.execute(
-                "UPDATE sessions SET summary = ? WHERE session = ?", (msgspec.json.encode(summary).decode(), session)
-            )
+            db.executemany("UPDATE sessions SET summary = ? WHERE session = ?", summaries)
+        self._ledgers.keep(ledgers)
+        return ledgers
 
     def _mark(self, session: str) -> str:
         """Return what tells one fold of a session from the next."""
@@ -151,40 +168,160 @@ class Figures:
         named = "\n".join((*figures, *(path for (path,) in paths)))
         return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
-    def _work_out(self, session: str) -> dict[str, Any]:
-        """Return what of a session's figures its states say."""
-        snapshot = self._snapshot(session)
+    def _work_out(self, sessions: Sequence[str], source: _Source) -> dict[str, _WorkedOut]:
+        """Return what of sessions' figures their states say."""
         columns = ["node_id", "is_head_node", "state", "start_time_ms", "end_time_ms", "inferred"]
-        nodes = snapshot.rows("node", columns=columns)
-        ended = bool(nodes) and all(node["state"] == "DEAD" for node in nodes)
-        last = 0
-        inferred = 0
-        for one in installed().values():
-            if one.view or one.name in OF_AGENTS:
-                continue
-            [(latest, count)] = self._engine.run(
-                "SELECT max(last_event_s), count(*) FILTER (inferred IS NOT NULL) "
-                f"FROM {snapshot.source(one, ['last_event_s', 'inferred'])}"
-            )
-            last, inferred = max(last, latest or 0), inferred + count
-        [(tasks,)] = self._engine.run(
-            f"SELECT count(*) FROM {snapshot.source(installed()['task'], ['type'])} "
-            "WHERE type IS NOT NULL AND type != 'DRIVER_TASK'"
-        )
-        rows = self._ledgers.of(snapshot)
-        return {
-            "began_ms": min((node["start_time_ms"] for node in nodes if node["start_time_ms"]), default=None),
-            "ended_ms": max((node["end_time_ms"] or 0 for node in nodes), default=0) or None if ended else None,
-            "last_event_ms": last * 1000 or None,
-            "before_shutdown_ms": _before_shutdown_ms(nodes) if ended else None,
-            "nodes": len(nodes),
-            "jobs": snapshot.count("job"),
-            "actors": snapshot.count("actor"),
-            "tasks": tasks,
-            "missing_bytes": sum(row.missing_bytes + row.skipped_bytes + row.lost_bytes for row in rows),
-            "unread": sum(len(row.unread) for row in rows),
-            "inferred": inferred,
-        }
+        nodes = self._rows(source, "node", columns)
+        totals = {name: self._totals(source, name) for name in source.entities if not installed()[name].view}
+        tasks = self._count(source, "task", ["type"], "type IS NOT NULL AND type != 'DRIVER_TASK'")
+        jobs = self._count(source, "job")
+        inferred = {name: {session: of.inferred for session, of in total.items()} for name, total in totals.items()}
+        ledgers = source.ledgers(sessions, inferred)
+        found: dict[str, _WorkedOut] = {}
+        for session in sessions:
+            own = {name: of_session[session] for name, of_session in totals.items() if session in of_session}
+            rows = ledgers[session]
+            figures = {
+                **_of_nodes(nodes[session]),
+                **_of_all([total for name, total in own.items() if name not in OF_AGENTS]),
+                "jobs": jobs.get(session, 0),
+                "actors": own["actor"].states if "actor" in own else 0,
+                "tasks": tasks.get(session, 0),
+                "missing_bytes": sum(row.missing_bytes + row.skipped_bytes + row.lost_bytes for row in rows),
+                "unread": sum(len(row.unread) for row in rows),
+            }
+            found[session] = _WorkedOut(figures, rows)
+        return found
+
+    def _rows(self, source: _Source, name: str, columns: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """Return an entity's states, by session."""
+        found = defaultdict[str, list[dict[str, Any]]](list)
+        if name in source.entities:
+            one = installed()[name]
+            items = ", ".join(sql.public(sql.find(one, column)) for column in columns)
+            read = sql.read_from(one, [sql.find(one, column) for column in columns])
+            for session, *row in self._engine.run(f"SELECT {SESSION.name}, {items} FROM {source(one, read)} s"):
+                found[session].append(dict(zip(columns, row, strict=True)))
+        return found
+
+    def _totals(self, source: _Source, name: str) -> dict[str, _Total]:
+        relation = source(installed()[name], ["last_event_s", "inferred"])
+        counted = "count(*), coalesce(max(last_event_s), 0), count(inferred)"
+        rows = self._engine.run(f"SELECT {SESSION.name}, {counted} FROM {relation} GROUP BY 1")
+        return {session: _Total(*row) for session, *row in rows}
+
+    def _count(
+        self, source: _Source, name: str, names: Sequence[str] | None = None, condition: str = "true"
+    ) -> dict[str, int]:
+        """Return how many states of an entity meet a condition, by session."""
+        one = installed()[name]
+        relation = f"({_view(one, source)})" if one.view else source(one, names)
+        if name not in source.entities and not one.view:
+            return {}
+        return dict(self._engine.run(f"SELECT {SESSION.name}, count(*) FROM {relation} WHERE {condition} GROUP BY 1"))
+
+
+class _Total(NamedTuple):
+    """What is counted of an entity in a session."""
+
+    states: int
+    last_event_s: int
+    inferred: int
+
+
+class _WorkedOut(NamedTuple):
+    """What a session's states say of it."""
+
+    figures: dict[str, Any]
+    ledger: list[LedgerRow]
+
+
+class _Source(Protocol):
+    """Where sessions' last states are read."""
+
+    entities: Collection[str]
+    """Which entities they may have states of; no view."""
+
+    def __call__(self, one: Entity, names: Sequence[str] | None) -> str:
+        """Return the relation of an entity's states, with these stored columns at least, or all, and `SESSION`."""
+
+    def ledgers(
+        self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
+    ) -> Mapping[str, list[LedgerRow]]:
+        """Return the sessions' ledgers; `inferred` says how many states of an entity, of a session, we closed."""
+
+
+class _Files:
+    """The files of sessions that were just sealed."""
+
+    def __init__(self, files: Mapping[str, Sequence[Path]], catalogue: Catalogue, engine: Engine) -> None:
+        self._catalogue = catalogue
+        self._engine = engine
+        self._files = {name: paths for name, paths in files.items() if paths}
+        self.entities: Collection[str] = self._files.keys()
+
+    def __call__(self, one: Entity, names: Sequence[str] | None) -> str:
+        if one.name not in self._files:
+            return f"({sql.empty(sql.of_many(one), partial=False)})"
+        return parquet(self._files[one.name], by_session=True)
+
+    def ledgers(
+        self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
+    ) -> Mapping[str, list[LedgerRow]]:
+        one = installed()["file"]
+        columns = [sql.find(one, name) for name in REPORTED]
+        items = ", ".join(f"{sql.raw(column)} AS {sql.quote(column.name)}" for column in columns)
+        relation = f"(SELECT {SESSION.name} AS session, {items} FROM {self(one, sql.read_from(one, columns))} s)"
+        with self._engine.steps() as run:
+            run(f"CREATE TEMP TABLE reports AS FROM {relation} WHERE {REPORTS}")
+            reported = read_reports(self._catalogue, run, sessions, sealed=True)
+        told = {session: Told(reported[session], partial(_inferred, inferred, session)) for session in sessions}
+        return {session: ledger(self._catalogue, session, told[session]) for session in sessions}
+
+
+class _OfOne:
+    """A session that lives, or that somebody else has sealed."""
+
+    def __init__(self, snapshot: Snapshot, ledgers: Ledgers) -> None:
+        self._snapshot = snapshot
+        self._ledgers = ledgers
+        self.entities: Collection[str] = [name for name, one in installed().items() if not one.view]
+
+    def __call__(self, one: Entity, names: Sequence[str] | None) -> str:
+        session = sql.literal(self._snapshot.session)
+        return f"(SELECT {session} AS {SESSION.name}, * FROM {self._snapshot.source(one, names)})"
+
+    def ledgers(
+        self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
+    ) -> Mapping[str, list[LedgerRow]]:
+        return {self._snapshot.session: self._ledgers.of(self._snapshot)}
+
+
+def _view(one: Entity, source: _Source) -> str:
+    view = sql.of_many(one).view
+    for name, other in installed().items():
+        if f"{{{name}}}" in view:
+            view = view.replace(f"{{{name}}}", source(other, None))
+    return view
+
+
+def _inferred(inferred: Mapping[str, Mapping[str, int]], session: str, name: str) -> int:
+    return inferred.get(name, {}).get(session, 0)
+
+
+def _of_all(totals: Sequence[_Total]) -> dict[str, Any]:
+    last_s = max((total.last_event_s for total in totals), default=0)
+    return {"last_event_ms": last_s * 1000 or None, "inferred": sum(total.inferred for total in totals)}
+
+
+def _of_nodes(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    ended = bool(nodes) and all(node["state"] == "DEAD" for node in nodes)
+    return {
+        "began_ms": min((node["start_time_ms"] for node in nodes if node["start_time_ms"]), default=None),
+        "ended_ms": max((node["end_time_ms"] or 0 for node in nodes), default=0) or None if ended else None,
+        "before_shutdown_ms": _before_shutdown_ms(nodes) if ended else None,
+        "nodes": len(nodes),
+    }
 
 
 def _before_shutdown_ms(nodes: Sequence[Mapping[str, Any]]) -> int | None:

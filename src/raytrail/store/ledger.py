@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import msgspec
 from raytrail.entities import installed, of_file_type
 from raytrail.event import COLLECTED, LOG
 from raytrail.store.catalogue import AT_ONCE, NOTHING, Catalogue, Extent, FileKey, Ranges
+from raytrail.store.engine import Run
 from raytrail.store.read import Snapshot
 
 _KNOWN = 64
@@ -87,10 +88,33 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     """States that no event ended; we closed them."""
 
 
-def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
-    """Return the ledger of a snapshot's session, by event type."""
+class Told(NamedTuple):
+    """What the states of a session say for its ledger."""
+
+    reported: Mapping[str, Reported]
+    """What is known of the reported files of each event type."""
+    inferred: Callable[[str], int]
+    """Gives how many states of an entity we closed."""
+
+
+def told(catalogue: Catalogue, snapshot: Snapshot) -> Told:
+    """Return what a session's states say for its ledger."""
     session = snapshot.session
-    reported = _reported(catalogue, snapshot)
+    sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
+
+    def inferred(name: str) -> int:
+        groups = snapshot.group(name, ["inferred"])
+        return sum(group["count"] for group in groups if group["inferred"] is not None)
+
+    with snapshot.steps() as run:
+        relation, params = snapshot.relation("file", REPORTED)
+        run(f"CREATE TEMP TABLE reports AS SELECT ? AS session, * FROM {relation} WHERE {REPORTS}", [session, *params])
+        return Told(read_reports(catalogue, run, [session], sealed=sealed)[session], inferred)
+
+
+def ledger(catalogue: Catalogue, session: str, told: Told) -> list[LedgerRow]:
+    """Return the ledger of a session, by event type."""
+    reported = told.reported
     extents = catalogue.extents(session)
     counts = {
         event_type: rest
@@ -101,7 +125,7 @@ def ledger(catalogue: Catalogue, snapshot: Snapshot) -> list[LedgerRow]:
         )
     }
     return [
-        _row(catalogue, snapshot, event_type, reported[event_type], extents.get(event_type, NOTHING), counts)
+        _row(catalogue, session, told, event_type, extents.get(event_type, NOTHING), counts)
         for event_type in sorted(extents.keys() | counts.keys() | reported.keys())
     ]
 
@@ -124,19 +148,19 @@ class Ledgers:
         mark = self._mark(session)
         known = self._known.get(session) or self._kept(session)
         if known is None or known.mark != mark:
-            known = _Kept(mark=mark, rows=ledger(self._catalogue, snapshot))
+            known = _Kept(mark=mark, rows=ledger(self._catalogue, session, told(self._catalogue, snapshot)))
         self._known[session] = known
         self._known.move_to_end(session)
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
         return known.rows
 
-    def keep(self, snapshot: Snapshot) -> None:
-        """Keep the ledger of a sealed session beside it."""
-        kept = _Kept(rows=self.of(snapshot), mark=self._mark(snapshot.session))
+    def keep(self, ledgers: Mapping[str, list[LedgerRow]]) -> None:
+        """Keep the ledgers of sealed sessions beside them."""
+        kept = {session: _Kept(rows=rows, mark=self._mark(session)) for session, rows in ledgers.items()}
+        texts = [(f"ledger {session}", msgspec.json.encode(one).decode()) for session, one in kept.items()]
         with self._catalogue.transaction() as db:
-            text = msgspec.json.encode(kept).decode()
-            db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (f"ledger {snapshot.session}", text))
+            db.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", texts)
 
     def _kept(self, session: str) -> _Kept | None:
         for (text,) in self._catalogue.query("SELECT value FROM meta WHERE key = ?", f"ledger {session}"):
@@ -184,7 +208,7 @@ class _Sums(NamedTuple):
         return Extent(self.stored_files, self.last, self.stored)
 
 
-class _Reported:
+class Reported:
     """What is known of the files of an event type that an agent has reported."""
 
     def __init__(self, sums: _Sums = _Sums()) -> None:  # noqa: B008 (it cannot be changed)
@@ -197,54 +221,70 @@ class _Reported:
         """Files, and generations, that bytes are missing of before what is stored last."""
 
 
-def _reported(catalogue: Catalogue, snapshot: Snapshot) -> dict[str, _Reported]:
+def read_reports(
+    catalogue: Catalogue, run: Run, sessions: Sequence[str], *, sealed: bool
+) -> dict[str, defaultdict[str, Reported]]:
     """
-    Return what is known of the reported files of each event type.
+    Return what is known of the reported files of sessions, by event type.
 
     The engine adds them up, of which there may be a million. One by one come only those that are named.
+
+    Args:
+        catalogue: What is stored.
+        run: Runs statements, with a table ``reports`` of the columns `REPORTED` and of the ``session``.
+        sessions: Their names.
+        sealed: Whether they are sealed: then all that was seen is to be stored.
     """
-    session = snapshot.session
-    sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
-    found: defaultdict[str, _Reported] = defaultdict(_Reported)
-    with snapshot.steps() as run:
-        relation, params = snapshot.relation("file", _SAID)
-        run(f"CREATE TEMP TABLE reports AS FROM {relation} WHERE {_SAYS}", params)
-        run("CREATE TEMP TABLE stored(file VARCHAR, generation BIGINT, last BIGINT, bytes BIGINT)")
-        few = run("SELECT file, generation FROM reports LIMIT ?", [AT_ONCE + 1])
-        for texts in catalogue.ends(session, None if len(few) > AT_ONCE else few):
-            run(f"INSERT INTO stored SELECT {', '.join(['unnest(string_split(?, chr(31)))'] * len(texts))}", texts)
-        run(_FILES, [COLLECTED, sealed, LOG])
-        for event_type, *sums in run(_ADD_UP):
-            found[event_type] = _Reported(_Sums(*map(int, sums)))
-        for event_type, file, generation in run(_WITH_HOLES):
-            found[event_type].with_holes.add((file, generation))
-        for event_type, file, generation, name, due, *_ in run(_first("due > stored"), [SHOWN]):
-            ranges = catalogue.ranges(FileKey(session, file, generation))
-            found[event_type].missing += _missing((file, generation), name, ranges, due)
-        for event_type, file, generation, name, _, start, end, reason in run(_first("reason IS NOT NULL"), [SHOWN]):
-            said = Unread(file=file, name=name, generation=generation, start=start, end=end, reason=reason)
-            found[event_type].unread.append(said)
+    found = {session: defaultdict[str, Reported](Reported) for session in sessions}
+    run("CREATE TEMP TABLE stored(session VARCHAR, file VARCHAR, generation BIGINT, last BIGINT, bytes BIGINT)")
+    for session, few in _few(run, sessions).items():
+        for texts in catalogue.ends(session, few):
+            columns = ", ".join(["unnest(string_split(?, chr(31)))"] * len(texts))
+            run(f"INSERT INTO stored SELECT ?, {columns}", [session, *texts])
+    run(_FILES, [COLLECTED, sealed, LOG])
+    for session, event_type, *sums in run(_ADD_UP):
+        found[session][event_type] = Reported(_Sums(*map(int, sums)))
+    for session, event_type, file, generation in run(_WITH_HOLES):
+        found[session][event_type].with_holes.add((file, generation))
+    for session, event_type, file, generation, name, due, *_ in run(_first("due > stored"), [SHOWN]):
+        ranges = catalogue.ranges(FileKey(session, file, generation))
+        found[session][event_type].missing += _missing((file, generation), name, ranges, due)
+    unread = run(_first("reason IS NOT NULL"), [SHOWN])
+    for session, event_type, file, generation, name, _, start, end, reason in unread:
+        said = Unread(file=file, name=name, generation=generation, start=start, end=end, reason=reason)
+        found[session][event_type].unread.append(said)
     return found
 
 
-_SAID = (
+def _few(run: Run, sessions: Sequence[str]) -> dict[str, list[tuple[str, int]] | None]:
+    """Return the reported files of each session, where they are few enough to be looked up one by one, else None."""
+    most = AT_ONCE * len(sessions)
+    files = run("SELECT session, file, generation FROM reports LIMIT ?", [most + 1])
+    few: dict[str, list[tuple[str, int]]] = {session: [] for session in sessions}
+    for session, *file in files:
+        few[session].append((file[0], file[1]))
+    return {session: own if len(files) <= most and len(own) <= AT_ONCE else None for session, own in few.items()}
+
+
+REPORTED = (
     *("file", "generation", "name", "event_type", "written_bytes", "published_bytes", "published_events"),
     *("skipped_bytes", "lost_bytes", "unread_offset", "unread_bytes", "unread_reason"),
 )
-_SAYS = "coalesce(written_bytes, 0) != 0 OR coalesce(published_bytes, 0) != 0 OR unread_reason IS NOT NULL"
-"""A file's last report that says anything: what once could not be read may be read now."""
+"""The columns of a file's report."""
+REPORTS = "coalesce(written_bytes, 0) != 0 OR coalesce(published_bytes, 0) != 0 OR unread_reason IS NOT NULL"
+"""Whether a file's last report says anything: what once could not be read may be read now."""
 
 _FILES = """
 CREATE TEMP TABLE files AS
 SELECT
-  event_type, file, generation, name, is_stored, last, stored, published_events, skipped, lost, published,
+  session, event_type, file, generation, name, is_stored, last, stored, published_events, skipped, lost, published,
   greatest(written, last, CASE WHEN reason IS NOT NULL THEN unread_end END) AS written,
   unread_start, unread_end, reason,
   -- up to where all of a file is to be stored: what was published; at a session's end all that was seen
   CASE WHEN to_the_end THEN greatest(published, least(seen, unread_offset)) ELSE published END AS due
 FROM (
   SELECT
-    coalesce(event_type, '') AS event_type, file, generation, coalesce(name, '') AS name,
+    session, coalesce(event_type, '') AS event_type, file, generation, coalesce(name, '') AS name,
     s.file IS NOT NULL AS is_stored, coalesce(last, 0) AS last, coalesce(bytes, 0) AS stored,
     coalesce(written_bytes, 0) AS written, greatest(coalesce(published_bytes, 0), coalesce(last, 0)) AS published,
     coalesce(published_events, 0) AS published_events, coalesce(skipped_bytes, 0) AS skipped,
@@ -254,23 +294,23 @@ FROM (
     event_type IS DISTINCT FROM ? AND ? AND coalesce(lost_bytes, 0) = 0 AS to_the_end,
     -- without what is over a log's limit
     written_bytes - CASE WHEN event_type = ? THEN skipped ELSE 0 END AS seen
-  FROM reports LEFT JOIN stored s USING (file, generation))
+  FROM reports LEFT JOIN stored s USING (session, file, generation))
 """
 _ADD_UP = """
 SELECT
-  event_type, count(*), count(*) FILTER (is_stored), sum(last), sum(stored), sum(written), sum(published),
+  session, event_type, count(*), count(*) FILTER (is_stored), sum(last), sum(stored), sum(written), sum(published),
   sum(published_events), sum(skipped), sum(lost), sum(due - stored),
   coalesce(sum(unread_end - unread_start) FILTER (reason IS NOT NULL), 0)
-FROM files GROUP BY event_type
+FROM files GROUP BY session, event_type
 """
-_WITH_HOLES = "SELECT event_type, file, generation FROM files WHERE stored < last"
+_WITH_HOLES = "SELECT session, event_type, file, generation FROM files WHERE stored < last"
 
 
 def _first(which: str) -> str:
     """Return the SELECT of the first of these files of each event type."""
     return (
-        "SELECT event_type, file, generation, name, due, unread_start, unread_end, reason FROM files "
-        f"WHERE {which} QUALIFY row_number() OVER (PARTITION BY event_type ORDER BY file, generation) <= ? "
+        "SELECT session, event_type, file, generation, name, due, unread_start, unread_end, reason FROM files "
+        f"WHERE {which} QUALIFY row_number() OVER (PARTITION BY session, event_type ORDER BY file, generation) <= ? "
         "ORDER BY file, generation"
     )
 
@@ -284,19 +324,20 @@ def _missing(key: tuple[str, int], name: str, ranges: Ranges, due: int) -> Itera
 
 def _row(
     catalogue: Catalogue,
-    snapshot: Snapshot,
+    session: str,
+    told: Told,
     event_type: str,
-    reported: _Reported,
     extent: Extent,
     counts: Mapping[str, list[int]],
 ) -> LedgerRow:
+    reported = told.reported.get(event_type) or Reported()
     # of files that nobody has reported, of which there may be a million, what they add up to is enough
     sums = reported.sums
     rest = extent.minus(sums.extent)
     events, _, rejected, unknown = counts.get(event_type, (0, 0, 0, 0))
     missing = list(reported.missing)
     if rest.ends != rest.stored:
-        missing += _holes(catalogue, snapshot.session, event_type, reported.with_holes)
+        missing += _holes(catalogue, session, event_type, reported.with_holes)
     return LedgerRow(
         event_type=event_type,
         files=rest.files + sums.files,
@@ -313,7 +354,7 @@ def _row(
             for file, generation, offset, length, reason in catalogue.query(
                 "SELECT file, generation, line_offset, length, reason FROM rejected "
                 "WHERE session = ? AND event_type = ? ORDER BY file, line_offset LIMIT ?",
-                snapshot.session,
+                session,
                 event_type,
                 SHOWN,
             )
@@ -323,7 +364,7 @@ def _row(
         lost_bytes=sums.lost,
         unread_bytes=sums.unread,
         unread=tuple(reported.unread),
-        inferred=_inferred(snapshot, event_type),
+        inferred=sum(told.inferred(one.name) for one in of_file_type(event_type) if one.name in installed()),
     )
 
 
@@ -347,14 +388,3 @@ def _holes(
 
 def _place(one: Missing) -> tuple[str, int, int]:
     return one.file, one.generation, one.start
-
-
-def _inferred(snapshot: Snapshot, event_type: str) -> int:
-    """Return how many states of an event type we closed."""
-    return sum(
-        group["count"]
-        for one in of_file_type(event_type)
-        if one.name in installed()
-        for group in snapshot.group(one.name, ["inferred"])
-        if group["inferred"] is not None
-    )

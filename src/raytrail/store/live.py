@@ -17,12 +17,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from raytrail import disk
 from raytrail.entities import Entity, installed, sql
-from raytrail.store.append import sync, sync_directories
-from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
-from raytrail.store.engine import Engine, copy_parquet, parquet
-from raytrail.store.files import Files
+from raytrail.store.catalogue import Catalogue, LogFile, name_state
+from raytrail.store.engine import Engine, parquet
+from raytrail.store.files import Files, Written, delete, make_durable, measure
 
 SETTLE_SECONDS = 60
 """How long stragglers of a state that has ended are waited for: far above the second that Ray gathers events."""
@@ -67,7 +65,7 @@ class _Session:
 
     def __init__(self) -> None:
         self.open: dict[str, _Open] = {}
-        self.closed: list[StateFile] = []
+        self.closed: list[tuple[str, Written]] = []
         self.logs: list[int] = []
         self.changed: set[str] = set()
         self.committed_at = 0.0
@@ -126,8 +124,7 @@ class LiveFold:
         one = self._sessions.pop(session, _Session())
         for known in one.open.values():
             self._engine.run(f"DROP TABLE IF EXISTS {known.table}")
-        for file in one.closed:
-            (self._root / file.path).unlink(missing_ok=True)
+        delete(file.path for _, file in one.closed)
 
     def retire(self, paths: list[Path]) -> None:
         """Delete files that are named no more, once whoever has read the catalogue before has opened them."""
@@ -209,15 +206,11 @@ class LiveFold:
         return sql.filled_log(entity, parquet(self._files.paths(logs)))
 
     def _close(self, session: str, one: _Session, entity: Entity, select: str) -> None:
-        file = self._write(session, entity, "closed", select)
-        if file.rows:
-            one.closed.append(file)
-        else:
-            (self._root / file.path).unlink()
+        one.closed += [(entity.name, file) for file in self._write(session, entity, "closed", select)]
 
     def _commit(self, session: str, one: _Session) -> None:
         began = time.monotonic()
-        opened: list[StateFile] = []
+        opened: list[tuple[str, Written]] = []
         for name in sorted(one.changed):
             entity, known = installed()[name], one.open[name]
             if entity.settled:
@@ -226,29 +219,29 @@ class LiveFold:
                 )
                 self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
                 self._engine.run(f"DELETE {settled}")
-            opened.append(
-                self._write(session, entity, "open", f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}")
-            )
-        sync_directories({(self._root / file.path).parent for file in (*one.closed, *opened)})
+            select = f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}"
+            opened += [(name, file) for file in self._write(session, entity, "open", select)]
+        make_durable([file.path for _, file in (*one.closed, *opened)])
         old: list[Path] = []
         with self._catalogue.transaction() as db:
-            for file in opened:
+            for name in one.changed:
                 old += [
                     self._root / path
                     for (path,) in db.execute(
                         "DELETE FROM state WHERE session = ? AND entity = ? AND kind = 'open' RETURNING path",
-                        (session, file.entity),
+                        (session, name),
                     )
                 ]
-            for file in (*one.closed, *opened):
-                name_state(db, session, file)
+            for kind, found in (("closed", one.closed), ("open", opened)):
+                for name, file in found:
+                    name_state(db, session, self._files.state(name, kind, file))
             db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(id,) for id in one.logs])
         changed, one.closed, one.logs, one.changed = one.changed, [], [], set()
         self.retire(old)
         for name in changed:
             self._gather_closed(session, installed()[name])
         one.committed_at = time.monotonic()
-        one.committing_seconds = one.committed_at - began if sum(file.rows for file in opened) > LITTLE_OPEN else 0.0
+        one.committing_seconds = one.committed_at - began if sum(file.rows for _, file in opened) > LITTLE_OPEN else 0.0
 
     def _open(self, session: str, one: _Session, entity: Entity) -> _Open:
         """Return what is open, read back from the last commit where this process has nothing."""
@@ -267,31 +260,27 @@ class LiveFold:
             one.open[entity.name] = _Open(table, key)
         return one.open[entity.name]
 
-    def _write(self, session: str, entity: Entity, kind: str, select: str) -> StateFile:
-        directory = self._root / "state" / session
-        disk.make_private_directory(directory)
-        path = directory / f"{entity.name}-{kind}-{time.time_ns():020d}.parquet"
+    def _write(self, session: str, entity: Entity, kind: str, select: str) -> list[Written]:
         # sorted by pieces: a sealed session is their sequence, in which a query still skips
         # most of what it does not ask for
         order = ", ".join(map(sql.quote, entity.sort))
-        [(rows,)] = self._engine.run(copy_parquet(f"{select} ORDER BY {order}", path))
-        return StateFile(entity.name, kind, str(path.relative_to(self._root)), rows, *sync(path))
+        return self._files.write("state", f"{entity.name}-{kind}", [session], f"{select} ORDER BY {order}")
 
     def _gather_closed(self, session: str, entity: Entity) -> None:
-        files = [
+        small = [
             f for f in self._catalogue.state_files(session, entity.name) if f.kind == "closed" and f.rows < 200_000
         ]
-        if len(files) < SMALL_FILES:
+        if len(small) < SMALL_FILES:
             return
-        paths = self._files.paths(files)
-        gathered = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
-        sync_directories([(self._root / gathered.path).parent])
+        paths = self._files.paths(small)
+        [file] = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
+        make_durable([file.path])
         with self._catalogue.transaction() as db:
             db.executemany(
                 "DELETE FROM state WHERE session = ? AND entity = ? AND path = ?",
-                [(session, entity.name, file.path) for file in files],
+                [(session, entity.name, file.path) for file in small],
             )
-            name_state(db, session, gathered)
+            name_state(db, session, self._files.state(entity.name, "closed", file))
         self.retire(paths)
 
     def _gather_log(self, session: str) -> None:
@@ -302,15 +291,14 @@ class LiveFold:
             if len(files) < SMALL_FILES:
                 continue
             paths = self._files.paths(files)
-            path = self._root / "log" / session / f"{name}-{time.time_ns():020d}-000000.parquet"
-            [(events,)] = self._engine.run(copy_parquet(f"SELECT * FROM {parquet(paths)}", path))
-            written = sync(path)
-            sync_directories([path.parent])
+            [gathered] = self._files.write("log", name, [session], f"SELECT * FROM {parquet(paths)}")
+            make_durable([gathered.path])
             with self._catalogue.transaction() as db:
                 db.executemany("DELETE FROM log WHERE id = ?", [(file.id,) for file in files])
+                path = str(gathered.path.relative_to(self._root))
                 db.execute(
                     "INSERT INTO log(session, entity, path, events, bytes, crc32, folded) VALUES(?, ?, ?, ?, ?, ?, 1)",
-                    (session, name, str(path.relative_to(self._root)), events, *written),
+                    (session, name, path, gathered.rows, *measure(gathered.path)),
                 )
             self.retire(paths)
 

@@ -45,7 +45,10 @@ def unfold(root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> li
     Returns:
         The files that are named no more; delete them once nobody reads them.
     """
-    live = catalogue.query("SELECT DISTINCT session, entity FROM state WHERE kind IN ('open', 'closed')")
+    live = catalogue.query(
+        "SELECT DISTINCT session, entity FROM state JOIN sessions USING (session) "
+        "WHERE kind IN ('open', 'closed') AND sealed_ms IS NULL"
+    )
     partials, retired = Partials(engine), list[Path]()
     for session, name in live:
         entity = installed().get(name)

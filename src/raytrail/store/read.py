@@ -99,7 +99,7 @@ class Snapshot:
         """Return the relation of an entity's states, with these stored columns at least, or all."""
         if not one.view:
             return self._base(one, names)
-        view = one.view
+        view = sql.of_session(one.view, many=False)
         for name, other in installed().items():
             if f"{{{name}}}" in view:
                 view = view.replace(f"{{{name}}}", self._base(other))

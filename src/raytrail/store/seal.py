@@ -8,22 +8,28 @@ the session itself ends is closed with it. Each such row says so in ``inferred``
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-from raytrail import disk
 from raytrail.entities import Entity, installed, sql
 from raytrail.entities.conclude import concluded, follows
+from raytrail.entities.sql import SESSION
 from raytrail.errors import StoreError
-from raytrail.store.append import sync, sync_directories
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
-from raytrail.store.engine import Engine, copy_parquet, group_rows, parquet
-from raytrail.store.files import Files
+from raytrail.store.engine import Engine, group_rows, parquet
+from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
 
 OF_AGENTS = ("file", "raylet")
 """What agents say of themselves: not of the cluster, and at times long after it."""
+
+ALONE_EVENTS = 5_000
+"""A session of more events is sealed by itself: that takes longer than to plan it."""
+
+MOST_EVENTS = 50_000
+"""How many events of small sessions are worked on at once."""
 
 TALLY_SAVES = 100
 """A tally is kept of so many states of each kind, on average; of fewer, reading it saves nothing."""
@@ -51,23 +57,32 @@ def ended(name: str) -> str:
     return sql.quote(f"ended_{name}")
 
 
+class Sealed(NamedTuple):
+    """What sealing sessions has changed."""
+
+    files: dict[str, list[Path]]
+    """The files of their states, by entity."""
+    old: list[Path]
+    """Those that are named no more; delete them once nobody reads them."""
+
+
 class _Known(NamedTuple):
-    """What is known of an entity in a session."""
+    """What is known of an entity in the sessions that are sealed."""
 
     before: str
     """What a statement begins with that reads it."""
     states: str
     """The relation of its partial states."""
     latest: str
-    """The SELECT of the timestamp of its last event, as ``t``, in seconds since the epoch."""
+    """The SELECT of the timestamp of its last event in a ``session``, as ``t``, in seconds since the epoch."""
     most_rows: int
-    """How many there are at most."""
+    """How many there are at most, in a session."""
     once: bool
     """Whether no key is there twice."""
 
 
 class Sealer:
-    """Writes the sealed states of a session."""
+    """Writes the sealed states of sessions."""
 
     def __init__(self, root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> None:
         self._root = root
@@ -75,49 +90,82 @@ class Sealer:
         self._engine = engine
         self._files = files
 
-    def seal(self, session: str, *, quiet: bool) -> list[Path]:
+    def at_once(self, sessions: Iterable[str]) -> Iterator[list[str]]:
+        """Yield sessions by what is sealed at once: of those of which nothing is folded yet, many that are small."""
+        together: list[str] = []
+        events = 0
+        for session in sessions:
+            own = sum(log.events for log in self._catalogue.log_files(session, unfolded=True))
+            if own > ALONE_EVENTS or self._catalogue.state_files(session):
+                yield [session]
+                continue
+            if len(together) == MOST_SESSIONS or events + own > MOST_EVENTS:
+                yield together
+                together, events = [], 0
+            together.append(session)
+            events += own
+        if together:
+            yield together
+
+    def seal(self, sessions: Sequence[str], *, quiet: bool) -> Sealed:
         """
-        Make the states of a session those it ends with: what was folded of it, and of the others what its log says.
+        Make the states of sessions those they end with: what was folded of them, and of the others what the log says.
 
         Args:
-            session: Its whole name.
-            quiet: Whether nothing but silence ended it.
+            sessions: Their whole names. More than one are such that `at_once` has given together.
+            quiet: Whether nothing but silence ended them.
 
-        Returns:
-            The files that are named no more; delete them once nobody reads them.
+        Raises:
+            UnreadableError: One of them cannot be sealed; none is.
+            StoreUnavailable: The disk is full, or fails; none is sealed.
         """
-        known = self._known(session)
-        directory = self._root / "state" / session
-        disk.make_private_directory(directory)
-        stamp = f"{time.time_ns():020d}"
-        found: list[StateFile] = []
-        entities = [entity for entity in installed().values() if not entity.view]
-        turns = in_turn(entities)
-        for entity, names in turns.items():
-            columns = ", ".join(map(sql.quote, names))
-            states = self._states(entity, known, None, names)
-            self._engine.run(f"CREATE OR REPLACE TABLE {ended(entity.name)} AS SELECT {columns} FROM ({states})")
-        end_ms = self._end_ms(known)
+        known = self._known(sessions)
+        every = {name: self._entity(name, sessions) for name, one in installed().items() if not one.view}
+        turns = in_turn(every.values())
+        found: dict[str, list[Written]] = {}
+        try:
+            for entity, names in turns.items():
+                columns = ", ".join(map(sql.quote, names))
+                # of what no event tells, there is nothing to work out
+                states = (
+                    self._states(entity, known, None, names)
+                    if entity.name in known
+                    else sql.empty(entity, partial=False)
+                )
+                self._engine.run(f"CREATE OR REPLACE TABLE {ended(entity.name)} AS SELECT {columns} FROM ({states})")
+            end_ms = _end_ms(self._ends_ms(sessions, known))
 
-        def seal(entity: Entity) -> None:
-            path = directory / f"{entity.name}-sealed-{stamp}.parquet"
-            select = self._states(entity, known, end_ms)
-            [(rows,)] = self._engine.run(copy_parquet(select, path, known[entity.name].most_rows))
-            found.append(StateFile(entity.name, "sealed", str(path.relative_to(self._root)), rows, *sync(path)))
+            def seal(name: str) -> None:
+                select = self._states(every[name], known, end_ms)
+                found[name] = self._files.write("state", f"{name}-sealed", sessions, select, known[name].most_rows)
 
-        self._engine.each(seal, [entity for entity in entities if entity.name in known])
-        for entity in turns:
-            self._engine.run(f"DROP TABLE {ended(entity.name)}")
-        sync_directories([directory])
+            self._engine.each(seal, [name for name in every if name in known])
+            written = [file for files in found.values() for file in files]
+            make_durable([file.path for file in written])
+            old = self._name(sessions, found, quiet=quiet)
+        except BaseException:
+            delete(file.path for files in found.values() for file in files)
+            raise
+        finally:
+            for entity in turns:
+                self._engine.run(f"DROP TABLE IF EXISTS {ended(entity.name)}")
+        return Sealed({name: [file.path for file in files] for name, files in found.items()}, old)
+
+    def _name(self, sessions: Sequence[str], found: Mapping[str, list[Written]], *, quiet: bool) -> list[Path]:
+        """Name the files of sealed states, and no others of their sessions any more; return those."""
+        old: list[Path] = []
         with self._catalogue.transaction() as db:
-            old = [self._root / path for (path,) in db.execute("SELECT path FROM state WHERE session = ?", (session,))]
-            db.execute("DELETE FROM state WHERE session = ?", (session,))
-            for state in found:
-                name_state(db, session, state)
-            db.execute("UPDATE log SET folded = 1 WHERE session = ?", (session,))
-            db.execute("UPDATE sessions SET sealed_ms = ? WHERE session = ?", (time.time_ns() // 1_000_000, session))
-            if quiet:
-                db.execute("INSERT OR IGNORE INTO quiet VALUES(?)", (session,))
+            for session in sessions:
+                rows = db.execute("DELETE FROM state WHERE session = ? RETURNING path", (session,)).fetchall()
+                old += [self._root / path for (path,) in rows]
+                db.execute("UPDATE log SET folded = 1 WHERE session = ?", (session,))
+                now_ms = time.time_ns() // 1_000_000
+                db.execute("UPDATE sessions SET sealed_ms = ? WHERE session = ?", (now_ms, session))
+                if quiet:
+                    db.execute("INSERT OR IGNORE INTO quiet VALUES(?)", (session,))
+            for name, files in found.items():
+                for file in files:
+                    name_state(db, file.session, self._files.state(name, "sealed", file))
         return old
 
     def cache(self, session: str, source: Callable[[Entity], str]) -> None:
@@ -141,8 +189,8 @@ class Sealer:
             path.unlink()
             raise
         self._engine.run("DETACH caching")
-        state = StateFile("", "cache", str(path.relative_to(self._root)), 0, *sync(path))
-        sync_directories([path.parent])
+        make_durable([path])
+        state = StateFile("", "cache", str(path.relative_to(self._root)), 0, *measure(path))
         with self._catalogue.transaction() as db:
             name_state(db, session, state)
 
@@ -161,51 +209,68 @@ class Sealer:
         if kinds * TALLY_SAVES <= rows:
             self._engine.run(f"CREATE TABLE caching.{sql.quote(sql.tally_name(entity))} AS {sql.tally(entity, table)}")
 
-    def _known(self, session: str) -> dict[str, _Known]:
+    def _known(self, sessions: Sequence[str]) -> dict[str, _Known]:
         """Return what is known of each entity: what was folded of it, else its log."""
         folded: dict[str, list[StateFile]] = {}
-        for state in self._catalogue.state_files(session):
-            if state.entity in installed():
-                folded.setdefault(state.entity, []).append(state)
         logs: dict[str, list[LogFile]] = {}
-        for log in self._catalogue.log_files(session, unfolded=True):
-            if log.entity in installed() and log.entity not in folded:
-                logs.setdefault(log.entity, []).append(log)
+        for session in sessions:
+            for state in self._catalogue.state_files(session):
+                if state.entity in installed():
+                    folded.setdefault(state.entity, []).append(state)
+            for log in self._catalogue.log_files(session, unfolded=True):
+                if log.entity in installed() and log.entity not in folded:
+                    logs.setdefault(log.entity, []).append(log)
         known: dict[str, _Known] = {}
         for name, states in folded.items():
             files = parquet(self._files.paths(states))
             known[name] = _Known(
                 "",
                 sql.filled(installed()[name], files, partial=True),
-                f"SELECT max(last_event_s) AS t FROM {files}",
+                f"SELECT {_by(sessions)} AS session, max(last_event_s) AS t FROM {files} GROUP BY 1",
                 sum(file.rows for file in states),
                 once=all(file.kind == "open" for file in states),
             )
         for name, part in logs.items():
-            entity, files = installed()[name], parquet(self._files.paths(part))
+            files = parquet(self._files.paths(part), by_session=len(sessions) > 1)
+            entity = self._entity(name, sessions)
             events = sql.folded(entity, sql.filled_log(entity, files))
+            counts = Counter[str]()
+            for log in part:
+                counts[log.session] += log.events
             known[name] = _Known(
                 # made once, though a statement reads it more than once; it is too little to be worth sorting
                 f"WITH known AS MATERIALIZED ({events}) ",
                 "known",
-                f"SELECT max(timestamp) AS t FROM {files}",
-                sum(file.events for file in part),
+                f"SELECT {_by(sessions)} AS session, max(timestamp) AS t FROM {files} GROUP BY 1",
+                max(counts.values()),
                 once=True,
             )
         return known
 
-    def _end_ms(self, known: dict[str, _Known]) -> int:
-        """Return when the session ended: when its last node died, or else when it was last heard of."""
-        [(alive, end_ms)] = self._engine.run(f"SELECT bool_or(state != 'DEAD'), max(end_time_ms) FROM {ended('node')}")
-        if alive is False and end_ms:
-            return int(end_ms)
+    @staticmethod
+    def _entity(name: str, sessions: Sequence[str]) -> Entity:
+        return sql.of_many(installed()[name]) if len(sessions) > 1 else installed()[name]
+
+    def _ends_ms(self, sessions: Sequence[str], known: Mapping[str, _Known]) -> dict[str, int]:
+        """Return when each session ended: when its last node died, or else when it was last heard of."""
+        by = _by(sessions)
+        now_ms = time.time_ns() // 1_000_000
         latest = [one.latest for name, one in known.items() if name not in OF_AGENTS]
-        if not latest:
-            return time.time_ns() // 1_000_000
-        [(end_s,)] = self._engine.run(f"SELECT max(t) FROM ({' UNION ALL '.join(latest)})")
-        [(seen_ms,)] = self._engine.run(f"SELECT max(seen_ms) FROM {ended('raylet')}")
+        heard = dict(
+            self._engine.run(f"SELECT session, max(t) FROM ({' UNION ALL '.join(latest)}) GROUP BY 1") if latest else ()
+        )
+        seen = dict(self._engine.run(f"SELECT {by} AS session, max(seen_ms) FROM {ended('raylet')} GROUP BY 1"))
         # the last millisecond of that second: what an event says of it was before the end
-        return max(int(end_s or 0) * 1000 + 999, int(seen_ms or 0))
+        ends = {
+            session: max(int(heard[session] or 0) * 1000 + 999, int(seen.get(session) or 0))
+            if session in heard
+            else now_ms
+            for session in sessions
+        }
+        nodes = self._engine.run(
+            f"SELECT {by} AS session, bool_or(state != 'DEAD'), max(end_time_ms) FROM {ended('node')} GROUP BY 1"
+        )
+        return ends | {session: int(end_ms) for session, alive, end_ms in nodes if alive is False and end_ms}
 
     def _bare(self, entity: Entity, known: _Known | None) -> str:
         """Return the states of an entity as told: one a key, though a straggler may have begun a second one."""
@@ -223,7 +288,7 @@ class Sealer:
         return sql.bare(entity, f"({once} UNION ALL BY NAME {joined})")
 
     def _states(
-        self, entity: Entity, known: dict[str, _Known], end_ms: int | None, names: Collection[str] | None = None
+        self, entity: Entity, known: Mapping[str, _Known], end_ms: str | None, names: Collection[str] | None = None
     ) -> str:
         """Return the SELECT of an entity's states: those it ends with; without an end, those that others end with."""
         own = known.get(entity.name)
@@ -236,3 +301,16 @@ class Sealer:
             names=names,
         )
         return (own.before if own else "") + select
+
+
+def _by(sessions: Sequence[str]) -> str:
+    """Return the expression of the session that a row is of."""
+    return SESSION.name if len(sessions) > 1 else sql.literal(sessions[0])
+
+
+def _end_ms(ends_ms: Mapping[str, int]) -> str:
+    """Return the expression of when the session ended that a row is of."""
+    if len(ends_ms) == 1:
+        return str(*ends_ms.values())
+    ends = ", ".join(f"{sql.literal(session)}: {end_ms}" for session, end_ms in ends_ms.items())
+    return f"MAP {{{ends}}}[{SESSION.name}]"

@@ -9,7 +9,7 @@ Files to chunks. A file is its own buffer: when the broker is away, we just stop
 """
 
 from raytrail.tail.checkpoint import Checkpoint
-from raytrail.tail.discovery import Nodes, Session, alive, latest, locate, nodes, sessions
+from raytrail.tail.discovery import Nodes, Session, alive, latest, locate, nodes, running, sessions
 from raytrail.tail.tailer import Tailer
 
-__all__ = ["Checkpoint", "Nodes", "Session", "Tailer", "alive", "latest", "locate", "nodes", "sessions"]
+__all__ = ["Checkpoint", "Nodes", "Session", "Tailer", "alive", "latest", "locate", "nodes", "running", "sessions"]

@@ -335,8 +335,10 @@ class Tailer:
         files = [file for file in self._files() if file.half and not file.over and (waited or not file.queued)]
         halves = [(self._followed(file), file) for file in files]
         still = time.time_ns() - int(_STILL_SECONDS * 1e9)
+        # looked at once: a node has thousands of processes, and may have a thousand sessions
+        seen = discovery.running() if halves else None
         for session in {followed.session.name for followed, _ in halves}:
-            alive = discovery.alive(session)
+            alive = None if seen is None else seen.alive(session)
             # an import reads what was copied here from anywhere, also where nothing tells who runs
             if alive or (alive is None and not self._fixed):
                 continue
@@ -737,6 +739,8 @@ class Tailer:
             return None
         if piece is not None:
             self._take(file, piece)
+        if self._fixed and not file.more:
+            self._release(file)  # its time is over: it is in nobody's way, and to choose among thousands takes long
         return piece
 
     def _wait_for_half(self, file: EventFile, piece: Piece | None) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from raytrail.entities import Column, Derived, Entity, entity
 from raytrail.entities.fidelity import CANNOT, EXCUSES, INFERRED, ROWS, WITHOUT_LOGS
-from raytrail.entities.sql import find
+from raytrail.entities.sql import find, of_session
 from raytrail.server.context import View, encode
 from raytrail.server.ray.state import ASKED_FOR, RESOURCES, RUNTIME_ENVS, Field, Resource
 from raytrail.store import Filter
@@ -136,7 +136,7 @@ def _of_rows(resource: str) -> dict[str, str]:
 def _origins(one: Entity, column: Column | Derived) -> Iterator[str]:
     """Yield the places in Ray's events that a column is read from."""
     if one.view:
-        for name in re.findall(r"{(\w+)}", one.view):
+        for name in re.findall(r"{(\w+)}", of_session(one.view, many=False)):
             yield from entity(name).event_types
         return
     if isinstance(column, Column) and not column.computed:

@@ -14,6 +14,7 @@ from tests.line import SEED
 
 from raytrail.config import StoreConfig, TailConfig
 from raytrail.entities import installed
+from raytrail.errors import StoreDamaged
 from raytrail.store import Store, UnreadableError
 from raytrail.store.engine import Engine
 from raytrail.tail import Checkpoint, Tailer
@@ -117,17 +118,21 @@ def test_what_many_take_to_be_planned_is_what_a_few_take(sessions, tmp_path, mon
     assert statements(8) < 2 * statements(1)
 
 
-def test_one_that_cannot_be_sealed_is_said_and_the_others_are(tmp_path, task):
+@pytest.mark.parametrize("kind", [StoreDamaged, UnreadableError])
+def test_one_that_cannot_be_sealed_is_said_and_the_others_are(tmp_path, task, kind):
     names = [name(number) for number in range(9)]
     with Store.open(tmp_path, CONFIG, write=True) as store:
         store.append([of(session, task(1)) for session in names])
         [log] = store._catalogue.log_files(names[3])
         (tmp_path / log.path).write_bytes(b"PAR1 of another kind")
-        with pytest.raises(UnreadableError, match=names[3]):
+        if kind is UnreadableError:  # as an older version named files, without a checksum
+            with store._catalogue.transaction() as db:
+                db.execute("UPDATE log SET crc32 = NULL WHERE id = ?", (log.id,))
+        with pytest.raises(kind, match=names[3]):
             store.seal_all(names)
         assert store._catalogue.query("SELECT session FROM sessions WHERE sealed_ms IS NULL") == [(names[3],)]
         assert all(store.snapshot(session).count("task") == 1 for session in names if session != names[3])
-        with pytest.raises(UnreadableError):
+        with pytest.raises(kind):
             store.seal_all(names)
 
 

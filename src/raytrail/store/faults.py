@@ -41,7 +41,8 @@ def halved(tasks: Sequence[T], work: Callable[[Sequence[T]], object]) -> list[Ex
         work(tasks)
         return []
     except Exception as fault:
-        if not is_of_content(fault):
+        of_a_session = isinstance(fault, StoreDamaged) and fault.session
+        if not (is_of_content(fault) or of_a_session):
             raise
         if len(tasks) == 1:
             return [fault]

@@ -147,6 +147,14 @@ class EventFile:
         before, self.seen = self.seen, (status.st_size, status.st_mtime_ns)
         return before != self.seen
 
+    def update_mark(self) -> None:
+        """Bring its mark, if there is one, up to date with what is known to be on disk."""
+        if self.mark is not None:
+            self.mark.written = max(self.mark.written, self.size)
+            if self.name.is_log:
+                self.mark.skipped = self.beyond
+            self.mark.unread = (self.position, self.size - self.position, self.unread) if self.unread else None
+
     @property
     def half(self) -> bool:
         """Whether there is more of it, be it half a line: nothing of that is shipped while its writer lives."""
@@ -320,9 +328,9 @@ class EventFile:
             block = os.pread(self._open_fd, _BLOCK_BYTES, self._searched)
             if not block:
                 return None
-            found = block.find(b"\n")
-            if found >= 0:
-                return self._searched + found + 1
+            newline = block.find(b"\n")
+            if newline >= 0:
+                return self._searched + newline + 1
             self._searched += len(block)
         self.searching = True
         return None

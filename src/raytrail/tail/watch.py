@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,27 +75,27 @@ class Watch:
                 events = os.read(self._fd, 64 * 1024)
             except BlockingIOError:
                 return news
-            offset = 0
-            while offset < len(events):
-                watch, mask, _, length = _EVENT.unpack_from(events, offset)
-                name = events[offset + _EVENT.size : offset + _EVENT.size + length]
-                offset += _EVENT.size + length
+            for watch, mask, name in _split(events):
                 if mask & _OVERFLOW:
                     news = news._replace(overflow=True)
                 elif directory := self._directories.get(watch):
-                    if mask & _MODIFY:
-                        news.grown.add((directory, os.fsdecode(name.rstrip(b"\0"))))
-                    else:
-                        news.changed.add(directory)
-                    if mask & _MOVE_SELF:
-                        self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
-                    if mask & _IGNORED:
-                        del self._directories[watch]
+                    self._note(news, watch, directory, mask, name)
         return news
 
     def close(self) -> None:
         """Stop watching."""
         os.close(self._fd)
+
+    def _note(self, news: News, watch: int, directory: Path, mask: int, name: str) -> None:
+        """Add an event of a directory to the news. End its watch where the directory went away."""
+        if mask & _MODIFY:
+            news.grown.add((directory, name))
+        else:
+            news.changed.add(directory)
+        if mask & _MOVE_SELF:
+            self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
+        if mask & _IGNORED:
+            del self._directories[watch]
 
     def _call(self, name: str, *arguments: object) -> int:
         result: int = getattr(self._libc, name)(*arguments)
@@ -102,3 +103,12 @@ class Watch:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return result
+
+
+def _split(events: bytes) -> Iterator[tuple[int, int, str]]:
+    """Yield the watch, the mask and the name of each event."""
+    offset = 0
+    while offset < len(events):
+        watch, mask, _, length = _EVENT.unpack_from(events, offset)
+        offset += _EVENT.size + length
+        yield watch, mask, os.fsdecode(events[offset - length : offset].rstrip(b"\0"))

@@ -1,4 +1,4 @@
-"""What is wrong on the disk, as warnings: each is logged once, however often it is met."""
+"""Warnings of what is wrong on the disk. Each is logged once, however often it is met."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Refusals:
     def __init__(self) -> None:
         self.count = 0
         self._sessions: set[Path] = set()
-        """What is named as a session now and is none."""
+        """The paths that are named as a session now and are none."""
 
     def refuse_name(self, directory: Directory, name: str, kind: str) -> None:
         """Note that a name in a directory is taken by something of a `kind` that is not read."""

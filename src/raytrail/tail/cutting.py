@@ -1,4 +1,4 @@
-"""Chunks, cut from files: the new lines of several files when they are few, else of one."""
+"""Chunks are cut from files. One chunk takes the new lines of several files when they are few."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Cutter:
 
     @property
     def has_rewound(self) -> bool:
-        """Whether there is anything to be read again that has no turn yet."""
+        """True if there is anything to be read again that has no turn yet."""
         return bool(self._rewound)
 
     def rewind(self, segments: Iterable[Segment]) -> None:
@@ -103,7 +103,7 @@ class Cutter:
         directory, turns = group[0], self._followed.turns
         while draft.room > 0 and (file := turns.next_file(group)):
             piece = self._read(directory, file, draft.room, long=not draft.parts)
-            if piece is None and file.more:  # its next line does not fit; it begins the next chunk
+            if piece is None and file.more:  # its next line does not fit, and begins the next chunk
                 if file.searching:
                     turns.let_others(group, file)
                 return
@@ -116,7 +116,15 @@ class Cutter:
                 turns.remove(directory, file)
 
     def _read(self, directory: Directory, file: EventFile, room: int, *, long: bool) -> Piece | None:
-        """Read the next piece of a file, `room` bytes at most; `long`: or one line that is longer."""
+        """
+        Read the next piece of a file. Return None where nothing of it can be shipped now.
+
+        Args:
+            directory: Where the file is.
+            file: The file.
+            room: How many bytes it may have.
+            long: Whether it may also be one line that is longer.
+        """
         try:
             self._followed.open_files.open(file)
             if file.mark is None and not self._identifier.identify(directory, file):
@@ -142,7 +150,7 @@ class Cutter:
     def _leave(self, directory: Directory, file: EventFile, error: OSError) -> None:
         """Leave a file that cannot be read until the next listing."""
         if isinstance(error, FileNotFoundError):
-            directory.due = -math.inf  # it has another name by now, or none: list again
+            directory.due = -math.inf  # it has another name by now, or none, as the next listing tells
             return
         file.seen = (0, 0)  # the next listing finds it changed, and it is tried again
         file.unread = f"cannot be read: {error.strerror}" if file.over else ""
@@ -172,7 +180,7 @@ class Cutter:
         elif file.name.is_log:
             file.mark.reading[piece.start] = 0  # lines, and no events
         else:
-            # `bytes.count` looks at each byte; this one leaps from line to line, at a third of the cost
+            # `bytes.count` looks at each byte. This one leaps from line to line, at a third of the cost.
             file.mark.reading[piece.start] = len(io.BytesIO(piece.data).readlines()) - piece.data.startswith(b"\n")
 
     def _queue_again(self, segment: Segment) -> None:

@@ -37,7 +37,7 @@ class Directory:
         self.files: dict[Inode, EventFile] = {}
         self.names: dict[str, EventFile] = {}
         self.listed = False
-        """Whether it could be listed."""
+        """True if it could be listed."""
         self.due = -math.inf
         """When to list it next."""
         self.news_at = time.monotonic()
@@ -52,7 +52,7 @@ class Directory:
 
     @property
     def holds_logs(self) -> bool:
-        """Whether it is a directory of logs, and not of events."""
+        """True if it is a directory of logs, and not of events."""
         return self.logs is not None
 
     def path(self, name: str) -> Path:
@@ -60,7 +60,7 @@ class Directory:
         return self.session.events / name
 
     def place(self, name: str) -> str:
-        """Return what a file in it is called in reports: its place in ``logs/``, or its name, escaped."""
+        """Return what a file in it is called in reports. That is its place in ``logs/``, or its name, escaped."""
         return f"{self.logs or ''}{disk.escape_name(name)}"
 
     def note_news(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""What is followed: the directories, their files, and how each file stands. All parts of a tailer share it."""
+"""The directories that are followed, and their files. All parts of a tailer share them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Followed:
         self.checkpoint = checkpoint
         self.fixed = fixed
         self.waits = not fixed
-        """Whether more may be written: half a line of a log is waited for, and a raylet is looked for later again."""
+        """True if more may be written, so that half a line of a log is waited for, and a missed raylet too."""
         self.directories: dict[Path, Directory] = {}
         self.listed: set[str] = set()
         """Every directory that could ever be listed."""

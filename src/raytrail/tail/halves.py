@@ -1,4 +1,4 @@
-"""Half lines at the ends of logs: each is given a moment to be completed, and is then shipped as it is."""
+"""Half lines at the ends of logs. Each is given a moment to be completed, and is then shipped as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file is it: an inode that is read for the first time, matched with what the checkpoint knows."""
+"""The identity of files. An inode that is read for the first time is matched with what the checkpoint knows."""
 
 from __future__ import annotations
 

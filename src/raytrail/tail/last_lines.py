@@ -1,4 +1,4 @@
-"""The last lines of a session that has ended: each is as whole as it will ever be, and is read or accounted for."""
+"""The last lines of a session that has ended. Each is as whole as it will ever be, and is read or accounted for."""
 
 from __future__ import annotations
 

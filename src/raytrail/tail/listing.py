@@ -1,4 +1,4 @@
-"""Directories, listed now and then: which files came, went, were renamed, or grew."""
+"""Directories are listed now and then. A listing shows which files came, went, were renamed, or grew."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Lister:
         try:
             status = entry.stat(follow_symlinks=False)
         except OSError:
-            return None  # renamed or deleted since it was listed: the next listing will tell
+            return None  # renamed or deleted since it was listed, as the next listing will tell
         if not stat.S_ISREG(status.st_mode):
             if not (directory.holds_logs and stat.S_ISDIR(status.st_mode)):
                 self._refusals.refuse_name(directory, name, f"{disk.kind(status.st_mode)}, and no file")
@@ -230,7 +230,7 @@ class Lister:
         if file.name.is_log and file.fd is not None and file.position < file.size:
             file.flush = True
             self._followed.turns.add(directory, file)
-        # half a line may still be completed: it is given the time from one listing to the next
+        # half a line may still be completed, and is given the time from one listing to the next
         ends = file.position == file.size or file.gone
         file.gone = True
         if file.fd is None or (file.settled and ends and not file.queued):

@@ -1,4 +1,4 @@
-"""The files that are held open: as many as the process may have, and the least recently read is closed first."""
+"""The files that are held open. Where they are too many, the least recently read is closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OpenFiles:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may be opened without closing another one."""
+        """True if one more may be opened without closing another one."""
         return len(self._files) < self._most
 
     def open(self, file: EventFile) -> None:

@@ -135,7 +135,7 @@ def session(directory: Path) -> Session:
 
 
 def _event_files(directory: Path, unreadable: list[str]) -> Iterator[EventFile]:
-    """Yield the event files of a session directory; name in `unreadable` what cannot be read."""
+    """Yield the event files of a session directory. Name in `unreadable` what cannot be read."""
     # Ray makes the directory with the first event file, and none where export is off
     for path in sorted(_list(directory / "logs" / "export_events", unreadable)):
         match = EVENT_FILE.fullmatch(path.name)
@@ -169,7 +169,7 @@ def _driver_pids(logs: Path, unreadable: list[str]) -> Iterator[int]:
 
 
 def _list(directory: Path, unreadable: list[str]) -> list[Path]:
-    """Return what is in a directory, which need not be there; name it in `unreadable` if it cannot be read."""
+    """Return what is in a directory, which need not be there. Name it in `unreadable` if it cannot be read."""
     try:
         return list(directory.iterdir())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Reports: what is said of files and raylets, as chunks of event type ``FILE`` that no file holds."""
+"""Reports of files and raylets. They are chunks of event type ``FILE`` that no file holds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Reports:
     def __init__(self, followed: Followed) -> None:
         self._followed = followed
         self._reported: dict[Mark, tuple[object, ...]] = {}
-        """What was last reported of each file."""
+        """The state of each file that was last reported."""
         self._ended: list[Mark] = []
         """The files that were last reported as gone."""
 
@@ -64,7 +64,7 @@ class Reports:
         ]
 
     def _report_lives(self, changed: _Marks) -> list[Chunk]:
-        """Return the reports of raylets; add a file to what has `changed`, where a sign of life has no other form."""
+        """Return the reports of raylets. Add a file to what has `changed` where a sign of life has no other form."""
         now, running = time.monotonic(), self._look_for_raylets()
         now_ms = time.time_ns() // 1_000_000
         lives = [(life, list(life.reports(now, now_ms))) for life in self._followed.lives.values()]
@@ -83,7 +83,11 @@ class Reports:
             changed[directory.session.name, directory.node_id] = [marks[-1]]
 
     def _look_for_raylets(self) -> Running | None:
-        """Look which raylets run, where any may; twice where the last look of all has missed one that did run."""
+        """
+        Look which raylets run. Return None where none may.
+
+        An agent that ends looks again where it has missed one that did run, as nobody looks later.
+        """
         lives = self._followed.lives
         while any(life.may_change for life in lives.values()):
             running, now_ms = discovery.running(), time.time_ns() // 1_000_000

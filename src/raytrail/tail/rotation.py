@@ -1,4 +1,4 @@
-"""How near Ray is to deleting what is not read yet: it keeps so many rotated files of each writer."""
+"""The distance to the deletion of what is not read yet. Ray keeps a number of rotated files of each writer."""
 
 from __future__ import annotations
 

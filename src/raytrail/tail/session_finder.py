@@ -1,4 +1,4 @@
-"""Which sessions are followed: those that were given, or those of Ray's temp dir, as they begin."""
+"""The search for sessions in Ray's temp dir, as they begin, and for their logs."""
 
 from __future__ import annotations
 

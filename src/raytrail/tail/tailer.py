@@ -1,4 +1,4 @@
-"""Whole new lines of all event files and logs on this node, as chunks; bytes are cut and never parsed."""
+"""The whole new lines of all event files and logs on this node, as chunks. Bytes are cut and never parsed."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ class Tailer:
 
     @property
     def behind(self) -> bool:
-        """Whether there is more to read than the last poll did."""
+        """True if there is more to read than the last poll did."""
         return bool(self._followed.turns) or self._cutter.has_rewound
 
     @property
     def searching(self) -> bool:
-        """Whether the end of a long line is still searched for, so that a poll that yields nothing is not the last."""
+        """True if the end of a long line is still searched for, so that a poll that yields nothing is not the last."""
         return self._followed.turns.searching
 
     def poll(self) -> Iterator[Chunk]:
@@ -97,7 +97,7 @@ class Tailer:
         Yield the next chunk of every session and event type that has one: the small types, ``TASK``, logs.
 
         A chunk takes the new lines of several files when they are few, and files take turns when they are
-        many. Nothing is read before it is asked for: to stop iterating is to stop reading.
+        many. Nothing is read before it is asked for. Who stops iterating stops the reading.
         """
         self._polled_at = self._notice()
         for group in self._followed.turns.by_priority():
@@ -108,9 +108,9 @@ class Tailer:
 
     def take(self, room: int, wait_seconds: float) -> list[Chunk] | None:
         """
-        Wait for something to read, and return chunks of `room` bytes in all: what several polls yield.
+        Wait for something to read, and return chunks of `room` bytes in all, as several polls yield them.
 
-        If there is only room for one chunk, or less, it is one chunk. None where it is not yet time for a poll:
+        If there is only room for one chunk, or less, it is one chunk. None where it is not yet time for a poll, as
         events gather for `poll_seconds`.
         """
         self.wait(wait_seconds)
@@ -157,9 +157,10 @@ class Tailer:
 
     def wait(self, seconds: float) -> None:
         """
-        Return when another poll is worth while: at once if the last one left something that may be read.
+        Return when another poll is worth while.
 
-        Else not before `poll_seconds` after the last one, so that events gather; then as soon as a file grew.
+        That is at once if the last poll left something that may be read. Else it is as soon as a file grew, but not
+        before `poll_seconds` after the last poll, so that events gather.
 
         Args:
             seconds: To wait at most.
@@ -183,9 +184,9 @@ class Tailer:
 
     def bytes_until_deleted(self) -> int | None:
         """
-        Return how much its writer may write until Ray deletes what is not acknowledged: of the nearest file.
+        Return how much its writer may write until Ray deletes the nearest file that is not acknowledged to its end.
 
-        None where all is acknowledged. What was deleted already, and is held open, is still read.
+        None where all is acknowledged. A file that was deleted already, and is held open, is still read.
         """
         return min((size for _, size in self._rotation.bytes_until_deleted()), default=None)
 
@@ -212,11 +213,12 @@ class Tailer:
 
     def reports(self, nameless: Collection[FileId] = ()) -> list[Chunk]:
         """
-        Return what is to be said of the files that have changed since the last call, as ``FILE`` chunks.
+        Return the reports of the files that have changed since the last call, as ``FILE`` chunks.
 
-        The raylets of a session that is alive are reported every minute: a sign of life. One that has gone is
-        reported at once, and no more. Where it is not known which raylet runs, the session's last file is reported
-        again in its place. Call it again only once the last chunks are published: by then, what ended is forgotten.
+        The raylets of a session that is alive are reported every minute, as a sign of life. One that has gone is
+        reported at once, and no more. If it is not known which raylet runs, the session's last file is reported
+        again in its place. Call it again only once the last chunks are published, as it forgets what they said has
+        ended.
 
         Args:
             nameless: Files that somebody else has said to have no line to know them by, if they may have one by now.
@@ -239,7 +241,7 @@ class Tailer:
             self._lister.watch = None
 
     def _notice(self) -> float:
-        """Find out what has grown; return the time."""
+        """Find out what has grown. Return the time at which it was looked."""
         if self._changed is not None:
             self._reconfigure(self._changed)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Whose turn it is: the files that have something to read, in the order in which they are read."""
+"""The files that have something to read, in the order in which they take turns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Turns:
 
     @property
     def searching(self) -> bool:
-        """Whether the end of a long line is still searched for in any of the files."""
+        """True if the end of a long line is still searched for in any of the files."""
         return any(file.searching for stems in self._groups.values() for files in stems.values() for file in files)
 
     def add(self, directory: Directory, file: EventFile) -> None:

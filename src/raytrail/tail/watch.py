@@ -1,4 +1,4 @@
-"""What the kernel says has grown: inotify, by ctypes, on whole directories."""
+"""The files that the kernel says have grown. It is asked by inotify, through ctypes, on whole directories."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ struct inotify_event: | wd: int | mask: uint32 | cookie: uint32 | len: uint32 | 
 
 
 _MOST_READS = 32
-"""Of 64 KiB each, some thousand events: whoever writes without pause makes news faster than they are read."""
+"""How often 64 KiB of events are read at once. Whoever writes without pause makes news faster than they are read."""
 
 
 class News(NamedTuple):
@@ -33,7 +33,7 @@ class News(NamedTuple):
     changed: set[Path]
     """Directories in which a file appeared, vanished or was renamed, or that vanished themselves."""
     overflow: bool
-    """The kernel dropped events: look at everything."""
+    """True if the kernel dropped events, so that everything is to be looked at."""
 
 
 class Watch:
@@ -68,7 +68,7 @@ class Watch:
         poll.poll(max(0, seconds) * 1000)
 
     def read(self) -> News:
-        """Return the news, without waiting for any; of a flood some of it, and the next call the rest."""
+        """Return the news, without waiting for any. The next call returns the rest of a flood."""
         news = News(set(), set(), False)
         for _ in range(_MOST_READS):
             try:

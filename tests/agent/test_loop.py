@@ -156,7 +156,7 @@ async def test_a_chunk_larger_than_all_that_may_be_under_way_goes_alone(tailed, 
     broker = Broker()
     append(path, lines(0, 10, 900))
     tailer, checkpoint = tailed
-    tailer.config = msgspec.structs.replace(tailer.config, chunk_bytes=8192)
+    tailer.configure(msgspec.structs.replace(tailer.config, chunk_bytes=8192))
     async with running((tailer, checkpoint), broker, config=msgspec.structs.replace(AGENT, in_flight_bytes=1024)):
         await until(lambda: len(broker.lines) == 10)
 
@@ -171,9 +171,11 @@ async def test_a_line_longer_than_all_that_may_be_under_way_goes_alone(tailed, p
 async def test_chunks_are_published_at_the_same_time(tailed, path):
     broker = Broker()
     broker.here.clear()
-    append(path, lines(0, 4, 900))
+    append(path, lines(0, 2, 900))
     async with running(tailed, broker):
-        await until(lambda: broker.under_way > 3000)
+        await until(lambda: broker.under_way > 1800)  # both of one look at the file
+        append(path, lines(2, 4, 900))
+        await until(lambda: broker.under_way > 3600)  # and two that were read while these were on their way
         broker.here.set()
 
 
@@ -283,10 +285,10 @@ async def test_drain_publishes_what_is_there_and_returns(tailed, path):
 
 async def test_drain_looks_at_everything_whenever_the_next_look_was_due(tailed, path):
     tailer, checkpoint = tailed
-    for followed in tailer._sessions.values():
-        followed.due = tailer._sessions_due = time.monotonic() + 3600
-    tailer._watch.close()
-    tailer._watch.__init__()  # it watches nothing
+    for directory in tailer._followed.directories.values():
+        directory.due = tailer._sessions_due = time.monotonic() + 3600
+    tailer._lister.watch.close()
+    tailer._lister.watch.__init__()  # it watches nothing
     append(path, lines(0, 3))
     broker = Broker()
     await agent.drain(tailer, checkpoint, broker, AGENT, lambda _: None)

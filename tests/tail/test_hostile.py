@@ -115,7 +115,7 @@ def test_what_is_no_file_is_named_once_and_its_neighbours_arrive(tail, logs, sec
 
 @pytest.mark.parametrize("kind", [*KINDS, "gone"])
 def test_what_takes_a_files_place_after_it_was_listed_is_not_opened(tail, logs, secret, monkeypatch, kind):
-    monkeypatch.setattr("raytrail.tail.tailer._MOST_OPEN_FILES", 1)
+    monkeypatch.setattr("raytrail.tail.open_files._MOST_OPEN_FILES", 1)
     places = [logs / place for place in PLACES]
     for place in places:
         place.write_bytes(line("a"))
@@ -172,7 +172,7 @@ def test_a_directory_that_is_a_link_is_not_read(tail, logs, secret, caplog, dire
 
 
 def test_what_is_swapped_all_the_time_is_never_followed(tail, logs, secret, tmp_path, monkeypatch):
-    monkeypatch.setattr("raytrail.tail.tailer._MOST_OPEN_FILES", 1)
+    monkeypatch.setattr("raytrail.tail.open_files._MOST_OPEN_FILES", 1)
     place, events = logs / "export_events" / "event_EXPORT_ACTOR.log", logs / "export_events"
     (tmp_path / "a").symlink_to(secret)
     (tmp_path / "b").symlink_to(secret.parent)
@@ -239,7 +239,7 @@ def test_directories_of_logs_are_followed_to_a_depth_and_no_further(tail, logs, 
 
 
 def test_of_directories_of_logs_so_many_are_followed(tail, logs, monkeypatch, caplog):
-    monkeypatch.setattr("raytrail.tail.tailer._MOST_DIRECTORIES", 5)
+    monkeypatch.setattr("raytrail.tail.listing._MOST_DIRECTORIES", 5)
     for number in range(20):
         (logs / f"d{number}").mkdir()
         (logs / f"d{number}" / "x.out").write_bytes(b"x\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raytrail.tail import tailer
+from raytrail.tail import directory, discovery, halves, last_lines, listing, reports, tailer
 from raytrail.tail.discovery import Raylet, Running
 from raytrail.tail.life import STILL_SECONDS
 
@@ -72,8 +72,9 @@ def world(temp_dir, monkeypatch):
     world = World(temp_dir / SESSION)
     for path in (world.session, *world.session.rglob("*")):
         os.utime(path, (world.time(), world.time()))
-    monkeypatch.setattr(tailer, "time", world)
-    monkeypatch.setattr(tailer.discovery, "running", lambda: world.seen)
+    for module in (directory, halves, last_lines, listing, reports, tailer):
+        monkeypatch.setattr(module, "time", world)
+    monkeypatch.setattr(discovery, "running", lambda: world.seen)
     return world
 
 

@@ -55,7 +55,7 @@ def test_half_a_line_is_waited_for_a_moment_and_shipped_when_the_agent_stops(tai
 
 
 def test_a_progress_bar_that_never_ends_its_line_is_shipped_nevertheless(tail, logs, monkeypatch):
-    monkeypatch.setattr("raytrail.tail.tailer._HALF_SECONDS", 0)
+    monkeypatch.setattr("raytrail.tail.halves._HALF_SECONDS", 0)
     (logs / "worker-a-01000000-7.err").write_bytes(b"\r10%")
     it = tail()
     assert it.ship() + it.ship() == b"\r10%"

@@ -11,8 +11,9 @@ import pytest
 
 from raytrail.config import TailConfig
 from raytrail.errors import ConfigError
-from raytrail.tail import Checkpoint, Tailer, tailer
+from raytrail.tail import Checkpoint, Tailer, discovery, tailer
 from raytrail.tail.discovery import Running
+from raytrail.tail.file import EventFile
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
 
@@ -355,7 +356,7 @@ def test_a_file_that_comes_back_goes_on_where_it_was(tail, events, tmp_path):
 
 
 def test_more_files_than_may_be_open_are_all_read(tail, events, monkeypatch):
-    monkeypatch.setattr(tailer, "_MOST_OPEN_FILES", 3)
+    monkeypatch.setattr("raytrail.tail.open_files._MOST_OPEN_FILES", 3)
     for number in range(10):
         append(events / f"event_EXPORT_TASK_{number}.log", line(number, 900), line(number + 100))
     it = tail(chunk_bytes=1024)
@@ -449,7 +450,7 @@ def test_a_file_that_cannot_be_read_is_named_once_and_read_when_it_can_be(tail, 
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr(tailer.EventFile, "open", refuse)
+        patched.setattr(EventFile, "open", refuse)
         it = tail()
         assert it.ship() == it.ship() == b""
         assert caplog.messages == [f"{path}: Permission denied; it is not read until it can be"]
@@ -514,8 +515,8 @@ def test_what_inotify_does_not_say_a_sweep_finds(tail, events):
     append(path, line(1))
     it = tail(inotify=True, sweep_seconds=1e-9)
     it.ship()
-    it.tailer._watch.close()
-    it.tailer._watch.__init__()  # it watches nothing now
+    it.tailer._lister.watch.close()
+    it.tailer._lister.watch.__init__()  # it watches nothing now
     append(path, line(2))
     assert it.ship() == line(2)
 
@@ -554,10 +555,12 @@ def test_wait_returns_when_a_file_grew(tail, events):
 
 def test_a_quiet_directory_is_listed_more_rarely(tail, events, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(tailer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     it = tail(inotify=False, poll_seconds=1, sweep_seconds=60)
     listed = []
-    monkeypatch.setattr(it.tailer, "_sweep", lambda followed: listed.append((followed.session.events, now[0] - 1000)))
+    monkeypatch.setattr(
+        it.tailer._lister, "list_one", lambda directory: listed.append((directory.session.events, now[0] - 1000))
+    )
     for _ in range(100):
         now[0] += 1
         it.read()
@@ -577,7 +580,7 @@ def test_a_report_says_what_became_of_a_file(tail, events, temp_dir):
     (chunk,) = [chunk for chunk in it.tailer.reports() if b"RAYTRAIL_FILE" in chunk.data]
     assert (chunk.cluster, chunk.session, chunk.node_id) == ("c1", SESSION, "bb22")
     assert (chunk.event_type, chunk.segments) == ("FILE", ())
-    it.tailer._reported.clear()
+    it.tailer._reports._reported.clear()
     report = it.reports()[path.name]
     assert abs(report.pop("reported_ms") - time.time() * 1000) < 5000
     assert int(report.pop("unread")) <= time.time() * 1000
@@ -691,8 +694,8 @@ def test_a_session_that_is_alive_of_which_no_node_is_known_reports_its_last_file
     tail, events, monkeypatch, seen, expected
 ):
     now = [1000.0]
-    monkeypatch.setattr(tailer.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(tailer.discovery, "running", lambda: seen)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(discovery, "running", lambda: seen)
     append(events / "event_EXPORT_TASK_1.log", line(1))
     append(events / "event_EXPORT_TASK_2.log", line(2))
     it = tail()

@@ -23,7 +23,6 @@ def watch() -> Iterator[Watch]:
 def test_writing_names_the_file(watch, tmp_path):
     (tmp_path / "a").touch()
     watch.add(tmp_path)
-    watch.add(tmp_path)
     assert watch.read() == (set(), set(), False)
     with (tmp_path / "a").open("ab", buffering=0) as file:
         for _ in range(3):
@@ -81,6 +80,15 @@ def test_a_directory_that_comes_again_can_be_watched_again(watch, tmp_path, chan
         watch.read()
         watch.read()
         shutil.rmtree(tmp_path / "moved", ignore_errors=True)
+
+
+def test_a_directory_that_is_watched_already_is_left_as_it_is(watch, tmp_path):
+    directory = tmp_path / "watched"
+    directory.mkdir()
+    watch.add(directory)
+    directory.rmdir()
+    watch.add(directory)  # the kernel, if it were asked, would say that nothing is there
+    assert watch.read().changed == {directory}
 
 
 def test_a_directory_that_is_not_there_cannot_be_watched(watch, tmp_path):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Agent:
         with_ray = asyncio.ensure_future(self._end_with_ray(stop))
         probing = asyncio.ensure_future(self._probes.run())
         try:
-            await self._take(self._config)
+            await self._apply(self._config)
             systemd.notify("READY=1")
             while not stop.is_set():
                 waited: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, probing, *self._running]
@@ -72,36 +72,28 @@ class Agent:
                     reloading = asyncio.ensure_future(hangup.wait())
                     await self._reload()
                 self._see_who_ended()
-                for one in (with_ray, probing):
-                    if one.done():
-                        one.result()
+                for background in (with_ray, probing):
+                    if background.done():
+                        background.result()
             systemd.notify("STOPPING=1")
             await self._finish(probing)
         finally:
-            left: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, probing, *self._running]
-            for future in left:
+            futures: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, probing, *self._running]
+            for future in futures:
                 future.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.gather(*futures, return_exceptions=True)
             await self._receiving.aclose()
 
-    async def _take(self, config: Config) -> None:
+    async def _apply(self, config: Config) -> None:
         """
         Bring what runs to what is wanted: begin, change or finish.
 
         Raises:
             ConfigError: A destination cannot be used, or there is none; nothing was changed.
         """
-        wanted = {destination.name: destination for destination in destinations(config)}
-        if not wanted:
-            raise ConfigError(
-                "nowhere to publish: give --to URL, e.g. file:///var/lib/raytrail/events, set RAYTRAIL_AGENT_TO, or "
-                "write a [destinations.<name>] table into the settings file"
-            )
-        brokers: dict[str, PubSub] = {}
-        for name, running in self.shippings.items():
-            if name in wanted and wanted[name].agent.to != running.destination.agent.to:
-                brokers[name] = connect(wanted[name].agent.to)
-        begun = await self._begin([one for name, one in wanted.items() if name not in self.shippings])
+        wanted = _name_destinations(config)
+        brokers = self._connect_changed(wanted)
+        begun = await self._begin([destination for name, destination in wanted.items() if name not in self.shippings])
         try:
             # with export off, too: Ray has no other place to keep them
             temp_dirs = [Path(destination.tail.temp_dir) for destination in wanted.values()]
@@ -110,16 +102,36 @@ class Agent:
             for shipping in begun:
                 await shipping.aclose()
             raise
+        self._finish_unwanted(wanted)
+        await self._change(wanted, brokers)
+        for shipping in begun:
+            self.shippings[shipping.destination.name] = shipping
+            self._running[asyncio.ensure_future(shipping.run())] = shipping
+        await self._probe(config)
+
+    def _connect_changed(self, wanted: Mapping[str, Destination]) -> dict[str, PubSub]:
+        """Return a new broker for each destination that ships to another place from now on."""
+        return {
+            name: connect(wanted[name].agent.to)
+            for name, shipping in self.shippings.items()
+            if name in wanted and wanted[name].agent.to != shipping.destination.agent.to
+        }
+
+    def _finish_unwanted(self, wanted: Mapping[str, Destination]) -> None:
+        """Have the destinations end that are not wanted any more."""
         for name in [name for name in self.shippings if name not in wanted]:
             shipping = self.shippings.pop(name)
             log.info("destination %s: no more; shipping what is left", shipping.label)
             shipping.finish(shipping.destination.agent.drain_seconds)
-        for name, running in self.shippings.items():
-            if running.destination != wanted[name]:
-                await running.change(wanted[name], brokers.get(name))
-        for shipping in begun:
-            self.shippings[shipping.destination.name] = shipping
-            self._running[asyncio.ensure_future(shipping.run())] = shipping
+
+    async def _change(self, wanted: Mapping[str, Destination], brokers: Mapping[str, PubSub]) -> None:
+        """Have the destinations whose settings are others go on by these."""
+        for name, shipping in self.shippings.items():
+            if shipping.destination != wanted[name]:
+                await shipping.change(wanted[name], brokers.get(name))
+
+    async def _probe(self, config: Config) -> None:
+        """Have Ray probed, in the temp dirs whose events are shipped."""
         tails = [shipping.destination.tail for shipping in self.shippings.values()]
         await self._probes.configure(probed(config.sources), [Path(tail.temp_dir) for tail in tails if tail.export])
 
@@ -144,7 +156,7 @@ class Agent:
         """Read the settings again; where they are wrong, what runs goes on as it is."""
         try:
             config = self._load()
-            await self._take(config)
+            await self._apply(config)
         except ConfigError as error:
             log.error("settings are not taken: %s; going on by the old ones", error)
             return
@@ -162,7 +174,8 @@ class Agent:
 
     async def _finish(self, probing: asyncio.Future[None]) -> None:
         """Ship what is left, in the time there is; first of all wait for Ray, if it is told to stop as well."""
-        ends = {name: time.monotonic() + one.destination.agent.drain_seconds for name, one in self.shippings.items()}
+        now = time.monotonic()
+        ends = {name: now + shipping.destination.agent.drain_seconds for name, shipping in self.shippings.items()}
         least = 0.0
         if self._config.agent.with_ray:
             last, least = min(ends.values(), default=0), 1.0
@@ -196,3 +209,19 @@ class Agent:
     async def _ray_runs(self) -> bool:
         tailers = [shipping.tailer for shipping in self.shippings.values()]
         return await asyncio.to_thread(lambda: any(tailer.ray_runs() for tailer in tailers))
+
+
+def _name_destinations(config: Config) -> dict[str, Destination]:
+    """
+    Return the destinations by name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    wanted = {destination.name: destination for destination in destinations(config)}
+    if not wanted:
+        raise ConfigError(
+            "nowhere to publish: give --to URL, e.g. file:///var/lib/raytrail/events, set RAYTRAIL_AGENT_TO, or "
+            "write a [destinations.<name>] table into the settings file"
+        )
+    return wanted

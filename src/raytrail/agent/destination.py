@@ -56,14 +56,16 @@ class Shipping:
     async def run(self) -> None:
         """Ship until told to finish, then what is left."""
         try:
-            left = await loop.run(self.tailer, self.checkpoint, self.outlet, lambda: self.destination.agent, self._stop)
+            unread_bytes = await loop.run(
+                self.tailer, self.checkpoint, self.outlet, lambda: self.destination.agent, self._stop
+            )
         finally:
             await self.aclose()
-        if left:
+        if unread_bytes:
             log.warning(
                 "destination %s: %s were not shipped in time; the next agent begins with them",
                 self.label,
-                words.size(left),
+                words.size(unread_bytes),
             )
 
     async def aclose(self) -> None:

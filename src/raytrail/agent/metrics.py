@@ -91,9 +91,9 @@ class AgentCollector(Collector):
             stored.add_metric(labels, wall - (now - outlet.stored_at))
             in_flight.add_metric(labels, outlet.in_flight_bytes)
             unread.add_metric(labels, tailer.unread_bytes())
-            left = tailer.bytes_until_deleted()
-            if left is not None:
-                until_deleted.add_metric(labels, left)
+            size_until_deleted = tailer.bytes_until_deleted()
+            if size_until_deleted is not None:
+                until_deleted.add_metric(labels, size_until_deleted)
             files.add_metric(labels, tailer.open_files)
             mismatches.add_metric(labels, tailer.mismatches)
             names.add_metric(labels, tailer.refused)
@@ -118,48 +118,10 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
     Raises:
         ConfigError: One cannot listen there.
     """
-    where = re.fullmatch(r"(\[[^]]+\]|[^:]*):([0-9]+)", listen)
-    if where is None:
-        raise ConfigError(f"listen={listen!r} is not host:port; write e.g. 127.0.0.1:8366")
-    host, port = where[1] or "127.0.0.1", int(where[2])
-    registry = CollectorRegistry()
-    registry.register(AgentCollector(agent))
-    ProcessCollector(registry=registry)
-    loop = asyncio.get_running_loop()
-
-    async def figures() -> dict[str, object]:
-        return {one.label: one.figures() for one in agent.shippings.values()}
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _SILENT_SECONDS
-
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/metrics":
-                self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
-            elif path == "/healthz":
-                asked = asyncio.run_coroutine_threadsafe(figures(), loop)
-                try:
-                    told: dict[str, object] = {"status": "ok", "destinations": asked.result(_ANSWER_SECONDS)}
-                except concurrent.futures.TimeoutError:
-                    told = {"status": f"the agent's loop has not turned for {_ANSWER_SECONDS:g} seconds"}
-                body = json.dumps(told, indent=2).encode() + b"\n"
-                self._answer(200 if told["status"] == "ok" else 503, "application/json", body)
-            else:
-                self._answer(404, "text/plain", b"/metrics, /healthz\n")
-
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: it is asked every few seconds."""
-
+    host, port = _parse(listen)
+    handler = _make_handler(_Answers(agent))
     try:
-        server = Server((host.strip("[]"), port), Handler)
+        server = Server((host.strip("[]"), port), handler)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"listen={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8366") from error
     thread = Thread(target=server.serve_forever, name="raytrail-metrics", daemon=True)
@@ -170,3 +132,64 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _parse(listen: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(\[[^]]+\]|[^:]*):([0-9]+)", listen)
+    if match is None:
+        raise ConfigError(f"listen={listen!r} is not host:port; write e.g. 127.0.0.1:8366")
+    return match[1] or "127.0.0.1", int(match[2])
+
+
+class _Answers:
+    """
+    The answer to each path: its status, its content type and its body. Any thread may ask.
+
+    Args:
+        agent: The agent whose figures they are. Its loop is the one that runs here.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._loop = asyncio.get_running_loop()
+        self._registry = CollectorRegistry()
+        self._registry.register(AgentCollector(agent))
+        ProcessCollector(registry=self._registry)
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        if path == "/healthz":
+            return self._answer_health()
+        return 404, "text/plain", b"/metrics, /healthz\n"
+
+    def _answer_health(self) -> tuple[int, str, bytes]:
+        health: dict[str, object] = {"status": "ok"}
+        try:
+            figures = asyncio.run_coroutine_threadsafe(self._figures(), self._loop)
+            health["destinations"] = figures.result(_ANSWER_SECONDS)
+        except concurrent.futures.TimeoutError:
+            health["status"] = f"the agent's loop has not turned for {_ANSWER_SECONDS:g} seconds"
+        status = 200 if health["status"] == "ok" else 503
+        return status, "application/json", json.dumps(health, indent=2).encode() + b"\n"
+
+    async def _figures(self) -> dict[str, object]:
+        return {shipping.label: shipping.figures() for shipping in self._agent.shippings.values()}
+
+
+def _make_handler(answers: _Answers) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _SILENT_SECONDS
+
+        def do_GET(self) -> None:
+            status, kind, body = answers.answer(self.path.partition("?")[0])
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing: it is asked every few seconds."""
+
+    return Handler

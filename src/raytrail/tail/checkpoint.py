@@ -280,7 +280,7 @@ class Checkpoint:
             # names of directories, which may hold any bytes, and SQLite's texts may not
             notes = [(disk.escape_name(name), value and disk.escape_name(value)) for name, value in noted]
             self._db.executemany("DELETE FROM note WHERE name = ?", [(name,) for name, _ in notes])
-            self._db.executemany("INSERT INTO note VALUES (?, ?)", [one for one in notes if one[1] is not None])
+            self._db.executemany("INSERT INTO note VALUES (?, ?)", [note for note in notes if note[1] is not None])
             self._db.execute("COMMIT")
         except sqlite3.OperationalError:
             if self._db.in_transaction:

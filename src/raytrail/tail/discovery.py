@@ -40,7 +40,7 @@ class FileName(NamedTuple):
 
     @property
     def is_log(self) -> bool:
-        """Whether it is a log: bytes of which nothing is known, not lines of JSON."""
+        """True if it is a log: bytes of which nothing is known, not lines of JSON."""
         return self.event_type == LOG
 
 
@@ -190,15 +190,15 @@ def sessions(temp_dir: Path, refuse: Refuse = lambda _path, _why: None) -> list[
     """
     try:
         with os.scandir(temp_dir) as entries:
-            there = [entry for entry in entries if entry.name.startswith("session_") and entry.name != _LATEST]
+            named = [entry for entry in entries if entry.name.startswith("session_") and entry.name != _LATEST]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [entry for entry in there if SESSION_NAME.fullmatch(entry.name)]
-    for entry in set(there) - set(found):
+    valid = [entry for entry in named if SESSION_NAME.fullmatch(entry.name)]
+    for entry in set(named) - set(valid):
         if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
             refuse(temp_dir / entry.name, "no session of Ray's has such a name")
-    names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
-    links = [entry for entry in found if entry.is_symlink()]
+    names = [entry.name for entry in valid if entry.is_dir(follow_symlinks=False)]
+    links = [entry for entry in valid if entry.is_symlink()]
     if links:
         places = set(filter(None, (_place(temp_dir / name) for name in names)))
         for link in sorted(links, key=lambda entry: entry.name):
@@ -234,16 +234,18 @@ def locate(path: Path, refuse: Refuse = lambda _path, _why: None) -> list[Sessio
         ConfigError: It is none of these, or cannot be read.
     """
     try:
-        found, link = _locate(path.resolve(strict=True), refuse), _named_link(path)
+        located, link = _locate(path.resolve(strict=True), refuse), _named_link(path)
         moved = link.resolve() if link else None
     except OSError as error:
         raise ConfigError(f"no Ray session in {path}: {error.strerror}; give a directory that can be read") from error
-    named = [one._replace(name=link.name) if link and one.directory == moved else one for one in found]
-    for one in named:
-        if not SESSION_NAME.fullmatch(one.name):
+    named = [
+        session._replace(name=link.name) if link and session.directory == moved else session for session in located
+    ]
+    for session in named:
+        if not SESSION_NAME.fullmatch(session.name):
             raise ConfigError(
-                f"no session can be called {one.name!r}, as {disk.escape_name(str(path))} would have it; rename the "
-                "directory: letters, digits and ._=+@-, 201 at most, a letter or digit first"
+                f"no session can be called {session.name!r}, as {disk.escape_name(str(path))} would have it; rename "
+                "the directory: letters, digits and ._=+@-, 201 at most, a letter or digit first"
             )
     return named
 
@@ -304,9 +306,9 @@ def living(session: str, directory: Path, there: Nodes, seen: Running) -> frozen
         there: The nodes that have worked in it.
         seen: What runs on this machine, raylets of other directories and of other containers among it.
     """
-    named = [one for one in seen.raylets if one.session == session and one.node_id]
+    named = [raylet for raylet in seen.raylets if raylet.session == session and raylet.node_id]
     if named:
-        return frozenset(one.node_id for one in named if works_in(one, directory, there, seen.proc))
+        return frozenset(raylet.node_id for raylet in named if works_in(raylet, directory, there, seen.proc))
     count = seen.unnamed(session)
     return frozenset(there.ids[-count:]) if count else frozenset()
 
@@ -345,18 +347,18 @@ def _locate(path: Path, refuse: Refuse) -> list[Session]:
         return [Session(around.name if around else path.name, path, around)]
     here = sessions(path, refuse)
     exported = {session.name for session in here if session.events.name == _EVENTS and session.events.is_dir()}
-    found = [session for session in here if session.name in exported]
-    if not found and (here or path.name.startswith("session_")):
+    with_events = [session for session in here if session.name in exported]
+    if not with_events and (here or path.name.startswith("session_")):
         raise ConfigError(
             f"no events in {path}: it has no logs/{_EVENTS}; Ray's export was off: "
             "`raytrail doctor` says how to switch it on"
         )
-    if not found:
+    if not with_events:
         raise ConfigError(
             f"no Ray session in {path}: it is neither a session's directory, nor its logs or {_EVENTS}, "
             "and holds no session_* directory; give one of these"
         )
-    return found
+    return with_events
 
 
 def _place(directory: Path) -> tuple[int, int] | None:
@@ -405,7 +407,7 @@ def _raylet(pid: int, command: list[str]) -> Raylet | None:
     if os.path.basename(command[0]) != "raylet":
         return None
     options = (option.removeprefix("--").partition("=") for option in command[1:])
-    said = {name.replace("-", "_"): value for name, _, value in options}
-    directory = said.get("session_dir", "").rstrip("/")
-    session = said.get("session_name") or os.path.basename(directory)
-    return Raylet(pid, session, said.get("node_id", ""), directory) if session else None
+    values = {name.replace("-", "_"): value for name, _, value in options}
+    directory = values.get("session_dir", "").rstrip("/")
+    session = values.get("session_name") or os.path.basename(directory)
+    return Raylet(pid, session, values.get("node_id", ""), directory) if session else None

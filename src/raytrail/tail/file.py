@@ -79,7 +79,7 @@ class EventFile:
         self.beyond = 0
         """What is on disk after that, over `most_bytes`."""
         self.flush = False
-        """Whether the next read takes half a line, too. Only of a log."""
+        """True if the next read takes half a line, too. Only of a log."""
         self.seen = (0, 0)
         """Size and modification time, for `changed`."""
         self.position = 0
@@ -87,35 +87,35 @@ class EventFile:
         self.again: deque[tuple[int, int]] = deque()
         """Start and end of what was read, but could not be published."""
         self.more = False
-        """Whether the last read left something that another one would find."""
+        """True if the last read left something that another one would find."""
         self.queued = False
-        """Whether it is among those to read."""
+        """True if it is among those to read."""
         self.shrunk = False
-        """Whether its inode was seen to hold something else before."""
+        """True if its inode was seen to hold something else before."""
         self.gone = False
-        """Whether it had no name when its directory was last listed."""
+        """True if it had no name when its directory was last listed."""
         self.over = False
-        """Whether its writer is gone. The last line of an event file is then as whole as it will ever be."""
+        """True if its writer is gone. The last line of an event file is then as whole as it will ever be."""
         self.unread = ""
         """Why what is there after `position` is not read, once it is `over`."""
         self.searching = False
-        """Whether the end of its next line is still searched for."""
+        """True if the end of its next line is still searched for."""
         self._searched = 0  # no line ends in [position, searched)
         self._head = (0, 0)  # length and checksum
 
     @property
     def done(self) -> bool:
-        """Whether all that is there was read and acknowledged."""
+        """True if all that is there was read and acknowledged."""
         return self.position == self.size and self.settled
 
     @property
     def settled(self) -> bool:
-        """Whether all that was read is acknowledged."""
+        """True if all that was read is acknowledged."""
         return not self.again and (self.mark is None or self.mark.acknowledged >= self.position)
 
     @property
     def tried(self) -> bool:
-        """Whether it is known, or known to have no complete line yet."""
+        """True if it is known, or known to have no complete line yet."""
         return self.mark is not None or self._searched >= self.size
 
     def open(self) -> None:
@@ -147,9 +147,17 @@ class EventFile:
         before, self.seen = self.seen, (status.st_size, status.st_mtime_ns)
         return before != self.seen
 
+    def update_mark(self) -> None:
+        """Bring its mark, if there is one, up to date with what is known to be on disk."""
+        if self.mark is not None:
+            self.mark.written = max(self.mark.written, self.size)
+            if self.name.is_log:
+                self.mark.skipped = self.beyond
+            self.mark.unread = (self.position, self.size - self.position, self.unread) if self.unread else None
+
     @property
     def half(self) -> bool:
-        """Whether there is more of it, be it half a line: nothing of that is shipped while its writer lives."""
+        """True if there is more of it, be it half a line: nothing of that is shipped while its writer lives."""
         return not self.name.is_log and self.position < self.size
 
     def identify(self, session: str, max_line_bytes: int = sys.maxsize) -> FileId | None:
@@ -168,10 +176,10 @@ class EventFile:
         self.size = os.fstat(self._open_fd).st_size
         if self.size < self._searched:
             self._searched = 0
-        end = self._line_end()
+        end = self._find_line_end()
         ended = end is not None
         if end is None and not self.searching:
-            end = self._whole_last_line(max_line_bytes)
+            end = self._check_last_line(max_line_bytes)
         if not end:
             return None
         digest = hashlib.blake2b(session.encode() + b"\n", digest_size=16)
@@ -189,7 +197,7 @@ class EventFile:
         return f"{int(timestamp[1]) if timestamp else 0:010d}-{digest.hexdigest()}"
 
     def _identify_log(self, session: str) -> FileId:
-        self._measured(os.fstat(self._open_fd).st_size)
+        self._note_size(os.fstat(self._open_fd).st_size)
         born_ns = birth_ns(self._open_fd)
         # without a birth time, another file that comes to have the inode of a deleted one passes for that one
         known_by = f"{self.inode[1]} {self.name.stem if born_ns is None else born_ns}"
@@ -211,9 +219,9 @@ class EventFile:
         if self.name.is_log and length < _HEAD_BYTES and size > length:
             head = os.pread(self._open_fd, _HEAD_BYTES, 0)
             self._head = (len(head), zlib.crc32(head))
-        self._measured(size)
+        self._note_size(size)
 
-    def _measured(self, size: int) -> None:
+    def _note_size(self, size: int) -> None:
         self.size = size if self.most_bytes is None else min(size, self.most_bytes)
         self.beyond = size - self.size
 
@@ -246,10 +254,10 @@ class EventFile:
         length = block.rfind(b"\n") + 1
         if length:
             self.more = len(block) == room or (self.over and length < len(block))
-            return self._taken(block if length == len(block) else block[:length], length)
+            return self._take_piece(block if length == len(block) else block[:length], length)
         if len(block) < room:
-            return self._last_line(max_line_bytes, alone=long)
-        return self._long_line(max_line_bytes) if long else None
+            return self._read_last_line(max_line_bytes, alone=long)
+        return self._read_long_line(max_line_bytes) if long else None
 
     def _read_log(self, block: bytes, *, whole: bool, long: bool) -> Piece | None:
         """Return what of a block is to be shipped; `whole`: it holds all that is there."""
@@ -260,18 +268,18 @@ class EventFile:
             self.more = not whole
             return None
         self.more, self.flush = not whole, False
-        return self._taken(block[:length], length)
+        return self._take_piece(block[:length], length)
 
-    def _long_line(self, max_line_bytes: int) -> Piece | None:
-        end = self._line_end()
+    def _read_long_line(self, max_line_bytes: int) -> Piece | None:
+        end = self._find_line_end()
         if self.searching:
             return None
         if end is None:
-            return self._last_line(max_line_bytes, alone=True)
+            return self._read_last_line(max_line_bytes, alone=True)
         length = end - self.position
-        return self._taken(None if length > max_line_bytes else self._pread(self.position, length), length)
+        return self._take_piece(None if length > max_line_bytes else self._pread(self.position, length), length)
 
-    def _last_line(self, max_line_bytes: int, *, alone: bool) -> Piece | None:
+    def _read_last_line(self, max_line_bytes: int, *, alone: bool) -> Piece | None:
         """
         Return the last line, which has no newline, once its writer is gone; None where it is not a whole event.
 
@@ -280,15 +288,15 @@ class EventFile:
             alone: Whether nothing is in its chunk before it. It is in one of its own, so that no other line has to be
                 without a newline for it.
         """
-        length = self._whole_last_line(max_line_bytes)
+        length = self._check_last_line(max_line_bytes)
         self.more = bool(length) and not alone  # else its writer will say when there is more
         if not length or self.more:
             return None
-        piece = self._taken(self._pread(self.position, length), length)
+        piece = self._take_piece(self._pread(self.position, length), length)
         self.more = self.position < self.size  # NUL bytes
         return piece
 
-    def _whole_last_line(self, max_line_bytes: int) -> int:
+    def _check_last_line(self, max_line_bytes: int) -> int:
         """Return the length of the last line, which has no newline, if it is a whole event; else note why it is not."""
         length = self.size - self.position
         if not self.over or not length:
@@ -298,15 +306,17 @@ class EventFile:
             return 0
         line = self._pread(self.position, length)
         event = line.rstrip(b"\0")
-        self.unread = _flaw(event) if event else "NUL bytes: its machine stopped before the disk had what was written"
+        self.unread = (
+            _find_flaw(event) if event else "NUL bytes: its machine stopped before the disk had what was written"
+        )
         return 0 if self.unread else len(event)
 
-    def _taken(self, data: bytes | None, length: int) -> Piece:
+    def _take_piece(self, data: bytes | None, length: int) -> Piece:
         piece = Piece(self.position, length, data)
         self.position += length
         return piece
 
-    def _line_end(self) -> int | None:
+    def _find_line_end(self) -> int | None:
         """
         Return the offset after the line at `position`, in blocks, never looking at a byte twice.
 
@@ -320,9 +330,9 @@ class EventFile:
             block = os.pread(self._open_fd, _BLOCK_BYTES, self._searched)
             if not block:
                 return None
-            found = block.find(b"\n")
-            if found >= 0:
-                return self._searched + found + 1
+            newline = block.find(b"\n")
+            if newline >= 0:
+                return self._searched + newline + 1
             self._searched += len(block)
         self.searching = True
         return None
@@ -349,7 +359,7 @@ class EventFile:
         return self.fd
 
 
-def _flaw(line: bytes) -> str:
+def _find_flaw(line: bytes) -> str:
     """Return why a line that has no newline is no whole event; an empty text where it is one."""
     try:
         msgspec.json.decode(line, type=dict[str, msgspec.Raw])

@@ -41,7 +41,7 @@ class _Watched:
     def __init__(self, known: _Raylet) -> None:
         self.known = known
         self.witnessed = False
-        """Whether it was seen itself, so that it has gone once it is not seen any more."""
+        """True if it was seen itself, so that it has gone once it is not seen any more."""
         self.missed = 0
         """How many looks in a row have missed it."""
         self.missed_ms = 0
@@ -67,29 +67,29 @@ class Life:
         self.directory = directory
         self.nodes = Nodes(())
         self.has_news = False
-        """Whether a file that is followed in it has changed since the files were last looked at."""
+        """True if a file that is followed in it has changed since the files were last looked at."""
         self._looked_at = -math.inf
         """When the files were last looked at, on the monotonic clock."""
         self._checkpoint = checkpoint
-        self._raylets = {id: _Watched(known) for id, known in _remembered(checkpoint, directory).items()}
+        self._raylets = {id: _Watched(known) for id, known in _recall(checkpoint, directory).items()}
         self._news = False
-        """Whether what was last reported is to be remembered, once that is published."""
+        """True if what was last reported is to be remembered, once that is published."""
 
     @property
     def is_over(self) -> bool:
-        """Whether every node's raylet has gone, and that was reported."""
+        """True if every node's raylet has gone, and that was reported."""
         ids = {*self.nodes.ids, *self._raylets}
         return bool(ids) and all(id in self._raylets and self._raylets[id].reported is not None for id in ids)
 
     @property
     def may_change(self) -> bool:
-        """Whether a look may tell something new."""
+        """True if a look may tell something new."""
         return self.has_news or not self.is_over
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether a raylet was missed, but not often enough to say that it has gone."""
-        return any(0 < one.missed < LOOKS for one in self._raylets.values())
+        """True if a raylet was missed, but not often enough to say that it has gone."""
+        return any(0 < raylet.missed < LOOKS for raylet in self._raylets.values())
 
     def find_nodes(self) -> None:
         """Look which nodes have worked in the directory: a head that is started anew leaves a new port file."""
@@ -111,12 +111,12 @@ class Life:
         """
         run = discovery.living(self.session, self.directory, self.nodes, seen) if seen else frozenset[str]()
         for id in run:
-            one = self._of(id)
-            one.known, one.witnessed, one.missed = _Raylet(now_ms), True, 0
-        if run or any(one.witnessed for one in self._raylets.values()):
+            raylet = self._watch(id)
+            raylet.known, raylet.witnessed, raylet.missed = _Raylet(now_ms), True, 0
+        if run or any(raylet.witnessed for raylet in self._raylets.values()):
             self.has_news = False
             self._miss(run, now_ms)
-        elif self.nodes.ids and self._shows and now - self._looked_at >= HEARTBEAT_SECONDS:
+        elif self.nodes.ids and self._may_show_news and now - self._looked_at >= HEARTBEAT_SECONDS:
             self._looked_at, self.has_news = now, False
             self._look_at_files(now_ms)
 
@@ -131,34 +131,34 @@ class Life:
             now_ms: The same since the epoch.
         """
         self._remember()
-        for id, one in self._raylets.items():
-            gone_ms = one.known.gone_ms
-            beats = gone_ms is None and one.known.seen_ms and now - one.reported_at >= HEARTBEAT_SECONDS
-            if beats or gone_ms != one.reported:
-                one.reported_at, one.reported, self._news = now, gone_ms, True
-                yield _line(id, one.known, now_ms)
+        for id, raylet in self._raylets.items():
+            gone_ms = raylet.known.gone_ms
+            beats = gone_ms is None and raylet.known.seen_ms and now - raylet.reported_at >= HEARTBEAT_SECONDS
+            if beats or gone_ms != raylet.reported:
+                raylet.reported_at, raylet.reported, self._news = now, gone_ms, True
+                yield _write_line(id, raylet.known, now_ms)
 
     @property
-    def _shows(self) -> bool:
-        """Whether the files may tell something new: never, of a directory of which nothing is shipped."""
+    def _may_show_news(self) -> bool:
+        """True if the files may tell something new: never, of a directory of which nothing is shipped."""
         return self.has_news or (bool(self._raylets) and not self.is_over)
 
-    def _of(self, id: str) -> _Watched:
+    def _watch(self, id: str) -> _Watched:
         return self._raylets.setdefault(id, _Watched(_Raylet()))
 
     def _miss(self, run: frozenset[str], now_ms: int) -> None:
         """Note that raylets are not seen, where they would be."""
         for id in {*self.nodes.ids, *self._raylets} - run:
-            one = self._of(id)
-            begins = not one.witnessed and now_ms - self.nodes.since_ms.get(id, 0) < STILL_SECONDS * 1000
-            if one.known.gone_ms is not None or begins:
+            raylet = self._watch(id)
+            begins = not raylet.witnessed and now_ms - self.nodes.since_ms.get(id, 0) < STILL_SECONDS * 1000
+            if raylet.known.gone_ms is not None or begins:
                 continue
-            one.missed_ms = one.missed_ms if one.missed else now_ms
-            one.missed += 1
-            if one.missed >= LOOKS:
+            raylet.missed_ms = raylet.missed_ms if raylet.missed else now_ms
+            raylet.missed += 1
+            if raylet.missed >= LOOKS:
                 # what it wrote last is later than when it was last seen, and its end is no later than the first miss
-                end_ms = min(one.missed_ms, max(one.known.seen_ms, self._written_ms()))
-                self._end(id, one, end_ms)
+                end_ms = min(raylet.missed_ms, max(raylet.known.seen_ms, self._find_written_ms()))
+                self._end(id, raylet, end_ms)
 
     def _look_at_files(self, now_ms: int) -> None:
         """
@@ -166,34 +166,35 @@ class Life:
 
         An agent may see Ray's files alone, and one that is started after Ray's end sees no more either.
         """
-        written_ms = self._written_ms()
+        written_ms = self._find_written_ms()
         if now_ms - written_ms < STILL_SECONDS * 1000:
-            self._of(self.nodes.main).known = _Raylet(written_ms)
+            self._watch(self.nodes.main).known = _Raylet(written_ms)
             return
         for id in self.nodes.ids:
-            one = self._of(id)
-            if one.known.gone_ms is None:
-                self._end(id, one, written_ms)
+            raylet = self._watch(id)
+            if raylet.known.gone_ms is None:
+                self._end(id, raylet, written_ms)
 
-    def _end(self, id: str, one: _Watched, end_ms: int) -> None:
+    def _end(self, id: str, raylet: _Watched, end_ms: int) -> None:
         """Take note of a raylet's end. A head has ended when the next one begins."""
         heads = self.nodes.heads
         later = [self.nodes.since_ms[head] for head in heads[heads.index(id) + 1 :]] if id in heads else []
-        end_ms = max(one.known.seen_ms, min([end_ms, *later]))
-        one.known, one.missed = _Raylet(end_ms, end_ms), 0
+        end_ms = max(raylet.known.seen_ms, min([end_ms, *later]))
+        raylet.known, raylet.missed = _Raylet(end_ms, end_ms), 0
 
-    def _written_ms(self) -> int:
+    def _find_written_ms(self) -> int:
         """Return when anything was last written into the directory, its logs or its events."""
         logs = self.directory / "logs"
         directories = (self.directory, logs, logs / "export_events", logs / "events")
         return max(
-            (written_ms for directory in directories for written_ms in _times_ms(directory, self.directory)), default=0
+            (written_ms for directory in directories for written_ms in _read_times_ms(directory, self.directory)),
+            default=0,
         )
 
     def _remember(self) -> None:
         if self._news:
             self._news = False
-            known = {id: one.known for id, one in self._raylets.items()}
+            known = {id: raylet.known for id, raylet in self._raylets.items()}
             self._checkpoint.remember(note(self.directory), msgspec.json.encode(known).decode())
 
 
@@ -206,19 +207,19 @@ NOTE = "raylets of "
 """Begins such a name."""
 
 
-def _remembered(checkpoint: Checkpoint, directory: Path) -> dict[str, _Raylet]:
+def _recall(checkpoint: Checkpoint, directory: Path) -> dict[str, _Raylet]:
     known = checkpoint.note(note(directory))
     return msgspec.json.decode(known, type=dict[str, _Raylet]) if known else {}
 
 
-def _times_ms(directory: Path, root: Path) -> Iterator[int]:
+def _read_times_ms(directory: Path, root: Path) -> Iterator[int]:
     with suppress(OSError), disk.listed(directory, root) as entries:
         for entry in entries.values():
             with suppress(OSError):  # it has gone meanwhile
                 yield entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
 
 
-def _line(node_id: str, known: _Raylet, now_ms: int) -> bytes:
-    said = {"node_id": node_id, "seen_ms": known.seen_ms, "gone_ms": known.gone_ms, "reported_ms": now_ms}
-    event = {"event_data": said, "source_type": "RAYTRAIL_RAYLET", "timestamp": now_ms // 1000}
+def _write_line(node_id: str, known: _Raylet, now_ms: int) -> bytes:
+    report = {"node_id": node_id, "seen_ms": known.seen_ms, "gone_ms": known.gone_ms, "reported_ms": now_ms}
+    event = {"event_data": report, "source_type": "RAYTRAIL_RAYLET", "timestamp": now_ms // 1000}
     return msgspec.json.encode(event) + b"\n"

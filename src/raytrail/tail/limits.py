@@ -42,7 +42,7 @@ class Limits:
 
     @property
     def shared(self) -> bool:
-        """Whether all types share one."""
+        """True if all types share one."""
         return ALL in self._events or ALL in self._bytes
 
     def wait_seconds(self, event_type: str) -> float:

@@ -113,7 +113,7 @@ def environ(pid: int, proc: Path) -> dict[str, str] | None:
 def acknowledged(*checkpoints: Path) -> dict[str, int]:
     """Return how many bytes of each inode the agent of this node has shipped to all its destinations; it may run."""
     shipped = [_acknowledged(checkpoint) for checkpoint in checkpoints]
-    return {inode: min(one.get(inode, 0) for one in shipped) for inode in set().union(*shipped)}
+    return {inode: min(bytes_of.get(inode, 0) for bytes_of in shipped) for inode in set().union(*shipped)}
 
 
 def _acknowledged(checkpoint: Path) -> dict[str, int]:
@@ -128,40 +128,52 @@ def _acknowledged(checkpoint: Path) -> dict[str, int]:
 
 def session(directory: Path) -> Session:
     """Read what a session directory holds, as far as it can be read."""
-    files: list[EventFile] = []
     unreadable: list[str] = []
-    drivers: set[int] = set()
-    export_dir = directory / "logs" / "export_events"
+    files = tuple(_event_files(directory, unreadable))
+    drivers = frozenset(_driver_pids(directory / "logs", unreadable))
+    return Session(directory, files, drivers, tuple(unreadable))
+
+
+def _event_files(directory: Path, unreadable: list[str]) -> Iterator[EventFile]:
+    """Yield the event files of a session directory. Name in `unreadable` what cannot be read."""
+    # Ray makes the directory with the first event file, and none where export is off
+    for path in sorted(_list(directory / "logs" / "export_events", unreadable)):
+        match = EVENT_FILE.fullmatch(path.name)
+        if match is None:
+            continue
+        try:
+            with open(disk.open_file(path, directory), "rb") as file:
+                file.read(1)
+                status = os.stat(file.fileno())
+        except disk.Refused as error:
+            unreadable.append(f"{disk.escape_name(str(path))}: it is {error.strerror}")
+        except FileNotFoundError:  # rotated away between the two
+            pass
+        except OSError as error:
+            unreadable.append(f"{path}: {error.strerror}")
+        else:
+            yield _event_file(path.name, match, status)
+
+
+def _event_file(name: str, match: re.Match[str], status: os.stat_result) -> EventFile:
+    pid = int(match["pid"]) if match["pid"] else None
+    inode = f"{status.st_dev:x}:{status.st_ino:x}"
+    backup = int(match["backup"] or 0)
+    return EventFile(name, match["type"], pid, backup, status.st_size, status.st_mtime, inode)
+
+
+def _driver_pids(logs: Path, unreadable: list[str]) -> Iterator[int]:
+    for path in _list(logs, unreadable):
+        if match := _DRIVER_LOG.fullmatch(path.name):
+            yield int(match[1])
+
+
+def _list(directory: Path, unreadable: list[str]) -> list[Path]:
+    """Return what is in a directory, which need not be there. Name it in `unreadable` if it cannot be read."""
     try:
-        for path in sorted(export_dir.iterdir()):
-            match = EVENT_FILE.fullmatch(path.name)
-            if match is None:
-                continue
-            try:
-                with open(disk.open_file(path, directory), "rb") as file:
-                    file.read(1)
-                    found = os.stat(file.fileno())
-            except disk.Refused as error:
-                unreadable.append(f"{disk.escape_name(str(path))}: it is {error.strerror}")
-                continue
-            except FileNotFoundError:  # rotated away between the two
-                continue
-            except OSError as error:
-                unreadable.append(f"{path}: {error.strerror}")
-                continue
-            pid = int(match["pid"]) if match["pid"] else None
-            inode = f"{found.st_dev:x}:{found.st_ino:x}"
-            backup = int(match["backup"] or 0)
-            files.append(EventFile(path.name, match["type"], pid, backup, found.st_size, found.st_mtime, inode))
+        return list(directory.iterdir())
     except FileNotFoundError:
-        pass  # Ray makes it with the first event file: export is off
+        return []
     except OSError as error:
-        unreadable.append(f"{export_dir}: {error.strerror}")
-    try:
-        names = [path.name for path in (directory / "logs").iterdir()]
-        drivers = {int(match[1]) for match in map(_DRIVER_LOG.fullmatch, names) if match}
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        unreadable.append(f"{directory / 'logs'}: {error.strerror}")
-    return Session(directory, tuple(files), frozenset(drivers), tuple(unreadable))
+        unreadable.append(f"{directory}: {error.strerror}")
+        return []

@@ -1,4 +1,4 @@
-"""What the kernel says has grown: inotify, by ctypes, on whole directories."""
+"""The files that the kernel says have grown. It is asked by inotify, through ctypes, on whole directories."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ struct inotify_event: | wd: int | mask: uint32 | cookie: uint32 | len: uint32 | 
 
 
 _MOST_READS = 32
-"""Of 64 KiB each, some thousand events: whoever writes without pause makes news faster than they are read."""
+"""How often 64 KiB of events are read at once. Whoever writes without pause makes news faster than they are read."""
 
 
 class News(NamedTuple):
@@ -32,7 +33,7 @@ class News(NamedTuple):
     changed: set[Path]
     """Directories in which a file appeared, vanished or was renamed, or that vanished themselves."""
     overflow: bool
-    """The kernel dropped events: look at everything."""
+    """True if the kernel dropped events, so that everything is to be looked at."""
 
 
 class Watch:
@@ -67,34 +68,34 @@ class Watch:
         poll.poll(max(0, seconds) * 1000)
 
     def read(self) -> News:
-        """Return the news, without waiting for any; of a flood some of it, and the next call the rest."""
+        """Return the news, without waiting for any. The next call returns the rest of a flood."""
         news = News(set(), set(), False)
         for _ in range(_MOST_READS):
             try:
                 events = os.read(self._fd, 64 * 1024)
             except BlockingIOError:
                 return news
-            offset = 0
-            while offset < len(events):
-                watch, mask, _, length = _EVENT.unpack_from(events, offset)
-                name = events[offset + _EVENT.size : offset + _EVENT.size + length]
-                offset += _EVENT.size + length
+            for watch, mask, name in _split(events):
                 if mask & _OVERFLOW:
                     news = news._replace(overflow=True)
                 elif directory := self._directories.get(watch):
-                    if mask & _MODIFY:
-                        news.grown.add((directory, os.fsdecode(name.rstrip(b"\0"))))
-                    else:
-                        news.changed.add(directory)
-                    if mask & _MOVE_SELF:
-                        self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
-                    if mask & _IGNORED:
-                        del self._directories[watch]
+                    self._note(news, watch, directory, mask, name)
         return news
 
     def close(self) -> None:
         """Stop watching."""
         os.close(self._fd)
+
+    def _note(self, news: News, watch: int, directory: Path, mask: int, name: str) -> None:
+        """Add an event of a directory to the news. End its watch where the directory went away."""
+        if mask & _MODIFY:
+            news.grown.add((directory, name))
+        else:
+            news.changed.add(directory)
+        if mask & _MOVE_SELF:
+            self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
+        if mask & _IGNORED:
+            del self._directories[watch]
 
     def _call(self, name: str, *arguments: object) -> int:
         result: int = getattr(self._libc, name)(*arguments)
@@ -102,3 +103,12 @@ class Watch:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return result
+
+
+def _split(events: bytes) -> Iterator[tuple[int, int, str]]:
+    """Yield the watch, the mask and the name of each event."""
+    offset = 0
+    while offset < len(events):
+        watch, mask, _, length = _EVENT.unpack_from(events, offset)
+        offset += _EVENT.size + length
+        yield watch, mask, os.fsdecode(events[offset - length : offset].rstrip(b"\0"))

@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 
 from raytrail.errors import ConfigError
-from raytrail.tail import Nodes, alive, discovery, latest, locate, nodes, sessions
+from raytrail.tail import Nodes, discovery, latest, locate, nodes, sessions
 from raytrail.tail.discovery import parse, running
 
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
+
+
+def alive(session, proc=Path("/proc")):
+    seen = discovery.running(proc)
+    return None if seen is None else seen.alive(session)
 
 
 @pytest.mark.parametrize(

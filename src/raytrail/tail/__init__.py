@@ -25,7 +25,7 @@ Files to chunks. A file is its own buffer: when the broker is away, we just stop
 """
 
 from raytrail.tail.checkpoint import Checkpoint
-from raytrail.tail.discovery import Nodes, Session, alive, latest, locate, nodes, running, sessions
+from raytrail.tail.discovery import Nodes, Session, latest, locate, nodes, running, sessions
 from raytrail.tail.tailer import Tailer
 
-__all__ = ["Checkpoint", "Nodes", "Session", "Tailer", "alive", "latest", "locate", "nodes", "running", "sessions"]
+__all__ = ["Checkpoint", "Nodes", "Session", "Tailer", "latest", "locate", "nodes", "running", "sessions"]

@@ -273,12 +273,6 @@ def nodes(directory: Path) -> Nodes:
     return Nodes(ids, tuple(id for id in ids if id in heads), since_ms)
 
 
-def alive(session: str, proc: Path = Path("/proc")) -> bool | None:
-    """Say whether a raylet of `session` runs on this machine; None where there is no ``/proc`` to tell."""
-    seen = running(proc)
-    return None if seen is None else seen.alive(session)
-
-
 def running(proc: Path = Path("/proc")) -> Running | None:
     """Look which raylets run on this machine; None where there is no ``/proc`` to tell."""
     if not (proc / "self").exists():

@@ -15,7 +15,8 @@ The line above a block may say otherwise:
     <!-- first: raytrail import /tmp/ray -->    run before the block, and not shown; any number of these
     <!-- file: check.py -->           a block of any language: written to that file of the directory
 
-``/tmp/ray`` holds the example session, whose Ray is gone, and its copy is where the docs' own paths and port lead to.
+``/tmp/ray`` and ``docs/example`` hold the example session, whose Ray is gone, and its copy is where the docs' own paths
+and port lead to.
 """
 
 import ast
@@ -96,6 +97,7 @@ class Shell:
         self.directory = directory
         self.places = {
             "/tmp/ray": str(directory / "ray"),
+            "docs/example": str(directory / "ray"),
             "/var/lib/raytrail": str(directory / "var"),
             "/nodes/": f"{directory / 'nodes'}/",
             "8365": str(port),

@@ -28,6 +28,7 @@ from raytrail.entities.public import event_type, field_name, json_schema, schema
 from raytrail.server import application
 from raytrail.server.ray import coverage, jobs, routes, state
 from raytrail.store import Store
+from raytrail.terminal import options
 
 DOCS = Path(__file__).parent
 MADE = "<!-- Made by docs/generate.py from the code: change the code, then run `make docs`. -->\n"
@@ -80,9 +81,11 @@ def _settings() -> str:
 Each setting can be given in three places; later ones win:
 
 1. a TOML file, named by `--config` or by `RAYTRAIL_CONFIG`, with one table a room;
-2. the environment, as `RAYTRAIL_<TABLE>_<NAME>`; a list is comma-separated;
-3. the command line. A command takes the flags of the settings that it minds; `raytrail COMMAND --help` lists them.
+2. the environment, as `RAYTRAIL_<TABLE>_<NAME>`, where a list is comma-separated;
+3. the command line. A command takes the flags of the settings that it uses. `raytrail COMMAND --help` lists the common
+   ones, and `--help-all` every one.
 
+A size may have a unit everywhere: `256 KiB`, `64MB`.
 `raytrail settings` shows every value and where it comes from. An unknown name, or a value out of range, stops the
 start.
 
@@ -187,6 +190,7 @@ def _help(command: click.Command, name: str, parent: click.Context | None = None
         max_content_width=HELP_WIDTH,
         help_option_names=["-h", "--help"],
     )
+    options.show_every(context)
     return "\n".join(line.rstrip() for line in command.get_help(context).strip().splitlines())
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raytrail.config import HEARTBEAT_SECONDS, LEAST_QUIET_SECONDS, load
+from raytrail.config import HEARTBEAT_SECONDS, LEAST_QUIET_SECONDS, load, settings
 from raytrail.errors import ConfigError
 
 QUIET = "seal_after_quiet_seconds"
@@ -26,3 +26,36 @@ def test_the_shortest_quiet_holds_two_signs_of_life():
     assert LEAST_QUIET_SECONDS == 2 * HEARTBEAT_SECONDS
     config = load(None, {}, {"store": {QUIET: LEAST_QUIET_SECONDS}})
     assert config.store.seal_after_quiet_seconds == LEAST_QUIET_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("262144", 262_144), ("256 KiB", 262_144), ("256KiB", 262_144), ("1.5 MB", 1_500_000), ("2G", None)],
+)
+def test_a_size_may_have_a_unit_wherever_it_is_said(tmp_path, text, size):
+    file = tmp_path / "raytrail.toml"
+    file.write_text(f'[tail]\nchunk_bytes = "{text}"\n')
+    for said in (
+        (file, {}, {}),
+        (None, {"RAYTRAIL_TAIL_CHUNK_BYTES": text}, {}),
+        (None, {}, {"tail": {"chunk_bytes": text}}),
+    ):
+        if size is None:
+            with pytest.raises(ConfigError, match="int"):
+                load(*said)
+        else:
+            assert load(*said).tail.chunk_bytes == size
+
+
+def test_a_default_is_shown_as_people_write_it():
+    shown = {one.key: one.shown_default for one in settings()}
+    assert shown["tail.chunk_bytes"] == "256 KiB"
+    assert shown["tail.rotation_bytes"] == "100 MB"
+    assert (shown["tail.redact"], shown["tail.event_types"], shown["tail.export"]) == ("env_vars", "", "true")
+    assert (shown["store.threads"], shown["tail.poll_seconds"]) == ("one a core", "0.18")
+    # what is shown can be given
+    for one in settings():
+        if one.name.endswith("_bytes"):
+            assert (
+                getattr(getattr(load(None, {one.variable: one.shown_default}, {}), one.table), one.name) == one.default
+            )

@@ -352,6 +352,21 @@ _PROCESS = {"state_dir", "listen", "with_ray"}
 """Settings of the agent's process, which its destinations share."""
 
 
+_COMMON = frozenset(
+    {
+        *("tail.cluster", "tail.temp_dir", "tail.event_types", "tail.redact", "tail.logs", "tail.state_dir"),
+        *("sources.types", "sources.receiver", "agent.to", "agent.listen", "agent.drain_seconds"),
+        *("store.dir", "store.threads", "store.memory_bytes", "store.seal_after_quiet_seconds"),
+        *("server.host", "server.port", "server.token", "server.tls_certificate", "server.tls_key", "server.ingest"),
+    }
+)
+"""The settings of the short help. ``--help-all`` shows every one."""
+_BY_MACHINE = {"store.threads": "one a core"}
+"""Defaults that depend on the machine, in words."""
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]?(?:iB|B)?)\s*")
+
+
 class Setting(NamedTuple):
     """One setting as its users see it."""
 
@@ -361,8 +376,6 @@ class Setting(NamedTuple):
     kind: str
     """What it may be, in words: ``integer >= 1``."""
     default: Any
-    default_source: str
-    """The default as it is written in this file: it may depend on the machine."""
     doc: str
 
     @property
@@ -380,6 +393,24 @@ class Setting(NamedTuple):
         """Its name on the command line; a table's ``dir`` goes by the table's name."""
         return "--" + (self.table if self.name == "dir" else self.name.replace("_", "-"))
 
+    @property
+    def common(self) -> bool:
+        """Whether many people set it, so that it is in the short help."""
+        return self.key in _COMMON
+
+    @property
+    def shown_default(self) -> str:
+        """The default as people write it, e.g. ``256 KiB``; empty where there is none."""
+        if self.key in _BY_MACHINE:
+            return _BY_MACHINE[self.key]
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        if isinstance(self.default, tuple):
+            return ",".join(self.default)
+        if isinstance(self.default, (int, float)):
+            return _size(int(self.default)) if self.name.endswith("_bytes") else f"{self.default:.10g}"
+        return self.default if isinstance(self.default, str) else ""
+
 
 @cache
 def settings() -> tuple[Setting, ...]:
@@ -392,12 +423,18 @@ def settings() -> tuple[Setting, ...]:
             field.type,
             _kind(msgspec.inspect.type_info(field.type)),
             field.default,
-            *docs[table.type.__name__, field.name],
+            docs[table.type.__name__, field.name],
         )
         for table in msgspec.structs.fields(Config)
         if table.name != "destinations"
         for field in msgspec.structs.fields(table.type)
     )
+
+
+def table_docs() -> dict[str, str]:
+    """Return what each table of settings is about, in the order of this file."""
+    tables = msgspec.structs.fields(Config)
+    return {table.name: inspect.getdoc(table.type) or "" for table in tables if table.name != "destinations"}
 
 
 def markdown() -> str:
@@ -406,7 +443,8 @@ def markdown() -> str:
     for one in settings():
         doc = re.sub(r"``(.+?)``|`(.+?)`", r"`\1\2`", one.doc).replace("|", "\\|")
         names = f"`{one.key}`<br>`{one.variable}`<br>`{one.flag}`"
-        lines.append(f"| {names} | `{one.default_source}`<br>{one.kind} | {doc} |")
+        default = f"`{one.shown_default}`" if one.shown_default else "none"
+        lines.append(f"| {names} | {default}<br>{one.kind} | {doc} |")
     return "\n".join(lines) + "\n"
 
 
@@ -505,7 +543,7 @@ def checkpoint_files(config: Config) -> tuple[Path, ...]:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        tables: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables: dict[str, dict[str, Any]] = _with_sizes(tomllib.loads(path.read_text(encoding="utf-8")))
         msgspec.convert(tables, Config)
     except OSError as error:
         raise ConfigError(f"settings file {path}: {error.strerror}; create it, or mend its path") from error
@@ -538,7 +576,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 def _from_text(name: str, text: str, kind: Any) -> Any:
     value: Any = text
-    if get_origin(kind) is tuple:
+    if name.lower().endswith("bytes") and get_origin(kind) is not dict:
+        value = _bytes(text)
+    elif get_origin(kind) is tuple:
         value = tuple(part for part in text.split(",") if part)
     elif get_origin(kind) is dict:
         value = {key: rate for key, _, rate in (part.partition("=") for part in text.split(",") if part)}
@@ -547,6 +587,30 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
     except msgspec.ValidationError as error:
         shown = "***" if "@" in text or "://" in text else repr(text)
         raise ConfigError(f"{name}={shown}: {error}") from error
+
+
+def _with_sizes(told: Any) -> Any:
+    """Return what a file says, its sizes as numbers of bytes."""
+    if not isinstance(told, dict):
+        return told
+    return {
+        name: _bytes(value) if name.endswith("_bytes") and isinstance(value, str) else _with_sizes(value)
+        for name, value in told.items()
+    }
+
+
+def _bytes(text: str) -> str | int:
+    """Return a size in bytes, e.g. of ``256 KiB``; what is no size as it is, of which the type's error says more."""
+    match = _SIZE.fullmatch(text)
+    return int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else text
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in the largest unit of which it is a whole number, e.g. ``256 KiB``."""
+    for unit in ("GiB", "MiB", "KiB", "GB", "MB", "kB"):
+        if count and count % _UNITS[unit] == 0:
+            return f"{count // _UNITS[unit]} {unit}"
+    return f"{count} B"
 
 
 def _kind(info: Any) -> str:
@@ -567,34 +631,21 @@ def _kind(info: Any) -> str:
             return "text"
 
 
-def _docstrings() -> dict[tuple[str, str], tuple[str, str]]:
-    """Return each field's default as it is written and its docstring, neither of which a struct keeps."""
+def _docstrings() -> dict[tuple[str, str], str]:
+    """Return each field's docstring, which a struct does not keep."""
     return {
-        (table.name, name): (_written(default), " ".join(doc.split()))
+        (table.name, name): " ".join(doc.split())
         for table in ast.parse(inspect.getsource(sys.modules[__name__])).body
         if isinstance(table, ast.ClassDef)
-        for name, default, doc in _fields(table)
+        for name, doc in _fields(table)
     }
 
 
-def _fields(table: ast.ClassDef) -> Iterator[tuple[str, ast.expr, str]]:
+def _fields(table: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for field, after in zip(table.body, table.body[1:], strict=False):
         match field, after:
             case (
-                ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as default),
+                ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str() as doc)),
             ):
-                yield name, default, doc
-
-
-def _written(default: ast.expr) -> str:
-    """Return a default as a TOML value, or as Python writes it where it depends on the machine."""
-    match default:
-        case ast.Constant(value=bool() as value):
-            return str(value).lower()
-        case ast.Constant(value=str() as value):
-            return f'"{value}"'
-        case ast.Tuple(elts=parts):
-            return f"[{', '.join(map(_written, parts))}]"
-        case _:
-            return ast.unparse(default)
+                yield name, doc

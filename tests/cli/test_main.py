@@ -11,6 +11,7 @@ import pytest
 
 import raytrail.cli
 from raytrail.cli import COMMANDS, clusters, main
+from raytrail.config import settings
 from raytrail.errors import StoreLocked
 from raytrail.exit_codes import BROKEN, BUG, DIFFERENT, USAGE
 
@@ -107,3 +108,14 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(history):
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 0
+
+
+def test_help_shows_the_common_settings_and_help_all_every_one(run):
+    short, whole = (run("agent", flag).stdout for flag in ("--help", "--help-all"))
+    assert "--to TEXT" in short
+    assert "--sweep-seconds" not in short
+    assert "--help-all shows" in short
+    of_the_agent = [one for one in settings() if one.table in ("tail", "sources", "agent")]
+    assert all(one.flag in whole for one in of_the_agent)
+    assert "Settings in [tail]" in whole
+    assert "[default: 256 KiB]" in whole

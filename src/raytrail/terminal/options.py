@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,26 +19,58 @@ from raytrail.terminal import times
 Body = TypeVar("Body", bound=Callable[..., Any])
 
 
+_EVERY = "raytrail.help_all"
+"""Where a context notes that its help is to show every setting."""
+
+
 class SettingOption(click.Option):
     """The flag of a setting; help lists these apart."""
 
+    def __init__(self, *args: Any, setting: Setting, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.setting = setting
+
 
 class Command(click.Command):
-    """A command whose help shows its own options first, then the settings that it minds."""
+    """A command whose help shows its own options first, then the settings that it minds: the common ones, or all."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write its own options, then the settings."""
-        own: list[tuple[str, str]] = []
-        settings: list[tuple[str, str]] = []
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, click.Option):
-                (settings if isinstance(parameter, SettingOption) else own).append(record)
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        settings = [one for one in options if isinstance(one, SettingOption)]
         with formatter.section("Options"):
-            formatter.write_dl(own)
-        if settings:
-            with formatter.section("Settings (also as RAYTRAIL_<TABLE>_<NAME>, or in --config; see raytrail settings)"):
-                formatter.write_dl(settings)
+            formatter.write_dl(_records(ctx, (one for one in options if one not in settings)))
+        if ctx.meta.get(_EVERY):
+            for table, doc in settings_of.table_docs().items():
+                if records := _records(ctx, (one for one in settings if one.setting.table == table)):
+                    with formatter.section(f"Settings in [{table}]. {doc.splitlines()[0].rstrip('.')}"):
+                        formatter.write_dl(records)
+        elif settings:
+            with formatter.section("Settings"):
+                formatter.write_dl(_records(ctx, (one for one in settings if one.setting.common)))
+            hidden = sum(not one.setting.common for one in settings)
+            more = f"--help-all shows {hidden} more. " if hidden else ""
+            formatter.write_paragraph()
+            formatter.write_text(
+                f"{more}Each setting may also stand in the environment as RAYTRAIL_<TABLE>_<NAME>, or in the file of "
+                "--config; raytrail settings shows their names."
+            )
+
+
+def _records(ctx: click.Context, options: Iterable[click.Option]) -> list[tuple[str, str]]:
+    return [record for one in options if (record := one.get_help_record(ctx)) is not None]
+
+
+def show_every(ctx: click.Context) -> None:
+    """Have a context's help show every setting."""
+    ctx.meta[_EVERY] = True
+
+
+def _help_all(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        show_every(ctx)
+        click.echo(ctx.get_help())
+        ctx.exit()
 
 
 def settings(*names: str, reloadable: bool = False) -> Callable[[Body], Body]:
@@ -67,6 +99,10 @@ def settings(*names: str, reloadable: bool = False) -> Callable[[Body], Body]:
         for one in reversed(chosen):
             decorated = _flag(one)(decorated)
         decorated = click.option(
+            "--help-all", is_flag=True, is_eager=True, expose_value=False, callback=_help_all,
+            help="Show every setting, and exit.",
+        )(decorated)  # fmt: skip
+        decorated = click.option(
             "--config",
             "config_file",
             type=click.Path(path_type=Path),
@@ -80,12 +116,13 @@ def settings(*names: str, reloadable: bool = False) -> Callable[[Body], Body]:
 
 def _flag(one: Setting) -> Callable[[Any], Any]:
     names = one.flag if one.type is not bool else f"{one.flag}/--no-{one.flag[2:]}"
-    default = f" [default: {one.default_source}]" if one.default_source != '""' else ""
+    default = f" [default: {one.shown_default}]" if one.shown_default else ""
     # None, and not the default, is how a flag that was not given leaves the word to the environment
     return click.option(
         names,
         f"{one.table}_{one.name}",
         cls=SettingOption,
+        setting=one,
         default=None,
         type=bool if one.type is bool else str,
         metavar=None if one.type is bool else _metavar(one),

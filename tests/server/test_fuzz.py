@@ -37,7 +37,7 @@ GROWTH_KB = 200_000
 """What memory may grow after the first quarter of a long run: the answers that are kept take 64 MB."""
 PATIENCE = 120
 RAYS_500 = re.compile(
-    r"/api/(v0/(logs|tasks/timeline|[^/]+/summarize)|jobs/|prometheus_health|train/v2/runs)|/nodes($|\?)"
+    r"/api/(v0/(logs|tasks/timeline|[^/]+/summarize|[a-z_]+\?.*filter_)|jobs/|prometheus_health|train/v2/runs)|/nodes($|\?)"
 )
 """Where Ray's own server catches no error of a wrong question (docs/reference/http.md)."""
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from lab.ports import free_port
 from lab.ray_cluster import ray_cluster
 from tests.sources import posted
 
@@ -31,7 +32,7 @@ def hooked_session():
             environment={"RAYTRAIL_SOURCES_TYPES": "ALL"},
         ) as cluster:
             printed = "".join(
-                cluster.run([sys.executable, WORKLOADS / name], timeout_seconds=400).stdout
+                cluster.run([sys.executable, WORKLOADS / name, str(free_port())], timeout_seconds=400).stdout
                 for name in ("serve_wl.py", "data_wl.py")
             )
             cluster.stop()

@@ -215,8 +215,8 @@ def to_milliseconds(answer):
 class Driver:
     """The workload, up to what it says."""
 
-    def __init__(self, cluster, workload=WORKLOAD):
-        command = [sys.executable, workload]
+    def __init__(self, cluster, workload=WORKLOAD, *words):
+        command = [sys.executable, workload, *words]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(list(map(str, command)), env=cluster.environment, text=True, **pipes)
 
@@ -265,7 +265,7 @@ def told(cluster, story, root, receiver):
         wait_for(lambda: set(events.glob("event_EXPORT_OBJECT_[0-9]*.log")) - set(asked), agents[2].log.read_text)
         asking = agents[2].probes[-1]
         driver.end()
-        serving = Driver(cluster, SERVE_WORKLOAD)
+        serving = Driver(cluster, SERVE_WORKLOAD, free_port())
         serving.until("served")
         story.served = served(cluster)
         serving.go_on()

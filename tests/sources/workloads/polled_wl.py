@@ -1,8 +1,6 @@
-"""A driver with an application of Serve, which goes on when it is told to."""
+"""A driver with an application of Serve on the port that it is given, which goes on when it is told to."""
 
 import sys
-
-from lab.ports import free_port
 
 import ray
 from ray import serve
@@ -25,7 +23,7 @@ def say(what):
     sys.stdin.readline()
 
 
-port = free_port()
+port = int(sys.argv[1])
 ray.init(log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": port})
 serve.run(Ingress.bind(Model.bind()), name="polled", route_prefix="/polled")

@@ -1,12 +1,16 @@
-"""Applications of Serve that are deployed, scaled, redeployed, broken, deleted; one that is resized by its config."""
+"""
+Applications of Serve that are deployed, scaled, redeployed, broken, deleted; one that is resized by its config.
+
+    serve_wl.py <port of Serve>
+"""
 
 import contextlib
+import sys
 from functools import partial
 from inspect import signature
 from pathlib import Path
 
 from asking import post, say, tell
-from lab.ports import free_port
 from ray.serve._private.version import DeploymentVersion
 
 import ray
@@ -17,7 +21,7 @@ SMALL = {"num_cpus": 0.1}
 SCALED = {"external_scaler_enabled": True} if "external_scaler_enabled" in signature(serve.run).parameters else {}
 ROUTED = "route_prefix" in signature(DeploymentVersion).parameters
 
-port = free_port()
+port = int(sys.argv[1])
 
 ray.init(namespace="serve", log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": port})

@@ -47,7 +47,7 @@ class Line:
         """
         flags = {
             "agent": ["--to", self.to, "--temp-dir", self.temp_dir, "--sessions", "all", "--report-seconds", "0.5",
-                      "--chunk-bytes", "20000", "--state-dir", self.root / "state"],
+                      "--chunk-bytes", "20000", "--drain-seconds", "300", "--state-dir", self.root / "state"],
             "history": ["--from", self.history_from, "--store", self.store, "--batch-seconds", "0.1",
                         "--fold-seconds", "0.5", "--seal-after-end-seconds", "3600"],
             "serve": ["--store", self.store, "--port", "0"],
@@ -67,7 +67,7 @@ class Line:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    def stop(self, name, seconds=60):
+    def stop(self, name, seconds=360):
         process = self.processes.pop(name)
         # one that was started just now may not have got so far as to listen to it, and would end as any program does
         wait_for(lambda: process.poll() is not None or catches(process.pid, signal.SIGTERM), seconds, f"{name} is up")

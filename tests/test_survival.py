@@ -91,7 +91,7 @@ def end(line, broker, written, agents=("agent",), refused=None):
     for agent in agents:
         line.stop(agent)
     events = sum(written["events"].values())
-    wait_for(lambda: line.arrived(written), 90, f"{events} events in the store")
+    wait_for(lambda: line.arrived(written), 300, f"{events} events in the store")
     line.stop("history")
     line.check(written, refused)
     times = arrivals(broker, line.topic)

@@ -182,20 +182,21 @@ def followed(tmp_path, directory):
 
     def followed():
         if not tailers:
-            tailers.append(Tailer(config, Checkpoint(tmp_path / "state" / "checkpoint.sqlite")))
-        [tailer] = tailers
+            checkpoint = Checkpoint(tmp_path / "state" / "checkpoint.sqlite")
+            tailers.append((Tailer(config, checkpoint), checkpoint))
+        [(tailer, checkpoint)] = tailers
         tailer.look(last=True)
         while chunks := list(tailer.poll()):
             store.append(chunks)
             for chunk in chunks:
-                tailer._checkpoint.acknowledge(chunk.segments)
+                checkpoint.acknowledge(chunk.segments)
         store.append(tailer.reports())
         store.fold()
         return Asked(root)
 
     yield followed
     store.close()
-    for tailer in tailers:
+    for tailer, _ in tailers:
         tailer.close()
 
 

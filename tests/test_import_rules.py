@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "terminal": {"api", "server", "store", "entities", "sources", "export", "config", "words", "exit_codes"},
     "cli": {
+        "api",
         "terminal",
         "words",
         "log",

@@ -97,7 +97,7 @@ async def subscribe(
         ConfigError: No backend takes the URL, or there is no such event type.
         PublishError: The broker does not let us in.
     """
-    wanted = _event_types(types)
+    wanted = event_types(types)
     pubsub = connect(url)
     try:
         name = group or f"ephemeral-{uuid.uuid4().hex}"
@@ -385,15 +385,11 @@ class Cluster:
 
     def _equal(self, one: Column | Derived, entity: Entity, value: Any) -> Filter:
         """Return the condition that a column has a value; one of an enumeration may be in any case."""
-        if isinstance(value, str) and one.values:
-            by_lower = {each.lower(): each for each in one.values}
-            value = by_lower.get(value.lower(), value)
-            # a newer Ray may have written a name that is not declared
-            if value not in one.values and not self._snapshot.at_last().count(
-                entity.name, [Filter(one.name, "=", value)]
-            ):
-                raise ConfigError(f"{one.name}={value!r}: no row has it{instead(value, one.values, 'it is one of')}")
-        return Filter(one.name, "=", value)
+        condition = Filter(one.name, "=", value)
+        if not isinstance(value, str) or not one.values:
+            return condition
+        last = self._snapshot.at_last()
+        return enumerated(one, condition, lambda condition: bool(last.count(entity.name, [condition])))
 
 
 class LogFile:
@@ -443,7 +439,34 @@ def column(entity: Entity, name: str) -> Column | Derived:
     raise ConfigError(f"{entity.name} has no column {name!r}{instead(name, names, 'it has')}")
 
 
-def _event_types(types: Collection[str]) -> frozenset[str]:
+def enumerated(one: Column | Derived, condition: Filter, is_there: Callable[[Filter], bool]) -> Filter:
+    """
+    Return a condition on an enumeration, by the name that is meant: in any case.
+
+    Args:
+        one: The column.
+        condition: The condition.
+        is_there: Whether any row is as a condition says. A newer Ray may have written a name that is not declared.
+
+    Raises:
+        ConfigError: There is no such name, and no row has it.
+    """
+    text = condition.value
+    by_lower = {value.lower(): value for value in one.values}
+    if text.lower() in by_lower:
+        return condition._replace(value=by_lower[text.lower()], ignore_case=False)
+    if is_there(condition._replace(op="=")):
+        return condition
+    raise ConfigError(f"filter on {one.name}: no row has {text!r}{instead(text, one.values, 'it is one of')}")
+
+
+def event_types(types: Collection[str]) -> frozenset[str]:
+    """
+    Return the event types that are asked for, in any case; none stands for all.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
     known = sorted({event_type(source) for one in installed().values() for source in one.event_types})
     wanted = frozenset(name.upper() for name in types)
     for unknown in sorted(wanted.difference(known)):

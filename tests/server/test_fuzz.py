@@ -37,7 +37,7 @@ GROWTH_KB = 200_000
 """What memory may grow after the first quarter of a long run: the answers that are kept take 64 MB."""
 PATIENCE = 120
 RAYS_500 = re.compile(
-    r"/api/(v0/(logs|tasks/timeline|[^/]+/summarize|[a-z_]+\?.*filter_)|jobs/|prometheus_health|train/v2/runs)|/nodes($|\?)"
+    r"/api/(v0/(logs|tasks/timeline|[^/]+/summarize)|jobs/|prometheus_health|train/v2/runs)|/nodes($|\?)"
 )
 """Where Ray's own server catches no error of a wrong question (docs/reference/http.md)."""
 
@@ -328,7 +328,9 @@ def check(asked, said):
     assert said == b"" or status, said
     assert b"Internal Server Error" not in said[:4096].partition(b"\r\n\r\n")[2], asked
     if status >= 500 and status not in (501, 503):
-        assert RAYS_500.search(asked.target.decode("latin-1")), (asked, said)
+        # of a filter without its value, too, which has a text of its own
+        unpaired = b"filter_" in asked.target and (asked.method == b"HEAD" or b'"msg":"filters: ' in said)
+        assert unpaired or RAYS_500.search(asked.target.decode("latin-1")), (asked, said)
     return status
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.damage import CONFIG, LIVE, SEALED, T0, chunk, copied, damage, fill, flip, tasks
 from tests.histories import forget_sums
 
+from raytrail.api import History
 from raytrail.errors import StoreDamaged, StoreUnavailable
 from raytrail.store import Store
 from raytrail.store.catalogue import Catalogue
@@ -239,6 +240,35 @@ def test_a_damaged_cache_is_thrown_away_and_made_anew(root, known, tmp_path, cap
     assert caplog.text.count(f"{copy}: it is damaged and read no more") == 1
     assert not copy.exists()
     assert damaged_files(tmp_path) == []
+
+
+def test_a_cache_that_is_damaged_after_it_was_looked_at_is_thrown_away_too(root, known, tmp_path):
+    [path] = root.glob("state/*/*.duckdb")
+    copy = copied(root, tmp_path, path)
+    with Store.open(tmp_path, CONFIG) as store:
+        [cache] = [file for file in store._catalogue.state_files(SEALED) if file.kind == "cache"]
+        store._files.path(cache)
+        status = copy.stat()
+        copy.write_bytes(copy.read_bytes()[:12288] + b"\1" * (status.st_size - 12288))
+        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert store.snapshot(SEALED).rows("task", order=["task_id"]) == known[f"tasks of {SEALED}"]
+
+
+def test_columns_are_read_from_the_files_where_the_cache_is_damaged(root, known, tmp_path):
+    """Whichever block it is: of some the engine finds it when it comes to read them."""
+    [path] = root.glob("state/*/*.duckdb")
+    rows = [{"task_id": row["task_id"], "state": row["state"]} for row in known[f"tasks of {SEALED}"]]
+    late = 0
+    for place in range(12288, path.stat().st_size, 262144):
+        copy = copied(root, tmp_path / str(place), path)
+        with copy.open("r+b") as file:
+            file.seek(place + 100)
+            file.write(b"\1" * 1000)
+        with Store.open(tmp_path / str(place), CONFIG) as store:
+            late += not store.snapshot(SEALED).read_once("task")
+            table = History(store).cluster(SEALED).tasks(every=True, columns=["task_id", "state"], order=["task_id"])
+            assert table.arrow().to_pylist() == rows
+    assert late
 
 
 @pytest.mark.parametrize("kind", ["open", "closed"])

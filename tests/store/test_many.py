@@ -15,7 +15,7 @@ from tests.line import SEED
 from raytrail.config import StoreConfig, TailConfig
 from raytrail.entities import installed
 from raytrail.errors import StoreDamaged
-from raytrail.store import Store, UnreadableError
+from raytrail.store import Store, UnreadableError, append
 from raytrail.store.engine import Engine
 from raytrail.tail import Checkpoint, Tailer
 from raytrail.testing.entities import chunk
@@ -116,6 +116,24 @@ def test_what_many_take_to_be_planned_is_what_a_few_take(sessions, tmp_path, mon
 
     # what is decoded at once has so many bytes at most
     assert statements(8) < 2 * statements(1)
+
+
+def test_no_line_of_many_sessions_is_looked_at_by_itself(tmp_path, task, monkeypatch):
+    looked_at, lines = [], append._lines
+    monkeypatch.setattr(append, "_lines", lambda *piece: looked_at.append(piece) or lines(*piece))
+    names = [name(number) for number in range(5)]
+    with Store.open(tmp_path, CONFIG, write=True) as store:
+        store.append([of(session, task(1), task(2)) for session in names])
+        assert {one.session: (one.events, one.rejected) for one in store.clusters()} == dict.fromkeys(names, (2, 0))
+    assert not looked_at
+
+
+def test_lines_of_many_sessions_may_begin_with_spaces(tmp_path, task):
+    names = [name(number) for number in range(3)]
+    with Store.open(tmp_path, CONFIG, write=True) as store:
+        store.append([of(session, task(1), b"  " + task(2), task(3)) for session in names])
+        store.seal_all(names)
+        assert [store.snapshot(session).count("task") for session in names] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("kind", [StoreDamaged, UnreadableError])

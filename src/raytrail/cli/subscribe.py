@@ -10,13 +10,11 @@ from contextlib import aclosing
 import click
 import msgspec
 
-from raytrail.entities import installed
-from raytrail.entities.public import event_type, public_events
-from raytrail.errors import ConfigError
+from raytrail.api import event_types
+from raytrail.entities.public import public_events
 from raytrail.event import Unreadable
 from raytrail.pubsub import Delivery, Subscriber, connect
 from raytrail.terminal import note, options, service
-from raytrail.words import instead
 
 EPHEMERAL = "ephemeral"
 
@@ -44,7 +42,7 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
     \b
     raytrail subscribe file:///var/lib/raytrail/events --types ACTOR | jq .actor.state
     """
-    wanted = _wanted(types)
+    wanted = event_types([part.strip() for part in types.split(",") if part.strip()])
     name = f"{EPHEMERAL}-{uuid.uuid4().hex}" if group == EPHEMERAL else group
     idle = None if follow else idle_seconds
 
@@ -56,20 +54,6 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
             await pubsub.aclose()
 
     service.run(body, left=service.COMES_AGAIN)
-
-
-def _wanted(types: str) -> frozenset[str]:
-    """
-    Return the event types that are asked for; none stands for all.
-
-    Raises:
-        ConfigError: There is none of that name.
-    """
-    known = sorted({event_type(source) for one in installed().values() for source in one.event_types})
-    wanted = frozenset(part.strip().upper() for part in types.split(",") if part.strip())
-    for unknown in sorted(wanted.difference(known)):
-        raise ConfigError(f"no event type {unknown!r}{instead(unknown, known, 'there are')}")
-    return wanted
 
 
 async def _print(

@@ -86,20 +86,26 @@ class Access:
                 403,
             )
         if not self._token:
-            host = headers.get("host", "")
-            if self._hosts is None or _plain(host) in self._hosts or _is_address(host):
-                return None
-            return PlainTextResponse(
-                f"this server does not know itself as {_plain(host)!r}; name it in server.hosts, or set server.token\n",
-                421,
-            )
+            return self._refuse_host(headers.get("host", ""))
         if path in OPEN or (path == GUARDED_BY_ITSELF and self._own_token):
             return None
         if path == "/login" and scope["type"] == "http" and scope["method"] == "POST":
             return await self._login(scope, receive)
+        return self._refuse_stranger(scope, headers, cookies=path != GUARDED_BY_ITSELF)
+
+    def _refuse_host(self, host: str) -> Response | None:
+        if self._hosts is None or _plain(host) in self._hosts or _is_address(host):
+            return None
+        return PlainTextResponse(
+            f"this server does not know itself as {_plain(host)!r}; name it in server.hosts, or set server.token\n",
+            421,
+        )
+
+    def _refuse_stranger(self, scope: Scope, headers: Headers, *, cookies: bool) -> Response | None:
+        """Refuse who sends no token, or a wrong one. Cookies count where `cookies` says so."""
         kind, _, said = headers.get("authorization", "").partition(" ")
         bearer = said.strip() if kind.lower() == "bearer" else ""
-        ticket = _ticket(headers) if path != GUARDED_BY_ITSELF else ""
+        ticket = _ticket(headers) if cookies else ""
         if hmac.compare_digest(bearer.encode(), self._token) or hmac.compare_digest(ticket.encode(), self._ticket):
             return None
         # who says nothing tries nothing

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from raytrail import disk
 from raytrail.config import StoreConfig
@@ -85,18 +86,11 @@ class Store:
         self._counts: dict[object, int] = {}
         self._faults = Faults()
         self._asked: Engine | None = None
-        self._lock_file = None
+        self._lock_file: IO[str] | None = None
         if write:
             for name in ("log", "state", "tmp"):
                 disk.make_private_directory(root / name)
-            self._lock_file = os.fdopen(disk.open_private(root / "lock", os.O_WRONLY), "w")
-            try:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._lock_file.close()
-                raise StoreLocked(
-                    f"{root}: another process writes to this store; stop it, or open another store"
-                ) from None
+            self._lock_file = _locked(root)
         elif not (root / "catalogue.sqlite").exists():
             raise NotFoundError(f"{root}: no store there; fill one with `raytrail import` or `raytrail history`")
         try:
@@ -316,8 +310,8 @@ class Store:
         with self._lock:
             for together in self._sealer.at_once(filter(self._is_open, sessions)):
                 faults += halved(together, lambda part: ledgers.update(self._seal(part)))
-        for fault in faults:
-            raise fault
+        if faults:
+            raise faults[0]
         return ledgers
 
     def _is_open(self, session: str) -> bool:
@@ -592,6 +586,17 @@ class Store:
             )
             if all(of_file_type(event_type) for event_type, *_ in rows):
                 self._appender.read_again(session, file, rows)
+
+
+def _locked(root: Path) -> IO[str]:
+    """Return a file that nobody else writes to the store for as long as it is open."""
+    file = os.fdopen(disk.open_private(root / "lock", os.O_WRONLY), "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise StoreLocked(f"{root}: another process writes to this store; stop it, or open another store") from None
+    return file
 
 
 def _refuse_nameless(root: Path) -> None:

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -164,6 +164,21 @@ class Appender:
         Raises:
             StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
         """
+        groups, touched = self._divide(chunks)
+        written: list[Path] = []
+        try:
+            self._engine.each(lambda part: self._write(part, written), _parts(groups))
+            make_durable(written)
+            self._commit(chunks, groups, touched)
+        except BaseException as error:  # whatever it is, what was written is not named
+            delete(written)
+            if not isinstance(error, (OSError, MemoryError)):
+                raise
+            raise StoreUnavailable(f"{self._root}: {error}; make room on the disk or mend it, and go on") from error
+        self._hold(touched)
+
+    def _divide(self, chunks: Iterable[Chunk]) -> tuple[list[_Group], dict[FileKey, _Touched]]:
+        """Return what is new in chunks, by session and event type, and which files grow by it."""
         groups: list[_Group] = []
         filling: dict[tuple[str, str], _Group] = {}
         touched: dict[FileKey, _Touched] = {}
@@ -184,17 +199,7 @@ class Appender:
                     piece = chunk.data if whole else bytes(data[start - segment.start : end - segment.start])
                     group.add(Segment(segment.file, segment.generation, start, end - start), piece)
                 ranges.add(segment.start, segment.end)
-        written: list[Path] = []
-        try:
-            self._engine.each(lambda part: self._write(part, written), _parts(groups))
-            make_durable(written)
-            self._commit(chunks, groups, touched)
-        except BaseException as error:
-            delete(written)
-            if not isinstance(error, (OSError, MemoryError)):
-                raise
-            raise StoreUnavailable(f"{self._root}: {error}; make room on the disk or mend it, and go on") from error
-        self._hold(touched)
+        return groups, touched
 
     def forget(self, sessions: Collection[str]) -> None:
         """Let go of what is held in memory of sessions: they are sealed, and hardly grow any more."""
@@ -240,9 +245,7 @@ class Appender:
         entities = of_file_type(part.event_type)
         groups = [group for group in part.groups if group.pieces]
         if part.event_type == LOG:
-            for group in groups:
-                group.body = self._logs.write(group.session, sorted(group.pieces, key=_place))
-                written.append(group.body[0])
+            self._write_logs(groups, written)
         elif part.event_type == SET_ASIDE:
             for group in groups:
                 group.rejected = [_Rejected(line, _reason(line.data)) for line in group.lines()]
@@ -252,19 +255,23 @@ class Appender:
         elif groups:
             self._write_known(groups, entities, written)
         for group in part.groups:
-            if group.unknown:
-                self._write_unknown(group, written)
+            self._write_unknown(group, written)
+
+    def _write_logs(self, groups: Iterable[_Group], written: list[Path]) -> None:
+        for group in groups:
+            group.body = self._logs.write(group.session, sorted(group.pieces, key=_place))
+            written.append(group.body[0])
 
     def _write_known(self, groups: Sequence[_Group], entities: tuple[Entity, ...], written: list[Path]) -> None:
         """Decode the lines of groups of one event type, each of another session."""
-        placed = len(groups) > 1 or any(entity.ordered() for entity in entities)
+        mark = _marker(entities, many=len(groups) > 1)
         spool = self._new_spool()
         longest = 0
         try:
             # one after another, as the interpreter would have it anyway: so it is with one, the engine with others
             with self._ready, spool.open("wb") as file:
                 for group in groups:
-                    longest = max(longest, self._fill(file, group, placed=placed))
+                    longest = max(longest, self._fill(file, group, mark))
             self._decode(groups, entities, spool, longest, written)
         except UnreadableError:
             # the check let something pass that the engine refuses: sort every line, and if need be halve
@@ -274,37 +281,34 @@ class Appender:
                 for group in groups:
                     self._write_known([group], entities, written)
             else:
-                self._decode_sorted(groups[0], entities, spool, groups[0].lines(), written, placed=placed)
+                self._decode_sorted(groups[0], entities, spool, groups[0].lines(), written, mark)
         finally:
             spool.unlink(missing_ok=True)
 
-    def _fill(self, spool: IO[bytes], group: _Group, *, placed: bool) -> int:
+    def _fill(self, spool: IO[bytes], group: _Group, mark: _Mark) -> int:
         """Write a group's good lines, and return how long the longest may be."""
         longest = 0
         suspects: list[Line] = []
         for segment, data in group.pieces:
             longest = max(longest, len(data))
-            if not check(group.event_type, data):
-                suspects += _lines(segment, data)
-            elif placed:
-                for line in _lines(segment, data):
-                    spool.write(_placed(group.session, line.data, line))
-                    group.good += 1
-            else:
-                spool.write(data)
+            if check(group.event_type, data):
+                spool.write(mark(group.session, segment, data))
                 group.good += data.count(b"\n")
-        for good in self._sorted(group, suspects, placed=placed):
+            else:
+                suspects += _lines(segment, data)
+        for good in self._sorted(group, suspects, mark):
             longest = max(longest, len(good))
             spool.write(good)
             group.good += 1
         return longest
 
-    def _sorted(self, group: _Group, suspects: Iterable[Line], *, placed: bool) -> list[bytes]:
+    def _sorted(self, group: _Group, suspects: Iterable[Line], mark: _Mark) -> list[bytes]:
         good = []
         for line in suspects:
             sorted_out = sort_out(group.event_type, line.data)
             if sorted_out.verdict == "good":
-                good.append(_placed(group.session, sorted_out.line, line) if placed else sorted_out.line + b"\n")
+                place = Segment(line.file, line.generation, line.offset, len(line.data) + 1)
+                good.append(mark(group.session, place, sorted_out.line + b"\n"))
             elif sorted_out.verdict == "unknown":
                 group.unknown.append(line)
             else:
@@ -318,11 +322,10 @@ class Appender:
         spool: Path,
         every: list[Line],
         written: list[Path],
-        *,
-        placed: bool,
+        mark: _Mark,
     ) -> None:
         unknown, rejected = len(group.unknown), len(group.rejected)
-        good = self._sorted(group, every, placed=placed)
+        good = self._sorted(group, every, mark)
         group.good = len(good)
         spool.write_bytes(b"".join(good))
         try:
@@ -334,7 +337,7 @@ class Appender:
                 return
             half = len(every) // 2
             for part in (every[:half], every[half:]):
-                self._decode_sorted(group, entities, spool, part, written, placed=placed)
+                self._decode_sorted(group, entities, spool, part, written, mark)
 
     def _decode(
         self,
@@ -369,6 +372,8 @@ class Appender:
             group.events += group.good
 
     def _write_unknown(self, group: _Group, written: list[Path]) -> None:
+        if not group.unknown:
+            return
         spool = self._new_spool()
         columns = "{'file': 'VARCHAR', 'generation': 'BIGINT', 'offset': 'BIGINT', 'data': 'VARCHAR'}"
         try:
@@ -528,12 +533,27 @@ def _lines(segment: Segment, data: bytes) -> list[Line]:
     return found
 
 
-def _placed(session: str, data: bytes, line: Line) -> bytes:
-    """Return a line that says where it stood, for what merges by order, and whose it is."""
-    return b'{"_session":"%s","_file":"%s.%d","_offset":%d,%s\n' % (
-        session.encode(),
-        line.file.encode(),
-        line.generation,
-        line.offset,
-        data.lstrip()[1:],
+_Mark = Callable[[str, Segment, bytes], bytes]
+"""Gives whole lines of a session's file, where in it they stand known, as they are written to the spool."""
+
+
+def _marker(entities: Iterable[Entity], *, many: bool) -> _Mark:
+    """Return what marks lines: with where each stood, for what merges by order, and with whose it is, among many."""
+    if any(entity.ordered() for entity in entities):
+        return _placed
+    return _owned if many else lambda session, segment, data: data
+
+
+def _placed(session: str, segment: Segment, data: bytes) -> bytes:
+    return b"".join(
+        b'{"_session":"%s","_file":"%s.%d","_offset":%d,%s\n'
+        % (session.encode(), line.file.encode(), line.generation, line.offset, line.data.lstrip()[1:])
+        for line in _lines(segment, data)
     )
+
+
+def _owned(session: str, segment: Segment, data: bytes) -> bytes:
+    begin = b'{"_session":"%s",' % session.encode()
+    if data.startswith(b"{") and data.count(b"\n{") + 1 == data.count(b"\n"):  # as Ray writes them: none is looked at
+        return begin + data[1:].replace(b"\n{", b"\n" + begin)
+    return b"".join(begin + line.data.lstrip()[1:] + b"\n" for line in _lines(segment, data))

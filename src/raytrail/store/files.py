@@ -34,8 +34,11 @@ from raytrail.store.engine import Copied, Engine, copy_parquet
 MOST_SESSIONS = 100
 """How many sessions' files are written at once: the engine has so many open."""
 
+MANY_FILES = 50
+"""More are made durable with all else on their disk, in one go: each by itself waits for the disk."""
+
 MOST_CHECKED = 100_000
-"""How many files are remembered as checked, those that were read last: some 30 MB."""
+"""How many files are remembered as checked, those that were checked last: some 30 MB."""
 
 BLOCK_BYTES = 128 * 1024
 """How much is read at once: it stays in a cache of the core."""
@@ -50,10 +53,6 @@ class Sum(NamedTuple):
 
     bytes: int
     crc32: int
-
-
-MANY_FILES = 50
-"""More are made durable with all else on their disk, in one go: each by itself waits for the disk."""
 
 
 class Written(NamedTuple):
@@ -256,12 +255,15 @@ def delete(paths: Iterable[Path]) -> None:
 
 def make_durable(paths: Collection[Path]) -> None:
     """Make files durable, and their names, and leave them to their owner alone: the engine makes files by the umask."""
+    together = len(paths) > MANY_FILES
     for path in paths:
         with path.open("rb") as file:
             disk.make_private(file.fileno())
-    if len(paths) > MANY_FILES and disk.sync_file_system(next(iter(paths)).parent):
+            if not together:
+                os.fsync(file.fileno())
+    if together and disk.sync_file_system(next(iter(paths)).parent):
         return
-    for path in paths:
+    for path in paths if together else ():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     sync_directories(path.parent for path in paths)

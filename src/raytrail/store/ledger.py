@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -141,6 +142,7 @@ class Ledgers:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._known: OrderedDict[str, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, snapshot: Snapshot) -> list[LedgerRow]:
         """Return the ledger of a snapshot's session, by event type."""
@@ -149,10 +151,11 @@ class Ledgers:
         known = self._known.get(session) or self._kept(session)
         if known is None or known.mark != mark:
             known = _Kept(mark=mark, rows=ledger(self._catalogue, session, told(self._catalogue, snapshot)))
-        self._known[session] = known
-        self._known.move_to_end(session)
-        if len(self._known) > _KNOWN:
-            self._known.popitem(last=False)
+        with self._lock:
+            self._known[session] = known
+            self._known.move_to_end(session)
+            if len(self._known) > _KNOWN:
+                self._known.popitem(last=False)
         return known.rows
 
     def keep(self, ledgers: Mapping[str, list[LedgerRow]]) -> None:

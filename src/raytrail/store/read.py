@@ -166,6 +166,7 @@ class Snapshot:
                     row[name] = decode(value)
         return rows
 
+    @_or_of_files
     def arrow_stream(
         self,
         noun: str,
@@ -178,7 +179,8 @@ class Snapshot:
         """Return what `rows` returns as Arrow's C stream: a PyCapsule. JSON stays text there."""
         one = entity(noun)
         wanted = [sql.find(one, name) for name in columns]
-        return self._engine.arrow_stream(*self.select(one, wanted, where, order, limit))
+        with self._states.asking(self.session):
+            return self._engine.arrow_stream(*self.select(one, wanted, where, order, limit))
 
     def select(
         self,

@@ -220,32 +220,36 @@ class Sealer:
             for log in self._catalogue.log_files(session, unfolded=True):
                 if log.entity in installed() and log.entity not in folded:
                     logs.setdefault(log.entity, []).append(log)
-        known: dict[str, _Known] = {}
-        for name, states in folded.items():
-            files = parquet(self._files.paths(states))
-            known[name] = _Known(
-                "",
-                sql.filled(installed()[name], files, partial=True),
-                f"SELECT {_by(sessions)} AS session, max(last_event_s) AS t FROM {files} GROUP BY 1",
-                sum(file.rows for file in states),
-                once=all(file.kind == "open" for file in states),
-            )
-        for name, part in logs.items():
-            files = parquet(self._files.paths(part), by_session=len(sessions) > 1)
-            entity = self._entity(name, sessions)
-            events = sql.folded(entity, sql.filled_log(entity, files))
-            counts = Counter[str]()
-            for log in part:
-                counts[log.session] += log.events
-            known[name] = _Known(
-                # made once, though a statement reads it more than once; it is too little to be worth sorting
-                f"WITH known AS MATERIALIZED ({events}) ",
-                "known",
-                f"SELECT {_by(sessions)} AS session, max(timestamp) AS t FROM {files} GROUP BY 1",
-                max(counts.values()),
-                once=True,
-            )
-        return known
+        return {
+            **{name: self._of_states(name, sessions, states) for name, states in folded.items()},
+            **{name: self._of_logs(name, sessions, part) for name, part in logs.items()},
+        }
+
+    def _of_states(self, name: str, sessions: Sequence[str], states: Sequence[StateFile]) -> _Known:
+        files = parquet(self._files.paths(states))
+        return _Known(
+            "",
+            sql.filled(installed()[name], files, partial=True),
+            f"SELECT {_by(sessions)} AS session, max(last_event_s) AS t FROM {files} GROUP BY 1",
+            sum(file.rows for file in states),
+            once=all(file.kind == "open" for file in states),
+        )
+
+    def _of_logs(self, name: str, sessions: Sequence[str], logs: Sequence[LogFile]) -> _Known:
+        files = parquet(self._files.paths(logs), by_session=len(sessions) > 1)
+        entity = self._entity(name, sessions)
+        events = sql.folded(entity, sql.filled_log(entity, files))
+        counts = Counter[str]()
+        for log in logs:
+            counts[log.session] += log.events
+        return _Known(
+            # made once, though a statement reads it more than once; it is too little to be worth sorting
+            f"WITH known AS MATERIALIZED ({events}) ",
+            "known",
+            f"SELECT {_by(sessions)} AS session, max(timestamp) AS t FROM {files} GROUP BY 1",
+            max(counts.values()),
+            once=True,
+        )
 
     @staticmethod
     def _entity(name: str, sessions: Sequence[str]) -> Entity:

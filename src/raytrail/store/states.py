@@ -186,7 +186,7 @@ class States:
 
     def _is_damaged(self, file: StateFile) -> bool:
         try:
-            self._files.path(file)
+            self._files.path(file, again=True)
         except StoreDamaged:
             return True
         return False

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
-from raytrail.api import COUNTED, column
+from raytrail.api import COUNTED, column, enumerated
 from raytrail.entities import Column, Derived, Entity, Type, installed
 from raytrail.entities.sql import STORED, shown
 from raytrail.errors import ConfigError
@@ -103,19 +103,7 @@ def _filter(entity: Entity, text: str, asked: Asked) -> Filter:
         return condition
     # as Ray's own filters compare texts (`do_filter`, ray/dashboard/state_api_utils.py, Ray 2.60)
     condition = condition._replace(ignore_case=True)
-    return _enumerated(one, condition, asked) if one.values else condition
-
-
-def _enumerated(one: Column | Derived, condition: Filter, asked: Asked) -> Filter:
-    """Return a condition on an enumeration, by the name that is meant."""
-    text = condition.value
-    by_lower = {value.lower(): value for value in one.values}
-    if text.lower() in by_lower:
-        return condition._replace(value=by_lower[text.lower()], ignore_case=False)
-    # a newer Ray may have written a name that is not declared
-    if asked.is_there(condition._replace(op="=")):
-        return condition
-    raise ConfigError(f"filter on {one.name}: no row has {text!r}{instead(text, one.values, 'it is one of')}")
+    return enumerated(one, condition, asked.is_there) if one.values else condition
 
 
 def _value(one: Column | Derived, text: str, parse_time: Callable[[str], int]) -> Any:

@@ -20,7 +20,7 @@ from raytrail.cli import main
 from raytrail.config import AgentConfig, TailConfig
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.pubsub import connect
-from raytrail.store import Store
+from raytrail.store import Snapshot, Store
 from raytrail.tail import Checkpoint, Tailer
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "example"
@@ -108,9 +108,23 @@ def test_a_library_that_is_not_there_is_named(cluster, monkeypatch, how):
 def test_a_notebook_shows_a_table_and_nothing_of_it_as_markup(cluster):
     page = cluster.tasks(columns=["name", "task_id"])._repr_html_()
     assert page.count("<tr>") == 1 + len(cluster.tasks())
-    table = raytrail.api.Table("rows", ["a"], lambda: [{"a": "<script>"}, {"a": None}, {"a": {"b": 1}}])
+    table = raytrail.api.Table("rows", ["a"], lambda most: [{"a": "<script>"}, {"a": None}, {"a": {"b": 1}}][:most])
     assert "<td>&lt;script&gt;</td></tr><tr><td></td></tr><tr><td>{&quot;b&quot;:1}</td>" in table._repr_html_()
     assert repr(table) == "<3 rows: a>"
+
+
+def test_to_count_rows_or_to_show_the_first_reads_no_others(cluster, monkeypatch):
+    most = []
+    rows = Snapshot.rows
+    monkeypatch.setattr(Snapshot, "rows", lambda *asked, **how: most.append(how["limit"]) or rows(*asked, **how))
+    tasks = cluster.tasks()
+    assert repr(tasks).startswith(f"<{cluster.count('tasks')} tasks: task_id, ")
+    assert len(cluster.tasks(limit=3)) == 3
+    assert most == []
+    tasks._repr_html_()
+    assert cluster.tasks(limit=5)._repr_html_().count("<tr>") == 6
+    assert most == [20, 5]
+    assert len(tasks) == len(list(tasks)) == cluster.count("tasks")
 
 
 def test_the_ledger_the_clusters_and_sql_are_tables_too(history, cluster):

@@ -114,7 +114,7 @@ async def subscribe(
 
 class Table(Sequence[Row]):
     """
-    Rows with named columns, read when they are first looked at.
+    Rows with named columns, read when they are first looked at. To count them, or to show the first, reads no others.
 
     It is a sequence of dictionaries. Polars, pandas, Arrow and DuckDB read it as columns, without a Python object for
     each value: ``polars.DataFrame(table)``, ``pyarrow.table(table)``. Values that are objects or lists in JSON are text
@@ -125,7 +125,9 @@ class Table(Sequence[Row]):
         self,
         name: str,
         columns: Sequence[str],
-        rows: Callable[[], list[Row]],
+        rows: Callable[[int | None], list[Row]],
+        *,
+        count: Callable[[], int] | None = None,
         stream: Callable[[], object] | None = None,
     ) -> None:
         """
@@ -134,17 +136,23 @@ class Table(Sequence[Row]):
         Args:
             name: What its rows are, in the plural.
             columns: Their names, in order.
-            rows: Reads them.
+            rows: Reads the first so many of them; None: all.
+            count: Counts them; None reads them all.
             stream: Reads them as an Arrow stream (a PyCapsule); None makes it of the rows.
         """
         self._name = name
         self.columns = tuple(columns)
         self._read = rows
+        self._count = count
         self._stream = stream
 
     @cached_property
     def _rows(self) -> list[Row]:
-        return self._read()
+        return self._read(None)
+
+    @property
+    def _is_read(self) -> bool:
+        return "_rows" in self.__dict__
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -154,7 +162,7 @@ class Table(Sequence[Row]):
         return self._rows[index]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) if self._is_read or self._count is None else self._count()
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
@@ -167,9 +175,10 @@ class Table(Sequence[Row]):
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in self.columns) + "</tr>"
-            for row in self[:_SHOWN_ROWS]
+            for row in (self[:_SHOWN_ROWS] if self._is_read else self._read(_SHOWN_ROWS))
         )
-        more = f"{min(len(self), _SHOWN_ROWS):,} of {len(self):,} {html.escape(self._name)}"
+        count = len(self)
+        more = f"{min(count, _SHOWN_ROWS):,} of {count:,} {html.escape(self._name)}"
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{more}</p>"
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
@@ -331,13 +340,19 @@ class Cluster:
         conditions = self._conditions(entity, where, equal, every=every)
         sort = ["-" * name.startswith("-") + column(entity, name.removeprefix("-")).name for name in order]
 
-        def read() -> list[Row]:
-            return self._snapshot.rows(entity.name, columns=names, where=conditions, order=sort, limit=limit)
+        def read(most: int | None) -> list[Row]:
+            asked = [bound for bound in (most, limit) if bound is not None]
+            least = min(asked, default=None)
+            return self._snapshot.rows(entity.name, columns=names, where=conditions, order=sort, limit=least)
+
+        def count() -> int:
+            every = self._snapshot.count(entity.name, conditions)
+            return every if limit is None else min(every, limit)
 
         def stream() -> object:
             return self._snapshot.arrow_stream(entity.name, names, where=conditions, order=sort, limit=limit)
 
-        return Table(entity.plural, names, read, stream)
+        return Table(entity.plural, names, read, count=count, stream=stream)
 
     def count(self, noun: str, *, where: Sequence[Condition] = (), every: bool = False, **equal: Any) -> int:
         """Return how many rows there are; the arguments and errors are those of `rows`."""
@@ -483,11 +498,14 @@ def _milliseconds(moment: datetime | int | None) -> int | None:
 
 
 def _structs(name: str, kind: type[msgspec.Struct], read: Callable[[], Sequence[msgspec.Struct]]) -> Table:
-    return Table(name, kind.__struct_fields__, lambda: [msgspec.to_builtins(one) for one in read()])
+    return Table(name, kind.__struct_fields__, lambda most: [msgspec.to_builtins(one) for one in read()[:most]])
 
 
 def _answered(rows: Rows) -> Table:
-    return Table("rows", rows.columns, lambda: [dict(zip(rows.columns, row, strict=True)) for row in rows.rows])
+    def read(most: int | None) -> list[Row]:
+        return [dict(zip(rows.columns, row, strict=True)) for row in rows.rows[:most]]
+
+    return Table("rows", rows.columns, read)
 
 
 def _library(name: str) -> Any:

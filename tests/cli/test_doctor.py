@@ -129,6 +129,15 @@ def test_export_that_is_off_is_bad(machine):
     assert "`raytrail env`" in cure
 
 
+@pytest.mark.parametrize("said", ["é", "!", "bm8=", "/w==", base64.b64encode(b'{"a":' * 10_000).decode()])
+def test_a_process_that_calls_itself_the_gcs_and_says_what_cannot_be_stops_nobody(machine, said):
+    machine.ray(ON)
+    machine.good()
+    argv = ["gcs_server", f"--config_list={said}", f"--session-dir={machine.session}"]
+    machine.process(HEAD + 1, argv, ON)
+    assert machine.wrong() == []
+
+
 def test_export_by_system_config_alone_leaves_python_silent(machine):
     machine.ray(environ=without(SWITCH), system_config=export.settings().system_config)
     machine.driver(environ=without(SWITCH))

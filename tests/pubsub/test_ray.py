@@ -442,10 +442,40 @@ def test_chunks_whose_message_was_altered_are_acknowledged_as_what_cannot_be_rea
     assert [type(one).__name__ for _, one in ray._unpack(short, topic)] == ["Unreadable", "Unreadable"]
 
 
+NO_TEXT = b"\xa1\xff"
+DEEP = b"\x91" * 100_000 + b"\x01"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x95" + NO_TEXT + b"\x00\x01\x90\xc4\x00",
+        b"\x96\xa1p\x00\x01\x90\xc4\x00" + DEEP,  # of a newer version, which wrote one thing more
+        msgspec.msgpack.encode(("p", 0, 2**64 - 1, [({}, 0), ({}, 0)], b"")),
+        msgspec.msgpack.encode(("p", 2**64 - 1, 1, [], b"")),
+        msgspec.msgpack.encode(("p", 0, -1, [], b"")),
+    ],
+    ids=["no text", "deep", "numbers no ack can hold", "a gap no report can hold", "a negative number"],
+)
+def test_a_message_that_cannot_be_is_an_error_of_ours(payload):
+    topic = connect("ray:///topic")._topic
+    with pytest.raises(EventError, match="a message at ray:///topic is not ours: "):
+        ray._decode(payload, ray._Message, topic)
+
+
+def test_the_last_numbers_of_a_message_can_be_acknowledged():
+    topic = connect("ray:///topic")._topic
+    packed = ray._pack("producer", 2**62, 2**62, [chunk(0), chunk(1)])
+    numbers = [number for some, _ in ray._unpack(ray._decode(packed, ray._Message, topic), topic) for number in some]
+    report = ray._Report("history", b"x" * 28, False, {"producer": numbers}, {"producer": [(1, 2**62)]})
+    assert [one.acked for one in ray._reports([msgspec.msgpack.encode(report)], topic)] == [{"producer": numbers}]
+
+
 def test_what_is_no_report_says_nothing():
     topic = connect("ray:///topic")._topic
     report = msgspec.msgpack.encode(("history", b"x" * 28, False, {}, {}))
-    assert [one.group for one in ray._reports([b"\xff", b"", report, b"\x93"], topic)] == ["history"]
+    odd = [b"\xff", b"", b"\x95" + NO_TEXT + report[9:], b"\x96" + report[1:] + DEEP]
+    assert [one.group for one in ray._reports([*odd, report, b"\x93"], topic)] == ["history"]
 
 
 def gcs_of(cluster):

@@ -106,3 +106,26 @@ def test_too_many_events_are_an_overflow(watch, tmp_path):
     assert watch.read().overflow
     a.close()
     b.close()
+
+
+def _move_twice(path):
+    for name in ("moved", "again"):
+        path = path.rename(path.parent / name)
+        (path / "a").touch()  # between the two, or the kernel makes one event of them
+
+
+def _move_and_delete(path):
+    shutil.rmtree(path.rename(path.parent / "moved"))
+
+
+@pytest.mark.parametrize("change", [_move_twice, _move_and_delete])
+def test_a_directory_that_was_moved_and_went_on_before_it_was_looked_at_stops_nobody(watch, tmp_path, change):
+    directory = tmp_path / "watched"
+    directory.mkdir()
+    watch.add(directory)
+    change(directory)
+    assert watch.read().changed == {directory}
+    directory.mkdir()
+    watch.add(directory)
+    (directory / "b").write_bytes(b"x")
+    assert (directory, "b") in watch.read().grown

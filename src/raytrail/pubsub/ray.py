@@ -30,10 +30,10 @@ In the GCS's memory wait, for each reader, the messages that it has not fetched:
 have in flight (`in_flight_bytes`, compressed), else up to Ray's ``publisher_entity_buffer_max_bytes``, 1 GiB where
 ``ray start --head --system-config`` does not say less (67108864 is plenty); beyond it the oldest are dropped. For a
 reader that was killed they are gathered for five minutes more; for the acking one until its successor is there.
-Whoever reaches the GCS hears all of it and can say all of it: nothing that is published there has a sender. It can
-publish events of any session; acknowledge, in the name of the acking group, what no history has, so that it is lost
-where none does; have agents publish again and again; and claim to be that group's reader, so that its history ends. A
-secret among ourselves would keep it from few: a job that runs as the agent's user can read it. Where jobs are not
+Whoever reaches the GCS hears all of it and can say all of it: nothing that is published there has a sender. They can
+publish events of any session, and have agents publish again and again. In the name of the acking group they can
+acknowledge what no history has, so that it is lost. They can claim to be that group's reader, so that its history ends.
+A secret among ourselves would keep it from few: a job that runs as the agent's user can read it. Where jobs are not
 trusted with their own history, publish to a broker that lets the agents write and nobody else.
 
 Tokens and TLS are Ray's: RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_USE_TLS and so on, as for any driver.
@@ -60,7 +60,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 import msgspec
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError, RaytrailError
-from raytrail.event import Chunk, Unreadable, received
+from raytrail.event import UNDECODABLE, Chunk, Unreadable, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.url import parse, shown
@@ -105,14 +105,18 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     timeout_seconds: Annotated[float, msgspec.Meta(ge=3)] = 30
 
 
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""Of a chunk. Those of a whole message after it can be written into a report, which holds 64 bits."""
+
+
 class _Message(msgspec.Struct, frozen=True, array_like=True):
     """Chunks that one connection publishes at once; it numbers its chunks from 1."""
 
     producer: str
     """Host, process and a random part: a producer that starts again is another one."""
-    after: int
+    after: _Number
     """The last number that the GCS took before; 0 where there was none. A reader that has not heard it missed some."""
-    first: int
+    first: _Number
     chunks: list[tuple[dict[str, bytes], int]]
     """Each one's headers, in UTF-8, and how many bytes of `lines` are its."""
     lines: bytes
@@ -685,7 +689,7 @@ def _reports(payloads: Iterable[bytes], topic: _Topic) -> Iterator[_Report]:
 def _decode(payload: bytes, kind: type[_Struct], topic: _Topic) -> _Struct:
     try:
         return msgspec.msgpack.decode(payload, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise EventError(
             f"a message at {topic.shown} is not ours: {error}; a newer agent or reader wrote it: upgrade, or take "
             f"another topic"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from raytrail import disk
-from raytrail.event import FileId
+from raytrail.event import UNDECODABLE, FileId
 from raytrail.tail.birth import birth_ns
 from raytrail.tail.checkpoint import Mark
 from raytrail.tail.discovery import FileName
@@ -363,6 +363,6 @@ def _find_flaw(line: bytes) -> str:
     """Return why a line that has no newline is no whole event; an empty text where it is one."""
     try:
         msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         return f"torn: {error}"
     return ""

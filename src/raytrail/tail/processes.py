@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import re
 import sqlite3
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from raytrail import disk
+from raytrail.event import UNDECODABLE
 
 PROC = Path("/proc")
 """The kernel's view of the processes."""
@@ -49,7 +49,7 @@ class Process(NamedTuple):
         """Return what ``ray start --system-config`` said; only the GCS server has it on its command line."""
         try:
             return msgspec.json.decode(base64.b64decode(self.arguments["config_list"]), type=dict[str, Any])
-        except (KeyError, binascii.Error, msgspec.DecodeError):
+        except (KeyError, ValueError, *UNDECODABLE):  # none, or what is no base64 or no JSON
             return {}
 
 

@@ -8,6 +8,7 @@ import os
 import select
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,7 +94,8 @@ class Watch:
         else:
             news.changed.add(directory)
         if mask & _MOVE_SELF:
-            self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
+            with suppress(OSError):  # it was moved twice, or deleted since, and is watched no more
+                self._call("inotify_rm_watch", self._fd, watch)  # its path is another's now
         if mask & _IGNORED:
             del self._directories[watch]
 

@@ -8,12 +8,10 @@ Filters and limits asked of a live Ray's State API, and of the history after it:
 
 from __future__ import annotations
 
-import json
-import time
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
+
+from lab.record import ask_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -66,7 +64,7 @@ def record_queries(address: str, answers: Mapping[str, Any], *, timeout_seconds:
     Raises:
         OSError: The dashboard does not answer.
     """
-    return {path: _ask(address + path, timeout_seconds) for path in queries(answers)}
+    return ask_each(address, queries(answers), timeout_seconds=timeout_seconds)
 
 
 def outcome(path: str, status: int, body: Any) -> tuple[Any, ...]:
@@ -133,12 +131,3 @@ def _value(rows: Iterable[Row], column: str) -> str:
     """Return a value that is there, of something that is called as it is shown; else one that is not."""
     told = (row[column] for row in rows if row.get(column) not in (None, "") and row.get("type") != "ACTOR_TASK")
     return str(next(told, "x"))
-
-
-def _ask(url: str, timeout_seconds: float) -> Row:
-    at_ms = time.time_ns() // 1_000_000
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_seconds) as reply:
-            return {"status": reply.status, "at_ms": at_ms, "body": json.load(reply)}
-    except urllib.error.HTTPError as error:
-        return {"status": error.code, "at_ms": at_ms, "body": error.read().decode(errors="replace")}

@@ -49,3 +49,20 @@ def test_so_many_addresses_are_remembered_and_no_more():
     assert len(counted._used) == tries.ADDRESSES
     assert counted.wrong("10.0.0.200") == 60
     assert counted.wrong("10.0.0.0") == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        ("", ""),
+        ("Bearer secret", "secret"),
+        ("basic bWU6c2VjcmV0", "secret"),
+        ("Basic bWU=", ""),
+        ("Basic !", ""),
+        ("Basic é", ""),
+        ("Basic bWU6/w==", ""),
+        ("Basic", ""),
+    ],
+)
+def test_the_token_is_what_a_header_says_or_the_password_in_it(header, token):
+    assert tries.said_token(header) == token

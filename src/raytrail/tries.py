@@ -7,6 +7,7 @@ the wrong ones of others. A token is therefore as hard to guess as it is long.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import logging
 import math
@@ -64,6 +65,17 @@ class Tries:
         if telling:
             log.warning("many wrong tokens come from %s; see who asks from there", network)
         return math.ceil(wait) if over else 0
+
+
+def said_token(authorization: str) -> str:
+    """Return the token of an ``Authorization`` header, which is all after its scheme, or a basic one's password."""
+    scheme, _, said = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return said
+    try:
+        return base64.b64decode(said).partition(b":")[2].decode()
+    except ValueError:  # no base64, or no text
+        return ""
 
 
 def _network(address: str) -> str:

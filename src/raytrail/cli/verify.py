@@ -26,7 +26,7 @@ def verify(cluster_id: str | None, form: str, config: Config) -> None:
 
     Every file is read: the catalogue, the log of events, the states, and what Ray and its workers wrote for people.
     Each one that is damaged, cut or gone is printed with what to do, and the exit code is 1. Files that a version
-    without checksums wrote cannot be checked; they are counted. A history may go on meanwhile.
+    without checksums wrote cannot be checked. They are counted. A history may go on meanwhile.
     """
     found = list(_findings(cluster_id, config))
     damaged = [one for one in found if one.verdict == "damaged"]

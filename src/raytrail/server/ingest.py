@@ -16,8 +16,6 @@ However slowly some bodies come, others are taken meanwhile.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hmac
 import logging
 import time
@@ -32,7 +30,7 @@ from raytrail.config import ServerConfig
 from raytrail.errors import ChunkRefused, ConfigError, EventError, PublishError
 from raytrail.server.auth import MANY_WRONG, peer
 from raytrail.server.unpacking import ENCODINGS, UnpackError, unpacker
-from raytrail.tries import Tries
+from raytrail.tries import Tries, said_token
 
 Take = Callable[[Mapping[str, str], bytes], Awaitable[None]]
 """What is done with a request's headers (names in lower case) and body: `raytrail.pubsub.collector.Collector.take`."""
@@ -211,12 +209,7 @@ def _busy() -> _Refused:
 
 
 def _let_in(request: Request, token: str, tries: Tries) -> None:
-    scheme, _, said = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            said = base64.b64decode(said).partition(b":")[2].decode()
-        except (binascii.Error, ValueError):
-            said = ""
+    said = said_token(request.headers.get("authorization", ""))
     if token and not hmac.compare_digest(said.encode(), token.encode()):
         if said and (wait := tries.wrong(peer(request.scope))):
             raise _Refused(429, MANY_WRONG.strip(), {"Retry-After": str(wait)})

@@ -19,8 +19,6 @@ the least for the longest makes room for the next.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import logging
 import os
@@ -45,7 +43,7 @@ from raytrail.sources.event_file import EventFiles, session_root, written_files
 from raytrail.sources.few import Server
 from raytrail.sources.ray_event import Converter, session_name
 from raytrail.sources.set_aside import SetAside
-from raytrail.tries import Tries
+from raytrail.tries import Tries, said_token
 
 PREFIX = "0"
 """What the numbers in the names of its files begin with."""
@@ -322,12 +320,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(403, "no page in a browser may post here")
         if self.path.partition("?")[0] != PATH:
             raise _Refused(404, f"POST {PATH}")
-        scheme, _, said = self.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "basic":
-            try:
-                said = base64.b64decode(said).partition(b":")[2].decode()
-            except (binascii.Error, ValueError):
-                said = ""
+        said = said_token(self.headers.get("Authorization", ""))
         if self.token and not hmac.compare_digest(said.encode(), self.token.encode()):
             if said and (wait := self.tries.wrong(self.client_address[0])):
                 raise _Refused(429, "many wrong tokens came from your address", **{"Retry-After": str(wait)})

@@ -21,7 +21,6 @@ from raytrail.tail import Checkpoint, Tailer
 log = logging.getLogger(__name__)
 
 _DEAD_LETTERS_SECONDS = 10 * 365 * 24 * 3600
-_PINNED = ("temp_dir", "sessions", "inotify", "state_dir")
 
 
 class Shipping:
@@ -90,13 +89,11 @@ class Shipping:
         """
         if pubsub is not None:
             await self.outlet.change(pubsub)
-        before, after = self.destination.tail, destination.tail
-        for name in _PINNED:
-            if getattr(before, name) != getattr(after, name):
-                log.warning("%s is %r until the agent is started anew", name, getattr(before, name))
-        after = msgspec.structs.replace(after, **{name: getattr(before, name) for name in _PINNED})
-        self.tailer.configure(after)
-        self.destination = destination._replace(tail=after)
+        tail = self.tailer.configure(destination.tail)
+        for name in tail.__struct_fields__:
+            if getattr(tail, name) != getattr(destination.tail, name):
+                log.warning("%s is %r until the agent is started anew", name, getattr(tail, name))
+        self.destination = destination._replace(tail=tail)
 
     def figures(self) -> dict[str, Any]:
         """Return how it stands; may be called from any thread."""

@@ -127,13 +127,17 @@ class Tailer:
             if len(chunks) == before or not self.behind:
                 return chunks
 
-    def configure(self, config: TailConfig) -> None:
+    def configure(self, config: TailConfig) -> TailConfig:
         """
         Go on by other settings from the next poll on.
 
-        Those that say which sessions to follow, where, and with inotify or not, stay as they were.
+        Returns:
+            These settings, but for those that say which sessions to follow, where, and with inotify or not. They stay
+            as they were.
         """
-        self._changed = config
+        pinned = {name: getattr(self.config, name) for name in _PINNED}
+        self._changed = msgspec.structs.replace(config, **pinned)
+        return self._changed
 
     def rewind(self, segments: Iterable[Segment]) -> None:
         """Read `segments` again, since they could not be published."""
@@ -279,8 +283,7 @@ class Tailer:
             directory.due = -math.inf
 
     def _reconfigure(self, config: TailConfig) -> None:
-        pinned = {name: getattr(self.config, name) for name in _PINNED}
-        self._followed.config, self._changed = msgspec.structs.replace(config, **pinned), None
+        self._followed.config, self._changed = config, None
         self._followed.turns.limits = Limits(config.events_per_second, config.bytes_per_second)
         self._cutter.redact = Redactor(config.redact)
         for directory in self._followed.directories.values():

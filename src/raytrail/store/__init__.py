@@ -106,7 +106,7 @@ class Store:
         self._files = Files(root, self._engine)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
-        self._ledgers = Ledgers(self._catalogue)
+        self._ledgers = Ledgers(self._catalogue, self._engine)
         self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
         if write:
             self._sweep()

@@ -25,7 +25,7 @@ from raytrail.entities import Entity, of_file_type, sql
 from raytrail.entities.lines import check, sort_out
 from raytrail.errors import StoreUnavailable
 from raytrail.event import LOG, SET_ASIDE, UNDECODABLE, Chunk, Segment
-from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, LogFile, Ranges, reopen
+from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, LogFile, Ranges, note_growth, reopen
 from raytrail.store.engine import Engine, UnreadableError, lines
 from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
 from raytrail.store.logs import Frame, Logs
@@ -484,6 +484,8 @@ def _name_ranges(db: sqlite3.Connection, touched: Mapping[FileKey, _Touched]) ->
         "ends = ends + excluded.ends, stored = stored + excluded.stored",
         [(*key, *extent) for key, extent in added.items()],
     )
+    if grown := [key for key, one in touched.items() if one.ranges.changes]:
+        note_growth(db, grown)
 
 
 def _cluster(name: str) -> str:

@@ -13,11 +13,13 @@ import threading
 import uuid
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
+
+import msgspec
 
 from raytrail import disk
 from raytrail.errors import StoreDamaged, StoreError, StoreTooNew, StoreUnavailable
@@ -45,10 +47,11 @@ _ADD_UP = (
 AT_ONCE = 500
 """How many files are looked up one by one, rather than all of their session."""
 _PIECE = 250_000
-"""How many files are given as one text: of any number, SQLite would refuse the text."""
-_BETWEEN = "\x1f"
-"""What stands between the files of a text, ``char(31)``; it is in the name of none."""
-_ENDS = ("file", "generation", "last", "bytes")
+"""How many ranges are given as one text: of any number, SQLite would refuse the text."""
+_GROWN_BATCHES = 256
+"""Of how many batches it is known which files they brought ranges of."""
+_GROWN_FILES = 2_000
+"""How many files of a batch are noted; of one with more, which is dear already, none."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -68,6 +71,7 @@ CREATE TABLE IF NOT EXISTS state(
 CREATE TABLE IF NOT EXISTS ranges(
   session TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL, start INTEGER NOT NULL,
   end INTEGER NOT NULL, PRIMARY KEY(session, file, generation, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS grown(id INTEGER PRIMARY KEY, files TEXT);
 CREATE TABLE IF NOT EXISTS extents(
   session TEXT NOT NULL, event_type TEXT NOT NULL, files INTEGER NOT NULL, ends INTEGER NOT NULL,
   stored INTEGER NOT NULL, PRIMARY KEY(session, event_type)) WITHOUT ROWID;
@@ -266,6 +270,7 @@ class Catalogue:
             self.keeps_logs = ("frames",) in tables
             """False where it is only read, and was last written by a Raytrail that kept no logs."""
             self._keeps_extents = ("extents",) in tables
+            self._keeps_grown = ("grown",) in tables
             self.keeps_set_aside = ("set_aside",) in tables
             """The same of what was set aside."""
             self.keeps_sums = not self._missing_columns()
@@ -540,39 +545,58 @@ class Catalogue:
             self.query("SELECT start, end FROM ranges WHERE session = ? AND file = ? AND generation = ?", *key)
         )
 
-    def ends(self, session: str, files: Collection[tuple[str, int]] | None) -> Iterator[list[str]]:
+    def lines_of_ranges(self, session: str, files: Collection[tuple[str, int]] | None) -> Iterator[str]:
         """
-        Yield of these files and generations, or of all of a session, where the last range ends and how many bytes all
-        of its ranges have; of those that have any.
+        Yield the ranges of these files and generations, or of all of a session, as text.
+
+        There may be a million, for each of which a row of Python's would take longer than all that is done with it.
 
         Args:
             session: Its whole name.
             files: Which; None is all.
 
         Yields:
-            Some of them as four texts: files, generations, ends, bytes. There may be a million, for each of which a row
-            of Python's would take longer than all that is done with it.
+            Some lines of CSV at a time: session, file, generation, start, end. No name holds a comma.
         """
-        wanted = (
-            "SELECT file, generation, max(end) AS last, sum(end - start) AS bytes FROM ranges WHERE session = ? AND "
-        )
         if files is not None:
-            each = [row for key in files for row in self.query(f"{wanted} (file, generation) = (?, ?)", session, *key)]
-            found = [row for row in each if row[0] is not None]
-            if found:
-                yield [_BETWEEN.join(map(str, column)) for column in zip(*found, strict=True)]
+            for key in files:
+                for start, end in self.ranges(FileKey(session, *key)):
+                    yield f"{session},{key[0]},{key[1]},{start},{end}\n"
             return
-        after: tuple[str, int] = "", -1
+        after = ("", "-1", "-1")
         while True:
-            [texts] = self.query(
-                f"SELECT {', '.join(f'group_concat({name}, char(31))' for name in _ENDS)} FROM ({wanted} "
-                "(file, generation) > (?, ?) GROUP BY file, generation ORDER BY file, generation LIMIT ?)",
-                *(session, *after, _PIECE),
+            [(lines,)] = self.query(
+                "SELECT group_concat(printf('%s,%s,%d,%d,%d', session, file, generation, start, end), char(10)) FROM ("
+                "SELECT * FROM ranges WHERE session = ? AND (file, generation, start) > (?, ?, ?) "
+                "ORDER BY file, generation, start LIMIT ?)",
+                *(session, after[0], int(after[1]), int(after[2]), _PIECE),
             )
-            if texts[0] is None:
+            if lines is None:
                 return
-            yield list(texts)
-            after = texts[0].rpartition(_BETWEEN)[2], int(texts[1].rpartition(_BETWEEN)[2])
+            yield f"{lines}\n"
+            after = tuple(lines[lines.rfind("\n") + 1 :].split(",")[1:4])
+
+    def grown(self, session: str, since: int | None) -> tuple[int, list[tuple[str, int]] | None]:
+        """
+        Return the number of the last batch, and the files and generations of a session that grew after one.
+
+        Args:
+            session: Its whole name.
+            since: The number of a batch; None is before all.
+
+        Returns:
+            None in place of the files where it is not known any more which they are.
+        """
+        if not self._keeps_grown:
+            return 0, None
+        [(oldest, newest)] = self.query("SELECT coalesce(min(id), 1), coalesce(max(id), 0) FROM grown")
+        if since is None or since < oldest - 1:
+            return newest, None
+        texts = [text for (text,) in self.query("SELECT files FROM grown WHERE id > ?", since)]
+        if None in texts:
+            return newest, None
+        keys = [key for text in texts for key in msgspec.json.decode(text, type=list[FileKey])]
+        return newest, [*dict.fromkeys((key.file, key.generation) for key in keys if key.session == session)]
 
     def extents(self, session: str) -> dict[str, Extent]:
         """Return what the ranges of a session's files add up to, by event type."""
@@ -623,6 +647,13 @@ class Catalogue:
 def name_state(db: sqlite3.Connection, session: str, state: StateFile) -> None:
     """Name a file of a session's states."""
     db.execute("INSERT INTO state VALUES(?, ?, ?, ?, ?, ?, ?)", (session, *state))
+
+
+def note_growth(db: sqlite3.Connection, files: Sequence[FileKey]) -> None:
+    """Note which files a batch brings ranges of."""
+    text = msgspec.json.encode(files).decode() if len(files) <= _GROWN_FILES else None
+    db.execute("INSERT INTO grown(files) VALUES(?)", (text,))
+    db.execute("DELETE FROM grown WHERE id <= (SELECT max(id) FROM grown) - ?", (_GROWN_BATCHES,))
 
 
 def reopen(db: sqlite3.Connection, session: str) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -14,7 +15,8 @@ import msgspec
 from raytrail.entities import installed, of_file_type
 from raytrail.event import COLLECTED, LOG
 from raytrail.store.catalogue import AT_ONCE, NOTHING, Catalogue, Extent, FileKey, Ranges
-from raytrail.store.engine import Run
+from raytrail.store.ends import Ends, make_table
+from raytrail.store.engine import Engine, Run
 from raytrail.store.read import Snapshot
 
 _KNOWN = 64
@@ -98,7 +100,7 @@ class Told(NamedTuple):
     """Gives how many states of an entity we closed."""
 
 
-def told(catalogue: Catalogue, snapshot: Snapshot) -> Told:
+def told(catalogue: Catalogue, snapshot: Snapshot, ends: Ends) -> Told:
     """Return what a session's states say for its ledger."""
     session = snapshot.session
     sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
@@ -110,7 +112,9 @@ def told(catalogue: Catalogue, snapshot: Snapshot) -> Told:
     with snapshot.steps() as run:
         relation, params = snapshot.relation("file", REPORTED)
         run(f"CREATE TEMP TABLE reports AS SELECT ? AS session, * FROM {relation} WHERE {REPORTS}", [session, *params])
-        return Told(read_reports(catalogue, run, [session], sealed=sealed)[session], inferred)
+        return Told(
+            read_reports(catalogue, run, [session], sealed=sealed, ends=None if sealed else ends)[session], inferred
+        )
 
 
 def ledger(catalogue: Catalogue, session: str, told: Told) -> list[LedgerRow]:
@@ -137,10 +141,12 @@ class Ledgers:
 
     Args:
         catalogue: Keeps those of sealed sessions, for whoever opens the store later.
+        engine: Adds up what is known of files.
     """
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, engine: Engine) -> None:
         self._catalogue = catalogue
+        self._ends = Ends(catalogue, engine)
         self._known: OrderedDict[str, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -150,7 +156,7 @@ class Ledgers:
         mark = self._mark(session)
         known = self._known.get(session) or self._kept(session)
         if known is None or known.mark != mark:
-            known = _Kept(mark=mark, rows=ledger(self._catalogue, session, told(self._catalogue, snapshot)))
+            known = _Kept(mark=mark, rows=ledger(self._catalogue, session, told(self._catalogue, snapshot, self._ends)))
         with self._lock:
             self._known[session] = known
             self._known.move_to_end(session)
@@ -164,6 +170,7 @@ class Ledgers:
         texts = [(f"ledger {session}", msgspec.json.encode(one).decode()) for session, one in kept.items()]
         with self._catalogue.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", texts)
+        self._ends.forget(ledgers)
 
     def _kept(self, session: str) -> _Kept | None:
         for (text,) in self._catalogue.query("SELECT value FROM meta WHERE key = ?", f"ledger {session}"):
@@ -225,7 +232,7 @@ class Reported:
 
 
 def read_reports(
-    catalogue: Catalogue, run: Run, sessions: Sequence[str], *, sealed: bool
+    catalogue: Catalogue, run: Run, sessions: Sequence[str], *, sealed: bool, ends: Ends | None = None
 ) -> dict[str, defaultdict[str, Reported]]:
     """
     Return what is known of the reported files of sessions, by event type.
@@ -237,14 +244,16 @@ def read_reports(
         run: Runs statements, with a table ``reports`` of the columns `REPORTED` and of the ``session``.
         sessions: Their names.
         sealed: Whether they are sealed: then all that was seen is to be stored.
+        ends: Of one session: what keeps where its ranges end, for the next time.
     """
     found = {session: defaultdict[str, Reported](Reported) for session in sessions}
-    run("CREATE TEMP TABLE stored(session VARCHAR, file VARCHAR, generation BIGINT, last BIGINT, bytes BIGINT)")
-    for session, few in _few(run, sessions).items():
-        for texts in catalogue.ends(session, few):
-            columns = ", ".join(["unnest(string_split(?, chr(31)))"] * len(texts))
-            run(f"INSERT INTO stored SELECT ?, {columns}", [session, *texts])
-    run(_FILES, [COLLECTED, sealed, LOG])
+    few = _few(run, sessions)
+    if ends is not None and few[sessions[0]] is None:
+        with ends.of(sessions[0]) as table:
+            run(_FILES.format(stored=table), [COLLECTED, sealed, LOG])
+    else:
+        make_table(run, "stored", chain.from_iterable(catalogue.lines_of_ranges(*one) for one in few.items()))
+        run(_FILES.format(stored="stored"), [COLLECTED, sealed, LOG])
     for session, event_type, *sums in run(_ADD_UP):
         found[session][event_type] = Reported(_Sums(*map(int, sums)))
     for session, event_type, file, generation in run(_WITH_HOLES):
@@ -297,7 +306,7 @@ FROM (
     event_type IS DISTINCT FROM ? AND ? AND coalesce(lost_bytes, 0) = 0 AS to_the_end,
     -- without what is over a log's limit
     written_bytes - CASE WHEN event_type = ? THEN skipped ELSE 0 END AS seen
-  FROM reports LEFT JOIN stored s USING (session, file, generation))
+  FROM reports LEFT JOIN {stored} s USING (session, file, generation))
 """
 _ADD_UP = """
 SELECT

@@ -1,0 +1,130 @@
+"""Where the ranges of files end, as the engine reads it; of many files of a living session, kept and brought on."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from raytrail import disk
+from raytrail.errors import StoreUnavailable
+from raytrail.store.catalogue import Catalogue
+from raytrail.store.engine import Engine, Run
+
+MOST_KEPT = 4
+"""Of how many sessions the tables are kept."""
+
+_OF_CSV = """
+SELECT session, file, generation, max("end") AS last, sum("end" - start)::BIGINT AS bytes
+FROM read_csv(
+  ?, header = false, auto_detect = false, delim = ',', quote = '', escape = '', columns = {
+    'session': 'VARCHAR', 'file': 'VARCHAR', 'generation': 'BIGINT', 'start': 'BIGINT', 'end': 'BIGINT'})
+GROUP BY ALL
+"""
+
+
+def make_table(run: Run, name: str, lines: Iterable[str], *, temporary: bool = True) -> None:
+    """
+    Make a table of where the ranges of files end: session, file, generation, last, bytes.
+
+    The engine reads text from a file five times as fast as it takes parameters.
+
+    Args:
+        run: Runs statements.
+        name: What the table is to be called.
+        lines: The ranges, as `Catalogue.lines_of_ranges` yields them.
+        temporary: Whether it ends with what runs the statements.
+
+    Raises:
+        StoreUnavailable: The disk is full, or fails.
+    """
+    with _written(run, lines) as path:
+        run(f"CREATE {'TEMP ' if temporary else ''}TABLE {name} AS {_OF_CSV}", [str(path)])
+
+
+@contextmanager
+def _written(run: Run, lines: Iterable[str]) -> Iterator[Path]:
+    """Write lines to a file where the engine may spill, and remove it at the end."""
+    [(directory,)] = run("SELECT current_setting('temp_directory')")
+    path = Path(directory, f"ranges-{uuid.uuid4().hex}.csv")
+    try:
+        disk.create_private(path)
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+        yield path
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error}; make room on the disk or mend it, and ask again") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class Ends:
+    """The tables of living sessions, each brought on by the files that grew since it was asked for last."""
+
+    def __init__(self, catalogue: Catalogue, engine: Engine) -> None:
+        self._catalogue = catalogue
+        self._engine = engine
+        self._tables: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        """By session: a table, and up to which batch it was brought."""
+        self._numbers = count(1)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def of(self, session: str) -> Iterator[str]:
+        """Give the table of a session as it is now; nobody else changes it meanwhile."""
+        with self._lock:
+            try:
+                if not self._bring_on(session):
+                    self._make(session)
+            except BaseException:
+                self._drop(session)
+                raise
+            self._tables.move_to_end(session)
+            if len(self._tables) > MOST_KEPT:
+                self._drop(next(iter(self._tables)))
+            yield self._tables[session][0]
+
+    def forget(self, sessions: Iterable[str]) -> None:
+        """Let go of the tables of sessions: they are sealed, and hardly asked for any more."""
+        with self._lock:
+            for session in sessions:
+                self._drop(session)
+
+    def _bring_on(self, session: str) -> bool:
+        """Bring a table on; return whether it is there and all that grew is known."""
+        if session not in self._tables:
+            return False
+        table, mark = self._tables[session]
+        with self._catalogue.reading():
+            mark, grown = self._catalogue.grown(session, mark)
+            if grown is None:
+                return False
+            lines = list(self._catalogue.lines_of_ranges(session, grown))
+            extents = list(self._catalogue.extents(session).values())
+        with self._engine.steps() as run:
+            make_table(run, "grown", lines)
+            same = f"{table}.file = grown.file AND {table}.generation = grown.generation"
+            run(f"UPDATE {table} SET last = grown.last, bytes = grown.bytes FROM grown WHERE {same}")
+            run(f"INSERT INTO {table} FROM grown WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {same})")
+            [summed] = run(f"SELECT count(*), coalesce(sum(last), 0), coalesce(sum(bytes), 0) FROM {table}")
+        self._tables[session] = table, mark
+        # a writer of an older version notes no growth
+        return [*map(int, summed)] == [sum(extent[place] for extent in extents) for place in range(3)]
+
+    def _make(self, session: str) -> None:
+        self._drop(session)
+        # what grows from here on is looked at once more
+        mark, _ = self._catalogue.grown(session, None)
+        table = f"ends_{next(self._numbers)}"
+        with self._engine.steps() as run:
+            make_table(run, table, self._catalogue.lines_of_ranges(session, None), temporary=False)
+        self._tables[session] = table, mark
+
+    def _drop(self, session: str) -> None:
+        table, _ = self._tables.pop(session, ("", 0))
+        if table:
+            self._engine.run(f"DROP TABLE IF EXISTS {table}")

@@ -80,6 +80,7 @@ def make_old(store_root):
     """Take from a store what tells that it has an id, as one is that an older version wrote, and its checksums."""
     with closing(sqlite3.connect(store_root / "catalogue.sqlite")) as db, db:
         db.execute("DELETE FROM meta WHERE key != 'version'")
+        db.execute("PRAGMA user_version = 0")
     forget_sums(store_root)
 
 
@@ -90,6 +91,7 @@ def forget_sums(store_root):
         if db.execute("UPDATE meta SET value = '1' WHERE key = 'version' AND value != '1'").rowcount:
             for table, column in (("log", "crc32"), ("state", "bytes"), ("state", "crc32"), ("frames", "crc32")):
                 db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+            db.execute("PRAGMA user_version = 0")
 
 
 async def check_an_old_store_goes_on(url, root, held_for, group="history"):

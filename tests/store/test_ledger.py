@@ -254,7 +254,7 @@ def test_a_store_of_an_older_version_is_added_up_once(tmp_path, task, config):
         before = store.ledger(SESSION)
         with store._catalogue.transaction() as db:
             db.execute("DELETE FROM extents")
-            db.execute("DELETE FROM meta WHERE key = 'extents'")
+            db.execute("PRAGMA user_version = 1")
     with Store.open(tmp_path, config, write=True) as store:
         assert store.ledger(SESSION) == before
         assert before[0].missing_bytes == 50

@@ -1,13 +1,16 @@
 """Stores that older versions made, and what these said of them: see `tests.store.fixtures.make_store`."""
 
 import json
+import sqlite3
 import tarfile
+from contextlib import closing
 
 import pytest
 from tests.store.fixtures.make_store import CONFIG, HERE, LIVE, SEALED, answers, chunks
 
 from raytrail.entities import installed
 from raytrail.store import Store
+from raytrail.store.layout import MIGRATIONS
 
 VERSIONS = sorted(path.stem.removeprefix("store-") for path in HERE.glob("store-*.json"))
 
@@ -27,6 +30,29 @@ def root(version, tmp_path):
 @pytest.fixture
 def said(version):
     return json.loads((HERE / f"store-{version}.json").read_text())
+
+
+def layout(root):
+    """Return what a store says of its layout: how many migrations were made, and which one readers are to know."""
+    with closing(sqlite3.connect(root / "catalogue.sqlite")) as db:
+        [(made,)] = db.execute("PRAGMA user_version")
+        [(version,)] = db.execute("SELECT value FROM meta WHERE key = 'version'")
+    return made, int(version)
+
+
+def test_each_layout_that_has_been_has_a_stored_store(tmp_path):
+    layouts = set()
+    for version in VERSIONS:
+        with tarfile.open(HERE / f"store-{version}.tar.xz") as archive:
+            archive.extractall(tmp_path / version, filter="data")
+        layouts.add(max(layout(tmp_path / version / "store")))
+    assert layouts >= set(range(1, len(MIGRATIONS)))
+
+
+def test_a_store_gets_the_newest_layout_when_it_is_opened_to_be_written(root):
+    with Store.open(root, CONFIG, write=True):
+        pass
+    assert layout(root) == (len(MIGRATIONS), MIGRATIONS[-1].reads)
 
 
 def assert_says(store, session, said):

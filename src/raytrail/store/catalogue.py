@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import uuid
 import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -23,26 +22,14 @@ import msgspec
 
 from raytrail import disk
 from raytrail.errors import StoreDamaged, StoreError, StoreTooNew, StoreUnavailable
+from raytrail.store.layout import ADD_UP, COMMITS, ID, KNOWN, PLAIN_GROUP, VERSION, migrate, missing_sums
 from raytrail.store.pages import Pages
-
-VERSION = 2
-"""Version of the store's layout; raised when an older Raytrail could harm or misread it: 2 has checksums."""
 
 CHECKPOINT_COMMITS = 64
 """After how many transactions the write-ahead log is copied into the database, and the pages' checksums are noted."""
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The same, by how much that log has grown."""
-
-_ID, _PLAIN_GROUP, _EXTENTS, _COMMITS = "id", "plain_group", "extents", "commits"
-"""Keys of ``meta``."""
-
-_ADD_UP = (
-    "SELECT session, event_type, count(*) AS files, sum(last) AS ends, sum(length) AS stored FROM ("
-    "SELECT session, file, generation, max(end) AS last, sum(end - start) AS length FROM ranges "
-    "GROUP BY session, file, generation) JOIN file_types USING (session, file) GROUP BY session, event_type"
-)
-"""What ``extents`` holds, of the ranges themselves."""
 
 AT_ONCE = 500
 """How many files are looked up one by one, rather than all of their session."""
@@ -52,53 +39,6 @@ _GROWN_BATCHES = 256
 """Of how many batches it is known which files they brought ranges of."""
 _GROWN_FILES = 2_000
 """How many files of a batch are noted; of one with more, which is dear already, none."""
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS sessions(
-  session TEXT PRIMARY KEY, cluster TEXT NOT NULL DEFAULT '',
-  first_heard_ms INTEGER NOT NULL, last_heard_ms INTEGER NOT NULL, last_grew_ms INTEGER NOT NULL,
-  sealed_ms INTEGER, summary TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS quiet(session TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS log(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, entity TEXT NOT NULL, path TEXT NOT NULL,
-  events INTEGER NOT NULL, bytes INTEGER NOT NULL, folded INTEGER NOT NULL DEFAULT 0, crc32 INTEGER);
-CREATE INDEX IF NOT EXISTS log_session ON log(session, entity);
-CREATE INDEX IF NOT EXISTS log_unfolded ON log(session) WHERE folded = 0;
-CREATE TABLE IF NOT EXISTS state(
-  session TEXT NOT NULL, entity TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, rows INTEGER NOT NULL,
-  bytes INTEGER, crc32 INTEGER, PRIMARY KEY(session, entity, path)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ranges(
-  session TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL, start INTEGER NOT NULL,
-  end INTEGER NOT NULL, PRIMARY KEY(session, file, generation, start)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS grown(id INTEGER PRIMARY KEY, files TEXT);
-CREATE TABLE IF NOT EXISTS extents(
-  session TEXT NOT NULL, event_type TEXT NOT NULL, files INTEGER NOT NULL, ends INTEGER NOT NULL,
-  stored INTEGER NOT NULL, PRIMARY KEY(session, event_type)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS counts(
-  session TEXT NOT NULL, event_type TEXT NOT NULL, events INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
-  rejected INTEGER NOT NULL DEFAULT 0, unknown INTEGER NOT NULL DEFAULT 0,
-  PRIMARY KEY(session, event_type)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS file_types(
-  session TEXT NOT NULL, file TEXT NOT NULL, event_type TEXT NOT NULL, PRIMARY KEY(session, file)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS rejected(
-  session TEXT NOT NULL, event_type TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL,
-  line_offset INTEGER NOT NULL, length INTEGER NOT NULL, reason TEXT NOT NULL, line BLOB NOT NULL,
-  PRIMARY KEY(session, file, generation, line_offset)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS set_aside(
-  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, came_ms INTEGER NOT NULL, session TEXT NOT NULL,
-  place TEXT NOT NULL, reason TEXT NOT NULL, headers TEXT NOT NULL, length INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS bodies(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS bodies_session ON bodies(session);
-CREATE TABLE IF NOT EXISTS frames(
-  session TEXT NOT NULL, file TEXT NOT NULL, generation INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
-  body INTEGER NOT NULL, place INTEGER NOT NULL, length INTEGER NOT NULL, crc32 INTEGER,
-  PRIMARY KEY(session, file, generation, start)) WITHOUT ROWID;
-"""
-
-_ADDED = (("log", "crc32"), ("state", "bytes"), ("state", "crc32"), ("frames", "crc32"))
-"""Columns that the first version's tables have not; NULL of what it wrote."""
 
 
 class FileKey(NamedTuple):
@@ -266,15 +206,14 @@ class Catalogue:
             self._check(commits)
             if write:
                 self._prepare()
-            tables = self._db.execute("SELECT name FROM sqlite_master").fetchall()
-            self.keeps_logs = ("frames",) in tables
+            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
+            self.keeps_logs = "frames" in tables
             """False where it is only read, and was last written by a Raytrail that kept no logs."""
-            self._keeps_extents = ("extents",) in tables
-            self._keeps_grown = ("grown",) in tables
-            self.keeps_set_aside = ("set_aside",) in tables
+            self.keeps_set_aside = "set_aside" in tables
             """The same of what was set aside."""
-            self.keeps_sums = not self._missing_columns()
+            self.keeps_sums = not missing_sums(self._db)
             """The same of the files' checksums."""
+            self._keeps_extents, self._keeps_grown = "extents" in tables, "grown" in tables
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: {error}; is it a Raytrail store, on a local disk with room left?") from error
 
@@ -282,10 +221,10 @@ class Catalogue:
         """Refuse what a newer version has written, and what has fewer transactions than were noted before."""
         made = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
         meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall()) if made else {}
-        version, found = int(meta.get("version", VERSION)), int(meta.get(_COMMITS, commits))
-        if version > VERSION:
+        version, found = int(meta.get(VERSION, KNOWN)), int(meta.get(COMMITS, commits))
+        if version > KNOWN:
             raise StoreTooNew(
-                f"{self._path}: written by a newer Raytrail (layout {version}, this one knows {VERSION}); "
+                f"{self._path}: written by a newer Raytrail (layout {version}, this one knows {KNOWN}); "
                 "upgrade this one"
             )
         if found < commits:
@@ -300,14 +239,7 @@ class Catalogue:
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA wal_autocheckpoint=0")  # `_checkpoint` notes what it changes
         self._db.execute("BEGIN IMMEDIATE")
-        for statement in _TABLES.split(";\n"):
-            self._db.execute(statement)
-        for table, column in self._missing_columns():
-            self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES('version', ?)", (str(VERSION),))
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, '0')", (_COMMITS,))
-        self._give_id()
-        self._add_up()
+        migrate(self._db)
         self._db.execute("COMMIT")
         self._pages.complete()
         self._checkpoint()
@@ -315,16 +247,9 @@ class Catalogue:
     def _count(self) -> int:
         """Count this transaction, and return how many there were with it."""
         [(commits,)] = self._db.execute(
-            "UPDATE meta SET value = value + 1 WHERE key = ? RETURNING value", (_COMMITS,)
+            "UPDATE meta SET value = value + 1 WHERE key = ? RETURNING value", (COMMITS,)
         ).fetchall()
         return int(commits)
-
-    def _missing_columns(self) -> list[tuple[str, str]]:
-        there = {
-            table: {name for (name,) in self._db.execute("SELECT name FROM pragma_table_info(?)", (table,))}
-            for table, _ in _ADDED
-        }
-        return [(table, column) for table, column in _ADDED if column not in there[table]]
 
     def _checkpoint(self) -> None:
         """
@@ -414,20 +339,6 @@ class Catalogue:
             self._db.close()
             self._db = self._connect()
 
-    def _give_id(self) -> None:
-        """Give the store an id, once; one that older versions wrote may have read under a group's name alone."""
-        self._db.execute(
-            f"INSERT INTO meta SELECT '{_PLAIN_GROUP}', '1' WHERE EXISTS (SELECT 1 FROM sessions) "
-            f"AND NOT EXISTS (SELECT 1 FROM meta WHERE key = '{_ID}')"
-        )
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (_ID, uuid.uuid4().hex[:16]))
-
-    def _add_up(self) -> None:
-        """Add up the ranges that an older version has stored, once."""
-        if not self._db.execute("SELECT 1 FROM meta WHERE key = ?", (_EXTENTS,)).fetchone():
-            self._db.execute(f"INSERT OR REPLACE INTO extents {_ADD_UP}")
-            self._db.execute("INSERT INTO meta VALUES(?, '1')", (_EXTENTS,))
-
     @property
     def name(self) -> str:
         """What its file is called."""
@@ -458,12 +369,12 @@ class Catalogue:
     @property
     def id(self) -> str:
         """What tells this store from all others, 16 hex digits; empty where no writer has opened it since there are."""
-        return next((value for (value,) in self.query("SELECT value FROM meta WHERE key = ?", _ID)), "")
+        return next((value for (value,) in self.query("SELECT value FROM meta WHERE key = ?", ID)), "")
 
     @property
     def read_in_plain_group(self) -> bool:
         """Whether a broker may still hold what it does for a group of this store that had no id in its name."""
-        return bool(self.query("SELECT 1 FROM meta WHERE key = ?", _PLAIN_GROUP))
+        return bool(self.query("SELECT 1 FROM meta WHERE key = ?", PLAIN_GROUP))
 
     def left_plain_group(self) -> None:
         """
@@ -473,7 +384,7 @@ class Catalogue:
             StoreUnavailable: The disk is full, or fails; it is looked at again at the next start.
         """
         with self.transaction() as db:
-            db.execute("DELETE FROM meta WHERE key = ?", (_PLAIN_GROUP,))
+            db.execute("DELETE FROM meta WHERE key = ?", (PLAIN_GROUP,))
 
     def close(self) -> None:
         """Close the database."""
@@ -600,7 +511,7 @@ class Catalogue:
 
     def extents(self, session: str) -> dict[str, Extent]:
         """Return what the ranges of a session's files add up to, by event type."""
-        source = "extents" if self._keeps_extents else f"({_ADD_UP})"
+        source = "extents" if self._keeps_extents else f"({ADD_UP})"
         rows = self.query(f"SELECT event_type, files, ends, stored FROM {source} WHERE session = ?", session)
         return {event_type: Extent(*map(int, rest)) for event_type, *rest in rows}
 

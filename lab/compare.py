@@ -191,12 +191,7 @@ def compare(
         counterpart = own.get(row_key)
         if counterpart is None:
             continue
-        excused = {
-            field
-            for excuse in excuses
-            if excuse.resource == resource and excuse.applies(row)
-            for field in excuse.fields
-        }
+        excused = _excused(excuses, resource, row)
         named = [*reasons, *excused]
         flat, our_flat = _split(row, named), _split(counterpart, named)
         for field, value in flat.items():
@@ -205,14 +200,9 @@ def compare(
             count = counts.setdefault(field, Counter())
             same = field in our_flat and _same(value, our_flat[field], types)
             count["untold"] += not same and (field in excused or field in reasons)
-            if field in excused:
-                count["excused"] += 1
-            elif field not in our_flat:
-                count["missing"] += 1
-            elif same:
-                count["equal"] += 1
-            else:
-                count["different"] += 1
+            verdict = "excused" if field in excused else _verdict(field in our_flat, same)
+            count[verdict] += 1
+            if verdict == "different":
                 kept = differences.setdefault(field, [])
                 if len(kept) < differences_per_field and field not in reasons:
                     kept.append(Difference(row_key, field, value, our_flat[field]))
@@ -235,6 +225,18 @@ def compare(
         },
         differences=tuple(difference for kept in differences.values() for difference in kept),
     )
+
+
+def _verdict(is_there: bool, same: bool) -> str:
+    if same:
+        return "equal"
+    return "different" if is_there else "missing"
+
+
+def _excused(excuses: Iterable[Excuse], resource: str, row: Mapping[str, Any]) -> set[str]:
+    """Return the fields of a row that cannot be given."""
+    applying = (excuse for excuse in excuses if excuse.resource == resource and excuse.applies(row))
+    return {field for excuse in applying for field in excuse.fields}
 
 
 def _key(row: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:

@@ -38,27 +38,28 @@ def fitting(chance, column):
     """A value as a column has it, at its limits."""
     if chance.random() < 0.1:
         return value(chance)
-    match column.type:
-        case "int":
-            number = chance.choice(WHOLE)
-            return str(number) if chance.random() < 0.3 else number
-        case "float":
-            return chance.choice([0, 1.5, -1e308, 1e308, "1", "nan"])
-        case "bool":
-            return chance.random() < 0.5
-        case "id":
-            return base64.b64encode(bytes([chance.randrange(3)]) * chance.choice((4, 24, 28))).decode()
-        case "texts":
-            return [chance.choice(TEXTS) for _ in range(chance.randrange(3))]
-        case "spans":
-            return [
-                {"event_name": chance.choice(TEXTS), "start_time": chance.choice(WHOLE), "end_time": str(7)}
-                for _ in range(chance.randrange(3))
-            ]
-        case "json":
-            return value(chance)
-        case _:
-            return chance.choice(TEXTS)
+    return FITTING.get(column.type, lambda chance: chance.choice(TEXTS))(chance)
+
+
+def whole(chance):
+    number = chance.choice(WHOLE)
+    return str(number) if chance.random() < 0.3 else number
+
+
+def span(chance):
+    return {"event_name": chance.choice(TEXTS), "start_time": chance.choice(WHOLE), "end_time": str(7)}
+
+
+FITTING = {
+    "int": whole,
+    "float": lambda chance: chance.choice([0, 1.5, -1e308, 1e308, "1", "nan"]),
+    "bool": lambda chance: chance.random() < 0.5,
+    "id": lambda chance: base64.b64encode(bytes([chance.randrange(3)]) * chance.choice((4, 24, 28))).decode(),
+    "texts": lambda chance: [chance.choice(TEXTS) for _ in range(chance.randrange(3))],
+    "spans": lambda chance: [span(chance) for _ in range(chance.randrange(3))],
+    "json": value,
+}
+"""What a column of each type may hold."""
 
 
 def event(chance, entity):

@@ -29,6 +29,21 @@ def event_lines(session_dir):
                 yield path.name, line
 
 
+def fold_tasks(attempts, ended_jobs, found):
+    """Count attempts by what they say, and return how many are in each state, before and after their jobs' ends."""
+    states, final_states = Counter(), Counter()
+    for attempt in attempts:
+        info = attempt["task_info"]
+        found["functions"][info["func_or_class_name"]] += 1
+        found["types"][info["type"]] += 1
+        found["tasks_by_job"][base64.b64decode(attempt["job"]).hex()] += 1
+        state = NAMES[max(map(int, attempt["states"]), key=lambda number: RANK.get(number, number))]
+        states[state] += 1
+        open_at_end = state != "FINISHED" and attempt["job"] in ended_jobs
+        final_states["FAILED" if open_at_end else state] += 1
+    return states, final_states
+
+
 def fold(session_dir):
     """The numbers of a `Generated`, by the plainest of folds."""
     found = {name: Counter() for name in ("events", "bytes", "files", "functions", "types", "tasks_by_job", "errors")}
@@ -71,16 +86,7 @@ def fold(session_dir):
             key = next(body[key] for key in keys if key in body)
             last[source][key] = body.get("status") or body["state"]
     listed = [attempt for attempt in attempts.values() if "task_info" in attempt]
-    states, final_states = Counter(), Counter()
-    for attempt in listed:
-        info = attempt["task_info"]
-        found["functions"][info["func_or_class_name"]] += 1
-        found["types"][info["type"]] += 1
-        found["tasks_by_job"][base64.b64decode(attempt["job"]).hex()] += 1
-        state = NAMES[max(map(int, attempt["states"]), key=lambda number: RANK.get(number, number))]
-        states[state] += 1
-        open_at_end = state != "FINISHED" and attempt["job"] in ended_jobs
-        final_states["FAILED" if open_at_end else state] += 1
+    states, final_states = fold_tasks(listed, ended_jobs, found)
     del found["errors"][None]
     return {
         **{name: dict(counts) for name, counts in found.items() if name not in ("functions", "types")},

@@ -198,6 +198,15 @@ PLACES = {
 
 
 def positives() -> Iterator[Case]:
+    yield from _places()
+    for event_type in ("DRIVER_JOB", "SUBMISSION_JOB"):
+        for command in ENTRYPOINTS:
+            yield _line(f"{command!r}", event_type, {"entrypoint": command.format(PASSWORD)}, PASSWORD)
+    yield from _environments()
+    yield from _escaped()
+
+
+def _places() -> Iterator[Case]:
     for place, (event_type, data) in PLACES.items():
         for shape, secret in SHAPES.items():
             yield _case(f"{shape} in {place}", event_type, data, f"see {secret}, it says", secret)
@@ -210,11 +219,6 @@ def positives() -> Iterator[Case]:
         for name in NAMES:
             yield _line(f"{name} in {event_type}, {place}", event_type, {"x": {name: LONG}}, LONG)
             yield _line(f"{name} deep in {event_type}, {place}", event_type, {name: {"a": [{"b": LONG}]}}, LONG)
-    for event_type in ("DRIVER_JOB", "SUBMISSION_JOB"):
-        for command in ENTRYPOINTS:
-            yield _line(f"{command!r}", event_type, {"entrypoint": command.format(PASSWORD)}, PASSWORD)
-    yield from _environments()
-    yield from _escaped()
 
 
 def _environments() -> Iterator[Case]:

@@ -226,52 +226,64 @@ ACTIONS = st.lists(
 )
 
 
+class Followed:
+    """Logs of a session that are followed, and all that was written to each file."""
+
+    def __init__(self, root, inotify):
+        self.root, self.logs = root, root / SESSION / "logs"
+        (self.logs / "old").mkdir(parents=True)
+        self.config = TailConfig(
+            temp_dir=str(root), sessions="all", poll_seconds=1e-9, sweep_seconds=1e-9, inotify=inotify, chunk_bytes=1024
+        )
+        self.current, self.files, self.chunks = {}, [], []
+        self.begin()
+
+    def begin(self):
+        self.checkpoint = Checkpoint(self.root / "state.sqlite")
+        self.tailer = Tailer(self.config, self.checkpoint)
+
+    def close(self):
+        self.tailer.close()
+        self.checkpoint.close()
+
+    def write(self, path, number, data):
+        if not path.exists():
+            self.current[path] = bytearray()
+            self.files.append(self.current[path])
+        self.current[path] += data
+        with path.open("ab") as file:
+            file.write(data)
+
+    def rotate(self, path, number, data):
+        if path.exists():
+            path.rename(f"{path}.{number}")
+
+    def move(self, path, number, data):
+        if path.exists():
+            path.rename(self.logs / "old" / f"w{number}.out")
+
+    def poll(self, *_):
+        while new := list(self.tailer.poll()):
+            for chunk in new:
+                self.checkpoint.acknowledge(chunk.segments)
+            self.chunks.extend(new)
+
+    def restart(self, *_):
+        self.close()
+        self.begin()
+
+
 @given(actions=ACTIONS, inotify=st.booleans())
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_written_rotated_moved_and_restarted_every_byte_comes_once(tmp_path_factory, actions, inotify):
     root = tmp_path_factory.mktemp("logs")
-    logs = root / SESSION / "logs"
-    (logs / "old").mkdir(parents=True)
-    config = TailConfig(
-        temp_dir=str(root), sessions="all", poll_seconds=1e-9, sweep_seconds=1e-9, inotify=inotify, chunk_bytes=1024
-    )
-    current, files, chunks = {}, [], []
-
-    def begin():
-        checkpoint = Checkpoint(root / "state.sqlite")
-        return checkpoint, Tailer(config, checkpoint)
-
-    def drain(*, wait):
-        if not wait:
-            tailer.look(last=True)
-        while new := list(tailer.poll()):
-            for chunk in new:
-                checkpoint.acknowledge(chunk.segments)
-            chunks.extend(new)
-
-    checkpoint, tailer = begin()
+    run = Followed(root, inotify)
     for number, (action, which, data) in enumerate(actions):
-        path = logs / f"worker-{which}.out"
-        if action == "write":
-            if not path.exists():
-                current[which] = bytearray()
-                files.append(current[which])
-            current[which] += data
-            with path.open("ab") as file:
-                file.write(data)
-        elif action in ("rotate", "move") and path.exists():
-            path.rename(
-                logs / f"worker-{which}.out.{number}" if action == "rotate" else logs / "old" / f"w{number}.out"
-            )
-        elif action == "poll":
-            drain(wait=True)
-        elif action == "restart":
-            tailer.close()
-            checkpoint.close()
-            checkpoint, tailer = begin()
-    drain(wait=False)
-    drain(wait=False)  # half a line of what was moved just now
-    tailer.close()
-    checkpoint.close()
-    assert shipped(chunks) == sorted(bytes(file) for file in files if file)
+        getattr(run, action)(run.logs / f"worker-{which}.out", number, data)
+    run.tailer.look(last=True)
+    run.poll()
+    run.tailer.look(last=True)
+    run.poll()  # half a line of what was moved just now
+    run.close()
+    assert shipped(run.chunks) == sorted(bytes(file) for file in run.files if file)
     shutil.rmtree(root)

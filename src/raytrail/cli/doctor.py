@@ -286,24 +286,13 @@ def _export(node: Node) -> Iterator[Finding]:
 
 
 def _drivers(node: Node) -> Iterator[Finding]:
-    cluster_wide = is_on(node.system_config().get(SWITCH))
     silent, good = [], 0
     for session in node.sessions:
-        sizes: Counter[int] = Counter()
-        changed: dict[int, float] = {}
-        for file in session.files:
-            if file.type == "TASK" and file.pid is not None:
-                sizes[file.pid] += file.size
-                changed[file.pid] = max(file.changed_s, changed.get(file.pid, 0))
-        if not any(sizes.values()):
-            continue  # all are silent: another check says why
-        for pid in sorted(session.drivers & sizes.keys()):
-            environ = node.drivers.get(pid) if node.alive(session) else None
+        sizes, changed_s = _task_files(session)
+        for pid in sorted(session.drivers & sizes.keys()) if any(sizes.values()) else ():  # another check says why
             if sizes[pid]:
                 good += 1
-            elif environ is not None and (cluster_wide or is_on(environ.get(f"RAY_{SWITCH}"))):
-                continue  # it was told to export, and has had nothing to say yet
-            elif environ is not None or node.now_s - changed[pid] > FLUSH_SECONDS:
+            elif _is_silent(node, session, pid, changed_s[pid]):
                 silent.append(pid)
     if silent:
         pids = ", ".join(map(str, silent[:5])) + (", ..." if len(silent) > 5 else "")
@@ -316,6 +305,25 @@ def _drivers(node: Node) -> Iterator[Finding]:
         )
     elif good:
         yield Finding("drivers", "ok", f"{_count(good, 'driver')} wrote events")
+
+
+def _task_files(session: Session) -> tuple[Counter[int], dict[int, float]]:
+    """Return how large the files of task events of each process are, and when they changed last."""
+    sizes: Counter[int] = Counter()
+    changed_s: dict[int, float] = {}
+    for file in session.files:
+        if file.type == "TASK" and file.pid is not None:
+            sizes[file.pid] += file.size
+            changed_s[file.pid] = max(file.changed_s, changed_s.get(file.pid, 0))
+    return sizes, changed_s
+
+
+def _is_silent(node: Node, session: Session, pid: int, changed_s: float) -> bool:
+    """Return whether a driver without events was not told to export; one that was has had nothing to say yet."""
+    environ = node.drivers.get(pid) if node.alive(session) else None
+    if environ is None:
+        return node.now_s - changed_s > FLUSH_SECONDS
+    return not (is_on(node.system_config().get(SWITCH)) or is_on(environ.get(f"RAY_{SWITCH}")))
 
 
 def _silenced(node: Node) -> Iterator[Finding]:

@@ -18,7 +18,10 @@ _SECRET = {
     *("password", "passwords", "passwd", "passphrase", "secret", "secrets", "credential", "credentials"),
     *("pwd", "authorization", "apikey", "apikeys", "accesskey", "secretkey", "privatekey", "accountkey"),
 }
-_ENDS_IN_SECRET = ("password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey", "privatekey")
+_ENDS_IN_SECRET = (
+    *("password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey", "privatekey"),
+    *("connectionstring", "connstr"),
+)
 _OF_KEYS = {
     *("api", "access", "private", "secret", "account", "shared", "signing", "encryption", "decryption", "master"),
     *("ssh", "storage", "service", "auth", "hmac", "jwt", "fernet", "license", "subscription", "webhook", "deploy"),
@@ -33,6 +36,14 @@ _OF_TOKENS = {
 """Words before `token` where it is what a language model reads, or a place in a list."""
 _SECRET_TOKENS = {"api", "access", "auth", "bearer", "refresh", "secret", "hf", "github", "session"}
 """Words before `tokens`, of which a language model has as many."""
+_AFTER = {
+    "key": _OF_KEYS,
+    "keys": _OF_KEYS,
+    "tokens": _SECRET_TOKENS,
+    "string": {"connection", "conn"},
+    "str": {"connection", "conn"},
+}
+"""Last words that are secrets after these alone."""
 _ABOUT = {
     *("name", "names", "ref", "path", "file", "filename", "dir", "type", "types", "kind", "count", "length", "len"),
     *("size", "limit", "enabled", "disabled", "ttl", "expiry", "expires", "expired", "expiration", "seconds", "ms"),
@@ -53,14 +64,8 @@ def is_secret(name: str) -> bool:
     last, before = words[-1], words[-2] if len(words) > 1 else ""
     if last == "id":  # of a key that is no secret without the other half, and of what a language model reads
         return before == "secret" or words[-3:-1] == ["access", "key"]
-    if last in ("key", "keys"):
-        return before in _OF_KEYS
-    if last == "tokens":
-        return before in _SECRET_TOKENS
+    if last in _AFTER:
+        return before in _AFTER[last]
     if last.endswith("token"):
         return before not in _OF_TOKENS
-    if last in ("string", "str"):
-        return before in ("connection", "conn")
-    if last in ("connectionstring", "connstr"):
-        return True
     return not _SECRET.isdisjoint(words) or last.endswith(_ENDS_IN_SECRET)

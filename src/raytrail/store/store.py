@@ -1,0 +1,580 @@
+"""One history on disk, by what it is made of: the log, the states, the catalogue, the engine."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from raytrail import disk
+from raytrail.config import StoreConfig
+from raytrail.entities import Entity, installed, sql
+from raytrail.entities.sql import Moment
+from raytrail.errors import NotFoundError, StoreDamaged, StoreError, StoreLocked
+from raytrail.event import LOG, Chunk, Unreadable
+from raytrail.store import ask
+from raytrail.store.append import UNKNOWN, Appender
+from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
+from raytrail.store.catalogue import Catalogue, reopen
+from raytrail.store.engine import Engine, Rows, parquet
+from raytrail.store.faults import Faults, halved
+from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
+from raytrail.store.files import Files
+from raytrail.store.finder import LogFinder, output_start
+from raytrail.store.ledger import LedgerRow, Ledgers
+from raytrail.store.live import LiveFold
+from raytrail.store.logs import Log, Logs, matches, newest
+from raytrail.store.older import unfold
+from raytrail.store.read import Filter, Snapshot
+from raytrail.store.readers import Readers
+from raytrail.store.seal import Sealer
+from raytrail.store.states import States
+from raytrail.store.verify import Finding, verify
+
+log = logging.getLogger(__name__)
+
+
+CACHED_ROWS = 2_000
+"""A sealed session of fewer states has no tables beside its files: they take megabytes, and save it milliseconds."""
+
+
+class Store:
+    """A history on disk."""
+
+    def __init__(self, root: Path, config: StoreConfig, *, write: bool) -> None:
+        self._root = root
+        self._config = config
+        self._lock = threading.RLock()
+        self._counts: dict[object, int] = {}
+        self._faults = Faults()
+        self._asked: Engine | None = None
+        self._lock_file: IO[str] | None = None
+        if write:
+            for name in ("log", "state", "tmp"):
+                disk.make_private_directory(root / name)
+            self._lock_file = _locked(root)
+        elif not (root / "catalogue.sqlite").exists():
+            raise NotFoundError(f"{root}: no store there; fill one with `raytrail import` or `raytrail history`")
+        try:
+            if write:
+                _refuse_nameless(root)
+            self._catalogue = Catalogue(root / "catalogue.sqlite", write=write)
+        except StoreError:
+            if self._lock_file is not None:
+                self._lock_file.close()
+            raise
+        self._readers = Readers(root, write=write)
+        self._engine = Engine(config, root / "tmp" if write else None)
+        self._files = Files(root, self._engine)
+        self._logs = Logs(root, self._catalogue)
+        self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
+        self._ledgers = Ledgers(self._catalogue, self._engine)
+        self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
+        if write:
+            self._sweep()
+            self._appender = Appender(root, self._catalogue, self._engine, self._files, self._logs)
+            self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes, self._faults)
+            self._live = LiveFold(root, self._catalogue, self._engine, self._files)
+            self._sealer = Sealer(root, self._catalogue, self._engine, self._files)
+            self._live.retire(unfold(root, self._catalogue, self._engine, self._files))
+
+    @classmethod
+    def open(cls, root: Path, config: StoreConfig | None = None, *, write: bool = False) -> Store:
+        """
+        Open a store.
+
+        Args:
+            root: Its directory; made where `write` is set and it is not there.
+            config: The engine's settings.
+            write: Whether to append and fold: one process at a time may.
+
+        Raises:
+            NotFoundError: There is no store, and none is to be made.
+            StoreLocked: Another process writes to it.
+            StoreTooNew: A newer Raytrail wrote it.
+            StoreError: The directory cannot be used.
+        """
+        try:
+            return cls(root.expanduser().absolute(), config or StoreConfig(), write=write)
+        except OSError as error:
+            raise StoreError(f"{root}: {error}; choose a directory that can be written") from error
+
+    def close(self) -> None:
+        """Close it. What was appended is durable without that; files that nobody names are deleted, if nobody reads."""
+        if self._lock_file is not None and self._readers.are_none():
+            self._live.delete_retired()
+        self._readers.close()
+        self._engine.close()
+        if self._asked is not None:
+            self._asked.close()
+        self._catalogue.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def id(self) -> str:
+        """What tells this store from all others, 16 hex digits; empty where no writer has opened it since there are."""
+        return self._catalogue.id
+
+    @property
+    def read_in_plain_group(self) -> bool:
+        """Whether a broker may still hold what it does for a group of this store that had no id in its name."""
+        return self._catalogue.read_in_plain_group
+
+    def left_plain_group(self) -> None:
+        """
+        Note that no broker holds anything for such a group any more.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; it is looked at again at the next start.
+        """
+        self._catalogue.left_plain_group()
+
+    def append(self, chunks: Sequence[Chunk | Unreadable]) -> None:
+        """
+        Append chunks; what was appended before is passed over, what is unreadable is set aside: a line, or a chunk.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
+        """
+        with self._lock:
+            self._border.take(chunks)
+
+    def set_aside(self) -> list[SetAside]:
+        """Return what is kept of the chunks that were set aside, the newest first."""
+        return set_aside(self._catalogue)
+
+    def set_aside_bytes(self, id: str) -> bytes:
+        """
+        Return the bytes of a chunk that was set aside, as they came; of a long one the first megabyte.
+
+        Args:
+            id: Its id, or as much of the beginning as no other has.
+
+        Raises:
+            NotFoundError: Nothing, or more than one thing, is kept under it.
+        """
+        return set_aside_bytes(self._catalogue, id)
+
+    def fold(self) -> None:
+        """
+        Fold what was appended since the last time.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
+        """
+        with self._lock:
+            # what agents say of files of a sealed session waits in its log until that is opened again
+            unfolded = self._catalogue.query(
+                "SELECT DISTINCT session FROM log JOIN sessions USING (session) WHERE folded = 0 AND sealed_ms IS NULL"
+            )
+            self._faults.each("what was appended cannot be folded", (one for (one,) in unfolded), self._live.fold)
+            logs = self._catalogue.query("SELECT DISTINCT session FROM bodies")
+            self._faults.each("its logs cannot be gathered", (one for (one,) in logs), self._gather)
+
+    def _gather(self, session: str) -> None:
+        self._live.retire(self._logs.gather(session))
+
+    def _gather_all(self, session: str) -> None:
+        try:
+            self._live.retire(self._logs.gather(session, every=True))
+        except StoreDamaged as damage:
+            log.error("%s; what else is stored of the session's logs stays where it is", damage)
+
+    def seal_due(self, now_ms: int) -> list[str]:
+        """Seal the sessions that ended or went quiet, and return their names."""
+        rows = self._catalogue.query(
+            "SELECT session, last_heard_ms, last_grew_ms FROM sessions WHERE sealed_ms IS NULL"
+        )
+        ages = {session: ((now_ms - heard) / 1000, (now_ms - grew) / 1000) for session, heard, grew in rows}
+        due: list[str] = []
+
+        def seal(session: str) -> None:
+            quiet_seconds, still_seconds = ages[session]
+            if still_seconds >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
+                self.seal(session)
+            elif quiet_seconds >= self._config.seal_after_quiet_seconds:
+                self.seal(session, quiet=True)
+            else:
+                return
+            due.append(session)
+
+        self._faults.each("what there is cannot be sealed", ages, seal)
+        self._throw_away()
+        self.cache_all()
+        return due
+
+    def cache_all(self) -> None:
+        """
+        Make the sealed sessions quick to ask that are not yet, small ones apart: their files are quick enough.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; they are asked as before.
+        """
+        # those too that were sealed by a process that was killed before this
+        uncached = self._catalogue.query(
+            "SELECT session FROM sessions JOIN state USING (session) WHERE sealed_ms IS NOT NULL "
+            "GROUP BY session HAVING count(*) FILTER (WHERE kind = 'cache') = 0 AND sum(rows) >= ?",
+            CACHED_ROWS,
+        )
+        self._faults.each("what is sealed cannot be made quick to ask", (one for (one,) in uncached), self.cache)
+
+    def _throw_away(self) -> None:
+        """Throw away the caches that turned out to be damaged, so that they are made anew."""
+        if lost := self._states.take_lost():
+            with self._lock, self._catalogue.transaction() as db:
+                db.executemany("DELETE FROM state WHERE path = ? AND session = ?", lost.items())
+            for path in lost:
+                (self._root / path).unlink(missing_ok=True)
+
+    def seal(self, session: str, *, quiet: bool = False) -> None:
+        """
+        Fold a session's log for good, and close what was left open as inferred.
+
+        Args:
+            session: Its whole name.
+            quiet: Whether that is for no other reason than that nothing was heard of it: the next sign of life opens it
+                again. New events open any session again.
+
+        Raises:
+            NotFoundError: There is no such session.
+            StoreUnavailable: The disk is full, or fails; what is served is as it was.
+        """
+        with self._lock:
+            if self._is_open(session):
+                self._seal([session], quiet=quiet)
+
+    def seal_all(self, sessions: Iterable[str]) -> dict[str, list[LedgerRow]]:
+        """
+        Seal sessions as `seal` does, many small ones at once; what makes one fail is raised when all others are sealed.
+
+        Args:
+            sessions: Their whole names.
+
+        Returns:
+            The ledgers of those that were not sealed before.
+
+        Raises:
+            NotFoundError: There is no such session.
+            UnreadableError: One of them cannot be sealed; the others are.
+            StoreUnavailable: The disk is full, or fails; what is served of those that are not sealed is as it was.
+        """
+        ledgers: dict[str, list[LedgerRow]] = {}
+        faults: list[Exception] = []
+        with self._lock:
+            for together in self._sealer.at_once(filter(self._is_open, sessions)):
+                faults += halved(together, lambda part: ledgers.update(self._seal(part)))
+        if faults:
+            raise faults[0]
+        return ledgers
+
+    def _is_open(self, session: str) -> bool:
+        """Return whether a session is still to be sealed."""
+        found = self._catalogue.query("SELECT sealed_ms FROM sessions WHERE session = ?", session)
+        if not found:
+            raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
+        return found[0][0] is None
+
+    def _seal(self, sessions: Sequence[str], *, quiet: bool = False) -> dict[str, list[LedgerRow]]:
+        for session in sessions:
+            self._live.fold(session, at_once=True)
+            self._live.forget(session)
+            self._gather_all(session)
+        sealed = self._sealer.seal(sessions, quiet=quiet)
+        self._live.retire(sealed.old)
+        self._appender.forget(sessions)
+        return self._figures.keep(sessions, sealed.files)
+
+    def reopen(self, session: str) -> None:
+        """Have a sealed session folded and sealed anew, as something was reported of it that its states do not have."""
+        with self._lock, self._catalogue.transaction() as db:
+            reopen(db, session)
+
+    def cache(self, session: str) -> None:
+        """
+        Make a sealed session quick to ask, where it is not yet: until then it is read from its Parquet files.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails; it is asked as before.
+        """
+        with self._lock:
+            kinds = {file.kind for file in self._catalogue.state_files(session)}
+            if "sealed" in kinds and "cache" not in kinds:
+                self._sealer.cache(session, lambda one: self._states.last(session, one, attach=False))
+
+    def rebuild(self, session: str) -> None:
+        """
+        Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read.
+
+        Raises:
+            StoreDamaged: A file of the log is not what was written; all is as it was.
+        """
+        with self._lock:
+            self._files.paths(self._catalogue.log_files(session))
+            self._read_unknown(session)
+            self._live.forget(session)
+            with self._catalogue.transaction() as db:
+                old = db.execute("SELECT path FROM state WHERE session = ?", (session,)).fetchall()
+                db.execute("DELETE FROM state WHERE session = ?", (session,))
+                db.execute("UPDATE log SET folded = 0 WHERE session = ?", (session,))
+                db.execute("UPDATE sessions SET sealed_ms = NULL WHERE session = ?", (session,))
+            self._live.retire([self._root / path for (path,) in old])
+            self.seal(session)
+
+    def verify(self, session: str | None = None) -> Iterator[Finding]:
+        """
+        Read every file of the store, or of one session, and yield what is found of each, the catalogue first.
+
+        Args:
+            session: Its whole name; None: all.
+        """
+        return verify(self._catalogue, self._files, self._logs, self._sessions(session))
+
+    def stored_bytes(self, session: str | None = None) -> int:
+        """Return about how many bytes `verify` reads; what an older version wrote of states is not counted."""
+        return self._catalogue.size_bytes + sum(
+            sum(file.bytes for file in self._catalogue.log_files(name))
+            + sum(file.bytes or 0 for file in self._catalogue.state_files(name))
+            + sum(body.bytes for body in self._logs.bodies(name))
+            for name in self._sessions(session)
+        )
+
+    def _sessions(self, session: str | None) -> list[str]:
+        if session is not None:
+            return [session]
+        return [name for (name,) in self._catalogue.query("SELECT session FROM sessions ORDER BY session")]
+
+    def clusters(self) -> list[Cluster]:
+        """Return every session, newest first."""
+        with self._catalogue.reading():
+            names = self._catalogue.query("SELECT session FROM sessions")
+            found = [self._figures.of(session) for (session,) in names]
+        return sorted(found, key=lambda one: (one.began_ms or one.last_event_ms or 0, one.session), reverse=True)
+
+    def find(self, id: str) -> Cluster:
+        """
+        Return the session that is meant: by its name, a part of it that no other has, its cluster's name (the newest
+        session of it), or ``latest``.
+
+        Raises:
+            NotFoundError: None is meant, or several are.
+        """
+        if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", id):
+            return self._figures.of(id)
+        every = self.clusters()
+        if id == "latest" and every:
+            return every[0]
+        for one in every:
+            if one.cluster == id and id:
+                return one
+        near = [one for one in every if id in one.session]
+        if len(near) == 1:
+            return near[0]
+        known = ", ".join(one.session for one in (near or every)[:5]) or "none yet"
+        raise NotFoundError(
+            f"cluster {id!r}: {'not one but several have it' if near else 'not in the store'}; there are {known}"
+        )
+
+    def ledger(self, session: str) -> list[LedgerRow]:
+        """Return what of each event type was written, published, stored, missing, rejected and inferred."""
+        return self._ledgers.of(self.snapshot(session))
+
+    def snapshot(self, session: str, at_ms: int | None = None) -> Snapshot:
+        """
+        Return a session as it was.
+
+        Args:
+            session: Its whole name.
+            at_ms: The moment, in milliseconds since the epoch; None is its end, or now while it lives.
+
+        Raises:
+            NotFoundError: There is no such session.
+        """
+        if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
+            raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
+        moment = None if at_ms is None else self._moment(session, at_ms)
+        return Snapshot(self._engine, session, moment, self._states, self._counts)
+
+    def _moment(self, session: str, at_ms: int) -> Moment | None:
+        """Return a moment of a session; None where it was over by then."""
+        if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
+            return Moment(at_ms)
+        cluster = self._figures.of(session)
+        if cluster.ended_ms is not None and at_ms >= cluster.ended_ms:
+            return None
+        if cluster.ended_ms is None or at_ms != cluster.before_shutdown_ms:
+            return Moment(at_ms)
+        # what the shutdown did is within seconds of its end; what seems later was told by a clock that is ahead
+        return Moment(at_ms, cluster.ended_ms + SHUTDOWN_SECONDS * 1000)
+
+    def logs(self, session: str, node_id: str | None = None, glob: str = "**", *, every: bool = False) -> list[Log]:
+        """
+        Return the logs of a session, by node and name.
+
+        Args:
+            session: Its whole name.
+            node_id: Those of one node; None: of all.
+            glob: What their names in ``logs/`` match; ``*`` stays within a directory, ``**`` is any.
+            every: Also those that others have the names of by now: rotated away, cut, or copied.
+
+        Raises:
+            NotFoundError: There is no such session.
+        """
+        reports = self.snapshot(session).rows("file", where=[Filter("event_type", "=", LOG)])
+        found = self._logs.of(session, reports)
+        chosen = [
+            log
+            for log in (found if every else newest(found))
+            if node_id in (None, log.node_id) and matches(log.name, glob)
+        ]
+        return sorted(chosen, key=lambda log: (log.node_id, log.name, log.file, log.generation))
+
+    def log(self, session: str, name: str) -> Log | None:
+        """
+        Return a session's log that was first seen by that name; None where there is none, or more than one: others of
+        its name were rotated away, or cut.
+
+        Raises:
+            NotFoundError: There is no such session.
+        """
+        where = [Filter("event_type", "=", LOG), Filter("name", "=", name)]
+        found = self._logs.of(session, self.snapshot(session).rows("file", where=where))
+        return found[0] if len(found) == 1 else None
+
+    def log_finder(self, snapshot: Snapshot) -> LogFinder:
+        """Return what finds the logs of tasks, actors and jobs of a snapshot."""
+        session = snapshot.session
+        return LogFinder(snapshot, self.logs(session), lambda *part: self.log_pieces(session, *part))
+
+    def output_start(self, session: str, log: Log, end: int, most_blocks: int) -> int | None:
+        """Return where a task's output starts that ends there, as its log says; None where that is far off."""
+        return output_start(lambda *part: self.log_pieces(session, *part), log, end, most_blocks)
+
+    def log_pieces(self, session: str, log: Log, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """
+        Yield what is stored of a range of a log, in pieces of 256 KB at most, each with its offset, in order.
+
+        Args:
+            session: Its whole name.
+            log: As `logs` gave it.
+            start: First byte.
+            end: After the last byte; None: all that is stored.
+
+        Raises:
+            StoreUnavailable: The disk fails.
+        """
+        return self._logs.pieces(session, log, start, log.size if end is None else end)
+
+    def read_log(self, session: str, log: Log, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield a range of a log as `log_pieces` does, with a line in place of what is missing that says so."""
+        end = log.size if end is None else min(end, log.size)
+        at = start
+        for offset, data in self.log_pieces(session, log, start, end):
+            if offset > at:
+                yield _gap(at, offset)
+            yield data
+            at = offset + len(data)
+        if at < end:
+            yield _gap(at, end)
+        elif at >= log.size and log.skipped_bytes:
+            yield _gap(at, at + log.skipped_bytes, "were over the agent's limit")
+
+    def sql(self, statement: str) -> Rows:
+        """
+        Answer one SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and
+        ``session``.
+
+        It can read these views, and nothing else. Times with a time zone are given as text, in UTC.
+
+        Raises:
+            ConfigError: It is not one SELECT, or asks for what is not there.
+            UnreadableError: It cannot be worked out for what it meets.
+            StoreUnavailable: There is no room, or the disk fails.
+        """
+        if self._asked is None:
+            self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
+        known = {one.name: one for one in installed().values()}
+        asked = ask.tables(self._asked.tree(statement), known)
+        sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
+        return self._asked.ask({name: self._of_all(known[name], sessions) for name in asked}, statement)
+
+    def _of_all(self, one: Entity, sessions: Sequence[tuple[str, str]]) -> str:
+        """Return the relation of an entity's last states in all of these sessions."""
+        names = ", ".join(sql.quote(column.name) for column in sql.shown(one))
+        parts = [
+            f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
+            f"({sql.public_view(one, f'{self._from_files(session).source(one)} s')})"
+            for session, cluster in sessions
+        ] or [
+            "SELECT '' AS cluster, '' AS session, * FROM "
+            f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
+        ]
+        return f"({' UNION ALL BY NAME '.join(parts)})"
+
+    def _from_files(self, session: str) -> Snapshot:
+        """Return a session's last states as an engine sees them that has nothing attached."""
+        return Snapshot(self._engine, session, None, self._states, attach=False)
+
+    def _sweep(self) -> None:
+        """Delete what a crash left behind: files that the catalogue does not name."""
+        named = {
+            path
+            for (path,) in self._catalogue.query(
+                "SELECT path FROM log UNION SELECT path FROM state UNION SELECT path FROM bodies"
+            )
+        }
+        for kind in ("log", "logs", "state"):
+            for path in (self._root / kind).glob("*/*"):
+                if str(path.relative_to(self._root)) not in named:
+                    path.unlink()
+        for path in (self._root / "tmp").iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _read_unknown(self, session: str) -> None:
+        """Append the lines that were not known when they came, and are now."""
+        from raytrail.entities import of_file_type
+
+        for file in self._catalogue.log_files(session, UNKNOWN):
+            rows = self._engine.run(
+                f"SELECT event_type, file, generation, line_offset, line FROM {parquet([self._files.path(file)])}"
+            )
+            if all(of_file_type(event_type) for event_type, *_ in rows):
+                self._appender.read_again(session, file, rows)
+
+
+def _locked(root: Path) -> IO[str]:
+    """Return a file that nobody else writes to the store for as long as it is open."""
+    file = os.fdopen(disk.open_private(root / "lock", os.O_WRONLY), "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise StoreLocked(f"{root}: another process writes to this store; stop it, or open another store") from None
+    return file
+
+
+def _refuse_nameless(root: Path) -> None:
+    """Refuse a store whose catalogue is gone: with a new one, all its files would be leftovers."""
+    if not (root / "catalogue.sqlite").exists() and any(root.glob("log/*/*")):
+        raise StoreError(
+            f"{root / 'catalogue.sqlite'}: it is gone, and what it names is not; bring it back from a copy, or move "
+            "the store away and import again"
+        )
+
+
+def _gap(start: int, end: int, why: str = "are missing") -> bytes:
+    return f"\n[raytrail: {end - start} bytes at offset {start} {why}]\n".encode()

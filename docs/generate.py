@@ -167,12 +167,24 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+COMPLETION = """\
+Commands, flags and nouns are completed by the shell, once it is told so. Put one of these into its start-up file:
+
+    eval "$(_RAYTRAIL_COMPLETE=bash_source raytrail)"                 # ~/.bashrc
+    eval "$(_RAYTRAIL_COMPLETE=zsh_source raytrail)"                  # ~/.zshrc
+    _RAYTRAIL_COMPLETE=fish_source raytrail | source                  # ~/.config/fish/config.fish
+
+On a terminal a table shows the state first, in colour, then what it is, what went wrong and how long it took. Ids come
+last, cut to 16 letters, by which `raytrail get` finds a row. In a file or a pipe ids are whole, without colours.
+"""
+
+
 def _command_line() -> str:
     lines = [MADE, "# Command line", ""]
     for section, commands in cli.COMMANDS.items():
         named = ", ".join(f"[{name}](#raytrail-{name})" for name in commands)
         lines.append(f"- {section}: {named}")
-    lines += ["", "```text", _help(cli.main, "raytrail"), "```", ""]
+    lines += ["", COMPLETION, "```text", _help(cli.main, "raytrail"), "```", ""]
     parent = click.Context(cli.main, info_name="raytrail")
     for name in cli.main.list_commands(parent):
         command = cli.main.get_command(parent, name)

@@ -504,7 +504,7 @@ def destinations(config: Config) -> tuple[Destination, ...]:
             tail = _changed(config.tail, {key: value for key, value in said.items() if key in ours})
             agent = _changed(config.agent, {key: value for key, value in said.items() if key not in ours})
         except msgspec.ValidationError as error:
-            raise ConfigError(f"destination {name!r}: {error}") from error
+            raise ConfigError(f"destination {name!r}: {error}{_meant(str(error))}") from error
         found.append(Destination(name, tail, agent))
     return tuple(found)
 
@@ -548,8 +548,19 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise ConfigError(f"settings file {path}: {error.strerror}; create it, or mend its path") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {error}{_meant(str(error))}") from error
     return tables
+
+
+def _meant(error: str) -> str:
+    """Return the name that is likely meant by one that msgspec does not know, as the end of an error."""
+    match = re.match(r"Object contains unknown field `(.+?)`(?: - at `\$\.(\w+))?", error)
+    if match is None:
+        return ""
+    names = [one.name for one in settings() if match[2] in (None, one.table)]
+    tables = [] if match[2] else Config.__struct_fields__
+    near = difflib.get_close_matches(match[1], [*tables, *names], n=1)
+    return f"; did you mean {near[0]}?" if near else "; `raytrail settings` lists all"
 
 
 _KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)$")

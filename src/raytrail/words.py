@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
+
+GOOD_STATES = ("FINISHED", "SUCCEEDED", "ALIVE", "HEALTHY")
+BAD_STATES = ("FAILED", "DEAD", "DEPLOY_FAILED", "UNHEALTHY", "ERRORED", "ABORTED")
 
 MOST_LISTED = 15
 """Most names that an error lists beside those that are likely meant."""
+
+
+def tone(state: str) -> Literal["good", "bad", ""]:
+    """Return how a state of Ray's is shown to people; empty for what is neither."""
+    return "good" if state in GOOD_STATES else "bad" if state in BAD_STATES else ""
 
 
 def size(count: int) -> str:

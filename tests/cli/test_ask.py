@@ -50,8 +50,11 @@ def test_an_unknown_cluster_exits_with_1_and_names_those_there_are(run, make, hi
 def test_rows_are_listed_as_a_table_with_whole_ids_and_readable_times(run, make, history):
     done = run("list", "tasks")
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:5] == ["task_id", "attempt_number", "name", "state", "start_time_ms"]
-    assert lines[1].split()[:6] == [make.task_id(1), "0", "f", "FINISHED", "2026-11-23", "07:40:31.100Z"]
+    assert lines[0].split()[:5] == ["state", "name", "lasted", "start_time_ms", "func_or_class_name"]
+    assert lines[0].split()[-2:] == ["task_id", "attempt_number"]
+    assert lines[1].split()[:5] == ["FINISHED", "f", "0.9s", "2026-11-23", "07:40:31.100Z"]
+    assert lines[1].split()[-2:] == [make.task_id(1), "0"]
+    assert lines == [line.rstrip() for line in lines]
     assert "5 of 5 tasks\n" in done.stderr
 
 
@@ -295,6 +298,22 @@ def test_one_row_is_got_by_its_id_or_one_attempt_by_its_number(run, make, histor
     assert row["state"] == "FAILED"
     done = run("get", "task", f"{make.task_id(5)}:1", code=DIFFERENT)
     assert f"no task '{make.task_id(5)}:1' in {make.SESSION}; see `raytrail list tasks`\n" in done.stderr
+
+
+def test_a_row_is_got_by_the_first_letters_of_its_id(run, make, history):
+    whole = make.task_id(5)
+    for key in (whole[:32], f"{whole[:33]}:0"):
+        [row] = json.loads(run("get", "task", key, "--format", "json").stdout)
+        assert row["task_id"] == whole
+    several = run("get", "task", whole[:16], code=USAGE)
+    assert f"{whole[:16]!r} begins the ids of several tasks: {make.task_id(1)}, " in several.stderr
+    assert several.stderr.endswith("; give more of it\n")
+    assert f"no task {whole[:31]}9" in run("get", "task", f"{whole[:31]}9", code=DIFFERENT).stderr.replace(chr(39), "")
+    for wrong in ("what is it", whole[:7]):
+        done = run("get", "task", wrong, code=USAGE)
+        assert (
+            f"{wrong!r} is no id of tasks: those are hex; give one, or its first letters, 8 at least\n" in done.stderr
+        )
 
 
 def test_all_attempts_of_a_task_are_got_by_its_id(run, make, history):

@@ -37,6 +37,13 @@ def test_every_option_says_what_it_is_for(name):
     assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
 
 
+@pytest.mark.parametrize(("begun", "meant"), [("ta", {"tasks"}), ("driver-j", {"driver_jobs"}), ("xyz", set())])
+def test_the_shell_completes_nouns(begun, meant):
+    command = main.get_command(click.Context(main), "list")
+    [noun] = [one for one in command.params if one.name == "noun"]
+    assert {item.value for item in noun.shell_complete(click.Context(command), begun)} == meant
+
+
 def test_help_imports_no_command_and_no_engine():
     code = (
         "import sys\n"

@@ -54,7 +54,12 @@ def test_a_wrong_variable_stops_the_start(environ, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[tail]\npol_seconds = 1\n", "Object contains unknown field `pol_seconds` - at `$.tail`"),
+        (
+            "[tail]\npol_seconds = 1\n",
+            "Object contains unknown field `pol_seconds` - at `$.tail`; did you mean poll_seconds?",
+        ),
+        ("[tial]\npoll_seconds = 1\n", "Object contains unknown field `tial`; did you mean tail?"),
+        ("[tail]\nxyz = 1\n", "Object contains unknown field `xyz` - at `$.tail`; `raytrail settings` lists all"),
         ("[agent]\nin_flight_bytes = 1\n", "Expected `int` >= 1024 - at `$.agent.in_flight_bytes`"),
         ("[tail\n", "Expected ']' at the end of a table declaration (at line 1, column 6)"),
     ],
@@ -191,7 +196,7 @@ def test_a_destination_has_what_it_says_and_else_what_all_have(tmp_path):
         ),
         (
             '[destinations.lake]\nto = "memory://x"\nevent_type = ["TASK"]\n',
-            "destination 'lake': Object contains unknown field `event_type`",
+            "destination 'lake': Object contains unknown field `event_type`; did you mean event_types?",
         ),
         (
             '[destinations.lake]\nto = "memory://x"\nevents_per_second = {TASK = 0}\n',

@@ -21,7 +21,7 @@ def terminal(monkeypatch):
 
 
 def lines(capsys):
-    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    return capsys.readouterr().out.splitlines()
 
 
 def test_columns_that_do_not_fit_are_left_out_the_least_interesting_first(terminal, capsys):
@@ -36,6 +36,30 @@ def test_ids_are_never_cut_wrapped_or_left_out(terminal, capsys):
     terminal(20)
     assert table([Field("task_id", whole=True), Field("name", rank=1)], [{"task_id": TASK_ID, "name": "f"}]) == ["name"]
     assert lines(capsys) == ["task_id", TASK_ID]
+
+
+def test_ids_are_cut_to_their_first_letters_on_a_terminal_alone(terminal, capsys):
+    fields, rows = [Field("name"), Field("task_id", id=True)], [{"task_id": TASK_ID, "name": "f"}]
+    table(fields, rows)
+    assert lines(capsys) == ["name  task_id", f"f     {TASK_ID}"]
+    terminal(80)
+    table(fields, rows)
+    assert lines(capsys) == ["name  task_id", f"f     {TASK_ID[:16]}…"]
+
+
+def test_states_have_colours_and_no_line_ends_in_spaces(monkeypatch, capsys):
+    monkeypatch.setattr(
+        printing, "_console", lambda: Console(width=80, highlight=False, force_terminal=True, color_system="standard")
+    )
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
+    rows = [{"name": "FAILED", "state": state} for state in ("FAILED", "FINISHED", "PENDING_CREATION")]
+    table([Field("name"), Field("state")], rows)
+    _, *shown = lines(capsys)
+    assert shown == [
+        "FAILED  \x1b[31mFAILED\x1b[0m",
+        "FAILED  \x1b[32mFINISHED\x1b[0m",
+        "FAILED  PENDING_CREATION",
+    ]
 
 
 def test_long_texts_are_cut_and_take_what_room_the_others_leave(terminal, capsys):

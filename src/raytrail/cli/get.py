@@ -9,13 +9,20 @@ import click
 
 from raytrail.config import Config
 from raytrail.entities import Entity
-from raytrail.errors import NotFoundError
+from raytrail.errors import ConfigError, NotFoundError
 from raytrail.store import Filter
 from raytrail.terminal import nouns, options, printing, stores
 
+LEAST_LETTERS = 8
+"""How many letters of an id are enough to look for it; a job's id has no more."""
+LONGEST_ID = 64
+"""More letters than any id of Ray's has: a node's has 56."""
+MOST_NAMED = 5
+"""How many ids an error names."""
+
 
 @click.command(cls=options.Command)
-@click.argument("noun")
+@click.argument("noun", shell_complete=nouns.complete)
 @click.argument("key")
 @options.cluster
 @options.at
@@ -25,7 +32,8 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
     """
     Show one task, actor, node, job, ... in full.
 
-    KEY is its id. A task shows all its attempts; ID:1 is only the attempt of that number.
+    KEY is its id, or the first letters of it, eight at least. A task shows all its attempts; ID:1 is only the attempt
+    of that number.
     """
     one = nouns.named(noun)
     with stores.reading(config) as store:
@@ -38,6 +46,11 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
         else:
             when = f" at {at}" if at else ""
             raise NotFoundError(f"no {one.name} {key!r} in {cluster.session}{when}; see `raytrail list {one.plural}`")
+    ids = sorted({row[one.key[0]] for row in rows}) if not one.view else []
+    if len(ids) > 1:
+        raise ConfigError(
+            f"{key!r} begins the ids of several {one.plural}: {', '.join(ids[:MOST_NAMED])}; give more of it"
+        )
     if form == "json":
         printing.write_json(rows)
         return
@@ -52,10 +65,21 @@ def _ways(one: Entity, key: str) -> Iterator[list[Filter]]:
     first, _, second = key.rpartition(":")
     if one.view:  # a job has an id, or a submission id, or both
         yield from ([nouns.key(one, name, key)] for name in one.key if one.column(name).type != "id" or _is_hex(key))
-    elif len(one.key) > 1 and first:
-        yield [nouns.key(one, one.key[0], first), nouns.key(one, one.key[1], second)]
-    else:
-        yield [nouns.key(one, one.key[0], key)]
+        return
+    name, rest = one.key[0], []
+    if len(one.key) > 1 and first:
+        key, rest = first, [nouns.key(one, one.key[1], second)]
+    if one.column(name).type != "id":
+        yield [nouns.key(one, name, key), *rest]
+        return
+    if _is_hex(key):
+        yield [nouns.key(one, name, key), *rest]
+    least = key + "0" * (len(key) % 2)
+    if len(key) < LEAST_LETTERS or not _is_hex(least):
+        raise ConfigError(
+            f"{key!r} is no id of {one.plural}: those are hex; give one, or its first letters, {LEAST_LETTERS} at least"
+        )
+    yield [Filter(name, ">=", least), Filter(name, "<=", key.ljust(LONGEST_ID, "f")), *rest]
 
 
 def _is_hex(text: str) -> bool:

@@ -11,17 +11,21 @@ import click
 from raytrail.config import Config
 from raytrail.entities import Entity, Type
 from raytrail.store import Filter, Snapshot
-from raytrail.terminal import note, nouns, options, printing, stores
+from raytrail.terminal import note, nouns, options, printing, stores, times
 from raytrail.terminal.printing import Field
 
 PAGE_ROWS = 50_000
 """Rows asked of the store at once; bounds the memory of a long list."""
-FIRST = ("name", "class_name", "entrypoint")
+WHAT = ("name", "class_name", "entrypoint")
 """Columns that say what a row is, of whatever entity: a table shows them before others."""
+WHY = ("error_type", "message", "state_message")
+"""Columns that say what went wrong."""
+LASTED = "lasted"
+"""A column of tables for people alone: from its start to its end."""
 
 
 @click.command("list", cls=options.Command)
-@click.argument("noun")
+@click.argument("noun", shell_complete=nouns.complete)
 @options.cluster
 @options.filtered
 @options.at
@@ -113,8 +117,16 @@ def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: i
         note(f"no {one.plural}" + (f" shown of {total:,}" if total else "") + more)
         return
     types = nouns.types(one)
+    for row in rows:
+        row[LASTED] = _lasted(row)
     fields = [
-        Field(name, rank=0 if columns else rank, whole=types[name] == "id" or name in one.key)
+        Field(
+            name,
+            rank=0 if columns or name in one.key else rank,
+            whole=types.get(name) == "id" if columns else name in one.key and types[name] != "id",
+            id=not columns and types.get(name) == "id",
+            right=name == LASTED,
+        )
         for rank, name in enumerate(columns or _by_interest(one, types, rows))
     ]
     left_out = printing.table(fields, rows)
@@ -122,10 +134,18 @@ def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: i
     printing.leave_note(left_out, "--columns a,b chooses, --format json has all")
 
 
+def _lasted(row: Mapping[str, Any]) -> str:
+    start_ms, end_ms = row.get("start_time_ms"), row.get("end_time_ms")
+    return times.show_span(end_ms - start_ms) if start_ms is not None and end_ms is not None else ""
+
+
 def _by_interest(one: Entity, types: Mapping[str, Type], rows: list[dict[str, Any]]) -> list[str]:
-    """Return the columns that say something: what and how it is first, what all share last, no objects."""
-    said = [name for name in types if any(row[name] not in (None, "") for row in rows)]
-    first = [name for name in (*one.key, *FIRST, one.state, "start_time_ms") if name in said]
-    plain = [name for name in said if types[name] not in ("json", "spans", "texts") and not name.endswith("_ns")]
+    """Return the columns that say something: how and what it is first, what all share after, ids last, no objects."""
+    said = [name for name in (*types, LASTED) if any(row[name] not in (None, "") for row in rows)]
+    first = [name for name in (one.state, *WHAT, *WHY, LASTED, "start_time_ms") if name in said]
+    plain = [name for name in said if types.get(name) not in ("json", "spans", "texts") and not name.endswith("_ns")]
     common = [name for name in plain if len(rows) > 1 and all(row[name] == rows[0][name] for row in rows)]
-    return list(dict.fromkeys([*first, *(name for name in plain if name not in common), *common]))
+    ids = [name for name in plain if types.get(name) == "id"]
+    last = [*(name for name in ids if name not in one.key), *(name for name in one.key if name in said)]
+    rest = [*(name for name in plain if name not in common), *common]
+    return list(dict.fromkeys([*first, *(name for name in rest if name not in last), *last]))

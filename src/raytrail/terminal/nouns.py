@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
+import click
+
 from raytrail.api import COUNTED, column, enumerated
 from raytrail.entities import Column, Derived, Entity, Type, installed
 from raytrail.entities.sql import STORED, shown
@@ -42,6 +44,11 @@ def named(noun: str) -> Entity:
             return one
     plurals = sorted(one.plural for one in installed().values())
     raise ConfigError(f"no entity {noun!r}{instead(plain, plurals, 'there are')}")
+
+
+def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """Return the nouns that begin so, for the shell."""
+    return sorted(one.plural for one in installed().values() if one.plural.startswith(begun.lower().replace("-", "_")))
 
 
 def columns(entity: Entity, text: str | None) -> list[str]:

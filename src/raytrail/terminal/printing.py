@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from raytrail import words
 from raytrail.config import StoreConfig
 from raytrail.entities.sql import literal
 from raytrail.store.engine import Engine, copy_parquet, lines
@@ -35,6 +36,12 @@ _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 GAP = 2
 """Cells between two columns."""
+ID_CELLS = 17
+"""Widest that an id may be on a terminal: 16 letters, by which `raytrail get` finds it, and the mark of a cut."""
+STATES = ("state", "status")
+"""The names of columns that hold a state of Ray's."""
+_STYLES = {"good": "green", "bad": "red", "": ""}
+_TRAILING = re.compile("(?: |\x1b\\[[0-9;]*m)+$", re.MULTILINE)
 TIMES = ("_ms", "_ns", "_event_s")
 """How the names of columns end that hold a time since the epoch."""
 NOTE_CELLS = 40
@@ -50,7 +57,9 @@ class Field(NamedTuple):
     rank: int = 0
     """Where not all fit, those of the highest rank are left out first; those of rank 0 never."""
     whole: bool = False
-    """Never cut, whatever its length; ids are."""
+    """Never cut, whatever its length."""
+    id: bool = False
+    """Cut to its first letters, on a terminal."""
     right: bool = False
     """Set to the right; numbers are anyway."""
 
@@ -71,10 +80,11 @@ def table(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]], *, wrap: s
     room = console.width
     cells = {f.name: [_cell(f.name, row.get(f.name)) for row in rows] for f in fields}
     widths = {f.name: _width(f, cells[f.name], cut=room < OFF_TERMINAL) for f in fields}
+    ids = {f.name for f in fields if f.id}
     if wrap:
         widths[wrap] = min(widths[wrap], WRAPPED_CELLS)
     left_out = _crowded_out(fields, widths, room)
-    _spread(widths, cells, left_out, room, wrap)
+    _spread(widths, cells, left_out, {*ids, wrap}, room)
     grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", collapse_padding=True)
     shown = [field for field in fields if field.name not in left_out]
     for field in shown:
@@ -86,15 +96,22 @@ def table(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]], *, wrap: s
             min_width=None if field.name == wrap else widths[field.name],
         )
     for index in range(len(rows)):
+        texts = ((field.name, cells[field.name][index]) for field in shown)
         grid.add_row(
-            *(
-                Text(text if f.name == wrap else _cut(text, widths[f.name]))
-                for f in shown
-                for text in (cells[f.name][index],)
-            )
+            *(Text(text if name == wrap else _cut(text, widths[name]), _style(name, text)) for name, text in texts)
         )
-    console.print(grid, crop=False, no_wrap=not wrap, overflow="ignore")
+    with console.capture() as captured:
+        console.print(grid, crop=False, no_wrap=not wrap, overflow="ignore")
+    click.echo(_TRAILING.sub(_without_spaces, captured.get()), nl=False, color=True)
     return left_out
+
+
+def _style(name: str, text: str) -> str:
+    return _STYLES[words.tone(text)] if name in STATES else ""
+
+
+def _without_spaces(match: re.Match[str]) -> str:
+    return match[0].replace(" ", "")
 
 
 def record(row: Mapping[str, Any]) -> None:
@@ -252,16 +269,21 @@ def _numeric(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 def _width(field: Field, cells: Sequence[str], *, cut: bool) -> int:
     widest = max(map(cell_len, cells), default=0)
-    return max(cell_len(field.name), widest if field.whole or not cut else min(widest, TEXT_CELLS))
+    most = ID_CELLS if field.id else TEXT_CELLS
+    return max(cell_len(field.name), widest if field.whole or not cut else min(widest, most))
 
 
 def _spread(
-    widths: dict[str, int], cells: Mapping[str, Sequence[str]], left_out: Sequence[str], room: int, wrap: str
+    widths: dict[str, int],
+    cells: Mapping[str, Sequence[str]],
+    left_out: Collection[str],
+    stay: Collection[str],
+    room: int,
 ) -> None:
-    """Give what room is left to the columns that are cut, from left to right."""
+    """Give what room is left to the columns that are cut, from left to right, but for those that stay as they are."""
     spare = room - sum(width + GAP for name, width in widths.items() if name not in left_out)
     for name in widths:
-        if name not in left_out and name != wrap and spare > 0:
+        if name not in left_out and name not in stay and spare > 0:
             more = min(spare, max(map(cell_len, cells[name]), default=0) - widths[name])
             widths[name] += max(0, more)
             spare -= max(0, more)

@@ -23,10 +23,12 @@ import msgspec
 
 from raytrail import cli, config, errors, export
 from raytrail.config import ServerConfig
-from raytrail.entities import Column, Derived, Entity, fidelity, installed, sql
-from raytrail.entities.public import event_type, field_name, json_schema, schema
+from raytrail.entities import COMMON, INFERRED, Column, Derived, Entity, installed
+from raytrail.fold import merge
+from raytrail.fold.layout import shown
+from raytrail.fold.public import event_type, field_name, json_schema, schema
 from raytrail.server import application
-from raytrail.server.ray import coverage, jobs, routes, state
+from raytrail.server.ray import coverage, fidelity, jobs, routes, state
 from raytrail.store import Store
 from raytrail.terminal import options
 
@@ -209,7 +211,7 @@ def _events() -> str:
         for entity in installed().values()
         if (one := entity.emitted)
     ]
-    common = [(f"`{c.name}`", c.type, _text(c.doc)) for c in (sql.INFERRED, *sql.COMMON)]
+    common = [(f"`{c.name}`", c.type, _text(c.doc)) for c in (INFERRED, *COMMON)]
     return f"""{MADE}
 # Events and entities
 
@@ -270,12 +272,12 @@ Two known values of a column become one by its merge. None minds order or repeti
 | max | the larger: for what is written once, and for times that only move forward |
 | min | the smaller |
 | last | the one written later: by the event's timestamp, then by its place in its writer's files |
-| union | the distinct members of both lists, the first {sql.MOST_MEMBERS:,} in their order |
+| union | the distinct members of both lists, the first {merge.MOST_MEMBERS:,} in their order |
 """
 
 
 def _entity(entity: Entity) -> str:
-    shown = [_column(column) for column in sql.shown(entity) if column not in (sql.INFERRED, *sql.COMMON)]
+    rows = [_column(column) for column in shown(entity) if column not in (INFERRED, *COMMON)]
     hidden = [
         (f"`{field_name(column)}`", column.type, _origin(column), column.merge, _meaning(column))
         for column in entity.columns
@@ -295,9 +297,9 @@ def _entity(entity: Entity) -> str:
         lines.append("- open at the end of its session, it is closed, and `inferred` says why")
     lines += ["", f"    raytrail list {entity.plural}", f"    raytrail sql 'FROM {entity.name}'", ""]
     if entity.view:
-        lines.append(_table(("column", "type", "meaning"), [(row[0], row[1], row[4]) for row in shown]))
+        lines.append(_table(("column", "type", "meaning"), [(row[0], row[1], row[4]) for row in rows]))
     else:
-        lines.append(_table(("column", "type", "origin", "merge", "meaning"), shown))
+        lines.append(_table(("column", "type", "origin", "merge", "meaning"), rows))
     lines.append("Also those [that every entity has](../events.md#columns-that-every-entity-has).")
     if hidden:
         lines += ["", "## In events only", "", "Rows show these in other columns, or under another name.", ""]

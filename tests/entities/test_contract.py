@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raytrail.entities import installed, sql
+from raytrail.entities import installed
 from raytrail.entities.task import STATES
+from raytrail.fold.layout import stored
 from raytrail.testing import check_entity
 from raytrail.testing.entities import line
 
@@ -237,7 +238,7 @@ def test_the_columns_that_an_entity_is_counted_and_told_apart_by_are_stored():
     for one in installed().values():
         assert bool(one.earliest) == bool(one.latest) >= bool(one.tallied), one.name
         named = [name for name in (one.earliest, one.latest, *one.tallied) if name]
-        assert sql.stored(one).keys() >= set(named), one.name
+        assert stored(one).keys() >= set(named), one.name
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from tests.sources.posted import SESSION, event
 
-from raytrail.entities.lines import check
 from raytrail.entities.task import STATES
 from raytrail.errors import EventError
+from raytrail.fold.lines import check
 from raytrail.sources import ray_event
 from raytrail.sources.ray_event import Converter
 

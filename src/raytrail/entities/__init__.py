@@ -262,6 +262,20 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
         return any(column.placed for column in self.columns)
 
 
+EXTRA = Column("extra", "json", "_extra", "max", "Fields that this version does not know, by their path in the line.")
+FIRST = Column(
+    "first_event_s", "int", "= timestamp", "min", "Timestamp of its first event, in seconds since the epoch."
+)
+LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its last event, in seconds since the epoch.")
+COMMON = (EXTRA, FIRST, LAST)
+"""Columns that every entity has."""
+INFERRED = Derived(
+    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null.", stored=True
+)
+INFERRED_MS = "_inferred_ms"
+"""The stored column of states that says from when on one counts as closed: Ray concludes an end some time after it."""
+
+
 @cache
 def installed() -> Mapping[str, Entity]:
     """Return every entity of this installation, by its name."""

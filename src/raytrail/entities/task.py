@@ -6,7 +6,7 @@ Or from Ray's HTTP export, whose events `raytrail.sources.ray_event` puts into t
 
 from __future__ import annotations
 
-from raytrail.entities import Beside, Column, Derived, Emitted, Entity, sql
+from raytrail.entities import INFERRED_MS, Beside, Column, Derived, Emitted, Entity
 from raytrail.entities.ends import CREATES_SQL, task_beside, task_ends
 
 STATES = (
@@ -393,7 +393,7 @@ TASK = Entity(
             "_latest_ns",
             "int",
             f"greatest({TIMES_SQL}, list_max(list_transform(_profile_events, lambda s: s.end_time)), "
-            f"{sql.INFERRED_MS} * 1000000)",
+            f"{INFERRED_MS} * 1000000)",
             "The last of its times, and of the moments from which something of it is known.",
             stored=True,
         ),

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raytrail.config import StoreConfig
-from raytrail.entities.sql import literal
+from raytrail.fold.literals import literal
 from raytrail.store.engine import Engine, copy_parquet, lines
 from raytrail.terminal import note, times
 

@@ -13,8 +13,11 @@ import re
 from collections.abc import Callable, Collection
 from itertools import chain
 
-from raytrail.entities import Beside, Derived, End, Entity, installed
-from raytrail.entities.sql import INFERRED_MS, literal, named, of_session, quote, with_derived
+from raytrail.entities import INFERRED_MS, Beside, Derived, End, Entity, installed
+from raytrail.fold import merge
+from raytrail.fold.layout import named
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.sessions import of_session
 
 Other = Callable[[Entity, Collection[str]], str]
 """Gives the relation of another entity's states, with these stored columns at least."""
@@ -40,7 +43,7 @@ def concluded(
 
     Args:
         entity: Whose states.
-        told: Gives the relation of its states as their own events left them (`sql.bare`), with these columns or all.
+        told: Gives the relation of its states as their own events left them (`merge.bare`), with these columns or all.
             The fewer a statement names, the less the engine takes to plan it.
         other: The states that follow from nothing but what was before the same moment.
         now_ms: The moment: what Ray concludes later than that is left open. None: all that is ever concluded.
@@ -60,7 +63,7 @@ def concluded(
         texts += [_open(entity), entity.began_ns, *chain(*entity.closing)] if closes else []
     source = told(None if names is None else {*names, *(name for text in texts for name in named(entity, text))})
     if not ends and not fills and end_ms is None:
-        return with_derived(entity, source, names)
+        return merge.with_derived(entity, source, names)
     joins = " ".join(
         f"LEFT JOIN {_relation(entity, beside, other, source)} {beside.alias} ON {beside.on}" for beside in besides
     )
@@ -68,13 +71,13 @@ def concluded(
     ending = f", {_open(entity)} AS _open, {entity.began_ns} AS _began_ns" if closes else ""
     own = f"SELECT *{ending} FROM {source}"
     if not ends and end_ms is None:
-        return with_derived(entity, f"(SELECT s.*{filled} FROM ({own}) s {joins})", names)
+        return merge.with_derived(entity, f"(SELECT s.*{filled} FROM ({own}) s {joins})", names)
     came = "".join(f", {_came(number, end)}" for number, end in enumerate(ends))
     found = f"SELECT s.*{filled}{came} FROM ({own}) s {joins}"
     found = f"SELECT *, {_ended(ends, now_ms, end_ms)} AS ended FROM ({found})"
     extra = ["_open", "_began_ns", "ended", *(f"{name}_{n}" for n in range(len(ends)) for name in ("_at_ns", "_says"))]
     closed = f"SELECT * EXCLUDE ({', '.join(extra)}){_closing(entity)} FROM ({found})"
-    return with_derived(entity, f"({closed})", names)
+    return merge.with_derived(entity, f"({closed})", names)
 
 
 def _closed(entity: Entity) -> set[str]:

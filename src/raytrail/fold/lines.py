@@ -17,9 +17,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from raytrail.entities import MOST_SECONDS, Column, of_file_type
-from raytrail.entities.sql import SPAN_LIMITS, in_log
 from raytrail.errors import EventError
 from raytrail.event import UNDECODABLE
+from raytrail.fold.decode import SPAN_LIMITS
+from raytrail.fold.layout import in_log
 
 _SPAN = {"event_name": "text", "start_time": "int", "end_time": "int", "extra_data": "text"}
 _OF_ALL = ("source_type", "timestamp")  # every line has them, whatever its columns are

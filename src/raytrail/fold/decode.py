@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from raytrail.entities import MOST_SECONDS, Column, Entity, Type
-from raytrail.fold.layout import STORED, in_log
+from raytrail.fold.layout import STORED, in_log, plant
 from raytrail.fold.literals import literal, quote
 
 _IN_LINE: dict[Type, str] = {**STORED, "id": "VARCHAR", "json": "JSON"}
@@ -19,11 +19,7 @@ def line_type(entity: Entity) -> str:
     if entity.ordered():
         tree |= {"_file": "VARCHAR", "_offset": "BIGINT"}
     for column in in_log(entity):
-        *parents, leaf = column.origin.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})  # type: ignore[assignment]  # a tree of str and dict
-        node[leaf] = "DOUBLE" if column.scale != 1 else _IN_LINE[column.type]
+        plant(tree, column.origin, "DOUBLE" if column.scale != 1 else _IN_LINE[column.type])
 
     def render(node: object) -> str:
         if isinstance(node, dict):

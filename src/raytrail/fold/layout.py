@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from functools import cache
+from typing import Any
 
 from raytrail.entities import COMMON, EXTRA, INFERRED, INFERRED_MS, Column, Derived, Entity, Type
 
@@ -30,6 +31,14 @@ def in_state(entity: Entity, names: Collection[str] | None = None) -> tuple[Colu
     """Return the columns of a state, without the derived ones: its key and those of these names, or all."""
     every = (*entity.columns, *COMMON)
     return every if names is None else tuple(one for one in every if one.name in names or one.merge == "key")
+
+
+def plant(tree: dict[str, Any], path: str, leaf: object) -> None:
+    """Put a leaf into a tree of a line's fields, at its path in the line."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[name] = leaf
 
 
 @cache

@@ -288,12 +288,11 @@ def _entity(entity: Entity) -> str:
         lines.append(f"- Ray's `source_type`: {', '.join(f'`{one}`' for one in entity.event_types)}")
         lines.append(f"- event type: [`{_type(entity)}`](../schema/{_type(entity)}.json)")
     lines.append(f"- one row for each {' and '.join(f'`{name}`' for name in entity.key)}")
-    if entity.state:
-        ends = ", ".join(entity.terminal)
-        lines.append(
-            f"- its state is in `{entity.state}`; {ends} {'ends' if len(entity.terminal) == 1 else 'end'} its life"
-        )
-    if entity.closing:
+    life = entity.life
+    if life.state:
+        verb = "ends" if len(life.terminal) == 1 else "end"
+        lines.append(f"- its state is in `{life.state}`; {', '.join(life.terminal)} {verb} its life")
+    if life.closing:
         lines.append("- open at the end of its session, it is closed, and `inferred` says why")
     lines += ["", f"    raytrail list {entity.plural}", f"    raytrail sql 'FROM {entity.name}'", ""]
     if entity.view:
@@ -547,7 +546,7 @@ def _fidelity(page: str) -> str:
     ends = [
         (one.plural, f"`{end.why}`", _text(end.doc), f"{end.delay_ms / 1000:g} s" if end.delay_ms else "at once")
         for one in installed().values()
-        for end in one.ends
+        for end in one.life.ends
     ]
     for mark, table in (
         ("ends", _table(("of", "`inferred`", "which end closes what", "after"), ends)),

@@ -125,7 +125,7 @@ def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: i
 def _by_interest(one: Entity, types: Mapping[str, Type], rows: list[dict[str, Any]]) -> list[str]:
     """Return the columns that say something: what and how it is first, what all share last, no objects."""
     said = [name for name in types if any(row[name] not in (None, "") for row in rows)]
-    first = [name for name in (*one.key, *FIRST, one.state, "start_time_ms") if name in said]
+    first = [name for name in (*one.key, *FIRST, one.life.state, "start_time_ms") if name in said]
     plain = [name for name in said if types[name] not in ("json", "spans", "texts") and not name.endswith("_ns")]
     common = [name for name in plain if len(rows) > 1 and all(row[name] == rows[0][name] for row in rows)]
     return list(dict.fromkeys([*first, *(name for name in plain if name not in common), *common]))

@@ -94,6 +94,8 @@ class Column(msgspec.Struct, frozen=True):
     """
     values: tuple[str, ...] = ()
     """The names that an enumeration has, empty where it is none. A newer Ray may write others, which are read, too."""
+    filled: str = ""
+    """An SQL expression over the state (``s``) and what is beside it: what others tell of it. Empty: nothing."""
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -131,6 +133,20 @@ class Derived(msgspec.Struct, frozen=True):
     """Whether it is worked out once when a session is sealed, as it is filtered by or dear."""
     values: tuple[str, ...] = ()
     """As `Column.values`."""
+
+
+EXTRA = Column("extra", "json", "_extra", "max", "Fields that this version does not know, by their path in the line.")
+FIRST = Column(
+    "first_event_s", "int", "= timestamp", "min", "Timestamp of its first event, in seconds since the epoch."
+)
+LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its last event, in seconds since the epoch.")
+COMMON = (EXTRA, FIRST, LAST)
+"""Columns that every entity has."""
+INFERRED = Derived(
+    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null.", stored=True
+)
+INFERRED_MS = "_inferred_ms"
+"""The stored column of states that says from when on one counts as closed: Ray concludes an end some time after it."""
 
 
 class Beside(msgspec.Struct, frozen=True):
@@ -174,8 +190,58 @@ class End(msgspec.Struct, frozen=True):
     """Whether Ray writes `at_ns` even where the state began after it, within the delay. Else it ends as it begins."""
 
 
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How one begins and ends: which column says what state it is in, and what ends it where no event does.
+
+    Its SQL is over the folded columns, but for that of its ends.
+    """
+
+    state: str = ""
+    """The column, folded or derived, that says which state it is in. Empty: it has none."""
+    terminal: tuple[str, ...] = ()
+    """The values of `state` that end its life."""
+    began_ns: str = "first_event_s * 1000000000"
+    """An SQL expression: when it began, in nanoseconds. No inferred end is before, but for those that Ray itself dates
+    back (`End.backdated`)."""
+    complete: str = ""
+    """An SQL condition: no more events of it are expected. Empty: never said."""
+    settled: str = ""
+    """A weaker condition: no more events are expected but stragglers, which are waited for a minute."""
+    ends: tuple[End, ...] = ()
+    """What closes one that no event ended, besides the end of its session."""
+    closing: tuple[tuple[str, str], ...] = ()
+    """
+    What becomes of one that an end closes: columns, each with the SQL expression of its new value.
+
+    It may say ``{end_ms}`` or ``{end_ns}`` for when that was, ``{says}`` for the words of the end, and ``{why}``.
+    """
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The columns that an end changes."""
+        return frozenset(name for name, _ in self.closing) | {INFERRED.name, INFERRED_MS}
+
+
+class Moments(msgspec.Struct, frozen=True):
+    """
+    The columns by which states at an earlier moment follow from the last ones.
+
+    It is for what has the time of all that became of it, in columns named ``*_ns``.
+    """
+
+    earliest: str
+    """The stored column of the first of the times, in nanoseconds. Before that nothing was."""
+    latest: str
+    """The stored column of the last of the times, in nanoseconds. A state is what it is at last from then on, and is
+    not worked out anew."""
+    tallied: tuple[str, ...] = ()
+    """Stored columns that states are mostly counted by. A sealed session keeps how many there are of each combination
+    of their values, where those are few."""
+
+
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """Names the table, the URL and the noun on the command line."""
+    """What events are about. It names the table, the URL and the noun on the command line."""
 
     name: str
     """Singular: the table's name."""
@@ -192,50 +258,26 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """None for what has no events of its own."""
     columns: tuple[Column, ...]
     derived: tuple[Derived, ...] = ()
-    when: str = "timestamp * 1000"
-    """An SQL expression over an event's columns: when it happened, in milliseconds. Finer than the timestamp, which
-    is in whole seconds, where the event says more."""
     ignored: tuple[str, ...] = ()
     """Paths in the line that say nothing new, and are not kept."""
     sort: tuple[str, ...] = ()
     """The order in which rows are kept together and shown; what queries narrow down by comes first."""
-    state: str = ""
-    """The column, folded or derived, that says which state it is in; empty where it has none."""
-    terminal: tuple[str, ...] = ()
-    """The values of `state` that end its life."""
-    complete: str = ""
-    """An SQL condition over the folded columns: nothing more is expected of this one. Empty: never said."""
-    settled: str = ""
-    """A weaker condition: stragglers apart, which are waited for a minute, nothing more is expected."""
+    when: str = "timestamp * 1000"
+    """An SQL expression over an event's columns: when it happened, in milliseconds. Finer than the timestamp, which
+    is in whole seconds, where the event says more."""
+    life: Life = Life()
+    """How one begins and ends."""
     beside: tuple[Beside, ...] = ()
-    """The states that its ends follow from, and its fills."""
-    fills: tuple[tuple[str, str], ...] = ()
-    """Columns that other states tell, each with the SQL expression over what is beside it."""
-    ends: tuple[End, ...] = ()
-    """What closes one that no event ended, besides the end of its session."""
-    closing: tuple[tuple[str, str], ...] = ()
-    """What becomes of one that an end closes: columns, each with an SQL expression that may use ``{end_ms}`` or
-    ``{end_ns}``, when that was, ``{says}``, the words for it, and ``{why}``."""
-    began_ns: str = "first_event_s * 1000000000"
-    """An SQL expression over the folded columns: when it began, in nanoseconds. No inferred end is before, but for
-    those that Ray itself dates back (`End.backdated`)."""
+    """The states that its ends follow from, and the columns that are filled in."""
+    moments: Moments | None = None
+    """By which columns its states at an earlier moment follow from the last ones. None: the events up to that moment
+    are folded anew."""
     view: str = ""
     """
     For what has no events of its own: the SELECT that makes its states of other entities', each named in braces.
 
     It may say ``{session}`` as `Beside.sql` does, with an alias as ``{session:d}``: so it serves many sessions at once.
     """
-    at_from_times: bool = False
-    """Whether the state at a moment follows from the folded times (columns named ``*_ns``) alone; else the
-    events up to that moment are folded anew."""
-    earliest: str = ""
-    """With `at_from_times`: the stored column of the first of the times, in nanoseconds. Before that nothing was."""
-    latest: str = ""
-    """With `earliest`: the stored column of the last of the times, in nanoseconds. After that the state is what it
-    is at last, and nothing of it is worked out anew."""
-    tallied: tuple[str, ...] = ()
-    """With `latest`: stored columns that states are mostly counted by. A sealed session keeps how many there are of
-    each combination of their values, where those are few."""
 
     def column(self, name: str) -> Column | Derived:
         """
@@ -260,20 +302,6 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     def ordered(self) -> bool:
         """Return whether the fold must know where in its file a line stood."""
         return any(column.placed for column in self.columns)
-
-
-EXTRA = Column("extra", "json", "_extra", "max", "Fields that this version does not know, by their path in the line.")
-FIRST = Column(
-    "first_event_s", "int", "= timestamp", "min", "Timestamp of its first event, in seconds since the epoch."
-)
-LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its last event, in seconds since the epoch.")
-COMMON = (EXTRA, FIRST, LAST)
-"""Columns that every entity has."""
-INFERRED = Derived(
-    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null.", stored=True
-)
-INFERRED_MS = "_inferred_ms"
-"""The stored column of states that says from when on one counts as closed: Ray concludes an end some time after it."""
 
 
 @cache

@@ -6,8 +6,8 @@ Or from Ray's HTTP export (`raytrail.sources.ray_event`), which tells nanosecond
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
-from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS, ACTOR_FILLS
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
+from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS
 
 _WHEN_MS = "coalesce(_time_ns // 1000000, timestamp * 1000)"
 _RESTART = "coalesce(_time_ns::VARCHAR, file || ':' || line_offset)"
@@ -62,7 +62,15 @@ ACTOR = Entity(
         ),
         Column("name", "text", "event_data.name", "last", "The name given to it."),
         Column("node_id", "id", "event_data.node_id", "last", "Where it lives, or lived last."),
-        Column("pid", "int", "event_data.pid", "last", "Its process, now or last.", unset="0"),
+        Column(
+            "pid",
+            "int",
+            "event_data.pid",
+            "last",
+            "Its process, now or last.",
+            unset="0",
+            filled="coalesce(s.pid, c.pid)",
+        ),
         Column("ray_namespace", "text", "event_data.ray_namespace", "last", "The namespace of its name."),
         Column(
             "serialized_runtime_env",
@@ -107,9 +115,17 @@ ACTOR = Entity(
             "= NULL::BLOB",
             "max",
             "The worker that ran its constructor last, filled in from the task that creates it.",
+            filled="c.worker_id",
         ),
-        Column("_leased_node_id", "id", "= NULL::BLOB", "max", "The node of that worker, likewise."),
-        Column("_leased_ip", "text", "= NULL::VARCHAR", "max", "That node's address, likewise."),
+        Column(
+            "_leased_node_id",
+            "id",
+            "= NULL::BLOB",
+            "max",
+            "The node of that worker, likewise.",
+            filled="coalesce(c.node_id, l.node_id)",
+        ),
+        Column("_leased_ip", "text", "= NULL::VARCHAR", "max", "That node's address, likewise.", filled="l.ip"),
         Column("_restart_reason", "text", "event_data.restart_reason", "last", "Why it restarts, likewise."),
         Column("_time_ns", "int", "time_ns", "max", "When it happened, likewise."),
         Column(
@@ -162,10 +178,8 @@ ACTOR = Entity(
     ),
     when=_WHEN_MS,
     sort=("job_id", "actor_id"),
-    state="state",
-    terminal=("DEAD",),
+    life=Life(
+        state="state", terminal=("DEAD",), ends=ACTOR_ENDS, closing=(("state", "'DEAD'"), ("_dead_ms", "{end_ms}"))
+    ),
     beside=ACTOR_BESIDE,
-    fills=ACTOR_FILLS,
-    ends=ACTOR_ENDS,
-    closing=(("state", "'DEAD'"), ("_dead_ms", "{end_ms}")),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
+from raytrail.entities import Column, Emitted, Entity, Life
 
 DATASET = Entity(
     name="dataset",
@@ -72,7 +72,9 @@ DATASET = Entity(
         ),
     ),
     sort=("job_id", "start_time_ms"),
-    state="state",
-    terminal=("FINISHED", "FAILED"),
-    closing=(("state", "'FAILED'"), ("execution_end_time_ms", "{end_ms}")),
+    life=Life(
+        state="state",
+        terminal=("FINISHED", "FAILED"),
+        closing=(("state", "'FAILED'"), ("execution_end_time_ms", "{end_ms}")),
+    ),
 )

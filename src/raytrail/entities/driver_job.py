@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 DRIVER_JOB = Entity(
     name="driver_job",
@@ -69,7 +69,5 @@ DRIVER_JOB = Entity(
     ),
     when="coalesce(CASE WHEN is_dead THEN end_time_ms ELSE start_time_ms END, timestamp * 1000)",
     sort=("job_id",),
-    state="status",
-    terminal=("SUCCEEDED",),
-    closing=(("is_dead", "true"), ("end_time_ms", "{end_ms}")),
+    life=Life(state="status", terminal=("SUCCEEDED",), closing=(("is_dead", "true"), ("end_time_ms", "{end_ms}"))),
 )

@@ -192,12 +192,6 @@ ACTOR_BESIDE = (
     ),
     Beside("l", "worker", "l.worker_id = c.worker_id", ("worker_id", "node_id", "ip")),
 )
-ACTOR_FILLS = (
-    ("pid", "coalesce(s.pid, c.pid)"),
-    ("_leased_worker_id", "c.worker_id"),
-    ("_leased_node_id", "coalesce(c.node_id, l.node_id)"),
-    ("_leased_ip", "l.ip"),
-)
 ACTOR_ENDS = (
     # the GCS says so itself at once: this is for where it could not
     End(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Entity, Life
 from raytrail.entities.submission_job import ERROR_TYPES, STATUSES
 
 _DRIVER_INFO = (
@@ -47,8 +47,7 @@ JOB = Entity(
         Column("driver_exit_code", "int", "", "last", "What its command returned."),
     ),
     sort=("coalesce(lower(hex(job_id)), '')", "submission_id"),
-    state="status",
-    terminal=("STOPPED", "SUCCEEDED", "FAILED"),
+    life=Life(state="status", terminal=("STOPPED", "SUCCEEDED", "FAILED")),
     view=(
         # get_driver_jobs in ray/dashboard/modules/job/utils.py, Ray 2.60: jobs of Ray's own are left out, a driver with
         # a submission is no row of its own, and of several the last one is its submission's driver

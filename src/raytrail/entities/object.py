@@ -6,7 +6,7 @@ Source: `ObjectRefInfo` and `CoreWorkerStats` (common.proto), as the raylet answ
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 from raytrail.entities.ends import OBJECT_BESIDE, OBJECT_ENDS
 from raytrail.entities.task import STATES
 
@@ -120,9 +120,11 @@ OBJECT = Entity(
     ),
     when="coalesce(_time_ns // 1000000, timestamp * 1000)",
     sort=("object_id", "worker_id"),
-    state="state",
-    terminal=("DELETED",),
+    life=Life(
+        state="state",
+        terminal=("DELETED",),
+        ends=OBJECT_ENDS,
+        closing=(("state", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
+    ),
     beside=OBJECT_BESIDE,
-    ends=OBJECT_ENDS,
-    closing=(("state", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
 )

@@ -6,7 +6,7 @@ Source: `PlacementGroupTableData` (gcs.proto), as the GCS answers it.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 
 def _said(name: str) -> str:
@@ -103,7 +103,5 @@ PLACEMENT_GROUP = Entity(
     ),
     when="coalesce(_since_ns // 1000000, _time_ns // 1000000, timestamp * 1000)",
     sort=("placement_group_id",),
-    state="state",
-    terminal=("REMOVED",),
-    closing=(("state", "'REMOVED'"), ("_removed_ms", "{end_ms}")),
+    life=Life(state="state", terminal=("REMOVED",), closing=(("state", "'REMOVED'"), ("_removed_ms", "{end_ms}"))),
 )

@@ -6,7 +6,7 @@ Source: `ExportSubmissionJobEventData`, export_submission_job_event.proto.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
+from raytrail.entities import Column, Emitted, Entity, Life
 
 STATUSES = ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
 """JobStatus (ray/dashboard/modules/job/common.py, Ray 2.60)."""
@@ -64,7 +64,9 @@ SUBMISSION_JOB = Entity(
     ),
     when="coalesce(end_time_ms, timestamp * 1000)",
     sort=("submission_id",),
-    state="status",
-    terminal=("STOPPED", "SUCCEEDED", "FAILED"),
-    closing=(("status", "'FAILED'"), ("end_time_ms", "{end_ms}")),
+    life=Life(
+        state="status",
+        terminal=("STOPPED", "SUCCEEDED", "FAILED"),
+        closing=(("status", "'FAILED'"), ("end_time_ms", "{end_ms}")),
+    ),
 )

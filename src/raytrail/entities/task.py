@@ -6,7 +6,7 @@ Or from Ray's HTTP export, whose events `raytrail.sources.ray_event` puts into t
 
 from __future__ import annotations
 
-from raytrail.entities import INFERRED_MS, Beside, Column, Derived, Emitted, Entity
+from raytrail.entities import INFERRED_MS, Beside, Column, Derived, Emitted, Entity, Life, Moments
 from raytrail.entities.ends import CREATES_SQL, task_beside, task_ends
 
 STATES = (
@@ -94,8 +94,10 @@ def _update(name: str) -> str:
     return f"event_data.state_updates.{name}"
 
 
-def _log_file(name: str, doc: str) -> Column:
-    return Column(f"_{name}", "text", _update(f"task_log_info.{name}"), "max", doc, since=("running_ns",))
+def _log_file(name: str, doc: str, filled: str) -> Column:
+    return Column(
+        f"_{name}", "text", _update(f"task_log_info.{name}"), "max", doc, since=("running_ns",), filled=filled
+    )
 
 
 def _log_offset(name: str, doc: str) -> Column:
@@ -299,10 +301,10 @@ TASK = Entity(
             "What its actor's ``__repr__`` says; only Ray's HTTP export tells.",
             since=("running_ns",),
         ),
-        _log_file("stdout_file", "File of its output; where Ray leaves it out, filled in when sealed."),
+        _log_file("stdout_file", "File of its output; where Ray leaves it out, filled in when sealed.", _output("out")),
         _log_offset("stdout_start", "Where in the file its output begins, in bytes."),
         _log_offset("stdout_end", "Where in the file its output ends, in bytes."),
-        _log_file("stderr_file", "File of its errors, likewise."),
+        _log_file("stderr_file", "File of its errors, likewise.", _output("err")),
         _log_offset("stderr_start", "Where in the file its errors begin, in bytes."),
         _log_offset("stderr_end", "Where in the file its errors end, in bytes."),
         *(
@@ -362,13 +364,21 @@ TASK = Entity(
             "When a process had created the actor, and which. Ray 2.48 creates one that restarts in the same attempt: "
             "the last process is the one that Ray shows.",
         ),
-        Column("_actor_name", "text", "= NULL::VARCHAR", "max", "The name of its actor, filled in from that."),
+        Column(
+            "_actor_name",
+            "text",
+            "= NULL::VARCHAR",
+            "max",
+            "The name of its actor, filled in from that.",
+            filled="a.name",
+        ),
         Column(
             "_sibling_name",
             "text",
             "= NULL::VARCHAR",
             "max",
             "The name that another attempt of the task tells, filled in from that.",
+            filled="CASE WHEN coalesce(s._name, s._span_name) IS NULL THEN g.name END",
         ),
         Column(
             "_actor_repr_name",
@@ -376,6 +386,7 @@ TASK = Entity(
             "= NULL::VARCHAR",
             "max",
             "What its actor's ``__repr__`` says, likewise.",
+            filled="a.repr_name",
         ),
     ),
     derived=(
@@ -454,35 +465,31 @@ TASK = Entity(
     ),
     ignored=("event_data.task_info.task_id",),
     sort=("job_id", "pending_args_avail_ns", "task_id"),
-    state="state",
-    terminal=("FINISHED", "FAILED"),
-    beside=(*task_beside(), *_BESIDE),
-    fills=(
-        ("_actor_name", "a.name"),
-        ("_actor_repr_name", "a.repr_name"),
-        ("_sibling_name", "CASE WHEN coalesce(s._name, s._span_name) IS NULL THEN g.name END"),
-        ("_stdout_file", _output("out")),
-        ("_stderr_file", _output("err")),
-    ),
-    ends=task_ends(_LAST_SQL),
-    closing=(
-        # only of an end that Ray told itself is it known that it was the end, whatever came after by other clocks
-        (
-            "failed_ns",
-            f"CASE WHEN {{why}} = 'session ended' THEN greatest({{end_ns}}, {TIMES_SQL}) ELSE {{end_ns}} END",
+    life=Life(
+        state="state",
+        terminal=("FINISHED", "FAILED"),
+        began_ns=_FIRST_SQL,
+        complete=(
+            "func_or_class_name IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL"
+            " AND coalesce(_name, _span_name) IS NOT NULL AND running_ns IS NOT NULL"
+            " AND (type != 'NORMAL_TASK' OR _stdout_end IS NOT NULL)"
         ),
-        ("_error_type", "'WORKER_DIED'"),
-        ("_error_message", "coalesce({says}, 'The session ended while it was open.')"),
+        settled="type IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL",
+        ends=task_ends(_LAST_SQL),
+        closing=(
+            # only of an end that Ray told itself is it known that it was the end, whatever came after by other clocks
+            (
+                "failed_ns",
+                f"CASE WHEN {{why}} = 'session ended' THEN greatest({{end_ns}}, {TIMES_SQL}) ELSE {{end_ns}} END",
+            ),
+            ("_error_type", "'WORKER_DIED'"),
+            ("_error_message", "coalesce({says}, 'The session ended while it was open.')"),
+        ),
     ),
-    began_ns=_FIRST_SQL,
-    complete=(
-        "func_or_class_name IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL"
-        " AND coalesce(_name, _span_name) IS NOT NULL AND running_ns IS NOT NULL"
-        " AND (type != 'NORMAL_TASK' OR _stdout_end IS NOT NULL)"
+    beside=(*task_beside(), *_BESIDE),
+    moments=Moments(
+        earliest="_earliest_ns",
+        latest="_latest_ns",
+        tallied=("job_id", "type", "func_or_class_name", "name", "state", "required_resources", "inferred"),
     ),
-    settled="type IS NOT NULL AND coalesce(finished_ns, failed_ns) IS NOT NULL",
-    at_from_times=True,
-    earliest="_earliest_ns",
-    latest="_latest_ns",
-    tallied=("job_id", "type", "func_or_class_name", "name", "state", "required_resources", "inferred"),
 )

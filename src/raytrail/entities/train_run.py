@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
+from raytrail.entities import Column, Emitted, Entity, Life
 
 TRAIN_RUN = Entity(
     name="train_run",
@@ -76,7 +76,9 @@ TRAIN_RUN = Entity(
         Column("schema_version", "int", "event_data.schema_version", "last", "Version of this event's form."),
     ),
     sort=("run_id",),
-    state="status",
-    terminal=("FINISHED", "ERRORED", "ABORTED"),
-    closing=(("status", "'ABORTED'"), ("end_time_ns", "{end_ms} * 1000000")),
+    life=Life(
+        state="status",
+        terminal=("FINISHED", "ERRORED", "ABORTED"),
+        closing=(("status", "'ABORTED'"), ("end_time_ns", "{end_ms} * 1000000")),
+    ),
 )

@@ -6,7 +6,7 @@ Source: `WorkerTableData` (gcs.proto), as the GCS answers it; `WorkerDefinitionE
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 from raytrail.entities.ends import WORKER_BESIDE, WORKER_ENDS
 
 
@@ -98,12 +98,14 @@ WORKER = Entity(
     ),
     when="coalesce(_since_ns // 1000000, _time_ns // 1000000, timestamp * 1000)",
     sort=("worker_id",),
-    state="state",
-    terminal=("DEAD",),
-    beside=WORKER_BESIDE,
-    ends=WORKER_ENDS,
-    closing=(
-        ("is_alive", "CASE WHEN {why} = 'session ended' THEN false ELSE is_alive END"),
-        ("end_time_ms", "CASE WHEN {why} = 'session ended' THEN {end_ms} ELSE end_time_ms END"),
+    life=Life(
+        state="state",
+        terminal=("DEAD",),
+        ends=WORKER_ENDS,
+        closing=(
+            ("is_alive", "CASE WHEN {why} = 'session ended' THEN false ELSE is_alive END"),
+            ("end_time_ms", "CASE WHEN {why} = 'session ended' THEN {end_ms} ELSE end_time_ms END"),
+        ),
     ),
+    beside=WORKER_BESIDE,
 )

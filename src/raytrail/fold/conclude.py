@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
 from itertools import chain
 
 from raytrail.entities import INFERRED_MS, Beside, Derived, End, Entity, installed
@@ -25,8 +26,8 @@ Other = Callable[[Entity, Collection[str]], str]
 
 def follows(entity: Entity, names: Collection[str] | None) -> bool:
     """Return whether one of these columns follows from other states than the entity's own; None: any column."""
-    closes = bool(entity.ends) and _matters(entity, _closed(entity), names)
-    return closes or any(_matters(entity, {name}, names) for name, _ in entity.fills)
+    closes = bool(entity.life.ends) and _matters(entity, entity.life.changed, names)
+    return closes or any(column.filled and _matters(entity, {column.name}, names) for column in entity.columns)
 
 
 def concluded(
@@ -50,17 +51,18 @@ def concluded(
         end_ms: The expression of when the session ended, which closes all that is open then; None while it goes on.
         names: The stored columns that matter; None: all.
     """
-    closes = bool(entity.closing) and _matters(entity, _closed(entity), names)
-    ends = entity.ends if closes else ()
+    life = entity.life
+    closes = bool(life.closing) and _matters(entity, life.changed, names)
+    ends = life.ends if closes else ()
     end_ms = end_ms if closes else None
-    fills = [(name, value) for name, value in entity.fills if _matters(entity, {name}, names)]
+    fills = [(c.name, c.filled) for c in entity.columns if c.filled and _matters(entity, {c.name}, names)]
     texts = [value for _, value in fills] + [text for end in ends for text in (end.when, end.at_ns, end.says, end.open)]
     besides = _read(entity, texts)
     if names is not None:
         derived = [one.sql for one in entity.derived if one.stored and one.name in names]
         texts += [*derived, *(beside.on for beside in besides), *(name for name, _ in fills)]
         texts += [word for beside in besides if beside.entity == entity.name for word in beside.names]
-        texts += [_open(entity), entity.began_ns, *chain(*entity.closing)] if closes else []
+        texts += [_open(entity), life.began_ns, *chain(*life.closing)] if closes else []
     source = told(None if names is None else {*names, *(name for text in texts for name in named(entity, text))})
     if not ends and not fills and end_ms is None:
         return merge.with_derived(entity, source, names)
@@ -68,7 +70,7 @@ def concluded(
         f"LEFT JOIN {_relation(entity, beside, other, source)} {beside.alias} ON {beside.on}" for beside in besides
     )
     filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in fills)})" if fills else ""
-    ending = f", {_open(entity)} AS _open, {entity.began_ns} AS _began_ns" if closes else ""
+    ending = f", {_open(entity)} AS _open, {life.began_ns} AS _began_ns" if closes else ""
     own = f"SELECT *{ending} FROM {source}"
     if not ends and end_ms is None:
         return merge.with_derived(entity, f"(SELECT s.*{filled} FROM ({own}) s {joins})", names)
@@ -80,12 +82,7 @@ def concluded(
     return merge.with_derived(entity, f"({closed})", names)
 
 
-def _closed(entity: Entity) -> set[str]:
-    """Return the columns that an end changes."""
-    return {name for name, _ in entity.closing} | {"inferred", INFERRED_MS}
-
-
-def _matters(entity: Entity, columns: set[str], names: Collection[str] | None) -> bool:
+def _matters(entity: Entity, columns: AbstractSet[str], names: Collection[str] | None) -> bool:
     """Return whether one of these columns is asked for, or what is asked for follows from it."""
     if names is None:
         return True
@@ -96,11 +93,11 @@ def _matters(entity: Entity, columns: set[str], names: Collection[str] | None) -
 
 def _open(entity: Entity) -> str:
     """Return the condition that no event ended a state."""
-    if not entity.state:
+    if not entity.life.state:
         return "false"
-    column = entity.column(entity.state)
+    column = entity.column(entity.life.state)
     state = column.sql if isinstance(column, Derived) else quote(column.name)
-    return f"(({state}) NOT IN ({', '.join(map(literal, entity.terminal))}))"
+    return f"(({state}) NOT IN ({', '.join(map(literal, entity.life.terminal))}))"
 
 
 def _read(entity: Entity, texts: list[str]) -> list[Beside]:
@@ -164,7 +161,7 @@ _ENDED = {"end_ns": "ended.at", "end_ms": "(ended.at // 1000000)", "says": "ende
 def _closing(entity: Entity) -> str:
     """Return what becomes of the columns of a state that an end closes."""
     sets = [
-        *((name, value.format(**_ENDED)) for name, value in entity.closing),
+        *((name, value.format(**_ENDED)) for name, value in entity.life.closing),
         ("inferred", "ended.why"),
         (INFERRED_MS, "ended.known"),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from raytrail.entities import INFERRED_MS, Column, Entity
+from raytrail.entities import INFERRED, INFERRED_MS, Column, Entity, Moments
 from raytrail.fold.layout import named
 from raytrail.fold.literals import quote
 
@@ -42,12 +42,12 @@ class Moment(NamedTuple):
         return f"(({time_ms}) <= {self.at_ms}{ahead})"
 
 
-def is_settled(entity: Entity, moment: Moment) -> str:
+def is_settled(by: Moments, moment: Moment) -> str:
     """Return the condition that a state is at a moment what it was at last, as nothing more happened to it."""
-    return f"{quote(entity.latest)} <= {moment.last_ns}" if entity.latest else "false"
+    return f"{quote(by.latest)} <= {moment.last_ns}"
 
 
-def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) -> str:
+def at_times(entity: Entity, by: Moments, source: str, moment: Moment, names: Sequence[str]) -> str:
     """
     Return the SELECT that shows states as they were at a moment, from the times in them.
 
@@ -56,12 +56,14 @@ def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) 
 
     Args:
         entity: Whose states.
+        by: The entity's columns that bound its times.
         source: Their relation.
         moment: The moment.
         names: The columns to show, of those of `source`. No other is written: the engine takes longer to plan a
             statement with all of them than to answer most questions.
     """
     then = _Then(entity, moment)
+    began = moment.past_ns(quote(by.earliest))
     derived = {d.name: d for d in entity.derived if d.stored}
     plain = _plain(entity, names)
 
@@ -70,13 +72,11 @@ def at_times(entity: Entity, source: str, moment: Moment, names: Sequence[str]) 
         inner = f"SELECT {', '.join(map(then.item, plain)) or 1} FROM {source}"
         return f"SELECT {', '.join([*worked_out, f'false AS {SETTLED}'])} FROM ({inner})"
 
-    if not entity.latest:
-        return still(f"{source} WHERE {then.began}")
     # by the statistics of a column the engine skips what is all on one side of the moment
     return (
         f"SELECT {', '.join([*map(quote, names), f'true AS {SETTLED}'])} FROM {source} "
-        f"WHERE {is_settled(entity, moment)} UNION ALL "
-        + still(f"{source} WHERE {quote(entity.latest)} > {moment.last_ns} AND {then.began}")
+        f"WHERE {is_settled(by, moment)} UNION ALL "
+        + still(f"{source} WHERE {quote(by.latest)} > {moment.last_ns} AND {began}")
     )
 
 
@@ -87,11 +87,8 @@ class _Then:
         self._moment = moment
         self._columns = {column.name: column for column in entity.columns}
         self._times = [name for name in self._columns if name.endswith("_ns")]
-        self._closed = {"inferred", INFERRED_MS, *(name for name, _ in entity.closing)}
+        self._closed = entity.life.changed
         self._spans = [f"list_max(list_transform({quote(name)}, lambda s: s.end_time))" for name in _spans(entity)]
-        first = quote(entity.earliest) if entity.earliest else _least(self._times)
-        self.began = moment.past_ns(first)
-        """The condition that a state had begun."""
 
     def item(self, name: str) -> str:
         """Return a column for a select list: null where it was not known yet."""
@@ -135,16 +132,14 @@ def _plain(entity: Entity, names: Iterable[str]) -> dict[str, None]:
     return dict.fromkeys(chain(*(named(entity, derived[n].sql) if n in derived else [n] for n in names)))
 
 
-def read_by_times(entity: Entity, names: Iterable[str]) -> dict[str, None]:
+def read_by_times(entity: Entity, by: Moments, names: Iterable[str]) -> dict[str, None]:
     """Return the stored columns that `at_times` reads to show these."""
     names = list(names)
     plain = _plain(entity, names)
     since = {*chain(*(column.since for column in entity.columns if column.name in plain))}
-    closed = {name for name, _ in entity.closing}
-    spans = _spans(entity) if since & closed else []
-    times = [c.name for c in entity.columns if c.name.endswith("_ns")] if not entity.earliest else []
-    ends = [name for name in (entity.earliest, entity.latest) if name]
-    return dict.fromkeys([*entity.key, *names, *plain, *sorted(since), *spans, *times, *ends, "inferred", INFERRED_MS])
+    spans = _spans(entity) if since & entity.life.changed else []
+    ends = (by.earliest, by.latest, INFERRED.name, INFERRED_MS)
+    return dict.fromkeys([*entity.key, *names, *plain, *sorted(since), *spans, *ends])
 
 
 def _spans(entity: Entity) -> list[str]:

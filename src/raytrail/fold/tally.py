@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Entity
+from raytrail.entities import Entity, Moments
 from raytrail.fold.literals import quote
 
 TALLY = "_n"
@@ -20,21 +20,21 @@ def tally_name(entity: Entity) -> str:
     return f"{entity.name}_tally"
 
 
-def tally_columns(entity: Entity) -> tuple[str, ...]:
+def tally_columns(by: Moments) -> tuple[str, ...]:
     """Return the columns of an entity's tally."""
-    return (*entity.tallied, UNTIL, TALLY)
+    return (*by.tallied, UNTIL, TALLY)
 
 
-def tally(entity: Entity, source: str) -> str:
+def tally(by: Moments, source: str) -> str:
     """
     Return the SELECT that counts the states of `source` by the columns that they are mostly counted by.
 
     And by the last of their times, in `TALLY_STEPS` steps that are the same for all: so the states that had come to
     their end at a moment are those up to the step before it, and few others.
     """
-    latest = quote(entity.latest)
+    latest = quote(by.latest)
     span = f"(SELECT min({latest}) AS low, (max({latest}) - min({latest})) // {TALLY_STEPS} + 1 AS step FROM {source})"
     return (
-        f"SELECT {', '.join(map(quote, entity.tallied))}, low + (({latest} - low) // step + 1) * step - 1 AS {UNTIL}, "
+        f"SELECT {', '.join(map(quote, by.tallied))}, low + (({latest} - low) // step + 1) * step - 1 AS {UNTIL}, "
         f"count(*) AS {TALLY} FROM {source}, {span} GROUP BY ALL"
     )

@@ -164,8 +164,8 @@ class LiveFold:
         self._engine.run(f"DELETE FROM {known.table} WHERE {again}")
         self._engine.run(f"DELETE FROM {batch} WHERE {again}")
         self._engine.run(f"INSERT INTO {batch} BY NAME FROM {touched}_joined")
-        done = f"({entity.complete})" if entity.complete else "false"
-        if entity.complete:
+        done = f"({entity.life.complete})" if entity.life.complete else "false"
+        if entity.life.complete:
             self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
         one.changed.add(entity.name)
         self._engine.run(
@@ -216,9 +216,9 @@ class LiveFold:
         opened: list[tuple[str, Written]] = []
         for name in sorted(one.changed):
             entity, known = installed()[name], one.open[name]
-            if entity.settled:
+            if entity.life.settled:
                 settled = (
-                    f"FROM {known.table} WHERE {entity.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
+                    f"FROM {known.table} WHERE {entity.life.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
                 )
                 self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
                 self._engine.run(f"DELETE {settled}")

@@ -118,8 +118,8 @@ class Snapshot:
 
     def _last(self, one: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of last states, with these stored columns at least, and what they were earlier by."""
-        if names is not None and self._moment is not None and one.at_from_times:
-            names = [*read_by_times(one, names)]
+        if names is not None and self._moment is not None and one.moments:
+            names = [*read_by_times(one, one.moments, names)]
         return self._states.last(self.session, one, names, attach=self._attach)
 
     def _table(self, one: Entity) -> str | None:
@@ -128,7 +128,9 @@ class Snapshot:
 
     def _tally(self, one: Entity) -> str | None:
         """Return the table of how many states there are of each kind, likewise."""
-        return self._states.table(self.session, tally_name(one), tally_columns(one)) if self._attach else None
+        if not self._attach or not one.moments:
+            return None
+        return self._states.table(self.session, tally_name(one), tally_columns(one.moments))
 
     @_or_of_files
     def rows(
@@ -231,10 +233,10 @@ class Snapshot:
         # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
         same = {condition.column for condition in where if condition.op == "="}
         # numbers also settle the order of rows of one time, for which the ids of all would be read
-        sort, sorted_by = _sort(one, order, besides={*one.key, *same} if one.at_from_times else same)
+        sort, sorted_by = _sort(one, order, besides={*one.key, *same} if one.moments else same)
         order_by = ", ".join(dict.fromkeys([*sort, *key]))
         condition, params = _condition(one, where)
-        settled = SETTLED if self.at_ms is not None and one.at_from_times else "true"
+        settled = SETTLED if self.at_ms is not None and one.moments else "true"
         rows = self.run(
             f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(one, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
@@ -251,7 +253,7 @@ class Snapshot:
             tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            source = self._last(one, names) if one.at_from_times else self._base(one, names)
+            source = self._last(one, names) if one.moments else self._base(one, names)
             chosen = self._then(one, f"(SELECT * FROM {source} WHERE {named})", names)
         items = ", ".join([*(f"{show.public(c)} AS {quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)])
         found = self.run(f"SELECT {items} FROM {chosen} s")
@@ -264,7 +266,7 @@ class Snapshot:
         Return the relation of an entity's states, with these stored columns and those of the conditions at least; only
         those of an id that is asked for, where an index has it.
         """
-        if one.view or (self.at_ms is not None and not one.at_from_times):
+        if one.view or (self.at_ms is not None and not one.moments):
             return self.source(one)
         table = self._numbered(one)
         read = show.read_from(one, [find(one, condition.column) for condition in where])
@@ -274,14 +276,16 @@ class Snapshot:
         for condition in _ids(one, where):
             # alone: with any other condition beside it, the engine does not look into its index
             term, params = _condition(one, [condition])
-            settled = "true" if self._moment is None else f"coalesce({is_settled(one, self._moment)}, false)"
+            settled = "true"
+            if one.moments and self._moment is not None:
+                settled = f"coalesce({is_settled(one.moments, self._moment)}, false)"
             found = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
             return self._then(one, _by_number(table, [row for row, _ in found]), names, all(over for _, over in found))
         return self._then(one, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
 
     def _numbered(self, one: Entity) -> str | None:
         """Return the table of last states from which those of the moment follow, and whose rows have numbers."""
-        return self._table(one) if self.at_ms is None or one.at_from_times else None
+        return self._table(one) if self.at_ms is None or one.moments else None
 
     def _then(self, one: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
         """
@@ -293,9 +297,9 @@ class Snapshot:
             names: The columns.
             settled: Whether each is known to be what it was at last: then nothing is worked out.
         """
-        if self._moment is None or settled or not one.at_from_times:
+        if self._moment is None or settled or not one.moments:
             return source
-        return f"({at_times(one, source, self._moment, names)})"
+        return f"({at_times(one, one.moments, source, self._moment, names)})"
 
     @_or_of_files
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
@@ -336,15 +340,15 @@ class Snapshot:
         """
         read = show.read_from(one, [find(one, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
-        table, tally = self._table(one), self._tally(one)
-        if not table or not tally or not set(one.tallied).issuperset(names):
+        table, tally, by = self._table(one), self._tally(one), one.moments
+        if not table or not tally or not by or not set(by.tallied).issuperset(names):
             return self._narrowed(one, where, names), "count(*)"
         counted = f"coalesce(sum({TALLY}), 0)::BIGINT"
         if self._moment is None:
             return tally, counted
         past = f"FROM {tally} WHERE {UNTIL} <= {self._moment.last_ns}"
         [(until,)] = self.run(f"SELECT max({UNTIL}) {past}")
-        later = f" WHERE {quote(one.latest)} > {until}" if until is not None else ""
+        later = f" WHERE {quote(by.latest)} > {until}" if until is not None else ""
         rest = self._then(one, f"(SELECT * FROM {table}{later})", names)
         items = "".join(f"{quote(name)}, " for name in names)
         return f"(SELECT {items}{TALLY} {past} UNION ALL SELECT {items}1 FROM {rest})", counted

@@ -14,7 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-from raytrail.entities import Entity, installed
+from raytrail.entities import Entity, Moments, installed
 from raytrail.errors import StoreError
 from raytrail.fold import merge
 from raytrail.fold.conclude import concluded, follows
@@ -203,15 +203,15 @@ class Sealer:
         self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source}")
         # for one by its id: looking for it would read the ids of all
         self._engine.run(f"CREATE INDEX {quote(f'{entity.name}_by_id')} ON {table}({quote(entity.key[0])})")
-        if entity.tallied:
-            self._tally(entity, table)
+        if entity.moments and entity.moments.tallied:
+            self._tally(entity, table, entity.moments)
 
-    def _tally(self, entity: Entity, table: str) -> None:
+    def _tally(self, entity: Entity, table: str, by: Moments) -> None:
         """Count the states of a table, unless nearly each is one of its kind."""
-        named = ", ".join(map(quote, entity.tallied))
+        named = ", ".join(map(quote, by.tallied))
         [(kinds, rows)] = self._engine.run(f"SELECT approx_count_distinct(hash({named})), count(*) FROM {table}")
         if kinds * TALLY_SAVES <= rows:
-            self._engine.run(f"CREATE TABLE caching.{quote(tally_name(entity))} AS {tally(entity, table)}")
+            self._engine.run(f"CREATE TABLE caching.{quote(tally_name(entity))} AS {tally(by, table)}")
 
     def _known(self, sessions: Sequence[str]) -> dict[str, _Known]:
         """Return what is known of each entity: what was folded of it, else its log."""

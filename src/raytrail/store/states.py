@@ -83,10 +83,10 @@ class States:
         """
         if moment is None:
             return self.last(session, entity, names)
-        if entity.at_from_times:
+        if by := entity.moments:
             wanted = [*(stored(entity) if names is None else names)]
-            last = self.last(session, entity, read_by_times(entity, wanted))
-            return f"({at_times(entity, last, moment, wanted)})"
+            last = self.last(session, entity, read_by_times(entity, by, wanted))
+            return f"({at_times(entity, by, last, moment, wanted)})"
         logs = self._catalogue.log_files(session, entity.name)
 
         def told(names: Collection[str] | None) -> str:

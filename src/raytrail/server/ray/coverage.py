@@ -154,7 +154,7 @@ def _origins(one: Entity, column: Column | Derived) -> Iterator[str]:
 
 def _closed(one: Entity) -> Iterator[str]:
     """Yield the columns that closing what is open says something of."""
-    said = {name for name, _ in one.closing}
+    said = {name for name, _ in one.life.closing}
     for column in one.columns:
         if column.name in said:
             yield column.name

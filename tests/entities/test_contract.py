@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raytrail.entities import installed
-from raytrail.entities.task import STATES
+from raytrail.entities.enumerations import TASK_STATES
 from raytrail.fold.layout import stored
 from raytrail.testing import check_entity
 from raytrail.testing.entities import line
@@ -45,7 +45,7 @@ STRATEGIES = {
                 node_id=ids,
                 worker_pid=st.integers(0, 3),
                 error_info=some(error_type=st.just("WORKER_DIED"), error_message=texts),
-                state_ts_ns=st.dictionaries(st.sampled_from([str(n) for n, _ in STATES]), ints, max_size=3),
+                state_ts_ns=st.dictionaries(st.sampled_from([str(n) for n, _ in TASK_STATES]), ints, max_size=3),
             ),
             profile_events=some(component_id=ids, component_type=st.just("worker"), events=spans),
         ),

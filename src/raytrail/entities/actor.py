@@ -15,7 +15,7 @@ _RESTART = "coalesce(_time_ns::VARCHAR, file || ':' || line_offset)"
 
 
 def _restarts(reason: str) -> tuple[Column, Derived]:
-    """Return how often an actor restarted for that reason, null where no event gives reasons."""
+    """Return the column of the restarts for a reason, and that of how many: null where no event gives reasons."""
     name = reason.lower()
     column = Column(
         f"_restarting_{name}",
@@ -33,7 +33,8 @@ def _restarts(reason: str) -> tuple[Column, Derived]:
     return column, due
 
 
-_LINEAGE, _PREEMPTION = _restarts("LINEAGE_RECONSTRUCTION"), _restarts("NODE_PREEMPTION")
+_FOR_LINEAGE, _NUM_FOR_LINEAGE = _restarts("LINEAGE_RECONSTRUCTION")
+_FOR_PREEMPTION, _NUM_FOR_PREEMPTION = _restarts("NODE_PREEMPTION")
 
 ACTOR = Entity(
     name="actor",
@@ -73,11 +74,7 @@ ACTOR = Entity(
         ),
         Column("ray_namespace", "text", "event_data.ray_namespace", "last", "The namespace of its name."),
         Column(
-            "serialized_runtime_env",
-            "text",
-            "event_data.serialized_runtime_env",
-            "last",
-            "Its runtime environment.",
+            "serialized_runtime_env", "text", "event_data.serialized_runtime_env", "last", "Its runtime environment."
         ),
         Column("required_resources", "json", "event_data.required_resources", "last", "Amounts by resource."),
         Column("_death_cause", "json", "event_data.death_cause", "last", "Why it died; empty while it lives."),
@@ -87,11 +84,7 @@ ACTOR = Entity(
         Column("labels", "json", "event_data.labels", "last", "Labels given by libraries."),
         Column("label_selector", "json", "event_data.label_selector", "last", "Labels that its node must have."),
         Column(
-            "worker_id",
-            "id",
-            "event_data.worker_id",
-            "last",
-            "Its worker, now or last; only Ray's HTTP export tells.",
+            "worker_id", "id", "event_data.worker_id", "last", "Its worker, now or last; only Ray's HTTP export tells."
         ),
         Column("port", "int", "event_data.port", "last", "Where its worker listens, likewise."),
         Column("parent_id", "id", "event_data.parent_id", "last", "What created it, likewise."),
@@ -142,8 +135,8 @@ ACTOR = Entity(
             "union",
             "The events that said it restarts.",
         ),
-        _LINEAGE[0],
-        _PREEMPTION[0],
+        _FOR_LINEAGE,
+        _FOR_PREEMPTION,
         Column(
             "_dead_ms",
             "int",
@@ -161,8 +154,8 @@ ACTOR = Entity(
             ids_inside=("actor_id", "owner_id", "node_id", "job_id", "placement_group_id"),
         ),
         Derived("num_restarts", "int", "coalesce(len(_restarting), 0)", "How often it restarted."),
-        _LINEAGE[1],
-        _PREEMPTION[1],
+        _NUM_FOR_LINEAGE,
+        _NUM_FOR_PREEMPTION,
         Derived(
             "end_time_ms",
             "int",

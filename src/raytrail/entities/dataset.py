@@ -63,13 +63,7 @@ DATASET = Entity(
             "The arguments of each operator, in the order of `topology`.",
         ),
         Column("data_context", "json", "event_data.data_context", "last", "Settings of Ray Data.", unset="{}"),
-        Column(
-            "operator_panels",
-            "json",
-            "event_data.operator_panels",
-            "last",
-            "Panels of Ray's Grafana dashboard.",
-        ),
+        Column("operator_panels", "json", "event_data.operator_panels", "last", "Panels of Ray's Grafana dashboard."),
     ),
     sort=("job_id", "start_time_ms"),
     life=Life(

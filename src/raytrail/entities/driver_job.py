@@ -18,13 +18,7 @@ DRIVER_JOB = Entity(
         Column("job_id", "id", "event_data.job_id", "key", "The job."),
         Column("is_dead", "bool", "event_data.is_dead", "max", "Whether its driver has gone."),
         Column("driver_pid", "int", "event_data.driver_pid", "last", "Process of the driver."),
-        Column(
-            "driver_ip_address",
-            "text",
-            "event_data.driver_ip_address",
-            "last",
-            "Address of the driver's node.",
-        ),
+        Column("driver_ip_address", "text", "event_data.driver_ip_address", "last", "Address of the driver's node."),
         Column(
             "driver_node_id",
             "id",

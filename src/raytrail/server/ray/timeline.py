@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from raytrail.entities.task import PROCESS_SQL
+from raytrail.entities.task_sql import PROCESS as PROCESS_SQL
 from raytrail.errors import ConfigError
 from raytrail.fold.literals import literal
 from raytrail.server.context import View, refusing_with

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from functools import cache
 from typing import Any
@@ -66,9 +65,3 @@ def find(entity: Entity, name: str) -> Column | Derived:
         if column.name == name:
             return column
     return entity.column(name)
-
-
-@cache
-def named(entity: Entity, expression: str) -> list[str]:
-    """Return the stored columns that an expression reads, and maybe some whose names only its texts have."""
-    return [word for word in re.findall(r"\w+", expression) if word in stored(entity)]

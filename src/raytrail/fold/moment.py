@@ -7,8 +7,8 @@ from itertools import chain
 from typing import NamedTuple
 
 from raytrail.entities import INFERRED, INFERRED_MS, Column, Entity, Moments
-from raytrail.fold.layout import named
 from raytrail.fold.literals import quote
+from raytrail.fold.names import reads
 
 SETTLED = "_settled"
 """The column of states at a moment that says whether one is as it was at last."""
@@ -129,7 +129,7 @@ def _least(names: Iterable[str]) -> str:
 def _plain(entity: Entity, names: Iterable[str]) -> dict[str, None]:
     """Return the columns, none of them derived, that these stored columns follow from."""
     derived = {d.name: d for d in entity.derived if d.stored}
-    return dict.fromkeys(chain(*(named(entity, derived[n].sql) if n in derived else [n] for n in names)))
+    return dict.fromkeys(chain(*(reads(entity, derived[n].sql) if n in derived else [n] for n in names)))
 
 
 def read_by_times(entity: Entity, by: Moments, names: Iterable[str]) -> dict[str, None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from raytrail.entities import Column, Derived, Entity
-from raytrail.fold.layout import find, named, shown, stored
+from raytrail.fold.layout import find, shown, stored
 from raytrail.fold.literals import quote
+from raytrail.fold.names import reads
 
 
 def public(column: Column | Derived) -> str:
@@ -36,5 +37,5 @@ def read_from(entity: Entity, wanted: Iterable[Column | Derived]) -> list[str]:
     """Return the names of the stored columns that these are made of."""
     names: dict[str, None] = {}
     for one in wanted:
-        names |= dict.fromkeys([one.name] if one.name in stored(entity) else named(entity, raw(one)))
+        names |= dict.fromkeys([one.name] if one.name in stored(entity) else reads(entity, raw(one)))
     return list(names)

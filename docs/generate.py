@@ -264,7 +264,7 @@ events follow.
 
 ## Merges
 
-Two known values of a column become one by its merge. None minds order or repetition, and a null never erases a value.
+Two values of a column become one by its merge. None minds order or repetition. A null erases a value in `latest` alone.
 
 | merge | result |
 |---|---|
@@ -272,6 +272,7 @@ Two known values of a column become one by its merge. None minds order or repeti
 | max | the larger: for what is written once, and for times that only move forward |
 | min | the smaller |
 | last | the one written later: by the event's timestamp, then by its place in its writer's files |
+| latest | what the newest event says, null included: where each event is the whole row |
 | union | the distinct members of both lists, the first {merge.MOST_MEMBERS:,} in their order |
 """
 

@@ -23,10 +23,12 @@ import msgspec
 
 from raytrail import cli, config, errors, export
 from raytrail.config import ServerConfig
-from raytrail.entities import Column, Derived, Entity, fidelity, installed, sql
-from raytrail.entities.public import event_type, field_name, json_schema, schema
+from raytrail.entities import COMMON, INFERRED, Column, Derived, Entity, installed
+from raytrail.fold import merge
+from raytrail.fold.layout import shown
+from raytrail.fold.public import event_type, field_name, json_schema, schema
 from raytrail.server import application
-from raytrail.server.ray import coverage, jobs, routes, state
+from raytrail.server.ray import coverage, fidelity, jobs, routes, state
 from raytrail.store import Store
 from raytrail.terminal import options
 
@@ -221,7 +223,7 @@ def _events() -> str:
         for entity in installed().values()
         if (one := entity.emitted)
     ]
-    common = [(f"`{c.name}`", c.type, _text(c.doc)) for c in (sql.INFERRED, *sql.COMMON)]
+    common = [(f"`{c.name}`", c.type, _text(c.doc)) for c in (INFERRED, *COMMON)]
     return f"""{MADE}
 # Events and entities
 
@@ -274,7 +276,7 @@ events follow.
 
 ## Merges
 
-Two known values of a column become one by its merge. None minds order or repetition, and a null never erases a value.
+Two values of a column become one by its merge. None minds order or repetition. A null erases a value in `latest` alone.
 
 | merge | result |
 |---|---|
@@ -282,12 +284,13 @@ Two known values of a column become one by its merge. None minds order or repeti
 | max | the larger: for what is written once, and for times that only move forward |
 | min | the smaller |
 | last | the one written later: by the event's timestamp, then by its place in its writer's files |
-| union | the distinct members of both lists, the first {sql.MOST_MEMBERS:,} in their order |
+| latest | what the newest event says, null included: where each event is the whole row |
+| union | the distinct members of both lists, the first {merge.MOST_MEMBERS:,} in their order |
 """
 
 
 def _entity(entity: Entity) -> str:
-    shown = [_column(column) for column in sql.shown(entity) if column not in (sql.INFERRED, *sql.COMMON)]
+    rows = [_column(column) for column in shown(entity) if column not in (INFERRED, *COMMON)]
     hidden = [
         (f"`{field_name(column)}`", column.type, _origin(column), column.merge, _meaning(column))
         for column in entity.columns
@@ -298,18 +301,17 @@ def _entity(entity: Entity) -> str:
         lines.append(f"- Ray's `source_type`: {', '.join(f'`{one}`' for one in entity.event_types)}")
         lines.append(f"- event type: [`{_type(entity)}`](../schema/{_type(entity)}.json)")
     lines.append(f"- one row for each {' and '.join(f'`{name}`' for name in entity.key)}")
-    if entity.state:
-        ends = ", ".join(entity.terminal)
-        lines.append(
-            f"- its state is in `{entity.state}`; {ends} {'ends' if len(entity.terminal) == 1 else 'end'} its life"
-        )
-    if entity.closing:
+    life = entity.life
+    if life.state:
+        verb = "ends" if len(life.terminal) == 1 else "end"
+        lines.append(f"- its state is in `{life.state}`; {', '.join(life.terminal)} {verb} its life")
+    if life.closing:
         lines.append("- open at the end of its session, it is closed, and `inferred` says why")
     lines += ["", f"    raytrail list {entity.plural}", f"    raytrail sql 'FROM {entity.name}'", ""]
     if entity.view:
-        lines.append(_table(("column", "type", "meaning"), [(row[0], row[1], row[4]) for row in shown]))
+        lines.append(_table(("column", "type", "meaning"), [(row[0], row[1], row[4]) for row in rows]))
     else:
-        lines.append(_table(("column", "type", "origin", "merge", "meaning"), shown))
+        lines.append(_table(("column", "type", "origin", "merge", "meaning"), rows))
     lines.append("Also those [that every entity has](../events.md#columns-that-every-entity-has).")
     if hidden:
         lines += ["", "## In events only", "", "Rows show these in other columns, or under another name.", ""]
@@ -557,7 +559,7 @@ def _fidelity(page: str) -> str:
     ends = [
         (one.plural, f"`{end.why}`", _text(end.doc), f"{end.delay_ms / 1000:g} s" if end.delay_ms else "at once")
         for one in installed().values()
-        for end in one.ends
+        for end in one.life.ends
     ]
     for mark, table in (
         ("ends", _table(("of", "`inferred`", "which end closes what", "after"), ends)),

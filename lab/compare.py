@@ -12,12 +12,12 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raytrail.entities.fidelity import CANNOT, EXCUSES, ROWS
+from raytrail.server.ray.fidelity import CANNOT, EXCUSES, ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from raytrail.entities.fidelity import Excuse
+    from raytrail.server.ray.fidelity import Excuse
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "tasks": ("task_id", "attempt_number"),

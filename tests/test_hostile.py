@@ -18,9 +18,9 @@ from tests.histories import until
 from raytrail import history
 from raytrail.config import StoreConfig
 from raytrail.entities import installed
-from raytrail.entities.public import public_events
 from raytrail.errors import EventError
 from raytrail.event import UNDECODABLE, UNKNOWN_SESSION, Chunk, Unreadable, header_text, received, unquoted
+from raytrail.fold.public import public_events
 from raytrail.pubsub.collector import from_message
 from raytrail.sources.ray_event import _KINDS, Converter
 from raytrail.store import Store

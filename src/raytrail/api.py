@@ -36,10 +36,10 @@ import msgspec
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
-from raytrail.entities.public import event_type, public_events
-from raytrail.entities.sql import shown
 from raytrail.errors import ConfigError
 from raytrail.event import Unreadable
+from raytrail.fold.layout import shown
+from raytrail.fold.public import event_type, public_events
 from raytrail.pubsub import connect
 from raytrail.store import Cluster as Figures
 from raytrail.store import Filter, LedgerRow, Log, Rows, Snapshot, Store

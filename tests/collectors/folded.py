@@ -19,7 +19,7 @@ def answers(store):
             for noun, entity in installed().items():
                 # not the files: a collector's batches are others than Ray's files
                 if noun != "file":
-                    columns = [*entity.key, *filter(None, [entity.state])]
+                    columns = [*entity.key, *filter(None, [entity.life.state])]
                     found[session, noun] = sorted(map(str, snapshot.rows(noun, columns=columns)))
             for row in opened.ledger(session):
                 found[session, row.event_type, "events"] = row.stored_events, row.rejected_events

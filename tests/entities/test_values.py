@@ -100,7 +100,7 @@ def test_every_enumeration_is_compared():
 @pytest.mark.parametrize(("entity", "column"), sorted(RAYS))
 def test_the_names_of_an_enumeration_are_rays(entity, column):
     theirs, ours = names(RAYS[entity, column]), declared()[entity, column]
-    last = LAST.get(entity, set()) if column == installed()[entity].state else set()
+    last = LAST.get(entity, set()) if column == installed()[entity].life.state else set()
     # an older Ray has fewer
     assert theirs - ours == set()
     assert last <= ours
@@ -111,6 +111,6 @@ def test_the_words_of_ours_are_declared(entity, column):
     assert declared()[entity, column] == OURS[entity, column]
 
 
-@pytest.mark.parametrize("entity", [one for one in installed().values() if one.state], ids=lambda one: one.name)
+@pytest.mark.parametrize("entity", [one for one in installed().values() if one.life.state], ids=lambda one: one.name)
 def test_every_state_that_ends_a_life_is_declared(entity):
-    assert set(entity.terminal) <= set(entity.column(entity.state).values)
+    assert set(entity.life.terminal) <= set(entity.column(entity.life.state).values)

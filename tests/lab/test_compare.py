@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lab.compare import KEYS, compare
 
-from raytrail.entities.fidelity import CANNOT
+from raytrail.server.ray.fidelity import CANNOT
 
 
 def node(number, **fields):

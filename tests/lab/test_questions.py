@@ -6,7 +6,7 @@ import pytest
 from lab.compare import KEYS
 from lab.questions import QUESTIONS, compare_answers, moment_paths, paths
 
-from raytrail.entities.fidelity import CANNOT, EXCUSES, ROWS
+from raytrail.server.ray.fidelity import CANNOT, EXCUSES, ROWS
 
 NODE = "01" * 28
 

@@ -31,9 +31,9 @@ from lab.ray_cluster import ray_cluster
 
 from raytrail.cli import main
 from raytrail.config import ServerConfig
-from raytrail.entities.fidelity import CANNOT, CANNOT_BY_HTTP, EXCUSES, WITHOUT_LOGS
 from raytrail.export import posts_events
 from raytrail.server import app
+from raytrail.server.ray.fidelity import CANNOT, CANNOT_BY_HTTP, EXCUSES, WITHOUT_LOGS
 from raytrail.sources import address, serve_poll
 from raytrail.store import Store
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from tests.sources.posted import SESSION, event
 
-from raytrail.entities.lines import check
-from raytrail.entities.task import STATES
+from raytrail.entities.enumerations import TASK_STATES
 from raytrail.errors import EventError
+from raytrail.fold.lines import check
 from raytrail.sources import ray_event
 from raytrail.sources.ray_event import Converter
 
@@ -45,7 +45,7 @@ def test_names_of_fields_may_be_those_of_the_protocol(captured):
 
 
 def test_the_states_of_a_task_have_the_numbers_that_files_have():
-    assert [(n, name) for n, name in enumerate(ray_event._TASK_STATES) if n] == list(STATES)
+    assert [(n, name) for n, name in enumerate(ray_event._TASK_STATES) if n] == list(TASK_STATES)
 
 
 def test_a_transition_is_a_line_and_only_the_last_has_the_events_id():

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tests.histories import forget_sums
 
 from raytrail.config import StoreConfig
-from raytrail.entities import installed, sql
+from raytrail.entities import installed
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.event import Chunk
+from raytrail.fold import tally
 from raytrail.store import Filter, Store, seal
 from raytrail.store.live import LiveFold
 from raytrail.testing.entities import SESSION, chunk, line
@@ -678,7 +679,7 @@ def test_what_was_counted_when_it_was_sealed_is_what_counting_gives_at_every_mom
     attempts, tmp_path_factory, task, monkeypatch
 ):
     monkeypatch.setattr(seal, "TALLY_SAVES", 0)
-    monkeypatch.setattr(sql, "TALLY_STEPS", 3)
+    monkeypatch.setattr(tally, "TALLY_STEPS", 3)
     moments = [None, *(T0 * 1000 + ms for ms in range(-500, 10_000, 1000))]
     wheres = (
         [],

@@ -142,7 +142,7 @@ def _lasted(row: Mapping[str, Any]) -> str:
 def _by_interest(one: Entity, types: Mapping[str, Type], rows: list[dict[str, Any]]) -> list[str]:
     """Return the columns that say something: how and what it is first, what all share after, ids last, no objects."""
     said = [name for name in (*types, LASTED) if any(row[name] not in (None, "") for row in rows)]
-    first = [name for name in (one.state, *WHAT, *WHY, LASTED, "start_time_ms") if name in said]
+    first = [name for name in (one.life.state, *WHAT, *WHY, LASTED, "start_time_ms") if name in said]
     plain = [name for name in said if types.get(name) not in ("json", "spans", "texts") and not name.endswith("_ns")]
     common = [name for name in plain if len(rows) > 1 and all(row[name] == rows[0][name] for row in rows)]
     ids = [name for name in plain if types.get(name) == "id"]

@@ -6,9 +6,9 @@ import click
 import msgspec
 
 from raytrail.entities import of_file_type
-from raytrail.entities.public import json_schema
-from raytrail.entities.public import schema as whole_schema
 from raytrail.errors import NotFoundError
+from raytrail.fold.public import json_schema
+from raytrail.fold.public import schema as whole_schema
 from raytrail.terminal import nouns, options
 
 

@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from raytrail.api import event_types
-from raytrail.entities.public import public_events
 from raytrail.event import Unreadable
+from raytrail.fold.public import public_events
 from raytrail.pubsub import Delivery, Subscriber, connect
 from raytrail.terminal import note, options, service
 

@@ -46,16 +46,16 @@ def summary(
         cluster = stores.chosen(store, cluster_id)
         view = stores.snapshot(store, cluster, at)
         where = [*nouns.counted(one, every=every), *stores.where(store, cluster, view, one, filters)]
-        groups = view.group(one.name, (*names, one.state), where)
+        groups = view.group(one.name, (*names, one.life.state), where)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for group in groups:
         row = rows.setdefault(
             tuple(group[name] for name in names), {**{name: group[name] for name in names}, "total": 0}
         )
         row["total"] += group["count"]
-        row[group[one.state] or UNKNOWN] = group["count"]
+        row[group[one.life.state] or UNKNOWN] = group["count"]
     ordered = sorted(rows.values(), key=lambda row: (-row["total"], *(str(row[name]) for name in names)))
-    states = sorted({group[one.state] or UNKNOWN for group in groups})
+    states = sorted({group[one.life.state] or UNKNOWN for group in groups})
     columns = [*names, "total", *states]
     if form == "json":
         printing.write_json(ordered)

@@ -1,9 +1,16 @@
 """
 What Ray's events are about, declared once.
 
-An entity is one file here (or in your own package) with one `Entity`, named in the entry-point group
-``raytrail.entities``. Its decoding, its table, its fold, its URL, its noun on the command line, its JSON
-Schema and its page in the docs all follow from its columns; `raytrail.testing.check_entity` is its contract.
+An entity is one `Entity` in a file of its own, here or in your own package. The entry-point group ``raytrail.entities``
+names it. Its decoding, its table, its fold, its URL, its noun on the command line, its JSON Schema and its page in the
+docs all follow from its declaration. `raytrail.testing.check_entity` is its contract.
+
+`raytrail.fold` makes the SQL of these declarations. The words that SQL uses for the folded rows are its own:
+
+an event   a row of the log: one line of a file, in columns
+a state    what all events of one key add up to: a row of the entity's table
+stored     kept in a sealed session's files
+``s``      the state itself, where an expression reads other states beside it
 """
 
 from __future__ import annotations
@@ -32,13 +39,13 @@ spans   profile events: a list of ``{event_name, start_time, end_time, extra_dat
 """
 
 MOST_SECONDS = 2**33
-"""No time lies beyond it (the year 2242): one that does in nanoseconds would not fit, and what is worked out of it."""
+"""The latest time that is read (the year 2242). Later ones, or what is worked out of them, need more than 64 bits."""
 
 Merge = Literal["key", "max", "min", "last", "latest", "union"]
 """
-How two values of a column become one. None minds order or repetition, and a null erases a value in `latest` alone.
+How two values of a column become one. No merge minds order or repetition. A null erases a value in `latest` alone.
 
-key     what they are grouped by
+key     the same in both: rows are grouped by it
 max     the larger; right for what is written once, and for times that only move forward
 min     the smaller
 last    the one written later: by the event's timestamp, then by its place in its writer's files
@@ -48,59 +55,63 @@ union   the distinct members of both lists
 
 
 class Emitted(msgspec.Struct, frozen=True):
-    """How an entity's events come to be."""
+    """How an entity's events come to be, in words for the docs."""
 
     source: str
-    """Who writes them."""
+    """The process that writes them."""
     when: str
-    """What makes it write one."""
+    """The changes at which it writes one."""
     latency: str
-    """How long after that it is in the file."""
+    """How long after a change the event is in the file."""
     missed: str
-    """What it does not tell, even where nothing fails."""
+    """The changes that no event tells, even where nothing fails."""
 
 
 class Column(msgspec.Struct, frozen=True):
-    """What a column is, where it comes from, how two values of it merge."""
+    """A column that is read from events: what it holds, where it comes from, and how two values of it merge."""
 
     name: str
-    """Ray's own name in its State API, where that has one."""
+    """Ray's own name in its State API, where that has one. Rows do not show a column whose name begins with ``_``."""
     type: Type
     origin: str
     """
-    Path in the line that Ray writes, e.g. ``event_data.task_info.type``.
+    Its path in the line that Ray writes, e.g. ``event_data.task_info.type``.
 
-    Starting with ``=``: an SQL expression over the event's other columns, for what an event says only by
-    being there (that an actor restarted, say). Such a column is folded but not kept in the log.
+    Beginning with ``=``, it is an SQL expression over the event's other columns. That is for what an event tells by
+    being there, such as that an actor restarted. Such a column is folded, and is not kept in the log.
     """
     merge: Merge
     doc: str
+    """What it means, for the docs and the JSON Schema."""
     unset: str = ""
-    """The value that Ray prints for "not known", as text; it is read as null. For `text` always the empty string."""
+    """The value, as text, by which Ray means "not known". It is read as null. The empty `text` always is."""
     since: tuple[str, ...] = ()
     """
-    The columns of times, from the earliest of which this one is known, for the state at an earlier moment.
+    Columns of times. At moments before the earliest of them, this column was not known.
 
-    Members of a `spans` column are known from their ends.
+    Each member of a `spans` column is known from its own end.
     """
     ids_inside: tuple[str, ...] = ()
-    """Members of a `json` column, at any depth, that are ids: base64 in Ray's files, shown as hex."""
+    """The members of a `json` column, at any depth, that are ids: base64 in Ray's files, shown as hex."""
     scale: int = 1
-    """What the number in the file is multiplied by (1000 for float seconds that become milliseconds)."""
+    """The factor by which the number in the file is multiplied: 1000 where seconds with a point become milliseconds."""
     formerly: tuple[str, str] = ("", "")
     """
-    The names that older versions of Raytrail gave it, in the log and in sealed states; empty where it always had this
-    one. A sealed state held an empty text, the JSON ``null`` or the number -1 for null.
+    Its names in older versions of Raytrail: in the log, and in sealed states. Empty: it always had this one.
+
+    Those sealed states hold an empty text, the JSON ``null`` or the number -1 for null.
     """
     values: tuple[str, ...] = ()
-    """The names that an enumeration has, empty where it is none. A newer Ray may write others, which are read, too."""
+    """The names of an enumeration. Others are read as well, since a newer Ray may have more. Empty: it is none."""
+    filled: str = ""
+    """An SQL expression over ``s`` and the states beside it, which gives the column. Empty: its events alone do."""
 
     @property
     def limits(self) -> tuple[int, int]:
         """
-        Between which values an integer lies: with those outside, what is worked out of it would not fit into 64 bits.
+        The least and the greatest integer that is read. What is worked out of others might need more than 64 bits.
 
-        Times are after 1970; Ray writes -1 for some that are not known.
+        Times begin with 1970. Ray writes -1 for some that are not known.
         """
         for suffix, units in (("_ns", 10**9), ("_ms", 1000), ("_s", 1)):
             if self.name.endswith(suffix):
@@ -109,133 +120,178 @@ class Column(msgspec.Struct, frozen=True):
 
     @property
     def placed(self) -> bool:
-        """Whether its merge goes by the place of a line in its file."""
+        """Whether its merge goes by a line's place in its file."""
         return self.merge in ("last", "latest")
 
     @property
     def computed(self) -> str:
-        """The SQL expression that gives the column, or an empty string where it is read from the line."""
+        """The SQL expression that gives the column. Empty: it is read from the line."""
         return self.origin[1:].strip() if self.origin.startswith("=") else ""
 
 
 class Derived(msgspec.Struct, frozen=True):
-    """A column that follows from the folded ones, by an SQL expression over them."""
+    """A column that follows from the folded ones."""
 
     name: str
     type: Type
     sql: str
+    """An SQL expression over the stored columns."""
     doc: str
     ids_inside: tuple[str, ...] = ()
     """As `Column.ids_inside`."""
     stored: bool = False
-    """Whether it is worked out once when a session is sealed, as it is filtered by or dear."""
+    """Whether it is worked out when a session is sealed, and not at each question. For what is filtered by, or dear."""
     values: tuple[str, ...] = ()
     """As `Column.values`."""
 
 
+EXTRA = Column("extra", "json", "_extra", "max", "Fields that this version does not know, by their path in the line.")
+FIRST = Column(
+    "first_event_s", "int", "= timestamp", "min", "Timestamp of its first event, in seconds since the epoch."
+)
+LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its last event, in seconds since the epoch.")
+COMMON = (EXTRA, FIRST, LAST)
+"""Columns that every entity has."""
+INFERRED = Derived(
+    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null.", stored=True
+)
+INFERRED_MS = "_inferred_ms"
+"""The stored column that says from when on a state counts as closed: Ray concludes an end some time after it."""
+
+
 class Beside(msgspec.Struct, frozen=True):
-    """A state of another entity that a state is read beside, as its end or its name follows from that."""
+    """A row that is read beside a state, since the state's end or one of its columns follows from it."""
 
     alias: str
-    """What SQL calls it; the state itself is ``s``."""
+    """Its name in expressions. The state itself is ``s``."""
     entity: str
-    """The other entity's name, or the entity's own."""
+    """The entity whose states the row is made of. It may be the state's own."""
     on: str
-    """The SQL condition that holds of one at most."""
+    """The SQL condition by which it is found. At most one row meets it."""
     names: tuple[str, ...]
-    """The stored columns that are read of it: its own end, if none of these follows from that, need not be known."""
+    """The stored columns that are read of that entity. Its own ends are worked out first if one of these needs them."""
     sql: str = ""
     """
-    The SELECT that it is a row of, over the other's states, named in braces; empty: it is one of these.
+    The SELECT that makes the row, over the states of the entity, whose name stands in braces. Empty: the row is one
+    of these states.
 
-    Its columns, and what it groups by, begin with ``{session}``: that is the session's name and a comma where the
-    states of many sessions are read at once, and else nothing.
+    Its columns, and what it groups by, begin with ``{session}``. Where states of many sessions are read at once, that
+    stands for the session's name and a comma. Else it stands for nothing.
     """
 
 
 class End(msgspec.Struct, frozen=True):
-    """An end that closes an open state, though no event says so. Its SQL is over ``s`` and what is beside it."""
+    """An end that closes a state, though no event says so. Its SQL is over ``s`` and the rows beside it."""
 
     why: str
-    """What `inferred` says of a state that it closed."""
+    """The value of `inferred` in a state that it closed."""
     doc: str
-    """Which end that is, and of what it closes, in words."""
+    """What ended, and what that closes, in words for the docs."""
     when: str
     """The condition that it has come."""
     at_ns: str
-    """When it came, in nanoseconds since the epoch; null where that is not known: then it closes nothing."""
+    """When it came, in nanoseconds since the epoch. Null: that is not known, and nothing is closed."""
     delay_ms: int
-    """How long after that Ray concludes it. What begins later is not closed by it."""
+    """How long after `at_ns` Ray concludes it. It does not close what begins later than that."""
     says: str = "NULL"
-    """The words for it."""
+    """The words for it, which `Life.closing` may use."""
     open: str = ""
-    """The condition that a state is open to it; empty: no event ended it."""
+    """The condition that it closes a state. Empty: it closes those that no event ended."""
     backdated: bool = False
-    """Whether Ray writes `at_ns` even where the state began after it, within the delay. Else it ends as it begins."""
+    """
+    Whether the end of a state that began after `at_ns`, within the delay, is `at_ns` all the same, as Ray has it.
+
+    Else such a state ends as it begins.
+    """
+
+
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How what an entity is about begins and ends.
+
+    The SQL here is over the folded columns.
+    """
+
+    state: str = ""
+    """The column, folded or derived, that says which state it is in. Empty: it has no states."""
+    terminal: tuple[str, ...] = ()
+    """The values of `state` that end its life."""
+    began_ns: str = "first_event_s * 1000000000"
+    """The expression of when it began, in nanoseconds. No inferred end is before, unless it is `End.backdated`."""
+    complete: str = ""
+    """The condition that no more events are expected. Empty: that is never known."""
+    settled: str = ""
+    """The condition that only stragglers are expected, which are waited for a minute. Empty: that is never known."""
+    ends: tuple[End, ...] = ()
+    """The ends that close it where no event ended it. The end of its session always does, if it has a `closing`."""
+    closing: tuple[tuple[str, str], ...] = ()
+    """
+    The columns that change where an end closes it, each with the expression of its new value.
+
+    ``{end_ns}`` and ``{end_ms}`` in it stand for when that end came, ``{says}`` for its words, and ``{why}`` for what
+    `inferred` says.
+    """
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The columns that an end changes."""
+        return frozenset(name for name, _ in self.closing) | {INFERRED.name, INFERRED_MS}
+
+
+class Moments(msgspec.Struct, frozen=True):
+    """
+    The columns by which a state at an earlier moment follows from the last state alone.
+
+    That needs a time for each change, in columns whose names end in ``_ns``.
+    """
+
+    earliest: str
+    """The stored column of its first time, in nanoseconds. It was not there before."""
+    latest: str
+    """The stored column of its last time, in nanoseconds. From then on it is what it is at last."""
+    tallied: tuple[str, ...] = ()
+    """The stored columns that states are mostly counted by. A sealed session keeps the number of states of each
+    combination of their values, where these are few."""
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """Names the table, the URL and the noun on the command line."""
+    """What events are about. It names the table, the URL and the noun on the command line."""
 
     name: str
-    """Singular: the table's name."""
+    """The singular, which is the table's name."""
     plural: str
     """The noun on the command line and in URLs."""
     doc: str
+    """What it is, for the docs and the JSON Schema."""
     event_types: tuple[str, ...]
-    """Ray's `source_type` of the lines that it reads, e.g. ``EXPORT_TASK``."""
+    """The `source_type` of the lines that it reads, as Ray has it, e.g. ``EXPORT_TASK``."""
     file_types: tuple[str, ...]
-    """The event type of the chunks these lines come in, which is what the file's name says, e.g. ``TASK``."""
+    """The event type of the chunks that these lines come in, e.g. ``TASK``. The file's name says it."""
     key: tuple[str, ...]
     """The columns that tell one from another."""
     emitted: Emitted | None = None
-    """None for what has no events of its own."""
+    """How its events come to be. None: it has none of its own."""
     columns: tuple[Column, ...]
     derived: tuple[Derived, ...] = ()
-    when: str = "timestamp * 1000"
-    """An SQL expression over an event's columns: when it happened, in milliseconds. Finer than the timestamp, which
-    is in whole seconds, where the event says more."""
     ignored: tuple[str, ...] = ()
-    """Paths in the line that say nothing new, and are not kept."""
+    """Paths in the line that repeat other ones, and are not kept."""
     sort: tuple[str, ...] = ()
-    """The order in which rows are kept together and shown; what queries narrow down by comes first."""
-    state: str = ""
-    """The column, folded or derived, that says which state it is in; empty where it has none."""
-    terminal: tuple[str, ...] = ()
-    """The values of `state` that end its life."""
-    complete: str = ""
-    """An SQL condition over the folded columns: nothing more is expected of this one. Empty: never said."""
-    settled: str = ""
-    """A weaker condition: stragglers apart, which are waited for a minute, nothing more is expected."""
+    """The order in which rows are kept and shown. What queries narrow down by comes first."""
+    when: str = "timestamp * 1000"
+    """The SQL expression over an event's columns of when it happened, in milliseconds. The timestamp is in whole
+    seconds, and many events tell more."""
+    life: Life = Life()
+    """How one begins and ends."""
     beside: tuple[Beside, ...] = ()
-    """The states that its ends follow from, and its fills."""
-    fills: tuple[tuple[str, str], ...] = ()
-    """Columns that other states tell, each with the SQL expression over what is beside it."""
-    ends: tuple[End, ...] = ()
-    """What closes one that no event ended, besides the end of its session."""
-    closing: tuple[tuple[str, str], ...] = ()
-    """What becomes of one that an end closes: columns, each with an SQL expression that may use ``{end_ms}`` or
-    ``{end_ns}``, when that was, ``{says}``, the words for it, and ``{why}``."""
-    began_ns: str = "first_event_s * 1000000000"
-    """An SQL expression over the folded columns: when it began, in nanoseconds. No inferred end is before, but for
-    those that Ray itself dates back (`End.backdated`)."""
+    """The rows that `Life.ends` and `Column.filled` read."""
+    moments: Moments | None = None
+    """How a state at an earlier moment follows from the last one. None: the events up to that moment are folded."""
     view: str = ""
     """
-    For what has no events of its own: the SELECT that makes its states of other entities', each named in braces.
+    The SELECT that makes the states of an entity without events, over those of others, whose names stand in braces.
 
-    It may say ``{session}`` as `Beside.sql` does, with an alias as ``{session:d}``: so it serves many sessions at once.
+    ``{session}`` is as in `Beside.sql`. With an alias it is ``{session:d}``.
     """
-    at_from_times: bool = False
-    """Whether the state at a moment follows from the folded times (columns named ``*_ns``) alone; else the
-    events up to that moment are folded anew."""
-    earliest: str = ""
-    """With `at_from_times`: the stored column of the first of the times, in nanoseconds. Before that nothing was."""
-    latest: str = ""
-    """With `earliest`: the stored column of the last of the times, in nanoseconds. After that the state is what it
-    is at last, and nothing of it is worked out anew."""
-    tallied: tuple[str, ...] = ()
-    """With `latest`: stored columns that states are mostly counted by. A sealed session keeps how many there are of
-    each combination of their values, where those are few."""
 
     def column(self, name: str) -> Column | Derived:
         """

@@ -6,8 +6,8 @@ Or from Ray's HTTP export (`raytrail.sources.ray_event`), which tells nanosecond
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
-from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS, ACTOR_FILLS
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
+from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS
 
 _WHEN_MS = "coalesce(_time_ns // 1000000, timestamp * 1000)"
 _RESTART = "coalesce(_time_ns::VARCHAR, file || ':' || line_offset)"
@@ -15,7 +15,7 @@ _RESTART = "coalesce(_time_ns::VARCHAR, file || ':' || line_offset)"
 
 
 def _restarts(reason: str) -> tuple[Column, Derived]:
-    """Return how often an actor restarted for that reason, null where no event gives reasons."""
+    """Return the column of the restarts for a reason, and that of how many: null where no event gives reasons."""
     name = reason.lower()
     column = Column(
         f"_restarting_{name}",
@@ -33,7 +33,8 @@ def _restarts(reason: str) -> tuple[Column, Derived]:
     return column, due
 
 
-_LINEAGE, _PREEMPTION = _restarts("LINEAGE_RECONSTRUCTION"), _restarts("NODE_PREEMPTION")
+_FOR_LINEAGE, _NUM_FOR_LINEAGE = _restarts("LINEAGE_RECONSTRUCTION")
+_FOR_PREEMPTION, _NUM_FOR_PREEMPTION = _restarts("NODE_PREEMPTION")
 
 ACTOR = Entity(
     name="actor",
@@ -62,14 +63,18 @@ ACTOR = Entity(
         ),
         Column("name", "text", "event_data.name", "last", "The name given to it."),
         Column("node_id", "id", "event_data.node_id", "last", "Where it lives, or lived last."),
-        Column("pid", "int", "event_data.pid", "last", "Its process, now or last.", unset="0"),
+        Column(
+            "pid",
+            "int",
+            "event_data.pid",
+            "last",
+            "Its process, now or last.",
+            unset="0",
+            filled="coalesce(s.pid, c.pid)",
+        ),
         Column("ray_namespace", "text", "event_data.ray_namespace", "last", "The namespace of its name."),
         Column(
-            "serialized_runtime_env",
-            "text",
-            "event_data.serialized_runtime_env",
-            "last",
-            "Its runtime environment.",
+            "serialized_runtime_env", "text", "event_data.serialized_runtime_env", "last", "Its runtime environment."
         ),
         Column("required_resources", "json", "event_data.required_resources", "last", "Amounts by resource."),
         Column("_death_cause", "json", "event_data.death_cause", "last", "Why it died; empty while it lives."),
@@ -79,11 +84,7 @@ ACTOR = Entity(
         Column("labels", "json", "event_data.labels", "last", "Labels given by libraries."),
         Column("label_selector", "json", "event_data.label_selector", "last", "Labels that its node must have."),
         Column(
-            "worker_id",
-            "id",
-            "event_data.worker_id",
-            "last",
-            "Its worker, now or last; only Ray's HTTP export tells.",
+            "worker_id", "id", "event_data.worker_id", "last", "Its worker, now or last; only Ray's HTTP export tells."
         ),
         Column("port", "int", "event_data.port", "last", "Where its worker listens, likewise."),
         Column("parent_id", "id", "event_data.parent_id", "last", "What created it, likewise."),
@@ -107,9 +108,17 @@ ACTOR = Entity(
             "= NULL::BLOB",
             "max",
             "The worker that ran its constructor last, filled in from the task that creates it.",
+            filled="c.worker_id",
         ),
-        Column("_leased_node_id", "id", "= NULL::BLOB", "max", "The node of that worker, likewise."),
-        Column("_leased_ip", "text", "= NULL::VARCHAR", "max", "That node's address, likewise."),
+        Column(
+            "_leased_node_id",
+            "id",
+            "= NULL::BLOB",
+            "max",
+            "The node of that worker, likewise.",
+            filled="coalesce(c.node_id, l.node_id)",
+        ),
+        Column("_leased_ip", "text", "= NULL::VARCHAR", "max", "That node's address, likewise.", filled="l.ip"),
         Column("_restart_reason", "text", "event_data.restart_reason", "last", "Why it restarts, likewise."),
         Column("_time_ns", "int", "time_ns", "max", "When it happened, likewise."),
         Column(
@@ -126,8 +135,8 @@ ACTOR = Entity(
             "union",
             "The events that said it restarts.",
         ),
-        _LINEAGE[0],
-        _PREEMPTION[0],
+        _FOR_LINEAGE,
+        _FOR_PREEMPTION,
         Column(
             "_dead_ms",
             "int",
@@ -145,8 +154,8 @@ ACTOR = Entity(
             ids_inside=("actor_id", "owner_id", "node_id", "job_id", "placement_group_id"),
         ),
         Derived("num_restarts", "int", "coalesce(len(_restarting), 0)", "How often it restarted."),
-        _LINEAGE[1],
-        _PREEMPTION[1],
+        _NUM_FOR_LINEAGE,
+        _NUM_FOR_PREEMPTION,
         Derived(
             "end_time_ms",
             "int",
@@ -162,10 +171,8 @@ ACTOR = Entity(
     ),
     when=_WHEN_MS,
     sort=("job_id", "actor_id"),
-    state="state",
-    terminal=("DEAD",),
+    life=Life(
+        state="state", terminal=("DEAD",), ends=ACTOR_ENDS, closing=(("state", "'DEAD'"), ("_dead_ms", "{end_ms}"))
+    ),
     beside=ACTOR_BESIDE,
-    fills=ACTOR_FILLS,
-    ends=ACTOR_ENDS,
-    closing=(("state", "'DEAD'"), ("_dead_ms", "{end_ms}")),
 )

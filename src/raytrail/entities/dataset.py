@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
+from raytrail.entities import Column, Emitted, Entity, Life
 
 DATASET = Entity(
     name="dataset",
@@ -63,16 +63,12 @@ DATASET = Entity(
             "The arguments of each operator, in the order of `topology`.",
         ),
         Column("data_context", "json", "event_data.data_context", "last", "Settings of Ray Data.", unset="{}"),
-        Column(
-            "operator_panels",
-            "json",
-            "event_data.operator_panels",
-            "last",
-            "Panels of Ray's Grafana dashboard.",
-        ),
+        Column("operator_panels", "json", "event_data.operator_panels", "last", "Panels of Ray's Grafana dashboard."),
     ),
     sort=("job_id", "start_time_ms"),
-    state="state",
-    terminal=("FINISHED", "FAILED"),
-    closing=(("state", "'FAILED'"), ("execution_end_time_ms", "{end_ms}")),
+    life=Life(
+        state="state",
+        terminal=("FINISHED", "FAILED"),
+        closing=(("state", "'FAILED'"), ("execution_end_time_ms", "{end_ms}")),
+    ),
 )

@@ -6,7 +6,7 @@ Not columns of `dataset`: that follows from Ray's own events, whose order among 
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
+from raytrail.entities import Column, Emitted, Entity, Life
 
 DATASET_PROGRESS = Entity(
     name="dataset_progress",
@@ -50,7 +50,7 @@ DATASET_PROGRESS = Entity(
     ),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("job_id", "start_time_ms"),
-    state="state",
-    terminal=("FINISHED", "FAILED"),
-    closing=(("state", "'FAILED'"), ("end_time_ms", "{end_ms}")),
+    life=Life(
+        state="state", terminal=("FINISHED", "FAILED"), closing=(("state", "'FAILED'"), ("end_time_ms", "{end_ms}"))
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 DRIVER_JOB = Entity(
     name="driver_job",
@@ -18,13 +18,7 @@ DRIVER_JOB = Entity(
         Column("job_id", "id", "event_data.job_id", "key", "The job."),
         Column("is_dead", "bool", "event_data.is_dead", "max", "Whether its driver has gone."),
         Column("driver_pid", "int", "event_data.driver_pid", "last", "Process of the driver."),
-        Column(
-            "driver_ip_address",
-            "text",
-            "event_data.driver_ip_address",
-            "last",
-            "Address of the driver's node.",
-        ),
+        Column("driver_ip_address", "text", "event_data.driver_ip_address", "last", "Address of the driver's node."),
         Column(
             "driver_node_id",
             "id",
@@ -69,7 +63,5 @@ DRIVER_JOB = Entity(
     ),
     when="coalesce(CASE WHEN is_dead THEN end_time_ms ELSE start_time_ms END, timestamp * 1000)",
     sort=("job_id",),
-    state="status",
-    terminal=("SUCCEEDED",),
-    closing=(("is_dead", "true"), ("end_time_ms", "{end_ms}")),
+    life=Life(state="status", terminal=("SUCCEEDED",), closing=(("is_dead", "true"), ("end_time_ms", "{end_ms}"))),
 )

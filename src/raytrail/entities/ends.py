@@ -12,7 +12,8 @@ the GCS itself does by default (gcs_task_manager.cc, Ray 2.48 to 2.60); ray_conf
 
 from __future__ import annotations
 
-from raytrail.entities import Beside, End
+from raytrail.entities import Beside, End, task_sql
+from raytrail.entities.enumerations import WORKER_EXIT_TYPES
 
 WORKER_DEAD_DELAY_MS = 1_000
 """How long after a worker's end its tasks are FAILED (``gcs_mark_task_failed_on_worker_dead_delay_ms``)."""
@@ -34,15 +35,6 @@ Ray closes it only when its job ends, and says so then: nobody reports the worke
 died with it. Owners that live tell of it within seconds. Jobs may go on for weeks.
 """
 
-EXIT_TYPES = (
-    "SYSTEM_ERROR",
-    "INTENDED_SYSTEM_EXIT",
-    "USER_ERROR",
-    "INTENDED_USER_EXIT",
-    "NODE_OUT_OF_MEMORY",
-)
-"""rpc.WorkerExitType (common.proto, Ray 2.60), by number; Ray's messages print the number."""
-
 
 def _ns(ms: str) -> str:
     return f"{ms} * 1000000"
@@ -50,7 +42,7 @@ def _ns(ms: str) -> str:
 
 # -- tasks
 
-_NUMBERS = " ".join(f"WHEN '{name}' THEN {number}" for number, name in enumerate(EXIT_TYPES))
+_NUMBERS = " ".join(f"WHEN '{name}' THEN {number}" for number, name in enumerate(WORKER_EXIT_TYPES))
 _DIED = "json_extract_string(a._death_cause, '$.actor_died_error_context.error_message')"
 _WORKER_DIED = "'Worker running the task (' || lower(hex(s.worker_id)) || ') died with exit_type: ' || "
 _JOB_FINISHES = (
@@ -70,96 +62,82 @@ _DETACHED = Beside(
 _JOB = ("job_id", "is_dead", "end_time_ms")
 _NODE = ("node_id", "state", "end_time_ms")
 _WORKER = ("worker_id", "end_time_ms")
-CREATES_SQL = "task_id BETWEEN '{0}'::BLOB AND '{0}{1}'::BLOB".format(r"\xFF" * 8, r"\xFF" * 11 + r"\xFE")
-"""Whether a task creates an actor: its id begins with eight bytes of ones, and a driver's with twenty (id.h)."""
 _WORKER_TOLD = "coalesce(NOT w.is_alive AND w.exit_type IS NOT NULL AND w.end_time_ms IS NOT NULL, false)"
 """Whether an event told how its worker ended."""
 _NODE_DIED_FIRST = "coalesce(n.state = 'DEAD' AND n.end_time_ms // 1000 <= {} // 1000, false)"
 """Whether its node had died by then, in whole seconds, as of actors: nobody reports the workers of such a node."""
 
-
-def task_beside() -> tuple[Beside, ...]:
-    """Return what a task's end follows from."""
-    return (
-        Beside(
-            "a",
-            "actor",
-            "a.actor_id = s.actor_id",
-            ("actor_id", "name", "repr_name", "state", "is_detached", "_dead_ms", "_death_cause"),
-        ),
-        # a task's id ends with that of the actor that runs it (id.h): this is the actor that submitted the task
-        Beside("p", "actor", "p.actor_id = s.parent_task_id[9:]", ("actor_id", "is_detached")),
-        Beside("w", "worker", "w.worker_id = s.worker_id", (*_WORKER, "is_alive", "exit_type", "exit_detail")),
-        Beside("d", "driver_job", "d.job_id = s.job_id", _JOB),
-        Beside("n", "node", "n.node_id = s.node_id", (*_NODE, "_death_message")),
-        _DETACHED,
-    )
-
-
-def task_ends(last_ns: str) -> tuple[End, ...]:
-    """
-    Return the ends that close a task.
-
-    Args:
-        last_ns: The expression of the last of its times, before which nothing but Ray's own words lets it end.
-    """
-    exit_type = f"regexp_extract({_DIED}, 'Worker exit type: (\\w+) Worker exit detail: ', 1)"
-    detail = f"regexp_extract({_DIED}, 'Worker exit detail: (.*)', 1, 's')"
-    by_actor = f"{_WORKER_DIED}CASE {exit_type} {_NUMBERS} END || ' with error_message: ' || {detail}"
-    return (
-        End(
-            "worker died",
-            "An event told how its worker ended: FAILED at that very time, in Ray's words.",
-            _WORKER_TOLD,
-            _ns("w.end_time_ms"),
-            WORKER_DEAD_DELAY_MS,
-            f"{_WORKER_DIED}CASE w.exit_type {_NUMBERS} END || ' with error_message: ' || coalesce(w.exit_detail, '')",
-        ),
-        End(
-            "job ended",
-            "Its driver has gone, it had a worker, and no event tells of workers: FAILED at the job's end, as the "
-            "raylet ends the job's workers then. Not in a job with a detached actor.",
-            # where no event tells of workers: the raylet ends those of a finished job, which Ray hears of first
-            f"d.is_dead AND s.worker_id IS NOT NULL AND w.worker_id IS NULL AND NOT ({_JOB_OUTLIVED}) "
-            f"AND NOT {_NODE_DIED_FIRST.format('d.end_time_ms')}",
-            _ns("d.end_time_ms"),
-            WORKER_DEAD_DELAY_MS,
-            f"{_WORKER_DIED}'3 with error_message: Worker force exited because its job has finished'",
-            backdated=True,
-        ),
-        End(
-            "job ended",
-            "Its driver has gone, and it is open when Ray looks: FAILED at the job's end. What begins later is not "
-            "touched: detached actors, and what they submit, outlive the job.",
-            "d.is_dead",
-            _ns("d.end_time_ms"),
-            JOB_DONE_DELAY_MS,
-            _JOB_FINISHES,
-            # what a detached actor goes on with may finish afterwards: Ray leaves it FAILED
-            open=f"s._open OR (s.failed_ns IS NULL AND {_OUTLIVES} AND s.finished_ns > "
-            f"{_ns('d.end_time_ms')} + {JOB_DONE_DELAY_MS * 1_000_000})",
-            backdated=True,
-        ),
-        End(
-            "actor died",
-            "Its actor died, it had a worker, and no event tells of workers: FAILED at the actor's death.",
-            # likewise: its worker died with the actor
-            "s.worker_id IS NOT NULL AND w.worker_id IS NULL AND a.state = 'DEAD' AND s.type = 'ACTOR_TASK' "
-            f"AND NOT {_NODE_DIED_FIRST.format('a._dead_ms')}",
-            f"greatest({_ns('a._dead_ms')}, {last_ns})",
-            WORKER_DEAD_DELAY_MS,
-            f"coalesce({by_actor}, {_DIED}, '')",
-        ),
-        End(
-            "node died",
-            "Its node died, and its owner did not tell what became of it: FAILED at the node's death. Ray leaves it "
-            "open until its job ends.",
-            f"s.worker_id IS NOT NULL AND n.state = 'DEAD' AND NOT {_WORKER_TOLD}",
-            f"greatest({_ns('n.end_time_ms')}, {last_ns})",
-            LEFT_OPEN_MS,
-            "'Node ' || lower(hex(s.node_id)) || ' died: ' || coalesce(n._death_message, '')",
-        ),
-    )
+TASK_BESIDE = (
+    Beside(
+        "a",
+        "actor",
+        "a.actor_id = s.actor_id",
+        ("actor_id", "name", "repr_name", "state", "is_detached", "_dead_ms", "_death_cause"),
+    ),
+    # a task's id ends with that of the actor that runs it (id.h): this is the actor that submitted the task
+    Beside("p", "actor", "p.actor_id = s.parent_task_id[9:]", ("actor_id", "is_detached")),
+    Beside("w", "worker", "w.worker_id = s.worker_id", (*_WORKER, "is_alive", "exit_type", "exit_detail")),
+    Beside("d", "driver_job", "d.job_id = s.job_id", _JOB),
+    Beside("n", "node", "n.node_id = s.node_id", (*_NODE, "_death_message")),
+    _DETACHED,
+)
+_EXIT_TYPE = f"regexp_extract({_DIED}, 'Worker exit type: (\\w+) Worker exit detail: ', 1)"
+_DETAIL = f"regexp_extract({_DIED}, 'Worker exit detail: (.*)', 1, 's')"
+_BY_ACTOR = f"{_WORKER_DIED}CASE {_EXIT_TYPE} {_NUMBERS} END || ' with error_message: ' || {_DETAIL}"
+TASK_ENDS = (
+    End(
+        "worker died",
+        "An event told how its worker ended: FAILED at that very time, in Ray's words.",
+        _WORKER_TOLD,
+        _ns("w.end_time_ms"),
+        WORKER_DEAD_DELAY_MS,
+        f"{_WORKER_DIED}CASE w.exit_type {_NUMBERS} END || ' with error_message: ' || coalesce(w.exit_detail, '')",
+    ),
+    End(
+        "job ended",
+        "Its driver has gone, it had a worker, and no event tells of workers: FAILED at the job's end, as the "
+        "raylet ends the job's workers then. Not in a job with a detached actor.",
+        # where no event tells of workers: the raylet ends those of a finished job, which Ray hears of first
+        f"d.is_dead AND s.worker_id IS NOT NULL AND w.worker_id IS NULL AND NOT ({_JOB_OUTLIVED}) "
+        f"AND NOT {_NODE_DIED_FIRST.format('d.end_time_ms')}",
+        _ns("d.end_time_ms"),
+        WORKER_DEAD_DELAY_MS,
+        f"{_WORKER_DIED}'3 with error_message: Worker force exited because its job has finished'",
+        backdated=True,
+    ),
+    End(
+        "job ended",
+        "Its driver has gone, and it is open when Ray looks: FAILED at the job's end. What begins later is not "
+        "touched: detached actors, and what they submit, outlive the job.",
+        "d.is_dead",
+        _ns("d.end_time_ms"),
+        JOB_DONE_DELAY_MS,
+        _JOB_FINISHES,
+        # what a detached actor goes on with may finish afterwards: Ray leaves it FAILED
+        open=f"s._open OR (s.failed_ns IS NULL AND {_OUTLIVES} AND s.finished_ns > "
+        f"{_ns('d.end_time_ms')} + {JOB_DONE_DELAY_MS * 1_000_000})",
+        backdated=True,
+    ),
+    End(
+        "actor died",
+        "Its actor died, it had a worker, and no event tells of workers: FAILED at the actor's death.",
+        # likewise: its worker died with the actor
+        "s.worker_id IS NOT NULL AND w.worker_id IS NULL AND a.state = 'DEAD' AND s.type = 'ACTOR_TASK' "
+        f"AND NOT {_NODE_DIED_FIRST.format('a._dead_ms')}",
+        f"greatest({_ns('a._dead_ms')}, {task_sql.LAST_OF_S})",
+        WORKER_DEAD_DELAY_MS,
+        f"coalesce({_BY_ACTOR}, {_DIED}, '')",
+    ),
+    End(
+        "node died",
+        "Its node died, and its owner did not tell what became of it: FAILED at the node's death. Ray leaves it "
+        "open until its job ends.",
+        f"s.worker_id IS NOT NULL AND n.state = 'DEAD' AND NOT {_WORKER_TOLD}",
+        f"greatest({_ns('n.end_time_ms')}, {task_sql.LAST_OF_S})",
+        LEFT_OPEN_MS,
+        "'Node ' || lower(hex(s.node_id)) || ' died: ' || coalesce(n._death_message, '')",
+    ),
+)
 
 
 # -- nodes, actors, workers, objects
@@ -188,15 +166,9 @@ ACTOR_BESIDE = (
         ("task_id", "attempt_number", "worker_pid", "worker_id", "node_id", "_profile_component_id"),
         "SELECT {session}task_id[9:] AS actor_id, max_by(worker_pid, attempt_number) AS pid, "
         "max_by(coalesce(worker_id, _profile_component_id), attempt_number) AS worker_id, "
-        f"max_by(node_id, attempt_number) AS node_id FROM {{task}} WHERE {CREATES_SQL} GROUP BY ALL",
+        f"max_by(node_id, attempt_number) AS node_id FROM {{task}} WHERE {task_sql.CREATES} GROUP BY ALL",
     ),
     Beside("l", "worker", "l.worker_id = c.worker_id", ("worker_id", "node_id", "ip")),
-)
-ACTOR_FILLS = (
-    ("pid", "coalesce(s.pid, c.pid)"),
-    ("_leased_worker_id", "c.worker_id"),
-    ("_leased_node_id", "coalesce(c.node_id, l.node_id)"),
-    ("_leased_ip", "l.ip"),
 )
 ACTOR_ENDS = (
     # the GCS says so itself at once: this is for where it could not
@@ -207,13 +179,7 @@ ACTOR_ENDS = (
         _ns("d.end_time_ms"),
         0,
     ),
-    End(
-        "node died",
-        "Its node died: DEAD with it.",
-        "n.state = 'DEAD' AND s.state = 'ALIVE'",
-        _ns("n.end_time_ms"),
-        0,
-    ),
+    End("node died", "Its node died: DEAD with it.", "n.state = 'DEAD' AND s.state = 'ALIVE'", _ns("n.end_time_ms"), 0),
 )
 
 # Ray's own list of workers keeps those of a node that died as alive, so that only their state says that they are not

@@ -19,13 +19,7 @@ FILE = Entity(
     ),
     columns=(
         Column("file", "text", "event_data.file", "key", "The file's id."),
-        Column(
-            "generation",
-            "int",
-            "event_data.generation",
-            "key",
-            "0; one more each time it was seen to shrink.",
-        ),
+        Column("generation", "int", "event_data.generation", "key", "0; one more each time it was seen to shrink."),
         Column(
             "name",
             "text",
@@ -38,11 +32,7 @@ FILE = Entity(
         Column("node_id", "text", "event_data.node_id", "max", "The node that it lies on, as hex."),
         Column("written_bytes", "int", "event_data.written_bytes", "max", "What Ray has written."),
         Column(
-            "published_bytes",
-            "int",
-            "event_data.published_bytes",
-            "max",
-            "The prefix that the broker acknowledged.",
+            "published_bytes", "int", "event_data.published_bytes", "max", "The prefix that the broker acknowledged."
         ),
         Column("published_events", "int", "event_data.published_events", "max", "Lines in that prefix."),
         Column(
@@ -70,12 +60,7 @@ FILE = Entity(
             "try_cast(nullif(substr(_unread, 15, 20), '') AS BIGINT)",
             "Where its unread end begins once its writer is gone: half a line, or all that cannot be read.",
         ),
-        Derived(
-            "unread_bytes",
-            "int",
-            "try_cast(nullif(substr(_unread, 36, 20), '') AS BIGINT)",
-            "How much that is.",
-        ),
+        Derived("unread_bytes", "int", "try_cast(nullif(substr(_unread, 36, 20), '') AS BIGINT)", "How much that is."),
         Derived("unread_reason", "text", "nullif(substr(_unread, 57), '')", "Why it was not read."),
     ),
     sort=("event_type", "file"),

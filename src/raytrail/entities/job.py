@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
-from raytrail.entities.submission_job import ERROR_TYPES, STATUSES
+from raytrail.entities import Column, Entity, Life
+from raytrail.entities.enumerations import JOB_ERROR_TYPES, JOB_STATUSES
 
 _DRIVER_INFO = (
     "CASE WHEN d.job_id IS NOT NULL THEN to_json({'id': lower(hex(d.job_id)), 'node_ip_address': d.driver_ip_address, "
@@ -33,10 +33,10 @@ JOB = Entity(
         Column("job_id", "id", "", "key", "The driver's job; null where a submission ran no driver."),
         Column("submission_id", "text", "", "key", "The submission; null for a driver that was not submitted."),
         Column("type", "text", "", "last", "DRIVER or SUBMISSION.", values=("DRIVER", "SUBMISSION")),
-        Column("status", "text", "", "last", "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.", values=STATUSES),
+        Column("status", "text", "", "last", "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.", values=JOB_STATUSES),
         Column("entrypoint", "text", "", "last", "The command that was run."),
         Column("message", "text", "", "last", "What Ray says of its status."),
-        Column("error_type", "text", "", "last", "Why it failed.", values=ERROR_TYPES),
+        Column("error_type", "text", "", "last", "Why it failed.", values=JOB_ERROR_TYPES),
         Column("driver_info", "json", "", "last", "Id, address and process of its driver."),
         Column("start_time_ms", "int", "", "last", "When it began."),
         Column("end_time_ms", "int", "", "last", "When it ended."),
@@ -47,8 +47,7 @@ JOB = Entity(
         Column("driver_exit_code", "int", "", "last", "What its command returned."),
     ),
     sort=("coalesce(lower(hex(job_id)), '')", "submission_id"),
-    state="status",
-    terminal=("STOPPED", "SUCCEEDED", "FAILED"),
+    life=Life(state="status", terminal=("STOPPED", "SUCCEEDED", "FAILED")),
     view=(
         # get_driver_jobs in ray/dashboard/modules/job/utils.py, Ray 2.60: jobs of Ray's own are left out, a driver with
         # a submission is no row of its own, and of several the last one is its submission's driver

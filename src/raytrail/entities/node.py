@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 from raytrail.entities.ends import NODE_BESIDE, NODE_ENDS
 
 NODE = Entity(
@@ -68,9 +68,8 @@ NODE = Entity(
     ),
     when="coalesce(CASE WHEN state = 'DEAD' THEN end_time_ms ELSE start_time_ms END, timestamp * 1000)",
     sort=("node_id",),
-    state="state",
-    terminal=("DEAD",),
+    life=Life(
+        state="state", terminal=("DEAD",), ends=NODE_ENDS, closing=(("state", "'DEAD'"), ("end_time_ms", "{end_ms}"))
+    ),
     beside=NODE_BESIDE,
-    ends=NODE_ENDS,
-    closing=(("state", "'DEAD'"), ("end_time_ms", "{end_ms}")),
 )

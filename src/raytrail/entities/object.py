@@ -6,12 +6,12 @@ Source: `ObjectRefInfo` and `CoreWorkerStats` (common.proto), as the raylet answ
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 from raytrail.entities.ends import OBJECT_BESIDE, OBJECT_ENDS
-from raytrail.entities.task import STATES
+from raytrail.entities.enumerations import TASK_STATES
 
 
-def _said(name: str) -> str:
+def _field(name: str) -> str:
     return f"event_data.{name}"
 
 
@@ -35,22 +35,22 @@ OBJECT = Entity(
         "which `object_gaps` counts",
     ),
     columns=(
-        Column("object_id", "id", _said("object_id"), "key", "The object."),
-        Column("worker_id", "id", _said("worker_id"), "key", "Who refers to it."),
-        Column("object_size", "int", _said("object_size"), "last", "Its size in bytes; -1 while that is not known."),
+        Column("object_id", "id", _field("object_id"), "key", "The object."),
+        Column("worker_id", "id", _field("worker_id"), "key", "Who refers to it."),
+        Column("object_size", "int", _field("object_size"), "last", "Its size in bytes; -1 while that is not known."),
         Column(
             "task_status",
             "text",
-            _said("task_status"),
+            _field("task_status"),
             "last",
             "The state of the task that makes it.",
-            values=("NIL", *dict(STATES).values()),
+            values=("NIL", *dict(TASK_STATES).values()),
         ),
-        Column("attempt_number", "int", _said("attempt_number"), "last", "How often that task was tried."),
+        Column("attempt_number", "int", _field("attempt_number"), "last", "How often that task was tried."),
         Column(
             "reference_type",
             "text",
-            _said("reference_type"),
+            _field("reference_type"),
             "last",
             "Why it is kept: ACTOR_HANDLE, PINNED_IN_MEMORY, LOCAL_REFERENCE, USED_BY_PENDING_TASK or "
             "CAPTURED_IN_OBJECT.",
@@ -63,13 +63,13 @@ OBJECT = Entity(
                 "UNKNOWN_STATUS",
             ),
         ),
-        Column("call_site", "text", _said("call_site"), "last", "Where it was made; Ray seldom records that."),
-        Column("type", "text", _said("type"), "last", "WORKER or DRIVER.", values=("WORKER", "DRIVER")),
-        Column("pid", "int", _said("pid"), "last", "The worker's process."),
-        Column("ip", "text", _said("ip"), "last", "The worker's address."),
-        Column("node_id", "id", _said("node_id"), "max", "The worker's node."),
-        Column("job_id", "id", _said("job_id"), "max", "The driver job whose task made it."),
-        Column("task_id", "id", _said("task_id"), "max", "The task that made it."),
+        Column("call_site", "text", _field("call_site"), "last", "Where it was made; Ray seldom records that."),
+        Column("type", "text", _field("type"), "last", "WORKER or DRIVER.", values=("WORKER", "DRIVER")),
+        Column("pid", "int", _field("pid"), "last", "The worker's process."),
+        Column("ip", "text", _field("ip"), "last", "The worker's address."),
+        Column("node_id", "id", _field("node_id"), "max", "The worker's node."),
+        Column("job_id", "id", _field("job_id"), "max", "The driver job whose task made it."),
+        Column("task_id", "id", _field("task_id"), "max", "The task that made it."),
         Column(
             "is_owner",
             "bool",
@@ -80,7 +80,7 @@ OBJECT = Entity(
         Column(
             "_change",
             "text",
-            _said("change"),
+            _field("change"),
             "last",
             "CREATED, UPDATED or DELETED.",
             values=("CREATED", "UPDATED", "DELETED"),
@@ -120,9 +120,11 @@ OBJECT = Entity(
     ),
     when="coalesce(_time_ns // 1000000, timestamp * 1000)",
     sort=("object_id", "worker_id"),
-    state="state",
-    terminal=("DELETED",),
+    life=Life(
+        state="state",
+        terminal=("DELETED",),
+        ends=OBJECT_ENDS,
+        closing=(("state", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
+    ),
     beside=OBJECT_BESIDE,
-    ends=OBJECT_ENDS,
-    closing=(("state", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from raytrail.entities import Column, Emitted, Entity
 
 
-def _said(name: str) -> str:
+def _field(name: str) -> str:
     return f"event_data.{name}"
 
 
@@ -26,20 +26,20 @@ OBJECT_GAP = Entity(
         missed="nothing known",
     ),
     columns=(
-        Column("node_id", "id", _said("node_id"), "key", "The node."),
-        Column("until_ns", "int", _said("until_ns"), "key", "When the raylet was asked, in nanoseconds."),
-        Column("since_ns", "int", _said("since_ns"), "max", "When it was asked before that.", unset="0"),
+        Column("node_id", "id", _field("node_id"), "key", "The node."),
+        Column("until_ns", "int", _field("until_ns"), "key", "When the raylet was asked, in nanoseconds."),
+        Column("since_ns", "int", _field("since_ns"), "max", "When it was asked before that.", unset="0"),
         Column(
             "unseen_objects",
             "int",
-            _said("unseen_objects"),
+            _field("unseen_objects"),
             "max",
             "About how many objects its store created in that time that no answer shows. Copies from other nodes, and "
             "what came back from disk, are created, too.",
         ),
-        Column("truncated", "bool", _said("truncated"), "max", "Whether the answer was cut short."),
-        Column("listed_references", "int", _said("listed_references"), "max", "References in the answer."),
-        Column("total_references", "int", _said("total_references"), "max", "References that there were."),
+        Column("truncated", "bool", _field("truncated"), "max", "Whether the answer was cut short."),
+        Column("listed_references", "int", _field("listed_references"), "max", "References in the answer."),
+        Column("total_references", "int", _field("total_references"), "max", "References that there were."),
     ),
     when="until_ns // 1000000",
     ignored=("time_ns",),

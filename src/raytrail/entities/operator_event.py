@@ -24,11 +24,7 @@ OPERATOR_EVENT = Entity(
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
         Column(
-            "operator_id",
-            "text",
-            "event_data.operator_id",
-            "key",
-            "The operator, by `id` in its dataset's topology.",
+            "operator_id", "text", "event_data.operator_id", "key", "The operator, by `id` in its dataset's topology."
         ),
         Column(
             "event_type",

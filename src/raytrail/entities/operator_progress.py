@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Entity
+from raytrail.entities import Column, Entity, Life
 
 OPERATOR_PROGRESS = Entity(
     name="operator_progress",
@@ -31,8 +31,7 @@ OPERATOR_PROGRESS = Entity(
         Column("updated_ns", "int", "", "max", "When its dataset's last event was written."),
     ),
     sort=("dataset_id", "position"),
-    state="state",
-    terminal=("FINISHED", "FAILED"),
+    life=Life(state="state", terminal=("FINISHED", "FAILED")),
     view=(
         "WITH o AS (SELECT *, unnest(json_extract(operators, '$[*]')) AS o, "
         "generate_subscripts(json_extract(operators, '$[*]'), 1) - 1 AS position FROM {dataset_progress}) "

@@ -6,10 +6,10 @@ Source: `PlacementGroupTableData` (gcs.proto), as the GCS answers it.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 
-def _said(name: str) -> str:
+def _field(name: str) -> str:
     return f"event_data.{name}"
 
 
@@ -31,14 +31,14 @@ PLACEMENT_GROUP = Entity(
         "but for the interval",
     ),
     columns=(
-        Column("placement_group_id", "id", _said("placement_group_id"), "key", "The placement group."),
-        Column("name", "text", _said("name"), "last", "The name given to it."),
-        Column("creator_job_id", "id", _said("creator_job_id"), "last", "The driver job that created it."),
-        Column("creator_actor_id", "id", _said("creator_actor_id"), "last", "The actor that created it, if one did."),
+        Column("placement_group_id", "id", _field("placement_group_id"), "key", "The placement group."),
+        Column("name", "text", _field("name"), "last", "The name given to it."),
+        Column("creator_job_id", "id", _field("creator_job_id"), "last", "The driver job that created it."),
+        Column("creator_actor_id", "id", _field("creator_actor_id"), "last", "The actor that created it, if one did."),
         Column(
             "state",
             "text",
-            _said("state"),
+            _field("state"),
             "last",
             "PENDING, PREPARED, CREATED, RESCHEDULING or REMOVED.",
             values=("PENDING", "PREPARED", "CREATED", "RESCHEDULING", "REMOVED"),
@@ -46,24 +46,26 @@ PLACEMENT_GROUP = Entity(
         Column(
             "strategy",
             "text",
-            _said("strategy"),
+            _field("strategy"),
             "last",
             "PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.",
             values=("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"),
         ),
-        Column("bundles", "json", _said("bundles"), "last", "Its bundles: what each holds, and on which node."),
-        Column("is_detached", "bool", _said("is_detached"), "last", "Whether it outlives its creator."),
-        Column("stats", "json", _said("stats"), "last", "How it was scheduled."),
-        Column("ray_namespace", "text", _said("ray_namespace"), "last", "The namespace of its name."),
-        Column("creator_job_dead", "bool", _said("creator_job_dead"), "last", "Whether its job has ended."),
-        Column("creator_actor_dead", "bool", _said("creator_actor_dead"), "last", "Whether its actor has, or none is."),
-        Column("soft_target_node_id", "id", _said("soft_target_node_id"), "last", "The node that it was wished on."),
-        Column("topology_strategy", "json", _said("topology_strategy"), "last", "A strategy for each topology label."),
-        Column("topology_assignments", "json", _said("topology_assignments"), "last", "The values chosen for those."),
+        Column("bundles", "json", _field("bundles"), "last", "Its bundles: what each holds, and on which node."),
+        Column("is_detached", "bool", _field("is_detached"), "last", "Whether it outlives its creator."),
+        Column("stats", "json", _field("stats"), "last", "How it was scheduled."),
+        Column("ray_namespace", "text", _field("ray_namespace"), "last", "The namespace of its name."),
+        Column("creator_job_dead", "bool", _field("creator_job_dead"), "last", "Whether its job has ended."),
+        Column(
+            "creator_actor_dead", "bool", _field("creator_actor_dead"), "last", "Whether its actor has, or none is."
+        ),
+        Column("soft_target_node_id", "id", _field("soft_target_node_id"), "last", "The node that it was wished on."),
+        Column("topology_strategy", "json", _field("topology_strategy"), "last", "A strategy for each topology label."),
+        Column("topology_assignments", "json", _field("topology_assignments"), "last", "The values chosen for those."),
         Column(
             "creation_time_ms",
             "int",
-            _said("placement_group_creation_timestamp_ms"),
+            _field("placement_group_creation_timestamp_ms"),
             "min",
             "When the GCS was asked for it.",
             unset="0",
@@ -71,7 +73,7 @@ PLACEMENT_GROUP = Entity(
         Column(
             "placement_time_ms",
             "int",
-            _said("placement_group_final_bundle_placement_timestamp_ms"),
+            _field("placement_group_final_bundle_placement_timestamp_ms"),
             "max",
             "When the last of its bundles was placed.",
             unset="0",
@@ -79,7 +81,7 @@ PLACEMENT_GROUP = Entity(
         Column(
             "_since_ns",
             "int",
-            _said("since_ns"),
+            _field("since_ns"),
             "max",
             "When this state began, where the GCS keeps that; else it is when it was seen.",
             unset="0",
@@ -103,7 +105,5 @@ PLACEMENT_GROUP = Entity(
     ),
     when="coalesce(_since_ns // 1000000, _time_ns // 1000000, timestamp * 1000)",
     sort=("placement_group_id",),
-    state="state",
-    terminal=("REMOVED",),
-    closing=(("state", "'REMOVED'"), ("_removed_ms", "{end_ms}")),
+    life=Life(state="state", terminal=("REMOVED",), closing=(("state", "'REMOVED'"), ("_removed_ms", "{end_ms}"))),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 SERVE_APPLICATION = Entity(
     name="serve_application",
@@ -103,7 +103,5 @@ SERVE_APPLICATION = Entity(
     derived=(Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("name",),
-    state="status",
-    terminal=("DELETED",),
-    closing=(("status", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
+    life=Life(state="status", terminal=("DELETED",), closing=(("status", "'DELETED'"), ("_deleted_ms", "{end_ms}"))),
 )

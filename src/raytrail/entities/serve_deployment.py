@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 _TRIGGERS = (
     "UNSPECIFIED",
@@ -98,7 +98,5 @@ SERVE_DEPLOYMENT = Entity(
     derived=(Derived("end_time_ms", "int", "CASE WHEN status = 'DELETED' THEN _deleted_ms END", "When it was gone."),),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("app_name", "name"),
-    state="status",
-    terminal=("DELETED",),
-    closing=(("status", "'DELETED'"), ("_deleted_ms", "{end_ms}")),
+    life=Life(state="status", terminal=("DELETED",), closing=(("status", "'DELETED'"), ("_deleted_ms", "{end_ms}"))),
 )

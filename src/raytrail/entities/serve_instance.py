@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 SERVE_INSTANCE = Entity(
     name="serve_instance",
@@ -74,7 +74,5 @@ SERVE_INSTANCE = Entity(
     derived=(Derived("end_time_ms", "int", "CASE WHEN state = 'SHUT_DOWN' THEN _shut_ms END", "When it was gone."),),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("updated_ns",),
-    state="state",
-    terminal=("SHUT_DOWN",),
-    closing=(("state", "'SHUT_DOWN'"), ("_shut_ms", "{end_ms}")),
+    life=Life(state="state", terminal=("SHUT_DOWN",), closing=(("state", "'SHUT_DOWN'"), ("_shut_ms", "{end_ms}"))),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 SERVE_PROXY = Entity(
     name="serve_proxy",
@@ -53,7 +53,5 @@ SERVE_PROXY = Entity(
     derived=(Derived("end_time_ms", "int", "CASE WHEN status = 'STOPPED' THEN _stopped_ms END", "When it was gone."),),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("node_id", "actor_id"),
-    state="status",
-    terminal=("STOPPED",),
-    closing=(("status", "'STOPPED'"), ("_stopped_ms", "{end_ms}")),
+    life=Life(state="status", terminal=("STOPPED",), closing=(("status", "'STOPPED'"), ("_stopped_ms", "{end_ms}"))),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 
 SERVE_REPLICA = Entity(
     name="serve_replica",
@@ -76,7 +76,5 @@ SERVE_REPLICA = Entity(
     derived=(Derived("end_time_ms", "int", "CASE WHEN state = 'STOPPED' THEN _stopped_ms END", "When it was gone."),),
     when="coalesce(updated_ns // 1000000, timestamp * 1000)",
     sort=("app_name", "deployment_name", "start_time_ms", "replica_id"),
-    state="state",
-    terminal=("STOPPED",),
-    closing=(("state", "'STOPPED'"), ("_stopped_ms", "{end_ms}")),
+    life=Life(state="state", terminal=("STOPPED",), closing=(("state", "'STOPPED'"), ("_stopped_ms", "{end_ms}"))),
 )

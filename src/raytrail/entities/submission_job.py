@@ -6,21 +6,8 @@ Source: `ExportSubmissionJobEventData`, export_submission_job_event.proto.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
-
-STATUSES = ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
-"""JobStatus (ray/dashboard/modules/job/common.py, Ray 2.60)."""
-ERROR_TYPES = (
-    "RUNTIME_ENV_SETUP_FAILURE",
-    "JOB_SUPERVISOR_ACTOR_START_TIMEOUT",
-    "JOB_SUPERVISOR_ACTOR_START_FAILURE",
-    "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE",
-    "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE",
-    "JOB_SUPERVISOR_ACTOR_DIED",
-    "JOB_ENTRYPOINT_COMMAND_START_ERROR",
-    "JOB_ENTRYPOINT_COMMAND_ERROR",
-)
-"""JobErrorType (likewise)."""
+from raytrail.entities import Column, Emitted, Entity, Life
+from raytrail.entities.enumerations import JOB_ERROR_TYPES, JOB_STATUSES
 
 SUBMISSION_JOB = Entity(
     name="submission_job",
@@ -43,11 +30,11 @@ SUBMISSION_JOB = Entity(
             "event_data.status",
             "latest",
             "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.",
-            values=STATUSES,
+            values=JOB_STATUSES,
         ),
         Column("entrypoint", "text", "event_data.entrypoint", "latest", "The command that is run."),
         Column("message", "text", "event_data.message", "latest", "What Ray says of its status."),
-        Column("error_type", "text", "event_data.error_type", "latest", "Why it failed.", values=ERROR_TYPES),
+        Column("error_type", "text", "event_data.error_type", "latest", "Why it failed.", values=JOB_ERROR_TYPES),
         Column("start_time_ms", "int", "event_data.start_time", "latest", "When it was submitted.", unset="0"),
         Column("end_time_ms", "int", "event_data.end_time", "latest", "When it ended.", unset="0"),
         Column("metadata", "json", "event_data.metadata", "latest", "What its user said of it."),
@@ -64,7 +51,9 @@ SUBMISSION_JOB = Entity(
     ),
     when="coalesce(end_time_ms, timestamp * 1000)",
     sort=("submission_id",),
-    state="status",
-    terminal=("STOPPED", "SUCCEEDED", "FAILED"),
-    closing=(("status", "'FAILED'"), ("end_time_ms", "{end_ms}")),
+    life=Life(
+        state="status",
+        terminal=("STOPPED", "SUCCEEDED", "FAILED"),
+        closing=(("status", "'FAILED'"), ("end_time_ms", "{end_ms}")),
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
+from raytrail.entities import Column, Emitted, Entity, Life
 
 TRAIN_RUN = Entity(
     name="train_run",
@@ -50,33 +50,19 @@ TRAIN_RUN = Entity(
         Column("start_time_ns", "int", "event_data.start_time_ns", "max", "When it began.", unset="0"),
         Column("end_time_ns", "int", "event_data.end_time_ns", "max", "When it ended.", unset="0"),
         Column(
-            "controller_log_file_path",
-            "text",
-            "event_data.controller_log_file_path",
-            "last",
-            "The controller's log.",
+            "controller_log_file_path", "text", "event_data.controller_log_file_path", "last", "The controller's log."
         ),
         Column("run_settings", "json", "event_data.run_settings", "last", "How it was asked to run."),
         Column("framework_versions", "json", "event_data.framework_versions", "last", "Versions of what it uses."),
-        Column(
-            "train_run_panels",
-            "json",
-            "event_data.train_run_panels",
-            "last",
-            "Panels of Ray's Grafana dashboard.",
-        ),
-        Column(
-            "train_worker_panels",
-            "json",
-            "event_data.train_worker_panels",
-            "last",
-            "The same for its workers.",
-        ),
+        Column("train_run_panels", "json", "event_data.train_run_panels", "last", "Panels of Ray's Grafana dashboard."),
+        Column("train_worker_panels", "json", "event_data.train_worker_panels", "last", "The same for its workers."),
         Column("ray_train_version", "int", "event_data.ray_train_version", "last", "Ray Train's generation."),
         Column("schema_version", "int", "event_data.schema_version", "last", "Version of this event's form."),
     ),
     sort=("run_id",),
-    state="status",
-    terminal=("FINISHED", "ERRORED", "ABORTED"),
-    closing=(("status", "'ABORTED'"), ("end_time_ns", "{end_ms} * 1000000")),
+    life=Life(
+        state="status",
+        terminal=("FINISHED", "ERRORED", "ABORTED"),
+        closing=(("status", "'ABORTED'"), ("end_time_ns", "{end_ms} * 1000000")),
+    ),
 )

@@ -6,7 +6,7 @@ Source: `ExportTrainRunAttemptEventData`, export_train_state.proto.
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Emitted, Entity
+from raytrail.entities import Column, Emitted, Entity, Life
 
 TRAIN_RUN_ATTEMPT = Entity(
     name="train_run_attempt",
@@ -56,7 +56,9 @@ TRAIN_RUN_ATTEMPT = Entity(
         Column("schema_version", "int", "event_data.schema_version", "last", "Version of this event's form."),
     ),
     sort=("run_id", "attempt_id"),
-    state="status",
-    terminal=("FINISHED", "ERRORED", "ABORTED"),
-    closing=(("status", "'ABORTED'"), ("end_time_ns", "{end_ms} * 1000000")),
+    life=Life(
+        state="status",
+        terminal=("FINISHED", "ERRORED", "ABORTED"),
+        closing=(("status", "'ABORTED'"), ("end_time_ns", "{end_ms} * 1000000")),
+    ),
 )

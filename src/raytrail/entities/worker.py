@@ -6,11 +6,12 @@ Source: `WorkerTableData` (gcs.proto), as the GCS answers it; `WorkerDefinitionE
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity
+from raytrail.entities import Column, Derived, Emitted, Entity, Life
 from raytrail.entities.ends import WORKER_BESIDE, WORKER_ENDS
+from raytrail.entities.enumerations import WORKER_EXIT_TYPES
 
 
-def _said(name: str) -> str:
+def _field(name: str) -> str:
     return f"event_data.{name}"
 
 
@@ -31,35 +32,35 @@ WORKER = Entity(
         missed="everything, unless `WORKER` is among `sources.types` or events are posted; drivers, of what is posted",
     ),
     columns=(
-        Column("worker_id", "id", _said("worker_id"), "key", "The worker."),
+        Column("worker_id", "id", _field("worker_id"), "key", "The worker."),
         Column(
             "worker_type",
             "text",
-            _said("worker_type"),
+            _field("worker_type"),
             "max",
             "WORKER, DRIVER, SPILL_WORKER or RESTORE_WORKER.",
             values=("WORKER", "DRIVER", "SPILL_WORKER", "RESTORE_WORKER"),
         ),
         # one that was dead once stays dead
-        Column("is_alive", "bool", _said("is_alive"), "min", "Whether it is alive."),
-        Column("node_id", "id", _said("node_id"), "max", "Its node."),
-        Column("ip", "text", _said("ip"), "max", "Its node's address."),
-        Column("job_id", "id", _said("job_id"), "max", "The job it works for; only Ray's HTTP export tells."),
+        Column("is_alive", "bool", _field("is_alive"), "min", "Whether it is alive."),
+        Column("node_id", "id", _field("node_id"), "max", "Its node."),
+        Column("ip", "text", _field("ip"), "max", "Its node's address."),
+        Column("job_id", "id", _field("job_id"), "max", "The job it works for; only Ray's HTTP export tells."),
         # of a driver that has ended the GCS knows neither any more: 0 is what it says then, and so does Ray's list
-        Column("pid", "int", _said("pid"), "last", "Its process; 0 for a driver that has ended."),
+        Column("pid", "int", _field("pid"), "last", "Its process; 0 for a driver that has ended."),
         Column(
             "exit_type",
             "text",
-            _said("exit_type"),
+            _field("exit_type"),
             "last",
             "Why it ended, as an enumeration.",
-            values=("SYSTEM_ERROR", "INTENDED_SYSTEM_EXIT", "USER_ERROR", "INTENDED_USER_EXIT", "NODE_OUT_OF_MEMORY"),
+            values=WORKER_EXIT_TYPES,
         ),
-        Column("exit_detail", "text", _said("exit_detail"), "last", "Why it ended, in words."),
+        Column("exit_detail", "text", _field("exit_detail"), "last", "Why it ended, in words."),
         Column(
             "worker_launch_time_ms",
             "int",
-            _said("worker_launch_time_ms"),
+            _field("worker_launch_time_ms"),
             "max",
             "When its process was asked for.",
             unset="-1",
@@ -67,19 +68,19 @@ WORKER = Entity(
         Column(
             "worker_launched_time_ms",
             "int",
-            _said("worker_launched_time_ms"),
+            _field("worker_launched_time_ms"),
             "max",
             "When its process had started.",
             unset="-1",
         ),
-        Column("start_time_ms", "int", _said("start_time_ms"), "last", "When it was ready; 0 likewise."),
-        Column("end_time_ms", "int", _said("end_time_ms"), "max", "When it ended.", unset="0"),
-        Column("debugger_port", "int", _said("debugger_port"), "last", "Where its debugger listens."),
-        Column("num_paused_threads", "int", _said("num_paused_threads"), "last", "Threads that wait for a debugger."),
+        Column("start_time_ms", "int", _field("start_time_ms"), "last", "When it was ready; 0 likewise."),
+        Column("end_time_ms", "int", _field("end_time_ms"), "max", "When it ended.", unset="0"),
+        Column("debugger_port", "int", _field("debugger_port"), "last", "Where its debugger listens."),
+        Column("num_paused_threads", "int", _field("num_paused_threads"), "last", "Threads that wait for a debugger."),
         Column(
             "_since_ns",
             "int",
-            _said("since_ns"),
+            _field("since_ns"),
             "max",
             "When this began, where the GCS keeps that; else it is when it was seen.",
             unset="0",
@@ -98,12 +99,14 @@ WORKER = Entity(
     ),
     when="coalesce(_since_ns // 1000000, _time_ns // 1000000, timestamp * 1000)",
     sort=("worker_id",),
-    state="state",
-    terminal=("DEAD",),
-    beside=WORKER_BESIDE,
-    ends=WORKER_ENDS,
-    closing=(
-        ("is_alive", "CASE WHEN {why} = 'session ended' THEN false ELSE is_alive END"),
-        ("end_time_ms", "CASE WHEN {why} = 'session ended' THEN {end_ms} ELSE end_time_ms END"),
+    life=Life(
+        state="state",
+        terminal=("DEAD",),
+        ends=WORKER_ENDS,
+        closing=(
+            ("is_alive", "CASE WHEN {why} = 'session ended' THEN false ELSE is_alive END"),
+            ("end_time_ms", "CASE WHEN {why} = 'session ended' THEN {end_ms} ELSE end_time_ms END"),
+        ),
     ),
+    beside=WORKER_BESIDE,
 )

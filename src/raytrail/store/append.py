@@ -21,10 +21,13 @@ from typing import IO, NamedTuple
 import msgspec
 
 from raytrail import disk
-from raytrail.entities import Entity, of_file_type, sql
-from raytrail.entities.lines import check, sort_out
+from raytrail.entities import Entity, of_file_type
 from raytrail.errors import StoreUnavailable
 from raytrail.event import LOG, SET_ASIDE, UNDECODABLE, Chunk, Segment
+from raytrail.fold.decode import beyond_limits, decode, extremes, line_type
+from raytrail.fold.lines import check, sort_out
+from raytrail.fold.literals import literal
+from raytrail.fold.sessions import of_many
 from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, LogFile, Ranges, note_growth, reopen
 from raytrail.store.engine import Engine, UnreadableError, lines
 from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
@@ -352,13 +355,13 @@ class Appender:
         made: list[Path] = []
         try:
             for entity in entities:
-                one = sql.of_many(entity) if len(groups) > 1 else entity
-                select = sql.decode(one, lines(spool, sql.line_type(one), longest))
+                one = of_many(entity) if len(groups) > 1 else entity
+                select = decode(one, lines(spool, line_type(one), longest))
                 most = max(group.good for group in groups)
-                for file in self._files.write("log", entity.name, found, select, most, sql.extremes(entity)):
+                for file in self._files.write("log", entity.name, found, select, most, extremes(entity)):
                     made.append(file.path)
                     found[file.session].append((entity.name, file))
-                    if wrong := sql.beyond_limits(entity, file.statistics):
+                    if wrong := beyond_limits(entity, file.statistics):
                         raise UnreadableError(wrong)
             for group in groups:
                 if (rows := sum(file.rows for _, file in found[group.session])) != group.good:
@@ -382,7 +385,7 @@ class Appender:
             spool.write_bytes(b"\n".join(encoded) + b"\n")
             source = lines(spool, columns, max(map(len, encoded)))
             select = (
-                f"SELECT {sql.literal(group.event_type)} AS event_type, file, generation, "
+                f"SELECT {literal(group.event_type)} AS event_type, file, generation, "
                 f'"offset" AS line_offset, from_base64(data) AS line FROM {source}'
             )
             [file] = self._files.write("log", UNKNOWN, [group.session], select)

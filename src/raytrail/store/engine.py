@@ -16,8 +16,9 @@ import duckdb
 import msgspec
 
 from raytrail.config import StoreConfig
-from raytrail.entities.sql import SESSION, literal, quote
 from raytrail.errors import ConfigError, StoreError, StoreUnavailable
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.sessions import SESSION
 
 T = TypeVar("T")
 

@@ -11,9 +11,12 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from raytrail.entities import Entity, installed, sql
-from raytrail.entities.sql import SESSION
+from raytrail.entities import Entity, installed
 from raytrail.errors import StoreDamaged
+from raytrail.fold import merge, show
+from raytrail.fold.layout import find
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.sessions import SESSION, of_many
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.ledger import REPORTED, REPORTS, LedgerRow, Ledgers, Told, ledger, read_reports
@@ -198,8 +201,8 @@ class Figures:
         found = defaultdict[str, list[dict[str, Any]]](list)
         if name in source.entities:
             one = installed()[name]
-            items = ", ".join(sql.public(sql.find(one, column)) for column in columns)
-            read = sql.read_from(one, [sql.find(one, column) for column in columns])
+            items = ", ".join(show.public(find(one, column)) for column in columns)
+            read = show.read_from(one, [find(one, column) for column in columns])
             for session, *row in self._engine.run(f"SELECT {SESSION.name}, {items} FROM {source(one, read)} s"):
                 found[session].append(dict(zip(columns, row, strict=True)))
         return found
@@ -262,16 +265,16 @@ class _Files:
 
     def __call__(self, one: Entity, names: Sequence[str] | None) -> str:
         if one.name not in self._files:
-            return f"({sql.empty(sql.of_many(one), partial=False)})"
+            return f"({merge.empty(of_many(one), partial=False)})"
         return parquet(self._files[one.name], by_session=True)
 
     def ledgers(
         self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
     ) -> Mapping[str, list[LedgerRow]]:
         one = installed()["file"]
-        columns = [sql.find(one, name) for name in REPORTED]
-        items = ", ".join(f"{sql.raw(column)} AS {sql.quote(column.name)}" for column in columns)
-        relation = f"(SELECT {SESSION.name} AS session, {items} FROM {self(one, sql.read_from(one, columns))} s)"
+        columns = [find(one, name) for name in REPORTED]
+        items = ", ".join(f"{show.raw(column)} AS {quote(column.name)}" for column in columns)
+        relation = f"(SELECT {SESSION.name} AS session, {items} FROM {self(one, show.read_from(one, columns))} s)"
         with self._engine.steps() as run:
             run(f"CREATE TEMP TABLE reports AS FROM {relation} WHERE {REPORTS}")
             reported = read_reports(self._catalogue, run, sessions, sealed=True)
@@ -288,7 +291,7 @@ class _OfOne:
         self.entities: Collection[str] = [name for name, one in installed().items() if not one.view]
 
     def __call__(self, one: Entity, names: Sequence[str] | None) -> str:
-        session = sql.literal(self._snapshot.session)
+        session = literal(self._snapshot.session)
         return f"(SELECT {session} AS {SESSION.name}, * FROM {self._snapshot.source(one, names)})"
 
     def ledgers(
@@ -298,7 +301,7 @@ class _OfOne:
 
 
 def _view(one: Entity, source: _Source) -> str:
-    view = sql.of_many(one).view
+    view = of_many(one).view
     for name, other in installed().items():
         if f"{{{name}}}" in view:
             view = view.replace(f"{{{name}}}", source(other, None))

@@ -26,8 +26,8 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from raytrail import disk
-from raytrail.entities.sql import SESSION
 from raytrail.errors import StoreDamaged
+from raytrail.fold.sessions import SESSION
 from raytrail.store.catalogue import LogFile, StateFile
 from raytrail.store.engine import Copied, Engine, copy_parquet
 

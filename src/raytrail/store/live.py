@@ -17,7 +17,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from raytrail.entities import Entity, installed, sql
+from raytrail.entities import Entity, installed
+from raytrail.fold import merge
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.older import filled, filled_log
 from raytrail.store.catalogue import Catalogue, LogFile, name_state
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.files import Files, Written, delete, make_durable, measure
@@ -145,7 +148,7 @@ class LiveFold:
         known = self._open(session, one, entity)
         batch, touched = f"{known.table}_batch", f"{known.table}_touched"
         self._engine.run(
-            f"CREATE OR REPLACE TABLE {batch} AS SELECT *, {known.key} AS key_hash FROM ({sql.folded(entity, log)})"
+            f"CREATE OR REPLACE TABLE {batch} AS SELECT *, {known.key} AS key_hash FROM ({merge.folded(entity, log)})"
         )
         self._engine.run(
             f"CREATE OR REPLACE TABLE {touched} AS SELECT * EXCLUDE (folded_s) FROM {known.table} "
@@ -156,13 +159,13 @@ class LiveFold:
             f"(SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {again} "
             f"UNION ALL BY NAME SELECT * EXCLUDE (key_hash) FROM {touched})"
         )
-        joined = f"SELECT *, {known.key} AS key_hash FROM ({sql.fold(entity, both)})"
+        joined = f"SELECT *, {known.key} AS key_hash FROM ({merge.fold(entity, both)})"
         self._engine.run(f"CREATE OR REPLACE TABLE {touched}_joined AS {joined}")
         self._engine.run(f"DELETE FROM {known.table} WHERE {again}")
         self._engine.run(f"DELETE FROM {batch} WHERE {again}")
         self._engine.run(f"INSERT INTO {batch} BY NAME FROM {touched}_joined")
-        done = f"({entity.complete})" if entity.complete else "false"
-        if entity.complete:
+        done = f"({entity.life.complete})" if entity.life.complete else "false"
+        if entity.life.complete:
             self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
         one.changed.add(entity.name)
         self._engine.run(
@@ -178,12 +181,12 @@ class LiveFold:
             return
         passes = -(-_events(logs) // PASS_EVENTS)
         # other bits than those that the engine's own hash tables divide by
-        number = f"(hash({', '.join(sql.quote(name) for name in entity.key)}) >> 20) % {passes}"
+        number = f"(hash({', '.join(quote(name) for name in entity.key)}) >> 20) % {passes}"
         source = self._events(entity, logs)
         if passes > MOST_READS:
             with tempfile.TemporaryDirectory(prefix="divided-", dir=self._root / "tmp") as directory:
                 for paths in self._divide(entity, logs, number, Path(directory)):
-                    yield sql.filled_log(entity, parquet(paths))
+                    yield filled_log(entity, parquet(paths))
         else:
             for one in range(passes):
                 yield source if passes == 1 else f"(SELECT * FROM {source} WHERE {number} = {one})"
@@ -195,7 +198,7 @@ class LiveFold:
             directory = into / str(index)
             numbered = f"SELECT *, {number} AS division FROM {self._events(entity, part)}"
             self._engine.run(
-                f"COPY ({numbered}) TO {sql.literal(str(directory))} "
+                f"COPY ({numbered}) TO {literal(str(directory))} "
                 "(FORMAT parquet, COMPRESSION lz4, PARTITION_BY (division))"
             )
             for division in directory.iterdir():
@@ -203,7 +206,7 @@ class LiveFold:
         return list(divisions.values())
 
     def _events(self, entity: Entity, logs: list[LogFile]) -> str:
-        return sql.filled_log(entity, parquet(self._files.paths(logs)))
+        return filled_log(entity, parquet(self._files.paths(logs)))
 
     def _close(self, session: str, one: _Session, entity: Entity, select: str) -> None:
         one.closed += [(entity.name, file) for file in self._write(session, entity, "closed", select)]
@@ -213,9 +216,9 @@ class LiveFold:
         opened: list[tuple[str, Written]] = []
         for name in sorted(one.changed):
             entity, known = installed()[name], one.open[name]
-            if entity.settled:
+            if entity.life.settled:
                 settled = (
-                    f"FROM {known.table} WHERE {entity.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
+                    f"FROM {known.table} WHERE {entity.life.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
                 )
                 self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
                 self._engine.run(f"DELETE {settled}")
@@ -246,13 +249,13 @@ class LiveFold:
     def _open(self, session: str, one: _Session, entity: Entity) -> _Open:
         """Return what is open, read back from the last commit where this process has nothing."""
         if entity.name not in one.open:
-            key = f"hash({', '.join(sql.quote(name) for name in entity.key)})"
+            key = f"hash({', '.join(quote(name) for name in entity.key)})"
             table = f"open_{entity.name}_{time.monotonic_ns()}"
             files = [f for f in self._catalogue.state_files(session, entity.name) if f.kind == "open"]
             source = (
-                f"FROM {sql.filled(entity, parquet(self._files.paths(files)), partial=True)}"
+                f"FROM {filled(entity, parquet(self._files.paths(files)), partial=True)}"
                 if files
-                else f"FROM ({sql.empty(entity, partial=True)})"
+                else f"FROM ({merge.empty(entity, partial=True)})"
             )
             self._engine.run(
                 f"CREATE TABLE {table} AS SELECT *, {key} AS key_hash, {int(time.time())} AS folded_s {source}"
@@ -263,7 +266,7 @@ class LiveFold:
     def _write(self, session: str, entity: Entity, kind: str, select: str) -> list[Written]:
         # sorted by pieces: a sealed session is their sequence, in which a query still skips
         # most of what it does not ask for
-        order = ", ".join(map(sql.quote, entity.sort))
+        order = ", ".join(map(quote, entity.sort))
         return self._files.write("state", f"{entity.name}-{kind}", [session], f"{select} ORDER BY {order}")
 
     def _gather_closed(self, session: str, entity: Entity) -> None:

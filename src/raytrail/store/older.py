@@ -11,8 +11,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from raytrail.entities import Entity, installed, sql
+from raytrail.entities import Entity, installed
 from raytrail.errors import StoreDamaged
+from raytrail.fold import merge
 from raytrail.store.catalogue import Catalogue, StateFile
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.files import Files
@@ -29,7 +30,7 @@ class Partials:
 
     def usable(self, entity: Entity, paths: list[Path]) -> bool:
         """Return whether all of these files have the columns and types of today's partial states."""
-        return all(self._of(path) == sql.partial_types(entity) for path in paths)
+        return all(self._of(path) == merge.partial_types(entity) for path in paths)
 
     def _of(self, path: Path) -> dict[str, str]:
         if path not in self._types:

@@ -11,10 +11,15 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
-from raytrail.entities import Column, Derived, Entity, Type, entity, installed, sql
-from raytrail.entities.sql import Moment
+from raytrail.entities import Column, Derived, Entity, Type, entity, installed
 from raytrail.errors import ConfigError
 from raytrail.event import UNDECODABLE
+from raytrail.fold import show
+from raytrail.fold.layout import find, shown, stored
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_times
+from raytrail.fold.sessions import of_session
+from raytrail.fold.tally import TALLY, UNTIL, tally_columns, tally_name
 from raytrail.store.engine import Engine, Rows, Run
 from raytrail.store.states import States, TablesLost
 
@@ -99,7 +104,7 @@ class Snapshot:
         """Return the relation of an entity's states, with these stored columns at least, or all."""
         if not one.view:
             return self._base(one, names)
-        view = sql.of_session(one.view, many=False)
+        view = of_session(one.view, many=False)
         for name, other in installed().items():
             if f"{{{name}}}" in view:
                 view = view.replace(f"{{{name}}}", self._base(other))
@@ -113,17 +118,19 @@ class Snapshot:
 
     def _last(self, one: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of last states, with these stored columns at least, and what they were earlier by."""
-        if names is not None and self._moment is not None and one.at_from_times:
-            names = [*sql.read_by_times(one, names)]
+        if names is not None and self._moment is not None and one.moments:
+            names = [*read_by_times(one, one.moments, names)]
         return self._states.last(self.session, one, names, attach=self._attach)
 
     def _table(self, one: Entity) -> str | None:
         """Return the table of an entity's last states, where the session is sealed and has one."""
-        return self._states.table(self.session, one.name, sql.stored(one)) if self._attach else None
+        return self._states.table(self.session, one.name, stored(one)) if self._attach else None
 
     def _tally(self, one: Entity) -> str | None:
         """Return the table of how many states there are of each kind, likewise."""
-        return self._states.table(self.session, sql.tally_name(one), sql.tally_columns(one)) if self._attach else None
+        if not self._attach or not one.moments:
+            return None
+        return self._states.table(self.session, tally_name(one), tally_columns(one.moments))
 
     @_or_of_files
     def rows(
@@ -151,7 +158,7 @@ class Snapshot:
             NotFoundError: There is no such entity or column.
         """
         one = entity(noun)
-        wanted = sql.shown(one) if columns is None else tuple(sql.find(one, name) for name in columns)
+        wanted = shown(one) if columns is None else tuple(find(one, name) for name in columns)
         few = FEW_ROWS if self._numbered(one) else FEW_KEYS
         if not one.view and not _ids(one, where) and limit is not None and limit <= few:
             found = self._few(one, wanted, where, order, limit, offset)
@@ -178,7 +185,7 @@ class Snapshot:
     ) -> object:
         """Return what `rows` returns as Arrow's C stream: a PyCapsule. JSON stays text there."""
         one = entity(noun)
-        wanted = [sql.find(one, name) for name in columns]
+        wanted = [find(one, name) for name in columns]
         with self._states.asking(self.session):
             return self._engine.arrow_stream(*self.select(one, wanted, where, order, limit))
 
@@ -193,9 +200,9 @@ class Snapshot:
     ) -> tuple[str, list[Any]]:
         """Return the statement, with its parameters, that shows these columns."""
         condition, params = _condition(one, where)
-        items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
+        items = ", ".join(f"{show.public(c)} AS {quote(c.name)}" for c in wanted)
         sort, sorted_by = _sort(one, order)
-        source = self._narrowed(one, where, [*sql.read_from(one, wanted), *sorted_by])
+        source = self._narrowed(one, where, [*show.read_from(one, wanted), *sorted_by])
         statement = f"SELECT {items} FROM {source} s{condition}"
         if sort:
             statement += f" ORDER BY {', '.join(sort)}"
@@ -226,10 +233,10 @@ class Snapshot:
         # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
         same = {condition.column for condition in where if condition.op == "="}
         # numbers also settle the order of rows of one time, for which the ids of all would be read
-        sort, sorted_by = _sort(one, order, besides={*one.key, *same} if one.at_from_times else same)
+        sort, sorted_by = _sort(one, order, besides={*one.key, *same} if one.moments else same)
         order_by = ", ".join(dict.fromkeys([*sort, *key]))
         condition, params = _condition(one, where)
-        settled = sql.SETTLED if self.at_ms is not None and one.at_from_times else "true"
+        settled = SETTLED if self.at_ms is not None and one.moments else "true"
         rows = self.run(
             f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(one, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
@@ -237,7 +244,7 @@ class Snapshot:
         )
         if not rows:
             return []
-        names = [*dict.fromkeys([*sql.read_from(one, wanted), *key])]
+        names = [*dict.fromkeys([*show.read_from(one, wanted), *key])]
         if table:
             chosen = self._then(one, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
         else:
@@ -245,40 +252,40 @@ class Snapshot:
             first = ", ".join({_literal(kinds[0], row[1]) for row in rows})
             tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
-            named = f"{sql.quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            source = self._last(one, names) if one.at_from_times else self._base(one, names)
+            named = f"{quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
+            source = self._last(one, names) if one.moments else self._base(one, names)
             chosen = self._then(one, f"(SELECT * FROM {source} WHERE {named})", names)
-        items = ", ".join(
-            [*(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)]
-        )
+        items = ", ".join([*(f"{show.public(c)} AS {quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)])
         found = self.run(f"SELECT {items} FROM {chosen} s")
         place = {row[1:]: number for number, row in enumerate(rows)}
-        shown = len(wanted)
-        return [row[:shown] for row in sorted(found, key=lambda row: place[row[shown:]])]
+        width = len(wanted)
+        return [row[:width] for row in sorted(found, key=lambda row: place[row[width:]])]
 
     def _narrowed(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
         """
         Return the relation of an entity's states, with these stored columns and those of the conditions at least; only
         those of an id that is asked for, where an index has it.
         """
-        if one.view or (self.at_ms is not None and not one.at_from_times):
+        if one.view or (self.at_ms is not None and not one.moments):
             return self.source(one)
         table = self._numbered(one)
-        read = sql.read_from(one, [sql.find(one, condition.column) for condition in where])
+        read = show.read_from(one, [find(one, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
         if not table:
             return self._then(one, self._last(one, names), names)
         for condition in _ids(one, where):
             # alone: with any other condition beside it, the engine does not look into its index
             term, params = _condition(one, [condition])
-            settled = "true" if self._moment is None else f"coalesce({sql.settled(one, self._moment)}, false)"
+            settled = "true"
+            if one.moments and self._moment is not None:
+                settled = f"coalesce({is_settled(one.moments, self._moment)}, false)"
             found = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
             return self._then(one, _by_number(table, [row for row, _ in found]), names, all(over for _, over in found))
         return self._then(one, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
 
     def _numbered(self, one: Entity) -> str | None:
         """Return the table of last states from which those of the moment follow, and whose rows have numbers."""
-        return self._table(one) if self.at_ms is None or one.at_from_times else None
+        return self._table(one) if self.at_ms is None or one.moments else None
 
     def _then(self, one: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
         """
@@ -290,9 +297,9 @@ class Snapshot:
             names: The columns.
             settled: Whether each is known to be what it was at last: then nothing is worked out.
         """
-        if self._moment is None or settled or not one.at_from_times:
+        if self._moment is None or settled or not one.moments:
             return source
-        return f"({sql.at_times(one, source, self._moment, names)})"
+        return f"({at_times(one, one.moments, source, self._moment, names)})"
 
     @_or_of_files
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
@@ -315,17 +322,15 @@ class Snapshot:
         """Return how many states there are of each combination of these columns, as ``count``; at most `limit`."""
         one = entity(noun)
         condition, params = _condition(one, where)
-        wanted = [sql.find(one, name) for name in by]
-        raw = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
-        source, counted = self._counted(one, where, sql.read_from(one, wanted))
+        wanted = [find(one, name) for name in by]
+        raw = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
+        source, counted = self._counted(one, where, show.read_from(one, wanted))
         inner = f"SELECT {raw}, {counted} AS n FROM {source} s{condition} GROUP BY ALL"
         # what was raw is shown only now, once a group
-        shown = ", ".join(
-            f"{sql.public(Column(c.name, c.type, '', 'max', c.doc))} AS {sql.quote(c.name)}" for c in wanted
-        )
+        items = ", ".join(f"{show.public(Column(c.name, c.type, '', 'max', c.doc))} AS {quote(c.name)}" for c in wanted)
         bound = "" if limit is None else f" LIMIT {int(limit)}"
         with self._states.asking(self.session):
-            found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
+            found = self._engine.query(f"SELECT {items}, n FROM ({inner}) ORDER BY ALL{bound}", params)
         return [dict(zip((*by, "count"), row, strict=True)) for row in found.rows]
 
     def _counted(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
@@ -333,28 +338,28 @@ class Snapshot:
         Return the relation by whose rows states are counted, with these stored columns and those of the conditions, and
         the aggregate that counts them.
         """
-        read = sql.read_from(one, [sql.find(one, condition.column) for condition in where])
+        read = show.read_from(one, [find(one, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
-        table, tally = self._table(one), self._tally(one)
-        if not table or not tally or not set(one.tallied).issuperset(names):
+        table, tally, by = self._table(one), self._tally(one), one.moments
+        if not table or not tally or not by or not set(by.tallied).issuperset(names):
             return self._narrowed(one, where, names), "count(*)"
-        counted = f"coalesce(sum({sql.TALLY}), 0)::BIGINT"
+        counted = f"coalesce(sum({TALLY}), 0)::BIGINT"
         if self._moment is None:
             return tally, counted
-        past = f"FROM {tally} WHERE {sql.UNTIL} <= {self._moment.last_ns}"
-        [(until,)] = self.run(f"SELECT max({sql.UNTIL}) {past}")
-        later = f" WHERE {sql.quote(one.latest)} > {until}" if until is not None else ""
+        past = f"FROM {tally} WHERE {UNTIL} <= {self._moment.last_ns}"
+        [(until,)] = self.run(f"SELECT max({UNTIL}) {past}")
+        later = f" WHERE {quote(by.latest)} > {until}" if until is not None else ""
         rest = self._then(one, f"(SELECT * FROM {table}{later})", names)
-        shown = "".join(f"{sql.quote(name)}, " for name in names)
-        return f"(SELECT {shown}{sql.TALLY} {past} UNION ALL SELECT {shown}1 FROM {rest})", counted
+        items = "".join(f"{quote(name)}, " for name in names)
+        return f"(SELECT {items}{TALLY} {past} UNION ALL SELECT {items}1 FROM {rest})", counted
 
     def relation(self, noun: str, columns: Sequence[str], where: Sequence[Filter] = ()) -> tuple[str, list[Any]]:
         """Return the relation, with its parameters, of these columns as they are kept: ids as bytes, JSON as text."""
         one = entity(noun)
         condition, params = _condition(one, where)
-        wanted = [sql.find(one, name) for name in columns]
-        items = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
-        source = self._narrowed(one, where, sql.read_from(one, wanted))
+        wanted = [find(one, name) for name in columns]
+        items = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
+        source = self._narrowed(one, where, show.read_from(one, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
 
     @contextmanager
@@ -386,8 +391,7 @@ class Snapshot:
             UnreadableError: The statement is wrong.
         """
         views = ", ".join(
-            f"{sql.quote(one.name)} AS ({sql.public_view(one, f'{self.source(one)} s')})"
-            for one in installed().values()
+            f"{quote(one.name)} AS ({show.view(one, f'{self.source(one)} s')})" for one in installed().values()
         )
         with self._states.asking(self.session):
             return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
@@ -410,21 +414,21 @@ def _ids(one: Entity, where: Sequence[Filter]) -> list[Filter]:
 def _sort(one: Entity, order: Sequence[str], besides: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Return the terms to sort by, which are the entity's own where none is asked for, and the columns they read."""
     if order:
-        columns = [sql.find(one, name.removeprefix("-")) for name in order]
-        return [_order(one, name) for name in order], sql.read_from(one, columns)
+        columns = [find(one, name.removeprefix("-")) for name in order]
+        return [_order(one, name) for name in order], show.read_from(one, columns)
     own = [term for term in one.sort if term not in besides]
     return own, own
 
 
 def _order(one: Entity, name: str) -> str:
-    column = sql.find(one, name.removeprefix("-"))
-    return f"{sql.raw(column)} {'DESC' if name.startswith('-') else 'ASC'} NULLS LAST"
+    column = find(one, name.removeprefix("-"))
+    return f"{show.raw(column)} {'DESC' if name.startswith('-') else 'ASC'} NULLS LAST"
 
 
 def _condition(one: Entity, where: Sequence[Filter]) -> tuple[str, list[Any]]:
     terms, params = [], []
     for condition in where:
-        term, values = _term(sql.find(one, condition.column), condition)
+        term, values = _term(find(one, condition.column), condition)
         terms.append(term)
         params += values
     return (f" WHERE {' AND '.join(terms)}" if terms else ""), params
@@ -437,7 +441,7 @@ def _term(column: Column | Derived, condition: Filter) -> tuple[str, list[Any]]:
     operator = _OPERATORS.get(condition.op)
     if operator is None:
         raise ConfigError(f"filter {condition.column}{condition.op}: not one of {', '.join(_OPERATORS)}")
-    left = sql.raw(column)
+    left = show.raw(column)
     if condition.value is None:
         return (
             f"{left} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"
@@ -470,7 +474,7 @@ def _literal(kind: Type, value: Any) -> str:
     """Return a value of a key as a literal."""
     if kind == "id":
         return "'" + "".join(f"\\x{byte:02X}" for byte in value) + "'::BLOB"
-    return str(int(value)) if kind == "int" else sql.literal(str(value))
+    return str(int(value)) if kind == "int" else literal(str(value))
 
 
 def _decoder(column: Column | Derived) -> Callable[[Any], Any] | None:

@@ -1,7 +1,7 @@
 """
 Seal: a session's folded states for good, and what was left open closed as inferred.
 
-What follows from the ends of other states is what `raytrail.entities.conclude` says at any moment. What is open when
+What follows from the ends of other states is what `raytrail.fold.conclude` says at any moment. What is open when
 the session itself ends is closed with it. Each such row says so in ``inferred``.
 """
 
@@ -14,10 +14,14 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-from raytrail.entities import Entity, installed, sql
-from raytrail.entities.conclude import concluded, follows
-from raytrail.entities.sql import SESSION
+from raytrail.entities import Entity, Moments, installed
 from raytrail.errors import StoreError
+from raytrail.fold import merge
+from raytrail.fold.conclude import concluded, follows
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.older import filled, filled_log
+from raytrail.fold.sessions import SESSION, of_many
+from raytrail.fold.tally import tally, tally_name
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
 from raytrail.store.engine import Engine, group_rows, parquet
 from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
@@ -54,7 +58,7 @@ def in_turn(entities: Iterable[Entity]) -> dict[Entity, list[str]]:
 
 def ended(name: str) -> str:
     """Return the table of an entity's states that others end with: without those that only the session's end closes."""
-    return sql.quote(f"ended_{name}")
+    return quote(f"ended_{name}")
 
 
 class Sealed(NamedTuple):
@@ -125,12 +129,12 @@ class Sealer:
         found: dict[str, list[Written]] = {}
         try:
             for entity, names in turns.items():
-                columns = ", ".join(map(sql.quote, names))
+                columns = ", ".join(map(quote, names))
                 # of what no event tells, there is nothing to work out
                 states = (
                     self._states(entity, known, None, names)
                     if entity.name in known
-                    else sql.empty(entity, partial=False)
+                    else merge.empty(entity, partial=False)
                 )
                 self._engine.run(f"CREATE OR REPLACE TABLE {ended(entity.name)} AS SELECT {columns} FROM ({states})")
             end_ms = _end_ms(self._ends_ms(sessions, known))
@@ -179,7 +183,7 @@ class Sealer:
         path = self._root / "state" / session / f"{time.time_ns():020d}.duckdb"
         rows = {file.entity: file.rows for file in self._catalogue.state_files(session)}
         groups = f"ROW_GROUP_SIZE {group_rows(max(rows.values()))}"
-        self._engine.run(f"ATTACH {sql.literal(str(path))} AS caching ({groups})")
+        self._engine.run(f"ATTACH {literal(str(path))} AS caching ({groups})")
         try:
             entities = (entity for entity in installed().values() if entity.name in rows)
             self._engine.each(lambda entity: self._cache(entity, source(entity)), entities)
@@ -195,19 +199,19 @@ class Sealer:
             name_state(db, session, state)
 
     def _cache(self, entity: Entity, source: str) -> None:
-        table = f"caching.{sql.quote(entity.name)}"
+        table = f"caching.{quote(entity.name)}"
         self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source}")
         # for one by its id: looking for it would read the ids of all
-        self._engine.run(f"CREATE INDEX {sql.quote(f'{entity.name}_by_id')} ON {table}({sql.quote(entity.key[0])})")
-        if entity.tallied:
-            self._tally(entity, table)
+        self._engine.run(f"CREATE INDEX {quote(f'{entity.name}_by_id')} ON {table}({quote(entity.key[0])})")
+        if entity.moments and entity.moments.tallied:
+            self._tally(entity, table, entity.moments)
 
-    def _tally(self, entity: Entity, table: str) -> None:
+    def _tally(self, entity: Entity, table: str, by: Moments) -> None:
         """Count the states of a table, unless nearly each is one of its kind."""
-        named = ", ".join(map(sql.quote, entity.tallied))
+        named = ", ".join(map(quote, by.tallied))
         [(kinds, rows)] = self._engine.run(f"SELECT approx_count_distinct(hash({named})), count(*) FROM {table}")
         if kinds * TALLY_SAVES <= rows:
-            self._engine.run(f"CREATE TABLE caching.{sql.quote(sql.tally_name(entity))} AS {sql.tally(entity, table)}")
+            self._engine.run(f"CREATE TABLE caching.{quote(tally_name(entity))} AS {tally(by, table)}")
 
     def _known(self, sessions: Sequence[str]) -> dict[str, _Known]:
         """Return what is known of each entity: what was folded of it, else its log."""
@@ -229,7 +233,7 @@ class Sealer:
         files = parquet(self._files.paths(states))
         return _Known(
             "",
-            sql.filled(installed()[name], files, partial=True),
+            filled(installed()[name], files, partial=True),
             f"SELECT {_by(sessions)} AS session, max(last_event_s) AS t FROM {files} GROUP BY 1",
             sum(file.rows for file in states),
             once=all(file.kind == "open" for file in states),
@@ -238,7 +242,7 @@ class Sealer:
     def _of_logs(self, name: str, sessions: Sequence[str], logs: Sequence[LogFile]) -> _Known:
         files = parquet(self._files.paths(logs), by_session=len(sessions) > 1)
         entity = self._entity(name, sessions)
-        events = sql.folded(entity, sql.filled_log(entity, files))
+        events = merge.folded(entity, filled_log(entity, files))
         counts = Counter[str]()
         for log in logs:
             counts[log.session] += log.events
@@ -253,7 +257,7 @@ class Sealer:
 
     @staticmethod
     def _entity(name: str, sessions: Sequence[str]) -> Entity:
-        return sql.of_many(installed()[name]) if len(sessions) > 1 else installed()[name]
+        return of_many(installed()[name]) if len(sessions) > 1 else installed()[name]
 
     def _ends_ms(self, sessions: Sequence[str], known: Mapping[str, _Known]) -> dict[str, int]:
         """Return when each session ended: when its last node died, or else when it was last heard of."""
@@ -279,17 +283,17 @@ class Sealer:
     def _bare(self, entity: Entity, known: _Known | None) -> str:
         """Return the states of an entity as told: one a key, though a straggler may have begun a second one."""
         if not known:
-            return sql.bare(entity, f"({sql.empty(entity, partial=True)})")
+            return merge.bare(entity, f"({merge.empty(entity, partial=True)})")
         if known.once:
-            return sql.bare(entity, known.states)
-        key = f"hash({', '.join(sql.quote(name) for name in entity.key)})"
+            return merge.bare(entity, known.states)
+        key = f"hash({', '.join(quote(name) for name in entity.key)})"
         twice = f"twice_{entity.name}"
         self._engine.run(
             f"CREATE OR REPLACE TABLE {twice} AS SELECT {key} AS h FROM {known.states} GROUP BY h HAVING count(*) > 1"
         )
         once = f"SELECT * FROM {known.states} WHERE {key} NOT IN (FROM {twice})"
-        joined = sql.fold(entity, f"(SELECT * FROM {known.states} WHERE {key} IN (FROM {twice}))")
-        return sql.bare(entity, f"({once} UNION ALL BY NAME {joined})")
+        joined = merge.fold(entity, f"(SELECT * FROM {known.states} WHERE {key} IN (FROM {twice}))")
+        return merge.bare(entity, f"({once} UNION ALL BY NAME {joined})")
 
     def _states(
         self, entity: Entity, known: Mapping[str, _Known], end_ms: str | None, names: Collection[str] | None = None
@@ -309,12 +313,12 @@ class Sealer:
 
 def _by(sessions: Sequence[str]) -> str:
     """Return the expression of the session that a row is of."""
-    return SESSION.name if len(sessions) > 1 else sql.literal(sessions[0])
+    return SESSION.name if len(sessions) > 1 else literal(sessions[0])
 
 
 def _end_ms(ends_ms: Mapping[str, int]) -> str:
     """Return the expression of when the session ended that a row is of."""
     if len(ends_ms) == 1:
         return str(*ends_ms.values())
-    ends = ", ".join(f"{sql.literal(session)}: {end_ms}" for session, end_ms in ends_ms.items())
+    ends = ", ".join(f"{literal(session)}: {end_ms}" for session, end_ms in ends_ms.items())
     return f"MAP {{{ends}}}[{SESSION.name}]"

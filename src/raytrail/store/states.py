@@ -11,10 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from raytrail.entities import Entity, sql
-from raytrail.entities.conclude import Other, concluded
-from raytrail.entities.sql import Moment
+from raytrail.entities import Entity
 from raytrail.errors import StoreDamaged, StoreError, StoreUnavailable
+from raytrail.fold import merge
+from raytrail.fold.conclude import Other, concluded
+from raytrail.fold.layout import stored
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.moment import Moment, at_times, read_by_times
+from raytrail.fold.older import filled, filled_log
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.files import Files
@@ -79,10 +83,10 @@ class States:
         """
         if moment is None:
             return self.last(session, entity, names)
-        if entity.at_from_times:
-            wanted = [*(sql.stored(entity) if names is None else names)]
-            last = self.last(session, entity, sql.read_by_times(entity, wanted))
-            return f"({sql.at_times(entity, last, moment, wanted)})"
+        if by := entity.moments:
+            wanted = [*(stored(entity) if names is None else names)]
+            last = self.last(session, entity, read_by_times(entity, by, wanted))
+            return f"({at_times(entity, by, last, moment, wanted)})"
         logs = self._catalogue.log_files(session, entity.name)
 
         def told(names: Collection[str] | None) -> str:
@@ -92,14 +96,14 @@ class States:
 
     def last(self, session: str, entity: Entity, names: Collection[str] | None = None, *, attach: bool = True) -> str:
         """Return the relation of an entity's last states; `attach`: of a sealed session's tables, if it has any."""
-        if attach and (table := self.table(session, entity.name, sql.stored(entity))):
+        if attach and (table := self.table(session, entity.name, stored(entity))):
             return table
         files = self._catalogue.state_files(session)
         sealed = [file for file in files if (file.entity, file.kind) == (entity.name, "sealed")]
         if sealed:
             return self._sealed(entity, self._files.paths(sealed))
         if any(file.kind == "sealed" for file in files):
-            return f"({sql.empty(entity, partial=False)})"
+            return f"({merge.empty(entity, partial=False)})"
         now_ms = time.time_ns() // 1_000_000
         told = partial(self._told, session, entity)
         return f"({concluded(entity, told, self._others(session, None), now_ms=now_ms, names=names)})"
@@ -113,7 +117,7 @@ class States:
                 and name in attached.columns
                 and attached.columns[name].issuperset(columns)
             ):
-                return f"{attached.name}.{sql.quote(name)}"
+                return f"{attached.name}.{quote(name)}"
         return None
 
     def _others(self, session: str, moment: Moment | None) -> Other:
@@ -124,7 +128,7 @@ class States:
         files = [file for file in self._catalogue.state_files(session, entity.name) if file.kind != "cache"]
         paths = self._files.paths(files)
         if paths and self._partials.usable(entity, paths):
-            return f"({sql.bare(entity, parquet(paths), names)})"
+            return f"({merge.bare(entity, parquet(paths), names)})"
         # not folded yet, or by another version: the log says the same, if more slowly
         logs = self._catalogue.log_files(session, entity.name)
         waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if paths else []
@@ -136,23 +140,23 @@ class States:
         """Return the relation of an entity's states as the events of a log that meet a condition left them."""
         paths = self._files.paths(logs)
         if not paths:
-            return f"({sql.bare(entity, f'({sql.empty(entity, partial=True)})', names)})"
-        log = f"(SELECT * FROM {sql.filled_log(entity, parquet(paths))} WHERE {condition})"
-        return f"({sql.bare(entity, f'({sql.folded(entity, log, names)})', names)})"
+            return f"({merge.bare(entity, f'({merge.empty(entity, partial=True)})', names)})"
+        log = f"(SELECT * FROM {filled_log(entity, parquet(paths))} WHERE {condition})"
+        return f"({merge.bare(entity, f'({merge.folded(entity, log, names)})', names)})"
 
     def _sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
         """Return the relation of sealed states; what an older version did not store of them is worked out."""
         for path in paths:
             if path not in self._columns:
-                schema = self._engine.run(f"SELECT name FROM parquet_schema({sql.literal(str(path))})")
+                schema = self._engine.run(f"SELECT name FROM parquet_schema({literal(str(path))})")
                 self._columns[path] = frozenset(name for (name,) in schema)
-        missing = sql.stored(entity).keys() - frozenset.intersection(*(self._columns[path] for path in paths))
+        missing = stored(entity).keys() - frozenset.intersection(*(self._columns[path] for path in paths))
         if not missing:
             return parquet(paths)
-        states = sql.filled(entity, parquet(paths), partial=False)
-        derived = [sql.quote(column.name) for column in entity.derived if column.stored]
+        states = filled(entity, parquet(paths), partial=False)
+        derived = [quote(column.name) for column in entity.derived if column.stored]
         exclude = f" EXCLUDE ({', '.join(derived)})" if derived else ""
-        return f"({sql.with_derived(entity, f'(SELECT *{exclude} FROM {states})')})"
+        return f"({merge.with_derived(entity, f'(SELECT *{exclude} FROM {states})')})"
 
     @contextmanager
     def asking(self, session: str) -> Iterator[None]:
@@ -223,7 +227,7 @@ class States:
 
     def _open(self, path: Path) -> _Attached:
         name = f"sealed_{time.monotonic_ns()}"
-        self._engine.run(f"ATTACH {sql.literal(str(path))} AS {name} (READ_ONLY)")
+        self._engine.run(f"ATTACH {literal(str(path))} AS {name} (READ_ONLY)")
         columns = self._engine.run(
             "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL", [name]
         )

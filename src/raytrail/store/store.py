@@ -14,10 +14,13 @@ from typing import IO
 
 from raytrail import disk
 from raytrail.config import StoreConfig
-from raytrail.entities import Entity, installed, sql
-from raytrail.entities.sql import Moment
+from raytrail.entities import Entity, installed
 from raytrail.errors import NotFoundError, StoreDamaged, StoreError, StoreLocked
 from raytrail.event import LOG, Chunk, Unreadable
+from raytrail.fold import merge, show
+from raytrail.fold.layout import shown
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.moment import Moment
 from raytrail.store import ask
 from raytrail.store.append import UNKNOWN, Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
@@ -514,14 +517,13 @@ class Store:
 
     def _of_all(self, one: Entity, sessions: Sequence[tuple[str, str]]) -> str:
         """Return the relation of an entity's last states in all of these sessions."""
-        names = ", ".join(sql.quote(column.name) for column in sql.shown(one))
+        names = ", ".join(quote(column.name) for column in shown(one))
         parts = [
-            f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
-            f"({sql.public_view(one, f'{self._from_files(session).source(one)} s')})"
+            f"SELECT {literal(cluster)} AS cluster, {literal(session)} AS session, {names} FROM "
+            f"({show.view(one, f'{self._from_files(session).source(one)} s')})"
             for session, cluster in sessions
         ] or [
-            "SELECT '' AS cluster, '' AS session, * FROM "
-            f"({sql.public_view(one, f'({sql.empty(one, partial=False)}) s')})"
+            f"SELECT '' AS cluster, '' AS session, * FROM ({show.view(one, f'({merge.empty(one, partial=False)}) s')})"
         ]
         return f"({' UNION ALL BY NAME '.join(parts)})"
 

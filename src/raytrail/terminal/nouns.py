@@ -10,8 +10,8 @@ import click
 
 from raytrail.api import COUNTED, column, enumerated
 from raytrail.entities import Column, Derived, Entity, Type, installed
-from raytrail.entities.sql import STORED, shown
 from raytrail.errors import ConfigError
+from raytrail.fold.layout import STORED, shown
 from raytrail.store import Filter
 from raytrail.store.read import Op
 from raytrail.words import instead

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from raytrail import words
 from raytrail.config import StoreConfig
-from raytrail.entities.sql import literal
+from raytrail.fold.literals import literal
 from raytrail.store.engine import Engine, copy_parquet, lines
 from raytrail.terminal import note, times
 

@@ -104,7 +104,7 @@ def check_entity(entity: Entity, events: Sequence[bytes], *, seed: int = 0) -> N
         chunk(entity, [event], file="0000000000-0", start=start + at * 1_000_000) for at, event in enumerate(events)
     ]
     assert _bare(states(entity, [*batches, copied], seal=True)) == _bare(whole), "repeated events change the states"
-    if not entity.closing:
+    if not entity.life.closing:
         return
     live = states(entity, batches, seal=False)
     ended = [row for row in whole if row["inferred"] is None]

@@ -5,8 +5,8 @@ import re
 import pytest
 from tests.server.ray.test_logs import log_chunks
 
-from raytrail.entities.fidelity import CANNOT, INFERRED, WITHOUT_LOGS
 from raytrail.server.ray import state
+from raytrail.server.ray.fidelity import CANNOT, INFERRED, WITHOUT_LOGS
 
 pytestmark = pytest.mark.anyio
 

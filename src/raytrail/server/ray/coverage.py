@@ -10,9 +10,10 @@ from typing import Any
 from starlette.responses import Response
 
 from raytrail.entities import Column, Derived, Entity, entity
-from raytrail.entities.fidelity import CANNOT, EXCUSES, INFERRED, ROWS, WITHOUT_LOGS
-from raytrail.entities.sql import find, of_session
+from raytrail.fold.layout import find
+from raytrail.fold.sessions import of_session
 from raytrail.server.context import View, encode
+from raytrail.server.ray.fidelity import CANNOT, EXCUSES, INFERRED, ROWS, WITHOUT_LOGS
 from raytrail.server.ray.state import ASKED_FOR, RESOURCES, RUNTIME_ENVS, Field, Resource
 from raytrail.store import Filter
 
@@ -153,7 +154,7 @@ def _origins(one: Entity, column: Column | Derived) -> Iterator[str]:
 
 def _closed(one: Entity) -> Iterator[str]:
     """Yield the columns that closing what is open says something of."""
-    said = {name for name, _ in one.closing}
+    said = {name for name, _ in one.life.closing}
     for column in one.columns:
         if column.name in said:
             yield column.name

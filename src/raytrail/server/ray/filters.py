@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from starlette.exceptions import HTTPException
 
 from raytrail.entities import Column, entity
-from raytrail.entities.sql import find
 from raytrail.errors import ConfigError
+from raytrail.fold.layout import find
 from raytrail.store import Filter, Snapshot
 
 if TYPE_CHECKING:

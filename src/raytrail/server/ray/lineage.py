@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from raytrail.entities.task import STATES
+from raytrail.entities.enumerations import TASK_STATES as STATES
 from raytrail.server.ray.state import Query
 from raytrail.store import Run, Snapshot
 

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from raytrail.entities.sql import literal
-from raytrail.entities.task import PROCESS_SQL
+from raytrail.entities.task_sql import PROCESS as PROCESS_SQL
 from raytrail.errors import ConfigError
+from raytrail.fold.literals import literal
 from raytrail.server.context import View, refusing_with
 from raytrail.server.ray.state import TASKS, Query, read_query
 from raytrail.store import Snapshot

@@ -9,12 +9,15 @@ from, which moment it is, and whether the session has ended.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
-from raytrail.entities import Beside, Derived, End, Entity, installed
-from raytrail.entities.sql import INFERRED_MS, literal, named, of_session, quote, with_derived
+from raytrail.entities import INFERRED, INFERRED_MS, Beside, Derived, End, Entity, installed
+from raytrail.fold import merge
+from raytrail.fold.literals import literal, quote
+from raytrail.fold.names import aliases, reads
+from raytrail.fold.sessions import of_session
 
 Other = Callable[[Entity, Collection[str]], str]
 """Gives the relation of another entity's states, with these stored columns at least."""
@@ -22,8 +25,8 @@ Other = Callable[[Entity, Collection[str]], str]
 
 def follows(entity: Entity, names: Collection[str] | None) -> bool:
     """Return whether one of these columns follows from other states than the entity's own; None: any column."""
-    closes = bool(entity.ends) and _matters(entity, _closed(entity), names)
-    return closes or any(_matters(entity, {name}, names) for name, _ in entity.fills)
+    part = _part(entity, names)
+    return bool(part.ends or part.fills)
 
 
 def concluded(
@@ -40,71 +43,90 @@ def concluded(
 
     Args:
         entity: Whose states.
-        told: Gives the relation of its states as their own events left them (`sql.bare`), with these columns or all.
+        told: Gives the relation of its states as their own events left them (`merge.bare`), with these columns or all.
             The fewer a statement names, the less the engine takes to plan it.
         other: The states that follow from nothing but what was before the same moment.
         now_ms: The moment: what Ray concludes later than that is left open. None: all that is ever concluded.
         end_ms: The expression of when the session ended, which closes all that is open then; None while it goes on.
         names: The stored columns that matter; None: all.
     """
-    closes = bool(entity.closing) and _matters(entity, _closed(entity), names)
-    ends = entity.ends if closes else ()
-    end_ms = end_ms if closes else None
-    fills = [(name, value) for name, value in entity.fills if _matters(entity, {name}, names)]
-    texts = [value for _, value in fills] + [text for end in ends for text in (end.when, end.at_ns, end.says, end.open)]
-    besides = _read(entity, texts)
-    if names is not None:
-        derived = [one.sql for one in entity.derived if one.stored and one.name in names]
-        texts += [*derived, *(beside.on for beside in besides), *(name for name, _ in fills)]
-        texts += [word for beside in besides if beside.entity == entity.name for word in beside.names]
-        texts += [_open(entity), entity.began_ns, *chain(*entity.closing)] if closes else []
-    source = told(None if names is None else {*names, *(name for text in texts for name in named(entity, text))})
-    if not ends and not fills and end_ms is None:
-        return with_derived(entity, source, names)
+    part = _part(entity, names)
+    end_ms = end_ms if part.closes else None
+    source = told(None if names is None else _own(entity, part, names))
+    if not part.ends and not part.fills and end_ms is None:
+        return merge.with_derived(entity, source, names)
+    life = entity.life
+    ending = f", {_open(entity)} AS _open, {life.began_ns} AS _began_ns" if part.closes else ""
+    filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in part.fills)})" if part.fills else ""
+    came = "".join(f", {_came(number, end)}" for number, end in enumerate(part.ends))
     joins = " ".join(
-        f"LEFT JOIN {_relation(entity, beside, other, source)} {beside.alias} ON {beside.on}" for beside in besides
+        f"LEFT JOIN {_relation(entity, beside, other, source)} {beside.alias} ON {beside.on}" for beside in part.besides
     )
-    filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in fills)})" if fills else ""
-    ending = f", {_open(entity)} AS _open, {entity.began_ns} AS _began_ns" if closes else ""
-    own = f"SELECT *{ending} FROM {source}"
-    if not ends and end_ms is None:
-        return with_derived(entity, f"(SELECT s.*{filled} FROM ({own}) s {joins})", names)
-    came = "".join(f", {_came(number, end)}" for number, end in enumerate(ends))
-    found = f"SELECT s.*{filled}{came} FROM ({own}) s {joins}"
-    found = f"SELECT *, {_ended(ends, now_ms, end_ms)} AS ended FROM ({found})"
-    extra = ["_open", "_began_ns", "ended", *(f"{name}_{n}" for n in range(len(ends)) for name in ("_at_ns", "_says"))]
-    closed = f"SELECT * EXCLUDE ({', '.join(extra)}){_closing(entity)} FROM ({found})"
-    return with_derived(entity, f"({closed})", names)
+    states = f"SELECT s.*{filled}{came} FROM (SELECT *{ending} FROM {source}) s {joins}"
+    if part.ends or end_ms is not None:
+        states = _closed(entity, f"SELECT *, {_ended(part.ends, now_ms, end_ms)} AS ended FROM ({states})", part.ends)
+    return merge.with_derived(entity, f"({states})", names)
 
 
-def _closed(entity: Entity) -> set[str]:
-    """Return the columns that an end changes."""
-    return {name for name, _ in entity.closing} | {"inferred", INFERRED_MS}
+class _Part(NamedTuple):
+    """What of an entity's declaration bears on the columns that are asked for."""
+
+    closes: bool
+    """Whether an end changes one of them."""
+    ends: tuple[End, ...]
+    fills: list[tuple[str, str]]
+    """Columns that are filled in, each with its expression."""
+    besides: list[Beside]
+    """What these read, in the order of their joins."""
 
 
-def _matters(entity: Entity, columns: set[str], names: Collection[str] | None) -> bool:
+def _part(entity: Entity, names: Collection[str] | None) -> _Part:
+    closes = bool(entity.life.closing) and _matters(entity, entity.life.changed, names)
+    ends = entity.life.ends if closes else ()
+    fills = [(c.name, c.filled) for c in entity.columns if c.filled and _matters(entity, {c.name}, names)]
+    return _Part(closes, ends, fills, _besides(entity, _texts(ends, fills)))
+
+
+def _texts(ends: Iterable[End], fills: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the expressions over states and what is beside them."""
+    return [value for _, value in fills] + [text for end in ends for text in (end.when, end.at_ns, end.says, end.open)]
+
+
+def _own(entity: Entity, part: _Part, names: Collection[str]) -> set[str]:
+    """Return the entity's own stored columns that these follow from, themselves among them."""
+    own = {*names, *(name for name, _ in part.fills)}
+    own.update(name for beside in part.besides if beside.entity == entity.name for name in beside.names)
+    texts = _texts(part.ends, part.fills) + [beside.on for beside in part.besides]
+    texts += [derived.sql for derived in entity.derived if derived.stored and derived.name in names]
+    if part.closes:
+        own.update(name for name, _ in entity.life.closing)
+        texts += [_open(entity), entity.life.began_ns, *(value for _, value in entity.life.closing)]
+    return own.union(*(reads(entity, text) for text in texts))
+
+
+def _matters(entity: Entity, columns: AbstractSet[str], names: Collection[str] | None) -> bool:
     """Return whether one of these columns is asked for, or what is asked for follows from it."""
     if names is None:
         return True
     derived = {one.name: one.sql for one in entity.derived if one.stored}
-    read = {column for name in names for column in (named(entity, derived[name]) if name in derived else [name])}
+    read = {column for name in names for column in (reads(entity, derived[name]) if name in derived else [name])}
     return not columns.isdisjoint(read)
 
 
 def _open(entity: Entity) -> str:
     """Return the condition that no event ended a state."""
-    if not entity.state:
+    if not entity.life.state:
         return "false"
-    column = entity.column(entity.state)
+    column = entity.column(entity.life.state)
     state = column.sql if isinstance(column, Derived) else quote(column.name)
-    return f"(({state}) NOT IN ({', '.join(map(literal, entity.terminal))}))"
+    return f"(({state}) NOT IN ({', '.join(map(literal, entity.life.terminal))}))"
 
 
-def _read(entity: Entity, texts: list[str]) -> list[Beside]:
+def _besides(entity: Entity, texts: list[str]) -> list[Beside]:
     """Return what these expressions read beside a state, and what that is found by, in the order of their joins."""
     read: list[Beside] = []
     for beside in reversed(entity.beside):
-        if any(re.search(rf"\b{beside.alias}\.", text) for text in (*texts, *(one.on for one in read))):
+        if any(beside.alias in aliases(text) for text in (*texts, *(one.on for one in read))):
             read.append(beside)
     return read[::-1]
 
@@ -158,14 +180,15 @@ def _due(number: int, end: End, now_ms: int | None) -> str:
 _ENDED = {"end_ns": "ended.at", "end_ms": "(ended.at // 1000000)", "says": "ended.says", "why": "ended.why"}
 
 
-def _closing(entity: Entity) -> str:
-    """Return what becomes of the columns of a state that an end closes."""
+def _closed(entity: Entity, states: str, ends: Collection[End]) -> str:
+    """Return the SELECT of states, with what becomes of those that have ``ended``, and without the marks of that."""
+    marks = ["_open", "_began_ns", "ended", *(f"{name}_{n}" for n in range(len(ends)) for name in ("_at_ns", "_says"))]
     sets = [
-        *((name, value.format(**_ENDED)) for name, value in entity.closing),
-        ("inferred", "ended.why"),
+        *((name, value.format(**_ENDED)) for name, value in entity.life.closing),
+        (INFERRED.name, "ended.why"),
         (INFERRED_MS, "ended.known"),
     ]
     columns = ", ".join(
         f"CASE WHEN ended IS NULL THEN {quote(name)} ELSE {value} END AS {quote(name)}" for name, value in sets
     )
-    return f" REPLACE ({columns})"
+    return f"SELECT * EXCLUDE ({', '.join(marks)}) REPLACE ({columns}) FROM ({states})"

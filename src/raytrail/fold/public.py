@@ -16,10 +16,9 @@ from typing import Any
 
 import msgspec
 
-from raytrail.entities import Column, Entity, Type, installed, of_file_type
-from raytrail.entities.lines import sort_out
-from raytrail.entities.sql import EXTRA
+from raytrail.entities import EXTRA, Column, Entity, Type, installed, of_file_type
 from raytrail.event import LOG, Chunk
+from raytrail.fold.lines import sort_out
 
 SCHEMA_VERSION = 1
 """Raised by one when a reader of the last version could misread the new one."""

@@ -11,15 +11,17 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from raytrail.entities import MOST_SECONDS, Column, of_file_type
-from raytrail.entities.sql import SPAN_LIMITS, in_log
+from raytrail.entities import EXTRA, MOST_SECONDS, Column, of_file_type
 from raytrail.errors import EventError
 from raytrail.event import UNDECODABLE
+from raytrail.fold.decode import SPAN_LIMITS
+from raytrail.fold.layout import in_log, plant
 
 _SPAN = {"event_name": "text", "start_time": "int", "end_time": "int", "extra_data": "text"}
 _OF_ALL = ("source_type", "timestamp")  # every line has them, whatever its columns are
@@ -45,22 +47,14 @@ class _Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 @cache
 def _tree(file_type: str) -> dict[str, Any]:
-    """Return the fields that a line may have: columns at the leaves, by name."""
+    """Return the fields that a line may have, by name: an object's are a tree, others' a column or None (ignored)."""
     tree: dict[str, Any] = {}
     for entity in of_file_type(file_type):
         for column in in_log(entity):
-            node = tree
-            *parents, leaf = column.origin.split(".")
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            if leaf != "_extra":
-                node[leaf] = column
+            if column is not EXTRA:
+                plant(tree, column.origin, column)
         for path in entity.ignored:
-            *parents, leaf = path.split(".")
-            node = tree
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = None
+            plant(tree, path, None)
     return tree
 
 
@@ -80,48 +74,63 @@ def _keys(file_type: str) -> frozenset[str]:
 
 @cache
 def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
-    keys = _keys(file_type)
+    """Return what reads lines that have the fields that are known, and no others."""
+    tree = _tree(file_type)
+    known = event_types(file_type)
+    fields = [
+        *_fields({name: node for name, node in tree.items() if name not in _OF_ALL}, "", _keys(file_type)),
+        _required("source_type", Literal[known]),
+        _required("timestamp", Annotated[int, msgspec.Meta(ge=0, le=MOST_SECONDS)]),
+    ]
+    if "event_id" not in tree:
+        fields.append(_raw("event_id"))
+    return msgspec.json.Decoder(_struct(fields))
 
-    def struct(name: str, tree: dict[str, Any], path: str) -> type[msgspec.Struct]:
-        required: list[Any] = []
-        optional: list[Any] = []
-        for field, node in tree.items():
-            below = f"{path}{field}"
-            if below in _OF_ALL:
-                continue
-            if isinstance(node, dict):
-                kind: Any = struct(f"{name}_{field}", node, f"{below}.")
-                holds_key = any(key.startswith(f"{below}.") for key in keys)
-            else:
-                kind = list[_Span] if node is not None and node.type == "spans" else msgspec.Raw
-                holds_key = below in keys
-            if holds_key:
-                required.append((f"f{len(required)}_{len(optional)}", kind, msgspec.field(name=field)))
-            else:
-                optional.append(
-                    (
-                        f"f{len(required)}_{len(optional)}",
-                        kind | None,
-                        msgspec.field(name=field, default=None),
-                    )
-                    if kind is not msgspec.Raw
-                    else (
-                        f"f{len(required)}_{len(optional)}",
-                        kind,
-                        msgspec.field(name=field, default=msgspec.Raw()),
-                    )
-                )
-        if not path:
-            known = event_types(file_type)
-            required += [
-                ("source_type", Literal[known], msgspec.field(name="source_type")),
-                ("timestamp", Annotated[int, msgspec.Meta(ge=0, le=MOST_SECONDS)], msgspec.field(name="timestamp")),
-            ]
-            if "event_id" not in tree:
-                optional.append(("event_id", msgspec.Raw, msgspec.field(name="event_id", default=msgspec.Raw())))
-        return msgspec.defstruct(name, [*required, *optional], forbid_unknown_fields=True, frozen=True, gc=False)
 
-    return msgspec.json.Decoder(struct("Line", _tree(file_type), ""))
+def _struct(fields: Iterable[_Field]) -> type[msgspec.Struct]:
+    """Return the type of an object with these fields and no others."""
+    ordered = sorted(fields, key=lambda field: field.default is not msgspec.NODEFAULT)
+    # Ray's names need not be Python's
+    members = [
+        (f"f{number}", field.kind, msgspec.field(name=field.name, default=field.default))
+        for number, field in enumerate(ordered)
+    ]
+    return msgspec.defstruct("Object", members, forbid_unknown_fields=True, frozen=True, gc=False)
+
+
+def _fields(tree: dict[str, Any], path: str, keys: frozenset[str]) -> Iterator[_Field]:
+    """Yield the fields of an object that lies at a path; a key, and what it lies in, must be there."""
+    for name, node in tree.items():
+        below = f"{path}{name}"
+        if isinstance(node, dict):
+            kind = _struct(_fields(node, f"{below}.", keys))
+            holds_key = any(key.startswith(f"{below}.") for key in keys)
+            yield _required(name, kind) if holds_key else _optional(name, kind)
+        elif node is not None and node.type == "spans":
+            yield _required(name, list[_Span]) if below in keys else _optional(name, list[_Span])
+        else:
+            yield _required(name, msgspec.Raw) if below in keys else _raw(name)
+
+
+class _Field(NamedTuple):
+    """A field of an object in a line."""
+
+    name: str
+    kind: Any
+    default: Any
+
+
+def _required(name: str, kind: Any) -> _Field:
+    return _Field(name, kind, msgspec.NODEFAULT)
+
+
+def _optional(name: str, kind: Any) -> _Field:
+    return _Field(name, kind | None, None)
+
+
+def _raw(name: str) -> _Field:
+    """Return a field that may be missing and hold anything: the engine reads its value."""
+    return _Field(name, msgspec.Raw, msgspec.Raw())
 
 
 def check(file_type: str, data: bytes | memoryview) -> bool:
@@ -140,30 +149,43 @@ def sort_out(file_type: str, line: bytes) -> Sorted:
     except UNDECODABLE as error:
         return Sorted(b"", "rejected", str(error) or "it nests too deep")
     try:
-        if not isinstance(event, dict):
-            raise EventError(f"expected an object, got {type(event).__name__} - at $")
-        source_type = event.get("source_type")
-        if not isinstance(source_type, str):
-            raise EventError("expected a string - at $.source_type")
+        source_type = _source_type(event)
         if source_type not in event_types(file_type):
             return Sorted(b"", "unknown", f"event type {source_type!r} is not known to this version")
-        _expect_int(event.get("timestamp"), "$.timestamp", (0, MOST_SECONDS))
-        extra: dict[str, Any] = {}
-        known = _known(event, _tree(file_type), "", extra, _keys(file_type))
-        missing = [key for key in sorted(_keys(file_type)) if not _at(event, key)]
-        if missing:
-            raise EventError(f"missing or empty - at $.{missing[0]}")
+        mended = _mended(file_type, event)
     except EventError as error:
         return Sorted(b"", "rejected", str(error))
-    for field in ("source_type", "timestamp"):
-        known[field] = event[field]
-    if extra:
-        known["_extra"] = extra
     try:
         # encoded anew: a field given twice, which the engine refuses, is there once
-        return Sorted(msgspec.json.encode(known), "good", "")
+        return Sorted(msgspec.json.encode(mended), "good", "")
     except (RecursionError, ValueError, OverflowError) as error:
         return Sorted(b"", "rejected", str(error))
+
+
+def _source_type(event: Any) -> str:
+    if not isinstance(event, dict):
+        raise EventError(f"expected an object, got {type(event).__name__} - at $")
+    source_type = event.get("source_type")
+    if not isinstance(source_type, str):
+        raise EventError("expected a string - at $.source_type")
+    return source_type
+
+
+def _mended(file_type: str, event: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return an event as the engine may read it, with the fields that are not known in ``_extra``.
+
+    Raises:
+        EventError: A field is not what its column says, or a key is missing.
+    """
+    _expect_int(event.get("timestamp"), "$.timestamp", (0, MOST_SECONDS))
+    extra: dict[str, Any] = {}
+    known = _known(event, _tree(file_type), "", extra)
+    missing = [key for key in sorted(_keys(file_type)) if not _at(event, key)]
+    if missing:
+        raise EventError(f"missing or empty - at $.{missing[0]}")
+    known |= {field: event[field] for field in _OF_ALL}
+    return {**known, "_extra": extra} if extra else known
 
 
 def _at(event: Any, path: str) -> Any:
@@ -172,7 +194,8 @@ def _at(event: Any, path: str) -> Any:
     return event if event != 0 else "0"
 
 
-def _known(value: Any, tree: dict[str, Any], path: str, extra: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+def _known(value: Any, tree: dict[str, Any], path: str, extra: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an object that are known, and put the others into `extra`, by their paths."""
     if not isinstance(value, dict):
         raise EventError(f"expected an object, got {type(value).__name__} - at ${path}")
     known: dict[str, Any] = {}
@@ -186,35 +209,52 @@ def _known(value: Any, tree: dict[str, Any], path: str, extra: dict[str, Any], k
         if inner is None or node is None:
             continue
         if isinstance(node, dict):
-            known[field] = _known(inner, node, below, extra, keys)
+            known[field] = _known(inner, node, below, extra)
         else:
             known[field] = _leaf(node, inner, f"${below}", extra)
     return known
 
 
 def _leaf(column: Column, value: Any, at: str, extra: dict[str, Any]) -> Any:
+    """Return a column's value, which stands at a path of the line, as the engine may read it."""
     if column.type == "json":
         return value
     if column.type == "spans":
-        if not isinstance(value, list):
-            raise EventError(f"expected a list, got {type(value).__name__} - at {at}")
-        return [_span(span, f"{at}[{index}]", extra) for index, span in enumerate(value)]
+        return _expect_spans(value, at, extra)
     if column.type == "int" and column.scale == 1:
         return _expect_int(value, at, column.limits)
     if column.type in ("int", "float"):
         return _expect_float(value, at, column)
     if column.type == "bool":
-        if not isinstance(value, bool):
-            raise EventError(f"expected true or false, got {value!r:.80} - at {at}")
-        return value
+        return _expect_bool(value, at)
+    return _expect_base64(value, at) if column.type == "id" else _expect_text(value, at)
+
+
+def _expect_spans(value: Any, at: str, extra: dict[str, Any]) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise EventError(f"expected a list, got {type(value).__name__} - at {at}")
+    return [_span(span, f"{at}[{index}]", extra) for index, span in enumerate(value)]
+
+
+def _expect_bool(value: Any, at: str) -> bool:
+    if not isinstance(value, bool):
+        raise EventError(f"expected true or false, got {value!r:.80} - at {at}")
+    return value
+
+
+def _expect_text(value: Any, at: str) -> str:
     if not isinstance(value, str):
         raise EventError(f"expected a string, got {type(value).__name__} - at {at}")
-    if column.type == "id":
-        try:
-            base64.b64decode(value, validate=True)
-        except binascii.Error:
-            raise EventError(f"expected base64, got {value!r:.80} - at {at}") from None
     return value
+
+
+def _expect_base64(value: Any, at: str) -> str:
+    text = _expect_text(value, at)
+    try:
+        base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise EventError(f"expected base64, got {value!r:.80} - at {at}") from None
+    return text
 
 
 def _span(span: Any, at: str, extra: dict[str, Any]) -> dict[str, Any]:
@@ -227,10 +267,8 @@ def _span(span: Any, at: str, extra: dict[str, Any]) -> dict[str, Any]:
             extra[f"{at[2:]}.{field}"] = value
         elif kind == "int":
             known[field] = _expect_int(value, f"{at}.{field}", SPAN_LIMITS)
-        elif isinstance(value, str):
-            known[field] = value
         else:
-            raise EventError(f"expected a string, got {type(value).__name__} - at {at}.{field}")
+            known[field] = _expect_text(value, f"{at}.{field}")
     return known
 
 

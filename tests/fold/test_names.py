@@ -39,6 +39,10 @@ def test_a_column_of_another_relation_is_not_its_own():
     assert aliases(text) == {"s", "a", "w", ""}
 
 
+def test_a_column_before_a_dot_is_one():
+    assert reads(TASK, "type.lower() = s.name.upper()") == ("type", "name")
+
+
 @pytest.mark.parametrize("many", [False, True], ids=["one session", "many sessions"])
 @pytest.mark.parametrize("name", [name for name, one in installed().items() if not one.view])
 def test_every_column_is_answered_by_the_columns_that_it_is_said_to_follow_from(name, many):

@@ -58,11 +58,11 @@ def concluded(
     life = entity.life
     ending = f", {_open(entity)} AS _open, {life.began_ns} AS _began_ns" if part.closes else ""
     filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in part.fills)})" if part.fills else ""
-    came = "".join(f", {_came(number, end)}" for number, end in enumerate(part.ends))
+    arrivals = "".join(f", {_arrival(number, end)}" for number, end in enumerate(part.ends))
     joins = " ".join(
         f"LEFT JOIN {_relation(entity, beside, other, source)} {beside.alias} ON {beside.on}" for beside in part.besides
     )
-    states = f"SELECT s.*{filled}{came} FROM (SELECT *{ending} FROM {source}) s {joins}"
+    states = f"SELECT s.*{filled}{arrivals} FROM (SELECT *{ending} FROM {source}) s {joins}"
     if part.ends or end_ms is not None:
         states = _closed(entity, f"SELECT *, {_ended(part.ends, now_ms, end_ms)} AS ended FROM ({states})", part.ends)
     return merge.with_derived(entity, f"({states})", names)
@@ -142,7 +142,7 @@ def _relation(entity: Entity, beside: Beside, other: Other, bare: str) -> str:
     return f"({own})" if beside.sql else states
 
 
-def _came(number: int, end: End) -> str:
+def _arrival(number: int, end: End) -> str:
     """Return the columns that say when an end came, null where it did not or the state was not open to it, and why."""
     at_ns = f"CASE WHEN ({end.open or 's._open'}) AND ({end.when}) THEN {end.at_ns} END"
     return f"{at_ns} AS _at_ns_{number}, CASE WHEN _at_ns_{number} IS NOT NULL THEN {end.says} END AS _says_{number}"

@@ -28,7 +28,9 @@ def _names(text: str) -> tuple[tuple[str, str], ...]:
 @cache
 def reads(entity: Entity, text: str) -> tuple[str, ...]:
     """Return an entity's stored columns that an SQL text over its states reads, in their order in the text."""
-    return tuple(name for relation, name in _names(text) if relation in _OWN and name in stored(entity))
+    # what stands before a dot may be a column, too: one with a member, or with a function called on it
+    names = (name if relation in _OWN else relation for relation, name in _names(text))
+    return tuple(name for name in names if name in stored(entity))
 
 
 def aliases(text: str) -> frozenset[str]:

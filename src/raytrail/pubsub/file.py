@@ -74,6 +74,7 @@ from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import UNDECODABLE, Chunk, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.frames import Frame, Source, encode, unlocked
+from raytrail.pubsub.in_order import Batches, Waiting, settle
 from raytrail.pubsub.url import shown_whole
 
 _CHUNK_FILE = re.compile(r"([0-9]{20})-[0-9a-f]{12}\.chunks")
@@ -117,8 +118,7 @@ class FilePubSub:
     def __init__(self, url: str) -> None:
         self._directory, self._settings = _parse_url(url)
         self._writer = _Writer(self._directory, self._settings)
-        self._turn = asyncio.Lock()
-        self._gathering: _Batch | None = None
+        self._batches = Batches(self._store, str(self._directory))
         self.damaged_bytes = 0
 
     async def publish(self, chunk: Chunk) -> None:
@@ -131,19 +131,11 @@ class FilePubSub:
             BrokerUnavailable: It could not be written (disk full, no directory, an I/O error), nor any other
                 chunk written with it.
         """
-        batch = self._gathering
-        if batch is None or batch.stored.done():  # done without being stored: its event loop was cancelled
-            batch = self._gathering = _Batch([chunk])
-            batch.stored = asyncio.ensure_future(self._store(batch))
-        else:
-            batch.chunks.append(chunk)
-        # a publisher that is cancelled must not cancel the write that others wait for
-        await asyncio.shield(batch.stored)
+        await self._batches.publish(chunk)
 
-    async def _store(self, batch: _Batch) -> None:
-        async with self._turn:
-            self._gathering = None
-            await asyncio.to_thread(self._writer.append, batch.chunks)
+    async def _store(self, batch: list[Waiting]) -> None:
+        await asyncio.to_thread(self._writer.append, [chunk for chunk, _ in batch])
+        settle(stored for _, stored in batch)
 
     async def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
         """
@@ -232,10 +224,8 @@ class FilePubSub:
 
     async def aclose(self) -> None:
         """Finish what is being published and give up the file. Safe to call twice."""
-        if self._gathering is not None:
-            await asyncio.wait([self._gathering.stored])
-        async with self._turn:
-            await asyncio.to_thread(self._writer.close)
+        await self._batches.finish()
+        await asyncio.to_thread(self._writer.close)
 
 
 def _parse_url(url: str) -> tuple[Path, _Settings]:
@@ -276,14 +266,6 @@ def _reached(path: Path) -> Iterator[None]:
 
 
 # -- writing
-
-
-class _Batch:
-    """Chunks that are written together."""
-
-    def __init__(self, chunks: list[Chunk]) -> None:
-        self.chunks = chunks
-        self.stored: asyncio.Future[None]
 
 
 class _Writer:

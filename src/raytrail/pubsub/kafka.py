@@ -54,6 +54,7 @@ from raytrail.event import LOG, Chunk, Segment, Unreadable, header_text, receive
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.collector import from_message
 from raytrail.pubsub.groups import name_of
+from raytrail.pubsub.in_order import Turn
 from raytrail.pubsub.url import parse, shown
 from raytrail.redact import Redactor, default
 from raytrail.redact.names import is_secret
@@ -159,9 +160,7 @@ class KafkaPubSub:
         self._properties["bootstrap.servers"] = ",".join(address.hosts)
         self._connect_seconds = max(self._settings.timeout_seconds / 3, 1)
         self._senders: dict[bool, _Sender] = {}
-        self._turn = asyncio.Lock()
-        self._failed_at = 0.0
-        self._failure: RaytrailError | None = None
+        self._turn = Turn()
         self._worked = False
         self._last: KafkaError | None = None
         self._down = False
@@ -186,9 +185,7 @@ class KafkaPubSub:
 
     async def _send(self, chunk: Chunk, *, alone: bool) -> KafkaError | None:
         began = time.monotonic()
-        async with self._turn:
-            if self._failure is not None and began <= self._failed_at:
-                raise self._failure  # it waited behind one that failed, and must not overtake it
+        async with self._turn.taken():
             sender = self._senders.get(alone) or await self._open(alone=alone)
             sent = sender.begin(_key(chunk))
             by_line = self._settings.envelope == "event" and chunk.event_type != LOG
@@ -199,7 +196,7 @@ class KafkaPubSub:
                         raise self._drop(self._slow())
                     await asyncio.sleep(_POLL_SECONDS)
                     if sender.stopped:
-                        raise self._failure or self._slow()
+                        raise self._turn.failure or self._slow()
             except KafkaException as failed:
                 sent.error = failed.args[0]
             finally:
@@ -208,11 +205,11 @@ class KafkaPubSub:
         await asyncio.wait([sent.stored], timeout=max(left, 1))
         if not sent.stored.done():
             # where its producer was given up already, the next one is not to suffer for it
-            raise self._failure if sender.stopped and self._failure else self._drop(self._slow())
+            raise self._turn.failure if sender.stopped and self._turn.failure else self._drop(self._slow())
         error = sent.stored.result()
         if error is not None and error.code() in _GIVEN_UP:
-            if sender.stopped and self._failure is not None:
-                raise self._failure
+            if sender.stopped and self._turn.failure is not None:
+                raise self._turn.failure
             # the client gave all up by itself, and says why in a moment
             await self._reason(sender)
         if error is not None and error.code() not in _REFUSED and not sender.stopped:
@@ -254,7 +251,7 @@ class KafkaPubSub:
         meanwhile. Purged, all of it fails, and is sent again in order by whoever sent it. What was on its way to
         the broker may be stored all the same: those chunks come twice, and the store knows them by their ranges.
         """
-        self._failed_at, self._failure = time.monotonic(), error
+        self._turn.fail(error)
         senders, self._senders = self._senders, {}
         for sender in senders.values():
             sender.stop()

@@ -50,6 +50,7 @@ from nats.js import errors as js_errors
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError, RaytrailError
 from raytrail.event import Chunk, received, unquoted
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.in_order import Turn
 from raytrail.pubsub.url import parse, shown
 
 _CONNECT_SECONDS = 5.0
@@ -94,9 +95,7 @@ class NatsPubSub:
         self._servers = [f"nats://{host}" for host in address.hosts]
         self._user, self._password = address.user, address.password
         self._connection: _Connection | None = None
-        self._turn = asyncio.Lock()
-        self._failed_at = 0.0
-        self._failure: RaytrailError | None = None
+        self._turn = Turn()
 
     async def publish(self, chunk: Chunk) -> None:
         """
@@ -109,9 +108,7 @@ class NatsPubSub:
         began = time.monotonic()
         answers: list[asyncio.Future[None]] = []
         try:
-            async with self._turn:
-                if self._failure is not None and began <= self._failed_at:
-                    raise self._failure  # it waited behind one that failed, and must not overtake it
+            async with self._turn.taken():
                 with self._ours():
                     if self._connection is None:
                         self._connection = await self._connect()
@@ -121,13 +118,13 @@ class NatsPubSub:
                 left = began + self._settings.timeout_seconds - time.monotonic()
                 await asyncio.wait_for(asyncio.gather(*answers), max(left, 1))
         except RaytrailError as error:
-            if error is not self._failure:
+            if error is not self._turn.failure:
                 await self._drop(error)
             raise
 
     async def _drop(self, error: RaytrailError) -> None:
         """Give up the connection and all that is under way on it, so that nothing overtakes what failed."""
-        self._failed_at, self._failure = time.monotonic(), error
+        self._turn.fail(error)
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.aclose(error)

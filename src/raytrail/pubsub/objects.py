@@ -53,10 +53,11 @@ import msgspec
 import obstore
 from obstore import exceptions
 
-from raytrail.errors import BrokerUnavailable, ConfigError, RaytrailError
+from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import UNDECODABLE, Chunk, Unreadable, received, unquoted
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.bucket import BucketSettings, open_bucket
+from raytrail.pubsub.in_order import Batches, Waiting, settle
 from raytrail.zstd import ZstdError, compress, decompress_at_most
 
 _PLACE_SECONDS = 1.0
@@ -72,7 +73,6 @@ _NUMBER = re.compile(r"[0-9]{1,18}(?=\.)")
 """Of an object, at the beginning of its name."""
 
 log = logging.getLogger(__name__)
-_Waiting = tuple[Chunk, "asyncio.Future[None]"]
 
 
 class _Settings(BucketSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,10 +110,9 @@ class ObjectsPubSub:
         self._store = self._bucket.client
         self._shown, self._prefix = self._bucket.shown, self._bucket.path
         self._writer, self._number = "", 0
-        self._waiting: list[_Waiting] = []
-        self._waiting_bytes = 0
-        self._full = asyncio.Event()
-        self._storing: asyncio.Task[None] | None = None
+        self._batches = Batches(
+            self._store_batch, self._shown, self._settings.batch_bytes, self._settings.linger_seconds
+        )
         self._reading: set[str] = set()
 
     async def publish(self, chunk: Chunk) -> None:
@@ -121,46 +120,18 @@ class ObjectsPubSub:
         Send one chunk, returning once the object that it is in is stored.
 
         Raises:
-            BrokerUnavailable: The bucket is away or slow; all chunks that wait fail with it, so that none overtakes.
+            BrokerUnavailable: The bucket is away or slow.
             ConfigError: There is no such bucket, or we may not write to it.
         """
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((chunk, stored))
-        self._waiting_bytes += len(chunk.data)
-        if self._waiting_bytes >= self._settings.batch_bytes:
-            self._full.set()
-        if self._storing is None or self._storing.done():
-            self._storing = asyncio.create_task(self._store_all())
-        await stored
+        await self._batches.publish(chunk)
 
-    async def _store_all(self) -> None:
-        while self._waiting:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._full.wait(), self._settings.linger_seconds)
-            batch = self._take()
-            try:
-                await self._put([chunk for chunk, _ in batch])
-            except BaseException as error:
-                ours = error if isinstance(error, RaytrailError) else BrokerUnavailable(f"{self._shown} was closed")
-                batch += self._waiting
-                self._waiting, self._waiting_bytes, self._writer = [], 0, ""
-                _settle(batch, ours)
-                if not isinstance(error, RaytrailError):
-                    raise
-            else:
-                _settle(batch, None)
-
-    def _take(self) -> list[_Waiting]:
-        count = size = 0
-        for chunk, _ in self._waiting:
-            if count and size + len(chunk.data) > self._settings.batch_bytes:
-                break
-            count, size = count + 1, size + len(chunk.data)
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        self._waiting_bytes -= size
-        if self._waiting_bytes < self._settings.batch_bytes:
-            self._full.clear()
-        return batch
+    async def _store_batch(self, batch: list[Waiting]) -> None:
+        try:
+            await self._put([chunk for chunk, _ in batch])
+        except BaseException:
+            self._writer = ""  # whether it will arrive is not known
+            raise
+        settle(stored for _, stored in batch)
 
     async def _put(self, chunks: list[Chunk]) -> None:
         if not self._writer:
@@ -283,9 +254,7 @@ class ObjectsPubSub:
 
     async def aclose(self) -> None:
         """Give up what is being published. Safe to call twice."""
-        if self._storing is not None:
-            self._storing.cancel()
-            await asyncio.gather(self._storing, return_exceptions=True)
+        await self._batches.cancel()
 
 
 class _Following:
@@ -490,12 +459,3 @@ class _Head(msgspec.Struct, frozen=True):
     """What comes before the lines of a chunk: its headers, and how many bytes its lines have."""
 
     raytrail: dict[str, str | int]
-
-
-def _settle(waiting: list[_Waiting], error: RaytrailError | None) -> None:
-    for _, stored in waiting:
-        if not stored.done():
-            if error is None:
-                stored.set_result(None)
-            else:
-                stored.set_exception(error)

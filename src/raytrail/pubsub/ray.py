@@ -63,6 +63,7 @@ from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventE
 from raytrail.event import UNDECODABLE, Chunk, Unreadable, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.groups import name_of
+from raytrail.pubsub.in_order import Batches, Waiting, settle
 from raytrail.pubsub.url import parse, shown
 from raytrail.zstd import ZstdError, compress, decompress_at_most
 
@@ -92,7 +93,6 @@ _BEHIND_TIMEOUTS = 10  # so long a reader that says it is behind is waited for
 _PRODUCERS = 100_000
 _ID_BYTES = 28  # of a Ray UniqueID
 
-_Waiting = tuple[Chunk, "asyncio.Future[None]"]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 log = logging.getLogger(__name__)
@@ -292,19 +292,14 @@ class _Topic(NamedTuple):
 
 
 class _Sender:
-    """
-    The agent's end: one message at a time, in order; each chunk's publisher waits until it is acknowledged.
-
-    What fails takes with it all that waits, so that nothing overtakes it.
-    """
+    """The agent's end: one message at a time, in order; each chunk's publisher waits until it is acknowledged."""
 
     def __init__(self, topic: _Topic) -> None:
         self._topic = topic
         self._producer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._number = self._after = 0
-        self._waiting: list[_Waiting] = []
+        self._batches = Batches(self._send, topic.shown, _MESSAGE_BYTES)
         self._unacked: dict[int, tuple[float, asyncio.Future[None]]] = {}  # by number, with the time it was sent
-        self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._gcs: _Gcs | None = None
         self._reader = b""
@@ -312,30 +307,20 @@ class _Sender:
         self._reported_at = self._behind_at = -math.inf
 
     async def publish(self, chunk: Chunk) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((chunk, done))
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send())
-        await done
+        await self._batches.publish(chunk)
 
-    async def _send(self) -> None:
-        while self._waiting:
-            batch: list[_Waiting] = []
-            try:
-                gcs = await self._connected()
-                if not await self._audible():
-                    waiting, self._waiting = self._waiting, []
-                    _settle((done for _, done in waiting), self._silence())
-                    continue
-                batch = self._take()
-                await self._send_batch(gcs, batch)
-            except BaseException as error:
-                failed, self._waiting = [*batch, *self._waiting], []
-                await self._drop((done for _, done in failed), error)
-                if not isinstance(error, RaytrailError):
-                    raise
+    async def _send(self, batch: list[Waiting]) -> None:
+        try:
+            gcs = await self._connected()
+            if audible := await self._audible():
+                await self._send_message(gcs, batch)
+        except BaseException as error:
+            await self._drop(error)
+            raise
+        if not audible:
+            raise self._silence()
 
-    async def _send_batch(self, gcs: _Gcs, batch: list[_Waiting]) -> None:
+    async def _send_message(self, gcs: _Gcs, batch: list[Waiting]) -> None:
         first, now = self._number + 1, time.monotonic()
         self._number += len(batch)
         message = await asyncio.to_thread(_pack, self._producer, self._after, first, [chunk for chunk, _ in batch])
@@ -347,24 +332,13 @@ class _Sender:
             raise self._lost()
         self._after = self._number
         if not self._topic.group:
-            _settle(done for _, done in batch)
-
-    def _take(self) -> list[_Waiting]:
-        """Return what goes into the next message: a megabyte, or one longer chunk."""
-        count = size = 0
-        for chunk, _ in self._waiting:
-            size += len(chunk.data)
-            if count and size > _MESSAGE_BYTES:
-                break
-            count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        return batch
+            settle(done for _, done in batch)
 
     async def _connected(self) -> _Gcs:
         """Return a connection on which publishing is safe."""
         topic = self._topic
         if self._listening and self._listening.done():
-            await self._drop((), self._lost())
+            await self._drop(self._lost())
         if self._gcs is None:
             self._gcs = _Gcs(topic)
             # with acks=none, to a key that has no messages: it is only for the answer
@@ -404,7 +378,7 @@ class _Sender:
                         self._take_report(report)
             except RaytrailError as error:
                 unacked, self._unacked = self._unacked, {}
-                _settle((done for _, done in unacked.values()), error)
+                settle((done for _, done in unacked.values()), error)
                 raise
             now = time.monotonic()
             late = [
@@ -413,7 +387,7 @@ class _Sender:
                 if now - max(sent_at, self._behind_at) > timeout_seconds
                 or now - sent_at > timeout_seconds * _BEHIND_TIMEOUTS
             ]
-            _settle((self._unacked.pop(number)[1] for number in late), self._silence())
+            settle((self._unacked.pop(number)[1] for number in late), self._silence())
 
     def _take_report(self, report: _Report) -> None:
         missed = report.missed.get(self._producer, [])
@@ -422,9 +396,9 @@ class _Sender:
             self._reader = report.reader
             missed = [(1, self._number)]
         acked = [number for number in report.acked.get(self._producer, ()) if number in self._unacked]
-        _settle(self._unacked.pop(number)[1] for number in acked)
+        settle(self._unacked.pop(number)[1] for number in acked)
         unheard = [number for number in self._unacked if any(first <= number <= last for first, last in missed)]
-        _settle(
+        settle(
             (self._unacked.pop(number)[1] for number in unheard),
             BrokerUnavailable(f"group {report.group!r} at {self._topic.shown} did not hear a chunk; publish it again"),
         )
@@ -443,12 +417,12 @@ class _Sender:
     def _lost(self) -> BrokerUnavailable:
         return BrokerUnavailable(f"the connection to {self._topic.shown} was lost; publish it again")
 
-    async def _drop(self, waiting: Iterable[asyncio.Future[None]], error: BaseException) -> None:
-        """Give up the connection, all that was sent over it, and what waits."""
+    async def _drop(self, error: BaseException) -> None:
+        """Give up the connection, and all that was sent over it."""
         if not isinstance(error, RaytrailError):
             error = BrokerUnavailable(f"{self._topic.shown} is being closed; publish it again")
         unacked, self._unacked = self._unacked, {}
-        _settle([*waiting, *(done for _, done in unacked.values())], error)
+        settle((done for _, done in unacked.values()), error)
         gcs, listening, self._gcs, self._listening = self._gcs, self._listening, None, None
         self._reported_at = -math.inf
         if listening is not None:
@@ -458,11 +432,8 @@ class _Sender:
             await gcs.aclose()
 
     async def aclose(self) -> None:
-        if self._sending is not None:
-            self._sending.cancel()
-            await asyncio.gather(self._sending, return_exceptions=True)
-        waiting, self._waiting = self._waiting, []  # given while it was being cancelled
-        await self._drop((done for _, done in waiting), asyncio.CancelledError())
+        await self._batches.cancel()
+        await self._drop(asyncio.CancelledError())
 
 
 class _Acks:
@@ -703,16 +674,6 @@ def _varint(number: int) -> bytes:
         encoded.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*encoded, number])
-
-
-def _settle(futures: Iterable[asyncio.Future[None]], error: Exception | None = None) -> None:
-    """Let those that still wait go on, or fail with `error`."""
-    for future in futures:
-        if not future.done():
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
 
 
 async def _ack(acks: _Acks | None, producer: str, numbers: Sequence[int]) -> None:

@@ -50,6 +50,7 @@ from redis.backoff import NoBackoff
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, PublishError
 from raytrail.event import Chunk, Unreadable, header_text, received
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.in_order import Batches, Waiting, settle
 from raytrail.pubsub.url import parse, shown
 
 _OLDEST = (7, 0)  # since then a script may be let through when memory is full: a full server must be readable
@@ -138,8 +139,7 @@ class RedisPubSub:
             **tls,
         )
         self._reading: set[str] = set()
-        self._waiting: list[tuple[Chunk, asyncio.Future[None]]] = []
-        self._storing: asyncio.Future[None] | None = None
+        self._batches = Batches(self._add, self._shown, _BATCH_BYTES)
         self._bulk_bytes: int | None = None
         self._behind: list[str] = []
         self._away: list[str] = []
@@ -155,56 +155,20 @@ class RedisPubSub:
             ChunkRefused: The chunk is longer than the server takes (``proto-max-bulk-len``, 512 MiB).
             ConfigError: The server does not let us in, is too old, or the key is no stream.
         """
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((chunk, stored))
-        if self._storing is None or self._storing.done():
-            self._storing = asyncio.ensure_future(self._store())
-        await stored
+        await self._batches.publish(chunk)
 
-    async def _store(self) -> None:
-        while self._waiting:
-            batch = self._take()
-            try:
-                await self._add(batch)
-            except (PublishError, ConfigError) as error:
-                # what waits fails with it: stored now, it would come before what is sent again
-                batch, self._waiting = batch + self._waiting, []
-                for _, stored in batch:
-                    if not stored.done():
-                        stored.set_exception(error)
-            finally:
-                for _, stored in batch:
-                    stored.cancel()  # of no effect on what is done; else this task itself was cancelled
-
-    def _take(self) -> list[tuple[Chunk, asyncio.Future[None]]]:
-        count = size = 0
-        for chunk, _ in self._waiting:
-            size += len(chunk.data)
-            if count and size > _BATCH_BYTES:
-                break
-            count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        return batch
-
-    async def _add(self, batch: list[tuple[Chunk, asyncio.Future[None]]]) -> None:
+    async def _add(self, batch: list[Waiting]) -> None:
         async with self._ours():
             longest = await self._prepare()
-        pipeline, sent = self._redis.pipeline(transaction=True), list[asyncio.Future[None]]()
+        taken = [(chunk, stored) for chunk, stored in batch if len(chunk.data) <= longest]
         for chunk, stored in batch:
-            if stored.done():
-                continue  # its publisher was cancelled
             if len(chunk.data) > longest:
-                stored.set_exception(
-                    ChunkRefused(
-                        f"{self._shown} takes {longest} bytes at most, and a chunk has {len(chunk.data)}; "
-                        f"raise proto-max-bulk-len there, or lower the agent's chunk_bytes"
-                    )
-                )
-                continue
+                settle([stored], self._refused(chunk, longest))
+        pipeline = self._redis.pipeline(transaction=True)
+        for chunk, _ in taken:
             # the names of clusters and sessions may hold lone surrogates, as the environment does
             fields = {name: value.encode("utf-8", "surrogatepass") for name, value in chunk.headers().items()}
             pipeline.xadd(self._stream, {**fields, "data": chunk.data})
-            sent.append(stored)
         try:
             async with self._ours():
                 await pipeline.execute()
@@ -213,9 +177,13 @@ class RedisPubSub:
                 with suppress(PublishError, ConfigError):  # as where the agent's user may only write
                     await self._tidy()
             raise
-        for stored in sent:
-            if not stored.done():
-                stored.set_result(None)
+        settle(stored for _, stored in taken)
+
+    def _refused(self, chunk: Chunk, longest: int) -> ChunkRefused:
+        return ChunkRefused(
+            f"{self._shown} takes {longest} bytes at most, and a chunk has {len(chunk.data)}; "
+            f"raise proto-max-bulk-len there, or lower the agent's chunk_bytes"
+        )
 
     async def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
         """
@@ -474,8 +442,7 @@ class RedisPubSub:
 
     async def aclose(self) -> None:
         """Finish what is being published and drop the connections. Safe to call twice."""
-        if self._storing is not None:
-            await asyncio.wait([self._storing])
+        await self._batches.finish()
         await self._redis.aclose()
 
 

@@ -74,6 +74,7 @@ from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import UNDECODABLE, Chunk, received
 from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.frames import Frame, Source, encode, unlocked
+from raytrail.pubsub.groups import Standing, standing
 from raytrail.pubsub.in_order import Batches, Waiting, settle
 from raytrail.pubsub.url import shown_whole
 
@@ -86,8 +87,6 @@ _COMMIT_SECONDS = 0.05
 _COMMIT_RETRY_SECONDS = 5.0
 _TIDY_SECONDS = 60.0
 _STILLBORN_SECONDS = 3600.0
-_EPHEMERAL = "ephemeral-"
-"""How the names of groups begin that look once and never come back."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
@@ -521,33 +520,21 @@ def _remove(path: Path) -> None:
 
 def _retain(directory: Path, settings: _Settings) -> None:
     now = time.time()
-    counting: dict[str, dict[str, int]] = {}
-    away: dict[str, dict[str, int]] = {}
-    for path in sorted(_groups(directory).glob("*.json")):
-        present = not _is_unlocked(path.with_suffix(".lock"))
-        if path.stem.startswith(_EPHEMERAL) and not present:
-            # nobody comes back to it: it must not hold up retention for the others
-            _remove(path)
-            continue
-        recent = now - path.stat().st_mtime <= settings.retain_seconds
-        (counting if present or recent else away)[path.stem] = _positions(path)
+    counting, away = _groups_by_standing(directory, settings, now)
     files = {path.name: path.stat() for path in sorted(directory.glob("*.chunks")) if _CHUNK_FILE.fullmatch(path.name)}
     total = sum(stat.st_size for stat in files.values())
     unread: set[str] = set()
     for name, stat in files.items():
-        age = now - stat.st_mtime
-        if stat.st_size == 0:
-            if age < _STILLBORN_SECONDS:  # its publisher may be about to lock it
-                continue
-        elif age <= settings.retain_seconds and (total <= settings.retain_bytes or not counting):
+        if not _is_due(
+            now - stat.st_mtime, stat.st_size, settings, full=total > settings.retain_bytes and bool(counting)
+        ):
             continue
-        behind = [group for group, positions in counting.items() if positions.get(name, 0) < stat.st_size]
+        behind = _behind(counting, name, stat.st_size)
         unread.update(behind)
         path = directory / name
         if behind or not _is_unlocked(path):
             continue
-        missed = sorted(group for group, positions in away.items() if positions.get(name, 0) < stat.st_size)
-        if missed:
+        if missed := _behind(away, name, stat.st_size):
             log.warning(
                 "%s is deleted unread by the groups %s, which have been away longer than retain_seconds=%d",
                 path,
@@ -566,6 +553,37 @@ def _retain(directory: Path, settings: _Settings) -> None:
             sorted(unread),
             _groups(directory),
         )
+
+
+_Positions = dict[str, dict[str, int]]
+"""Where each group is: by group and file, the bytes acknowledged."""
+
+
+def _groups_by_standing(directory: Path, settings: _Settings, now: float) -> tuple[_Positions, _Positions]:
+    """Return the groups that count and those that are away, and forget those that will not come back."""
+    by_standing: dict[Standing, _Positions] = {Standing.COUNTS: {}, Standing.AWAY: {}}
+    for path in sorted(_groups(directory).glob("*.json")):
+        present, silent_seconds = not _is_unlocked(path.with_suffix(".lock")), now - path.stat().st_mtime
+        how = standing(
+            path.stem, present=present, silent_seconds=silent_seconds, retain_seconds=settings.retain_seconds
+        )
+        if how is Standing.GONE:
+            _remove(path)
+        else:
+            by_standing[how][path.stem] = _positions(path)
+    return by_standing[Standing.COUNTS], by_standing[Standing.AWAY]
+
+
+def _is_due(age_seconds: float, size: int, settings: _Settings, *, full: bool) -> bool:
+    """Say whether a file is to go once every group that counts has it; `full` is whether all of them are too large."""
+    if size == 0:
+        return age_seconds >= _STILLBORN_SECONDS  # until then its publisher may be about to lock it
+    return full or age_seconds > settings.retain_seconds
+
+
+def _behind(groups: _Positions, name: str, size: int) -> list[str]:
+    """Return which groups have not acknowledged all of a file."""
+    return sorted(group for group, positions in groups.items() if positions.get(name, 0) < size)
 
 
 def _is_unlocked(path: Path) -> bool:

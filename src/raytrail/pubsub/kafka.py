@@ -857,5 +857,4 @@ def _key(chunk: Chunk) -> str:
 
 
 def _headers(chunk: Chunk) -> list[tuple[str, str | bytes | None]]:
-    # the names of clusters and sessions may hold lone surrogates, as the environment does
-    return [(name, value.encode("utf-8", "surrogatepass")) for name, value in chunk.headers().items()]
+    return list(chunk.encoded_headers().items())

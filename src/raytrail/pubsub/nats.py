@@ -39,7 +39,6 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, ClassVar
-from urllib.parse import quote
 
 import msgspec
 import nats.errors
@@ -50,6 +49,7 @@ from nats.js import errors as js_errors
 from raytrail.errors import BrokerUnavailable, ConfigError, EventError, RaytrailError
 from raytrail.event import Chunk, received, unquoted
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.groups import gone_after_seconds
 from raytrail.pubsub.in_order import Turn
 from raytrail.pubsub.url import parse, shown
 
@@ -60,8 +60,6 @@ _TIDY_SECONDS = 10.0
 _JOIN_SECONDS = 600.0  # a chunk in parts whose publisher died is given up after this; its agent sends it again
 _RESERVED_BYTES = 2048  # of max_payload, for what is added to the headers
 _ID, _PART, _MSG_ID, _STATUS = "raytrail-id", "raytrail-part", "Nats-Msg-Id", "Status"
-_EPHEMERAL = "ephemeral-"
-"""How the names of groups begin that look once and never come back."""
 
 log = logging.getLogger(__name__)
 
@@ -154,8 +152,7 @@ class NatsPubSub:
                         f"{self._shown}: group {group!r} is being read; stop its readers to read it from the start, "
                         f"or read as another group"
                     )
-                idle_seconds = 60.0 if group.startswith(_EPHEMERAL) else float(self._settings.retain_seconds)
-                await reader.join(idle_seconds)
+                await reader.join(gone_after_seconds(group, self._settings.retain_seconds))
                 await self._warn_of_missed(connection, reader, group)
             keeping = asyncio.create_task(self._keep(connection, reader, group))
             while True:
@@ -563,7 +560,7 @@ class _Joining:
 
 def _messages(chunk: Chunk, max_payload: int) -> Iterator[tuple[bytes, dict[str, str]]]:
     """Yield the data and headers of the messages that a chunk travels as."""
-    headers = {name: quote(value, safe=":,", errors="surrogatepass") for name, value in chunk.headers().items()}
+    headers = chunk.quoted_headers()
     # a report has no ranges, and is itself
     ranges = headers["segments"].encode() if chunk.segments else chunk.data
     name = hashlib.blake2b(headers["session"].encode() + b"\n" + ranges, digest_size=16).hexdigest()

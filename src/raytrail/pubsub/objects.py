@@ -416,9 +416,8 @@ async def _ack_once(one: _Following, number: int, done: list[bool]) -> None:
 def _encode(chunks: list[Chunk], compression: str) -> bytes:
     parts: list[bytes] = []
     for chunk in chunks:
-        # names may hold lone surrogates, which other engines would not read
-        said = {name: quote(value, safe=":,", errors="surrogatepass") for name, value in chunk.headers().items()}
-        head = json.dumps({"raytrail": {**said, "bytes": len(chunk.data)}}, separators=(",", ":"))
+        # quoted, as other engines would not read the lone surrogates that names may hold
+        head = json.dumps({"raytrail": {**chunk.quoted_headers(), "bytes": len(chunk.data)}}, separators=(",", ":"))
         parts += head.encode(), b"\n", chunk.data
     data = b"".join(parts)
     if compression == "zstd":

@@ -65,6 +65,7 @@ from raytrail.pubsub import Delivery, Guarantee
 from raytrail.pubsub.groups import name_of
 from raytrail.pubsub.in_order import Batches, Waiting, settle
 from raytrail.pubsub.url import parse, shown
+from raytrail.ray_calls import failed
 from raytrail.zstd import ZstdError, compress, decompress_at_most
 
 _SERVICES = ("ObservabilityPubSubService", "InternalPubSubGcsService")  # since 2.60, and before
@@ -596,15 +597,8 @@ class _Gcs:
         except self._grpc.RpcError as error:
             if error.code() in refusals:
                 return None
-            said = f"{error.code().name}: {error.details()}"
-            if error.code().name in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-                raise ConfigError(
-                    f"the GCS of {self._topic.shown} does not let us in ({said}); give it the cluster's token, with "
-                    f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-                ) from error
-            raise BrokerUnavailable(
-                f"the GCS of {self._topic.shown} does not answer ({said}); start Ray, or mend the address"
-            ) from error
+            gcs = f"GCS of {self._topic.shown}"
+            raise failed(error, gcs, BrokerUnavailable, "start Ray, or mend the address") from error
 
     async def aclose(self) -> None:
         """Leave, and close the connection. Safe to call twice."""
@@ -620,11 +614,7 @@ class _Gcs:
 
 
 def _pack(producer: str, after: int, first: int, chunks: Sequence[Chunk]) -> bytes:
-    # the names of clusters and sessions may hold lone surrogates, as the environment does
-    heads = [
-        ({name: value.encode("utf-8", "surrogatepass") for name, value in chunk.headers().items()}, len(chunk.data))
-        for chunk in chunks
-    ]
+    heads = [(chunk.encoded_headers(), len(chunk.data)) for chunk in chunks]
     lines = compress(b"".join(chunk.data for chunk in chunks), 1)
     return msgspec.msgpack.encode(_Message(producer, after, first, heads, lines))
 

@@ -50,6 +50,7 @@ from redis.backoff import NoBackoff
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, PublishError
 from raytrail.event import Chunk, Unreadable, header_text, received
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.groups import Standing, standing
 from raytrail.pubsub.in_order import Batches, Waiting, settle
 from raytrail.pubsub.url import parse, shown
 
@@ -62,8 +63,6 @@ _TIDY_SECONDS = 10.0
 _BATCH_BYTES = 1024**2  # a server counts what is on its way to it as memory that is used
 _BULK_BYTES = 512 * 1024**2  # proto-max-bulk-len, where it may not be asked for
 _READER = "reader"
-_EPHEMERAL = "ephemeral-"
-"""How the names of groups begin that look once and never come back."""
 
 _JOIN = """#!lua flags=allow-oom
 local holder = redis.call('get', KEYS[2])
@@ -166,9 +165,7 @@ class RedisPubSub:
                 settle([stored], self._refused(chunk, longest))
         pipeline = self._redis.pipeline(transaction=True)
         for chunk, _ in taken:
-            # the names of clusters and sessions may hold lone surrogates, as the environment does
-            fields = {name: value.encode("utf-8", "surrogatepass") for name, value in chunk.headers().items()}
-            pipeline.xadd(self._stream, {**fields, "data": chunk.data})
+            pipeline.xadd(self._stream, {**chunk.encoded_headers(), "data": chunk.data})
         try:
             async with self._ours():
                 await pipeline.execute()
@@ -347,51 +344,12 @@ class RedisPubSub:
 
     async def _tidy(self) -> None:
         """Trim what retention no longer keeps and every counting group has acknowledged."""
-        redis, stream = self._redis, self._stream
         async with self._ours():
-            now_ms = int((await redis.time())[0]) * 1000
-            aged_ms = now_ms - self._settings.retain_seconds * 1000
-            floors: dict[str, tuple[int, int]] = {}
-            away: list[str] = []
-            for state in await redis.xinfo_groups(stream):
-                group = state["name"].decode()
-                present = await redis.exists(self._lease(group))
-                if group.startswith(_EPHEMERAL) and not present:
-                    # nobody comes back to it: it must not hold up retention for the others
-                    await redis.xgroup_destroy(stream, group)
-                    continue
-                seen = [consumer["idle"] for consumer in await redis.xinfo_consumers(stream, group)]
-                if seen and not present and min(seen) > self._settings.retain_seconds * 1000:
-                    away.append(group)
-                elif state["pending"] and (oldest := (await redis.xpending(stream, group))["min"]):
-                    floors[group] = _position(oldest)
-                else:  # or what was pending has been acknowledged just now
-                    ms, sequence = _position(state["last-delivered-id"])
-                    floors[group] = (ms, sequence + 1)
-            if away != self._away:
-                self._away = away
-                if away:
-                    log.warning(
-                        "%s: the groups %s of stream %r have been away longer than retain_seconds=%d and no longer "
-                        "hold back what they have not read",
-                        self._shown,
-                        away,
-                        stream,
-                        self._settings.retain_seconds,
-                    )
+            floors = await self._floors()
             if not floors:
                 return
             low = min(floors.values())
-            await redis.xtrim(stream, minid=_entry(min(low, (aged_ms, 0))), approximate=False)
-            memory = await redis.info("memory")
-            limit = self._settings.retain_bytes
-            if int(memory["maxmemory"]):
-                limit = min(limit, int(memory["maxmemory"]) // 2)
-            total = await redis.memory_usage(stream, samples=100) or 0
-            if total > limit and (length := await redis.xlen(stream)):
-                surplus = -(-length * (total - limit) // total)
-                await redis.xtrim(stream, minid=_entry(low), approximate=True, limit=surplus)
-                total = await redis.memory_usage(stream, samples=100) or 0
+            total, limit = await self._trim(low)
         behind = sorted(group for group, floor in floors.items() if floor == low) if total > limit else []
         if behind != self._behind:
             self._behind = behind
@@ -400,11 +358,66 @@ class RedisPubSub:
                     "%s: stream %r takes %d bytes, more than the %d it may, since the groups %s have not acknowledged "
                     "them; start their readers, or remove those no longer used with XGROUP DESTROY",
                     self._shown,
-                    stream,
+                    self._stream,
                     total,
                     limit,
                     behind,
                 )
+
+    async def _floors(self) -> dict[str, tuple[int, int]]:
+        """Return the first entry that each group needs, of those that count; forget those that will not come back."""
+        floors: dict[str, tuple[int, int]] = {}
+        away: list[str] = []
+        for state in await self._redis.xinfo_groups(self._stream):
+            group = state["name"].decode()
+            how = await self._standing(group)
+            if how is Standing.GONE:
+                await self._redis.xgroup_destroy(self._stream, group)
+            elif how is Standing.AWAY:
+                away.append(group)
+            else:
+                floors[group] = await self._floor(state)
+        if away != self._away:
+            self._away = away
+            if away:
+                log.warning(
+                    "%s: the groups %s of stream %r have been away longer than retain_seconds=%d and no longer "
+                    "hold back what they have not read",
+                    self._shown,
+                    away,
+                    self._stream,
+                    self._settings.retain_seconds,
+                )
+        return floors
+
+    async def _standing(self, group: str) -> Standing:
+        present = bool(await self._redis.exists(self._lease(group)))
+        idle_ms = [consumer["idle"] for consumer in await self._redis.xinfo_consumers(self._stream, group)]
+        silent_seconds = min(idle_ms, default=0) / 1000
+        retain_seconds = self._settings.retain_seconds
+        return standing(group, present=present, silent_seconds=silent_seconds, retain_seconds=retain_seconds)
+
+    async def _floor(self, state: dict[str, Any]) -> tuple[int, int]:
+        if state["pending"] and (oldest := (await self._redis.xpending(self._stream, state["name"]))["min"]):
+            return _position(oldest)
+        ms, sequence = _position(state["last-delivered-id"])  # or what was pending has been acknowledged just now
+        return ms, sequence + 1
+
+    async def _trim(self, low: tuple[int, int]) -> tuple[int, int]:
+        """Trim what is old or too much, as far as that entry; return the bytes that are left, and how many may be."""
+        redis, stream = self._redis, self._stream
+        aged_ms = (int((await redis.time())[0]) - self._settings.retain_seconds) * 1000
+        await redis.xtrim(stream, minid=_entry(min(low, (aged_ms, 0))), approximate=False)
+        memory = await redis.info("memory")
+        limit = self._settings.retain_bytes
+        if int(memory["maxmemory"]):
+            limit = min(limit, int(memory["maxmemory"]) // 2)
+        total = await redis.memory_usage(stream, samples=100) or 0
+        if total > limit and (length := await redis.xlen(stream)):
+            surplus = -(-length * (total - limit) // total)
+            await redis.xtrim(stream, minid=_entry(low), approximate=True, limit=surplus)
+            total = await redis.memory_usage(stream, samples=100) or 0
+        return total, limit
 
     @asynccontextmanager
     async def _ours(self) -> AsyncGenerator[None, None]:

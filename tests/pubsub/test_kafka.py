@@ -32,7 +32,7 @@ from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
-from raytrail.pubsub.kafka import _lines as lines_of
+from raytrail.pubsub.kafka.wire import by_line as lines_of
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -318,7 +318,7 @@ async def test_after_a_while_without_any_a_partitions_next_message_goes_alone_ag
         await pubsub.publish(sent[0])
         proxy.answer_delay_seconds = 1
         assert await under_way(pubsub, *sent[1:3]) == 2
-        monkeypatch.setattr("raytrail.pubsub.kafka._KNOWN_SECONDS", 0.0)
+        monkeypatch.setattr("raytrail.pubsub.kafka.sender._KNOWN_SECONDS", 0.0)
         await pubsub.publish(sent[3])
         assert await under_way(pubsub, sent[4], sent[0]) == 1
 
@@ -350,7 +350,7 @@ async def test_a_broker_that_falls_silent_is_given_up_and_what_it_had_all_the_sa
 
 @pytest.mark.slow
 async def test_a_reader_leaves_a_broker_that_has_fallen_silent(kafka, monkeypatch):
-    monkeypatch.setattr("raytrail.pubsub.kafka._SETTLE_SECONDS", 1)
+    monkeypatch.setattr("raytrail.pubsub.kafka.reader._SETTLE_SECONDS", 1)
     async with Proxy(kafka.proxied_port, kafka.behind_port) as proxy:
         async with aclosing(connect(kafka.url(proxied=True))) as pubsub:
             await pubsub.publish(chunk(0))

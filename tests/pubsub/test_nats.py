@@ -273,7 +273,8 @@ async def test_a_group_that_is_read_is_not_taken_back_to_the_start(server):
 @pytest.mark.slow
 async def test_retention_deletes_what_every_group_has_and_nothing_else(server, monkeypatch):
     monkeypatch.setattr("raytrail.pubsub.nats._TIDY_SECONDS", 0.1)
-    monkeypatch.setattr("raytrail.pubsub.nats._ACK_WAIT_SECONDS", 2.0)
+    for module in ("nats", "nats.reader"):
+        monkeypatch.setattr(f"raytrail.pubsub.{module}.ACK_WAIT_SECONDS", 2.0)
     url = server.url(retain_bytes=10_000)
     sent = [chunk(number, data=os.urandom(500).hex().encode() + b"\n") for number in range(50)]
     async with aclosing(connect(url)) as pubsub:

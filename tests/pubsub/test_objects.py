@@ -26,7 +26,8 @@ from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on,
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
-from raytrail.pubsub.objects import _decode, _encode, _Following
+from raytrail.pubsub.objects.reader import Following
+from raytrail.pubsub.objects.wire import decode, encode
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -423,8 +424,8 @@ async def test_a_place_that_is_none_is_set_aside_and_the_group_begins_anew(serve
              b'{"raytrail":{"bytes":"2"}}', b'{"raytrail":{"session":7,"bytes":2}}'],
 )  # fmt: skip
 def test_the_chunks_before_a_head_that_is_none_are_read(head):
-    body = _encode([chunk(0)], "none")
-    *chunks, odd = _decode(body + head + b"\nx\n", ".ndjson", "object")
+    body = encode([chunk(0)], "none")
+    *chunks, odd = decode(body + head + b"\nx\n", ".ndjson", "object")
     assert chunks == [chunk(0)]
     assert odd.data == head + b"\nx\n"
     assert odd.place == f"object, at {len(body)}"
@@ -432,17 +433,17 @@ def test_the_chunks_before_a_head_that_is_none_are_read(head):
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip"])
 def test_an_object_that_holds_more_than_can_be_is_not_unpacked(monkeypatch, compression):
-    body = _encode([chunk(0)], compression)
+    body = encode([chunk(0)], compression)
     suffix = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz"}[compression]
-    assert _decode(body, suffix, "object") == [chunk(0)]
-    monkeypatch.setattr("raytrail.pubsub.objects._MOST_BYTES", 20)
-    [odd] = _decode(body, suffix, "object")
+    assert decode(body, suffix, "object") == [chunk(0)]
+    monkeypatch.setattr("raytrail.pubsub.objects.wire._MOST_BYTES", 20)
+    [odd] = decode(body, suffix, "object")
     assert "it holds more than 20 bytes" in odd.reason
     assert odd.data == body
 
 
 def test_an_objects_place_is_that_of_its_last_ack_in_any_order():
-    one = _Following("w", 5)
+    one = Following("w", 5)
     assert one.place == 5
     first, second = one.read(2), one.read(1)
     assert (first, second, one.place) == (5, 6, 5)

@@ -368,7 +368,7 @@ async def test_a_primary_that_becomes_a_replica_is_left(own):
 
 @pytest.mark.slow
 async def test_retention_trims_what_every_group_has_and_nothing_else(server, monkeypatch, caplog):
-    monkeypatch.setattr("raytrail.pubsub.redis._TIDY_SECONDS", 0.1)
+    monkeypatch.setattr("raytrail.pubsub.redis.reader._TIDY_SECONDS", 0.1)
     url = server.url("kept", retain_bytes=20_000)
     sent = [chunk(number, data=os.urandom(500).hex().encode() + b"\n") for number in range(200)]
     with server.client() as client:
@@ -398,7 +398,7 @@ async def test_retention_trims_what_every_group_has_and_nothing_else(server, mon
 
 @pytest.mark.slow
 async def test_a_group_that_is_long_away_holds_nothing_back(server, monkeypatch, caplog):
-    monkeypatch.setattr("raytrail.pubsub.redis._TIDY_SECONDS", 0.1)
+    monkeypatch.setattr("raytrail.pubsub.redis.reader._TIDY_SECONDS", 0.1)
     url = server.url("away", retain_seconds=1)
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))

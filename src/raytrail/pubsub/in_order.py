@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 
 from raytrail.errors import BrokerUnavailable, RaytrailError
 from raytrail.event import Chunk
@@ -22,7 +22,11 @@ Waiting = tuple[Chunk, "asyncio.Future[None]"]
 
 
 class Turn:
-    """Lets chunks onto a connection one after another; what the broker says of them is waited for outside of it."""
+    """
+    Lets chunks onto a connection one after another; what the broker says of them is waited for outside of it.
+
+    Whoever waits for it, while something fails, is given that error.
+    """
 
     def __init__(self) -> None:
         self.failure: RaytrailError | None = None
@@ -30,19 +34,15 @@ class Turn:
         self._failed_at = -math.inf
         self._lock = asyncio.Lock()
 
-    @asynccontextmanager
-    async def taken(self) -> AsyncGenerator[None, None]:
-        """
-        Wait for one's turn, and have it.
-
-        Raises:
-            RaytrailError: Something failed meanwhile.
-        """
+    async def __aenter__(self) -> None:
         began = time.monotonic()
-        async with self._lock:
-            if self.failure is not None and began <= self._failed_at:
-                raise self.failure
-            yield
+        await self._lock.acquire()
+        if self.failure is not None and began <= self._failed_at:
+            self._lock.release()
+            raise self.failure
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
 
     def fail(self, error: RaytrailError) -> None:
         """Have all fail that wait for their turn."""

@@ -26,6 +26,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from tests.brokers.kafka import Kafka
+from tests.brokers.promises import DEADLINE_SECONDS, chunk, numbered, read, until_stored
 from tests.brokers.proxy import Proxy
 from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 
@@ -36,8 +37,6 @@ from raytrail.pubsub.kafka.wire import by_line as lines_of
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-DEADLINE_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -75,29 +74,6 @@ def cluster(tmp_path):
             node.kill()
 
 
-def chunk(number, *, file="file0", data=b""):
-    data = data or b'{"number":%06d}\n' % number
-    segments = (Segment(f"1795420800-{file}", 0, number * len(data), len(data)),)
-    return Chunk(cluster="c", session="s", node_id="0b" * 28, event_type="TASK", segments=segments, data=data)
-
-
-async def until_stored(pubsub, wanted):
-    """Send again as the agent does."""
-    failed = 0
-    while True:
-        try:
-            await pubsub.publish(wanted)
-        except BrokerUnavailable:
-            failed += 1
-            await asyncio.sleep(0.2)
-        else:
-            return failed
-
-
-def numbered(count, files):
-    return [chunk(number, file=f"file{number % files}") for number in range(count)]
-
-
 def in_order(came, sent, files):
     """Whether what came is what was sent, repetitions aside, each file in its order."""
     first = list(dict.fromkeys(came))
@@ -118,24 +94,6 @@ async def running(program, *arguments):
             with suppress(ProcessLookupError):  # it ended just now
                 process.kill()
         await process.wait()
-
-
-async def read(url, wanted, group="history", *, ack=True, **how):
-    """Read until all `wanted` have come, subscribing again as the history does; return them in order."""
-    came, missing = [], set(wanted)
-    async with aclosing(connect(url)) as pubsub:
-        while missing:
-            try:
-                async with aclosing(pubsub.subscribe(group, **how)) as deliveries:
-                    while missing:
-                        delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-                        came.append(delivery.chunk)
-                        missing.discard(delivery.chunk)
-                        if ack:
-                            await delivery.ack()
-            except BrokerUnavailable:
-                await asyncio.sleep(0.2)
-    return came
 
 
 @pytest.mark.slow

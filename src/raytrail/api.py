@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import html
 import os
-import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -41,6 +40,7 @@ from raytrail.event import Unreadable
 from raytrail.fold.layout import shown
 from raytrail.fold.public import event_type, public_events
 from raytrail.pubsub import connect
+from raytrail.pubsub.groups import passing_group
 from raytrail.store import Cluster as Figures
 from raytrail.store import Filter, LedgerRow, Log, Rows, Snapshot, Store
 from raytrail.store.read import Op
@@ -100,7 +100,7 @@ async def subscribe(
     wanted = event_types(types)
     pubsub = connect(url)
     try:
-        name = group or f"ephemeral-{uuid.uuid4().hex}"
+        name = group or passing_group()
         async with aclosing(pubsub.subscribe(name, from_start=from_start)) as deliveries:
             async for delivery in deliveries:
                 if not isinstance(delivery.chunk, Unreadable):

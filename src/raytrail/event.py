@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
@@ -54,6 +54,7 @@ _SEGMENT = re.compile(r"([^:,]*):([0-9]{1,10}):([0-9]{1,19}):([0-9]{1,19})")
 _MOST_GENERATION = 2**31
 _MOST_OFFSET = 2**50
 """A petabyte: far beyond any file, and within 64 bits where those of thousands are added up."""
+_SURROGATES: Final = "surrogatepass"
 _LONGEST_NAME = 1000
 """Of a cluster and of a node, in characters."""
 
@@ -107,6 +108,14 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
             "event_type": self.event_type,
             "segments": ",".join(f"{s.file}:{s.generation}:{s.start}:{s.length}" for s in self.segments),
         }
+
+    def encoded_headers(self) -> dict[str, bytes]:
+        """Return its headers as bytes, for a broker that takes any."""
+        return {name: encoded(value) for name, value in self.headers().items()}
+
+    def quoted_headers(self) -> dict[str, str]:
+        """Return its headers percent-encoded, for a broker that takes ASCII alone."""
+        return {name: quote(value, safe=":,", errors=_SURROGATES) for name, value in self.headers().items()}
 
     @classmethod
     def from_wire(cls, headers: Mapping[str, str], data: bytes) -> Chunk:
@@ -221,17 +230,22 @@ def received(headers: Mapping[str, str | bytes], data: bytes, place: str) -> Chu
         return Unreadable(place=place, reason=str(error), headers=texts, data=data)
 
 
+def encoded(header: str) -> bytes:
+    """Return a header as it is sent. Names of clusters may hold lone surrogates, as the environment does."""
+    return header.encode("utf-8", _SURROGATES)
+
+
 def header_text(raw: bytes) -> str:
-    """Return a header as it was sent: ours may hold lone surrogates, as the environment does; others any bytes."""
+    """Return a header as `encoded` was given it; others may have sent any bytes."""
     try:
-        return raw.decode("utf-8", "surrogatepass")
+        return raw.decode("utf-8", _SURROGATES)
     except UnicodeDecodeError:
         return raw.decode("utf-8", "replace")
 
 
 def unquoted(header: str) -> str:
     """Return what a header says that was percent-encoded, which anybody may have done."""
-    return header_text(unquote_to_bytes(header.encode("utf-8", "surrogatepass")))
+    return header_text(unquote_to_bytes(encoded(header)))
 
 
 def _segments(text: str) -> tuple[Segment, ...]:

@@ -20,7 +20,9 @@ import pytest
 from raytrail import event
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import UNKNOWN_SESSION, Chunk, Segment, Unreadable
-from raytrail.pubsub import connect, file, frames
+from raytrail.pubsub import connect, file
+from raytrail.pubsub.file import frames, layout, retention, writer
+from raytrail.pubsub.file import place as places
 
 pytestmark = pytest.mark.anyio
 
@@ -122,7 +124,7 @@ async def test_what_is_published_while_sizes_are_taken_keeps_its_order(url, tmp_
     await old.publish(chunk(0))
     await new.publish(chunk(1))
     await take(url, 2)
-    place, look = file._Place(tmp_path, "g", from_start=False), frames.Source.look
+    place, look = places.Place(tmp_path, "g", from_start=False), frames.Source.look
     late = [(old, chunk(2)), (new, chunk(3))]
 
     def look_and_publish(source):
@@ -398,8 +400,8 @@ async def test_a_frame_whose_headers_are_no_chunks_comes_as_what_cannot_be_read(
 
 async def test_chunks_published_at_once_share_a_sync(url, monkeypatch):
     syncs = []
-    sync = file._sync
-    monkeypatch.setattr(file, "_sync", lambda fd: (syncs.append(fd), sync(fd)))
+    sync = writer._sync
+    monkeypatch.setattr(writer, "_sync", lambda fd: (syncs.append(fd), sync(fd)))
     sent = [chunk(number) for number in range(3000)]  # more buffers than one writev takes
     async with aclosing(connect(url)) as pubsub:
         await asyncio.gather(*map(pubsub.publish, sent))
@@ -410,14 +412,14 @@ async def test_chunks_published_at_once_share_a_sync(url, monkeypatch):
 
 
 async def test_chunks_that_come_while_others_are_synced_are_in_the_next_write(url, monkeypatch):
-    syncing, go_on, sync = threading.Event(), threading.Event(), file._sync
+    syncing, go_on, sync = threading.Event(), threading.Event(), writer._sync
 
     def slow(fd):
         syncing.set()
         assert go_on.wait(SECONDS)
         sync(fd)
 
-    monkeypatch.setattr(file, "_sync", slow)
+    monkeypatch.setattr(writer, "_sync", slow)
     async with aclosing(connect(url)) as pubsub:
         first = asyncio.ensure_future(pubsub.publish(chunk(0)))
         await until(syncing.is_set)
@@ -429,13 +431,36 @@ async def test_chunks_that_come_while_others_are_synced_are_in_the_next_write(ur
     assert await take(url, 3) == [chunk(0), chunk(1), chunk(2)]
 
 
+async def test_what_waits_behind_a_write_that_failed_fails_with_it_and_is_not_stored_before_it(url, monkeypatch):
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def broken(fd):
+        syncing.set()
+        assert go_on.wait(SECONDS)
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with aclosing(connect(url)) as pubsub:
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "_sync", broken)
+            publishing = [asyncio.ensure_future(pubsub.publish(chunk(0)))]
+            await until(syncing.is_set)
+            publishing += [asyncio.ensure_future(pubsub.publish(chunk(number))) for number in (1, 2)]
+            await asyncio.wait(publishing, timeout=0.05)
+            patch.undo()
+            go_on.set()
+            results = await asyncio.gather(*publishing, return_exceptions=True)
+        assert [type(result) for result in results] == [BrokerUnavailable] * 3
+        await asyncio.gather(*map(pubsub.publish, map(chunk, range(3))))
+    assert await take(url, 3) == [chunk(0), chunk(1), chunk(2)]
+
+
 async def test_closing_waits_for_what_is_being_published(url, tmp_path):
     pubsub = connect(url)
     publishing = [asyncio.ensure_future(pubsub.publish(chunk(number))) for number in range(3)]
     await asyncio.sleep(0)
     await pubsub.aclose()
     await asyncio.gather(*publishing)
-    assert file._is_unlocked(*chunk_files(tmp_path))
+    assert retention._is_unlocked(*chunk_files(tmp_path))
 
 
 async def test_new_names_are_synced_before_publish_returns(tmp_path, monkeypatch):
@@ -450,7 +475,7 @@ async def test_new_names_are_synced_before_publish_returns(tmp_path, monkeypatch
 
 async def test_publish_returns_only_after_the_sync(url, monkeypatch, tmp_path):
     synced = []
-    monkeypatch.setattr(file, "_sync", lambda fd: synced.append(os.fstat(fd).st_size))
+    monkeypatch.setattr(writer, "_sync", lambda fd: synced.append(os.fstat(fd).st_size))
     async with aclosing(connect(url)) as pubsub:
         for number in range(3):
             await pubsub.publish(chunk(number))
@@ -505,7 +530,7 @@ async def test_a_disk_that_cannot_sync_fails_every_publish_of_the_group(url, tmp
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(file, "_sync", broken)
+        patch.setattr(writer, "_sync", broken)
         outcomes = await asyncio.gather(
             *(pubsub.publish(chunk(number)) for number in range(1, 4)), return_exceptions=True
         )
@@ -625,7 +650,7 @@ async def test_acks_are_written_down_while_a_reader_goes_on(url, tmp_path):
 
 
 async def test_acks_are_written_down_in_the_middle_of_much_to_read(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(file, "_COMMIT_SECONDS", 0)
+    monkeypatch.setattr(places, "_COMMIT_SECONDS", 0)
     for number in range(5):
         await publish(url, chunk(number))
     first, *_ = chunk_files(tmp_path)
@@ -636,7 +661,7 @@ async def test_acks_are_written_down_in_the_middle_of_much_to_read(url, tmp_path
 
 async def test_a_commit_that_comes_after_leaving_writes_nothing(url, tmp_path):
     await publish(url, chunk(0))
-    place = file._Place(tmp_path, "g", from_start=False)
+    place = places.Place(tmp_path, "g", from_start=False)
     place.leave()
     await take(url, 1)
     before = (tmp_path / "groups/g.json").read_bytes()
@@ -648,11 +673,11 @@ async def test_joining_and_retention_do_not_disturb_each_other(url, tmp_path):
     """Retention tries a group's lock for a moment; who joins in that moment must not think it taken."""
     await publish(url, chunk(0))
     await take(url, 1, ack=False)
-    settings = file._Settings()
-    with file._undisturbed(tmp_path), (tmp_path / "groups/g.lock").open() as tried:
+    settings = layout.Settings()
+    with retention.undisturbed(tmp_path), (tmp_path / "groups/g.lock").open() as tried:
         fcntl.flock(tried, fcntl.LOCK_SH)
         joining = asyncio.create_task(asyncio.to_thread(asyncio.run, take(url, 1)))
-        tidying = asyncio.create_task(asyncio.to_thread(file._tidy, tmp_path, settings))
+        tidying = asyncio.create_task(asyncio.to_thread(retention.tidy, tmp_path, settings))
         assert not (await asyncio.wait([joining, tidying], timeout=0.2))[0]
     assert await joining == [chunk(0)]
     await tidying
@@ -662,7 +687,7 @@ async def test_a_file_that_is_deleted_while_it_is_looked_at_is_passed_over(url, 
     await publish(url, chunk(0))
     (path,) = chunk_files(tmp_path)
     ghost = path.name.replace("1-", "2-")
-    place = file._Place(tmp_path, "g", from_start=False)
+    place = places.Place(tmp_path, "g", from_start=False)
     monkeypatch.setattr(os, "listdir", lambda _: [path.name, ghost])
     assert [source.path for source in place.look()] == [path]
     place.leave()
@@ -743,7 +768,7 @@ async def test_a_file_deleted_by_hand_before_it_was_read_is_not_passed_over_in_s
     await publish(url, chunk(0, lines=100_000), chunk(1))
     (path,) = chunk_files(tmp_path)
     rest = path.stat().st_size - path.read_bytes().rindex(b"#raytrail")
-    place = file._Place(tmp_path, "g", from_start=False)
+    place = places.Place(tmp_path, "g", from_start=False)
     (source,) = place.look()
     source.read()
     path.unlink()

@@ -26,18 +26,17 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from tests.brokers.kafka import Kafka
+from tests.brokers.promises import DEADLINE_SECONDS, chunk, numbered, read, until_stored
 from tests.brokers.proxy import Proxy
 from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
-from raytrail.pubsub.kafka import _lines as lines_of
+from raytrail.pubsub.kafka.wire import by_line as lines_of
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-DEADLINE_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -75,29 +74,6 @@ def cluster(tmp_path):
             node.kill()
 
 
-def chunk(number, *, file="file0", data=b""):
-    data = data or b'{"number":%06d}\n' % number
-    segments = (Segment(f"1795420800-{file}", 0, number * len(data), len(data)),)
-    return Chunk(cluster="c", session="s", node_id="0b" * 28, event_type="TASK", segments=segments, data=data)
-
-
-async def until_stored(pubsub, wanted):
-    """Send again as the agent does."""
-    failed = 0
-    while True:
-        try:
-            await pubsub.publish(wanted)
-        except BrokerUnavailable:
-            failed += 1
-            await asyncio.sleep(0.2)
-        else:
-            return failed
-
-
-def numbered(count, files):
-    return [chunk(number, file=f"file{number % files}") for number in range(count)]
-
-
 def in_order(came, sent, files):
     """Whether what came is what was sent, repetitions aside, each file in its order."""
     first = list(dict.fromkeys(came))
@@ -118,24 +94,6 @@ async def running(program, *arguments):
             with suppress(ProcessLookupError):  # it ended just now
                 process.kill()
         await process.wait()
-
-
-async def read(url, wanted, group="history", *, ack=True, **how):
-    """Read until all `wanted` have come, subscribing again as the history does; return them in order."""
-    came, missing = [], set(wanted)
-    async with aclosing(connect(url)) as pubsub:
-        while missing:
-            try:
-                async with aclosing(pubsub.subscribe(group, **how)) as deliveries:
-                    while missing:
-                        delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-                        came.append(delivery.chunk)
-                        missing.discard(delivery.chunk)
-                        if ack:
-                            await delivery.ack()
-            except BrokerUnavailable:
-                await asyncio.sleep(0.2)
-    return came
 
 
 @pytest.mark.slow
@@ -318,7 +276,7 @@ async def test_after_a_while_without_any_a_partitions_next_message_goes_alone_ag
         await pubsub.publish(sent[0])
         proxy.answer_delay_seconds = 1
         assert await under_way(pubsub, *sent[1:3]) == 2
-        monkeypatch.setattr("raytrail.pubsub.kafka._KNOWN_SECONDS", 0.0)
+        monkeypatch.setattr("raytrail.pubsub.kafka.sender._KNOWN_SECONDS", 0.0)
         await pubsub.publish(sent[3])
         assert await under_way(pubsub, sent[4], sent[0]) == 1
 
@@ -350,7 +308,7 @@ async def test_a_broker_that_falls_silent_is_given_up_and_what_it_had_all_the_sa
 
 @pytest.mark.slow
 async def test_a_reader_leaves_a_broker_that_has_fallen_silent(kafka, monkeypatch):
-    monkeypatch.setattr("raytrail.pubsub.kafka._SETTLE_SECONDS", 1)
+    monkeypatch.setattr("raytrail.pubsub.kafka.reader._SETTLE_SECONDS", 1)
     async with Proxy(kafka.proxied_port, kafka.behind_port) as proxy:
         async with aclosing(connect(kafka.url(proxied=True))) as pubsub:
             await pubsub.publish(chunk(0))

@@ -17,17 +17,22 @@ pytest.importorskip("nats")
 
 import nats
 from lab.ports import free_port
-from tests.brokers.freeze import freeze
+from tests.brokers.promises import (
+    DEADLINE_SECONDS,
+    check_away_at_first,
+    check_hanging,
+    check_killed,
+    chunk,
+    read,
+)
 from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.event import Chunk, Segment
+from raytrail.event import Chunk
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-DEADLINE_SECONDS = 60
 
 
 class Server:
@@ -60,10 +65,15 @@ class Server:
         self.process.wait(10)
 
 
-def started(server):
+def needed():
+    """Skip the test where there is no NATS; fail it in CI."""
     if not shutil.which("nats-server"):
         text = "no nats-server: run `make brokers` as root (apt-get install nats-server)"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+
+
+def started(server):
+    needed()
     server.start()
     return server
 
@@ -82,43 +92,6 @@ def mortal(tmp_path):
     yield server
     if server.process.poll() is None:
         server.kill()
-
-
-def chunk(number, *, file="file0", data=b""):
-    data = data or b'{"number":%06d}\n' % number
-    segments = (Segment(f"1795420800-{file}", 0, number * len(data), len(data)),)
-    return Chunk(cluster="c", session="s", node_id="0b" * 28, event_type="TASK", segments=segments, data=data)
-
-
-async def until_stored(pubsub, wanted):
-    """Send again as the agent does."""
-    failed = 0
-    while True:
-        try:
-            await pubsub.publish(wanted)
-        except BrokerUnavailable:
-            failed += 1
-            await asyncio.sleep(0.1)
-        else:
-            return failed
-
-
-async def read(url, wanted, group="history", *, ack=True, **how):
-    """Read until all `wanted` have come, subscribing again as the history does; return them in order."""
-    came, missing = [], set(wanted)
-    async with aclosing(connect(url)) as pubsub:
-        while missing:
-            try:
-                async with aclosing(pubsub.subscribe(group, **how)) as deliveries:
-                    while missing:
-                        delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-                        came.append(delivery.chunk)
-                        missing.discard(delivery.chunk)
-                        if ack:
-                            await delivery.ack()
-            except BrokerUnavailable:
-                await asyncio.sleep(0.1)
-    return came
 
 
 async def stored(url):
@@ -140,68 +113,22 @@ async def test_keeps_its_promises(server):
 @pytest.mark.slow
 async def test_nothing_is_lost_when_the_server_is_killed_while_it_is_written_to_and_read(mortal):
     url = mortal.url(timeout_seconds=5)
-    sent = [chunk(number, file=f"file{number % 5}") for number in range(600)]
-    async with aclosing(connect(url)) as pubsub:
-        await asyncio.gather(*(pubsub.publish(one) for one in sent[:200]))
-        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[200:400]]
-        await asyncio.wait(under_way, timeout=0.01)
-        mortal.kill()
-        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
-        mortal.start()
-        assert sum(await asyncio.gather(*under_way)) > 0
-
-        came = []
-        deliveries = pubsub.subscribe("history")
-        while len(came) < 300:
-            delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-            came.append(delivery.chunk)
-            await delivery.ack()
-        mortal.kill()
-        try:
-            while True:
-                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
-        except BrokerUnavailable:
-            pass
-        mortal.start()
-        came += await read(url, set(sent) - set(came))
-        await deliveries.aclose()
-    assert set(came) == set(sent)
+    await check_killed(mortal, url, under_way_seconds=0.01, away_seconds=0, says="nats://")
 
 
 async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path, caplog):
+    needed()
     server = Server(tmp_path)
-    async with aclosing(connect(server.url("away"))) as pubsub:
-        with pytest.raises(BrokerUnavailable) as caught:
-            await pubsub.publish(chunk(0))
-        assert str(caught.value).startswith(f"nats://127.0.0.1:{server.port}/away does not answer: ")
-        assert str(caught.value).endswith("; start it, or mend the URL")
-        with pytest.raises(BrokerUnavailable):
-            await anext(pubsub.subscribe("history"))
-        started(server)
-        try:
-            await pubsub.publish(chunk(0))
-            assert await read(server.url("away"), [chunk(0)]) == [chunk(0)]
-        finally:
-            server.kill()
+    begins = f"nats://127.0.0.1:{server.port}/away does not answer: "
+    await check_away_at_first(server, server.url("away"), begins, "; start it, or mend the URL")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_server_that_hangs_is_given_up_in_time_and_nothing_is_lost(mortal):
     url = mortal.url(timeout_seconds=1)
-    async with aclosing(connect(url)) as pubsub:
-        await pubsub.publish(chunk(0))
-        freeze(mortal.process)
-        began = time.monotonic()
-        results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in range(1, 20)), return_exceptions=True)
-        assert {type(result) for result in results} == {BrokerUnavailable}
-        assert str(results[0]) == (
-            f"nats://127.0.0.1:{mortal.port}/{url.partition('?')[0].rpartition('/')[2]} did not answer within "
-            f"1 seconds; look after its servers, or raise timeout_seconds"
-        )
-        assert time.monotonic() - began < 10
-        mortal.process.send_signal(signal.SIGCONT)
-        await asyncio.gather(*(until_stored(pubsub, chunk(n)) for n in range(1, 20)))
-    assert set(await read(url, [chunk(n) for n in range(20)])) == {chunk(n) for n in range(20)}
+    shown = url.partition("?")[0]
+    says = f"{shown} did not answer within 1 seconds; look after its servers, or raise timeout_seconds"
+    await check_hanging(mortal, url, says)
 
 
 async def test_what_is_sent_again_is_stored_once(server):
@@ -273,7 +200,8 @@ async def test_a_group_that_is_read_is_not_taken_back_to_the_start(server):
 @pytest.mark.slow
 async def test_retention_deletes_what_every_group_has_and_nothing_else(server, monkeypatch):
     monkeypatch.setattr("raytrail.pubsub.nats._TIDY_SECONDS", 0.1)
-    monkeypatch.setattr("raytrail.pubsub.nats._ACK_WAIT_SECONDS", 2.0)
+    for module in ("nats", "nats.reader"):
+        monkeypatch.setattr(f"raytrail.pubsub.{module}.ACK_WAIT_SECONDS", 2.0)
     url = server.url(retain_bytes=10_000)
     sent = [chunk(number, data=os.urandom(500).hex().encode() + b"\n") for number in range(50)]
     async with aclosing(connect(url)) as pubsub:

@@ -20,13 +20,15 @@ import obstore
 from azure.storage.blob import BlobServiceClient
 from lab.ports import free_port
 from tests.brokers.freeze import freeze
-from tests.brokers.s3 import BROKERS, DEADLINE_SECONDS, S3, SECRET, started
+from tests.brokers.promises import check_away_at_first, check_killed, chunk, read
+from tests.brokers.s3 import BROKERS, DEADLINE_SECONDS, S3, SECRET, needed, started
 from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.event import Chunk, Segment
+from raytrail.event import Chunk
 from raytrail.pubsub import connect
-from raytrail.pubsub.objects import _decode, _encode, _Following
+from raytrail.pubsub.objects.reader import Following
+from raytrail.pubsub.objects.wire import decode, encode
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -48,43 +50,6 @@ def mortal(tmp_path):
         server.kill()
 
 
-def chunk(number, *, file="file0", data=b""):
-    data = data or b'{"number":%06d}\n' % number
-    segments = (Segment(f"1795420800-{file}", 0, number * len(data), len(data)),)
-    return Chunk(cluster="c", session="s", node_id="0b" * 28, event_type="TASK", segments=segments, data=data)
-
-
-async def until_stored(pubsub, wanted):
-    """Send again as the agent does."""
-    failed = 0
-    while True:
-        try:
-            await pubsub.publish(wanted)
-        except BrokerUnavailable:
-            failed += 1
-            await asyncio.sleep(0.05)
-        else:
-            return failed
-
-
-async def read(url, wanted, group="history", *, ack=True, **how):
-    """Read until all `wanted` have come, subscribing again as the history does; return them in order."""
-    came, missing = [], set(wanted)
-    async with aclosing(connect(url)) as pubsub:
-        while missing:
-            try:
-                async with aclosing(pubsub.subscribe(group, **how)) as deliveries:
-                    while missing:
-                        delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-                        came.append(delivery.chunk)
-                        missing.discard(delivery.chunk)
-                        if ack:
-                            await delivery.ack()
-            except BrokerUnavailable:
-                await asyncio.sleep(0.05)
-    return came
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
 async def test_keeps_its_promises(server, compression):
@@ -95,33 +60,7 @@ async def test_keeps_its_promises(server, compression):
 @pytest.mark.slow
 async def test_nothing_is_lost_when_the_server_is_killed_while_it_is_written_to_and_read(mortal):
     url = mortal.url(timeout_seconds=1, batch_bytes=2000)
-    sent = [chunk(number, file=f"file{number % 5}") for number in range(600)]
-    async with aclosing(connect(url)) as pubsub:
-        await asyncio.gather(*(pubsub.publish(one) for one in sent[:200]))
-        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[200:400]]
-        await asyncio.wait(under_way, timeout=0.03)
-        mortal.kill()
-        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
-        await asyncio.sleep(2)
-        mortal.start()
-        assert sum(await asyncio.gather(*under_way)) > 0
-
-        came = []
-        deliveries = pubsub.subscribe("history")
-        while len(came) < 300:
-            delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-            came.append(delivery.chunk)
-            await delivery.ack()
-        mortal.kill()
-        try:
-            while True:
-                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
-        except BrokerUnavailable as error:
-            assert "does not answer" in str(error)  # noqa: PT017 (it may rise at any of many turns)
-        mortal.start()
-        came += await read(url, set(sent) - set(came))
-        await deliveries.aclose()
-    assert set(came) == set(sent)
+    await check_killed(mortal, url, under_way_seconds=0.03, away_seconds=2, says="does not answer")
 
 
 class Forgetful:
@@ -332,23 +271,11 @@ async def test_an_idle_reader_lists_once_a_poll_however_much_there_is(server):
 
 @pytest.mark.slow
 async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path, caplog):
+    needed()
     server = S3(tmp_path)
     url = server.url(timeout_seconds=1)
-    async with aclosing(connect(url)) as pubsub:
-        began = time.monotonic()
-        with pytest.raises(BrokerUnavailable) as caught:
-            await pubsub.publish(chunk(0))
-        assert str(caught.value).startswith(f"{url.partition('?')[0]} does not answer: ")
-        assert str(caught.value).endswith("; look after it, or the way to it")
-        assert time.monotonic() - began < 10
-        with pytest.raises(BrokerUnavailable):
-            await anext(pubsub.subscribe("history"))
-        started(server)
-        try:
-            await pubsub.publish(chunk(0))
-            assert await read(url, [chunk(0)]) == [chunk(0)]
-        finally:
-            server.kill()
+    begins = f"{url.partition('?')[0]} does not answer: "
+    await check_away_at_first(server, url, begins, "; look after it, or the way to it")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -423,8 +350,8 @@ async def test_a_place_that_is_none_is_set_aside_and_the_group_begins_anew(serve
              b'{"raytrail":{"bytes":"2"}}', b'{"raytrail":{"session":7,"bytes":2}}'],
 )  # fmt: skip
 def test_the_chunks_before_a_head_that_is_none_are_read(head):
-    body = _encode([chunk(0)], "none")
-    *chunks, odd = _decode(body + head + b"\nx\n", ".ndjson", "object")
+    body = encode([chunk(0)], "none")
+    *chunks, odd = decode(body + head + b"\nx\n", ".ndjson", "object")
     assert chunks == [chunk(0)]
     assert odd.data == head + b"\nx\n"
     assert odd.place == f"object, at {len(body)}"
@@ -432,17 +359,17 @@ def test_the_chunks_before_a_head_that_is_none_are_read(head):
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip"])
 def test_an_object_that_holds_more_than_can_be_is_not_unpacked(monkeypatch, compression):
-    body = _encode([chunk(0)], compression)
+    body = encode([chunk(0)], compression)
     suffix = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz"}[compression]
-    assert _decode(body, suffix, "object") == [chunk(0)]
-    monkeypatch.setattr("raytrail.pubsub.objects._MOST_BYTES", 20)
-    [odd] = _decode(body, suffix, "object")
+    assert decode(body, suffix, "object") == [chunk(0)]
+    monkeypatch.setattr("raytrail.pubsub.objects.wire._MOST_BYTES", 20)
+    [odd] = decode(body, suffix, "object")
     assert "it holds more than 20 bytes" in odd.reason
     assert odd.data == body
 
 
 def test_an_objects_place_is_that_of_its_last_ack_in_any_order():
-    one = _Following("w", 5)
+    one = Following("w", 5)
     assert one.place == 5
     first, second = one.read(2), one.read(1)
     assert (first, second, one.place) == (5, 6, 5)

@@ -22,7 +22,9 @@ from tests.line import Line, wait_for
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
 from raytrail.event import Chunk, Segment
-from raytrail.pubsub import connect, ray
+from raytrail.pubsub import connect
+from raytrail.pubsub.ray import acks, gcs, sender, wire
+from raytrail.pubsub.ray.gcs import Gcs
 from raytrail.testing import check_pubsub
 
 DEADLINE_SECONDS = 30
@@ -58,8 +60,8 @@ def url(cluster):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Readers of this process tell more often that they are there, so that less time is waited for another."""
-    monkeypatch.setattr(ray, "_BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(ray, "_JOIN_SECONDS", 1.0)
+    monkeypatch.setattr(acks, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(acks, "_JOIN_SECONDS", 1.0)
 
 
 def chunk(number, file="file0", data=b""):
@@ -167,14 +169,14 @@ def test_what_the_dashboard_reads_is_valid_to_it():
     models = pytest.importorskip("ray.dashboard.modules.reporter.reporter_models")
     model = models.StatsPayload
     validate = model.model_validate if hasattr(model, "model_validate") else model.parse_obj  # pydantic 1's
-    validate(json.loads(ray._STATS))
+    validate(json.loads(gcs._STATS))
 
 
 def test_lone_surrogates_pass():
     sent = Chunk(cluster="\udcff", session="", node_id="", event_type="TASK", segments=(), data=b"x\n")
     topic = connect("ray:///topic")._topic
-    message = ray._decode(ray._pack("me", 0, 1, [sent]), ray._Message, topic)
-    assert list(ray._unpack(message, topic)) == [([1], sent)]
+    message = wire.decode_message(wire.pack("me", 0, 1, [sent]), wire.Message, topic)
+    assert list(wire.unpack(message, topic)) == [([1], sent)]
 
 
 @against_ray
@@ -276,13 +278,13 @@ asyncio.run(read())
 
 async def mailbox(agent, subscriber_id):
     """Return the chunks that wait for that subscriber."""
-    gcs = ray._Gcs(agent._topic)
+    gcs = Gcs(agent._topic)
     try:
         await gcs.subscribe(agent._topic.chunks + b".none")
         gcs.subscriber_id = subscriber_id
         payloads = [payload for key, payload in await gcs.poll(2) if key == agent._topic.chunks]
-        messages = [ray._decode(payload, ray._Message, agent._topic) for payload in payloads]
-        return [one for message in messages for _, one in ray._unpack(message, agent._topic)]
+        messages = [wire.decode_message(payload, wire.Message, agent._topic) for payload in payloads]
+        return [one for message in messages for _, one in wire.unpack(message, agent._topic)]
     finally:
         await gcs.aclose()
 
@@ -433,13 +435,13 @@ async def test_a_message_of_somebody_else_comes_as_what_cannot_be_read_and_stops
 
 def test_chunks_whose_message_was_altered_are_acknowledged_as_what_cannot_be_read():
     topic = connect("ray:///topic")._topic
-    packed = msgspec.msgpack.decode(ray._pack("producer", 0, 5, [chunk(0), chunk(1)]), type=ray._Message)
-    assert [one for _, one in ray._unpack(packed, topic)] == [chunk(0), chunk(1)]
+    packed = msgspec.msgpack.decode(wire.pack("producer", 0, 5, [chunk(0), chunk(1)]), type=wire.Message)
+    assert [one for _, one in wire.unpack(packed, topic)] == [chunk(0), chunk(1)]
     altered = msgspec.structs.replace(packed, lines=b"garbage")
-    [(numbers, odd)] = ray._unpack(altered, topic)
+    [(numbers, odd)] = wire.unpack(altered, topic)
     assert (list(numbers), odd.data) == ([5, 6], b"garbage")
     short = msgspec.structs.replace(packed, chunks=[(head, length // 2) for head, length in packed.chunks])
-    assert [type(one).__name__ for _, one in ray._unpack(short, topic)] == ["Unreadable", "Unreadable"]
+    assert [type(one).__name__ for _, one in wire.unpack(short, topic)] == ["Unreadable", "Unreadable"]
 
 
 NO_TEXT = b"\xa1\xff"
@@ -460,22 +462,24 @@ DEEP = b"\x91" * 100_000 + b"\x01"
 def test_a_message_that_cannot_be_is_an_error_of_ours(payload):
     topic = connect("ray:///topic")._topic
     with pytest.raises(EventError, match="a message at ray:///topic is not ours: "):
-        ray._decode(payload, ray._Message, topic)
+        wire.decode_message(payload, wire.Message, topic)
 
 
 def test_the_last_numbers_of_a_message_can_be_acknowledged():
     topic = connect("ray:///topic")._topic
-    packed = ray._pack("producer", 2**62, 2**62, [chunk(0), chunk(1)])
-    numbers = [number for some, _ in ray._unpack(ray._decode(packed, ray._Message, topic), topic) for number in some]
-    report = ray._Report("history", b"x" * 28, False, {"producer": numbers}, {"producer": [(1, 2**62)]})
-    assert [one.acked for one in ray._reports([msgspec.msgpack.encode(report)], topic)] == [{"producer": numbers}]
+    packed = wire.pack("producer", 2**62, 2**62, [chunk(0), chunk(1)])
+    numbers = [
+        number for some, _ in wire.unpack(wire.decode_message(packed, wire.Message, topic), topic) for number in some
+    ]
+    report = wire.Report("history", b"x" * 28, False, {"producer": numbers}, {"producer": [(1, 2**62)]})
+    assert [one.acked for one in wire.read_reports([msgspec.msgpack.encode(report)], topic)] == [{"producer": numbers}]
 
 
 def test_what_is_no_report_says_nothing():
     topic = connect("ray:///topic")._topic
     report = msgspec.msgpack.encode(("history", b"x" * 28, False, {}, {}))
     odd = [b"\xff", b"", b"\x95" + NO_TEXT + report[9:], b"\x96" + report[1:] + DEEP]
-    assert [one.group for one in ray._reports([*odd, report, b"\x93"], topic)] == ["history"]
+    assert [one.group for one in wire.read_reports([*odd, report, b"\x93"], topic)] == ["history"]
 
 
 def gcs_of(cluster):
@@ -495,8 +499,8 @@ def gcs_of(cluster):
 @against_ray
 async def test_where_a_service_does_not_serve_the_channel_nothing_is_published(cluster, url, monkeypatch):
     pid, _ = gcs_of(cluster)
-    served, unserved = ray._SERVICES, ("ControlPlanePubSubGcsService", "NoSuchService")
-    monkeypatch.setattr(ray, "_SERVICES", unserved)
+    served, unserved = gcs._SERVICES, ("ControlPlanePubSubGcsService", "NoSuchService")
+    monkeypatch.setattr(gcs, "_SERVICES", unserved)
     async with aclosing(connect(f"{url}?acks=none")) as agent:
         with pytest.raises(ConfigError) as caught:
             await agent.publish(chunk(0))
@@ -504,7 +508,7 @@ async def test_where_a_service_does_not_serve_the_channel_nothing_is_published(c
             f"there is no pub/sub of a GCS at {url}; name the address that `ray start --head` prints, of port 6379 "
             f"mostly and not Ray Client's 10001, of a Ray from 2.48 to 2.60"
         )
-        monkeypatch.setattr(ray, "_SERVICES", (*unserved, *served))
+        monkeypatch.setattr(gcs, "_SERVICES", (*unserved, *served))
         await agent.publish(chunk(0))
     assert gcs_of(cluster)[0] == pid
 
@@ -602,7 +606,7 @@ async def test_a_gcs_that_comes_later_and_goes_in_between_loses_nothing(cluster)
 async def test_a_connection_that_is_cut_while_a_chunk_is_packed_has_it_published_again(cluster, monkeypatch):
     async with relay(0, cluster.address) as (port, cut):
         url = f"ray://127.0.0.1:{port}/{uuid4().hex}"
-        loop, pack = asyncio.get_running_loop(), ray._pack
+        loop, pack = asyncio.get_running_loop(), wire.pack
 
         async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history:
             async with acking(history, []):
@@ -615,7 +619,7 @@ async def test_a_connection_that_is_cut_while_a_chunk_is_packed_has_it_published
                     time.sleep(0.01)
                 return pack(*args)
 
-            monkeypatch.setattr(ray, "_pack", cut_and_pack)
+            monkeypatch.setattr(sender, "pack", cut_and_pack)
             with pytest.raises(BrokerUnavailable):  # the GCS took it, but nobody was left to hear of an ack
                 await soon(agent.publish(chunk(1)))
 
@@ -638,26 +642,30 @@ async def test_what_is_published_while_it_is_being_closed_fails_at_once(url):
 @against_ray
 async def test_a_service_that_is_looked_for_again_is_used_meanwhile(url, monkeypatch):
     # as with a Ray before 2.60, which has not the first of them
-    monkeypatch.setattr(ray, "_SERVICES", ("NoSuchService", *ray._SERVICES))
+    monkeypatch.setattr(gcs, "_SERVICES", ("NoSuchService", *gcs._SERVICES))
     async with aclosing(connect(url)) as agent:
-        gcs = ray._Gcs(agent._topic)
+        connection = Gcs(agent._topic)
         try:
-            await gcs.subscribe(agent._topic.acks)
-            await soon(asyncio.gather(gcs.subscribe(), *(gcs.publish(agent._topic.chunks, b"") for _ in range(5))))
+            await connection.subscribe(agent._topic.acks)
+            await soon(
+                asyncio.gather(
+                    connection.subscribe(), *(connection.publish(agent._topic.chunks, b"") for _ in range(5))
+                )
+            )
         finally:
-            await gcs.aclose()
+            await connection.aclose()
 
 
 @against_ray
 async def test_a_reader_hears_from_the_moment_that_it_is_known(url, monkeypatch):
-    subscribe = ray._Gcs.subscribe
+    subscribe = Gcs.subscribe
 
     async def slow(gcs, *keys):
         if keys and keys[0].endswith(b".chunks"):
             await asyncio.sleep(1)
         await subscribe(gcs, *keys)
 
-    monkeypatch.setattr(ray._Gcs, "subscribe", slow)
+    monkeypatch.setattr(Gcs, "subscribe", slow)
     async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard := []):
         await soon(agent.publish(chunk(0)))
     assert heard == [chunk(0)]
@@ -668,7 +676,7 @@ def test_a_report_whose_reader_is_no_subscriber_is_not_taken():
     topic = connect("ray:///topic")._topic
     report = msgspec.msgpack.encode(("history", b"x" * 16, False, {}, {}))
     with pytest.raises(EventError) as caught:
-        ray._decode(report, ray._Report, topic)
+        wire.decode_message(report, wire.Report, topic)
     assert str(caught.value) == (
         "a message at ray:///topic is not ours: Expected `bytes` of length >= 28 - at `$[1]`; a newer agent or reader "
         "wrote it: upgrade, or take another topic"

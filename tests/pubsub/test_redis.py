@@ -16,17 +16,23 @@ pytest.importorskip("redis")
 
 import redis
 from lab.ports import free_port
-from tests.brokers.freeze import freeze
+from tests.brokers.promises import (
+    DEADLINE_SECONDS,
+    check_away_at_first,
+    check_hanging,
+    check_killed,
+    chunk,
+    read,
+    until_stored,
+)
 from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
-from raytrail.event import Chunk, Segment
 from raytrail.pubsub import connect
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-DEADLINE_SECONDS = 60
 BEHIND = (
     "more than the 20000 it may, since the groups ['behind'] have not acknowledged them; start their readers, or "
     "remove those no longer used with XGROUP DESTROY"
@@ -76,10 +82,15 @@ class Server:
         self.process.wait(10)
 
 
-def started(server):
+def needed():
+    """Skip the test where there is no Redis; fail it in CI."""
     if not shutil.which("redis-server"):
         text = "no redis-server: run `make brokers` as root (apt-get install redis-server)"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+
+
+def started(server):
+    needed()
     server.start()
     return server
 
@@ -107,45 +118,8 @@ def own(tmp_path):
             server.kill()
 
 
-def chunk(number, *, file="file0", data=b""):
-    data = data or b'{"number":%06d}\n' % number
-    segments = (Segment(f"1795420800-{file}", 0, number * len(data), len(data)),)
-    return Chunk(cluster="c", session="s", node_id="0b" * 28, event_type="TASK", segments=segments, data=data)
-
-
 def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-async def until_stored(pubsub, wanted):
-    """Send again as the agent does."""
-    failed = 0
-    while True:
-        try:
-            await pubsub.publish(wanted)
-        except BrokerUnavailable:
-            failed += 1
-            await asyncio.sleep(0.05)
-        else:
-            return failed
-
-
-async def read(url, wanted, group="history", *, ack=True, **how):
-    """Read until all `wanted` have come, subscribing again as the history does; return them in order."""
-    came, missing = [], set(wanted)
-    async with aclosing(connect(url)) as pubsub:
-        while missing:
-            try:
-                async with aclosing(pubsub.subscribe(group, **how)) as deliveries:
-                    while missing:
-                        delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-                        came.append(delivery.chunk)
-                        missing.discard(delivery.chunk)
-                        if ack:
-                            await delivery.ack()
-            except BrokerUnavailable:
-                await asyncio.sleep(0.05)
-    return came
 
 
 async def attempt(call):
@@ -172,67 +146,21 @@ async def test_keeps_its_promises(server):
 async def test_nothing_is_lost_when_the_server_is_killed_while_it_is_written_to_and_read(own, caplog):
     server = own(*DURABLE)
     url = server.url(timeout_seconds=2)
-    sent = [chunk(number, file=f"file{number % 5}") for number in range(600)]
-    async with aclosing(connect(url)) as pubsub:
-        await asyncio.gather(*(pubsub.publish(one) for one in sent[:200]))
-        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[200:400]]
-        await asyncio.wait(under_way, timeout=0.005)
-        server.kill()
-        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
-        await asyncio.sleep(0.2)
-        server.start()
-        assert sum(await asyncio.gather(*under_way)) > 0
-
-        came = []
-        deliveries = pubsub.subscribe("history")
-        while len(came) < 300:
-            delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-            came.append(delivery.chunk)
-            await delivery.ack()
-        server.kill()
-        try:
-            while True:
-                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
-        except BrokerUnavailable as error:
-            assert "does not answer" in str(error)  # noqa: PT017 (it may rise at any of many turns)
-        server.start()
-        came += await read(url, set(sent) - set(came))
-        await deliveries.aclose()
-    assert set(came) == set(sent)
+    await check_killed(server, url, under_way_seconds=0.005, away_seconds=0.2, says="does not answer")
     assert warnings(caplog) == []  # it is as durable as it can be
 
 
 async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path):
+    needed()
     server = Server(tmp_path)
-    async with aclosing(connect(server.url("away"))) as pubsub:
-        with pytest.raises(BrokerUnavailable) as caught:
-            await pubsub.publish(chunk(0))
-        assert str(caught.value).startswith(f"redis://127.0.0.1:{server.port} does not answer: ")
-        assert str(caught.value).endswith("; start it, or mend the URL")
-        with pytest.raises(BrokerUnavailable):
-            await anext(pubsub.subscribe("history"))
-        started(server)
-        try:
-            await pubsub.publish(chunk(0))
-            assert await read(server.url("away"), [chunk(0)]) == [chunk(0)]
-        finally:
-            server.kill()
+    begins = f"redis://127.0.0.1:{server.port} does not answer: "
+    await check_away_at_first(server, server.url("away"), begins, "; start it, or mend the URL")
 
 
 @pytest.mark.slow
 async def test_a_server_that_hangs_is_given_up_in_time(own):
     server = own(*DURABLE)
-    url = server.url(timeout_seconds=2)
-    async with aclosing(connect(url)) as pubsub:
-        await pubsub.publish(chunk(0))
-        freeze(server.process)
-        began = time.monotonic()
-        results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in range(1, 5)), return_exceptions=True)
-        assert {type(result) for result in results} == {BrokerUnavailable}
-        assert time.monotonic() - began < 8
-        server.process.send_signal(signal.SIGCONT)
-        await asyncio.gather(*(until_stored(pubsub, chunk(n)) for n in range(1, 5)))
-    assert set(await read(url, map(chunk, range(5)))) == {chunk(n) for n in range(5)}
+    await check_hanging(server, server.url(timeout_seconds=2))
 
 
 @pytest.mark.slow
@@ -368,7 +296,7 @@ async def test_a_primary_that_becomes_a_replica_is_left(own):
 
 @pytest.mark.slow
 async def test_retention_trims_what_every_group_has_and_nothing_else(server, monkeypatch, caplog):
-    monkeypatch.setattr("raytrail.pubsub.redis._TIDY_SECONDS", 0.1)
+    monkeypatch.setattr("raytrail.pubsub.redis.reader._TIDY_SECONDS", 0.1)
     url = server.url("kept", retain_bytes=20_000)
     sent = [chunk(number, data=os.urandom(500).hex().encode() + b"\n") for number in range(200)]
     with server.client() as client:
@@ -398,7 +326,7 @@ async def test_retention_trims_what_every_group_has_and_nothing_else(server, mon
 
 @pytest.mark.slow
 async def test_a_group_that_is_long_away_holds_nothing_back(server, monkeypatch, caplog):
-    monkeypatch.setattr("raytrail.pubsub.redis._TIDY_SECONDS", 0.1)
+    monkeypatch.setattr("raytrail.pubsub.redis.reader._TIDY_SECONDS", 0.1)
     url = server.url("away", retain_seconds=1)
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))

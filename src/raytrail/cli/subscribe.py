@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import uuid
 from contextlib import aclosing
 
 import click
@@ -14,6 +13,7 @@ from raytrail.api import event_types
 from raytrail.event import Unreadable
 from raytrail.fold.public import public_events
 from raytrail.pubsub import Delivery, Subscriber, connect
+from raytrail.pubsub.groups import passing_group
 from raytrail.terminal import note, options, service
 
 EPHEMERAL = "ephemeral"
@@ -43,7 +43,7 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
     raytrail subscribe file:///var/lib/raytrail/events --types ACTOR | jq .actor.state
     """
     wanted = event_types([part.strip() for part in types.split(",") if part.strip()])
-    name = f"{EPHEMERAL}-{uuid.uuid4().hex}" if group == EPHEMERAL else group
+    name = passing_group() if group == EPHEMERAL else group
     idle = None if follow else idle_seconds
 
     async def body(stop: asyncio.Event) -> None:

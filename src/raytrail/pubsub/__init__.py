@@ -54,7 +54,7 @@ class Subscriber(Protocol):
 
     def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
         """
-        Yield chunks from where `group` left off, each file's in the order published.
+        Yield chunks from where `group` left off, a file's in the order published, but for what comes again.
 
         Close the generator (`contextlib.aclosing`) to leave the group.
 

@@ -37,13 +37,12 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
-from urllib.parse import quote
 
 import msgspec
 
 from raytrail import records
 from raytrail.errors import EventError, RaytrailError
-from raytrail.event import SESSION_NAME, UNDECODABLE, UNKNOWN_SESSION, Chunk, Segment, unquoted
+from raytrail.event import SESSION_NAME, UNDECODABLE, UNKNOWN_SESSION, Chunk, Segment, encoded, unquoted
 from raytrail.pubsub import Publisher
 from raytrail.redact import Redactor, default
 
@@ -128,8 +127,7 @@ class Collector:
 def to_http(chunk: Chunk) -> dict[str, str]:
     """Return a chunk's headers as HTTP's, with hyphens (proxies drop underscores) and percent-encoded."""
     return {
-        _PREFIX + name.removeprefix(_PREFIX).replace("_", "-"): quote(value, safe=":,", errors="surrogatepass")
-        for name, value in chunk.headers().items()
+        _PREFIX + name.removeprefix(_PREFIX).replace("_", "-"): value for name, value in chunk.quoted_headers().items()
     }
 
 
@@ -268,7 +266,7 @@ def _event_type(line: bytes) -> str:
 
 def _chunk(sender: Sender, session: str, event_type: str, data: bytes, redact: Redactor) -> Chunk:
     began = _head(data[: data.index(b"\n")]).timestamp
-    name = hashlib.blake2b(session.encode("utf-8", "surrogatepass") + b"\n" + data, digest_size=16).hexdigest()
+    name = hashlib.blake2b(encoded(session) + b"\n" + data, digest_size=16).hexdigest()
     return Chunk(
         cluster=sender.cluster,
         session=session,

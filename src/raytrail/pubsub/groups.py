@@ -1,12 +1,18 @@
-"""The group that a history reads as: its store's own, so that histories with a store each get everything."""
+"""
+Groups: the one that a history reads as, and which of them retention waits for.
+
+A history's group is its store's own, so that histories with a store each get everything.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from enum import Enum, auto
 from typing import Protocol, runtime_checkable
 
 from raytrail.errors import RaytrailError
@@ -15,6 +21,9 @@ from raytrail.pubsub import Delivery, Subscriber
 LEAVE_SECONDS = 60.0
 """How often a broker is asked to forget a group that somebody still reads as."""
 _OF_STORE = re.compile("(.+)-[0-9a-f]{16}")
+_PASSING = "ephemeral-"
+"""How the names of groups begin that look once and never come back."""
+_PASSING_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +43,36 @@ def name_of(group: str) -> str:
     """Return what the operator calls a group that `group_of` made, and any other group as it is."""
     match = _OF_STORE.fullmatch(group)
     return match[1] if match else group
+
+
+def passing_group() -> str:
+    """Return a new group that looks once and never comes back."""
+    return f"{_PASSING}{uuid.uuid4().hex}"
+
+
+class Standing(Enum):
+    """What retention makes of a group."""
+
+    COUNTS = auto()
+    """It holds back what it has not acknowledged."""
+    AWAY = auto()
+    """It holds nothing back, but goes on where it left off."""
+    GONE = auto()
+    """Nobody comes back to it: it is to be forgotten."""
+
+
+def standing(group: str, *, present: bool, silent_seconds: float, retain_seconds: float) -> Standing:
+    """Say how a group stands, which counts while somebody reads as it (`present`), and `retain_seconds` after."""
+    if present:
+        return Standing.COUNTS
+    if group.startswith(_PASSING):
+        return Standing.GONE
+    return Standing.AWAY if silent_seconds > retain_seconds else Standing.COUNTS
+
+
+def gone_after_seconds(group: str, retain_seconds: float) -> float:
+    """Return for how long nobody may read as a group until a broker forgets it that sees to that itself."""
+    return _PASSING_SECONDS if group.startswith(_PASSING) else retain_seconds
 
 
 @runtime_checkable

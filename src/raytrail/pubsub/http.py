@@ -12,7 +12,7 @@ The query is the endpoint's own and is sent on as it is, except for what begins 
     raytrail.compression       identity  of the body: identity, gzip (any receiver), or zstd (a fifth of its CPU)
     raytrail.format            ndjson    or array: a JSON array of the events, for inputs that take nothing else
     raytrail.timeout_seconds   30        how long a request may take, and how long a Retry-After is waited for
-    raytrail.connections       8         most requests at once
+    raytrail.connections       8         most requests at once; chunks arrive in the order published only with 1
     raytrail.ca_file                     PEM file of who signs the server's certificate, where the system knows none
 
 ``user:password@`` in the URL is basic authentication; else ``RAYTRAIL_HTTP_TOKEN`` in the environment is sent as
@@ -69,7 +69,7 @@ class HttpPubSub:
     """
     An HTTP endpoint: ``http[s]://[user:password@]host[:port]/path?...&raytrail.compression=zstd``.
 
-    It is only published to. Chunks of one file are sent one after another, those of different files at once.
+    It is only published to.
     """
 
     guarantee: ClassVar[Guarantee] = "at-least-once"
@@ -96,72 +96,53 @@ class HttpPubSub:
         }
         self._slots = asyncio.Semaphore(self._settings.connections)
         self._client: httpx.AsyncClient | None = None
-        self._last: dict[str, asyncio.Future[BrokerUnavailable | None]] = {}
         self._resume_at = 0.0
 
     async def publish(self, chunk: Chunk) -> None:
         """
         Post one chunk, returning once the endpoint has answered 2xx.
 
-        Where a 429 or 503 says when to come back, that is waited for, up to `timeout_seconds`. When a chunk could
-        not be sent, those of its files that wait behind it are not, either.
+        Where a 429 or 503 says when to come back, that is waited for, up to `timeout_seconds`.
 
         Raises:
             BrokerUnavailable: No connection, no answer in time, 408, 425, 429, or 5xx.
             ChunkRefused: 413, 400 or 422.
             ConfigError: Any other answer, or the certificates of `ca_file` cannot be read.
         """
-        files = {segment.file for segment in chunk.segments}
-        before = {self._last[file] for file in files if file in self._last}
-        mine: asyncio.Future[BrokerUnavailable | None] = asyncio.get_running_loop().create_future()
-        self._last.update(dict.fromkeys(files, mine))
-        failed: BrokerUnavailable | None = None
-        try:
-            if before:
-                await asyncio.wait(before)
-            for one in before:
-                if (error := one.result()) is not None:
-                    raise BrokerUnavailable(str(error))
-            for part in _parts(chunk):
-                await self._send(part)
-        except BrokerUnavailable as error:
-            failed = error
-            raise
-        finally:
-            mine.set_result(failed)
-            for file in files:
-                if self._last[file] is mine:
-                    del self._last[file]
+        for part in _parts(chunk):
+            await self._send(part)
 
     async def _send(self, chunk: Chunk) -> None:
-        large = len(chunk.data) >= _THREAD_BYTES and self._settings.compression != "identity"
-        body = await asyncio.to_thread(self._body, chunk) if large else self._body(chunk)
+        deadline = time.monotonic() + self._settings.timeout_seconds
         headers = self._headers | to_http(chunk)
         if chunk.event_type == LOG:
             headers["content-type"] = "application/octet-stream"
-        deadline = time.monotonic() + self._settings.timeout_seconds
-        while True:
-            await self._pause(deadline)
-            async with self._slots:
-                try:
-                    status, after, said = await asyncio.wait_for(
-                        self._post(body, headers), self._settings.timeout_seconds
-                    )
-                except (asyncio.TimeoutError, httpx.TimeoutException) as error:
-                    raise BrokerUnavailable(
-                        f"{self._shown} did not answer within {self._settings.timeout_seconds:g} seconds; "
-                        f"look at its server, or raise raytrail.timeout_seconds"
-                    ) from error
-                except httpx.RequestError as error:
-                    why = str(error) or type(error).__name__
-                    raise BrokerUnavailable(
-                        f"{self._shown} does not answer: {why}; start its server, or mend the URL"
-                    ) from error
-            if 200 <= status < 300:
-                return
-            if status not in (429, 503) or after is None or time.monotonic() >= deadline:
-                raise self._error(status, said, len(chunk.data))
-            self._resume_at = max(self._resume_at, time.monotonic() + after)
+        async with self._slots:
+            large = len(chunk.data) >= _THREAD_BYTES and self._settings.compression != "identity"
+            body = await asyncio.to_thread(self._body, chunk) if large else self._body(chunk)
+            while True:
+                await self._pause(deadline)
+                status, after, said = await self._answer(body, headers)
+                if 200 <= status < 300:
+                    return
+                if status not in (429, 503) or after is None or time.monotonic() >= deadline:
+                    raise self._error(status, said, len(chunk.data))
+                self._resume_at = max(self._resume_at, time.monotonic() + after)
+
+    async def _answer(self, body: bytes, headers: dict[str, str]) -> tuple[int, float | None, str]:
+        """Return what `_post` does, its errors made ours."""
+        try:
+            return await asyncio.wait_for(self._post(body, headers), self._settings.timeout_seconds)
+        except (asyncio.TimeoutError, httpx.TimeoutException) as error:
+            raise BrokerUnavailable(
+                f"{self._shown} did not answer within {self._settings.timeout_seconds:g} seconds; "
+                f"look at its server, or raise raytrail.timeout_seconds"
+            ) from error
+        except httpx.RequestError as error:
+            why = str(error) or type(error).__name__
+            raise BrokerUnavailable(
+                f"{self._shown} does not answer: {why}; start its server, or mend the URL"
+            ) from error
 
     async def _pause(self, deadline: float) -> None:
         """Wait as long as the endpoint asked us to, all chunks alike."""

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from raytrail.errors import ConfigError, SourceUnavailable
+from raytrail.ray_calls import failed
 
 _ANSWER_SECONDS = 20.0
 _DEAD = 1  # GcsNodeInfo.GcsNodeState
@@ -172,13 +173,7 @@ class RayNode:
         try:
             return call(request, timeout=_ANSWER_SECONDS)
         except self._grpc.RpcError as error:
-            said = f"{error.code().name}: {error.details()}"
-            if error.code().name in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-                raise ConfigError(
-                    f"the {who} at {address} does not let us in ({said}); give the agent the cluster's token, with "
-                    f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-                ) from error
-            raise SourceUnavailable(f"the {who} at {address} does not answer ({said})") from error
+            raise failed(error, f"{who} at {address}", SourceUnavailable) from error
 
 
 def _token() -> dict[str, str]:

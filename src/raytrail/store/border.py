@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from raytrail.errors import EventError, NotFoundError
-from raytrail.event import SET_ASIDE, Chunk, Unreadable
+from raytrail.event import SET_ASIDE, Chunk, Unreadable, encoded
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.faults import Faults, is_of_content
 
@@ -226,7 +226,7 @@ def _set_aside(chunk: Chunk, reason: str) -> Unreadable:
 def _id(one: Unreadable) -> str:
     digest = hashlib.blake2b(one.data, digest_size=16)
     for name, value in sorted(one.headers.items()):
-        digest.update(f"\n{name}={value}".encode("utf-8", "surrogatepass"))
+        digest.update(encoded(f"\n{name}={value}"))
     return digest.hexdigest()
 
 

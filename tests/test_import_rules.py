@@ -59,6 +59,7 @@ MAY_IMPORT = {
 CLIENTS = {
     "ahocorasick_rs": {"redact"},
     "duckdb": {"store"},
+    "jinja2": {"server"},
     "starlette": {"server"},
     "uvicorn": {"server"},
     "click": {"cli", "terminal"},

@@ -32,7 +32,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -222,7 +222,7 @@ class _Server:
 
     async def home(self, request: Request) -> Response:
         clusters = await self._call(self._store.clusters)
-        return _html(pages.home(clusters, str(request.base_url)))
+        return pages.answer(pages.home(clusters, str(request.base_url)))
 
     async def clusters(self, request: Request) -> Response:
         return encode({"clusters": await self._call(self._store.clusters)})
@@ -343,7 +343,7 @@ def _about_page(dashboard: bool) -> Answer:
             root=view.root,
             dashboard=dashboard,
         )
-        return _html(page)
+        return pages.answer(page)
 
     return answer
 
@@ -391,12 +391,8 @@ async def _error(request: Request, error: Exception) -> Response:
         body = {"result": False, "msg": message, "data": {"result": None}}
         return encode(body, status, headers)
     if "/api/" not in path and "text/html" in request.headers.get("accept", ""):
-        return _html(pages.error(status, message, str(request.base_url)), status, headers)
+        return pages.answer(pages.error(status, message, str(request.base_url)), status, headers)
     return PlainTextResponse(message, status, headers)
-
-
-def _html(page: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return HTMLResponse(page, status, {**(headers or {}), **pages.HEADERS})
 
 
 def _revalidated(etag: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raytrail.config import ServerConfig
@@ -170,8 +170,8 @@ def _ticket(headers: Headers) -> str:
 
 def _form(scope: Scope, *, wrong: bool, wait: int) -> Response:
     """Return the page that asks for the token; `wait`: after so many wrong ones that others are refused so long."""
-    headers = {**pages.LOGIN_HEADERS, **({"Retry-After": str(wait)} if wait else {})}
-    return HTMLResponse(pages.login(_root(scope), wrong=wrong), 429 if wait else 401, headers=headers)
+    headers = {"Retry-After": str(wait)} if wait else None
+    return pages.answer(pages.login(_root(scope), wrong=wrong), 429 if wait else 401, headers, form=True)
 
 
 def check(config: ServerConfig) -> None:

@@ -13,11 +13,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from raytrail.errors import ConfigError
+from raytrail.server import pages
 from raytrail.server.context import Answer, View
 
 PAGE_HEADERS = {
@@ -53,7 +53,7 @@ class Build:
     def index(self, view: View) -> Response:
         """Return the dashboard's page, with our bar."""
         cluster = view.cluster
-        said = msgspec.json.encode(
+        bar = pages.bar(
             {
                 "title": cluster.cluster or cluster.session,
                 "session": cluster.session,
@@ -69,12 +69,6 @@ class Build:
                 "url": view.url,
                 "root": view.root,
             }
-        ).decode()
-        # a cluster's name must not end the element
-        said = said.replace("<", "\\u003c")
-        bar = (
-            f'<script type="application/json" id="raytrail">{said}</script>'
-            '<script defer src="./raytrail-bar.js"></script>'
         )
         # before the dashboard's own script, as it sets the clock by which that works out how long things have lasted
         return HTMLResponse(self._index.replace("<script", f"{bar}<script", 1), headers=PAGE_HEADERS)

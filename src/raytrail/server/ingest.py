@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from raytrail.config import ServerConfig
 from raytrail.errors import ChunkRefused, ConfigError, EventError, PublishError
 from raytrail.server.auth import MANY_WRONG, peer
+from raytrail.server.routing import NamedRoute, Route
 from raytrail.server.unpacking import ENCODINGS, UnpackError, unpacker
 from raytrail.tries import Tries, said_token
 
@@ -70,7 +70,7 @@ class Bounds(NamedTuple):
         return cls(config.ingest_body_bytes, config.ingest_memory_bytes, config.ingest_ratio, config.body_seconds)
 
 
-def ingest(take: Take, tries: Tries, *, token: str = "", bounds: Bounds = Bounds()) -> Route:  # noqa: B008 (it cannot be changed)
+def ingest(take: Take, tries: Tries, *, token: str = "", bounds: Bounds = Bounds()) -> NamedRoute:  # noqa: B008 (it cannot be changed)
     """
     Make the route.
 
@@ -85,6 +85,7 @@ def ingest(take: Take, tries: Tries, *, token: str = "", bounds: Bounds = Bounds
     slots = asyncio.Semaphore(TAKEN_AT_ONCE)
 
     async def endpoint(request: Request) -> Response:
+        """Chunks of agents and records of foreign collectors, with `--ingest`; 204 once all is stored."""
         try:
             _let_in(request, token, tries)
             with room.place() as place:
@@ -107,7 +108,7 @@ def ingest(take: Take, tries: Tries, *, token: str = "", bounds: Bounds = Bounds
             return PlainTextResponse("not stored; come back\n", 503, {"Retry-After": str(RETRY_SECONDS)})
         return Response(status_code=204)
 
-    return Route("/ingest", endpoint, methods=["POST"])
+    return NamedRoute(Route("/ingest", endpoint, api="ours", method="POST"))
 
 
 class _Room:

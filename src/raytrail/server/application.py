@@ -50,7 +50,7 @@ from raytrail.server.ray import logs
 from raytrail.server.ray.routes import ROUTES
 from raytrail.server.routing import NamedRoute, NamedWebSocketRoute, Route
 from raytrail.store import Cluster, Store, TablesLost
-from raytrail.tries import Tries
+from raytrail.tokens import Tries
 
 CLUSTER = "/clusters/{id}"
 MOMENTS = (f"{CLUSTER}/at/{{ms}}", f"{CLUSTER}/final")

@@ -28,32 +28,13 @@ from raytrail.fold import merge
 from raytrail.fold.layout import shown
 from raytrail.fold.public import event_type, field_name, json_schema, schema
 from raytrail.server import application
-from raytrail.server.ray import coverage, fidelity, jobs, routes, state
+from raytrail.server.ray import coverage, fidelity, jobs, state
 from raytrail.store import Store
 from raytrail.terminal import options
 
 DOCS = Path(__file__).parent
 MADE = "<!-- Made by docs/generate.py from the code: change the code, then run `make docs`. -->\n"
 HELP_WIDTH = 100
-
-ENDPOINTS: Mapping[str, str] = {
-    "/": "The landing page: all clusters, each with its ledger in a few words.",
-    "/healthz": "`ok`, while the process answers.",
-    "/ingest": "POST: chunks of agents and records of foreign collectors, with `--ingest`; 204 once all is stored.",
-    "/api/clusters": "All clusters, newest first, as JSON.",
-    "/api/clusters/{id}": "One cluster with its whole ledger, as JSON.",
-    "/clusters/{id}": "To the same with a slash at its end.",
-    "/clusters/{id}/": "Ray's own dashboard, where a Ray is installed beside the server; else the page below.",
-    "/clusters/{id}/about": "Our page of a cluster: counts by state, its ledger, and the commands to ask it.",
-    "/clusters/{id}/static/{file:path}": "Files of Ray's dashboard.",
-    "/clusters/{id}/favicon.ico": "The same.",
-    "/clusters/{id}/raytrail-bar.js": "The bar above Ray's dashboard.",
-    **{f"/clusters/{{id}}{path}": answer.__doc__ or "" for path, answer in routes.RAY_ROUTES},
-    "/clusters/{id}/api/jobs/{job}/logs/tail": "WebSocket, for `ray job logs --follow`: the same as text, to its end.",
-    "/clusters/{id}/{rest:path}": "501, with a word on what is served. See Errors below.",
-}
-"""What each route answers; those under a moment answer the same of another one."""
-MOMENTS = ("/clusters/{id}/at/{ms}", "/clusters/{id}/final")
 
 
 def pages() -> dict[str, str]:
@@ -339,22 +320,35 @@ WIRE = {"text": ", as text", "float": ", with a point", "floats": ", numbers wit
 """How the tables say in which way numbers are written."""
 
 
-def _http() -> str:
+def _routes(api: str) -> str:
+    """Return the table of the routes of ours, or of those that Ray's clients ask for."""
+
+    async def take(headers: Mapping[str, str], body: bytes) -> None:
+        """Make the server one that takes events."""
+
     with tempfile.TemporaryDirectory() as directory, Store.open(Path(directory), write=True) as store:
-        paths = {str(getattr(route, "path", "")) for route in application.app(store, ServerConfig()).routes}
-    prefix = MOMENTS[1].removesuffix("/final")
-    untold = [path for path, text in ENDPOINTS.items() if not text]
+        routes = [route for route in application.app(store, ServerConfig(), take).routes if _is_shown(route, api)]
+    untold = [route.path for route in routes if not route.declared.doc]
     if untold:
         raise SystemExit(f"docs/generate.py: the functions that answer {untold} have no docstring")
-    known = set(ENDPOINTS) | {
-        moment + path.removeprefix(prefix) for path in ENDPOINTS if path.startswith(prefix) for moment in MOMENTS
-    }
-    if paths != known:
-        raise SystemExit(f"docs/generate.py: ENDPOINTS and the server's routes differ in {sorted(paths ^ known)}")
-    rows = [
-        (f"`{path.replace('{rest:path}', '…').replace(':path', '')}`", " ".join(text.split()))
-        for path, text in ENDPOINTS.items()
-    ]
+    return _table(("path", "answer", "parameters"), map(_route, routes))
+
+
+def _is_shown(route: Any, api: str) -> bool:
+    """Return whether a route has a line: those of a moment are not told apart from those of the cluster."""
+    return route.declared.api == api and not route.path.startswith(application.MOMENTS)
+
+
+def _route(route: Any) -> tuple[str, str, str]:
+    declared = route.declared
+    path = route.path.replace("{rest:path}", "…").replace(":path", "")
+    method = "" if declared.method == "GET" else f"{declared.method} "
+    parameters = "<br>".join(f"`{name}`: {text}" for name, text in declared.parameters.items())
+    return f"{method}`{path}`", declared.doc, parameters
+
+
+def _http() -> str:
+    at, final = application.MOMENTS
     nouns = "\n".join(
         f"### {resource.noun}\n\n"
         + _table(
@@ -380,11 +374,20 @@ def _http() -> str:
 `raytrail serve` and `raytrail up` answer GET and HEAD, and change nothing. They listen on `127.0.0.1`; for any other
 `server.host` they ask for [a token](../how-to/see-a-dead-cluster.md#for-other-machines).
 
-{_table(("path", "answer"), rows)}
+## Our own
+
+{_routes("ours")}
+`POST /login` takes a token from the form that a browser is shown where there is one.
+
+## What Ray's clients and its dashboard ask
+
+{_routes("Ray's")}
+## Clusters and moments
+
 `{{id}}` is a session's name, a part of it that no other has, a cluster's name (its newest session) or `latest`.
 
-Every path under `/clusters/{{id}}` is also there under `{MOMENTS[0]}`, where it answers as the cluster would have
-answered at that moment, in milliseconds since 1970, and under `{MOMENTS[1]}`, where it answers as of the very end.
+Every path under `/clusters/{{id}}` is also there under `{at}`, where it answers as the cluster would have
+answered at that moment, in milliseconds since 1970, and under `{final}`, where it answers as of the very end.
 With neither, a cluster that has ended answers as of just before its shutdown began: a clean stop ends all that is alive
 within its last second, so that its very end shows little of what it was.
 

@@ -22,7 +22,7 @@ from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
 from raytrail.server.ingest import ingest
 from raytrail.testing import check_pubsub
-from raytrail.tries import Tries
+from raytrail.tokens import Tries
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 LINES = b'{"event_id": "1"}\n{"event_id": "2"}\n'

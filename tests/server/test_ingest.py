@@ -26,7 +26,7 @@ from raytrail.server import app, serve
 from raytrail.server import ingest as module
 from raytrail.server.ingest import Bounds, ingest
 from raytrail.store import Store
-from raytrail.tries import Tries
+from raytrail.tokens import Tries
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
@@ -420,7 +420,7 @@ from starlette.applications import Starlette
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
 from raytrail.server.ingest import Bounds, ingest
-from raytrail.tries import Tries
+from raytrail.tokens import Tries
 route = ingest(Collector(connect(sys.argv[1])).take, Tries())
 uvicorn.run(Starlette(routes=[route]), port=int(sys.argv[2]), lifespan="off", log_level="error")
 """

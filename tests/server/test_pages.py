@@ -4,10 +4,15 @@ import base64
 import hashlib
 import re
 from html import unescape
+from html.parser import HTMLParser
 
 import pytest
+from msgspec.structs import fields
 
 from raytrail.server import pages
+from raytrail.server.pages.filters import size
+from raytrail.store import Cluster, LedgerRow
+from raytrail.store.ledger import Missing, Rejected, Unread
 
 pytestmark = pytest.mark.anyio
 
@@ -18,6 +23,17 @@ def text(page):
     """What a reader sees of a page."""
     body = re.sub(r"<style>.*?</style>", "", page.text, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+class Attributes(HTMLParser):
+    """Collects the names of all attributes: a quote that ends one too early makes others of what stands behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.names.update(name for name, _ in attrs)
 
 
 async def test_the_first_page_lists_the_clusters_with_how_complete_they_are(client):
@@ -80,6 +96,26 @@ async def test_what_others_wrote_is_only_text(made, chunk, add, task, made_clien
     assert hostile in text(await made_client.get("/clusters/latest/about"))
 
 
+def test_every_name_on_a_page_of_a_cluster_is_only_text():
+    hostile = "<script>alert(1)</script>'\"&{name}"
+    figures = dict.fromkeys((field.name for field in fields(Cluster)), 1)
+    known = Cluster(**figures | dict.fromkeys(("session", "cluster", "damaged"), hostile))
+    place = {"file": hostile, "generation": 0}
+    missing = Missing(**place, name=hostile, start=0, end=5)
+    rejected = Rejected(**place, offset=0, length=5, reason=hostile)
+    unread = Unread(**place, name=hostile, start=0, end=5, reason=hostile)
+    row = dict.fromkeys((field.name for field in fields(LedgerRow)), 1) | {"event_type": hostile}
+    ledger = [LedgerRow(**row | {"missing": (missing,), "rejected": (rejected,), "unread": (unread,)})]
+    counts = {resource.noun: [{"count": 1, state: hostile}] for resource, state, _ in pages.COUNTED}
+    where = {"url": hostile, "home": hostile, "root": hostile}
+    page = pages.cluster(known, 5, counts, ledger, **where, dashboard=True)
+    assert "<script" not in page
+    parser = Attributes()
+    parser.feed(page)
+    parser.close()
+    assert parser.names <= {"lang", "charset", "name", "content", "href", "class", "title", "datetime"}
+
+
 async def test_a_page_may_fetch_nothing_and_carries_its_one_style(client, made_client):
     for page in (
         await client.get("/"),
@@ -110,4 +146,4 @@ async def test_only_the_newest_are_listed_where_there_are_many(made, add, task, 
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (5_883_173, "5.9 MB"), (3 * 10**15, "3000.0 TB")],
 )
 def test_bytes_are_written_in_the_unit_that_fits(count, shown):
-    assert pages._bytes(count) == shown
+    assert size(count) == shown

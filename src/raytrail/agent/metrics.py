@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
-from threading import Thread
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,9 +15,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from raytrail.agent.agent import Agent
-from raytrail.errors import ConfigError
-from raytrail.sources.few import Server
+from raytrail.sources import address
+from raytrail.sources.http_server import Handler, Server
 
+_EXAMPLE = "127.0.0.1:8366"
 _ANSWER_SECONDS = 5.0
 _SILENT_SECONDS = 30.0
 
@@ -118,27 +116,13 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
     Raises:
         ConfigError: One cannot listen there.
     """
-    host, port = _parse(listen)
-    handler = _make_handler(_Answers(agent))
+    host, port = address.where(listen, "listen=", _EXAMPLE)
+    handler = type("_Handler", (_Handler,), {"answers": _Answers(agent)})
+    server = Server.begin((host, port), handler, setting=f"listen={listen!r}", example=_EXAMPLE)
     try:
-        server = Server((host.strip("[]"), port), handler)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"listen={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8366") from error
-    thread = Thread(target=server.serve_forever, name="raytrail-metrics", daemon=True)
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_address[1]}"
+        yield address.base(host, server.server_address[1])
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _parse(listen: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(\[[^]]+\]|[^:]*):([0-9]+)", listen)
-    if match is None:
-        raise ConfigError(f"listen={listen!r} is not host:port; write e.g. 127.0.0.1:8366")
-    return match[1] or "127.0.0.1", int(match[2])
+        server.end()
 
 
 class _Answers:
@@ -177,19 +161,10 @@ class _Answers:
         return {shipping.label: shipping.figures() for shipping in self._agent.shippings.values()}
 
 
-def _make_handler(answers: _Answers) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _SILENT_SECONDS
+class _Handler(Handler):
+    answers: _Answers
+    timeout = _SILENT_SECONDS
 
-        def do_GET(self) -> None:
-            status, kind, body = answers.answer(self.path.partition("?")[0])
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: it is asked every few seconds."""
-
-    return Handler
+    def do_GET(self) -> None:
+        status, kind, body = self.answers.answer(self.path.partition("?")[0])
+        self.answer(status, body, kind)

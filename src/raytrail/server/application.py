@@ -31,9 +31,9 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -44,14 +44,17 @@ from raytrail.server.auth import Access, check
 from raytrail.server.cache import Kept
 from raytrail.server.connection import connections
 from raytrail.server.context import Answer, View, encode
-from raytrail.server.dashboard_files import find_build
+from raytrail.server.dashboard_files import Build, find_build
 from raytrail.server.ingest import Bounds, Take, ingest
 from raytrail.server.ray import logs
-from raytrail.server.ray.routes import RAY_ROUTES
-from raytrail.server.routing import NamedRoute, NamedWebSocketRoute
+from raytrail.server.ray.routes import ROUTES
+from raytrail.server.routing import NamedRoute, NamedWebSocketRoute, Route
 from raytrail.store import Cluster, Store, TablesLost
-from raytrail.tries import Tries
+from raytrail.tokens import Tries
 
+CLUSTER = "/clusters/{id}"
+MOMENTS = (f"{CLUSTER}/at/{{ms}}", f"{CLUSTER}/final")
+"""Where the same routes are as below the cluster itself, and answer of another moment."""
 QUERIES_AT_ONCE = 4
 """Requests that read the store at the same time; the engine spreads each over the cores by itself."""
 LARGE_AT_ONCE = 2
@@ -85,36 +88,38 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
         take: Stores what is posted to ``/ingest``; None: nothing is taken.
         check_host: Whether, without a token, only the server's own names are answered (`raytrail.server.auth`).
     """
-    server, build = _Server(store), find_build(config.dashboard)
-    tries = Tries(config.wrong_tokens_per_minute)
-    about = _about_page(build is not None)
-    prefixes = (("/clusters/{id}/at/{ms}", False), ("/clusters/{id}/final", True), ("/clusters/{id}", False))
+    server, tries = _Server(store), Tries(config.wrong_tokens_per_minute)
     routes = [
-        Route("/", server.home),
-        Route("/healthz", _healthz),
+        NamedRoute(Route("/", server.home, api="ours")),
+        NamedRoute(Route("/healthz", _healthz, api="ours")),
         ingest(take, tries, token=config.ingest_token, bounds=Bounds.of(config))
         if take
-        else Route("/ingest", _no_ingest, methods=["POST"]),
-        Route("/api/clusters", server.clusters),
-        Route("/api/clusters/{id}", server.cluster),
-        *(
-            NamedRoute(f"{prefix}{path}", server.view(answer, final=final) if answer else _with_slash)
-            for prefix, final in prefixes
-            for path, answer in (
-                ("", None),
-                *(build.routes() if build else (("/", about),)),
-                ("/about", about),
-                *RAY_ROUTES,
-                ("/{rest:path}", _not_served),
-            )
-        ),
-        *(NamedWebSocketRoute(f"{prefix}/api/jobs/{{job}}/logs/tail", server.tail_job) for prefix, _ in prefixes),
+        else NamedRoute(Route("/ingest", _no_ingest, api="ours", method="POST")),
+        NamedRoute(Route("/api/clusters", server.clusters, api="ours")),
+        NamedRoute(Route("/api/clusters/{id}", server.cluster, api="ours")),
+        *_routes_of_clusters(server, find_build(config.dashboard)),
     ]
     return Starlette(
         routes=routes,
         middleware=[Middleware(_EveryAnswer), Middleware(Access, config=config, tries=tries, check_host=check_host)],
         exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
     )
+
+
+def _routes_of_clusters(server: _Server, build: Build | None) -> Iterator[BaseRoute]:
+    """Yield what is answered below each cluster, and below each of its moments. The first that fits answers."""
+    about = _about_page(build is not None)
+    routes: tuple[Route[Answer], ...] = (
+        *(build.routes() if build else (Route("/", about, api="ours"),)),
+        Route("/about", about, api="ours"),
+        *ROUTES,
+        Route("/{rest:path}", _not_served, api="ours"),
+    )
+    for below, final in ((MOMENTS[0], False), (MOMENTS[1], True), (CLUSTER, False)):
+        yield NamedRoute(Route("", _with_slash, api="ours"), below=below)
+        for route in routes:
+            yield NamedRoute(route, server.view(route.handler, final=final), below=below)
+        yield NamedWebSocketRoute(logs.TAIL, server.follow(logs.TAIL.handler), below=below)
 
 
 async def serve(
@@ -221,13 +226,17 @@ class _Server:
         self._kept = Kept(KEPT_BYTES)
 
     async def home(self, request: Request) -> Response:
+        """The landing page: all clusters, each with its ledger in a few words."""
         clusters = await self._call(self._store.clusters)
-        return _html(pages.home(clusters, str(request.base_url)))
+        return pages.answer(pages.home(clusters, str(request.base_url)))
 
     async def clusters(self, request: Request) -> Response:
+        """All clusters, newest first, as JSON."""
         return encode({"clusters": await self._call(self._store.clusters)})
 
     async def cluster(self, request: Request) -> Response:
+        """One cluster with its whole ledger, as JSON."""
+
         def read() -> dict[str, Any]:
             cluster = self._store.find(request.path_params["id"])
             return {"cluster": cluster, "ledger": self._store.ledger(cluster.session)}
@@ -247,9 +256,9 @@ class _Server:
 
             def work_out() -> Response:
                 try:
-                    return self._answer(request, cluster, answer, final)
+                    return answer(self._view(request, cluster, final=final))
                 except TablesLost:
-                    return self._answer(request, cluster, answer, final)
+                    return answer(self._view(request, cluster, final=final))
 
             response = await self._call(work_out, _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
@@ -259,48 +268,46 @@ class _Server:
 
         return endpoint
 
-    async def tail_job(self, socket: WebSocket) -> None:
-        """Send what a job's entrypoint printed, as ``ray job logs --follow`` awaits it; at its end there is no more."""
+    def follow(self, texts: Callable[[View], Iterator[str]]) -> Callable[[WebSocket], Awaitable[None]]:
+        """Make the endpoint that sends what `texts` gives, piece by piece; at its end there is no more."""
 
-        def read() -> Iterator[str]:
-            cluster = self._store.find(socket.path_params["id"])
-            snapshot = self._store.snapshot(cluster.session)
-            job_log = logs.job_log(self._store, cluster, snapshot, socket.path_params["job"])
-            return logs.job_text(self._store, cluster, job_log)
+        async def endpoint(socket: WebSocket) -> None:
+            def read() -> Iterator[str]:
+                return texts(self._view(socket, self._store.find(socket.path_params["id"]), final=True))
 
-        try:
-            texts = await self._call(read)
-        except tuple(STATUSES) as error:
-            status = next(code for kind, code in STATUSES.items() if isinstance(error, kind))
-            await socket.send_denial_response(PlainTextResponse(str(error), status))
-            return
-        await socket.accept()
-        try:
-            while text := await self._call(lambda: next(texts, "")):
-                await socket.send_text(text)
-            await socket.close()
-        except WebSocketDisconnect:
-            pass  # who asked has seen enough
+            try:
+                pieces = await self._call(read)
+            except tuple(STATUSES) as error:
+                status = next(code for kind, code in STATUSES.items() if isinstance(error, kind))
+                await socket.send_denial_response(PlainTextResponse(str(error), status))
+                return
+            await socket.accept()
+            try:
+                while text := await self._call(lambda: next(pieces, "")):
+                    await socket.send_text(text)
+                await socket.close()
+            except WebSocketDisconnect:
+                pass  # who asked has seen enough
+
+        return endpoint
 
     def _look(self, request: Request) -> tuple[Cluster, str]:
         cluster = self._store.find(request.path_params["id"])
         return cluster, self._etag(cluster, request)
 
-    def _answer(self, request: Request, cluster: Cluster, answer: Answer, final: bool) -> Response:
+    def _view(self, request: HTTPConnection, cluster: Cluster, *, final: bool) -> View:
         home = f"{request.base_url}clusters/{cluster.session}/"
         at_ms, moment = _moment(request.path_params.get("ms"), cluster, final)
-        return answer(
-            View(
-                store=self._store,
-                cluster=cluster,
-                snapshot=self._store.snapshot(cluster.session, at_ms),
-                params={name: request.query_params.getlist(name) for name in request.query_params},
-                path=request.path_params,
-                url=f"{home}{moment}",
-                home=home,
-                root=str(request.base_url),
-                stream=partial(self._stream, large=_is_large(request)),
-            )
+        return View(
+            store=self._store,
+            cluster=cluster,
+            snapshot=self._store.snapshot(cluster.session, at_ms),
+            params={name: request.query_params.getlist(name) for name in request.query_params},
+            path=request.path_params,
+            url=f"{home}{moment}",
+            home=home,
+            root=str(request.base_url),
+            stream=partial(self._stream, large=_is_large(request)),
         )
 
     def _etag(self, cluster: Cluster, request: Request) -> str:
@@ -321,7 +328,7 @@ class _Server:
             return await asyncio.to_thread(function)
 
 
-def _is_large(request: Request) -> bool:
+def _is_large(request: HTTPConnection) -> bool:
     limit = request.query_params.get("limit", "")
     # of a number without end, its beginning says enough
     return limit.isdecimal() and int(limit[:9]) > LARGE_ROWS
@@ -329,6 +336,7 @@ def _is_large(request: Request) -> bool:
 
 def _about_page(dashboard: bool) -> Answer:
     def answer(view: View) -> Response:
+        """Our page of a cluster: counts by state, its ledger, and the commands to ask it."""
         counts = {
             resource.noun: view.snapshot.group(resource.entity, [state], where)
             for resource, state, where in pages.COUNTED
@@ -343,12 +351,13 @@ def _about_page(dashboard: bool) -> Answer:
             root=view.root,
             dashboard=dashboard,
         )
-        return _html(page)
+        return pages.answer(page)
 
     return answer
 
 
 def _not_served(view: View) -> Response:
+    """501, with a word on what is served. See [Errors](#errors)."""
     # never 404, even for what is no route of Ray's: its dashboard, as our proxy, answers a 404 from the
     # cluster that it lives in, which is another one
     raise HTTPException(501, f"/{view.path['rest']} is not served by this version; see {view.home}")
@@ -364,14 +373,17 @@ def _moment(text: str | None, cluster: Cluster, final: bool) -> tuple[int | None
 
 
 async def _no_ingest(request: Request) -> Response:
+    """501: the server was started without `--ingest`."""
     return PlainTextResponse("nothing is taken here; start the server with --ingest URL\n", 501)
 
 
 async def _healthz(request: Request) -> Response:
+    """`ok`, while the process answers."""
     return PlainTextResponse("ok\n")
 
 
 async def _with_slash(request: Request) -> Response:
+    """To the same with a slash at its end."""
     # relative, as we may be behind a proxy that adds a path
     return RedirectResponse(f"./{request.url.path.rsplit('/', 1)[1]}/")
 
@@ -391,12 +403,8 @@ async def _error(request: Request, error: Exception) -> Response:
         body = {"result": False, "msg": message, "data": {"result": None}}
         return encode(body, status, headers)
     if "/api/" not in path and "text/html" in request.headers.get("accept", ""):
-        return _html(pages.error(status, message, str(request.base_url)), status, headers)
+        return pages.answer(pages.error(status, message, str(request.base_url)), status, headers)
     return PlainTextResponse(message, status, headers)
-
-
-def _html(page: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return HTMLResponse(page, status, {**(headers or {}), **pages.HEADERS})
 
 
 def _revalidated(etag: str) -> dict[str, str]:

@@ -18,13 +18,13 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError
 from raytrail.server import pages
-from raytrail.tries import Tries
+from raytrail.tokens import Guard, Tries, many_wrong
 
 COOKIE = "raytrail"
 COOKIE_SECONDS = 30 * 24 * 3600
@@ -36,7 +36,6 @@ GUARDED_BY_ITSELF = "/ingest"
 Takes `server.ingest_token`, if there is one; whoever may post need not be allowed to read. A cookie, which a browser
 sends whatever page it shows, is none to post with.
 """
-MANY_WRONG = "many wrong tokens came from your address, and this is one, too; send the token of this server\n"
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
@@ -55,10 +54,10 @@ class Access:
                 that has its own name lead to this machine (DNS rebinding).
         """
         self._app = app
-        self._token = config.token.encode()
+        self._token = config.token
         # what a browser keeps is not the token itself
-        self._ticket = hmac.new(self._token, b"raytrail cookie", hashlib.sha256).hexdigest().encode()
-        self._tries = tries
+        self._ticket = hmac.new(self._token.encode(), b"raytrail cookie", hashlib.sha256).hexdigest()
+        self._guard = Guard(tries, self._token, self._ticket)
         self._own_token = bool(config.ingest_token)
         self._origins = frozenset(origin.lower() for origin in config.origins)
         self._hosts = {name.lower() for name in ("localhost", *config.hosts)} if check_host else None
@@ -105,15 +104,13 @@ class Access:
         """Refuse who sends no token, or a wrong one. Cookies count where `cookies` says so."""
         kind, _, said = headers.get("authorization", "").partition(" ")
         bearer = said.strip() if kind.lower() == "bearer" else ""
-        ticket = _ticket(headers) if cookies else ""
-        if hmac.compare_digest(bearer.encode(), self._token) or hmac.compare_digest(ticket.encode(), self._ticket):
+        wait = self._guard.refuse(peer(scope), bearer, _ticket(headers) if cookies else "")
+        if wait is None:
             return None
-        # who says nothing tries nothing
-        wait = self._tries.wrong(peer(scope)) if bearer or ticket else 0
         if "text/html" in headers.get("accept", ""):
             return _form(scope, wrong=False, wait=wait)
         if wait:
-            return PlainTextResponse(MANY_WRONG, 429, headers={"Retry-After": str(wait)})
+            return PlainTextResponse(f"{many_wrong('server')}\n", 429, headers={"Retry-After": str(wait)})
         return PlainTextResponse(
             "send the token of this server, as `Authorization: Bearer TOKEN`; Ray's clients do with "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN\n",
@@ -138,12 +135,13 @@ class Access:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         said = parse_qs(body[:MAX_FORM_BYTES].decode(errors="replace")).get("token", [""])[0]
-        if not hmac.compare_digest(said.strip().encode(), self._token):
-            return _form(scope, wrong=True, wait=self._tries.wrong(peer(scope)))
+        wait = self._guard.refuse(peer(scope), said.strip())
+        if wait is not None:
+            return _form(scope, wrong=True, wait=wait)
         answer = RedirectResponse(_root(scope), 303)
         answer.set_cookie(
             COOKIE,
-            self._ticket.decode(),
+            self._ticket,
             max_age=COOKIE_SECONDS,
             path=_root(scope),
             secure=scope["scheme"] in ("https", "wss"),
@@ -170,8 +168,8 @@ def _ticket(headers: Headers) -> str:
 
 def _form(scope: Scope, *, wrong: bool, wait: int) -> Response:
     """Return the page that asks for the token; `wait`: after so many wrong ones that others are refused so long."""
-    headers = {**pages.LOGIN_HEADERS, **({"Retry-After": str(wait)} if wait else {})}
-    return HTMLResponse(pages.login(_root(scope), wrong=wrong), 429 if wait else 401, headers=headers)
+    headers = {"Retry-After": str(wait)} if wait else None
+    return pages.answer(pages.login(_root(scope), wrong=wrong), 429 if wait else 401, headers, form=True)
 
 
 def check(config: ServerConfig) -> None:

@@ -13,12 +13,13 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from raytrail.errors import ConfigError
+from raytrail.server import pages
 from raytrail.server.context import Answer, View
+from raytrail.server.routing import Route
 
 PAGE_HEADERS = {
     # emotion, which styles the dashboard, writes <style> elements as it goes
@@ -41,19 +42,19 @@ class Build:
         # what is served is what is there now, by name: no path of a request is ever opened
         self._files = {path.relative_to(root / "static").as_posix(): path for path in (root / "static").rglob("*")}
 
-    def routes(self) -> tuple[tuple[str, Answer], ...]:
+    def routes(self) -> tuple[Route[Answer], ...]:
         """Return what it answers, below each cluster and moment."""
         return (
-            ("/", self.index),
-            ("/static/{file:path}", self.static),
-            ("/favicon.ico", self.favicon),
-            ("/raytrail-bar.js", bar),
+            Route("/", self.index),
+            Route("/static/{file:path}", self.static),
+            Route("/favicon.ico", self.favicon),
+            Route("/raytrail-bar.js", bar, api="ours"),
         )
 
     def index(self, view: View) -> Response:
-        """Return the dashboard's page, with our bar."""
+        """Ray's own dashboard, where a Ray is installed beside the server; else our own page, `about`."""
         cluster = view.cluster
-        said = msgspec.json.encode(
+        bar = pages.bar(
             {
                 "title": cluster.cluster or cluster.session,
                 "session": cluster.session,
@@ -69,30 +70,24 @@ class Build:
                 "url": view.url,
                 "root": view.root,
             }
-        ).decode()
-        # a cluster's name must not end the element
-        said = said.replace("<", "\\u003c")
-        bar = (
-            f'<script type="application/json" id="raytrail">{said}</script>'
-            '<script defer src="./raytrail-bar.js"></script>'
         )
         # before the dashboard's own script, as it sets the clock by which that works out how long things have lasted
         return HTMLResponse(self._index.replace("<script", f"{bar}<script", 1), headers=PAGE_HEADERS)
 
     def static(self, view: View) -> Response:
-        """Return one of its files."""
+        """Files of Ray's dashboard."""
         path = self._files.get(str(view.path["file"]))
         if path is None or not path.is_file():
             raise HTTPException(404)
         return FileResponse(path, headers=FOREVER, media_type=mimetypes.guess_type(path.name)[0])
 
     def favicon(self, _: View) -> Response:
-        """Return its icon."""
+        """The icon of Ray's dashboard."""
         return FileResponse(self._root / "favicon.ico", headers=FOREVER)
 
 
 def bar(_: View) -> Response:
-    """Return the script that draws our bar."""
+    """The script that draws the bar above Ray's dashboard."""
     return Response(_bar(), media_type="text/javascript", headers={"Cache-Control": "private, no-cache"})
 
 

@@ -16,7 +16,6 @@ However slowly some bodies come, others are taken meanwhile.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,20 +23,20 @@ from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from raytrail.config import ServerConfig
 from raytrail.errors import ChunkRefused, ConfigError, EventError, PublishError
-from raytrail.server.auth import MANY_WRONG, peer
+from raytrail.posts import Refused, check_length, check_token, come_back, too_long, too_slow
+from raytrail.server.auth import peer
+from raytrail.server.routing import NamedRoute, Route
 from raytrail.server.unpacking import ENCODINGS, UnpackError, unpacker
-from raytrail.tries import Tries, said_token
+from raytrail.tokens import Guard, Tries
 
 Take = Callable[[Mapping[str, str], bytes], Awaitable[None]]
 """What is done with a request's headers (names in lower case) and body: `raytrail.pubsub.collector.Collector.take`."""
 
 TAKEN_AT_ONCE = 8
 """Requests whose bodies are read and published at the same time; others wait, with their bodies."""
-RETRY_SECONDS = 5
 FREE_BYTES = 16 * 1024**2
 """What a body may unpack to, however little was sent: a long line that says the same again and again is one, too."""
 SLOW_SECONDS, SLOW_BYTES = 5.0, 64 * 1024
@@ -47,13 +46,6 @@ PIECE_BYTES = 64 * 1024
 """What is unpacked at a time."""
 
 log = logging.getLogger(__name__)
-
-
-class _Refused(Exception):
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = headers
 
 
 class Bounds(NamedTuple):
@@ -70,7 +62,7 @@ class Bounds(NamedTuple):
         return cls(config.ingest_body_bytes, config.ingest_memory_bytes, config.ingest_ratio, config.body_seconds)
 
 
-def ingest(take: Take, tries: Tries, *, token: str = "", bounds: Bounds = Bounds()) -> Route:  # noqa: B008 (it cannot be changed)
+def ingest(take: Take, tries: Tries, *, token: str = "", bounds: Bounds = Bounds()) -> NamedRoute:  # noqa: B008 (it cannot be changed)
     """
     Make the route.
 
@@ -81,33 +73,38 @@ def ingest(take: Take, tries: Tries, *, token: str = "", bounds: Bounds = Bounds
             everybody in.
         bounds: What bodies may cost.
     """
-    room = _Room(bounds.memory_bytes)
+    room, guard = _Room(bounds.memory_bytes), Guard(tries, token)
     slots = asyncio.Semaphore(TAKEN_AT_ONCE)
 
     async def endpoint(request: Request) -> Response:
+        """Chunks of agents and records of foreign collectors, with `--ingest`; 204 once all is stored."""
         try:
-            _let_in(request, token, tries)
+            check_token(guard, peer(request.scope), request.headers.get("authorization", ""), of="server")
             with room.place() as place:
                 body = await place.come(_body(request, bounds, place.grow), bounds.seconds)
                 async with slots:
                     await take(request.headers, body)
-        except _Refused as error:
-            return PlainTextResponse(f"{error}\n", error.status, error.headers)
+        except Refused as error:
+            return _refusal(error)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except asyncio.TimeoutError:
-            return PlainTextResponse(f"the body did not come within {bounds.seconds:g} seconds\n", 408)
+            return _refusal(too_slow(bounds.seconds))
         except EventError as error:
-            return PlainTextResponse(f"{error}\n", 400)
+            return _refusal(Refused(400, str(error)))
         except ChunkRefused as error:
-            return PlainTextResponse(f"{error}\n", 413)
+            return _refusal(Refused(413, str(error)))
         except (PublishError, ConfigError) as error:
             # also what a person must mend: the sender's part is to keep it, and to come back
             log.warning("/ingest: %s", error)
-            return PlainTextResponse("not stored; come back\n", 503, {"Retry-After": str(RETRY_SECONDS)})
+            return _refusal(come_back(503, "not stored"))
         return Response(status_code=204)
 
-    return Route("/ingest", endpoint, methods=["POST"])
+    return NamedRoute(Route("/ingest", endpoint, api="ours", method="POST"))
+
+
+def _refusal(refused: Refused) -> Response:
+    return PlainTextResponse(f"{refused}\n", refused.status, refused.headers)
 
 
 class _Room:
@@ -133,7 +130,7 @@ class _Room:
         Give a place so many bytes more.
 
         Raises:
-            _Refused: There is no room, even without those who are slow.
+            Refused: There is no room, even without those who are slow.
         """
         while size > self._free and (
             slow := next((one for one in self._places if one.is_slow and one is not place), None)
@@ -174,7 +171,7 @@ class _Place:
 
         Raises:
             asyncio.TimeoutError: It takes too long.
-            _Refused: It had to make room for others.
+            Refused: It had to make room for others.
         """
         self._coming = asyncio.ensure_future(body)
         try:
@@ -191,7 +188,7 @@ class _Place:
         Take so many bytes more.
 
         Raises:
-            _Refused: There is no room.
+            Refused: There is no room.
         """
         self._room.take(self, size)
         if self.size - self._mark >= SLOW_BYTES:
@@ -204,22 +201,14 @@ class _Place:
             self._coming.cancel()
 
 
-def _busy() -> _Refused:
-    return _Refused(503, "too much is sent at once; come back", {"Retry-After": str(RETRY_SECONDS)})
-
-
-def _let_in(request: Request, token: str, tries: Tries) -> None:
-    said = said_token(request.headers.get("authorization", ""))
-    if token and not hmac.compare_digest(said.encode(), token.encode()):
-        if said and (wait := tries.wrong(peer(request.scope))):
-            raise _Refused(429, MANY_WRONG.strip(), {"Retry-After": str(wait)})
-        raise _Refused(401, "send the token of this server", {"WWW-Authenticate": 'Bearer, Basic realm="raytrail"'})
+def _busy() -> Refused:
+    return come_back(503, "too much is sent at once")
 
 
 async def _body(request: Request, bounds: Bounds, grow: Callable[[int], None]) -> bytes:
     """Return a body as it was before it was compressed; `grow` is told of every byte that it takes."""
     encoding = _encoding(request)
-    _check_length(request.headers.get("content-length", ""), bounds.body_bytes)
+    check_length(request.headers.get("content-length", ""), bounds.body_bytes)
     body, sent, unpacking = bytearray(), 0, unpacker(encoding)
 
     async def unpack(piece: bytes) -> None:
@@ -229,7 +218,7 @@ async def _body(request: Request, bounds: Bounds, grow: Callable[[int], None]) -
             # in a thread at any size: few bytes may hold many
             piece = await asyncio.to_thread(unpacking.feed, piece, most + 1 - len(body))
         if len(body) + len(piece) > most:
-            raise _Refused(413, _too_long(encoding, most, bounds))
+            raise _too_long(encoding, most, bounds)
         grow(len(piece))
         body.extend(piece)
 
@@ -245,27 +234,20 @@ async def _body(request: Request, bounds: Bounds, grow: Callable[[int], None]) -
             await unpack(bytes(waiting))
         unpacking.end()
     except UnpackError as error:
-        raise _Refused(400, f"the body is not {encoding}: {error}") from error
+        raise Refused(400, f"the body is not {encoding}: {error}") from error
     return bytes(body)
 
 
 def _encoding(request: Request) -> str:
     if "msgpack" in request.headers.get("content-type", ""):
-        raise _Refused(415, "msgpack is not taken; send NDJSON or a JSON array (Fluent Bit: format json)")
+        raise Refused(415, "msgpack is not taken; send NDJSON or a JSON array (Fluent Bit: format json)")
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ENCODINGS:
-        raise _Refused(415, f"encodings taken: {', '.join(ENCODINGS)}", {"Accept-Encoding": ", ".join(ENCODINGS)})
+        raise Refused(415, f"encodings taken: {', '.join(ENCODINGS)}", {"Accept-Encoding": ", ".join(ENCODINGS)})
     return encoding
 
 
-def _check_length(said: str, most: int) -> None:
-    """Refuse what says itself that it is too long, before any of it is read."""
-    if said.isdecimal() and (len(said) > len(str(most)) or int(said) > most):
-        raise _Refused(413, _too_long("identity", most, Bounds(most)))
-
-
-def _too_long(encoding: str, most: int, bounds: Bounds) -> str:
+def _too_long(encoding: str, most: int, bounds: Bounds) -> Refused:
     if most < bounds.body_bytes:
-        return f"the body unpacks to more than {bounds.ratio:g} times what was sent; send it uncompressed"
-    unpacked = "" if encoding == "identity" else " when decompressed"
-    return f"the body is longer than {most} bytes{unpacked}; send less at once"
+        return Refused(413, f"the body unpacks to more than {bounds.ratio:g} times what was sent; send it uncompressed")
+    return too_long(most, "" if encoding == "identity" else " when decompressed")

@@ -1,31 +1,84 @@
 """
-Routes that read an address as Ray's own server does: an encoded slash is part of a name, and separates nothing.
+What a route is: a path, who answers it, and its documentation, declared once. The server and the docs are made of it.
 
-A submission may be called ``team/job-1``. Its address is ``/api/jobs/team%2Fjob-1``. ASGI's ``path`` has it decoded,
-which splits the name in two; ``raw_path`` has it as it was sent.
+A route reads an address as Ray's own server does: an encoded slash is part of a name, and separates nothing. A
+submission may be called ``team/job-1``. Its address is ``/api/jobs/team%2Fjob-1``. ASGI's ``path`` has it decoded,
+which splits the name in two. ``raw_path`` has it as it was sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import unquote
 
-from starlette.routing import Match, Route, WebSocketRoute
+import msgspec
+from starlette import routing
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
+from starlette.websockets import WebSocket
 
 Matched = tuple[Match, Scope]
+Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-class NamedRoute(Route):
-    """A route whose names may hold encoded slashes."""
+class Route(msgspec.Struct, Generic[Handler], frozen=True):
+    """One declaration, of which the server makes its routing and ``docs/generate.py`` a line of the page on HTTP."""
+
+    path: str
+    """Below the server, or below each cluster and each of its moments. Names are in braces."""
+    handler: Handler
+    """Answers. Its docstring is the documentation."""
+    api: Literal["Ray's", "ours"] = "Ray's"
+    """Whose clients ask for it."""
+    method: Literal["GET", "POST", "WebSocket"] = "GET"
+    parameters: Mapping[str, str] = {}
+    """What each name in the query means."""
+
+    @property
+    def doc(self) -> str:
+        """What it answers."""
+        return " ".join((inspect.getdoc(self.handler) or "").split())
+
+
+class NamedRoute(routing.Route):
+    """A declared route, whose names may hold encoded slashes."""
+
+    def __init__(self, declared: Route[Any], endpoint: Endpoint | None = None, *, below: str = "") -> None:
+        """
+        Make it of its declaration.
+
+        Args:
+            declared: The declaration.
+            endpoint: Answers in place of its handler, which it calls.
+            below: What its path is below.
+        """
+        super().__init__(f"{below}{declared.path}", endpoint or declared.handler, methods=[declared.method])
+        self.declared = declared
 
     def matches(self, scope: Scope) -> Matched:
         """Return how well the request fits, and what it names."""
         return _matches(super().matches, scope)
 
 
-class NamedWebSocketRoute(WebSocketRoute):
+class NamedWebSocketRoute(routing.WebSocketRoute):
     """The same of a WebSocket."""
+
+    def __init__(self, declared: Route[Any], endpoint: Callable[[WebSocket], Awaitable[None]], *, below: str) -> None:
+        """
+        Make it of its declaration.
+
+        Args:
+            declared: The declaration.
+            endpoint: Speaks with who asks; it calls the handler.
+            below: What its path is below.
+        """
+        super().__init__(f"{below}{declared.path}", endpoint)
+        self.declared = declared
 
     def matches(self, scope: Scope) -> Matched:
         """Return how well the request fits, and what it names."""

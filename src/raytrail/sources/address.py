@@ -1,4 +1,4 @@
-"""Where a receiver of Ray's HTTP export is: what it listens on, and what Ray posts to."""
+"""Where an agent listens: for what Ray's HTTP export posts, and for who asks for its metrics."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from raytrail.errors import ConfigError
 
 PATH = "/v1/events"
 """As KubeRay's collector has it."""
+EXAMPLE = "127.0.0.1:8367"
+"""What a receiver may listen on."""
 
 _LISTEN = re.compile(r"(\[[^]]+\]|[^:]*):([0-9]+)")
 
 
-def where(listen: str) -> tuple[str, int]:
+def where(listen: str, setting: str = "receiver's address ", example: str = EXAMPLE) -> tuple[str, int]:
     """
     Return the host and port of ``host:port``; without a host it is this machine alone.
+
+    Args:
+        listen: The address.
+        setting: What an error calls it.
+        example: An address that an error names.
 
     Raises:
         ConfigError: It is not that.
@@ -22,7 +29,7 @@ def where(listen: str) -> tuple[str, int]:
     match = _LISTEN.fullmatch(listen)
     if match is None:
         shown = re.sub(".*@", "***@", listen)  # a user, with a password
-        raise ConfigError(f"receiver's address {shown!r} is not host:port; write e.g. 127.0.0.1:8367")
+        raise ConfigError(f"{setting}{shown!r} is not host:port; write e.g. {example}")
     return match[1].strip("[]") or "127.0.0.1", int(match[2])
 
 
@@ -35,5 +42,9 @@ def url(listen: str) -> str:
     """
     if "://" in listen:
         return listen
-    host, port = where(listen)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+    return f"{base(*where(listen))}{PATH}"
+
+
+def base(host: str, port: int) -> str:
+    """Return the URL of what listens there."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

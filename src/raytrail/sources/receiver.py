@@ -12,14 +12,12 @@ the disk: it survives the end of every process, not of the machine. Else the ans
     403  it is posted by a page           408  the body came too slowly
     404  another path                                                           429  many wrong tokens; come back
 
-The standard library's server is enough, and is there on every node: one sender, on the same machine, one request at a
-time. It runs in threads of its own: a disk that is slow holds nobody else up. Connections are few, and whoever has said
-the least for the longest makes room for the next.
+There is one sender, on the same machine, one request at a time. The server runs in threads of its own: a disk that is
+slow holds nobody else up. Connections are few, and whoever has said the least for the longest makes room for the next.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 import re
@@ -29,28 +27,27 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import msgspec
 
 from raytrail import disk, records
-from raytrail.errors import ConfigError, EventError
+from raytrail.errors import EventError
 from raytrail.event import SET_ASIDE, UNDECODABLE
+from raytrail.posts import Refused, check_length, check_token, come_back, too_slow
 from raytrail.sources import set_aside
-from raytrail.sources.address import PATH, url, where
+from raytrail.sources.address import EXAMPLE, PATH, url, where
 from raytrail.sources.event_file import EventFiles, session_root, written_files
-from raytrail.sources.few import Server
+from raytrail.sources.http_server import Handler, Server
 from raytrail.sources.ray_event import Converter, session_name
 from raytrail.sources.set_aside import SetAside
-from raytrail.tries import Tries, said_token
+from raytrail.tokens import Guard, Tries
 
 PREFIX = "0"
 """What the numbers in the names of its files begin with."""
 
 _BODIES_AT_ONCE = 2
 _BODY_SECONDS = 30.0
-_RETRY_SECONDS = 5
 _LINGER_SECONDS = 5.0
 _PIECE_BYTES = 1 << 16
 _IDS = 200_000  # Ray's aggregator holds 100,000 events at most, and sends no other batch before one is taken
@@ -215,30 +212,21 @@ class Receiver:
     """
 
     def __init__(self, listen: str, intake: Intake, *, token: str = "", most_bytes: int = 64 << 20) -> None:
-        host, port = where(listen)
+        address = where(listen)
         self._intake = intake
 
         room = _Room(_BODIES_AT_ONCE * most_bytes)
         slots = threading.BoundedSemaphore(_BODIES_AT_ONCE)
-        settings = {"intake": intake, "token": token, "tries": Tries(), "most_bytes": most_bytes}
+        settings = {"intake": intake, "guard": Guard(Tries(), token), "most_bytes": most_bytes}
         handler = type("Handler", (_Handler,), settings | {"slots": slots, "room": room})
 
-        try:
-            self._server = Server((host, port), handler)
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"receiver={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8367"
-            ) from error
+        self._server = Server.begin(address, handler, setting=f"receiver={listen!r}", example=EXAMPLE)
         self.url = url(f"{listen.rpartition(':')[0]}:{self._server.server_address[1]}")
         """Where Ray is to post to."""
-        self._thread = threading.Thread(target=self._server.serve_forever, name="raytrail-receiver", daemon=True)
-        self._thread.start()
 
     def close(self) -> None:
         """Answer no more; what is being written is written."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.end()
         self._intake.close()
 
 
@@ -254,7 +242,7 @@ class _Room:
         Hold so many bytes more, or give some back.
 
         Raises:
-            _Refused: There is no room.
+            Refused: There is no room.
         """
         with self._lock:
             if size > self._free:
@@ -262,20 +250,13 @@ class _Room:
             self._free -= size
 
 
-class _Refused(Exception):
-    def __init__(self, status: int, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, headers
+def _busy() -> Refused:
+    return come_back(429, "others are being taken")
 
 
-def _busy() -> _Refused:
-    return _Refused(429, "others are being taken; come back", **{"Retry-After": str(_RETRY_SECONDS)})
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     intake: Intake
-    token: str
-    tries: Tries
+    guard: Guard
     most_bytes: int
     slots: threading.BoundedSemaphore
     room: _Room
@@ -290,21 +271,21 @@ class _Handler(BaseHTTPRequestHandler):
             with self._body() as body:
                 stored = self._taken(body)
             if not stored:
-                raise _Refused(503, "not stored; come back", **{"Retry-After": str(_RETRY_SECONDS)})
-        except _Refused as error:
+                raise come_back(503, "not stored")
+        except Refused as error:
             # what was not read of the body would be taken for the next request
             self.close_connection = True
-            self._answer(error.status, f"{error}\n", **error.headers)
+            self.answer(error.status, f"{error}\n".encode(), headers=error.headers)
             self._let_out()
         except EventError as error:
-            self._answer(400, f"{error}\n")
+            self.answer(400, f"{error}\n".encode())
         except ConnectionError:
             self.close_connection = True  # nobody reads it
         else:
-            self._answer(204)
+            self.answer(204)
 
     def do_GET(self) -> None:
-        self._answer(404, f"POST {PATH}\n")
+        self.answer(404, f"POST {PATH}\n".encode())
 
     def _taken(self, body: bytes) -> bool:
         if not self.slots.acquire(timeout=1):
@@ -317,15 +298,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _let_in(self) -> None:
         if "Origin" in self.headers or self.headers.get("Sec-Fetch-Site", "none") != "none":
-            raise _Refused(403, "no page in a browser may post here")
+            raise Refused(403, "no page in a browser may post here")
         if self.path.partition("?")[0] != PATH:
-            raise _Refused(404, f"POST {PATH}")
-        said = said_token(self.headers.get("Authorization", ""))
-        if self.token and not hmac.compare_digest(said.encode(), self.token.encode()):
-            if said and (wait := self.tries.wrong(self.client_address[0])):
-                raise _Refused(429, "many wrong tokens came from your address", **{"Retry-After": str(wait)})
-            challenge = 'Bearer, Basic realm="raytrail"'
-            raise _Refused(401, "send the token of this receiver", **{"WWW-Authenticate": challenge})
+            raise Refused(404, f"POST {PATH}")
+        check_token(self.guard, self.client_address[0], self.headers.get("Authorization", ""), of="receiver")
 
     def _let_out(self) -> None:
         """
@@ -345,10 +321,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> Iterator[bytes]:
         said = self.headers.get("Content-Length", "")
         if not said.isdecimal() or "Transfer-Encoding" in self.headers:
-            raise _Refused(411, "say the body's length in Content-Length")
-        if len(said) > len(str(self.most_bytes)) or int(said) > self.most_bytes:
+            raise Refused(411, "say the body's length in Content-Length")
+        try:
+            check_length(said, self.most_bytes)
+        except Refused:
             log.error("%s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", said)
-            raise _Refused(413, f"the body is longer than {self.most_bytes} bytes; send less at once")
+            raise
         body = bytearray()
         try:
             for piece in self._pieces(int(said)):
@@ -365,24 +343,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.settimeout(max(0.001, until - time.monotonic()))
                 piece = self.rfile.read1(min(length, _PIECE_BYTES))
             except TimeoutError:
-                raise _Refused(408, f"the body did not come within {_BODY_SECONDS:g} seconds") from None
+                raise too_slow(_BODY_SECONDS) from None
             if not piece:
                 raise ConnectionAbortedError("the sender has gone")
             length -= len(piece)
             yield piece
         self.connection.settimeout(self.timeout)
-
-    def _answer(self, status: int, text: str = "", **headers: str) -> None:
-        body = text.encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if body:
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
-        if status != 204:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of each request: there is one a second."""

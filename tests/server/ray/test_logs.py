@@ -367,6 +367,16 @@ async def test_a_job_is_followed_to_its_end_by_websocket(cluster, job, made):
             assert (refused.value.response.status_code, refused.value.response.body) == (status, reason)
 
 
+async def test_a_job_is_followed_at_a_moment_only_if_it_was_there(cluster, job, made):
+    async with listening(made) as address:
+        url = f"{address.replace('http', 'ws', 1)}/clusters/{MADE}/at"
+        async with connect(f"{url}/1000000000000/api/jobs/s1/logs/tail") as socket:
+            assert "".join([text async for text in socket]) == JOB_TEXT
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"{url}/0/api/jobs/s1/logs/tail")
+        assert (refused.value.response.status_code, refused.value.response.body) == (404, b"Job s1 does not exist")
+
+
 async def test_the_log_of_a_job_whose_name_has_a_slash_is_found(cluster, add, write, made, made_client):
     add(("EXPORT_SUBMISSION_JOB", {"submission_job_id": "team/job-1", "status": "SUCCEEDED", "driver_node_id": NODE}))
     write(**{"job-driver-team/job-1.log": b"hi\n", "job-driver-job-1.log": b"another's\n"})

@@ -28,6 +28,7 @@ from raytrail.server.ray.status import (
     status_report,
 )
 from raytrail.server.ray.timezones import local_zone
+from raytrail.server.routing import Route
 from raytrail.store import Filter
 
 NO_ACTOR = "ffffffffffffffffffffffffffffffff"
@@ -49,7 +50,7 @@ _FROM_CPP = ("COMMON", "CORE_WORKER", "GCS", "RAYLET")
 
 
 def _nodes(view: View) -> Response:
-    """Every node for the dashboard, with `view=summary`; their names, with `view=hostNameList`."""
+    """Every node for the dashboard."""
     kind = view.param("view")
     nodes = _found_nodes(view)
     if kind == "summary":
@@ -145,7 +146,7 @@ def _driver_id(job_id: str) -> str:
 
 
 def _all_actors(view: View) -> Response:
-    """Every actor for the dashboard; with `ids`, some of them."""
+    """Every actor for the dashboard."""
     if "ids" in view.params:
         ids = view.param("ids").split(",")
         found = {actor["actorId"]: actor for id in ids for actor in _actors(view, Filter("actor_id", "=", id))}
@@ -162,7 +163,7 @@ def _one_actor(view: View) -> Response:
 
 
 def _events(view: View) -> Response:
-    """Ray's cluster events by job, for the dashboard; with `job_id`, those of one job."""
+    """Ray's cluster events by job, for the dashboard."""
     columns = [
         "event_id",
         "source_type",
@@ -202,7 +203,7 @@ def _events(view: View) -> Response:
 
 
 def _cluster_status(view: View) -> Response:
-    """What `ray status` says, as far as events tell; as text with `format=1`."""
+    """What `ray status` says, as far as events tell."""
     status = read_status(view.snapshot)
     if view.param("format", "0") == "1":
         return ray_answer({"clusterStatus": format_status(status)}, "Got formatted cluster status.")
@@ -259,23 +260,23 @@ def _version(view: View) -> Response:
     return encode(jobs.version(view.cluster.session))
 
 
-ROUTES: tuple[tuple[str, Answer], ...] = (
-    ("/nodes", _nodes),
-    ("/nodes/{node}", _one_node),
-    ("/logical/actors", _all_actors),
-    ("/logical/actors/{actor}", _one_actor),
-    ("/events", _events),
-    ("/api/cluster_status", _cluster_status),
-    ("/api/v0/cluster_metadata", _metadata),
-    ("/api/v0/runtime_env_redaction", _redaction),
-    ("/usage_stats_enabled", _usage_stats),
-    ("/api/grafana_health", _grafana),
-    ("/api/prometheus_health", _prometheus),
-    ("/api/profiling_enabled", _profiling),
-    ("/api/authentication_mode", _authentication),
-    ("/timezone", _timezone),
-    ("/api/version", _version),
-    ("/api/ray/version", _version),
+ROUTES: tuple[Route[Answer], ...] = (
+    Route("/nodes", _nodes, parameters={"view": "`summary`, or `hostNameList` for their names alone"}),
+    Route("/nodes/{node}", _one_node),
+    Route("/logical/actors", _all_actors, parameters={"ids": "actors with commas between, else all"}),
+    Route("/logical/actors/{actor}", _one_actor),
+    Route("/events", _events, parameters={"job_id": "a driver job, else all"}),
+    Route("/api/cluster_status", _cluster_status, parameters={"format": "`1` is text"}),
+    Route("/api/v0/cluster_metadata", _metadata),
+    Route("/api/v0/runtime_env_redaction", _redaction),
+    Route("/usage_stats_enabled", _usage_stats),
+    Route("/api/grafana_health", _grafana),
+    Route("/api/prometheus_health", _prometheus),
+    Route("/api/profiling_enabled", _profiling),
+    Route("/api/authentication_mode", _authentication),
+    Route("/timezone", _timezone),
+    Route("/api/version", _version),
+    Route("/api/ray/version", _version),
 )
 
 

@@ -23,7 +23,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.server.context import Answer, View, ray_answer
 from raytrail.server.ray import jobs
-from raytrail.store import Cluster, Filter, Log, LogFinder, LogPart, Snapshot, Store, matches
+from raytrail.server.routing import Route
+from raytrail.store import Filter, Log, LogFinder, LogPart, matches
 
 DEFAULT_LINES = 1000
 """``DEFAULT_LOG_LIMIT`` in ray/util/state/common.py."""
@@ -33,8 +34,8 @@ _ANSI = re.compile(rb"\x1b\[[(0-9);]+m")  # ANSI_ESC_PATTERN in state_head.py, w
 _ANSI_BEGUN = re.compile(rb"\x1b(\[[(0-9);]{0,30})?\Z")
 
 
-def list_logs(view: View) -> Response:
-    """Ray's log API: the logs of a node (`node_id` or `node_ip`) that match `glob`, by component."""
+def _list_logs(view: View) -> Response:
+    """Ray's log API: the logs of a node, by component."""
     glob = view.param("glob", "*")
     node_id, node_ip = view.param("node_id"), view.param("node_ip")
     if not node_id and not node_ip:
@@ -52,12 +53,8 @@ def list_logs(view: View) -> Response:
     return ray_answer({"result": _by_component(chosen)})
 
 
-def get_log(view: View) -> Response:
-    """
-    Ray's log API: one log, by `filename`, `actor_id`, `task_id`, `pid` or `submission_id`.
-
-    `file` and `stream` are the same; `lines` at the end, 1000 by default, -1 is all.
-    """
+def _get_log(view: View) -> Response:
+    """Ray's log API: one log. `file` and `stream` are the same."""
     finder = view.store.log_finder(view.snapshot)
     try:
         if view.path["media_type"] not in ("file", "stream"):
@@ -98,14 +95,18 @@ def begun(view: View, rows: Iterable[dict[str, Any]]) -> None:
                 known[f"{name}_start"] = start or 0
 
 
-def job_logs(view: View) -> Response:
+def _job_logs(view: View) -> Response:
     """Ray's Jobs API: what a submission job's entrypoint printed, `{"logs": "..."}`."""
-    found = job_log(view.store, view.cluster, view.snapshot, view.path["job"])
-    pieces = _as_json(_text(view.store.read_log(view.cluster.session, found))) if found else iter((b'{"logs": ""}',))
-    return StreamingResponse(view.stream(pieces), media_type="application/json")
+    return StreamingResponse(view.stream(_as_json(_tail_job(view))), media_type="application/json")
 
 
-def job_log(store: Store, cluster: Cluster, snapshot: Snapshot, id: str) -> Log | None:
+def _tail_job(view: View) -> Iterator[str]:
+    """For `ray job logs --follow`: what a submission job's entrypoint printed, as text, to its end."""
+    job_log = _job_log(view)
+    return _text(view.store.read_log(view.cluster.session, job_log)) if job_log else iter(())
+
+
+def _job_log(view: View) -> Log | None:
     """
     Return the log of a submission job's entrypoint; None where there is none.
 
@@ -113,23 +114,41 @@ def job_log(store: Store, cluster: Cluster, snapshot: Snapshot, id: str) -> Log 
         NotFoundError: There is no such job.
         ConfigError: It is no submission job.
     """
-    job = jobs.get_job(snapshot, id)
+    job = jobs.get_job(view.snapshot, view.path["job"])
     if job["type"] != "SUBMISSION":
         raise ConfigError("Can only get logs of submission type jobs")
-    _, found = store.log_finder(snapshot).of_job(job["submission_id"])
+    _, found = view.store.log_finder(view.snapshot).of_job(job["submission_id"])
     return found.log if found else None
 
 
-def job_text(store: Store, cluster: Cluster, log: Log | None) -> Iterator[str]:
-    """Yield what a job's entrypoint printed, as ``ray job logs --follow`` shows it."""
-    return _text(store.read_log(cluster.session, log)) if log else iter(())
-
-
-ROUTES: tuple[tuple[str, Answer], ...] = (
-    ("/api/v0/logs", list_logs),
-    ("/api/v0/logs/{media_type}", get_log),
-    ("/api/jobs/{job}/logs", job_logs),
+_NODE = {"node_id": "whose logs", "node_ip": "the same by address. One that no node has means the head node"}
+ROUTES: tuple[Route[Answer], ...] = (
+    Route(
+        "/api/v0/logs",
+        _list_logs,
+        parameters={**_NODE, "glob": "a pattern of names, in which `*` stands for any part"},
+    ),
+    Route(
+        "/api/v0/logs/{media_type}",
+        _get_log,
+        parameters={
+            **_NODE,
+            "filename": "the log of that name",
+            "actor_id": "what the actor's worker printed",
+            "task_id": "what the task printed",
+            "attempt_number": "of which attempt, the first unless given",
+            "submission_id": "what the job's entrypoint printed",
+            "pid": "what the worker of that process printed",
+            "suffix": "`err` is what was printed to stderr, else to stdout",
+            "lines": f"how many lines at the end, {DEFAULT_LINES} unless given; -1 is all",
+            "filter_ansi_code": "`true` leaves out what colours it",
+            "download_filename": "what a browser calls the file",
+        },
+    ),
+    Route("/api/jobs/{job}/logs", _job_logs),
 )
+TAIL = Route("/api/jobs/{job}/logs/tail", _tail_job, method="WebSocket")
+"""Its handler gives what is sent, piece by piece."""
 
 
 def _find(view: View, finder: LogFinder) -> LogPart:

@@ -16,6 +16,7 @@ from raytrail.server.ray.coverage import coverage, unknown
 from raytrail.server.ray.lineage import summarize_by_lineage
 from raytrail.server.ray.state import (
     ACTORS,
+    DEFAULT_LIMIT,
     JOBS,
     NO_CALL_SITES,
     OBJECTS,
@@ -34,6 +35,7 @@ from raytrail.server.ray.state import (
 )
 from raytrail.server.ray.summaries import summarize, summarize_objects
 from raytrail.server.ray.timeline import timeline
+from raytrail.server.routing import Route
 from raytrail.store import Snapshot
 
 FEW_ATTEMPTS = 20
@@ -45,7 +47,7 @@ PLATFORM_EVENTS = "no event of a platform such as Kubernetes is among what Ray e
 
 
 def _list(view: View) -> Response:
-    """Ray's State API: a list. See below."""
+    """Ray's State API: a list. See [below](#rays-state-api)."""
     resource = _resource(view)
     why = unknown(view, resource)
     with refusing_with(500 if resource is JOBS else 400):
@@ -62,7 +64,7 @@ def _list(view: View) -> Response:
 
 
 def _summarize(view: View) -> Response:
-    """Ray's State API: a summary of `tasks`, `actors` or `objects`; of tasks with `summary_by=lineage` as a tree."""
+    """Ray's State API: a summary of `tasks`, `actors` or `objects`."""
     resource = _resource(view)
     if resource not in (TASKS, ACTORS, OBJECTS):
         raise HTTPException(501, f"summary of {resource.noun}: Ray sums up tasks, actors and objects only")
@@ -128,20 +130,51 @@ def _train_v1_runs(view: View) -> Response:
     return PlainTextResponse(train.NO_STATE, 500)
 
 
-RAY_ROUTES: tuple[tuple[str, Answer], ...] = (
+_FILTERS = {
+    "filter_keys": "a column to filter by; once for each filter, as the next two",
+    "filter_predicates": "`=` or `!=`",
+    "filter_values": "what the column is compared with",
+    "timeout": "how long Ray's own server would wait for others",
+}
+ROUTES: tuple[Route[Answer], ...] = (
     *dashboard.ROUTES,
     *logs.ROUTES,
-    ("/coverage", coverage),
-    ("/api/v0/platform_events", _platform_events),
-    ("/api/v0/{noun}", _list),
-    ("/api/v0/{noun}/summarize", _summarize),
-    ("/api/v0/tasks/timeline", timeline),
-    ("/api/jobs/", _jobs),
-    ("/api/jobs/{job}", _job),
-    ("/api/serve/applications/", _serve),
-    ("/api/data/datasets/{job}", _datasets),
-    ("/api/train/v2/runs/v1", _train_runs),
-    ("/api/train/v2/runs", _train_v1_runs),
+    Route("/coverage", coverage, api="ours"),
+    Route("/api/v0/platform_events", _platform_events),
+    Route(
+        "/api/v0/{noun}",
+        _list,
+        parameters={
+            **_FILTERS,
+            "limit": f"how many rows at most, {DEFAULT_LIMIT} unless given",
+            "detail": "`true` shows every column",
+            "exclude_driver": "`false` lists the drivers' own tasks, too",
+        },
+    ),
+    Route(
+        "/api/v0/{noun}/summarize",
+        _summarize,
+        parameters={**_FILTERS, "summary_by": "of tasks: `func_name`, or `lineage` for a tree"},
+    ),
+    Route(
+        "/api/v0/tasks/timeline",
+        timeline,
+        parameters={
+            "job_id": "a driver job, else all",
+            "style": "`legacy` is what `ray timeline` writes, else what the dashboard shows",
+            "download": "`1` has a browser keep it as a file",
+        },
+    ),
+    Route("/api/jobs/", _jobs),
+    Route("/api/jobs/{job}", _job),
+    Route(
+        "/api/serve/applications/",
+        _serve,
+        parameters={"api_type": "`imperative` or `declarative`: applications of that API alone"},
+    ),
+    Route("/api/data/datasets/{job}", _datasets),
+    Route("/api/train/v2/runs/v1", _train_runs),
+    Route("/api/train/v2/runs", _train_v1_runs),
 )
 """Each route below ``/clusters/<id>`` and ``/clusters/<id>/at/<ms>``; the first that fits answers."""
 

@@ -72,7 +72,7 @@ def _colour(name: str) -> str:
 
 
 def timeline(view: View) -> Response:
-    """What each process did, for chrome://tracing: of all or a `job_id`; `style=legacy` as `ray timeline` writes it."""
+    """What each process did, for chrome://tracing."""
     job = view.param("job_id")
     with refusing_with(500):
         pieces = draw(view.snapshot, job, view.param("style", "dashboard"))

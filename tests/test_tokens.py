@@ -1,9 +1,9 @@
-"""Wrong tokens, counted by address."""
+"""Who sends the right token, and wrong ones, counted by address."""
 
 import pytest
 
-from raytrail import tries
-from raytrail.tries import Tries
+from raytrail import tokens
+from raytrail.tokens import Guard, Tries
 
 
 class Clock:
@@ -44,9 +44,9 @@ def test_an_address_is_that_of_one_user(one, other, shared):
 
 def test_so_many_addresses_are_remembered_and_no_more():
     counted = Tries(1, Clock())
-    for number in range(tries.ADDRESSES + 100):
+    for number in range(tokens.ADDRESSES + 100):
         counted.wrong(f"10.0.{number >> 8}.{number & 255}")
-    assert len(counted._used) == tries.ADDRESSES
+    assert len(counted._used) == tokens.ADDRESSES
     assert counted.wrong("10.0.0.200") == 60
     assert counted.wrong("10.0.0.0") == 0
 
@@ -65,4 +65,21 @@ def test_so_many_addresses_are_remembered_and_no_more():
     ],
 )
 def test_the_token_is_what_a_header_says_or_the_password_in_it(header, token):
-    assert tries.said_token(header) == token
+    assert tokens.said_token(header) == token
+
+
+def test_any_of_the_tokens_is_right_in_its_place_alone():
+    guard = Guard(Tries(2, Clock()), "token", "cookie")
+    assert guard.refuse("192.0.2.1", "token") is None
+    assert guard.refuse("192.0.2.1", "", "cookie") is None
+    assert guard.refuse("192.0.2.1", "wrong", "cookie") is None
+    assert guard.refuse("192.0.2.1", "cookie", "token") == 0
+    assert guard.refuse("192.0.2.1", "wrong", "wrong") == 0
+    # many wrong ones keep the right one from nobody, and who sends none has sent no wrong one
+    assert guard.refuse("192.0.2.1", "wrong") == 30
+    assert guard.refuse("192.0.2.1", "", "") == 0
+    assert guard.refuse("192.0.2.1", "token", "wrong") is None
+
+
+def test_without_a_token_everybody_is_let_in():
+    assert Guard(Tries(), "").refuse("192.0.2.1", "whatever") is None

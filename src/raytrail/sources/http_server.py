@@ -1,22 +1,56 @@
-"""The standard library's HTTP server with few connections: whoever says nothing neither fills it nor shuts it."""
+"""
+The HTTP server of an agent, for its receiver and its metrics: the standard library's, with few connections.
+
+It is there on every node, and enough: one Ray posts, and a Prometheus or two ask. What the server has, Starlette on
+uvicorn, would take 3 MB more in each agent, and packages that Ray's environment need not have. Whoever says nothing
+neither fills it nor shuts it.
+"""
 
 from __future__ import annotations
 
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from raytrail.errors import ConfigError
 
 CONNECTIONS = 32
 """At the same time: a node has one Ray that posts, and a Prometheus or two."""
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers what is asked on a connection, and says nothing of it: there is a request every second or so."""
+
+    def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        kind: str = "text/plain; charset=utf-8",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send an answer."""
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if body:
+            self.send_header("Content-Type", kind)
+        if status != 204:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
 class Server(ThreadingHTTPServer):
     """Has a thread for each connection, and few of them."""
 
+    _thread: threading.Thread
     daemon_threads = True
     request_queue_size = 128  # of those who wait to be let in; with the default of five, a few make others wait seconds
 
@@ -35,6 +69,36 @@ class Server(ThreadingHTTPServer):
         self._open_lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, handler)
+
+    @classmethod
+    def begin(
+        cls, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], *, setting: str, example: str
+    ) -> Server:
+        """
+        Answer from a thread of its own until it is ended.
+
+        Args:
+            address: Host and port.
+            handler: Answers the requests of a connection.
+            setting: What an error calls the address.
+            example: An address that an error names.
+
+        Raises:
+            ConfigError: One cannot listen there.
+        """
+        try:
+            server = cls(address, handler)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"{setting}: {error}; give host:port of a free port, e.g. {example}") from error
+        server._thread = threading.Thread(target=server.serve_forever, name="raytrail-http", daemon=True)
+        server._thread.start()
+        return server
+
+    def end(self) -> None:
+        """Answer no more; what is being answered is."""
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Begin with a connection; where there are too many, end the oldest on which nothing is being done."""

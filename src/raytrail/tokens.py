@@ -1,6 +1,7 @@
 """
-Wrong tokens, counted by address: a few a minute are answered as wrong, the others are told to come back, and logged.
+Who sends the right token, for the server and for the receiver of an agent.
 
+Wrong tokens are counted by address. A few a minute are answered as wrong, the others are told to come back, and logged.
 Only a wrong token is ever refused. Behind a proxy all have one address, and the right token must not be locked out by
 the wrong ones of others. A token is therefore as hard to guess as it is long.
 """
@@ -8,6 +9,7 @@ the wrong ones of others. A token is therefore as hard to guess as it is long.
 from __future__ import annotations
 
 import base64
+import hmac
 import ipaddress
 import logging
 import math
@@ -65,6 +67,42 @@ class Tries:
         if telling:
             log.warning("many wrong tokens come from %s; see who asks from there", network)
         return math.ceil(wait) if over else 0
+
+
+class Guard:
+    """
+    Tells who sends a right token. Threads may share it.
+
+    Args:
+        tries: Counts the wrong ones.
+        tokens: Any of these is right, each in its own place. If the first is empty, everybody is let in.
+    """
+
+    def __init__(self, tries: Tries, *tokens: str) -> None:
+        self._tries = tries
+        self._tokens = [token.encode() for token in tokens]
+
+    def refuse(self, address: str, *sent: str) -> int | None:
+        """
+        Return None to whoever is let in, else in how many seconds to come back: 0 while few that are wrong were sent.
+
+        Args:
+            address: Where it comes from.
+            sent: What stands in the place of each token; empty where there is none.
+        """
+        if not self._tokens[0]:
+            return None
+        # each is compared, so that the time tells nothing
+        right = [hmac.compare_digest(text.encode(), token) for text, token in zip(sent, self._tokens, strict=False)]
+        if any(right):
+            return None
+        # who sends none tries none
+        return self._tries.wrong(address) if any(sent) else 0
+
+
+def many_wrong(of: str) -> str:
+    """Return what is said to those who come back too early; `of`: a server or a receiver."""
+    return f"many wrong tokens came from your address, and this is one, too; send the token of this {of}"
 
 
 def said_token(authorization: str) -> str:

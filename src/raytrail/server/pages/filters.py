@@ -1,0 +1,43 @@
+"""How the templates write numbers, sizes and times."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from raytrail.store import Cluster
+
+
+def number(count: int) -> str:
+    """Return a number with its thousands apart."""
+    return f"{count:,}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in the unit that fits."""
+    amount, units = float(count), iter(("KB", "MB", "GB", "TB"))
+    unit = "B"
+    while amount >= 1000 and unit != "TB":
+        amount, unit = amount / 1000, next(units)
+    return f"{count:,} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def lasted(cluster: Cluster) -> str:
+    """Return how long a cluster lived, or has lived so far; nothing where no event says."""
+    until = cluster.last_event_ms if cluster.alive else cluster.ended_ms
+    if cluster.began_ms is None or until is None:
+        return ""
+    seconds = max(0, until - cluster.began_ms) // 1000
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def moment(ms: int) -> datetime | None:
+    """Return a time in UTC; None beyond the year 9999, which somebody may write into an address."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return None

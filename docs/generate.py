@@ -61,16 +61,15 @@ def _settings() -> str:
     return f"""{MADE}
 # Settings
 
-Each setting can be given in three places; later ones win:
+You can give a setting in three places. A later place wins over an earlier one.
 
-1. a TOML file, named by `--config` or by `RAYTRAIL_CONFIG`, with one table a room;
-2. the environment, as `RAYTRAIL_<TABLE>_<NAME>`, where a list is comma-separated;
-3. the command line. A command takes the flags of the settings that it uses. `raytrail COMMAND --help` lists the common
-   ones, and `--help-all` every one.
+1. The first is a TOML file that `--config` or `RAYTRAIL_CONFIG` names. It has one table for each part of Raytrail.
+2. The second is the environment, as `RAYTRAIL_<TABLE>_<NAME>`. A list is comma-separated there.
+3. The third is the command line. A command takes the flags of the settings that it uses. `raytrail COMMAND --help`
+   lists the common ones, and `--help-all` lists every one.
 
-A size may have a unit everywhere: `256 KiB`, `64MB`.
-`raytrail settings` shows every value and where it comes from. An unknown name, or a value out of range, stops the
-start.
+A size may have a unit everywhere, such as `256 KiB` or `64MB`. `raytrail settings` shows every value and where it comes
+from. An unknown name, or a value out of range, stops the start.
 
 ```toml
 [tail]
@@ -91,22 +90,22 @@ def _ray_settings() -> str:
         (types, "1 for all of Ray's types, else 0"),
         (
             f"`RAY_{export.SOME}`<br>`{export.SOME}`",
-            "some of Ray's types; Ray reads it only while the one above is off",
+            "some of Ray's types. Ray reads it only while the one above is off",
         ),
         (
             f"`RAY_{export.PRELOADED}`<br>`{export.PRELOADED}`",
-            f"`{export.PRELOAD}`, and those that are there already: it writes {_listed(export.HOOKED_TYPES)}",
+            f"`{export.PRELOAD}`, beside those that are there already. It writes {_listed(export.HOOKED_TYPES)}",
         ),
         (f"`{export.SOURCES}`", f"some of {_listed((*export.HOOKED_TYPES, *export.PROBED_TYPES))}"),
         (f"`{export.TRAIN}`", "1 for TRAIN_RUN or TRAIN_RUN_ATTEMPT, else 0"),
     ]
     which += [
-        (f"`RAY_{name}`<br>`{name}`", f"1 with `--http-events`, for {_listed(of)}; else not set")
+        (f"`RAY_{name}`<br>`{name}`", f"1 with `--http-events`, for {_listed(of)}, else not set")
         for name, of in export.HTTP_SWITCHES.items()
     ]
     which += [
-        (f"`{export.HTTP_ADDRESS}`", "with `--http-events`: where to post them"),
-        (f"`{export.HTTP_TYPES}`", "with `--http-events`: ALL"),
+        (f"`{export.HTTP_ADDRESS}`", "with `--http-events`, where to post them"),
+        (f"`{export.HTTP_TYPES}`", "with `--http-events`, ALL"),
     ]
     how = [
         (
@@ -118,30 +117,32 @@ def _ray_settings() -> str:
         for one in export.SETTINGS
     ]
     harmful = [(f"`RAY_{name}`", f"the files of {types} stay empty") for name, types in export.SILENCING.items()]
-    harmful += [(f"`{name}`", "Ray reads the number as yes or no: never, or at each byte") for name in export.ROTATION]
-    meanings = "\n".join(f"- **{name}**: {text}" for name, text in export.PROFILES.items())
+    harmful += [
+        (f"`{name}`", "Ray reads the number as yes or no, which rotates never or at each byte")
+        for name in export.ROTATION
+    ]
+    meanings = [(f"`{name}`", text) for name, text in export.PROFILES.items()]
     return f"""{MADE}
 # Ray's settings
 
-What `raytrail run` starts Ray with, and what `raytrail env` prints. [Export safely](../how-to/export-safely.md)
-says why.
+`raytrail run` starts Ray with these settings, and `raytrail env` prints them.
+[Export safely](../how-to/export-safely.md) says why.
 
-{meanings}
-
-Names that begin with `RAY_` are variables, for `ray start` on every node and for every driver; the others are keys of
-the head's `--system-config`, which Ray hands to C++ on all nodes and to any driver. It wins over the variables.
+{_table(("profile", "what it keeps"), meanings)}
+Names that begin with `RAY_` are variables, for `ray start` on every node and for every driver. The others are keys of
+the head's `--system-config`. Ray hands it to C++ on all nodes and to any driver. It wins over the variables.
 
 ## Which events are written
 
 {_table(("setting", "value"), which)}
-Ray's own types: {_listed(export.RAY_TYPES)}.
+Ray's own types are {_listed(export.RAY_TYPES)}.
 
 ## How they are written
 
 {_table(("setting", "Ray's default", *profiles, "what it is for"), how)}
 ## What must not be set
 
-The first two are what `--http-events` sets.
+`--http-events` sets the first two. They must not be set without it.
 
 {_table(("variable", "with it"), harmful)}"""
 
@@ -151,23 +152,25 @@ def _listed(names: Iterable[str]) -> str:
 
 
 COMPLETION = """\
-Commands, flags and nouns are completed by the shell, once it is told so. Put one of these into its start-up file:
+The shell completes commands, flags and nouns. To switch that on, put one of these into its start-up file:
 
     eval "$(_RAYTRAIL_COMPLETE=bash_source raytrail)"                 # ~/.bashrc
     eval "$(_RAYTRAIL_COMPLETE=zsh_source raytrail)"                  # ~/.zshrc
     _RAYTRAIL_COMPLETE=fish_source raytrail | source                  # ~/.config/fish/config.fish
 
-On a terminal a table shows the state first, in colour, then what it is, what went wrong and how long it took. Ids come
-last, cut to 16 letters, by which `raytrail get` finds a row. In a file or a pipe ids are whole, without colours.
+On a terminal a table shows the state first, in colour. Then it shows what a row is, what went wrong and how long it
+took. Ids come last, cut to 16 letters. `raytrail get` finds a row by these letters. In a file or a pipe, ids are whole
+and there are no colours.
 """
 
 
 def _command_line() -> str:
     lines = [MADE, "# Command line", ""]
-    for section, commands in cli.COMMANDS.items():
-        named = ", ".join(f"[{name}](#raytrail-{name})" for name in commands)
-        lines.append(f"- {section}: {named}")
-    lines += ["", COMPLETION, "```text", _help(cli.main, "raytrail"), "```", ""]
+    sections = [
+        (section, ", ".join(f"[{name}](#raytrail-{name})" for name in commands))
+        for section, commands in cli.COMMANDS.items()
+    ]
+    lines += [_table(("for", "commands"), sections), COMPLETION, "```text", _help(cli.main, "raytrail"), "```", ""]
     parent = click.Context(cli.main, info_name="raytrail")
     for name in cli.main.list_commands(parent):
         command = cli.main.get_command(parent, name)
@@ -208,23 +211,24 @@ def _events() -> str:
     return f"""{MADE}
 # Events and entities
 
-An **entity** is what events are about. Its declaration gives its columns, where each comes from in the line that Ray
-writes, and how two values of it become one; its table, its noun on the command line and in URLs, and the schema of its
-events follow.
+An **entity** is a kind of thing that events are about, such as a task. Its declaration gives its columns. It says where
+each column comes from in the line that Ray writes, and how two values of it become one. The entity's table, its noun on
+the command line and in URLs, and the schema of its events follow from the declaration.
 
 {_table(("entity", "event type", "file", "what it is"), rows)}
-`jobs` has no events of its own: it is made of `driver_jobs` and `submission_jobs`; `operators_progress` of
-`datasets_progress`. `files` are Raytrail's own reports. How `serve_…` and `…_progress` come to be written is in
-[Serve and Data progress](../how-to/serve-and-data.md).
+`jobs` has no events of its own. It is made of `driver_jobs` and `submission_jobs`. `operators_progress` is made of
+`datasets_progress`. `files` are Raytrail's own reports.
+[Serve and Data progress](../how-to/serve-and-data.md) says how `serve_…` and `…_progress` come to be written.
 
 ## Who writes them, when, and what they do not tell
 
-"At once" is before the writer goes on; what reads the file, the agent, adds `tail.poll_seconds`.
+"At once" means that the writer writes the event before it goes on. The agent reads the file, which adds
+`tail.poll_seconds`.
 
 {_table(("entity", "written by", "whenever", "in the file after", "what it does not tell"), emitted)}
 ## The public form of an event
 
-`raytrail subscribe` prints one event a line, and `raytrail schema` its JSON Schema; the same schemas lie in
+`raytrail subscribe` prints one event a line, and `raytrail schema` prints its JSON Schema. The same schemas lie in
 [schema/](schema/event.json).
 
 ```json
@@ -233,8 +237,8 @@ events follow.
  "actor": {{"actor_id": "e68e…", "state": "ALIVE", "class_name": "Station"}}}}
 ```
 
-- Ids are hex, as Ray shows them; states are names; numbers whose name ends in a unit are in that unit.
-- What an event does not say is left out.
+- Ids are hex, as Ray shows them. States are names. A number whose name ends in a unit is in that unit.
+- A field that an event does not have is left out.
 - `timestamp_s` is Ray's own, in whole seconds.
 - Fields of a known type that this version does not know are kept under `extra`, by their path.
 - The version of the form is in the schema's `title`. It rises when a reader of the last version could misread the new.
@@ -249,11 +253,11 @@ events follow.
 | id | bytes, base64 in Ray's files | hex |
 | text | a string, the name of a state among them | a string |
 | texts | a list of strings | a list of strings |
-| int | 64 bits; a time's name ends in its unit | a number |
+| int | 64 bits. A time's name ends in its unit | a number |
 | float | a double | a number |
 | bool | | true or false |
 | json | an object or list as Ray wrote it | an object or list |
-| spans | profile events: name, start, end and extra data | a list of objects; times in nanoseconds |
+| spans | profile events, with name, start, end and extra data | a list of objects, with times in nanoseconds |
 
 ## Merges
 
@@ -316,6 +320,17 @@ def _origin(column: Column) -> str:
     return f"= `{_text(column.computed)}`" if column.computed else f"`{column.origin}`"
 
 
+OTHER_STATUSES = (
+    ("401", "The server asks for a token, and there is none or a wrong one."),
+    ("403", "A page of another origin posts or opens a WebSocket (`server.origins`)."),
+    ("405", "The method is neither GET nor HEAD."),
+    ("421", "The server has no token, and does not know itself by this name (`server.hosts`)."),
+    ("429", "This address sent too many wrong tokens (`server.wrong_tokens_per_minute`). The right one is let in."),
+    ("501", "This version does not serve it."),
+    ("503, with nothing in it", "There are more connections than `server.connections`."),
+)
+"""What the server answers beside the statuses of errors: a status, and when."""
+
 WIRE = {"text": ", as text", "float": ", with a point", "floats": ", numbers with a point"}
 """How the tables say in which way numbers are written."""
 
@@ -367,11 +382,14 @@ def _http() -> str:
         )
         for resource in state.RESOURCES.values()
     )
-    statuses = "".join(f"- {code}: {_sentence(kind)}\n" for kind, code in application.STATUSES.items())
+    statuses = _table(
+        ("status", "when"),
+        sorted([*((str(code), _sentence(kind)) for kind, code in application.STATUSES.items()), *OTHER_STATUSES]),
+    )
     return f"""{MADE}
 # HTTP
 
-`raytrail serve` and `raytrail up` answer GET and HEAD, and change nothing. They listen on `127.0.0.1`; for any other
+`raytrail serve` and `raytrail up` answer GET and HEAD, and change nothing. They listen on `127.0.0.1`. For any other
 `server.host` they ask for [a token](../how-to/see-a-dead-cluster.md#for-other-machines).
 
 ## Our own
@@ -388,73 +406,83 @@ def _http() -> str:
 
 Every path under `/clusters/{{id}}` is also there under `{at}`, where it answers as the cluster would have
 answered at that moment, in milliseconds since 1970, and under `{final}`, where it answers as of the very end.
-With neither, a cluster that has ended answers as of just before its shutdown began: a clean stop ends all that is alive
-within its last second, so that its very end shows little of what it was.
+With neither, a cluster that has ended answers as of just before its shutdown began. A clean stop ends all that is alive
+within its last second, so the very end shows little of what the cluster was.
 
-Point Ray's own tools at a cluster, live or gone, now or then:
+You can point Ray's own tools at a cluster, live or gone, now or at an earlier moment:
 
     ray list tasks --address http://127.0.0.1:8365/clusters/latest
     ray summary tasks --address http://127.0.0.1:8365/clusters/latest/at/1795473644000
     ray job list --address http://127.0.0.1:8365/clusters/latest
 
-Where `RAY_ADDRESS` is set it wins over `--address`; `RAY_API_SERVER_ADDRESS` wins over both.
+If `RAY_ADDRESS` is set, it wins over `--address`. `RAY_API_SERVER_ADDRESS` wins over both.
 
 ## Ray's State API
 
-The requests, answers and columns are those of Ray {jobs.RAY_VERSION}: `filter_keys`, `filter_predicates` (`=` and
-`!=`) and `filter_values`, `detail`, `exclude_driver`, and `limit`, which is {state.DEFAULT_LIMIT} unless given and
-at most {state.MAX_LIMIT:,} (Ray's own servers refuse more than {state.RAYS_MAX_LIMIT:,}).
+The requests, answers and columns are those of Ray {jobs.RAY_VERSION}. The parameters are `filter_keys`,
+`filter_predicates` (`=` and `!=`), `filter_values`, `detail`, `exclude_driver` and `limit`. The limit is
+{state.DEFAULT_LIMIT} unless given, and at most {state.MAX_LIMIT:,}. Ray's own servers refuse more than
+{state.RAYS_MAX_LIMIT:,}.
 
-A limit leaves the rows with the smallest ids, as in Ray. Of very many tasks Ray looks at the newest
-{state.RAYS_MAX_LIMIT:,} only. A list of that many or fewer is made of these here, too. A longer one is made of all.
-The dashboard asks for as many tasks, with details and without a `timeout`. Where there are more, it gets those that
-failed, those that are open, and then the newest of the others. The bar says how many are shown of how many.
+A limit leaves the rows with the smallest ids, as in Ray. If there are very many tasks, Ray looks only at the newest
+{state.RAYS_MAX_LIMIT:,}. A list of that many or fewer is made of these here, too. A longer list is made of all tasks.
+The dashboard asks for {state.RAYS_MAX_LIMIT:,} tasks, with details and without a `timeout`. If there are more, it gets
+those that failed, those that are open, and then the newest of the others. The bar says how many are shown of how many.
 
-Filters pass what Ray's pass, oddities included:
+Filters pass what Ray's filters pass, with their oddities:
 
-- Texts are compared in any case. So are ids, states and types.
-- A key that is spelt exactly is looked for by Ray's GCS, too: of tasks, `total` then counts only what passes `task_id`,
-  `job_id`, `actor_id`, `name` and `state`; of nodes and workers, `num_after_truncation` counts only what passes. A key
+- Case does not matter in texts, ids, states and types.
+- If a key is spelt exactly, Ray's GCS looks for it, too. For tasks, `total` then counts only what passes `task_id`,
+  `job_id`, `actor_id`, `name` and `state`. For nodes and workers, `num_after_truncation` counts only what passes. A key
   in another case finds the same rows, and `total` counts all.
 - `!=` passes every row where the column is a number or a flag that Ray may leave out, such as `worker_pid`.
 - A row that does not have `error_type`, an actor's `node_id` or `placement_group_id`, or a worker's `exit_type`,
-  `debugger_port` or `num_paused_threads` passes no filter of it, not even `!=`.
-- An unknown column, or a text where a number is looked for, is refused as soon as there is a row to compare it with.
+  `debugger_port` or `num_paused_threads` passes no filter of that column, not even `!=`.
+- A filter is refused if its column is unknown, or if it has a text where the column has a number. It is refused as soon
+  as there is a row to compare it with.
 
-Numbers are written as Ray writes them: some as text, some with a point. The tables say which.
+Numbers are written as Ray writes them, some as text and some with a point. The tables say which.
 
-The last column says what the events in Ray's files tell: the value itself (exact), others that it follows from
-(derived) or is concluded from (inferred), or nothing (not exported), when it has its default, always. Why, and what
-cannot be told of some rows only, is in [fidelity](../why/fidelity.md); `/clusters/{{id}}/coverage` says it of one
-cluster, with what was concluded where no event told an end.
+The last column says what the events in Ray's files tell:
+
+| word | meaning |
+|---|---|
+| exact | the value itself |
+| derived | other values, from which this one follows |
+| inferred | other values, from which this one is concluded |
+| not exported | nothing, so the value is always its default |
+
+[Fidelity](../why/fidelity.md) says why, and what cannot be told of some rows only. `/clusters/{{id}}/coverage` says it
+of one cluster, with what was concluded if no event told an end.
 
 {nouns}
-A resource that no event tells of has no rows, and a warning says why: `runtime_envs` always; placement groups, workers
-and objects where no agent was told to ask for them. `ray list` and `ray summary` print the warning.
+A resource that no event tells of has no rows, and a warning says why. `runtime_envs` never has rows. Placement groups,
+workers and objects have none if no agent was told to ask for them. `ray list` and `ray summary` print the warning.
 
 ## Errors
 
-{statuses}- 501: this version does not serve it. Under a cluster a path that is none of these is answered so too,
-  and not with 404: Ray's dashboard, as a proxy, would answer a 404 from the cluster that it lives in.
-- 401: no token, or another one, where there is one.
-- 403: a post or a WebSocket of a page of another origin (`server.origins`).
-- 429: another token, after `server.wrong_tokens_per_minute` of them from this address; the right one is let in.
-- 405: a method other than GET and HEAD.
-- 421: without a token, a name that the server does not know itself by (`server.hosts`).
-- 503, with nothing in it: more connections than `server.connections`.
+{statuses}
+Under a cluster, a path that is not served is answered with 501 and not with 404. Ray's dashboard, as a proxy, would
+answer a 404 from the cluster that it lives in.
 
-`/ingest` answers 204 once all is stored, and else 400 or 415 for what cannot be read, 408 for a body that did not come
-within `server.body_seconds`, 413 for one that is too long or packed too well (`server.ingest_body_bytes`,
-`server.ingest_ratio`), and 503 with `Retry-After` where the broker is away or `server.ingest_memory_bytes` are in use.
+`/ingest` answers 204 once all is stored. Its errors are these:
 
-Where Ray's own server catches no error of a wrong question, its status is 500, and so it is here: lists of jobs,
-summaries, the timeline, and logs.
+| status | when |
+|---|---|
+| 400 or 415 | The body cannot be read. |
+| 408 | The body did not come within `server.body_seconds`. |
+| 413 | The body is too long or packed too well (`server.ingest_body_bytes`, `server.ingest_ratio`). |
+| 503, with `Retry-After` | The broker is away, or `server.ingest_memory_bytes` are in use. |
 
-State API errors have Ray's form, `{{"result": false, "msg": …, "data": {{"result": null}}}}`; others are plain text.
+Ray's own server catches no error of some wrong questions, and its status is then 500. The status is 500 here, too.
+These questions are lists of jobs, summaries, the timeline, and logs.
+
+State API errors have Ray's form, `{{"result": false, "msg": …, "data": {{"result": null}}}}`. Others are plain text.
 
 ## Caching
 
-Answers about a sealed session carry an `ETag` and are revalidated; all others are `no-store`.
+A session is *sealed* once its final states are written. Answers about a sealed session carry an `ETag` and are
+revalidated. All others are `no-store`.
 """
 
 
@@ -477,13 +505,14 @@ def _brokers() -> str:
     return f"""{MADE}
 # Brokers
 
-Whatever carries chunks from the agents to a history is named by a URL, here and in a broker of
-[your own](../how-to/add-a-broker.md); the client of each comes with an extra. All pass one contract,
+A broker carries chunks from the agents to a history. A *chunk* is what an agent publishes. It is whole lines of one
+event type, with the byte ranges of the files that they came from. A URL names the broker, also a broker of
+[your own](../how-to/add-a-broker.md). The client of each comes with an extra. All pass one contract,
 `raytrail.testing.check_pubsub`, against the real server.
 
 {_table(("URL", "promise", "extra", "what it is"), rows)}
 
-What is at most once by itself says so; [guarantees](../why/guarantees.md#brokers) has what follows from it.
+A broker that is at most once by itself says so. [Guarantees](../why/guarantees.md#brokers) has what follows from it.
 
 {chr(10).join(parts)}"""
 
@@ -512,12 +541,12 @@ def _errors() -> str:
     return f"""{MADE}
 # Errors and exit codes
 
-An error is one line: what failed, which one with its value, and what to do.
+An error is one line. It says what failed, which one with its value, and what to do.
 
     raytrail: error: no entity 'taskz'; did you mean tasks?
 
-A wrong setting stops the start. A wrong line is set aside with its offset, and the rest goes on. A broker that is away,
-or a disk that is full, is waited for: these are the errors marked as retryable.
+A wrong setting stops the start. A wrong line is set aside with its offset, and the rest goes on. Raytrail waits for a
+broker that is away, and for a disk that is full. These are the errors marked as retryable.
 
 ## Exit codes
 

@@ -126,10 +126,10 @@ class RayNode:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with direct.open(urllib.request.Request(url, headers=_token()), timeout=_ANSWER_SECONDS) as answer:
-                said: dict[str, Any] = json.load(answer)
+                details: dict[str, Any] = json.load(answer)
         except (OSError, ValueError) as error:
             raise SourceUnavailable(f"{url} does not answer ({error})") from error
-        return said
+        return details
 
     def objects(self, limit: int) -> tuple[Any, int, int]:
         """
@@ -172,13 +172,13 @@ class RayNode:
         try:
             return call(request, timeout=_ANSWER_SECONDS)
         except self._grpc.RpcError as error:
-            said = f"{error.code().name}: {error.details()}"
+            failure = f"{error.code().name}: {error.details()}"
             if error.code().name in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
                 raise ConfigError(
-                    f"the {who} at {address} does not let us in ({said}); give the agent the cluster's token, with "
+                    f"the {who} at {address} does not let us in ({failure}); give the agent the cluster's token, with "
                     f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
                 ) from error
-            raise SourceUnavailable(f"the {who} at {address} does not answer ({said})") from error
+            raise SourceUnavailable(f"the {who} at {address} does not answer ({failure})") from error
 
 
 def _token() -> dict[str, str]:

@@ -11,7 +11,8 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
-from raytrail.entities import Column, Derived, Entity, Type, entity, installed, sql
+from raytrail.entities import Column, Derived, Entity, Type, installed, sql
+from raytrail.entities import entity as entity_of
 from raytrail.entities.sql import Moment
 from raytrail.errors import ConfigError
 from raytrail.event import UNDECODABLE
@@ -95,35 +96,39 @@ class Snapshot:
         """Return the session at its end, or as it is now."""
         return Snapshot(self._engine, self.session, None, self._states, self._counts, attach=self._attach)
 
-    def source(self, one: Entity, names: Sequence[str] | None = None) -> str:
+    def source(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of an entity's states, with these stored columns at least, or all."""
-        if not one.view:
-            return self._base(one, names)
-        view = sql.of_session(one.view, many=False)
+        if not entity.view:
+            return self._base(entity, names)
+        view = sql.of_session(entity.view, many=False)
         for name, other in installed().items():
             if f"{{{name}}}" in view:
                 view = view.replace(f"{{{name}}}", self._base(other))
         return f"({view})"
 
-    def _base(self, one: Entity, names: Sequence[str] | None = None) -> str:
+    def _base(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of an entity's states at the moment, with these stored columns at least."""
         if self._moment is None:
-            return self._last(one, names)
-        return self._states.at(self.session, one, self._moment, names)
+            return self._last(entity, names)
+        return self._states.at(self.session, entity, self._moment, names)
 
-    def _last(self, one: Entity, names: Sequence[str] | None = None) -> str:
+    def _last(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of last states, with these stored columns at least, and what they were earlier by."""
-        if names is not None and self._moment is not None and one.at_from_times:
-            names = [*sql.read_by_times(one, names)]
-        return self._states.last(self.session, one, names, attach=self._attach)
+        if names is not None and self._moment is not None and entity.at_from_times:
+            names = [*sql.read_by_times(entity, names)]
+        return self._states.last(self.session, entity, names, attach=self._attach)
 
-    def _table(self, one: Entity) -> str | None:
+    def _table(self, entity: Entity) -> str | None:
         """Return the table of an entity's last states, where the session is sealed and has one."""
-        return self._states.table(self.session, one.name, sql.stored(one)) if self._attach else None
+        return self._states.table(self.session, entity.name, sql.stored(entity)) if self._attach else None
 
-    def _tally(self, one: Entity) -> str | None:
+    def _tally(self, entity: Entity) -> str | None:
         """Return the table of how many states there are of each kind, likewise."""
-        return self._states.table(self.session, sql.tally_name(one), sql.tally_columns(one)) if self._attach else None
+        return (
+            self._states.table(self.session, sql.tally_name(entity), sql.tally_columns(entity))
+            if self._attach
+            else None
+        )
 
     @_or_of_files
     def rows(
@@ -150,15 +155,15 @@ class Snapshot:
         Raises:
             NotFoundError: There is no such entity or column.
         """
-        one = entity(noun)
-        wanted = sql.shown(one) if columns is None else tuple(sql.find(one, name) for name in columns)
-        few = FEW_ROWS if self._numbered(one) else FEW_KEYS
-        if not one.view and not _ids(one, where) and limit is not None and limit <= few:
-            found = self._few(one, wanted, where, order, limit, offset)
+        entity = entity_of(noun)
+        wanted = sql.shown(entity) if columns is None else tuple(sql.find(entity, name) for name in columns)
+        few = FEW_ROWS if self._numbered(entity) else FEW_KEYS
+        if not entity.view and not _ids(entity, where) and limit is not None and limit <= few:
+            records = self._few(entity, wanted, where, order, limit, offset)
         else:
-            found = self.run(*self.select(one, wanted, where, order, limit, offset))
+            records = self.run(*self.select(entity, wanted, where, order, limit, offset))
         names = [column.name for column in wanted]
-        rows = [dict(zip(names, row, strict=True)) for row in found]
+        rows = [dict(zip(names, row, strict=True)) for row in records]
         decoders = [(column.name, decode) for column in wanted if (decode := _decoder(column))]
         for row in rows:
             for name, decode in decoders:
@@ -177,14 +182,14 @@ class Snapshot:
         limit: int | None = None,
     ) -> object:
         """Return what `rows` returns as Arrow's C stream: a PyCapsule. JSON stays text there."""
-        one = entity(noun)
-        wanted = [sql.find(one, name) for name in columns]
+        entity = entity_of(noun)
+        wanted = [sql.find(entity, name) for name in columns]
         with self._states.asking(self.session):
-            return self._engine.arrow_stream(*self.select(one, wanted, where, order, limit))
+            return self._engine.arrow_stream(*self.select(entity, wanted, where, order, limit))
 
     def select(
         self,
-        one: Entity,
+        entity: Entity,
         wanted: Sequence[Column | Derived],
         where: Sequence[Filter] = (),
         order: Sequence[str] = (),
@@ -192,10 +197,10 @@ class Snapshot:
         offset: int = 0,
     ) -> tuple[str, list[Any]]:
         """Return the statement, with its parameters, that shows these columns."""
-        condition, params = _condition(one, where)
+        condition, params = _condition(entity, where)
         items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
-        sort, sorted_by = _sort(one, order)
-        source = self._narrowed(one, where, [*sql.read_from(one, wanted), *sorted_by])
+        sort, sorted_by = _sort(entity, order)
+        source = self._narrowed(entity, where, [*sql.read_from(entity, wanted), *sorted_by])
         statement = f"SELECT {items} FROM {source} s{condition}"
         if sort:
             statement += f" ORDER BY {', '.join(sort)}"
@@ -207,7 +212,7 @@ class Snapshot:
 
     def _few(
         self,
-        one: Entity,
+        entity: Entity,
         wanted: Sequence[Column | Derived],
         where: Sequence[Filter],
         order: Sequence[str],
@@ -221,88 +226,90 @@ class Snapshot:
         columns that are asked and sorted for, and only the rows that are named are read whole. They are put in order
         here: the engine takes longer to plan to sort them.
         """
-        table = self._numbered(one)
-        key = (_ROW,) if table else one.key
+        table = self._numbered(entity)
+        key = (_ROW,) if table else entity.key
         # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
         same = {condition.column for condition in where if condition.op == "="}
         # numbers also settle the order of rows of one time, for which the ids of all would be read
-        sort, sorted_by = _sort(one, order, besides={*one.key, *same} if one.at_from_times else same)
+        sort, sorted_by = _sort(entity, order, besides={*entity.key, *same} if entity.at_from_times else same)
         order_by = ", ".join(dict.fromkeys([*sort, *key]))
-        condition, params = _condition(one, where)
-        settled = sql.SETTLED if self.at_ms is not None and one.at_from_times else "true"
+        condition, params = _condition(entity, where)
+        settled = sql.SETTLED if self.at_ms is not None and entity.at_from_times else "true"
         rows = self.run(
-            f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(one, where, [*key, *sorted_by])} s{condition} "
+            f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(entity, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
             params,
         )
         if not rows:
             return []
-        names = [*dict.fromkeys([*sql.read_from(one, wanted), *key])]
+        names = [*dict.fromkeys([*sql.read_from(entity, wanted), *key])]
         if table:
-            chosen = self._then(one, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
+            chosen = self._then(entity, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
         else:
-            kinds = [one.column(name).type for name in key]
+            kinds = [entity.column(name).type for name in key]
             first = ", ".join({_literal(kinds[0], row[1]) for row in rows})
             tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{sql.quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            source = self._last(one, names) if one.at_from_times else self._base(one, names)
-            chosen = self._then(one, f"(SELECT * FROM {source} WHERE {named})", names)
+            source = self._last(entity, names) if entity.at_from_times else self._base(entity, names)
+            chosen = self._then(entity, f"(SELECT * FROM {source} WHERE {named})", names)
         items = ", ".join(
             [*(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)]
         )
-        found = self.run(f"SELECT {items} FROM {chosen} s")
+        records = self.run(f"SELECT {items} FROM {chosen} s")
         place = {row[1:]: number for number, row in enumerate(rows)}
         shown = len(wanted)
-        return [row[:shown] for row in sorted(found, key=lambda row: place[row[shown:]])]
+        return [row[:shown] for row in sorted(records, key=lambda row: place[row[shown:]])]
 
-    def _narrowed(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
+    def _narrowed(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
         """
         Return the relation of an entity's states, with these stored columns and those of the conditions at least; only
         those of an id that is asked for, where an index has it.
         """
-        if one.view or (self.at_ms is not None and not one.at_from_times):
-            return self.source(one)
-        table = self._numbered(one)
-        read = sql.read_from(one, [sql.find(one, condition.column) for condition in where])
+        if entity.view or (self.at_ms is not None and not entity.at_from_times):
+            return self.source(entity)
+        table = self._numbered(entity)
+        read = sql.read_from(entity, [sql.find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
         if not table:
-            return self._then(one, self._last(one, names), names)
-        for condition in _ids(one, where):
+            return self._then(entity, self._last(entity, names), names)
+        for condition in _ids(entity, where):
             # alone: with any other condition beside it, the engine does not look into its index
-            term, params = _condition(one, [condition])
-            settled = "true" if self._moment is None else f"coalesce({sql.settled(one, self._moment)}, false)"
-            found = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
-            return self._then(one, _by_number(table, [row for row, _ in found]), names, all(over for _, over in found))
-        return self._then(one, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
+            term, params = _condition(entity, [condition])
+            settled = "true" if self._moment is None else f"coalesce({sql.settled(entity, self._moment)}, false)"
+            numbered = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
+            return self._then(
+                entity, _by_number(table, [row for row, _ in numbered]), names, all(over for _, over in numbered)
+            )
+        return self._then(entity, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
 
-    def _numbered(self, one: Entity) -> str | None:
+    def _numbered(self, entity: Entity) -> str | None:
         """Return the table of last states from which those of the moment follow, and whose rows have numbers."""
-        return self._table(one) if self.at_ms is None or one.at_from_times else None
+        return self._table(entity) if self.at_ms is None or entity.at_from_times else None
 
-    def _then(self, one: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
+    def _then(self, entity: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
         """
         Return last states as they were at the snapshot's moment, with these stored columns at least.
 
         Args:
-            one: Whose states.
+            entity: Whose states.
             source: Their relation.
             names: The columns.
             settled: Whether each is known to be what it was at last: then nothing is worked out.
         """
-        if self._moment is None or settled or not one.at_from_times:
+        if self._moment is None or settled or not entity.at_from_times:
             return source
-        return f"({sql.at_times(one, source, self._moment, names)})"
+        return f"({sql.at_times(entity, source, self._moment, names)})"
 
     @_or_of_files
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
-        one = entity(noun)
-        asked = (self._table(one), self._moment, *where)
+        entity = entity_of(noun)
+        asked = (self._table(entity), self._moment, *where)
         if self._counts is not None and asked in self._counts:
             return self._counts[asked]
-        condition, params = _condition(one, where)
-        source, counted = self._counted(one, where, ())
+        condition, params = _condition(entity, where)
+        source, counted = self._counted(entity, where, ())
         [(count,)] = self.run(f"SELECT {counted} FROM {source} s{condition}", params)
         if self._counts is not None and asked[0]:
             self._counts[asked] = int(count)
@@ -313,11 +320,11 @@ class Snapshot:
         self, noun: str, by: Sequence[str], where: Sequence[Filter] = (), *, limit: int | None = None
     ) -> list[dict[str, Any]]:
         """Return how many states there are of each combination of these columns, as ``count``; at most `limit`."""
-        one = entity(noun)
-        condition, params = _condition(one, where)
-        wanted = [sql.find(one, name) for name in by]
+        entity = entity_of(noun)
+        condition, params = _condition(entity, where)
+        wanted = [sql.find(entity, name) for name in by]
         raw = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
-        source, counted = self._counted(one, where, sql.read_from(one, wanted))
+        source, counted = self._counted(entity, where, sql.read_from(entity, wanted))
         inner = f"SELECT {raw}, {counted} AS n FROM {source} s{condition} GROUP BY ALL"
         # what was raw is shown only now, once a group
         shown = ", ".join(
@@ -325,36 +332,36 @@ class Snapshot:
         )
         bound = "" if limit is None else f" LIMIT {int(limit)}"
         with self._states.asking(self.session):
-            found = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
-        return [dict(zip((*by, "count"), row, strict=True)) for row in found.rows]
+            groups = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
+        return [dict(zip((*by, "count"), row, strict=True)) for row in groups.rows]
 
-    def _counted(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
+    def _counted(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
         """
         Return the relation by whose rows states are counted, with these stored columns and those of the conditions, and
         the aggregate that counts them.
         """
-        read = sql.read_from(one, [sql.find(one, condition.column) for condition in where])
+        read = sql.read_from(entity, [sql.find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
-        table, tally = self._table(one), self._tally(one)
-        if not table or not tally or not set(one.tallied).issuperset(names):
-            return self._narrowed(one, where, names), "count(*)"
+        table, tally = self._table(entity), self._tally(entity)
+        if not table or not tally or not set(entity.tallied).issuperset(names):
+            return self._narrowed(entity, where, names), "count(*)"
         counted = f"coalesce(sum({sql.TALLY}), 0)::BIGINT"
         if self._moment is None:
             return tally, counted
         past = f"FROM {tally} WHERE {sql.UNTIL} <= {self._moment.last_ns}"
         [(until,)] = self.run(f"SELECT max({sql.UNTIL}) {past}")
-        later = f" WHERE {sql.quote(one.latest)} > {until}" if until is not None else ""
-        rest = self._then(one, f"(SELECT * FROM {table}{later})", names)
+        later = f" WHERE {sql.quote(entity.latest)} > {until}" if until is not None else ""
+        rest = self._then(entity, f"(SELECT * FROM {table}{later})", names)
         shown = "".join(f"{sql.quote(name)}, " for name in names)
         return f"(SELECT {shown}{sql.TALLY} {past} UNION ALL SELECT {shown}1 FROM {rest})", counted
 
     def relation(self, noun: str, columns: Sequence[str], where: Sequence[Filter] = ()) -> tuple[str, list[Any]]:
         """Return the relation, with its parameters, of these columns as they are kept: ids as bytes, JSON as text."""
-        one = entity(noun)
-        condition, params = _condition(one, where)
-        wanted = [sql.find(one, name) for name in columns]
+        entity = entity_of(noun)
+        condition, params = _condition(entity, where)
+        wanted = [sql.find(entity, name) for name in columns]
         items = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
-        source = self._narrowed(one, where, sql.read_from(one, wanted))
+        source = self._narrowed(entity, where, sql.read_from(entity, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
 
     @contextmanager
@@ -375,7 +382,7 @@ class Snapshot:
 
     def read_once(self, noun: str) -> bool:
         """Return whether states are worked out anew each time they are read, rather than kept in a table."""
-        return self._table(entity(noun)) is None
+        return self._table(entity_of(noun)) is None
 
     @_or_of_files
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:
@@ -386,8 +393,8 @@ class Snapshot:
             UnreadableError: The statement is wrong.
         """
         views = ", ".join(
-            f"{sql.quote(one.name)} AS ({sql.public_view(one, f'{self.source(one)} s')})"
-            for one in installed().values()
+            f"{sql.quote(entity.name)} AS ({sql.public_view(entity, f'{self.source(entity)} s')})"
+            for entity in installed().values()
         )
         with self._states.asking(self.session):
             return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
@@ -402,29 +409,29 @@ def _by_number(table: str, rows: Sequence[int]) -> str:
     return f"(SELECT t.rowid AS {_ROW}, t.* FROM (VALUES {numbers}) n({_ROW}) JOIN {table} t ON t.rowid = n.{_ROW})"
 
 
-def _ids(one: Entity, where: Sequence[Filter]) -> list[Filter]:
+def _ids(entity: Entity, where: Sequence[Filter]) -> list[Filter]:
     """Return the conditions that the index of a table answers."""
-    return [condition for condition in where if (condition.column, condition.op) == (one.key[0], "=")]
+    return [condition for condition in where if (condition.column, condition.op) == (entity.key[0], "=")]
 
 
-def _sort(one: Entity, order: Sequence[str], besides: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+def _sort(entity: Entity, order: Sequence[str], besides: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Return the terms to sort by, which are the entity's own where none is asked for, and the columns they read."""
     if order:
-        columns = [sql.find(one, name.removeprefix("-")) for name in order]
-        return [_order(one, name) for name in order], sql.read_from(one, columns)
-    own = [term for term in one.sort if term not in besides]
+        columns = [sql.find(entity, name.removeprefix("-")) for name in order]
+        return [_order(entity, name) for name in order], sql.read_from(entity, columns)
+    own = [term for term in entity.sort if term not in besides]
     return own, own
 
 
-def _order(one: Entity, name: str) -> str:
-    column = sql.find(one, name.removeprefix("-"))
+def _order(entity: Entity, name: str) -> str:
+    column = sql.find(entity, name.removeprefix("-"))
     return f"{sql.raw(column)} {'DESC' if name.startswith('-') else 'ASC'} NULLS LAST"
 
 
-def _condition(one: Entity, where: Sequence[Filter]) -> tuple[str, list[Any]]:
+def _condition(entity: Entity, where: Sequence[Filter]) -> tuple[str, list[Any]]:
     terms, params = [], []
     for condition in where:
-        term, values = _term(sql.find(one, condition.column), condition)
+        term, values = _term(sql.find(entity, condition.column), condition)
         terms.append(term)
         params += values
     return (f" WHERE {' AND '.join(terms)}" if terms else ""), params
@@ -437,18 +444,18 @@ def _term(column: Column | Derived, condition: Filter) -> tuple[str, list[Any]]:
     operator = _OPERATORS.get(condition.op)
     if operator is None:
         raise ConfigError(f"filter {condition.column}{condition.op}: not one of {', '.join(_OPERATORS)}")
-    left = sql.raw(column)
+    operand = sql.raw(column)
     if condition.value is None:
         return (
-            f"{left} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"
+            f"{operand} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"
         ), []
     try:
         value = _stored_value(column, condition.value)
     except (ValueError, TypeError):
         return ("TRUE" if condition.op == "!=" else "FALSE"), []
     if isinstance(value, str) and condition.ignore_case:
-        return f"lower({left}) {operator} lower(?)", [value]
-    return f"{left} {operator} ?", [value]
+        return f"lower({operand}) {operator} lower(?)", [value]
+    return f"{operand} {operator} ?", [value]
 
 
 def _stored_value(column: Column | Derived, value: Any) -> Any:

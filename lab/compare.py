@@ -263,7 +263,9 @@ def _same(live: Any, ours: Any, types: bool) -> bool:
     if isinstance(live, dict) and isinstance(ours, dict):
         return live.keys() == ours.keys() and all(_same(live[name], ours[name], types) for name in live)
     if isinstance(live, list) and isinstance(ours, list):
-        return len(live) == len(ours) and all(_same(one, other, types) for one, other in zip(live, ours, strict=True))
+        return len(live) == len(ours) and all(
+            _same(member, other, types) for member, other in zip(live, ours, strict=True)
+        )
     if types or isinstance(live, bool) or isinstance(ours, bool):
         return type(live) is type(ours) and bool(live == ours)
     return _same_value(live, ours)

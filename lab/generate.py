@@ -1283,13 +1283,13 @@ def _interleaved(lines: Mapping[str, Sequence[str]]) -> Iterator[Line]:
     """Yield one line of each file in turn, as processes that run side by side write them."""
     iterators = [(name, iter(batch)) for name, batch in lines.items()]
     while iterators:
-        left = []
+        unfinished = []
         for name, batch in iterators:
             for line in batch:
                 yield name, line
-                left.append((name, batch))
+                unfinished.append((name, batch))
                 break
-        iterators = left
+        iterators = unfinished
 
 
 class _LiveFile:

@@ -41,12 +41,12 @@ def queries(rows: Mapping[str, Rows]) -> list[str]:
     Args:
         rows: What Ray lists, by resource, with details: values to look for.
     """
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for resource, columns in FILTERED.items():
         for column in columns.split():
-            found |= dict.fromkeys(_by_column(resource, column, _value(rows[resource], column)))
-        found |= dict.fromkeys(_others(resource))
-    return list(found)
+            paths |= dict.fromkeys(_by_column(resource, column, _value(rows[resource], column)))
+        paths |= dict.fromkeys(_others(resource))
+    return list(paths)
 
 
 def record_queries(address: str, answers: Mapping[str, Any], *, timeout_seconds: float = 30.0) -> dict[str, Row]:
@@ -123,11 +123,11 @@ def _path(resource: str, *filters: tuple[str, str, str], **params: str) -> str:
     names = ("filter_keys", "filter_predicates", "filter_values")
     # Ray's own default would hide which rows pass
     pairs = [*({"limit": "10000"} | params).items()]
-    pairs += [(name, part) for one in filters for name, part in zip(names, one, strict=True)]
+    pairs += [(name, part) for condition in filters for name, part in zip(names, condition, strict=True)]
     return f"/api/v0/{resource}?{urlencode(pairs)}"
 
 
 def _value(rows: Iterable[Row], column: str) -> str:
     """Return a value that is there, of something that is called as it is shown; else one that is not."""
-    told = (row[column] for row in rows if row.get(column) not in (None, "") and row.get("type") != "ACTOR_TASK")
-    return str(next(told, "x"))
+    values = (row[column] for row in rows if row.get(column) not in (None, "") and row.get("type") != "ACTOR_TASK")
+    return str(next(values, "x"))

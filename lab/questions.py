@@ -41,7 +41,7 @@ def _summary(body: Any) -> Rows:
     [cluster] = body["data"]["result"]["result"]["node_id_to_summary"].values()
     totals = {name: value for name, value in cluster.items() if name != "summary"}
     counts = {name: body["data"]["result"][name] for name in ("total", "num_after_truncation", "num_filtered")}
-    return [{"name": "", **totals, **counts}, *({"name": name, **one} for name, one in cluster["summary"].items())]
+    return [{"name": "", **totals, **counts}, *({"name": name, **entry} for name, entry in cluster["summary"].items())]
 
 
 def _lineage(body: Any) -> Rows:
@@ -59,10 +59,13 @@ def _branches(above: str, branches: Iterable[Row]) -> Iterator[Row]:
 
 def _timeline(body: Any) -> Rows:
     # of a node or a process it is the name; else a process begins one thing at a time
-    return [{"_key": str([one["name"], one["tid"], one.get("ts") or one["args"]["name"]]), **one} for one in body]
+    return [
+        {"_key": str([event["name"], event["tid"], event.get("ts") or event["args"]["name"]]), **event}
+        for event in body
+    ]
 
 
-def _one(*path: str) -> Callable[[Any], Rows]:
+def _object_at(*path: str) -> Callable[[Any], Rows]:
     def rows(body: Any) -> Rows:
         for name in path:
             body = body[name]
@@ -103,16 +106,16 @@ def _node_workers(body: Any) -> Rows:
 def _status(body: Any) -> Rows:
     # usage, demands: each line one, but for the first, which is the time
     lines = body["data"]["clusterStatus"].splitlines()[1:]
-    found: dict[str, list[str]] = {}
+    sections: dict[str, list[str]] = {}
     section = ""
     for line in lines:
         if line and not line.startswith(" "):
             section = line
         # the last digits of Ray's sums depend on the order of a hash table
-        found.setdefault(section, []).append(_SUM.sub(lambda match: str(round(float(match[0]), 9)), line))
+        sections.setdefault(section, []).append(_SUM.sub(lambda match: str(round(float(match[0]), 9)), line))
     return [
         {"_line": f"{section} {number}", "text": line}
-        for section, lines in found.items()
+        for section, lines in sections.items()
         for number, line in enumerate(sorted(lines) if section in _IN_NO_ORDER else lines)
     ]
 
@@ -124,18 +127,18 @@ _IN_NO_ORDER = ("Active:", "Pending Demands:")
 
 def _applications(body: Any) -> Rows:
     top = {name: value for name, value in body.items() if name != "applications"}
-    return [{"name": "", **flat(top)}, *(flat(one) for one in body["applications"].values())]
+    return [{"name": "", **flat(top)}, *(flat(app) for app in body["applications"].values())]
 
 
 def flat(row: Mapping[str, Any], above: str = "") -> Row:
     """Return a row with the members of some of its objects lifted, as ``raylet.state``."""
-    found: Row = {}
+    lifted: Row = {}
     for name, value in row.items():
         if isinstance(value, dict) and value and name in _LIFTED:
-            found |= flat(value, f"{above}{name}.")
+            lifted |= flat(value, f"{above}{name}.")
         else:
-            found[f"{above}{name}"] = value
-    return found
+            lifted[f"{above}{name}"] = value
+    return lifted
 
 
 _LIFTED = ("raylet", "address", "driver_info", "controller_info", "http_options", "grpc_options")
@@ -165,18 +168,18 @@ QUESTIONS: tuple[Question, ...] = (
     Question("dashboard actors", "/nodes/{node}", _node_actors),
     Question("dashboard workers", "/nodes/{node}", _node_workers),
     Question("dashboard actors", "/logical/actors", _each("data", "actors")),
-    Question("dashboard actors", "/logical/actors/{actor}", _one("data", "detail")),
+    Question("dashboard actors", "/logical/actors/{actor}", _object_at("data", "detail")),
     Question("dashboard events", "/events", _events),
     Question("dashboard status", "/api/cluster_status?format=1", _status),
     Question("submissions", "/api/jobs/", _each()),
-    Question("submissions", "/api/jobs/{job}", _one()),
-    Question("dashboard settings", "/timezone", _one()),
-    Question("dashboard settings", "/usage_stats_enabled", _one("data")),
-    Question("dashboard settings", "/api/authentication_mode", _one()),
-    Question("dashboard settings", "/api/profiling_enabled", _one("data")),
-    Question("dashboard settings", "/api/v0/cluster_metadata", _one("data")),
-    Question("dashboard settings", "/api/v0/runtime_env_redaction", _one("data")),
-    Question("version", "/api/version", _one()),
+    Question("submissions", "/api/jobs/{job}", _object_at()),
+    Question("dashboard settings", "/timezone", _object_at()),
+    Question("dashboard settings", "/usage_stats_enabled", _object_at("data")),
+    Question("dashboard settings", "/api/authentication_mode", _object_at()),
+    Question("dashboard settings", "/api/profiling_enabled", _object_at("data")),
+    Question("dashboard settings", "/api/v0/cluster_metadata", _object_at("data")),
+    Question("dashboard settings", "/api/v0/runtime_env_redaction", _object_at("data")),
+    Question("version", "/api/version", _object_at()),
     Question("serve", "/api/serve/applications/", _applications),
     Question("train", "/api/train/v2/runs/v1", _each("train_runs")),
     # last, as Ray runs a task for it
@@ -198,11 +201,11 @@ ACTORS_ASKED = 20
 def paths(jobs: Iterable[str], nodes: Iterable[str], actors: Iterable[str]) -> list[str]:
     """Return what is asked of a cluster that has these, each once."""
     ids = {"job": list(jobs), "node": list(nodes), "actor": list(itertools.islice(actors, ACTORS_ASKED))}
-    found: dict[str, None] = {}
+    asked: dict[str, None] = {}
     for question in QUESTIONS:
         [kind] = re.findall(r"{(\w+)}", question.path) or [""]
-        found |= dict.fromkeys(question.path.format(**{kind: one}) for one in ids.get(kind, [""]))
-    return list(found)
+        asked |= dict.fromkeys(question.path.format(**{kind: value}) for value in ids.get(kind, [""]))
+    return list(asked)
 
 
 def moment_paths(jobs: Iterable[str]) -> list[str]:
@@ -213,14 +216,14 @@ def moment_paths(jobs: Iterable[str]) -> list[str]:
     Ray's GCS keeps a job's attempts in the order of a hash table.
     """
     jobs = list(jobs)
-    found: dict[str, None] = {}
+    asked: dict[str, None] = {}
     for question in QUESTIONS:
         apart = "{node}" in question.path or "{actor}" in question.path
         by_chance = question.resource == "lineage" and "{job}" in question.path
         if question.resource in AT_A_MOMENT and not apart and not by_chance:
             each = jobs if "{job}" in question.path else [""]
-            found |= dict.fromkeys(question.path.format(job=one) for one in each)
-    return list(found)
+            asked |= dict.fromkeys(question.path.format(job=job) for job in each)
+    return list(asked)
 
 
 def compare_answers(

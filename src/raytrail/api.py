@@ -336,7 +336,7 @@ class Cluster:
         """
         entity = entity_of(noun)
         wanted = [column(entity, name) for name in columns] if columns is not None else list(shown(entity))
-        names = [one.name for one in wanted]
+        names = [column.name for column in wanted]
         conditions = self._conditions(entity, where, equal, every=every)
         sort = ["-" * name.startswith("-") + column(entity, name.removeprefix("-")).name for name in order]
 
@@ -398,13 +398,13 @@ class Cluster:
         asked += [self._equal(column(entity, name), entity, value) for name, value in equal.items()]
         return [*(() if every else COUNTED.get(entity.name, ())), *asked]
 
-    def _equal(self, one: Column | Derived, entity: Entity, value: Any) -> Filter:
+    def _equal(self, column: Column | Derived, entity: Entity, value: Any) -> Filter:
         """Return the condition that a column has a value; one of an enumeration may be in any case."""
-        condition = Filter(one.name, "=", value)
-        if not isinstance(value, str) or not one.values:
+        condition = Filter(column.name, "=", value)
+        if not isinstance(value, str) or not column.values:
             return condition
         last = self._snapshot.at_last()
-        return enumerated(one, condition, lambda condition: bool(last.count(entity.name, [condition])))
+        return enumerated(column, condition, lambda condition: bool(last.count(entity.name, [condition])))
 
 
 class LogFile:
@@ -447,19 +447,19 @@ def column(entity: Entity, name: str) -> Column | Derived:
     Raises:
         ConfigError: There is none of that name.
     """
-    every = {one.name: one for one in (*entity.columns, *entity.derived, *shown(entity))}
+    every = {column.name: column for column in (*entity.columns, *entity.derived, *shown(entity))}
     if name.lower() in every:
         return every[name.lower()]
-    names = sorted(one.name for one in shown(entity))
+    names = sorted(column.name for column in shown(entity))
     raise ConfigError(f"{entity.name} has no column {name!r}{instead(name, names, 'it has')}")
 
 
-def enumerated(one: Column | Derived, condition: Filter, is_there: Callable[[Filter], bool]) -> Filter:
+def enumerated(column: Column | Derived, condition: Filter, is_there: Callable[[Filter], bool]) -> Filter:
     """
     Return a condition on an enumeration, by the name that is meant: in any case.
 
     Args:
-        one: The column.
+        column: The column.
         condition: The condition.
         is_there: Whether any row is as a condition says. A newer Ray may have written a name that is not declared.
 
@@ -467,12 +467,12 @@ def enumerated(one: Column | Derived, condition: Filter, is_there: Callable[[Fil
         ConfigError: There is no such name, and no row has it.
     """
     text = condition.value
-    by_lower = {value.lower(): value for value in one.values}
+    by_lower = {value.lower(): value for value in column.values}
     if text.lower() in by_lower:
         return condition._replace(value=by_lower[text.lower()], ignore_case=False)
     if is_there(condition._replace(op="=")):
         return condition
-    raise ConfigError(f"filter on {one.name}: no row has {text!r}{instead(text, one.values, 'it is one of')}")
+    raise ConfigError(f"filter on {column.name}: no row has {text!r}{instead(text, column.values, 'it is one of')}")
 
 
 def event_types(types: Collection[str]) -> frozenset[str]:
@@ -482,7 +482,7 @@ def event_types(types: Collection[str]) -> frozenset[str]:
     Raises:
         ConfigError: There is none of that name.
     """
-    known = sorted({event_type(source) for one in installed().values() for source in one.event_types})
+    known = sorted({event_type(source) for entity in installed().values() for source in entity.event_types})
     wanted = frozenset(name.upper() for name in types)
     for unknown in sorted(wanted.difference(known)):
         raise ConfigError(f"no event type {unknown!r}{instead(unknown, known, 'there are')}")
@@ -498,7 +498,7 @@ def _milliseconds(moment: datetime | int | None) -> int | None:
 
 
 def _structs(name: str, kind: type[msgspec.Struct], read: Callable[[], Sequence[msgspec.Struct]]) -> Table:
-    return Table(name, kind.__struct_fields__, lambda most: [msgspec.to_builtins(one) for one in read()[:most]])
+    return Table(name, kind.__struct_fields__, lambda most: [msgspec.to_builtins(struct) for struct in read()[:most]])
 
 
 def _answered(rows: Rows) -> Table:

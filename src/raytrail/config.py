@@ -440,11 +440,11 @@ def table_docs() -> dict[str, str]:
 def markdown() -> str:
     """Return the docs' table of all settings."""
     lines = ["| setting | default | meaning |", "|---|---|---|"]
-    for one in settings():
-        doc = re.sub(r"``(.+?)``|`(.+?)`", r"`\1\2`", one.doc).replace("|", "\\|")
-        names = f"`{one.key}`<br>`{one.variable}`<br>`{one.flag}`"
-        default = f"`{one.shown_default}`" if one.shown_default else "none"
-        lines.append(f"| {names} | {default}<br>{one.kind} | {doc} |")
+    for setting in settings():
+        doc = re.sub(r"``(.+?)``|`(.+?)`", r"`\1\2`", setting.doc).replace("|", "\\|")
+        names = f"`{setting.key}`<br>`{setting.variable}`<br>`{setting.flag}`"
+        default = f"`{setting.shown_default}`" if setting.shown_default else "none"
+        lines.append(f"| {names} | {default}<br>{setting.kind} | {doc} |")
     return "\n".join(lines) + "\n"
 
 
@@ -464,12 +464,12 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
     for layer in layers(path, environ).values():
         for table, values in layer.items():
             tables.setdefault(table, {}).update(values)
-    known = {(one.table, one.name): one for one in settings()}
+    known = {(setting.table, setting.name): setting for setting in settings()}
     for table, given in flags.items():
         for name, value in given.items():
-            one = known[table, name]
+            setting = known[table, name]
             text = isinstance(value, str)
-            tables.setdefault(table, {})[name] = _from_text(one.flag, value, one.type) if text else value
+            tables.setdefault(table, {})[name] = _from_text(setting.flag, value, setting.type) if text else value
     try:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
@@ -491,26 +491,26 @@ def destinations(config: Config) -> tuple[Destination, ...]:
     Raises:
         ConfigError: A destination has no `to`, a setting that is none of a destination's, or one out of range.
     """
-    found = [Destination("", config.tail, config.agent)] if config.agent.to else []
-    for name, said in config.destinations.items():
+    configured = [Destination("", config.tail, config.agent)] if config.agent.to else []
+    for name, given in config.destinations.items():
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in ("checkpoint", "default"):
             raise ConfigError(f"destination {name!r}: name it with a-z, 0-9, '_', '-'; not 'checkpoint' or 'default'")
-        if not said.get("to"):
+        if not given.get("to"):
             raise ConfigError(f"destination {name!r} names no place; give it a `to`, e.g. kafka://host:9092/ray-events")
-        for setting in said.keys() & _PROCESS:
+        for setting in given.keys() & _PROCESS:
             raise ConfigError(f"destination {name!r}: {setting} is one for all; set it in [tail] or [agent]")
         ours = set(TailConfig.__struct_fields__)
         try:
-            tail = _changed(config.tail, {key: value for key, value in said.items() if key in ours})
-            agent = _changed(config.agent, {key: value for key, value in said.items() if key not in ours})
+            tail = _changed(config.tail, {key: value for key, value in given.items() if key in ours})
+            agent = _changed(config.agent, {key: value for key, value in given.items() if key not in ours})
         except msgspec.ValidationError as error:
             raise ConfigError(f"destination {name!r}: {error}{_meant(str(error))}") from error
-        found.append(Destination(name, tail, agent))
-    return tuple(found)
+        configured.append(Destination(name, tail, agent))
+    return tuple(configured)
 
 
-def _changed(table: Table, said: dict[str, Any]) -> Table:
-    return msgspec.convert({**msgspec.to_builtins(table), **said}, type(table))
+def _changed(table: Table, values: dict[str, Any]) -> Table:
+    return msgspec.convert({**msgspec.to_builtins(table), **values}, type(table))
 
 
 def layers(path: Path | None, environ: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -537,8 +537,8 @@ def state_dir(config: Config) -> Path:
 
 def checkpoint_files(config: Config) -> tuple[Path, ...]:
     """Return where the agent keeps how far it is, for each destination, or for one that its command line names."""
-    found = destinations(config) or (Destination("", config.tail, config.agent),)
-    return tuple(destination.checkpoint_file for destination in found)
+    configured = destinations(config) or (Destination("", config.tail, config.agent),)
+    return tuple(destination.checkpoint_file for destination in configured)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -557,7 +557,7 @@ def _meant(error: str) -> str:
     match = re.match(r"Object contains unknown field `(.+?)`(?: - at `\$\.(\w+))?", error)
     if match is None:
         return ""
-    names = [one.name for one in settings() if match[2] in (None, one.table)]
+    names = [setting.name for setting in settings() if match[2] in (None, setting.table)]
     tables = [] if match[2] else Config.__struct_fields__
     near = difflib.get_close_matches(match[1], [*tables, *names], n=1)
     return f"; did you mean {near[0]}?" if near else "; `raytrail settings` lists all"
@@ -569,8 +569,8 @@ _KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     tables: dict[str, dict[str, Any]] = {}
-    known = {one.variable: one for one in settings()}
-    prefixes = tuple({f"RAYTRAIL_{one.table}_".upper() for one in known.values()})
+    known = {setting.variable: setting for setting in settings()}
+    prefixes = tuple({f"RAYTRAIL_{setting.table}_".upper() for setting in known.values()})
     for name, text in environ.items():
         # ... and it calls its URL RAYTRAIL_SERVER_PORT
         a_service = "://" in text and (name not in known or known[name].type is not str)
@@ -600,13 +600,13 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
         raise ConfigError(f"{name}={shown}: {error}") from error
 
 
-def _with_sizes(told: Any) -> Any:
+def _with_sizes(values: Any) -> Any:
     """Return what a file says, its sizes as numbers of bytes."""
-    if not isinstance(told, dict):
-        return told
+    if not isinstance(values, dict):
+        return values
     return {
         name: _bytes(value) if name.endswith("_bytes") and isinstance(value, str) else _with_sizes(value)
-        for name, value in told.items()
+        for name, value in values.items()
     }
 
 

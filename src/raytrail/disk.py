@@ -128,8 +128,8 @@ def listed(path: Path, root: Path) -> Iterator[dict[str, os.DirEntry[str]]]:
         fd = os.open(".", _DIRECTORY, dir_fd=there)
         try:
             with os.scandir(fd) as entries:
-                found = {entry.name: entry for entry in entries}
-            yield found
+                by_name = {entry.name: entry for entry in entries}
+            yield by_name
         finally:
             os.close(fd)
 
@@ -230,7 +230,7 @@ def make_private_directory(path: Path) -> None:
     """
     if path.is_dir():
         return
-    for missing in reversed([one for one in (path, *path.parents) if not one.exists()] or [path]):
+    for missing in reversed([above for above in (path, *path.parents) if not above.exists()] or [path]):
         try:
             missing.mkdir(PRIVATE_DIRECTORY)
         except FileExistsError:
@@ -312,8 +312,8 @@ def sync_file_system(directory: Path) -> bool:
 
 def _kernel() -> tuple[int, int]:
     """Return Linux's version; of another system, that of none."""
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release) if os.uname().sysname == "Linux" else None
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release) if os.uname().sysname == "Linux" else None
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _file_system(directory: Path) -> str:
@@ -343,12 +343,12 @@ def escape_name(name: str) -> str:
     Args:
         name: As Python has names: bytes that are no UTF-8 are lone surrogates.
     """
-    return _ESCAPED.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in _bytes(found[0])), name)
+    return _ESCAPED.sub(lambda match: "".join(f"\\x{byte:02x}" for byte in _bytes(match[0])), name)
 
 
 def unescape_name(text: str) -> str:
     """Return the name that `escape_name` wrote."""
-    name = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), _bytes(text))
+    name = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), _bytes(text))
     return name.decode(errors="surrogateescape")
 
 

@@ -249,11 +249,11 @@ def unquoted(header: str) -> str:
 
 
 def _segments(text: str) -> tuple[Segment, ...]:
-    found = []
+    segments = []
     for part in text.split(",") if text else ():
         match = _SEGMENT.fullmatch(part)
         if match is None:
             raise ValueError(f"segment {part!r:.80}")
         file, generation, start, length = match.groups()
-        found.append(Segment(file, int(generation), int(start), int(length)))
-    return tuple(found)
+        segments.append(Segment(file, int(generation), int(start), int(length)))
+    return tuple(segments)

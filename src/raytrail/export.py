@@ -157,17 +157,17 @@ def settings(profile: str = "full", types: Collection[str] = TYPES, *, http_even
     """
     config: dict[str, Any] = {SWITCH: set(RAY_TYPES) <= set(types)}
     if not config[SWITCH]:
-        config[SOME] = [f"EXPORT_{one}" for one in RAY_TYPES if one in types]
+        config[SOME] = [f"EXPORT_{event_type}" for event_type in RAY_TYPES if event_type in types]
     if set(HOOKED_TYPES) & set(types):
         config[PRELOADED] = [PRELOAD]
-    config |= {one.name: one.values[profile] for one in SETTINGS if profile in one.values}
+    config |= {setting.name: setting.values[profile] for setting in SETTINGS if profile in setting.values}
     switches = [name for name, of in HTTP_SWITCHES.items() if http_events and set(of) & set(types)]
     config |= dict.fromkeys(switches, True)
     environment = {f"RAY_{name}": as_text(value) for name, value in config.items()}
     if switches:
         environment |= {HTTP_ADDRESS: http_events, HTTP_TYPES: "ALL"}
     environment[TRAIN] = as_text(bool({"TRAIN_RUN", "TRAIN_RUN_ATTEMPT"} & set(types)))
-    environment[SOURCES] = as_text([one for one in (*HOOKED_TYPES, *PROBED_TYPES) if one in types])
+    environment[SOURCES] = as_text([event_type for event_type in (*HOOKED_TYPES, *PROBED_TYPES) if event_type in types])
     return RaySettings({**dict.fromkeys(_HARMFUL), **environment}, config)
 
 
@@ -184,10 +184,10 @@ def parse_types(text: str) -> tuple[str, ...]:
     Raises:
         ConfigError: There is no such type.
     """
-    named = {one.strip().upper().removeprefix("EXPORT_") for one in text.split(",") if one.strip()}
+    named = {name.strip().upper().removeprefix("EXPORT_") for name in text.split(",") if name.strip()}
     if unknown := sorted(named - set(TYPES)):
         raise ConfigError(f"no event type {unknown[0]!r}; name some of {', '.join(TYPES)}")
-    return tuple(one for one in TYPES if one in named)
+    return tuple(event_type for event_type in TYPES if event_type in named)
 
 
 def in_environment(wanted: RaySettings, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -197,7 +197,7 @@ def in_environment(wanted: RaySettings, environ: Mapping[str, str]) -> tuple[dic
     How events are written (`SETTINGS`) stays as it is set there; which are written is what was asked for.
     """
     merged = {name: value for name, value in environ.items() if wanted.environment.get(name, "") is not None}
-    kept = {one.variable for one in SETTINGS} & environ.keys()
+    kept = {setting.variable for setting in SETTINGS} & environ.keys()
     merged |= {name: value for name, value in wanted.environment.items() if value is not None and name not in kept}
     modules = _modules(environ.get(f"RAY_{PRELOADED}", "").split(","), wanted)
     merged = {name: value for name, value in merged.items() if name != f"RAY_{PRELOADED}"}
@@ -235,11 +235,15 @@ def in_system_config(
     preloaded = {PRELOADED: modules} if modules or PRELOADED in given else {}
     if not exports(wanted):
         return {**given, **preloaded, **wanted.system_config}, []
-    kept = {one.name for one in SETTINGS if environ.get(one.variable, one.text_in(wanted)) != one.text_in(wanted)}
+    kept = {
+        setting.name
+        for setting in SETTINGS
+        if environ.get(setting.variable, setting.text_in(wanted)) != setting.text_in(wanted)
+    }
     ours = {name: value for name, value in wanted.system_config.items() if name not in kept}
     lost = {name: loss(name, value) for name, value in given.items() if ours.get(name) != value}
-    said = [f"--system-config has {name} = {as_text(given[name])}: {why}" for name, why in lost.items() if why]
-    return {**ours, **given, **preloaded}, said
+    notes = [f"--system-config has {name} = {as_text(given[name])}: {why}" for name, why in lost.items() if why]
+    return {**ours, **given, **preloaded}, notes
 
 
 def exports(wanted: RaySettings) -> bool:
@@ -294,4 +298,4 @@ def as_text(value: Any) -> str:
 
 def _modules(given: Iterable[str], wanted: RaySettings) -> list[str]:
     """Return the modules to preload: those given, and ours where it is wanted."""
-    return [*(one for one in given if one not in ("", PRELOAD)), *wanted.system_config.get(PRELOADED, [])]
+    return [*(module for module in given if module not in ("", PRELOAD)), *wanted.system_config.get(PRELOADED, [])]

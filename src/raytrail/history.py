@@ -57,9 +57,9 @@ async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list
     """Return what arrives within `batch_seconds`, sooner where it is `batch_bytes`."""
     batch: list[Delivery] = []
     size, deadline = 0, time.monotonic() + config.batch_seconds
-    while size < config.batch_bytes and (left := deadline - time.monotonic()) > 0:
+    while size < config.batch_bytes and (seconds := deadline - time.monotonic()) > 0:
         try:
-            delivery = await asyncio.wait_for(waiting.get(), left)
+            delivery = await asyncio.wait_for(waiting.get(), seconds)
         except asyncio.TimeoutError:
             break
         batch.append(delivery)

@@ -49,11 +49,11 @@ def array(body: bytes) -> list[msgspec.Raw]:
     try:
         if body.count(b",") > _COMMAS:
             _count(body)
-        found = msgspec.json.decode(body, type=list[msgspec.Raw])
+        elements = msgspec.json.decode(body, type=list[msgspec.Raw])
     except UNDECODABLE as error:
         raise EventError(f"JSON array of {len(body)} bytes: {error}; send one that is whole, or NDJSON") from error
-    check(len(found), len(body))
-    return found
+    check(len(elements), len(body))
+    return elements
 
 
 def _count(body: bytes) -> None:

@@ -107,11 +107,11 @@ def many_wrong(of: str) -> str:
 
 def said_token(authorization: str) -> str:
     """Return the token of an ``Authorization`` header, which is all after its scheme, or a basic one's password."""
-    scheme, _, said = authorization.partition(" ")
+    scheme, _, credentials = authorization.partition(" ")
     if scheme.lower() != "basic":
-        return said
+        return credentials
     try:
-        return base64.b64decode(said).partition(b":")[2].decode()
+        return base64.b64decode(credentials).partition(b":")[2].decode()
     except ValueError:  # no base64, or no text
         return ""
 

@@ -52,14 +52,14 @@ class Frame:
         Raises:
             ZstdError: It cannot be read, or comes after the frame's end.
         """
-        found = bytearray()
+        content = bytearray()
         for start in range(0, len(piece), _PIECE_BYTES):
             if self._frame.eof:
                 raise ZstdError(_NOT_ONE)
-            found += _decompress(self._frame, piece[start : start + _PIECE_BYTES], most_bytes)
-            if len(found) >= most_bytes:
+            content += _decompress(self._frame, piece[start : start + _PIECE_BYTES], most_bytes)
+            if len(content) >= most_bytes:
                 break
-        return bytes(found)
+        return bytes(content)
 
     def end(self) -> None:
         """
@@ -80,11 +80,11 @@ def decompress_at_most(data: bytes, most_bytes: int) -> bytes:
         ZstdError: It holds more, or cannot be read.
     """
     frame = Frame()
-    found = frame.feed(data, most_bytes + 1)
-    if len(found) > most_bytes:
+    content = frame.feed(data, most_bytes + 1)
+    if len(content) > most_bytes:
         raise ZstdError(f"it holds more than {most_bytes} bytes")
     frame.end()
-    return found
+    return content
 
 
 __all__ = ["Frame", "ZstdError", "compress", "decompress", "decompress_at_most"]

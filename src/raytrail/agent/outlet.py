@@ -46,7 +46,7 @@ class Outlet:
         self._make_dead_letters = dead_letters
         self._patient = patient
         self._dead_letters: PubSub | None = None
-        self._left: dict[PubSub, int] = {pubsub: 0}  # what is under way at each, one that was replaced included
+        self._under_way: dict[PubSub, int] = {pubsub: 0}  # what is under way at each, one that was replaced included
 
     async def publish(self, chunk: Chunk) -> None:
         """
@@ -57,7 +57,7 @@ class Outlet:
             ConfigError: The broker does not let us in, or the like, and never did.
         """
         pubsub = self._pubsub
-        self._left[pubsub] += 1
+        self._under_way[pubsub] += 1
         self.in_flight_bytes += len(chunk.data)
         try:
             await self._publish(pubsub, chunk)
@@ -71,22 +71,22 @@ class Outlet:
             self.failure, self.stored_at, self._patient = "", time.monotonic(), True
         finally:
             self.in_flight_bytes -= len(chunk.data)
-            self._left[pubsub] -= 1
-            if pubsub is not self._pubsub and not self._left[pubsub]:
-                del self._left[pubsub]
+            self._under_way[pubsub] -= 1
+            if pubsub is not self._pubsub and not self._under_way[pubsub]:
+                del self._under_way[pubsub]
                 await pubsub.aclose()
 
     async def change(self, pubsub: PubSub) -> None:
         """Publish to another broker from now on. What is under way at the old one ends there; then it is closed."""
         old, self._pubsub = self._pubsub, pubsub
-        self._left[pubsub] = 0
-        if not self._left[old]:
-            del self._left[old]
+        self._under_way[pubsub] = 0
+        if not self._under_way[old]:
+            del self._under_way[old]
             await old.aclose()
 
     async def aclose(self) -> None:
         """Close the broker and the dead letters. Safe to call twice."""
-        for pubsub in [*self._left, *filter(None, [self._dead_letters])]:
+        for pubsub in [*self._under_way, *filter(None, [self._dead_letters])]:
             await pubsub.aclose()
 
     async def _publish(self, publisher: Publisher, chunk: Chunk) -> None:

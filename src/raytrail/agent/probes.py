@@ -43,7 +43,7 @@ class Raylet(NamedTuple):
 
 def wanted(sources: SourcesConfig) -> tuple[str, ...]:
     """Return the event types that are to be polled for."""
-    return tuple(one for one in TYPES if one in sources.types or "ALL" in sources.types)
+    return tuple(event_type for event_type in TYPES if event_type in sources.types or "ALL" in sources.types)
 
 
 def raylets(temp_dirs: Iterable[Path], proc: Path = processes.PROC) -> Iterator[Raylet]:
@@ -56,18 +56,20 @@ def raylets(temp_dirs: Iterable[Path], proc: Path = processes.PROC) -> Iterator[
     seen = discovery.running(proc)
     for temp_dir in temp_dirs:
         visible = False
-        for one in here:
+        for process in here:
             # by name: from another container the same directory may be seen under another path
-            directory = temp_dir / one.session_dir.name
-            said = one.arguments
-            if not directory.is_dir() or not said.keys() >= {"node_id", "gcs_address"}:
+            directory = temp_dir / process.session_dir.name
+            arguments = process.arguments
+            if not directory.is_dir() or not arguments.keys() >= {"node_id", "gcs_address"}:
                 continue
             visible = True
             there = discovery.nodes(directory)
-            raylet = discovery.Raylet(one.pid, directory.name, said["node_id"], said.get("session_dir", ""))
+            raylet = discovery.Raylet(
+                process.pid, directory.name, arguments["node_id"], arguments.get("session_dir", "")
+            )
             if discovery.works_in(raylet, directory, there, proc):
-                is_head = "head" in said or there.head == said["node_id"]
-                yield Raylet(directory, said["gcs_address"], said["node_id"], one.pid, is_head)
+                is_head = "head" in arguments or there.head == arguments["node_id"]
+                yield Raylet(directory, arguments["gcs_address"], arguments["node_id"], process.pid, is_head)
         if not visible and seen is not None:
             yield from _behind_a_socket(temp_dir, seen)
 
@@ -126,10 +128,12 @@ class Probes:
             while True:
                 seen = await asyncio.to_thread(self._see) if wanted(self._sources) else []
                 # by the settings of now, which may have changed meanwhile
-                found = {one for one in seen if one.session_dir.parent in self._temp_dirs and self._types(one)}
-                for raylet in self._kept.keys() - found:
+                present = {
+                    raylet for raylet in seen if raylet.session_dir.parent in self._temp_dirs and self._types(raylet)
+                }
+                for raylet in self._kept.keys() - present:
                     await _end(self._kept.pop(raylet, None))
-                for raylet in found - self._kept.keys():
+                for raylet in present - self._kept.keys():
                     self._kept[raylet] = asyncio.create_task(self._keep(raylet))
                     self._kept[raylet].add_done_callback(_say_why)
                 with suppress(asyncio.TimeoutError):
@@ -149,7 +153,7 @@ class Probes:
 
     def _types(self, raylet: Raylet) -> tuple[str, ...]:
         # what is told for all nodes is asked for by the head
-        return tuple(one for one in wanted(self._sources) if one not in OF_HEAD or raylet.is_head)
+        return tuple(event_type for event_type in wanted(self._sources) if event_type not in OF_HEAD or raylet.is_head)
 
     async def _keep(self, raylet: Raylet) -> None:
         """Have a probe of this raylet running until it ends well, which is when the raylet has."""
@@ -158,21 +162,21 @@ class Probes:
             types=self._types(raylet),
             sources=self._sources,
         )
-        wait_seconds, told = _RETRY_SECONDS, ""
+        wait_seconds, last_message = _RETRY_SECONDS, ""
         while True:
             began = time.monotonic()
             try:
-                code, said = await _run(probe)
+                code, message = await _run(probe)
             except OSError as error:  # no memory, or no more processes
-                code, said = BROKEN, str(error)
+                code, message = BROKEN, str(error)
             if code == OK:
                 return
-            said = said or f"it ended with {code}"
+            message = message or f"it ended with {code}"
             if time.monotonic() - began > _WELL_SECONDS:
-                wait_seconds, told = _RETRY_SECONDS, ""
-            if said != told:
-                log.warning("%s of node %s: %s; tried again now and then", _noun(probe.types), raylet.node_id, said)
-            told = said
+                wait_seconds, last_message = _RETRY_SECONDS, ""
+            if message != last_message:
+                log.warning("%s of node %s: %s; tried again now and then", _noun(probe.types), raylet.node_id, message)
+            last_message = message
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(wait_seconds * 2, _MOST_RETRY_SECONDS)
 
@@ -185,8 +189,8 @@ async def _run(probe: Probe) -> tuple[int, str]:
     log.info("%s of node %s are asked for by process %d", _noun(probe.types), probe.node_id, process.pid)
     try:
         assert process.stdout is not None
-        said = await process.stdout.read()
-        return await process.wait(), said.decode(errors="replace")
+        output = await process.stdout.read()
+        return await process.wait(), output.decode(errors="replace")
     finally:
         await _gone(process)
 
@@ -213,5 +217,8 @@ async def _end(task: asyncio.Task[None] | None) -> None:
 
 
 def _noun(types: tuple[str, ...]) -> str:
-    nouns = ["Serve" if one.startswith("SERVE_") else one.lower().replace("_", " ") + "s" for one in types]
+    nouns = [
+        "Serve" if event_type.startswith("SERVE_") else event_type.lower().replace("_", " ") + "s"
+        for event_type in types
+    ]
     return " and ".join(dict.fromkeys(nouns))

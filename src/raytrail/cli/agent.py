@@ -26,7 +26,9 @@ def agent(config: Config, load: Callable[[], Config]) -> None:
     """
     service.keep_memory()
     agent = Agent(config, load)
-    service.run(lambda stop: _agent(config, agent, stop), left=service.SHIPPED_AGAIN, ends_within=agent.ends_within)
+    service.run(
+        lambda stop: _agent(config, agent, stop), unfinished=service.SHIPPED_AGAIN, ends_within=agent.ends_within
+    )
 
 
 async def _agent(config: Config, agent: Agent, stop: asyncio.Event) -> None:

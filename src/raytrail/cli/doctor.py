@@ -151,12 +151,12 @@ def read(temp_dir: Path, proc: Path, *checkpoints: Path) -> Node:
     directories = {process.session_dir.resolve() for process in running if process.name == "raylet"}
     error = ""
     try:
-        found = [temp_dir / session.name for session in discovery.sessions(temp_dir)]
+        session_dirs = [temp_dir / session.name for session in discovery.sessions(temp_dir)]
         latest = temp_dir / "session_latest"
         if latest.exists():
             directories.add(latest.resolve())
-        elif found:
-            directories.add(found[-1].resolve())
+        elif session_dirs:
+            directories.add(session_dirs[-1].resolve())
         os.listdir(temp_dir)
     except OSError as failure:
         error = f"{temp_dir}: {failure.strerror}"
@@ -192,7 +192,7 @@ def check(node: Node) -> list[Finding]:
         _train,
         _publisher_buffer,
     )
-    findings = [finding for one in checks for finding in one(node)]
+    findings = [finding for run_check in checks for finding in run_check(node)]
     return findings + [
         finding for session in node.sessions for finding in (*_backups(node, session), *_files(node, session))
     ]
@@ -327,7 +327,7 @@ def _is_silent(node: Node, session: Session, pid: int, changed_s: float) -> bool
 
 
 def _silenced(node: Node) -> Iterator[Finding]:
-    said = False
+    silenced = False
     posted = next((url for _, environ in node.environments() if (url := environ.get(HTTP_ADDRESS))), "")
     if posted:
         types = ", ".join(SILENCING[name] for name in HTTP_SWITCHES)
@@ -338,7 +338,7 @@ def _silenced(node: Node) -> Iterator[Finding]:
         if is_on(node.system_config().get(switch)):
             whose.insert(0, "system config")
         if whose:
-            said = True
+            silenced = True
             yield Finding(
                 "ray events",
                 "bad",
@@ -347,15 +347,15 @@ def _silenced(node: Node) -> Iterator[Finding]:
             )
     for session in node.sessions:
         sizes = _bytes_by_type(session)
-        if not said and sizes.get("TASK") and sizes.get("NODE") == 0:
-            said = True
+        if not silenced and sizes.get("TASK") and sizes.get("NODE") == 0:
+            silenced = True
             yield Finding(
                 "ray events",
                 "bad",
                 f"event_EXPORT_NODE.log is empty, though tasks are exported ({session.dir.name})",
                 "unset RAY_enable_ray_event on the head, as `raytrail run` does; it silences ACTOR, NODE, DRIVER_JOB",
             )
-    if not said and node.running:
+    if not silenced and node.running:
         yield Finding("ray events", "ok", "no switch silences the files")
 
 
@@ -364,8 +364,8 @@ def _batch(node: Node) -> Iterator[Finding]:
     small = {who: size for who, size in sizes.items() if loss(BATCH, size)}
     if small:
         who, size = min(small.items(), key=lambda item: item[1] or 0)
-        found = f"{BATCH} is {size} ({who}): {loss(BATCH, size)}"
-        yield Finding("write batch", "warn", found, f"{ENV_CURE}; or {HEAD_CURE}")
+        detail = f"{BATCH} is {size} ({who}): {loss(BATCH, size)}"
+        yield Finding("write batch", "warn", detail, f"{ENV_CURE}; or {HEAD_CURE}")
     elif sizes:
         yield Finding("write batch", "ok", f"{BATCH} is large enough")
 
@@ -378,8 +378,8 @@ def _lossy(node: Node) -> Iterator[Finding]:
         (EXPORT_BUFFER, "export buffer", f"unset RAY_{EXPORT_BUFFER}, or take it out of --system-config"),
         *((name, "profile events", meant) for name in (TIMELINE, *PROFILE_LIMITS)),
     ):
-        found = [(who, value) for who, value in node.values(name).items() if value is not None and loss(name, value)]
-        for who, value in found[:1]:
+        losing = [(who, value) for who, value in node.values(name).items() if value is not None and loss(name, value)]
+        for who, value in losing[:1]:
             yield Finding(check, "warn", f"{name} is {as_text(value)} ({who}): {loss(name, value)}", cure)
 
 
@@ -387,11 +387,15 @@ def _preload(node: Node) -> Iterator[Finding]:
     for who, environ in node.environments():
         if not who.startswith("raylet"):
             continue
-        wanted = [one for one in HOOKED_TYPES if one in environ.get(SOURCES, as_text([*HOOKED_TYPES])).split(",")]
+        wanted = [
+            event_type
+            for event_type in HOOKED_TYPES
+            if event_type in environ.get(SOURCES, as_text([*HOOKED_TYPES])).split(",")
+        ]
         loaded = node.system_config().get(PRELOADED) or environ.get(f"RAY_{PRELOADED}", "").split(",")
         if wanted and PRELOAD not in loaded:
-            found = f"{who} does not preload {PRELOAD}: no hook writes {', '.join(wanted)}"
-            yield Finding("preload", "warn", found, f"{ENV_CURE}; with --types, if you do not want these")
+            detail = f"{who} does not preload {PRELOAD}: no hook writes {', '.join(wanted)}"
+            yield Finding("preload", "warn", detail, f"{ENV_CURE}; with --types, if you do not want these")
         elif wanted:
             yield Finding("preload", "ok", f"{PRELOAD}, which writes {', '.join(wanted)}")
 
@@ -401,8 +405,8 @@ def _publisher_buffer(node: Node) -> Iterator[Finding]:
         value = node.system_config().get(PUBLISHER_BUFFER) or environ.get(f"RAY_{PUBLISHER_BUFFER}")
         size = as_number(value or DEFAULT_PUBLISHER_BUFFER_BYTES)
         if who.startswith("gcs_server") and size is not None and size >= DEFAULT_PUBLISHER_BUFFER_BYTES:
-            found = f"{who} keeps up to {words.size(size)} in memory for a slow subscriber of ray://"
-            yield Finding("publisher buffer", "warn", found, HEAD_CURE)
+            detail = f"{who} keeps up to {words.size(size)} in memory for a slow subscriber of ray://"
+            yield Finding("publisher buffer", "warn", detail, HEAD_CURE)
 
 
 def _rotation_bug(node: Node) -> Iterator[Finding]:
@@ -433,20 +437,20 @@ def _train(node: Node) -> Iterator[Finding]:
     for name in silent:
         yield Finding("train", "warn", f"Train runs in {name} export no state", DRIVER_CURE)
     if without and not silent:
-        found = f"{TRAIN} is off ({', '.join(without[:3])}): Train runs would export no state"
-        yield Finding("train", "warn", found, f"{ENV_CURE}; {DRIVER_CURE}")
+        detail = f"{TRAIN} is off ({', '.join(without[:3])}): Train runs would export no state"
+        yield Finding("train", "warn", detail, f"{ENV_CURE}; {DRIVER_CURE}")
 
 
 def _backups(node: Node, session: Session) -> Iterator[Finding]:
     unread = [file for file in session.files if file.size > node.acknowledged.get(file.inode, 0)]
     oldest = max(unread, key=lambda file: file.backup, default=None)
     if oldest is not None and oldest.backup > BACKUPS - BACKUPS_TO_SPARE:
-        left = BACKUPS - oldest.backup
+        rotations_left = BACKUPS - oldest.backup
         yield Finding(
             "rotation",
-            "warn" if left else "bad",
+            "warn" if rotations_left else "bad",
             f"{oldest.name} was not shipped, and is backup {oldest.backup} of {BACKUPS}: Ray deletes it at "
-            + (f"the {left + 1}th rotation from now" if left else "the next rotation"),
+            + (f"the {rotations_left + 1}th rotation from now" if rotations_left else "the next rotation"),
             "start the agent, or see in its log why it falls behind; `raytrail import` takes what is left",
         )
 

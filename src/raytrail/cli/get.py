@@ -35,21 +35,23 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
     KEY is its id, or the first letters of it, eight at least. A task shows all its attempts; ID:1 is only the attempt
     of that number.
     """
-    one = nouns.named(noun)
+    entity = nouns.named(noun)
     with stores.reading(config) as store:
         cluster = stores.chosen(store, cluster_id)
         view = stores.snapshot(store, cluster, at)
-        for filters in _ways(one, key):
-            rows = view.rows(one.name, where=filters, order=one.key)
+        for filters in _ways(entity, key):
+            rows = view.rows(entity.name, where=filters, order=entity.key)
             if rows:
                 break
         else:
             when = f" at {at}" if at else ""
-            raise NotFoundError(f"no {one.name} {key!r} in {cluster.session}{when}; see `raytrail list {one.plural}`")
-    ids = sorted({row[one.key[0]] for row in rows}) if not one.view else []
+            raise NotFoundError(
+                f"no {entity.name} {key!r} in {cluster.session}{when}; see `raytrail list {entity.plural}`"
+            )
+    ids = sorted({row[entity.key[0]] for row in rows}) if not entity.view else []
     if len(ids) > 1:
         raise ConfigError(
-            f"{key!r} begins the ids of several {one.plural}: {', '.join(ids[:MOST_NAMED])}; give more of it"
+            f"{key!r} begins the ids of several {entity.plural}: {', '.join(ids[:MOST_NAMED])}; give more of it"
         )
     if form == "json":
         printing.write_json(rows)
@@ -60,24 +62,27 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
         printing.record(row)
 
 
-def _ways(one: Entity, key: str) -> Iterator[list[Filter]]:
+def _ways(entity: Entity, key: str) -> Iterator[list[Filter]]:
     """Yield the filters that KEY may stand for."""
     first, _, second = key.rpartition(":")
-    if one.view:  # a job has an id, or a submission id, or both
-        yield from ([nouns.key(one, name, key)] for name in one.key if one.column(name).type != "id" or _is_hex(key))
+    if entity.view:  # a job has an id, or a submission id, or both
+        yield from (
+            [nouns.key(entity, name, key)] for name in entity.key if entity.column(name).type != "id" or _is_hex(key)
+        )
         return
-    name, rest = one.key[0], []
-    if len(one.key) > 1 and first:
-        key, rest = first, [nouns.key(one, one.key[1], second)]
-    if one.column(name).type != "id":
-        yield [nouns.key(one, name, key), *rest]
+    name, rest = entity.key[0], []
+    if len(entity.key) > 1 and first:
+        key, rest = first, [nouns.key(entity, entity.key[1], second)]
+    if entity.column(name).type != "id":
+        yield [nouns.key(entity, name, key), *rest]
         return
     if _is_hex(key):
-        yield [nouns.key(one, name, key), *rest]
+        yield [nouns.key(entity, name, key), *rest]
     least = key + "0" * (len(key) % 2)
     if len(key) < LEAST_LETTERS or not _is_hex(least):
         raise ConfigError(
-            f"{key!r} is no id of {one.plural}: those are hex; give one, or its first letters, {LEAST_LETTERS} at least"
+            f"{key!r} is no id of {entity.plural}: those are hex; "
+            f"give one, or its first letters, {LEAST_LETTERS} at least"
         )
     yield [Filter(name, ">=", least), Filter(name, "<=", key.ljust(LONGEST_ID, "f")), *rest]
 

@@ -34,7 +34,7 @@ def history(url: str, group: str, config: Config) -> None:
     """
     service.run(
         lambda stop: _keep(url, group, config, stop),
-        left=service.COMES_AGAIN,
+        unfinished=service.COMES_AGAIN,
         ends_within=lambda: config.store.stop_seconds,
     )
 

@@ -81,8 +81,8 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
     with stores.writing(config) as store:
         before = {cluster.session: cluster.events for cluster in store.clusters()}
         sessions = _ship(there.on_disk, store, config, config.tail) if there.on_disk else []
-        for one in there.collected:
-            sessions += _ship_collected(one, store, config)
+        for collected in there.collected:
+            sessions += _ship_collected(collected, store, config)
         sessions = list(dict.fromkeys(sessions))
         seen = running()
         living = [session for session in sessions if seen is not None and seen.alive(session)]
@@ -150,20 +150,20 @@ def _look(paths: Sequence[str | Path]) -> _There:
             collected += _look_into_bucket(path)
             continue
         try:
-            found = locate(path, refuse)
+            sessions = locate(path, refuse)
         except ConfigError:
             of_kuberay = kuberay.find(kuberay.below(path))
             if not of_kuberay:
                 raise
             collected += of_kuberay
             continue
-        for session in found:
+        for session in sessions:
             names[session.name] = names.get(session.name) or _closed(session)
         on_disk.append(path)
-    odd = {one.session for one in collected if not SESSION_NAME.fullmatch(one.session)}
+    odd = {part.session for part in collected if not SESSION_NAME.fullmatch(part.session)}
     for name in sorted(odd):
         names[repr(name)] = "it is no name that a session can have; rename the directory, and import it again"
-    return _There(names, on_disk, [one for one in collected if one.session not in odd])
+    return _There(names, on_disk, [part for part in collected if part.session not in odd])
 
 
 def _closed(session: Session) -> str:
@@ -182,16 +182,16 @@ def _closed(session: Session) -> str:
 def _look_into_bucket(url: str) -> list[Collected]:
     bucket = open_bucket(url)
     with Console(stderr=True).status(f"looking through {bucket.shown}"):
-        found = kuberay.find(
+        collected = kuberay.find(
             File(f"{bucket.url}/{stored.path}", stored.size_bytes, partial(bucket.open, stored))
             for stored in bucket.find()
         )
-    if not found:
+    if not collected:
         raise ConfigError(
             f"nothing that KubeRay collected in {bucket.shown}: it has no session_*/<node>/node_events/*.jsonl; give "
             f"a path that these are below"
         )
-    return found
+    return collected
 
 
 def _ship_collected(collected: Collected, store: Store, config: Config) -> list[str]:
@@ -199,11 +199,11 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
     tail = msgspec.structs.replace(config.tail, cluster=config.tail.cluster or collected.cluster)
     before, unread = _broken_before(collected.session, store), list[Unread]()
     with tempfile.TemporaryDirectory(prefix="import-", dir=store_dir(config)) as root:
-        left = collected.read_bytes
-        with progress(left, "reading") as advance:
+        left_bytes = collected.read_bytes
+        with progress(left_bytes, "reading") as advance:
             for read in kuberay.convert(collected, Path(root), unread.append):
-                left -= read
-                advance(read, left)
+                left_bytes -= read
+                advance(read, left_bytes)
         # an event names its session, whoever's folder it is in
         sessions = _ship(sorted(Path(root).iterdir()), store, config, tail)
     if reports := _reports(collected, unread, before):
@@ -263,8 +263,8 @@ class _File(msgspec.Struct, frozen=True):
     @property
     def ends_unread(self) -> tuple[int, int, str] | None:
         """From where on it is not read, how much that is, and why; None where all is."""
-        _, *said = self.unread.split(" ", 3)
-        return (int(said[0]), int(said[1]), said[2]) if said else None
+        _, *ending = self.unread.split(" ", 3)
+        return (int(ending[0]), int(ending[1]), ending[2]) if ending else None
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -274,11 +274,11 @@ class _Report(msgspec.Struct, frozen=True):
 def _reports(collected: Collected, unread: Iterable[Unread], before: Set[str]) -> list[bytes]:
     """Return what is to be said of a session's files: where reading ended early, and where it does no more."""
     now_ms = time.time_ns() // 1_000_000
-    broken = {one.file: one for one in unread}
+    broken = {ending.file: ending for ending in unread}
     files = (*collected.files, *collected.answers)
     mended = [file for file in files if file not in broken and kuberay.file_id(collected.session, file) in before]
-    told: list[Unread | File] = [*broken.values(), *mended]
-    return [kuberay.report(collected.session, one, now_ms) for one in told]
+    endings: list[Unread | File] = [*broken.values(), *mended]
+    return [kuberay.report(collected.session, ending, now_ms) for ending in endings]
 
 
 def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig) -> list[str]:

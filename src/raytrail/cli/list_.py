@@ -67,22 +67,22 @@ def list_(
         raise click.UsageError("--format parquet needs --output FILE: it is not text")
     if form == "table" and output is not None:
         raise click.UsageError("--output needs --format json, csv or parquet")
-    one = nouns.named(noun)
-    types, names, sort = nouns.types(one), nouns.columns(one, columns), nouns.columns(one, order)
+    entity = nouns.named(noun)
+    types, names, sort = nouns.types(entity), nouns.columns(entity, columns), nouns.columns(entity, order)
     with stores.reading(config) as store:
         cluster = stores.chosen(store, cluster_id)
         view = stores.snapshot(store, cluster, at)
-        asked = stores.where(store, cluster, view, one, filters)
-        where = [*nouns.counted(one, every=every), *asked]
+        asked = stores.where(store, cluster, view, entity, filters)
+        where = [*nouns.counted(entity, every=every), *asked]
         shown = names or list(types)
         if form == "table":
             rows = view.rows(
-                one.name, columns=names or None, where=where, order=sort, limit=100 if limit is None else limit
+                entity.name, columns=names or None, where=where, order=sort, limit=100 if limit is None else limit
             )
-            total = view.count(one.name, where)
-            _table(one, rows, names, total, view.count(one.name, asked) - total)
+            total = view.count(entity.name, where)
+            _table(entity, rows, names, total, view.count(entity.name, asked) - total)
             return
-        pages = _pages(view, one, names, where, sort, limit)
+        pages = _pages(view, entity, names, where, sort, limit)
         if form == "json":
             printing.write_json(pages, output)
         elif form == "csv":
@@ -93,44 +93,44 @@ def list_(
 
 def _pages(
     view: Snapshot,
-    one: Entity,
+    entity: Entity,
     columns: Sequence[str],
     where: Sequence[Filter],
     order: Sequence[str],
     limit: int | None,
 ) -> Iterator[dict[str, Any]]:
     # pages join without a gap only where the order leaves nothing open
-    complete = [*order, *(key for key in one.key if key not in {name.lstrip("-") for name in order})]
+    complete = [*order, *(key for key in entity.key if key not in {name.lstrip("-") for name in order})]
     offset = 0
     while limit is None or offset < limit:
         size = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - offset)
-        page = view.rows(one.name, columns=columns or None, where=where, order=complete, limit=size, offset=offset)
+        page = view.rows(entity.name, columns=columns or None, where=where, order=complete, limit=size, offset=offset)
         yield from page
         offset += len(page)
         if len(page) < size:
             return
 
 
-def _table(one: Entity, rows: list[dict[str, Any]], columns: list[str], total: int, uncounted: int) -> None:
+def _table(entity: Entity, rows: list[dict[str, Any]], columns: list[str], total: int, uncounted: int) -> None:
     more = f" ({uncounted:,} more with --all: drivers, or only in part exported)" if uncounted else ""
     if not rows:
-        note(f"no {one.plural}" + (f" shown of {total:,}" if total else "") + more)
+        note(f"no {entity.plural}" + (f" shown of {total:,}" if total else "") + more)
         return
-    types = nouns.types(one)
+    types = nouns.types(entity)
     for row in rows:
         row[LASTED] = _lasted(row)
     fields = [
         Field(
             name,
-            rank=0 if columns or name in one.key else rank,
-            whole=types.get(name) == "id" if columns else name in one.key and types[name] != "id",
+            rank=0 if columns or name in entity.key else rank,
+            whole=types.get(name) == "id" if columns else name in entity.key and types[name] != "id",
             id=not columns and types.get(name) == "id",
             right=name == LASTED,
         )
-        for rank, name in enumerate(columns or _by_interest(one, types, rows))
+        for rank, name in enumerate(columns or _by_interest(entity, types, rows))
     ]
     left_out = printing.table(fields, rows)
-    note(f"{len(rows):,} of {total:,} {one.plural}" + more + ("" if len(rows) == total else "; --limit shows more"))
+    note(f"{len(rows):,} of {total:,} {entity.plural}" + more + ("" if len(rows) == total else "; --limit shows more"))
     printing.leave_note(left_out, "--columns a,b chooses, --format json has all")
 
 
@@ -139,13 +139,13 @@ def _lasted(row: Mapping[str, Any]) -> str:
     return times.show_span(end_ms - start_ms) if start_ms is not None and end_ms is not None else ""
 
 
-def _by_interest(one: Entity, types: Mapping[str, Type], rows: list[dict[str, Any]]) -> list[str]:
+def _by_interest(entity: Entity, types: Mapping[str, Type], rows: list[dict[str, Any]]) -> list[str]:
     """Return the columns that say something: how and what it is first, what all share after, ids last, no objects."""
-    said = [name for name in (*types, LASTED) if any(row[name] not in (None, "") for row in rows)]
-    first = [name for name in (one.life.state, *WHAT, *WHY, LASTED, "start_time_ms") if name in said]
-    plain = [name for name in said if types.get(name) not in ("json", "spans", "texts") and not name.endswith("_ns")]
+    filled = [name for name in (*types, LASTED) if any(row[name] not in (None, "") for row in rows)]
+    first = [name for name in (entity.life.state, *WHAT, *WHY, LASTED, "start_time_ms") if name in filled]
+    plain = [name for name in filled if types.get(name) not in ("json", "spans", "texts") and not name.endswith("_ns")]
     common = [name for name in plain if len(rows) > 1 and all(row[name] == rows[0][name] for row in rows)]
     ids = [name for name in plain if types.get(name) == "id"]
-    last = [*(name for name in ids if name not in one.key), *(name for name in one.key if name in said)]
+    last = [*(name for name in ids if name not in entity.key), *(name for name in entity.key if name in filled)]
     rest = [*(name for name in plain if name not in common), *common]
     return list(dict.fromkeys([*first, *(name for name in rest if name not in last), *last]))

@@ -98,12 +98,12 @@ def _part(
         task_id, _, attempt = task.partition(":")
         return finder.of_task(task_id, int(attempt) if attempt.isdigit() else 0, suffix)
     if actor or job:
-        _, found = finder.of_actor(actor, suffix) if actor else finder.of_job(job or "")
-        if found is None:
+        _, part = finder.of_actor(actor, suffix) if actor else finder.of_job(job or "")
+        if part is None:
             raise NotFoundError(
                 f"no log of {f'actor {actor}' if actor else f'job {job}'} has come; see `raytrail logs`"
             )
-        return found
+        return part
     if not listed:
         raise NotFoundError(f"no log {name!r}; see `raytrail logs`")
     return LogPart(listed[0])
@@ -121,13 +121,14 @@ def _list(listed: list[Log], form: str, name: str | None) -> None:
     if several:
         fields.insert(0, Field("node"))
     rows = [
-        {"node": log.node_id[:8], "name": log.name, "size": words.size(log.size), "note": _said(log)} for log in listed
+        {"node": log.node_id[:8], "name": log.name, "size": words.size(log.size), "note": _describe_gap(log)}
+        for log in listed
     ]
     printing.table(fields, rows)
     note(f"{len(listed):,} logs, {words.size(sum(log.size for log in listed))}")
 
 
-def _said(log: Log) -> str:
+def _describe_gap(log: Log) -> str:
     if log.skipped_bytes:
         return f"{words.size(log.skipped_bytes)} more were over the agent's limit"
     if log.stored_bytes < log.size:

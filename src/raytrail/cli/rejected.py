@@ -48,13 +48,13 @@ def rejected(id: str | None, form: str, config: Config) -> None:
             ],
             [
                 {
-                    "id": one.id[:SHOWN_DIGITS],
-                    "came": times.show(one.came_ms, digits=0),
-                    "session": one.session,
-                    "bytes": f"{one.length:,}",
-                    "place": one.place,
-                    "reason": one.reason,
+                    "id": chunk.id[:SHOWN_DIGITS],
+                    "came": times.show(chunk.came_ms, digits=0),
+                    "session": chunk.session,
+                    "bytes": f"{chunk.length:,}",
+                    "place": chunk.place,
+                    "reason": chunk.reason,
                 }
-                for one in kept
+                for chunk in kept
             ],
         )

@@ -46,9 +46,9 @@ def run(profile: str, types: tuple[str, ...], http_events: str, off: bool, comma
     if http_events and not off:
         _check_posting()
     wanted = export.off() if off else export.settings(profile, types, http_events=http_events)
-    environ, said = export.in_environment(wanted, os.environ)
+    environ, notes = export.in_environment(wanted, os.environ)
     argv, also = with_system_config(command, wanted, os.environ)
-    for text in (*said, *also):
+    for text in (*notes, *also):
         note(f"raytrail: {text}")
     _become(argv, environ)
 
@@ -84,8 +84,8 @@ def with_system_config(
     if at is None:
         return argv, []
     given, rest = _given(argv[at:])
-    config, said = export.in_system_config(wanted, given, environ)
-    return [*argv[:at], OPTION, json.dumps(config), *rest], said
+    config, notes = export.in_system_config(wanted, given, environ)
+    return [*argv[:at], OPTION, json.dumps(config), *rest], notes
 
 
 def _options_of_head(argv: Sequence[str]) -> int | None:
@@ -98,10 +98,10 @@ def _options_of_head(argv: Sequence[str]) -> int | None:
 
 def _given(options: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Return the system config among options, and all the others."""
-    text, rest, left = "{}", [], iter(options)
-    for option in left:
+    text, rest, remaining = "{}", [], iter(options)
+    for option in remaining:
         if option == OPTION:
-            text = next(left, "")
+            text = next(remaining, "")
         elif option.startswith(f"{OPTION}="):
             text = option.partition("=")[2]
         else:

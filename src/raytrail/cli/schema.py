@@ -22,11 +22,11 @@ def schema(event_type: str | None) -> None:
     type. It describes what `raytrail subscribe` prints.
     """
     if event_type is None:
-        found = whole_schema()
+        document = whole_schema()
     else:
         read_by = of_file_type(event_type.upper())
-        one = read_by[0] if read_by else nouns.named(event_type)
-        if not one.event_types:
-            raise NotFoundError(f"{one.plural} have no events of their own; see `raytrail list {one.plural}`")
-        found = json_schema(one)
-    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        entity = read_by[0] if read_by else nouns.named(event_type)
+        if not entity.event_types:
+            raise NotFoundError(f"{entity.plural} have no events of their own; see `raytrail list {entity.plural}`")
+        document = json_schema(entity)
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

@@ -30,7 +30,7 @@ def serve(config: Config) -> None:
     server = service.server()
     service.collect_seldom()
     with stores.reading(config) as store:
-        service.run(lambda stop: _serve(server, store, config, stop), left="answers were cut off")
+        service.run(lambda stop: _serve(server, store, config, stop), unfinished="answers were cut off")
 
 
 async def _serve(server: ModuleType, store: Store, config: Config, stop: asyncio.Event) -> None:

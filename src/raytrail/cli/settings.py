@@ -56,10 +56,12 @@ def _shown(name: str, value: Any) -> Any:
 def _rows(config: Config, layers: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     return [
         {
-            "setting": one.key,
-            "value": _shown(one.name, getattr(getattr(config, one.table), one.name)),
-            "from": next((said for said in reversed(layers) if one.name in layers[said].get(one.table, {})), "default"),
-            "meaning": one.doc.replace("``", "").replace("`", ""),
+            "setting": setting.key,
+            "value": _shown(setting.name, getattr(getattr(config, setting.table), setting.name)),
+            "from": next(
+                (layer for layer in reversed(layers) if setting.name in layers[layer].get(setting.table, {})), "default"
+            ),
+            "meaning": setting.doc.replace("``", "").replace("`", ""),
         }
-        for one in settings_of.settings()
+        for setting in settings_of.settings()
     ]

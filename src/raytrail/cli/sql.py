@@ -43,14 +43,14 @@ def sql(query: str, form: str, output: Path | None, config: Config) -> None:
         with service.ended_after(
             seconds, f"SQL: not given up within {seconds:g} seconds; ended by force; ask for less"
         ):
-            found = store.sql(text)
-    rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+            result = store.sql(text)
+    rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
     if form == "json":
         printing.write_json(rows, output)
     elif form == "csv":
-        printing.write_csv(found.columns, rows, output)
+        printing.write_csv(result.columns, rows, output)
     elif output is not None:
-        printing.write_parquet(dict(zip(found.columns, found.types, strict=True)), rows, output)
+        printing.write_parquet(dict(zip(result.columns, result.types, strict=True)), rows, output)
     else:
-        printing.table([Field(name, whole=True) for name in found.columns], rows)
+        printing.table([Field(name, whole=True) for name in result.columns], rows)
         note(f"{len(rows):,} row" + ("" if len(rows) == 1 else "s"))

@@ -53,7 +53,7 @@ def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, 
         finally:
             await pubsub.aclose()
 
-    service.run(body, left=service.COMES_AGAIN)
+    service.run(body, unfinished=service.COMES_AGAIN)
 
 
 async def _print(

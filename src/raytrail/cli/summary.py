@@ -40,29 +40,29 @@ def summary(
     --at and --all: task attempts as `ray summary tasks` counts them, without drivers, and without those of which only a
     part was exported; all actors; all references to objects, also those that are gone.
     """
-    one = _counted(noun)
-    names = BY[one.name]
+    entity = _counted(noun)
+    names = BY[entity.name]
     with stores.reading(config) as store:
         cluster = stores.chosen(store, cluster_id)
         view = stores.snapshot(store, cluster, at)
-        where = [*nouns.counted(one, every=every), *stores.where(store, cluster, view, one, filters)]
-        groups = view.group(one.name, (*names, one.life.state), where)
+        where = [*nouns.counted(entity, every=every), *stores.where(store, cluster, view, entity, filters)]
+        groups = view.group(entity.name, (*names, entity.life.state), where)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for group in groups:
         row = rows.setdefault(
             tuple(group[name] for name in names), {**{name: group[name] for name in names}, "total": 0}
         )
         row["total"] += group["count"]
-        row[group[one.life.state] or UNKNOWN] = group["count"]
+        row[group[entity.life.state] or UNKNOWN] = group["count"]
     ordered = sorted(rows.values(), key=lambda row: (-row["total"], *(str(row[name]) for name in names)))
-    states = sorted({group[one.life.state] or UNKNOWN for group in groups})
+    states = sorted({group[entity.life.state] or UNKNOWN for group in groups})
     columns = [*names, "total", *states]
     if form == "json":
         printing.write_json(ordered)
     elif form == "csv":
         printing.write_csv(columns, ordered)
     elif not ordered:
-        note(f"no {one.plural}")
+        note(f"no {entity.plural}")
     else:
         totals = {column: sum(row.get(column, 0) for row in ordered) for column in columns[len(names) :]}
         fields = [Field(name) for name in names] + [Field(column, right=True) for column in totals]
@@ -70,7 +70,9 @@ def summary(
 
 
 def _counted(noun: str) -> Entity:
-    one = nouns.named(noun)
-    if one.name not in BY:
-        raise ConfigError(f"{one.plural} are not summed up, only tasks, actors and objects; see `raytrail list {noun}`")
-    return one
+    entity = nouns.named(noun)
+    if entity.name not in BY:
+        raise ConfigError(
+            f"{entity.plural} are not summed up, only tasks, actors and objects; see `raytrail list {noun}`"
+        )
+    return entity

@@ -36,10 +36,10 @@ def up(config: Config, load: Callable[[], Config]) -> None:
     service.keep_memory()
     config = _publishing(config, url)
     agent = Agent(config, lambda: _publishing(load(), url))
-    left = f"{service.SHIPPED_AGAIN}, and {service.COMES_AGAIN}"
+    unfinished = f"{service.SHIPPED_AGAIN}, and {service.COMES_AGAIN}"
     service.run(
         lambda stop: _up(config, agent, stop),
-        left=left,
+        unfinished=unfinished,
         ends_within=lambda: agent.ends_within() + config.store.stop_seconds,
     )
 

@@ -28,24 +28,24 @@ def verify(cluster_id: str | None, form: str, config: Config) -> None:
     Each one that is damaged, cut or gone is printed with what to do, and the exit code is 1. Files that a version
     without checksums wrote cannot be checked. They are counted. A history may go on meanwhile.
     """
-    found = list(_findings(cluster_id, config))
-    damaged = [one for one in found if one.verdict == "damaged"]
+    findings = list(_findings(cluster_id, config))
+    damaged = [finding for finding in findings if finding.verdict == "damaged"]
     if form == "json":
-        printing.write_json(found)
+        printing.write_json(findings)
     else:
-        for one in damaged:
-            click.echo(one.reason)
-        note(_summary(found))
+        for finding in damaged:
+            click.echo(finding.reason)
+        note(_summary(findings))
     if damaged:
         click.get_current_context().exit(DIFFERENT)
 
 
-def _summary(found: list[Finding]) -> str:
-    count = Counter(one.verdict for one in found)
+def _summary(findings: list[Finding]) -> str:
+    count = Counter(finding.verdict for finding in findings)
     unknown, damaged = count["no checksum"], count["damaged"]
-    size = words.size(sum(one.bytes for one in found))
+    size = words.size(sum(finding.bytes for finding in findings))
     return (
-        f"{len(found):,} file{'' if len(found) == 1 else 's'}, {size}: "
+        f"{len(findings):,} file{'' if len(findings) == 1 else 's'}, {size}: "
         + (f"{damaged:,} damaged" if damaged else "none is damaged")
         + (f"; {unknown:,} of an older version have no checksum" if unknown else "")
     )
@@ -56,9 +56,9 @@ def _findings(cluster_id: str | None, config: Config) -> Iterator[Finding]:
         with stores.reading(config) as store:
             session = None if cluster_id is None else stores.chosen(store, cluster_id).session
             with progress(store.stored_bytes(session), "verifying") as advance:
-                for one in store.verify(session):
-                    yield one
-                    advance(one.bytes, 0)
+                for finding in store.verify(session):
+                    yield finding
+                    advance(finding.bytes, 0)
     except StoreDamaged as damage:
         if damage.session:
             raise

@@ -142,8 +142,8 @@ class Redactor:
                 [take for _, take in some],
             )
             for group in (
-                [one for one in takes if len(one[0]) >= _LONG],
-                [one for one in takes if len(one[0]) < _LONG],
+                [take for take in takes if len(take[0]) >= _LONG],
+                [take for take in takes if len(take[0]) < _LONG],
             )
             for some in _parts(group, _SEARCHED_AT_ONCE)
         ]
@@ -290,8 +290,8 @@ class Redactor:
             return [(0, len(text))]
         known = self._commands.get((text, slashes))
         if known is None:
-            said, place = unquoted(text, slashes.bit_length() + 1)
-            known = [(place(start), place(end)) for start, end in command.secrets(said)]
+            plain, place = unquoted(text, slashes.bit_length() + 1)
+            known = [(place(start), place(end)) for start, end in command.secrets(plain)]
             if len(self._commands) >= _KNOWN or len(text) > _KNOWN_BYTES:
                 self._commands.clear()
             self._commands[text, slashes] = known
@@ -311,7 +311,7 @@ class Redactor:
 
 
 def _parts(items: list[tuple[bytes, _Take | None]], most: int) -> Iterator[list[tuple[bytes, _Take | None]]]:
-    for _, some in groupby(enumerate(items), key=lambda one: one[0] // most):
+    for _, some in groupby(enumerate(items), key=lambda numbered: numbered[0] // most):
         yield [item for _, item in some]
 
 

@@ -79,8 +79,8 @@ def unquoted(text: bytes, levels: int) -> tuple[bytes, Callable[[int], int]]:
         places.append(level.place)
 
     def place(at: int) -> int:
-        for one in reversed(places):
-            at = one(at)
+        for level_place in reversed(places):
+            at = level_place(at)
         return at
 
     return text, place

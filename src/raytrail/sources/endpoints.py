@@ -77,7 +77,7 @@ _IDS = ("placement_group_id", "creator_job_id")
 
 def _serve(answer: Mapping[str, Any]) -> Iterator[_Event]:
     """Yield the events of ``/api/serve/applications/``."""
-    for event_type, data in serve_poll.told(answer):
+    for event_type, data in serve_poll.events_of(answer):
         yield event_type, {**data, "polled": True}
 
 

@@ -146,15 +146,15 @@ def session_root(directory: Path) -> Path:
 
 def written_files(directory: Path, pattern: str) -> list[tuple[int, int, Path]]:
     """Return the event files there are with such names, each with its time of change in ns and its size in bytes."""
-    found: list[tuple[int, int, Path]] = []
+    files: list[tuple[int, int, Path]] = []
     for path in directory.glob(pattern):
         try:
             status = path.lstat()
         except OSError:  # rotated away just now
             continue
         if stat.S_ISREG(status.st_mode):
-            found.append((status.st_mtime_ns, status.st_size, path))
-    return found
+            files.append((status.st_mtime_ns, status.st_size, path))
+    return files
 
 
 class _Open:

@@ -78,7 +78,7 @@ def fields(model: Any) -> tuple[str, ...]:
     """Return the names of a model's fields; none where it is no model."""
     # of Pydantic 2, of Pydantic 1 (which Serve's schema is in Ray 2.48), of a dataclass
     kinds = ("model_fields", "__fields__", "__dataclass_fields__")
-    return tuple(next((found for kind in kinds if (found := getattr(model, kind, None))), ()))
+    return tuple(next((names for kind in kinds if (names := getattr(model, kind, None))), ()))
 
 
 def cut(text: str | None) -> str:
@@ -91,25 +91,25 @@ class Source:
 
     def __init__(self, event_type: str, files: EventFiles) -> None:
         self._event_type, self._files = event_type, files
-        self._told = f"_raytrail_{event_type}"
+        self._last_attribute = f"_raytrail_{event_type}"
         self._failed = False
 
     def append(self, data: dict[str, Any]) -> None:
         """Write an event."""
         self._files.append(self._event_type, data)
 
-    def tell(self, about: Any, told: Any, data: Callable[[], dict[str, Any]]) -> None:
+    def tell(self, about: Any, state: Any, data: Callable[[], dict[str, Any]]) -> None:
         """
         Write an event about one of Ray's objects, unless nothing has changed since the last.
 
         Args:
             about: The object.
-            told: What the event tells, quick to compare: Ray goes over its objects several times a second.
+            state: What the event tells, quick to compare: Ray goes over its objects several times a second.
             data: Makes the event.
         """
-        last = about.__dict__.get(self._told, self)
-        if last is not told and last != told:
-            about.__dict__[self._told] = told
+        last = about.__dict__.get(self._last_attribute, self)
+        if last is not state and last != state:
+            about.__dict__[self._last_attribute] = state
             self.append(data())
 
     def after(self, owner: type, method: str, hook: Callable[..., None]) -> None:

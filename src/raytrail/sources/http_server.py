@@ -104,7 +104,7 @@ class Server(ThreadingHTTPServer):
         """Begin with a connection; where there are too many, end the oldest on which nothing is being done."""
         with self._open_lock:
             if len(self._open) >= CONNECTIONS:
-                idle = next((one for one, busy in self._open.items() if not busy), request)
+                idle = next((connection for connection, busy in self._open.items() if not busy), request)
                 self._open.pop(idle, None)
                 with suppress(OSError):
                     idle.shutdown(socket.SHUT_RDWR)

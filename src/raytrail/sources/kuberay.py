@@ -280,9 +280,9 @@ def report(session: str, unread: Unread | File, now_ms: int) -> bytes:
         now_ms: When that was.
     """
     file = unread if isinstance(unread, File) else unread.file
-    said = f"{now_ms:013d}"
+    ending = f"{now_ms:013d}"
     if isinstance(unread, Unread):
-        said += f" {unread.offset:020d} {unread.length:020d} {unread.reason}"
+        ending += f" {unread.offset:020d} {unread.length:020d} {unread.reason}"
     event_data = {
         "file": file_id(session, file),
         "generation": 0,
@@ -290,7 +290,7 @@ def report(session: str, unread: Unread | File, now_ms: int) -> bytes:
         "event_type": COLLECTED,
         "node_id": "",
         "written_bytes": 0,
-        "unread": said,
+        "unread": ending,
         "reported_ms": now_ms,
     }
     event = {"event_data": event_data, "source_type": "RAYTRAIL_FILE", "timestamp": now_ms // 1000}
@@ -389,12 +389,12 @@ def _blocks(
 
 def _lines(data: bytes, offset: int) -> list[tuple[int, bytes]]:
     """Return lines with their offsets, blank ones apart."""
-    found = []
+    lines = []
     for line in data.split(b"\n"):
         if line.strip():
-            found.append((offset, line))
+            lines.append((offset, line))
         offset += len(line) + 1
-    return found
+    return lines
 
 
 def _last_line(line: bytes, offset: int, *, whole: bool) -> tuple[list[tuple[int, bytes]], bytes]:
@@ -410,18 +410,18 @@ def _last_line(line: bytes, offset: int, *, whole: bool) -> tuple[list[tuple[int
 
 def _elements(text: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
     """Return the elements of an array of JSON that are whole, and what is left of it where it was cut."""
-    found: list[tuple[int, bytes]] = []
+    elements: list[tuple[int, bytes]] = []
     characters = text.decode("latin-1")  # one for each byte: only where an element ends is asked
     at = text.index(b"[") + 1
     while True:
         start = at + len(text[at:]) - len(text[at:].lstrip(b" \t\r\n,"))
         if text[start : start + 1] == b"]":
-            return found, b""
+            return elements, b""
         try:
             _, at = _JSON.raw_decode(characters, start)
         except (ValueError, RecursionError):
-            return found, text[start:]
-        found.append((start, text[start:at]))
+            return elements, text[start:]
+        elements.append((start, text[start:at]))
 
 
 class _Content:

@@ -44,7 +44,7 @@ def _value(field: Any, value: Any) -> Any:
     if hasattr(value, "items"):
         inner = field.message_type.fields_by_name["value"]
         return {key: _value(inner, value[key]) for key in sorted(value)}
-    return plain(value) if hasattr(value, "DESCRIPTOR") else [_value(field, one) for one in value]
+    return plain(value) if hasattr(value, "DESCRIPTOR") else [_value(field, member) for member in value]
 
 
 def _enumerated(field: Any, number: int) -> str:

@@ -61,7 +61,7 @@ class Objects:
         self._limit = limit
         self._node_id = in_base64(bytes.fromhex(node_id))
         self._snapshots = Snapshots[_Key](2 * limit)
-        self._snapshots.remember(self._left(directory))
+        self._snapshots.remember(self._recall_references(directory))
         self._stored: set[bytes] = set()
         self._since_ns = self._accounted = 0
 
@@ -122,15 +122,15 @@ class Objects:
             event |= {"task_id": in_base64(task_id), "job_id": in_base64(task_id[_JOB_AT:]), **reference._asdict()}
         self._events.append(EVENT_TYPE, event)
 
-    def _left(self, directory: Path) -> set[_Key]:
+    def _recall_references(self, directory: Path) -> set[_Key]:
         """Return the references of this node that a process before this one left behind."""
-        left: set[_Key] = set()
+        references: set[_Key] = set()
         for row in recall(directory, EVENT_TYPE, most_bytes=_RECALLED_BYTES):
             with suppress(KeyError, TypeError, ValueError):  # what is no event of ours
                 key = (base64.b64decode(row["object_id"]), base64.b64decode(row["worker_id"]))
                 if row["node_id"] == self._node_id:
-                    (left.discard if row["change"] == "DELETED" else left.add)(key)
-        return left
+                    (references.discard if row["change"] == "DELETED" else references.add)(key)
+        return references
 
 
 def _references(answer: Any) -> Iterator[tuple[_Key, _Reference]]:

@@ -99,14 +99,14 @@ def _watch_class_loader(manager: type) -> None:
 def _watched(load: Any) -> Any:
     @functools.wraps(load)
     def loading(*args: Any, **kwargs: Any) -> Any:
-        found = load(*args, **kwargs)
+        loaded = load(*args, **kwargs)
         try:
-            name, ours = _ACTOR_CLASSES.get(found.__module__, ("", ""))
-            if name and found.__name__ == name:
-                _call(ours, "lay", found)
+            name, ours = _ACTOR_CLASSES.get(loaded.__module__, ("", ""))
+            if name and loaded.__name__ == name:
+                _call(ours, "lay", loaded)
         except Exception:  # noqa: BLE001 (a class that does not even say its name is none of ours)
             pass
-        return found
+        return loaded
 
     return loading
 

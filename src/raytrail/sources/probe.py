@@ -73,22 +73,22 @@ class End:
 
     def __init__(self, parent: int, raylet_pid: int, node_id: str) -> None:
         self._waited = [parent]
-        self.certain = self.came = False
+        self.certain = self.ended = False
         """`certain`: the raylet's end is heard of at once, and need not be guessed from its silence."""
         if raylet_pid:
             try:
                 self._waited.append(os.pidfd_open(raylet_pid))
             except ProcessLookupError:
-                self.came = True
+                self.ended = True
             except (AttributeError, OSError):
                 return  # a system without them
-            self.came = self.came or node_id.encode() not in _command(raylet_pid)
+            self.ended = self.ended or node_id.encode() not in _command(raylet_pid)
             self.certain = True
 
     def wait(self, seconds: float) -> bool:
         """Wait for it, for so long at most, and say whether it came."""
-        self.came = self.came or bool(select.select(self._waited, [], [], max(0.0, seconds))[0])
-        return self.came
+        self.ended = self.ended or bool(select.select(self._waited, [], [], max(0.0, seconds))[0])
+        return self.ended
 
 
 class Pace:
@@ -165,7 +165,7 @@ def run(probe: Probe, parent: int) -> None:
     with _alone(probe), closing(RayNode(probe.gcs_address, probe.node_id)) as node:
         events = EventFiles(probe.events)
         paces = list(_paces(probe, node, events))
-        told, tell_at = 0, 0.0
+        reported_lost, tell_at = 0, 0.0
         while not end.wait(min(_LOST_SECONDS, *(pace.due_at - time.monotonic() for pace in paces))):
             pace = min(paces, key=lambda pace: pace.due_at)
             if pace.due_at > time.monotonic():
@@ -173,9 +173,9 @@ def run(probe: Probe, parent: int) -> None:
             pace.ask()
             if not end.certain and time.monotonic() - max(pace.heard_at for pace in paces) > _GONE_SECONDS:
                 raise SourceUnavailable(f"node {probe.node_id} has not answered for a minute; it may have ended")
-            if events.lost > told and time.monotonic() >= tell_at:
+            if events.lost > reported_lost and time.monotonic() >= tell_at:
                 log.warning("%d events could not be written into %s, and are lost", events.lost, probe.events)
-                told, tell_at = events.lost, time.monotonic() + _LOST_SECONDS
+                reported_lost, tell_at = events.lost, time.monotonic() + _LOST_SECONDS
 
 
 def _paces(probe: Probe, node: RayNode, events: EventFiles) -> Iterator[Pace]:
@@ -191,7 +191,7 @@ def _paces(probe: Probe, node: RayNode, events: EventFiles) -> Iterator[Pace]:
     if workers.EVENT_TYPE in probe.types:
         known = Workers(events)
         yield Pace("workers", lambda: known.take(node.workers()), sources.worker_seconds, sources.wait_seconds)
-    if served := tuple(one for one in serve_poll.EVENT_TYPES if one in probe.types):
+    if served := tuple(event_type for event_type in serve_poll.EVENT_TYPES if event_type in probe.types):
         poll = ServePoll(events, probe.events, served)
         yield Pace("Serve's applications", lambda: _ask_serve(node, poll), sources.serve_seconds, sources.wait_seconds)
     if objects.EVENT_TYPE in probe.types:

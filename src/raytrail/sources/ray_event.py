@@ -143,11 +143,11 @@ class _Message:
         if not isinstance(value, dict):
             raise EventError(f"expected an object, got {type(value).__name__} - at {at}")
         self.at = at
-        self._left = {_snake(name): inner for name, inner in value.items()}
+        self._untaken = {_snake(name): inner for name, inner in value.items()}
 
     def text(self, name: str) -> str:
         """Take a string, an id or the name of an enumeration's value."""
-        value = self._left.pop(name, "")
+        value = self._untaken.pop(name, "")
         if not isinstance(value, str):
             raise EventError(f"expected a string, got {type(value).__name__} - at {self.at}.{name}")
         return value
@@ -166,7 +166,7 @@ class _Message:
 
     def whole(self, name: str) -> int:
         """Take a number; 64 bits are written as a string."""
-        value = self._left.pop(name, 0)
+        value = self._untaken.pop(name, 0)
         try:
             return int(value)
         except (TypeError, ValueError):
@@ -178,30 +178,30 @@ class _Message:
 
     def any(self, name: str) -> Any:
         """Take whatever it is."""
-        return self._left.pop(name, None)
+        return self._untaken.pop(name, None)
 
     def message(self, name: str) -> _Message | None:
         """Take a message; None where it is unset."""
-        value = self._left.pop(name, None)
+        value = self._untaken.pop(name, None)
         return None if value is None else _Message(value, f"{self.at}.{name}")
 
     def messages(self, name: str) -> list[_Message]:
         """Take a list of messages."""
-        value = self._left.pop(name, None) or []
+        value = self._untaken.pop(name, None) or []
         if not isinstance(value, list):
             raise EventError(f"expected a list, got {type(value).__name__} - at {self.at}.{name}")
-        return [_Message(one, f"{self.at}.{name}[{index}]") for index, one in enumerate(value)]
+        return [_Message(inner, f"{self.at}.{name}[{index}]") for index, inner in enumerate(value)]
 
     def amounts(self, name: str) -> dict[str, Any]:
         """Take amounts by resource, as the files have them: sorted, and whole where they are."""
-        value = self._left.pop(name, None) or {}
+        value = self._untaken.pop(name, None) or {}
         if not isinstance(value, dict):
             raise EventError(f"expected an object, got {type(value).__name__} - at {self.at}.{name}")
         return {key: _short(value[key]) for key in sorted(value)}
 
     def labels(self) -> dict[str, str]:
         """Take what libraries said of it, which an event has as bytes under another name than the files."""
-        value = self._left.pop("ref_ids", None) or {}
+        value = self._untaken.pop("ref_ids", None) or {}
         try:
             return {name: base64.b64decode(value[name], validate=True).decode() for name in sorted(value)}
         except (AttributeError, TypeError, ValueError) as error:
@@ -209,7 +209,7 @@ class _Message:
 
     def rest(self) -> dict[str, Any]:
         """Return what says something and was not taken."""
-        return {name: value for name, value in self._left.items() if value not in _EMPTY and value is not False}
+        return {name: value for name, value in self._untaken.items() if value not in _EMPTY and value is not False}
 
 
 @lru_cache(maxsize=10_000)
@@ -221,7 +221,7 @@ def _nested(value: Any) -> Any:
     """Return a message with the names that the files have, at any depth. Not for maps: their keys are the user's."""
     if isinstance(value, dict):
         return dict(sorted((_snake(key), _nested(inner)) for key, inner in value.items()))
-    return [_nested(one) for one in value] if isinstance(value, list) else value
+    return [_nested(item) for item in value] if isinstance(value, list) else value
 
 
 def _short(number: Any) -> Any:
@@ -260,7 +260,7 @@ def _encoded(id: str, event_type: str, lines: list[Line], *, timed: bool) -> byt
     return b"".join(pieces)
 
 
-def _told(**fields: Any) -> dict[str, Any]:
+def _drop_unknown(**fields: Any) -> dict[str, Any]:
     """Return the fields that say something: a file's line leaves out what is not known, and so must not erase it."""
     return {name: value for name, value in fields.items() if value not in ("", None, {}, [])}
 
@@ -288,7 +288,7 @@ def _task(body: _Message, attempt: str = "task_attempt") -> dict[str, Any]:
     return {
         "task_id": body.key("task_id"),
         "attempt_number": body.whole(attempt),
-        **_told(job_id=body.text("job_id")),
+        **_drop_unknown(job_id=body.text("job_id")),
     }
 
 
@@ -297,7 +297,7 @@ def _definition(body: _Message, task: Mapping[str, Any], *, kind: str, called: s
     info = {
         "type": kind,
         "func_or_class_name": called,
-        **_told(
+        **_drop_unknown(
             name=name,
             language=body.text("language"),
             parent_task_id=body.text("parent_task_id"),
@@ -345,7 +345,7 @@ def _task_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line
         if state not in _TASK_STATE_NUMBERS:
             raise EventError(f"{state!r:.80} is no state of a task - at {moved.at}.state")
         times[_TASK_STATE_NUMBERS[state]] = str(moved.time("timestamp"))
-    updates = _told(
+    updates = _drop_unknown(
         node_id=body.id("node_id"),
         worker_id=body.id("worker_id"),
         worker_pid=body.whole("worker_pid") or None,
@@ -356,11 +356,11 @@ def _task_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line
     if (error := body.message("ray_error_info")) is not None:
         # what else it says of an actor's death, the actor's own events do
         kind, message = error.text("error_type"), error.text("error_message")
-        updates["error_info"] = _told(error_type=kind, error_message=message)
+        updates["error_info"] = _drop_unknown(error_type=kind, error_message=message)
     if (log := body.message("task_log_info")) is not None:
         files = {name: log.text(name) for name in ("stdout_file", "stderr_file")}
         places = {name: log.any(name) for name in ("stdout_start", "stdout_end", "stderr_start", "stderr_end")}
-        updates["task_log_info"] = {**_told(**files, **places), **log.rest()}
+        updates["task_log_info"] = {**_drop_unknown(**files, **places), **log.rest()}
     yield Line(time_ns, {**task, "state_updates": {**updates, **body.rest()}})
 
 
@@ -372,17 +372,17 @@ def _task_profile(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     events = profile.any("events") or []
     if not isinstance(events, list):
         raise EventError(f"expected a list, got {type(events).__name__} - at {profile.at}.events")
-    said = _told(
+    fields = _drop_unknown(
         component_type=profile.text("component_type"),
         component_id=profile.text("component_id"),
         node_ip_address=profile.text("node_ip_address"),
         events=_nested(events),
     )
-    yield Line(time_ns, {**task, "profile_events": {**said, **profile.rest()}, **body.rest()})
+    yield Line(time_ns, {**task, "profile_events": {**fields, **profile.rest()}, **body.rest()})
 
 
 def _actor_definition(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
-    said = _told(
+    fields = _drop_unknown(
         actor_id=body.key("actor_id"),
         job_id=body.text("job_id"),
         class_name=body.text("class_name"),
@@ -394,18 +394,18 @@ def _actor_definition(_: Converter, body: _Message, time_ns: int) -> Iterator[Li
         parent_id=body.id("parent_id"),
         is_detached=body.any("is_detached"),
     )
-    said |= {
+    fields |= {
         "required_resources": body.amounts("required_resources"),
         "labels": body.labels(),
         "label_selector": body.any("label_selector") or {},
     }
-    yield Line(time_ns, {**said, **body.rest()})
+    yield Line(time_ns, {**fields, **body.rest()})
 
 
 def _actor_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     actor_id = body.key("actor_id")
     for moved in body.messages("state_transitions"):
-        said = _told(
+        fields = _drop_unknown(
             actor_id=actor_id,
             state=moved.text("state"),
             node_id=moved.id("node_id"),
@@ -417,14 +417,14 @@ def _actor_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Lin
             death_cause=_nested(moved.any("death_cause")),
         )
         at_ns = moved.time("timestamp")
-        yield Line(at_ns, {**said, **moved.rest()})
+        yield Line(at_ns, {**fields, **moved.rest()})
 
 
 def _node_definition(converter: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     node_id, address = body.key("node_id"), body.text("node_ip_address")
     converter.keep_address(node_id, address)
     began_ns = body.time("start_timestamp")
-    said = _told(
+    fields = _drop_unknown(
         node_id=node_id,
         node_manager_address=address,
         node_name=body.text("node_name"),
@@ -433,14 +433,14 @@ def _node_definition(converter: Converter, body: _Message, time_ns: int) -> Iter
         instance_id=body.text("instance_id"),
         instance_type_name=body.text("instance_type_name"),
     )
-    yield Line(time_ns, {**said, "labels": body.any("labels") or {}, **body.rest()})
+    yield Line(time_ns, {**fields, "labels": body.any("labels") or {}, **body.rest()})
 
 
 def _node_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     node_id = body.key("node_id")
     for moved in body.messages("state_transitions"):
         state, at_ns, resources = moved.text("state"), moved.time("timestamp"), moved.amounts("resources")
-        said = _told(
+        fields = _drop_unknown(
             node_id=node_id,
             state=state,
             resources_total=resources,
@@ -448,12 +448,12 @@ def _node_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line
             end_time_ms=str(at_ns // 1_000_000) if state == "DEAD" else "",
             death_info=_nested(moved.any("death_info")),
         )
-        yield Line(at_ns, {**said, **moved.rest()})
+        yield Line(at_ns, {**fields, **moved.rest()})
 
 
 def _job_definition(converter: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     node_id, config = body.id("driver_node_id"), body.message("config")
-    said = _told(
+    fields = _drop_unknown(
         job_id=body.key("job_id"),
         driver_pid=str(body.whole("driver_pid") or ""),
         driver_node_id=node_id,
@@ -463,8 +463,8 @@ def _job_definition(converter: Converter, body: _Message, time_ns: int) -> Itera
     if config is not None:
         runtime_env = {"serialized_runtime_env": config.text("serialized_runtime_env")}
         metadata = config.any("metadata") or {}
-        said["config"] = {"metadata": metadata, "runtime_env_info": runtime_env, **config.rest()}
-    yield Line(time_ns, {**said, **body.rest()})
+        fields["config"] = {"metadata": metadata, "runtime_env_info": runtime_env, **config.rest()}
+    yield Line(time_ns, {**fields, **body.rest()})
 
 
 def _job_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
@@ -474,20 +474,20 @@ def _job_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]
         times = {"CREATED": "start_time", "FINISHED": "end_time"}
         if state not in times:
             raise EventError(f"{state!r:.80} is no state of a driver's job - at {moved.at}.state")
-        said = {"job_id": job_id, "is_dead": state == "FINISHED", times[state]: str(at_ns // 1_000_000)}
-        yield Line(at_ns, {**said, **moved.rest()})
+        fields = {"job_id": job_id, "is_dead": state == "FINISHED", times[state]: str(at_ns // 1_000_000)}
+        yield Line(at_ns, {**fields, **moved.rest()})
 
 
 def _worker_definition(converter: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
     node_id = body.id("node_id")
-    said = _told(
+    fields = _drop_unknown(
         worker_id=body.key("worker_id"),
         node_id=node_id,
         ip=converter.address(node_id),
         worker_type=body.text("worker_type"),
         pid=body.whole("pid") or None,
     )
-    yield Line(time_ns, {**said, **body.rest()})
+    yield Line(time_ns, {**fields, **body.rest()})
 
 
 def _worker_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line]:
@@ -497,7 +497,7 @@ def _worker_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Li
         state, at_ns = moved.text("state"), moved.time("timestamp")
         known = {name: str(moved.whole(name) or "") for name in times}
         ended = moved.message("death_info")
-        said = _told(
+        fields = _drop_unknown(
             worker_id=worker_id,
             job_id=job_id,
             is_alive=state == "ALIVE",
@@ -505,7 +505,7 @@ def _worker_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Li
             **({} if ended is None else {name: ended.text(name) for name in ("exit_type", "exit_detail")}),
             since_ns=str(at_ns),
         )
-        yield Line(at_ns, {**said, **({} if ended is None else ended.rest()), **moved.rest()})
+        yield Line(at_ns, {**fields, **({} if ended is None else ended.rest()), **moved.rest()})
 
 
 _KINDS: Mapping[str, tuple[str, str, Callable[[Converter, _Message, int], Iterator[Line]]]] = {

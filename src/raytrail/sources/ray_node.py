@@ -127,10 +127,10 @@ class RayNode:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with direct.open(urllib.request.Request(url, headers=_token()), timeout=_ANSWER_SECONDS) as answer:
-                said: dict[str, Any] = json.load(answer)
+                details: dict[str, Any] = json.load(answer)
         except (OSError, ValueError) as error:
             raise SourceUnavailable(f"{url} does not answer ({error})") from error
-        return said
+        return details
 
     def objects(self, limit: int) -> tuple[Any, int, int]:
         """

@@ -90,7 +90,7 @@ class Intake:
         except EventError as error:
             raise EventError(f"expected a JSON array of Ray's events: {error}") from error
         with self._lock:
-            return all(self._one(raw) for raw in batch)
+            return all(self._append_event(raw) for raw in batch)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -99,7 +99,7 @@ class Intake:
                 session.files.close()
             self._sessions.clear()
 
-    def _one(self, raw: msgspec.Raw) -> bool:
+    def _append_event(self, raw: msgspec.Raw) -> bool:
         try:
             event = self._converter.convert(msgspec.json.decode(raw))
         except (EventError, *UNDECODABLE) as error:
@@ -118,7 +118,7 @@ class Intake:
     def _session(self, name: str) -> _Session:
         session = self._sessions.get(name)
         if session is None:
-            there = (one for one in self._temp_dirs if (one / name).is_dir())
+            there = (temp_dir for temp_dir in self._temp_dirs if (temp_dir / name).is_dir())
             directory = next(there, self._temp_dirs[0]) / name / "logs" / "export_events"
             session = self._sessions[name] = _Session(directory)
             self._converter.addresses.update(session.addresses)
@@ -186,9 +186,9 @@ class _Session:
 
 def _newest(directory: Path) -> Iterable[tuple[Path, int]]:
     """Return the files of receivers, the newest last, each with where to begin so that all are not too much to read."""
-    found = written_files(directory, f"event_EXPORT_*_{PREFIX}[0-9]*.log*")
+    files = written_files(directory, f"event_EXPORT_*_{PREFIX}[0-9]*.log*")
     room, chosen = _RECALLED_BYTES, list[tuple[Path, int]]()
-    for _, size, path in sorted(found, reverse=True):
+    for _, size, path in sorted(files, reverse=True):
         chosen.append((path, max(0, size - room)))
         room -= size
         if room <= 0:
@@ -312,24 +312,24 @@ class _Handler(Handler):
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
             until = time.monotonic() + _LINGER_SECONDS
-            while (left := until - time.monotonic()) > 0:
-                self.connection.settimeout(left)
+            while (seconds := until - time.monotonic()) > 0:
+                self.connection.settimeout(seconds)
                 if not self.connection.recv(1 << 16):
                     break
 
     @contextmanager
     def _body(self) -> Iterator[bytes]:
-        said = self.headers.get("Content-Length", "")
-        if not said.isdecimal() or "Transfer-Encoding" in self.headers:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or "Transfer-Encoding" in self.headers:
             raise Refused(411, "say the body's length in Content-Length")
         try:
-            check_length(said, self.most_bytes)
+            check_length(length, self.most_bytes)
         except Refused:
-            log.error("%s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", said)
+            log.error("%s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", length)
             raise
         body = bytearray()
         try:
-            for piece in self._pieces(int(said)):
+            for piece in self._pieces(int(length)):
                 self.room.take(len(piece))
                 body += piece
             yield bytes(body)

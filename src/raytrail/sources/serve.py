@@ -54,8 +54,8 @@ def _instance_looked_at(source: Source, controller: Any, _: None) -> None:
     if _SHUT_DOWN in controller.__dict__:  # for a moment it goes on
         return
     # the options are what they were when it began
-    told = (controller._actor_details, controller._target_capacity)
-    source.tell(controller, told, lambda: _instance_data(controller, "RUNNING"))
+    state = (controller._actor_details, controller._target_capacity)
+    source.tell(controller, state, lambda: _instance_data(controller, "RUNNING"))
 
 
 def _instance_shut_down(source: Source, controller: Any, _: None) -> None:
@@ -71,8 +71,8 @@ def _instance_data(controller: Any, state: str) -> dict[str, Any]:
         **_known(controller._actor_details, ACTOR_FIELDS),
         "state": state,
         "proxy_location": str(getattr(location, "value", location)),
-        "http_options": _said(_read(schema.HTTPOptionsSchema, _said(http))),
-        "grpc_options": _said(_read(schema.gRPCOptionsSchema, _said(grpc))),
+        "http_options": _dump_set(_read(schema.HTTPOptionsSchema, _dump_set(http))),
+        "grpc_options": _dump_set(_read(schema.gRPCOptionsSchema, _dump_set(grpc))),
         "target_capacity": controller._target_capacity,
         "rest_fields": {name: sorted(fields(getattr(schema, name))) for name in REST_MODELS if hasattr(schema, name)},
     }
@@ -111,11 +111,11 @@ def _applications(source: Source) -> None:
 
 def _application(source: Source, app: Any, _: None, *_args: Any, **_kwargs: Any) -> None:
     target = app._target_state
-    told = (
+    state = (
         *(app._status, app._status_msg, app._route_prefix, app._deployment_timestamp, app._ingress_deployment_name),
         *(target.config, *(target.deployment_infos or ())),
     )
-    source.tell(app, told, lambda: _application_data(app, app._status.value))
+    source.tell(app, state, lambda: _application_data(app, app._status.value))
 
 
 def _application_deleted(source: Source, app: Any, deleted: bool) -> None:
@@ -125,7 +125,7 @@ def _application_deleted(source: Source, app: Any, deleted: bool) -> None:
 
 def _application_data(app: Any, status: str) -> dict[str, Any]:
     target = app._target_state
-    config = None if target.config is None else short(_said(target.config))
+    config = None if target.config is None else short(_dump_set(target.config))
     return {
         "name": app._name,
         "status": status,
@@ -156,8 +156,8 @@ def _deployment(source: Source, deployment: Any) -> None:
     if target.target_num_replicas < 0:  # not even its target is known yet
         return
     now, docs_path = deployment._curr_status_info, getattr(deployment, "_docs_path", None)  # as yet, in its __init__
-    told = (now.status, now.status_trigger, now.message, target.target_num_replicas, target.info, docs_path)
-    source.tell(deployment, told, lambda: _deployment_data(deployment, now.status.value))
+    state = (now.status, now.status_trigger, now.message, target.target_num_replicas, target.info, docs_path)
+    source.tell(deployment, state, lambda: _deployment_data(deployment, now.status.value))
 
 
 def _deployment_checked(source: Source, deployment: Any, result: tuple[bool, bool]) -> None:
@@ -188,7 +188,7 @@ def _deployment_config(deployment: Any, info: Any) -> dict[str, Any] | None:
     last, config = deployment.__dict__.get(_CONFIG, (None, None))
     if last is not info:
         schema = import_module("ray.serve.schema")
-        config = short(_public(_said(schema._deployment_info_to_schema(deployment._id.name, info))))
+        config = short(_public(_dump_set(schema._deployment_info_to_schema(deployment._id.name, info))))
         deployment.__dict__[_CONFIG] = (info, config)
     known: dict[str, Any] | None = config
     return known
@@ -231,7 +231,7 @@ def _replica_data(replica: Any, state: str) -> dict[str, Any]:
     called = getattr(replica, "get_outbound_deployments", lambda: None)()
     known = _known(replica.actor_details, REPLICA_FIELDS)
     if called is not None:
-        known["outbound_deployments"] = [{"name": one.name, "app_name": one.app_name} for one in called]
+        known["outbound_deployments"] = [{"name": callee.name, "app_name": callee.app_name} for callee in called]
     return {
         "app_name": deployment.app_name,
         "deployment_name": deployment.name,
@@ -245,15 +245,15 @@ def _known(details: Any, fields: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name in fields if (value := getattr(details, name)) is not None}
 
 
-def _said(model: Any) -> dict[str, Any]:
+def _dump_set(model: Any) -> dict[str, Any]:
     """Return what was set of a model of Pydantic 2, or of Pydantic 1, as Serve's schema is in Ray 2.48."""
     dump: Callable[..., dict[str, Any]] = getattr(model, "model_dump", None) or model.dict
     return dump(exclude_unset=True)
 
 
-def _read(model: Any, said: dict[str, Any]) -> Any:
+def _read(model: Any, values: dict[str, Any]) -> Any:
     """Return such a model of what it says; it leaves out what is none of its own."""
-    return (getattr(model, "model_validate", None) or model.parse_obj)(said)
+    return (getattr(model, "model_validate", None) or model.parse_obj)(values)
 
 
 def short(config: dict[str, Any]) -> dict[str, Any] | None:

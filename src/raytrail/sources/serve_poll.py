@@ -53,7 +53,7 @@ class ServePoll:
 
     def __init__(self, events: EventFiles, directory: Path, types: tuple[str, ...]) -> None:
         self._events, self._directory, self._types = events, directory, types
-        self._last: dict[str, dict[tuple[Any, ...], _Event]] = {one: {} for one in types}
+        self._last: dict[str, dict[tuple[Any, ...], _Event]] = {event_type: {} for event_type in types}
         self._ours: set[Path] = set()
         if self.hooked():
             return
@@ -83,22 +83,22 @@ class ServePoll:
 
     def take(self, answer: Mapping[str, Any]) -> None:
         """Write what has changed; `answer` is the whole of it, and nothing where Serve does not run."""
-        now: dict[str, dict[tuple[Any, ...], _Event]] = {one: {} for one in EVENT_TYPES}
-        for event_type, data in told(answer):
+        now: dict[str, dict[tuple[Any, ...], _Event]] = {event_type: {} for event_type in EVENT_TYPES}
+        for event_type, data in events_of(answer):
             now[event_type][_key(event_type, data)] = {**data, "polled": True}
         # those of an application on its way out are not shown any more, though they are there
         leaving = {name for name, app in answer.get("applications", {}).items() if app["status"] == "DELETING"}
         for event_type in self._types:
-            last, found = self._last[event_type], now[event_type]
-            for key, data in found.items():
+            last, current = self._last[event_type], now[event_type]
+            for key, data in current.items():
                 if last.get(key) != data:
                     self._events.append(event_type, data)
-            for key in last.keys() - found.keys():
+            for key in last.keys() - current.keys():
                 if last[key].get("app_name") in leaving:
-                    found[key] = last[key]
+                    current[key] = last[key]
                 else:
                     self._events.append(event_type, {**last[key], **_ENDS[event_type]})
-            self._last[event_type] = found
+            self._last[event_type] = current
 
 
 def _key(event_type: str, data: _Event) -> tuple[Any, ...]:
@@ -109,7 +109,7 @@ def _ended(event_type: str, data: _Event) -> bool:
     return _ENDS[event_type].items() <= data.items()
 
 
-def told(answer: Mapping[str, Any]) -> Iterator[tuple[str, _Event]]:
+def events_of(answer: Mapping[str, Any]) -> Iterator[tuple[str, _Event]]:
     """Yield what the answer tells, in the form of the hooks' events."""
     if controller := answer.get("controller_info"):
         options = {name: answer.get(name) for name in ("proxy_location", "http_options", "grpc_options")}
@@ -133,14 +133,14 @@ def told(answer: Mapping[str, Any]) -> Iterator[tuple[str, _Event]]:
 def _rest_fields(answer: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the fields that this Ray's answers have, of the models that there are any of."""
     apps, groups = answer.get("applications", {}).values(), answer.get("target_groups", ())
-    found: dict[str, Iterable[Mapping[str, Any]]] = {
+    by_model: dict[str, Iterable[Mapping[str, Any]]] = {
         "ServeInstanceDetails": [answer],
         "ApplicationDetails": apps,
         "DeploymentDetails": [deployment for app in apps for deployment in app["deployments"].values()],
         "TargetGroup": groups,
         "Target": [target for group in groups for target in group["targets"]],
     }
-    return {model: sorted(set().union(*those)) for model, those in found.items() if those}
+    return {model: sorted(set().union(*those)) for model, those in by_model.items() if those}
 
 
 def _application(app: Mapping[str, Any], deployments: list[str], ingress: str | None) -> _Event:

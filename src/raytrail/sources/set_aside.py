@@ -58,13 +58,13 @@ def line(event: bytes | msgspec.Raw, reason: str) -> bytes:
         event: As it came.
         reason: Why.
     """
-    said = {
+    record = {
         "event_id": event_id(event),
         "source_type": f"EXPORT_{SET_ASIDE}",
         "timestamp": 0,
         "event_data": {"reason": reason},
     }
-    return msgspec.json.encode(said) + b"\n"
+    return msgspec.json.encode(record) + b"\n"
 
 
 def event_id(event: bytes | msgspec.Raw) -> str:

@@ -211,10 +211,10 @@ class Appender:
 
     def _hold(self, touched: Mapping[FileKey, _Touched]) -> None:
         """Hold the ranges of the files that grew last; what is asked of others is in the catalogue."""
-        for key, one in touched.items():
-            one.ranges.changes.clear()
-            self._held += len(one.ranges) - len(self._ranges.pop(key, ()))
-            self._ranges[key] = one.ranges
+        for key, growth in touched.items():
+            growth.ranges.changes.clear()
+            self._held += len(growth.ranges) - len(self._ranges.pop(key, ()))
+            self._ranges[key] = growth.ranges
         while self._held > MOST_RANGES:
             _, oldest = self._ranges.popitem(last=False)
             self._held -= len(oldest)
@@ -351,27 +351,27 @@ class Appender:
         written: list[Path],
     ) -> None:
         """Decode the good lines of groups, which are in the spool, into files."""
-        found: dict[str, list[tuple[str, Written]]] = {group.session: [] for group in groups}
+        by_session: dict[str, list[tuple[str, Written]]] = {group.session: [] for group in groups}
         made: list[Path] = []
         try:
             for entity in entities:
-                one = of_many(entity) if len(groups) > 1 else entity
-                select = decode(one, lines(spool, line_type(one), longest))
+                variant = of_many(entity) if len(groups) > 1 else entity
+                select = decode(variant, lines(spool, line_type(variant), longest))
                 most = max(group.good for group in groups)
-                for file in self._files.write("log", entity.name, found, select, most, extremes(entity)):
+                for file in self._files.write("log", entity.name, by_session, select, most, extremes(entity)):
                     made.append(file.path)
-                    found[file.session].append((entity.name, file))
+                    by_session[file.session].append((entity.name, file))
                     if wrong := beyond_limits(entity, file.statistics):
                         raise UnreadableError(wrong)
             for group in groups:
-                if (rows := sum(file.rows for _, file in found[group.session])) != group.good:
+                if (rows := sum(file.rows for _, file in by_session[group.session])) != group.good:
                     raise UnreadableError(f"{group.good} lines gave {rows} rows")
         except BaseException:
             delete(made)
             raise
         written += made
         for group in groups:
-            group.files += found[group.session]
+            group.files += by_session[group.session]
             group.events += group.good
 
     def _write_unknown(self, group: _Group, written: list[Path]) -> None:
@@ -465,29 +465,29 @@ class Appender:
 def _name_ranges(db: sqlite3.Connection, touched: Mapping[FileKey, _Touched]) -> None:
     """Name the ranges seen, and add them up by event type; a file's is that of what came of it first."""
     added: dict[tuple[str, str], Extent] = {}
-    for key, one in touched.items():
-        if not one.ranges.changes:
+    for key, growth in touched.items():
+        if not growth.ranges.changes:
             continue
-        db.execute("INSERT OR IGNORE INTO file_types VALUES(?, ?, ?)", (key.session, key.file, one.event_type))
+        db.execute("INSERT OR IGNORE INTO file_types VALUES(?, ?, ?)", (key.session, key.file, growth.event_type))
         [(event_type,)] = db.execute(
             "SELECT event_type FROM file_types WHERE session = ? AND file = ?", (key.session, key.file)
         )
         of_type = added.get((key.session, event_type), NOTHING)
-        added[key.session, event_type] = of_type.plus(one.ranges.extent().minus(one.before))
+        added[key.session, event_type] = of_type.plus(growth.ranges.extent().minus(growth.before))
         db.executemany(
             "DELETE FROM ranges WHERE session = ? AND file = ? AND generation = ? AND start = ?",
-            [(*key, start) for start, end in one.ranges.changes.items() if end is None],
+            [(*key, start) for start, end in growth.ranges.changes.items() if end is None],
         )
         db.executemany(
             "INSERT OR REPLACE INTO ranges VALUES(?, ?, ?, ?, ?)",
-            [(*key, start, end) for start, end in one.ranges.changes.items() if end is not None],
+            [(*key, start, end) for start, end in growth.ranges.changes.items() if end is not None],
         )
     db.executemany(
         "INSERT INTO extents VALUES(?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET files = files + excluded.files, "
         "ends = ends + excluded.ends, stored = stored + excluded.stored",
         [(*key, *extent) for key, extent in added.items()],
     )
-    if grown := [key for key, one in touched.items() if one.ranges.changes]:
+    if grown := [key for key, growth in touched.items() if growth.ranges.changes]:
         note_growth(db, grown)
 
 
@@ -531,11 +531,11 @@ def _place(piece: tuple[Segment, bytes]) -> Segment:
 
 
 def _lines(segment: Segment, data: bytes) -> list[Line]:
-    found, offset = [], segment.start
+    whole_lines, offset = [], segment.start
     for line in data.split(b"\n")[:-1]:
-        found.append(Line(segment.file, segment.generation, offset, line))
+        whole_lines.append(Line(segment.file, segment.generation, offset, line))
         offset += len(line) + 1
-    return found
+    return whole_lines
 
 
 _Mark = Callable[[str, Segment, bytes], bytes]

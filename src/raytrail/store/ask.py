@@ -43,12 +43,12 @@ def tables(tree: Mapping[str, Any], known: Collection[str]) -> frozenset[str]:
         raise ConfigError(f"SQL: {len(statements)} statements; ask one SELECT")
     parts = [*_parts(statements[0])]
     asked = {name for part in parts if (name := _table(part)) is not None}
-    defined = {str(one["key"]).lower() for part in parts for one in part.get("cte_map", {}).get("map", ())}
-    for name in sorted(asked - defined - {_ALL_TABLES} - {one.lower() for one in known}):
+    defined = {str(entry["key"]).lower() for part in parts for entry in part.get("cte_map", {}).get("map", ())}
+    for name in sorted(asked - defined - {_ALL_TABLES} - {view.lower() for view in known}):
         near = difflib.get_close_matches(name, known, n=1)
         guess = f"did you mean {near[0]}" if near else f"there are {', '.join(sorted(known))}"
         raise ConfigError(f"SQL: no table {name!r}; {guess}{'?' if near else ''}")
-    return frozenset(known if _ALL_TABLES in asked else (one for one in known if one.lower() in asked))
+    return frozenset(known if _ALL_TABLES in asked else (view for view in known if view.lower() in asked))
 
 
 def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:

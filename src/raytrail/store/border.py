@@ -75,16 +75,16 @@ class Border:
         """
         chunks: list[Chunk] = []
         unreadable: list[Unreadable] = []
-        for one in arrived:
-            if isinstance(one, Unreadable):
-                unreadable.append(one)
+        for arrival in arrived:
+            if isinstance(arrival, Unreadable):
+                unreadable.append(arrival)
                 continue
             try:
-                one.check()
+                arrival.check()
             except EventError as error:
-                unreadable.append(_set_aside(one, str(error)))
+                unreadable.append(_set_aside(arrival, str(error)))
             else:
-                chunks.append(one)
+                chunks.append(arrival)
         if chunks:
             unreadable += self._store(chunks)
         if unreadable:
@@ -112,8 +112,8 @@ class Border:
         now_ms = time.time_ns() // 1_000_000
         new = 0
         with self._catalogue.transaction() as db:
-            for one in unreadable:
-                new += self._keep_one(db, one, now_ms)
+            for rejected in unreadable:
+                new += self._keep_one(db, rejected, now_ms)
             if new:
                 self._forget_oldest(db)
         if new:
@@ -124,28 +124,28 @@ class Border:
                 _text(unreadable[-1].reason, 500),
             )
 
-    def _keep_one(self, db: sqlite3.Connection, one: Unreadable, now_ms: int) -> bool:
+    def _keep_one(self, db: sqlite3.Connection, rejected: Unreadable, now_ms: int) -> bool:
         """Keep what is set aside, and count it in its session's ledger, once; return whether it is new."""
         headers = {
-            _text(name): _text(value) for name, value in list(one.headers.items())[:KEPT_HEADERS]
+            _text(name): _text(value) for name, value in list(rejected.headers.items())[:KEPT_HEADERS]
         }  # what else came is not of a chunk of ours
-        id = _id(one)
-        place, reason = _text(one.place), _text(one.reason)
+        id = _id(rejected)
+        place, reason = _text(rejected.place), _text(rejected.reason)
         known = db.execute(
             "INSERT OR IGNORE INTO rejected VALUES(?, ?, ?, 0, 0, ?, ?, x'')",
-            (one.session, SET_ASIDE, id, len(one.data), f"{place}: {reason}" if place else reason),
+            (rejected.session, SET_ASIDE, id, len(rejected.data), f"{place}: {reason}" if place else reason),
         )
         if not known.rowcount:
             return False
         db.execute(
             "INSERT INTO sessions(session, first_heard_ms, last_heard_ms, last_grew_ms) VALUES(?, ?, ?, ?) "
             "ON CONFLICT DO NOTHING",
-            (one.session, now_ms, now_ms, now_ms),
+            (rejected.session, now_ms, now_ms, now_ms),
         )
         db.execute(
             "INSERT INTO counts(session, event_type, rejected) VALUES(?, ?, 1) "
             "ON CONFLICT DO UPDATE SET rejected = rejected + 1",
-            (one.session, SET_ASIDE),
+            (rejected.session, SET_ASIDE),
         )
         db.execute(
             "INSERT INTO set_aside(id, came_ms, session, place, reason, headers, length, data) "
@@ -153,12 +153,12 @@ class Border:
             (
                 id,
                 now_ms,
-                one.session,
+                rejected.session,
                 place,
                 reason,
                 msgspec.json.encode(headers).decode(),
-                len(one.data),
-                one.data[:KEPT_BYTES],
+                len(rejected.data),
+                rejected.data[:KEPT_BYTES],
             ),
         )
         return True
@@ -223,9 +223,9 @@ def _set_aside(chunk: Chunk, reason: str) -> Unreadable:
     return Unreadable(place="", reason=reason, headers=chunk.headers(), data=chunk.data)
 
 
-def _id(one: Unreadable) -> str:
-    digest = hashlib.blake2b(one.data, digest_size=16)
-    for name, value in sorted(one.headers.items()):
+def _id(rejected: Unreadable) -> str:
+    digest = hashlib.blake2b(rejected.data, digest_size=16)
+    for name, value in sorted(rejected.headers.items()):
         digest.update(encoded(f"\n{name}={value}"))
     return digest.hexdigest()
 

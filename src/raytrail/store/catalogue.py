@@ -79,11 +79,11 @@ class Ranges:
     """Byte ranges of one file, none touching the next."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        found = sorted(ranges)
+        ordered = sorted(ranges)
         self.changes: dict[int, int | None] = {}
         """What `add` has changed: ends by their starts, None for a range that is part of another one by now."""
-        self._starts = [start for start, _ in found]
-        self._ends = [end for _, end in found]
+        self._starts = [start for start, _ in ordered]
+        self._ends = [end for _, end in ordered]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._starts, self._ends, strict=True)
@@ -221,15 +221,15 @@ class Catalogue:
         """Refuse what a newer version has written, and what has fewer transactions than were noted before."""
         made = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
         meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall()) if made else {}
-        version, found = int(meta.get(VERSION, KNOWN)), int(meta.get(COMMITS, commits))
+        version, actual = int(meta.get(VERSION, KNOWN)), int(meta.get(COMMITS, commits))
         if version > KNOWN:
             raise StoreTooNew(
                 f"{self._path}: written by a newer Raytrail (layout {version}, this one knows {KNOWN}); "
                 "upgrade this one"
             )
-        if found < commits:
+        if actual < commits:
             raise self._damaged(
-                f"its last {commits - found} transactions are gone, which were in {self._path.name}-wal"
+                f"its last {commits - actual} transactions are gone, which were in {self._path.name}-wal"
             )
 
     def _prepare(self) -> None:

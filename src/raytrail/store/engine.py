@@ -107,7 +107,7 @@ class Engine:
             # else it is nine tenths of what the disk has free; said in what it is connected with, DuckDB 2.0 forgets it
             self.run(f"SET max_temp_directory_size = '{config.sql_spill_bytes}B'")
             self.run("SET TimeZone = 'UTC'")
-            self.run(f"SET allowed_directories = [{', '.join(literal(f'{one}/') for one in only)}]")
+            self.run(f"SET allowed_directories = [{', '.join(literal(f'{directory}/') for directory in only)}]")
             self.run("SET enable_external_access = false")
             self.run("SET lock_configuration = true")
 
@@ -135,8 +135,8 @@ class Engine:
         """
         with closing(self._cursor()) as cursor, _errors():
             cursor.execute(sql, params or None)
-            while found := cursor.fetchmany(rows):
-                yield found
+            while batch := cursor.fetchmany(rows):
+                yield batch
 
     def arrow_stream(self, sql: str, params: Sequence[Any]) -> object:
         """
@@ -159,9 +159,9 @@ class Engine:
         if not _is_text(statement):
             raise ConfigError(f"SQL: {statement!r} is not text in UTF-8; mend its encoding")
         with closing(self._cursor()) as cursor, _question(StoreError), _errors():
-            for one in cursor.extract_statements(statement):
-                if one.type != duckdb.StatementType.SELECT:
-                    raise ConfigError(f"SQL: {one.type.name} is not taken; ask one SELECT, which only reads")
+            for parsed in cursor.extract_statements(statement):
+                if parsed.type != duckdb.StatementType.SELECT:
+                    raise ConfigError(f"SQL: {parsed.type.name} is not taken; ask one SELECT, which only reads")
             # what is missing from a tree has its default
             brief = "skip_null := true, skip_empty := true, skip_default := true"
             cursor.execute(f"SELECT json_serialize_sql(?::VARCHAR, {brief})", [statement])
@@ -257,11 +257,11 @@ def _as_text(number: int, kind: str) -> str:
 
 def _answer(cursor: duckdb.DuckDBPyConnection, statement: str, most: int) -> Rows:
     with _question(), _errors(but=_SPENT):
-        found = cursor.sql(cursor.extract_statements(statement)[0])
-    columns, types = tuple(found.columns), tuple(str(kind) for kind in found.types)
+        relation = cursor.sql(cursor.extract_statements(statement)[0])
+    columns, types = tuple(relation.columns), tuple(str(kind) for kind in relation.types)
     if any(_ZONED in kind for kind in types):
-        found = found.project(", ".join(_as_text(number, kind) for number, kind in enumerate(types, 1)))
-    return Rows(columns, types, found.limit(most).fetchall())
+        relation = relation.project(", ".join(_as_text(number, kind) for number, kind in enumerate(types, 1)))
+    return Rows(columns, types, relation.limit(most).fetchall())
 
 
 def _within(config: StoreConfig, cursor: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:

@@ -54,15 +54,15 @@ class Faults:
     """The faults of a store's life."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[object, ...]] = set()
+        self._logged: set[tuple[object, ...]] = set()
         self._put_off: dict[tuple[str, str], float] = {}
 
     def tell(self, what: str, session: str, fault: Exception) -> None:
         """Log a fault with its traceback, the first time that it happens there in our code."""
         frames = traceback.extract_tb(fault.__traceback__)
         where = (what, type(fault), *((frame.filename, frame.lineno) for frame in frames[-1:]))
-        if where not in self._told and len(self._told) < MOST_FAULTS:
-            self._told.add(where)
+        if where not in self._logged and len(self._logged) < MOST_FAULTS:
+            self._logged.add(where)
             log.error("%s of session %s; please report this", what, session, exc_info=fault)
 
     def each(self, what: str, sessions: Iterable[str], work: Callable[[str], object]) -> None:

@@ -19,7 +19,7 @@ from raytrail.fold.literals import literal, quote
 from raytrail.fold.sessions import SESSION, of_many
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, parquet
-from raytrail.store.ledger import REPORTED, REPORTS, LedgerRow, Ledgers, Told, ledger, read_reports
+from raytrail.store.ledger import REPORTED, REPORTS, LedgerRow, Ledgers, LedgerSource, ledger, read_reports
 from raytrail.store.read import Snapshot
 from raytrail.store.seal import OF_AGENTS
 
@@ -135,10 +135,10 @@ class Figures:
 
     def ended_ms(self, session: str) -> int | None:
         """Return when a session's last node died; None while one is alive, or where no event says."""
-        found = self._snapshot(session).rows("node", columns=["state", "end_time_ms"])
-        if not found or any(node["state"] != "DEAD" for node in found):
+        nodes = self._snapshot(session).rows("node", columns=["state", "end_time_ms"])
+        if not nodes or any(node["state"] != "DEAD" for node in nodes):
             return None
-        return max((node["end_time_ms"] or 0 for node in found), default=0) or None
+        return max((node["end_time_ms"] or 0 for node in nodes), default=0) or None
 
     def keep(self, sessions: Sequence[str], files: Mapping[str, Sequence[Path]]) -> dict[str, list[LedgerRow]]:
         """
@@ -152,9 +152,9 @@ class Figures:
             Their ledgers, which some of the figures follow from.
         """
         ledgers, summaries = dict[str, list[LedgerRow]](), list[tuple[str, str]]()
-        for session, found in self._work_out(sessions, _Files(files, self._catalogue, self._engine)).items():
-            ledgers[session] = found.ledger
-            summary = {**found.figures, "mark": self._mark(session)}
+        for session, worked_out in self._work_out(sessions, _Files(files, self._catalogue, self._engine)).items():
+            ledgers[session] = worked_out.ledger
+            summary = {**worked_out.figures, "mark": self._mark(session)}
             summaries.append((msgspec.json.encode(summary).decode(), session))
         with self._catalogue.transaction() as db:
             db.executemany("UPDATE sessions SET summary = ? WHERE session = ?", summaries)
@@ -180,7 +180,7 @@ class Figures:
         jobs = self._count(source, "job")
         inferred = {name: {session: of.inferred for session, of in total.items()} for name, total in totals.items()}
         ledgers = source.ledgers(sessions, inferred)
-        found: dict[str, _WorkedOut] = {}
+        results: dict[str, _WorkedOut] = {}
         for session in sessions:
             own = {name: of_session[session] for name, of_session in totals.items() if session in of_session}
             rows = ledgers[session]
@@ -193,19 +193,19 @@ class Figures:
                 "missing_bytes": sum(row.missing_bytes + row.skipped_bytes + row.lost_bytes for row in rows),
                 "unread": sum(len(row.unread) for row in rows),
             }
-            found[session] = _WorkedOut(figures, rows)
-        return found
+            results[session] = _WorkedOut(figures, rows)
+        return results
 
     def _rows(self, source: _Source, name: str, columns: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """Return an entity's states, by session."""
-        found = defaultdict[str, list[dict[str, Any]]](list)
+        by_session = defaultdict[str, list[dict[str, Any]]](list)
         if name in source.entities:
-            one = installed()[name]
-            items = ", ".join(show.public(find(one, column)) for column in columns)
-            read = show.read_from(one, [find(one, column) for column in columns])
-            for session, *row in self._engine.run(f"SELECT {SESSION.name}, {items} FROM {source(one, read)} s"):
-                found[session].append(dict(zip(columns, row, strict=True)))
-        return found
+            entity = installed()[name]
+            items = ", ".join(show.public(find(entity, column)) for column in columns)
+            read = show.read_from(entity, [find(entity, column) for column in columns])
+            for session, *row in self._engine.run(f"SELECT {SESSION.name}, {items} FROM {source(entity, read)} s"):
+                by_session[session].append(dict(zip(columns, row, strict=True)))
+        return by_session
 
     def _totals(self, source: _Source, name: str) -> dict[str, _Total]:
         relation = source(installed()[name], ["last_event_s", "inferred"])
@@ -217,9 +217,9 @@ class Figures:
         self, source: _Source, name: str, names: Sequence[str] | None = None, condition: str = "true"
     ) -> dict[str, int]:
         """Return how many states of an entity meet a condition, by session."""
-        one = installed()[name]
-        relation = f"({_view(one, source)})" if one.view else source(one, names)
-        if name not in source.entities and not one.view:
+        entity = installed()[name]
+        relation = f"({_view(entity, source)})" if entity.view else source(entity, names)
+        if name not in source.entities and not entity.view:
             return {}
         return dict(self._engine.run(f"SELECT {SESSION.name}, count(*) FROM {relation} WHERE {condition} GROUP BY 1"))
 
@@ -245,7 +245,7 @@ class _Source(Protocol):
     entities: Collection[str]
     """Which entities they may have states of; no view."""
 
-    def __call__(self, one: Entity, names: Sequence[str] | None) -> str:
+    def __call__(self, entity: Entity, names: Sequence[str] | None) -> str:
         """Return the relation of an entity's states, with these stored columns at least, or all, and `SESSION`."""
 
     def ledgers(
@@ -263,23 +263,25 @@ class _Files:
         self._files = {name: paths for name, paths in files.items() if paths}
         self.entities: Collection[str] = self._files.keys()
 
-    def __call__(self, one: Entity, names: Sequence[str] | None) -> str:
-        if one.name not in self._files:
-            return f"({merge.empty(of_many(one), partial=False)})"
-        return parquet(self._files[one.name], by_session=True)
+    def __call__(self, entity: Entity, names: Sequence[str] | None) -> str:
+        if entity.name not in self._files:
+            return f"({merge.empty(of_many(entity), partial=False)})"
+        return parquet(self._files[entity.name], by_session=True)
 
     def ledgers(
         self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
     ) -> Mapping[str, list[LedgerRow]]:
-        one = installed()["file"]
-        columns = [find(one, name) for name in REPORTED]
+        entity = installed()["file"]
+        columns = [find(entity, name) for name in REPORTED]
         items = ", ".join(f"{show.raw(column)} AS {quote(column.name)}" for column in columns)
-        relation = f"(SELECT {SESSION.name} AS session, {items} FROM {self(one, show.read_from(one, columns))} s)"
+        relation = f"(SELECT {SESSION.name} AS session, {items} FROM {self(entity, show.read_from(entity, columns))} s)"
         with self._engine.steps() as run:
             run(f"CREATE TEMP TABLE reports AS FROM {relation} WHERE {REPORTS}")
             reported = read_reports(self._catalogue, run, sessions, sealed=True)
-        told = {session: Told(reported[session], partial(_inferred, inferred, session)) for session in sessions}
-        return {session: ledger(self._catalogue, session, told[session]) for session in sessions}
+        sources = {
+            session: LedgerSource(reported[session], partial(_inferred, inferred, session)) for session in sessions
+        }
+        return {session: ledger(self._catalogue, session, sources[session]) for session in sessions}
 
 
 class _OfOne:
@@ -288,11 +290,11 @@ class _OfOne:
     def __init__(self, snapshot: Snapshot, ledgers: Ledgers) -> None:
         self._snapshot = snapshot
         self._ledgers = ledgers
-        self.entities: Collection[str] = [name for name, one in installed().items() if not one.view]
+        self.entities: Collection[str] = [name for name, entity in installed().items() if not entity.view]
 
-    def __call__(self, one: Entity, names: Sequence[str] | None) -> str:
+    def __call__(self, entity: Entity, names: Sequence[str] | None) -> str:
         session = literal(self._snapshot.session)
-        return f"(SELECT {session} AS {SESSION.name}, * FROM {self._snapshot.source(one, names)})"
+        return f"(SELECT {session} AS {SESSION.name}, * FROM {self._snapshot.source(entity, names)})"
 
     def ledgers(
         self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
@@ -300,8 +302,8 @@ class _OfOne:
         return {self._snapshot.session: self._ledgers.of(self._snapshot)}
 
 
-def _view(one: Entity, source: _Source) -> str:
-    view = of_many(one).view
+def _view(entity: Entity, source: _Source) -> str:
+    view = of_many(entity).view
     for name, other in installed().items():
         if f"{{{name}}}" in view:
             view = view.replace(f"{{{name}}}", source(other, None))
@@ -337,6 +339,6 @@ def _before_shutdown_ms(nodes: Sequence[Mapping[str, Any]]) -> int | None:
         return None
     first = min(end for end in ends if end >= max(ends) - SHUTDOWN_SECONDS * 1000)
     # what dies with a node is told in whole seconds, so it seems to have died before
-    told = all(node["inferred"] is None for node in nodes)
-    before = int(first) // 1000 * 1000 - 1 if told else int(first) - 1
+    by_events = all(node["inferred"] is None for node in nodes)
+    before = int(first) // 1000 * 1000 - 1 if by_events else int(first) - 1
     return max(before, min(node["start_time_ms"] or 0 for node in nodes))

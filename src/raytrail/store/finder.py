@@ -106,13 +106,13 @@ class LogFinder:
             )
         name = known.get(f"std{suffix}_file") or ""
         # a worker that was started in advance has another job in its logs' names than its task's events say
-        found = (name and self.named(node_id, name)) or self.of_worker(node_id, suffix, worker_id=task["worker_id"])
-        if not found:
+        part = (name and self.named(node_id, name)) or self.of_worker(node_id, suffix, worker_id=task["worker_id"])
+        if not part:
             raise NotFoundError(f"A file is not found at: {name}")
         start, end = known.get(f"std{suffix}_start") or 0, known.get(f"std{suffix}_end")
         if not start and end:
-            start = output_start(self._pieces, found.log, end) or 0
-        return LogPart(found.log, start, end)
+            start = output_start(self._pieces, part.log, end) or 0
+        return LogPart(part.log, start, end)
 
     def of_job(self, submission_id: str) -> tuple[str, LogPart | None]:
         """Return the node of a submission job's entrypoint, and what that printed, as far as they are known."""
@@ -121,8 +121,8 @@ class LogFinder:
             "job", columns=["driver_node_id"], where=[Filter("submission_id", "=", submission_id)], limit=1
         )
         node_id = rows[0]["driver_node_id"] or "" if rows else ""
-        if found := self.named(node_id, name):
-            return node_id, found
+        if part := self.named(node_id, name):
+            return node_id, part
         # its events are lost, or of before its driver began: its name is no other job's
         anywhere = [log for log in self._logs if log.name == name]
         if not anywhere:
@@ -145,8 +145,8 @@ class LogFinder:
     def named(self, node_id: str, name: str) -> LogPart | None:
         """Return a node's log of that name, if there is one; else the one that all nodes of its directory share."""
         for logs in (self.of_node(node_id), self._shared(node_id)):
-            if found := [log for log in logs if log.name == name]:
-                return LogPart(found[0])
+            if same_name := [log for log in logs if log.name == name]:
+                return LogPart(same_name[0])
         return None
 
     def of_node(self, node_id: str) -> list[Log]:
@@ -158,10 +158,10 @@ class LogFinder:
         those of a node on the same machine, with which it shares a directory.
         """
         if self._owners.are_plain:
-            found = [log for log in self._logs if log.node_id == node_id]
+            logs = [log for log in self._logs if log.node_id == node_id]
         else:
-            found = self._owners.owned.by_node.get(node_id, []) or self._of_peers(node_id)
-        return sorted(found, key=_age)
+            logs = self._owners.owned.by_node.get(node_id, []) or self._of_peers(node_id)
+        return sorted(logs, key=_age)
 
     def listed(self, node_id: str | None = None, glob: str = "**") -> list[Log]:
         """
@@ -173,12 +173,12 @@ class LogFinder:
         """
         every = self._logs if self._owners.are_plain else chain.from_iterable(self._owners.owned.by_node.values())
         chosen = every if node_id is None else self.of_node(node_id)
-        found = [log for log in chosen if matches(log.name, glob)]
-        return sorted(found, key=lambda log: (log.node_id, log.name, *_age(log)))
+        matching = [log for log in chosen if matches(log.name, glob)]
+        return sorted(matching, key=lambda log: (log.node_id, log.name, *_age(log)))
 
     def _of_peers(self, node_id: str) -> list[Log]:
-        one = [Filter("node_id", "=", node_id)]
-        here = self._snapshot.rows("node", columns=["node_ip"], where=one, limit=1)
+        of_node = [Filter("node_id", "=", node_id)]
+        here = self._snapshot.rows("node", columns=["node_ip"], where=of_node, limit=1)
         if not here or not here[0]["node_ip"]:
             return []
         peers = [Filter("node_ip", "=", here[0]["node_ip"])]
@@ -199,15 +199,15 @@ class LogFinder:
 
     def last_lines(self, log: Log, end: int, lines: int) -> int:
         """Return where the last lines before an offset begin, as Ray counts them; read backwards, a block at a time."""
-        left = lines - (_block(self._pieces, log, max(0, end - 1), end) != b"\n")
+        remaining = lines - (_block(self._pieces, log, max(0, end - 1), end) != b"\n")
         at = end
         while at > 0:
             low = max(0, at - BLOCK_BYTES)
             block = _block(self._pieces, log, low, at)
             count = block.count(b"\n")
-            if count > left:
-                return at - len(block.split(b"\n", count - left)[-1])
-            left -= count
+            if count > remaining:
+                return at - len(block.split(b"\n", count - remaining)[-1])
+            remaining -= count
             at = low
         return 0
 

@@ -91,7 +91,7 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     """States that no event ended; we closed them."""
 
 
-class Told(NamedTuple):
+class LedgerSource(NamedTuple):
     """What the states of a session say for its ledger."""
 
     reported: Mapping[str, Reported]
@@ -100,7 +100,7 @@ class Told(NamedTuple):
     """Gives how many states of an entity we closed."""
 
 
-def told(catalogue: Catalogue, snapshot: Snapshot, ends: Ends) -> Told:
+def ledger_source(catalogue: Catalogue, snapshot: Snapshot, ends: Ends) -> LedgerSource:
     """Return what a session's states say for its ledger."""
     session = snapshot.session
     sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
@@ -112,14 +112,14 @@ def told(catalogue: Catalogue, snapshot: Snapshot, ends: Ends) -> Told:
     with snapshot.steps() as run:
         relation, params = snapshot.relation("file", REPORTED)
         run(f"CREATE TEMP TABLE reports AS SELECT ? AS session, * FROM {relation} WHERE {REPORTS}", [session, *params])
-        return Told(
+        return LedgerSource(
             read_reports(catalogue, run, [session], sealed=sealed, ends=None if sealed else ends)[session], inferred
         )
 
 
-def ledger(catalogue: Catalogue, session: str, told: Told) -> list[LedgerRow]:
+def ledger(catalogue: Catalogue, session: str, source: LedgerSource) -> list[LedgerRow]:
     """Return the ledger of a session, by event type."""
-    reported = told.reported
+    reported = source.reported
     extents = catalogue.extents(session)
     counts = {
         event_type: rest
@@ -130,7 +130,7 @@ def ledger(catalogue: Catalogue, session: str, told: Told) -> list[LedgerRow]:
         )
     }
     return [
-        _row(catalogue, session, told, event_type, extents.get(event_type, NOTHING), counts)
+        _row(catalogue, session, source, event_type, extents.get(event_type, NOTHING), counts)
         for event_type in sorted(extents.keys() | counts.keys() | reported.keys())
     ]
 
@@ -156,7 +156,9 @@ class Ledgers:
         mark = self._mark(session)
         known = self._known.get(session) or self._kept(session)
         if known is None or known.mark != mark:
-            known = _Kept(mark=mark, rows=ledger(self._catalogue, session, told(self._catalogue, snapshot, self._ends)))
+            known = _Kept(
+                mark=mark, rows=ledger(self._catalogue, session, ledger_source(self._catalogue, snapshot, self._ends))
+            )
         with self._lock:
             self._known[session] = known
             self._known.move_to_end(session)
@@ -167,7 +169,7 @@ class Ledgers:
     def keep(self, ledgers: Mapping[str, list[LedgerRow]]) -> None:
         """Keep the ledgers of sealed sessions beside them."""
         kept = {session: _Kept(rows=rows, mark=self._mark(session)) for session, rows in ledgers.items()}
-        texts = [(f"ledger {session}", msgspec.json.encode(one).decode()) for session, one in kept.items()]
+        texts = [(f"ledger {session}", msgspec.json.encode(known).decode()) for session, known in kept.items()]
         with self._catalogue.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", texts)
         self._ends.forget(ledgers)
@@ -246,26 +248,26 @@ def read_reports(
         sealed: Whether they are sealed: then all that was seen is to be stored.
         ends: Of one session: what keeps where its ranges end, for the next time.
     """
-    found = {session: defaultdict[str, Reported](Reported) for session in sessions}
+    by_type = {session: defaultdict[str, Reported](Reported) for session in sessions}
     few = _few(run, sessions)
     if ends is not None and few[sessions[0]] is None:
         with ends.of(sessions[0]) as table:
             run(_FILES.format(stored=table), [COLLECTED, sealed, LOG])
     else:
-        make_table(run, "stored", chain.from_iterable(catalogue.lines_of_ranges(*one) for one in few.items()))
+        make_table(run, "stored", chain.from_iterable(catalogue.lines_of_ranges(*item) for item in few.items()))
         run(_FILES.format(stored="stored"), [COLLECTED, sealed, LOG])
     for session, event_type, *sums in run(_ADD_UP):
-        found[session][event_type] = Reported(_Sums(*map(int, sums)))
+        by_type[session][event_type] = Reported(_Sums(*map(int, sums)))
     for session, event_type, file, generation in run(_WITH_HOLES):
-        found[session][event_type].with_holes.add((file, generation))
+        by_type[session][event_type].with_holes.add((file, generation))
     for session, event_type, file, generation, name, due, *_ in run(_first("due > stored"), [SHOWN]):
         ranges = catalogue.ranges(FileKey(session, file, generation))
-        found[session][event_type].missing += _missing((file, generation), name, ranges, due)
+        by_type[session][event_type].missing += _missing((file, generation), name, ranges, due)
     unread = run(_first("reason IS NOT NULL"), [SHOWN])
     for session, event_type, file, generation, name, _, start, end, reason in unread:
-        said = Unread(file=file, name=name, generation=generation, start=start, end=end, reason=reason)
-        found[session][event_type].unread.append(said)
-    return found
+        unread_end = Unread(file=file, name=name, generation=generation, start=start, end=end, reason=reason)
+        by_type[session][event_type].unread.append(unread_end)
+    return by_type
 
 
 def _few(run: Run, sessions: Sequence[str]) -> dict[str, list[tuple[str, int]] | None]:
@@ -337,12 +339,12 @@ def _missing(key: tuple[str, int], name: str, ranges: Ranges, due: int) -> Itera
 def _row(
     catalogue: Catalogue,
     session: str,
-    told: Told,
+    source: LedgerSource,
     event_type: str,
     extent: Extent,
     counts: Mapping[str, list[int]],
 ) -> LedgerRow:
-    reported = told.reported.get(event_type) or Reported()
+    reported = source.reported.get(event_type) or Reported()
     # of files that nobody has reported, of which there may be a million, what they add up to is enough
     sums = reported.sums
     rest = extent.minus(sums.extent)
@@ -376,7 +378,7 @@ def _row(
         lost_bytes=sums.lost,
         unread_bytes=sums.unread,
         unread=tuple(reported.unread),
-        inferred=sum(told.inferred(one.name) for one in of_file_type(event_type) if one.name in installed()),
+        inferred=sum(source.inferred(entity.name) for entity in of_file_type(event_type) if entity.name in installed()),
     )
 
 
@@ -398,5 +400,5 @@ def _holes(
         yield from _missing(key, "", ranges, ranges.end)
 
 
-def _place(one: Missing) -> tuple[str, int, int]:
-    return one.file, one.generation, one.start
+def _place(missing: Missing) -> tuple[str, int, int]:
+    return missing.file, missing.generation, missing.start

@@ -100,22 +100,22 @@ class LiveFold:
         """
         try:
             files = self._catalogue.log_files(session, unfolded=True)
-            one = self._sessions.setdefault(session, _Session())
-            pending = set(one.logs)
+            progress = self._sessions.setdefault(session, _Session())
+            pending = set(progress.logs)
             new = [file for file in files if file.id not in pending]
-            begun = {file.entity for file in self._catalogue.state_files(session)} | one.open.keys()
-            left: set[str] = set()
+            begun = {file.entity for file in self._catalogue.state_files(session)} | progress.open.keys()
+            unfolded: set[str] = set()
             for entity in installed().values():
                 logs = [file for file in new if file.entity == entity.name]
                 if at_once and entity.name not in begun and _events(logs) <= PASS_EVENTS:
-                    left.add(entity.name)
+                    unfolded.add(entity.name)
                     continue
                 for log in self._passes(entity, logs):
-                    self._fold(session, one, entity, log)
-            one.logs += [file.id for file in new if file.entity not in left]
-            pause = one.committing_seconds / MOST_COMMITTING
-            if one.logs and (at_once or time.monotonic() - one.committed_at >= pause):
-                self._commit(session, one)
+                    self._fold(session, progress, entity, log)
+            progress.logs += [file.id for file in new if file.entity not in unfolded]
+            pause = progress.committing_seconds / MOST_COMMITTING
+            if progress.logs and (at_once or time.monotonic() - progress.committed_at >= pause):
+                self._commit(session, progress)
         except BaseException:
             # what is in memory may be ahead of the files that were not named: back to the last commit
             self.forget(session)
@@ -124,10 +124,10 @@ class LiveFold:
 
     def forget(self, session: str) -> None:
         """Drop what is held in memory of a session, back to its last commit."""
-        one = self._sessions.pop(session, _Session())
-        for known in one.open.values():
+        progress = self._sessions.pop(session, _Session())
+        for known in progress.open.values():
             self._engine.run(f"DROP TABLE IF EXISTS {known.table}")
-        delete(file.path for _, file in one.closed)
+        delete(file.path for _, file in progress.closed)
 
     def retire(self, paths: list[Path]) -> None:
         """Delete files that are named no more, once whoever has read the catalogue before has opened them."""
@@ -144,8 +144,8 @@ class LiveFold:
             path.unlink(missing_ok=True)
         self._stale = []
 
-    def _fold(self, session: str, one: _Session, entity: Entity, log: str) -> None:
-        known = self._open(session, one, entity)
+    def _fold(self, session: str, progress: _Session, entity: Entity, log: str) -> None:
+        known = self._open(session, progress, entity)
         batch, touched = f"{known.table}_batch", f"{known.table}_touched"
         self._engine.run(
             f"CREATE OR REPLACE TABLE {batch} AS SELECT *, {known.key} AS key_hash FROM ({merge.folded(entity, log)})"
@@ -166,8 +166,8 @@ class LiveFold:
         self._engine.run(f"INSERT INTO {batch} BY NAME FROM {touched}_joined")
         done = f"({entity.life.complete})" if entity.life.complete else "false"
         if entity.life.complete:
-            self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
-        one.changed.add(entity.name)
+            self._close(session, progress, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
+        progress.changed.add(entity.name)
         self._engine.run(
             f"INSERT INTO {known.table} BY NAME SELECT *, {int(time.time())} AS folded_s "
             f"FROM {batch} WHERE {done} IS NOT TRUE"
@@ -188,8 +188,8 @@ class LiveFold:
                 for paths in self._divide(entity, logs, number, Path(directory)):
                     yield filled_log(entity, parquet(paths))
         else:
-            for one in range(passes):
-                yield source if passes == 1 else f"(SELECT * FROM {source} WHERE {number} = {one})"
+            for index in range(passes):
+                yield source if passes == 1 else f"(SELECT * FROM {source} WHERE {number} = {index})"
 
     def _divide(self, entity: Entity, logs: list[LogFile], number: str, into: Path) -> list[list[Path]]:
         """Write the events of logs by a number of each, in about as many bytes, and return the files of each number."""
@@ -208,26 +208,26 @@ class LiveFold:
     def _events(self, entity: Entity, logs: list[LogFile]) -> str:
         return filled_log(entity, parquet(self._files.paths(logs)))
 
-    def _close(self, session: str, one: _Session, entity: Entity, select: str) -> None:
-        one.closed += [(entity.name, file) for file in self._write(session, entity, "closed", select)]
+    def _close(self, session: str, progress: _Session, entity: Entity, select: str) -> None:
+        progress.closed += [(entity.name, file) for file in self._write(session, entity, "closed", select)]
 
-    def _commit(self, session: str, one: _Session) -> None:
+    def _commit(self, session: str, progress: _Session) -> None:
         began = time.monotonic()
         opened: list[tuple[str, Written]] = []
-        for name in sorted(one.changed):
-            entity, known = installed()[name], one.open[name]
+        for name in sorted(progress.changed):
+            entity, known = installed()[name], progress.open[name]
             if entity.life.settled:
                 settled = (
                     f"FROM {known.table} WHERE {entity.life.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
                 )
-                self._close(session, one, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
+                self._close(session, progress, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
                 self._engine.run(f"DELETE {settled}")
             select = f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}"
             opened += [(name, file) for file in self._write(session, entity, "open", select)]
-        make_durable([file.path for _, file in (*one.closed, *opened)])
+        make_durable([file.path for _, file in (*progress.closed, *opened)])
         old: list[Path] = []
         with self._catalogue.transaction() as db:
-            for name in one.changed:
+            for name in progress.changed:
                 old += [
                     self._root / path
                     for (path,) in db.execute(
@@ -235,20 +235,22 @@ class LiveFold:
                         (session, name),
                     )
                 ]
-            for kind, found in (("closed", one.closed), ("open", opened)):
-                for name, file in found:
+            for kind, files in (("closed", progress.closed), ("open", opened)):
+                for name, file in files:
                     name_state(db, session, self._files.state(name, kind, file))
-            db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(id,) for id in one.logs])
-        changed, one.closed, one.logs, one.changed = one.changed, [], [], set()
+            db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(id,) for id in progress.logs])
+        changed, progress.closed, progress.logs, progress.changed = progress.changed, [], [], set()
         self.retire(old)
         for name in changed:
             self._gather_closed(session, installed()[name])
-        one.committed_at = time.monotonic()
-        one.committing_seconds = one.committed_at - began if sum(file.rows for _, file in opened) > LITTLE_OPEN else 0.0
+        progress.committed_at = time.monotonic()
+        progress.committing_seconds = (
+            progress.committed_at - began if sum(file.rows for _, file in opened) > LITTLE_OPEN else 0.0
+        )
 
-    def _open(self, session: str, one: _Session, entity: Entity) -> _Open:
+    def _open(self, session: str, progress: _Session, entity: Entity) -> _Open:
         """Return what is open, read back from the last commit where this process has nothing."""
-        if entity.name not in one.open:
+        if entity.name not in progress.open:
             key = f"hash({', '.join(quote(name) for name in entity.key)})"
             table = f"open_{entity.name}_{time.monotonic_ns()}"
             files = [f for f in self._catalogue.state_files(session, entity.name) if f.kind == "open"]
@@ -260,8 +262,8 @@ class LiveFold:
             self._engine.run(
                 f"CREATE TABLE {table} AS SELECT *, {key} AS key_hash, {int(time.time())} AS folded_s {source}"
             )
-            one.open[entity.name] = _Open(table, key)
-        return one.open[entity.name]
+            progress.open[entity.name] = _Open(table, key)
+        return progress.open[entity.name]
 
     def _write(self, session: str, entity: Entity, kind: str, select: str) -> list[Written]:
         # sorted by pieces: a sealed session is their sequence, in which a query still skips

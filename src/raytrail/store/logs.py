@@ -111,14 +111,14 @@ class Logs:
 
     def name(self, db: sqlite3.Connection, session: str, path: Path, frames: Iterable[Frame]) -> None:
         """Name a body and its frames, within a transaction of the catalogue."""
-        found = list(frames)
+        listed = list(frames)
         body = db.execute(
             "INSERT INTO bodies(session, path, bytes) VALUES(?, ?, ?)",
-            (session, str(path.relative_to(self._root)), sum(frame.end - frame.start for frame in found)),
+            (session, str(path.relative_to(self._root)), sum(frame.end - frame.start for frame in listed)),
         ).lastrowid
         db.executemany(
             "INSERT INTO frames VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(session, *frame._replace(body=body or 0)) for frame in found],
+            [(session, *frame._replace(body=body or 0)) for frame in listed],
         )
 
     def gather(self, session: str, *, every: bool = False) -> list[Path]:
@@ -183,10 +183,10 @@ class Logs:
                     *few,
                 )
             }
-        found = []
+        logs = []
         for report in reported:
             size, length = stored.get((report["file"], report["generation"]), (0, 0))
-            found.append(
+            logs.append(
                 msgspec.convert(
                     {
                         "node_id": report["node_id"] or "",
@@ -201,7 +201,7 @@ class Logs:
                     Log,
                 )
             )
-        return sorted(found, key=lambda log: (log.file, log.generation))
+        return sorted(logs, key=lambda log: (log.file, log.generation))
 
     def pieces(self, session: str, log: Log, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """
@@ -416,7 +416,7 @@ def matches(name: str, glob: str) -> bool:
     """Say whether a name matches a glob, as pathlib has it: ``*`` stays within a directory, ``**`` is any of them."""
     globs = glob.split("/")
     # many of ** in a row say no more than one, and would be tried in all their ways
-    distinct = [one for one, before in zip(globs, ("", *globs), strict=False) if one != "**" or before != "**"]
+    distinct = [part for part, before in zip(globs, ("", *globs), strict=False) if part != "**" or before != "**"]
     return _matches(name.split("/"), distinct)
 
 

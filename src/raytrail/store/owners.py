@@ -91,11 +91,11 @@ class Owners:
             return Owned({node.node_id: [msgspec.structs.replace(log, node_id=node.node_id) for log in every]}, {})
         for labels in self._directories():
             logs = [log for label in labels for log in self._logs[label]]
-            told = [self._told(log.name) for log in logs]
-            nodes = self._nodes_of(labels, set(told), [log.name for log in logs])
+            owners = [self._find_owner(log.name) for log in logs]
+            nodes = self._nodes_of(labels, set(owners), [log.name for log in logs])
             numbered = _by_number([log.name for log in logs], nodes)
-            for log, owner in zip(logs, told, strict=True):
-                node_id = owner or numbered.get(log.name) or self._untold(log, labels, nodes)
+            for log, owner in zip(logs, owners, strict=True):
+                node_id = owner or numbered.get(log.name) or self._guess_owner(log, labels, nodes)
                 log = msgspec.structs.replace(log, node_id=node_id)
                 by_node[node_id].append(log)
                 if not owner and log.name not in numbered:
@@ -103,7 +103,7 @@ class Owners:
                         shared[node.node_id].append(log)
         return Owned(by_node, shared)
 
-    def _untold(self, log: Log, labels: list[str], nodes: list[_Node]) -> str:
+    def _guess_owner(self, log: Log, labels: list[str], nodes: list[_Node]) -> str:
         """Return the node of a log that neither events nor a number tell."""
         # an agent that was there when the next node began has shipped what came before under the one before it
         seen_at_the_time = len(labels) > 1 and not _PROCESS.fullmatch(log.name)
@@ -119,7 +119,7 @@ class Owners:
 
     def _directories(self) -> list[list[str]]:
         """Return the ids that logs were shipped under, those of one directory together."""
-        found: list[list[str]] = []
+        directories: list[list[str]] = []
         ips = {node.node_id: node.ip for node in self._nodes}
         heads = {node.node_id for node in self._nodes if node.is_head}
         order = {node.node_id: place for place, node in enumerate(self._nodes)}
@@ -130,18 +130,18 @@ class Owners:
             )
             before = [
                 labels
-                for labels in found
+                for labels in directories
                 if ips.get(label, "") == ips.get(labels[-1]) or (label in heads and labels[-1] in heads)
             ]
             if first and before:
                 before[-1].append(label)
             else:
-                found.append([label])
-        return found
+                directories.append([label])
+        return directories
 
-    def _nodes_of(self, labels: list[str], told: set[str], names: list[str]) -> list[_Node]:
+    def _nodes_of(self, labels: list[str], owners: set[str], names: list[str]) -> list[_Node]:
         """Return the nodes that have worked in a directory, oldest first, as far as its logs tell."""
-        known = told.union(labels)
+        known = owners.union(labels)
         nodes = [node for node in self._nodes if node.node_id in known]
         others = [node for node in self._nodes if node.node_id not in known and node.node_id not in self._logs]
         if "" in labels:
@@ -155,7 +155,7 @@ class Owners:
 
     # -- what events tell
 
-    def _told(self, name: str) -> str:
+    def _find_owner(self, name: str) -> str:
         """Return the node of a log as events tell it; empty where they do not."""
         path = PurePosixPath(name)
         if match := _WORKER.fullmatch(path.name):
@@ -184,19 +184,21 @@ class Owners:
     def _submissions(self) -> dict[str, str]:
         jobs = self._snapshot.rows("submission_job", columns=["submission_id", "driver_node_id"])
         drivers = self._snapshot.rows("driver_job", columns=["submission_id", "job_id"], order=["job_id"])
-        found = {row["submission_id"]: self._jobs.get(row["job_id"], "") for row in drivers if row["submission_id"]}
-        return found | {row["submission_id"]: row["driver_node_id"] for row in jobs if row["driver_node_id"]}
+        by_submission = {
+            row["submission_id"]: self._jobs.get(row["job_id"], "") for row in drivers if row["submission_id"]
+        }
+        return by_submission | {row["submission_id"]: row["driver_node_id"] for row in jobs if row["driver_node_id"]}
 
     @cached_property
     def _jobs(self) -> dict[str, str]:
         """The nodes of jobs' drivers."""
         actors = self._snapshot.group("actor", ["job_id", "node_id"])
-        found = _only((row["job_id"], row["node_id"]) for row in actors if row["job_id"] and row["node_id"])
+        by_job = _only((row["job_id"], row["node_id"]) for row in actors if row["job_id"] and row["node_id"])
         columns = ["job_id", "driver_node_id", "driver_ip_address", "start_time_ms"]
         for row in self._snapshot.rows("driver_job", columns=columns):
             if node_id := row["driver_node_id"] or self._at(row["driver_ip_address"] or "", row["start_time_ms"] or 0):
-                found[row["job_id"]] = node_id
-        return found
+                by_job[row["job_id"]] = node_id
+        return by_job
 
     def _at(self, ip: str, ms: int) -> str:
         """Return the node that had an address at a moment; empty where that is not one."""
@@ -222,10 +224,10 @@ class Owners:
 
 def _only(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, str]:
     """Return the node of each key of which there is one alone."""
-    found = defaultdict[_Key, set[str]](set)
+    node_ids = defaultdict[_Key, set[str]](set)
     for key, node_id in pairs:
-        found[key].add(node_id)
-    return {key: next(iter(ids)) for key, ids in found.items() if len(ids) == 1}
+        node_ids[key].add(node_id)
+    return {key: next(iter(ids)) for key, ids in node_ids.items() if len(ids) == 1}
 
 
 def _last(nodes: list[_Node], count: int) -> list[_Node]:
@@ -240,11 +242,11 @@ def _main(nodes: list[_Node]) -> str:
 
 def _series(names: Iterable[str]) -> dict[tuple[str, str], dict[int, str]]:
     """Return the logs of a node's own processes, by process and suffix, each by its number."""
-    found = defaultdict[tuple[str, str], dict[int, str]](dict)
+    series = defaultdict[tuple[str, str], dict[int, str]](dict)
     for name in names:
         if match := _PROCESS.fullmatch(name):
-            found[match["process"], match["suffix"]][int(match["number"] or 0)] = name
-    return found
+            series[match["process"], match["suffix"]][int(match["number"] or 0)] = name
+    return series
 
 
 def _most_numbers(names: Iterable[str], processes: tuple[str, ...]) -> int:
@@ -257,10 +259,10 @@ def _by_number(names: Iterable[str], nodes: list[_Node]) -> dict[str, str]:
 
     A log that has no number and no other beside it is written by all, one after the other.
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for (process, _), numbers in _series(names).items():
         those = nodes if process in _OF_NODE else [node for node in nodes if node.is_head]
         if those and numbers.keys() != {0}:
             for back, number in enumerate(sorted(numbers, reverse=True)):
-                found[numbers[number]] = those[max(0, len(those) - 1 - back)].node_id
-    return found
+                by_name[numbers[number]] = those[max(0, len(those) - 1 - back)].node_id
+    return by_name

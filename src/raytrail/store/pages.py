@@ -56,15 +56,15 @@ class Pages:
             OSError: It cannot be read.
         """
         try:
-            found = list(self._differing())
+            differing = list(self._differing())
         except FileNotFoundError:
             return []
         for _ in range(ROUNDS):
-            found = sorted(set(found) - self._logged())
-            if not found:
+            differing = sorted(set(differing) - self._logged())
+            if not differing:
                 break
-            found = list(self._differing(found))
-        return found
+            differing = list(self._differing(differing))
+        return differing
 
     def commits(self) -> int:
         """Return how many transactions there were at least."""
@@ -85,8 +85,8 @@ class Pages:
         noted = self._noted()
         with self._database.open("rb") as file:
             pages = os.fstat(file.fileno()).st_size // _page_bytes(file.read(18)[16:])
-        found = [number for number in range(1, pages + 1) if not _whole(noted[number : number + 1])]
-        return sorted(set(found) - self._logged()) if found else []
+        suspect = [number for number in range(1, pages + 1) if not _whole(noted[number : number + 1])]
+        return sorted(set(suspect) - self._logged()) if suspect else []
 
     def complete(self) -> None:
         """
@@ -157,14 +157,14 @@ class Pages:
 
     def _logged(self) -> set[int]:
         """Return the pages that are in the log; frames that it had before it was written over have another salt."""
-        found: set[int] = set()
+        pages: set[int] = set()
         with suppress(FileNotFoundError), self._log.open("rb") as file:
             header = file.read(_LOG_HEADER)
             size, salt, place = int.from_bytes(header[8:12], "big"), header[16:24], _LOG_HEADER
             while (frame := os.pread(file.fileno(), _FRAME_HEADER, place)) and frame[8:16] == salt:
-                found.add(int.from_bytes(frame[:4], "big"))
+                pages.add(int.from_bytes(frame[:4], "big"))
                 place += _FRAME_HEADER + size
-        return found
+        return pages
 
 
 def _page_bytes(field: bytes) -> int:

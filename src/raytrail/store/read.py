@@ -11,7 +11,8 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
-from raytrail.entities import Column, Derived, Entity, Type, entity, installed
+from raytrail.entities import Column, Derived, Entity, Type, installed
+from raytrail.entities import entity as entity_of
 from raytrail.errors import ConfigError
 from raytrail.event import UNDECODABLE
 from raytrail.fold import show
@@ -100,37 +101,37 @@ class Snapshot:
         """Return the session at its end, or as it is now."""
         return Snapshot(self._engine, self.session, None, self._states, self._counts, attach=self._attach)
 
-    def source(self, one: Entity, names: Sequence[str] | None = None) -> str:
+    def source(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of an entity's states, with these stored columns at least, or all."""
-        if not one.view:
-            return self._base(one, names)
-        view = of_session(one.view, many=False)
+        if not entity.view:
+            return self._base(entity, names)
+        view = of_session(entity.view, many=False)
         for name, other in installed().items():
             if f"{{{name}}}" in view:
                 view = view.replace(f"{{{name}}}", self._base(other))
         return f"({view})"
 
-    def _base(self, one: Entity, names: Sequence[str] | None = None) -> str:
+    def _base(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of an entity's states at the moment, with these stored columns at least."""
         if self._moment is None:
-            return self._last(one, names)
-        return self._states.at(self.session, one, self._moment, names)
+            return self._last(entity, names)
+        return self._states.at(self.session, entity, self._moment, names)
 
-    def _last(self, one: Entity, names: Sequence[str] | None = None) -> str:
+    def _last(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of last states, with these stored columns at least, and what they were earlier by."""
-        if names is not None and self._moment is not None and one.moments:
-            names = [*read_by_times(one, one.moments, names)]
-        return self._states.last(self.session, one, names, attach=self._attach)
+        if names is not None and self._moment is not None and entity.moments:
+            names = [*read_by_times(entity, entity.moments, names)]
+        return self._states.last(self.session, entity, names, attach=self._attach)
 
-    def _table(self, one: Entity) -> str | None:
+    def _table(self, entity: Entity) -> str | None:
         """Return the table of an entity's last states, where the session is sealed and has one."""
-        return self._states.table(self.session, one.name, stored(one)) if self._attach else None
+        return self._states.table(self.session, entity.name, stored(entity)) if self._attach else None
 
-    def _tally(self, one: Entity) -> str | None:
+    def _tally(self, entity: Entity) -> str | None:
         """Return the table of how many states there are of each kind, likewise."""
-        if not self._attach or not one.moments:
+        if not self._attach or not entity.moments:
             return None
-        return self._states.table(self.session, tally_name(one), tally_columns(one.moments))
+        return self._states.table(self.session, tally_name(entity), tally_columns(entity.moments))
 
     @_or_of_files
     def rows(
@@ -157,15 +158,15 @@ class Snapshot:
         Raises:
             NotFoundError: There is no such entity or column.
         """
-        one = entity(noun)
-        wanted = shown(one) if columns is None else tuple(find(one, name) for name in columns)
-        few = FEW_ROWS if self._numbered(one) else FEW_KEYS
-        if not one.view and not _ids(one, where) and limit is not None and limit <= few:
-            found = self._few(one, wanted, where, order, limit, offset)
+        entity = entity_of(noun)
+        wanted = shown(entity) if columns is None else tuple(find(entity, name) for name in columns)
+        few = FEW_ROWS if self._numbered(entity) else FEW_KEYS
+        if not entity.view and not _ids(entity, where) and limit is not None and limit <= few:
+            records = self._few(entity, wanted, where, order, limit, offset)
         else:
-            found = self.run(*self.select(one, wanted, where, order, limit, offset))
+            records = self.run(*self.select(entity, wanted, where, order, limit, offset))
         names = [column.name for column in wanted]
-        rows = [dict(zip(names, row, strict=True)) for row in found]
+        rows = [dict(zip(names, row, strict=True)) for row in records]
         decoders = [(column.name, decode) for column in wanted if (decode := _decoder(column))]
         for row in rows:
             for name, decode in decoders:
@@ -184,14 +185,14 @@ class Snapshot:
         limit: int | None = None,
     ) -> object:
         """Return what `rows` returns as Arrow's C stream: a PyCapsule. JSON stays text there."""
-        one = entity(noun)
-        wanted = [find(one, name) for name in columns]
+        entity = entity_of(noun)
+        wanted = [find(entity, name) for name in columns]
         with self._states.asking(self.session):
-            return self._engine.arrow_stream(*self.select(one, wanted, where, order, limit))
+            return self._engine.arrow_stream(*self.select(entity, wanted, where, order, limit))
 
     def select(
         self,
-        one: Entity,
+        entity: Entity,
         wanted: Sequence[Column | Derived],
         where: Sequence[Filter] = (),
         order: Sequence[str] = (),
@@ -199,10 +200,10 @@ class Snapshot:
         offset: int = 0,
     ) -> tuple[str, list[Any]]:
         """Return the statement, with its parameters, that shows these columns."""
-        condition, params = _condition(one, where)
+        condition, params = _condition(entity, where)
         items = ", ".join(f"{show.public(c)} AS {quote(c.name)}" for c in wanted)
-        sort, sorted_by = _sort(one, order)
-        source = self._narrowed(one, where, [*show.read_from(one, wanted), *sorted_by])
+        sort, sorted_by = _sort(entity, order)
+        source = self._narrowed(entity, where, [*show.read_from(entity, wanted), *sorted_by])
         statement = f"SELECT {items} FROM {source} s{condition}"
         if sort:
             statement += f" ORDER BY {', '.join(sort)}"
@@ -214,7 +215,7 @@ class Snapshot:
 
     def _few(
         self,
-        one: Entity,
+        entity: Entity,
         wanted: Sequence[Column | Derived],
         where: Sequence[Filter],
         order: Sequence[str],
@@ -228,88 +229,90 @@ class Snapshot:
         columns that are asked and sorted for, and only the rows that are named are read whole. They are put in order
         here: the engine takes longer to plan to sort them.
         """
-        table = self._numbered(one)
-        key = (_ROW,) if table else one.key
+        table = self._numbered(entity)
+        key = (_ROW,) if table else entity.key
         # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
         same = {condition.column for condition in where if condition.op == "="}
         # numbers also settle the order of rows of one time, for which the ids of all would be read
-        sort, sorted_by = _sort(one, order, besides={*one.key, *same} if one.moments else same)
+        sort, sorted_by = _sort(entity, order, besides={*entity.key, *same} if entity.moments else same)
         order_by = ", ".join(dict.fromkeys([*sort, *key]))
-        condition, params = _condition(one, where)
-        settled = SETTLED if self.at_ms is not None and one.moments else "true"
+        condition, params = _condition(entity, where)
+        settled = SETTLED if self.at_ms is not None and entity.moments else "true"
         rows = self.run(
-            f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(one, where, [*key, *sorted_by])} s{condition} "
+            f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(entity, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
             params,
         )
         if not rows:
             return []
-        names = [*dict.fromkeys([*show.read_from(one, wanted), *key])]
+        names = [*dict.fromkeys([*show.read_from(entity, wanted), *key])]
         if table:
-            chosen = self._then(one, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
+            chosen = self._then(entity, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
         else:
-            kinds = [one.column(name).type for name in key]
+            kinds = [entity.column(name).type for name in key]
             first = ", ".join({_literal(kinds[0], row[1]) for row in rows})
             tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            source = self._last(one, names) if one.moments else self._base(one, names)
-            chosen = self._then(one, f"(SELECT * FROM {source} WHERE {named})", names)
+            source = self._last(entity, names) if entity.moments else self._base(entity, names)
+            chosen = self._then(entity, f"(SELECT * FROM {source} WHERE {named})", names)
         items = ", ".join([*(f"{show.public(c)} AS {quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)])
-        found = self.run(f"SELECT {items} FROM {chosen} s")
+        records = self.run(f"SELECT {items} FROM {chosen} s")
         place = {row[1:]: number for number, row in enumerate(rows)}
         width = len(wanted)
-        return [row[:width] for row in sorted(found, key=lambda row: place[row[width:]])]
+        return [row[:width] for row in sorted(records, key=lambda row: place[row[width:]])]
 
-    def _narrowed(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
+    def _narrowed(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
         """
         Return the relation of an entity's states, with these stored columns and those of the conditions at least; only
         those of an id that is asked for, where an index has it.
         """
-        if one.view or (self.at_ms is not None and not one.moments):
-            return self.source(one)
-        table = self._numbered(one)
-        read = show.read_from(one, [find(one, condition.column) for condition in where])
+        if entity.view or (self.at_ms is not None and not entity.moments):
+            return self.source(entity)
+        table = self._numbered(entity)
+        read = show.read_from(entity, [find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
         if not table:
-            return self._then(one, self._last(one, names), names)
-        for condition in _ids(one, where):
+            return self._then(entity, self._last(entity, names), names)
+        for condition in _ids(entity, where):
             # alone: with any other condition beside it, the engine does not look into its index
-            term, params = _condition(one, [condition])
+            term, params = _condition(entity, [condition])
             settled = "true"
-            if one.moments and self._moment is not None:
-                settled = f"coalesce({is_settled(one.moments, self._moment)}, false)"
-            found = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
-            return self._then(one, _by_number(table, [row for row, _ in found]), names, all(over for _, over in found))
-        return self._then(one, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
+            if entity.moments and self._moment is not None:
+                settled = f"coalesce({is_settled(entity.moments, self._moment)}, false)"
+            records = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
+            return self._then(
+                entity, _by_number(table, [row for row, _ in records]), names, all(over for _, over in records)
+            )
+        return self._then(entity, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
 
-    def _numbered(self, one: Entity) -> str | None:
+    def _numbered(self, entity: Entity) -> str | None:
         """Return the table of last states from which those of the moment follow, and whose rows have numbers."""
-        return self._table(one) if self.at_ms is None or one.moments else None
+        return self._table(entity) if self.at_ms is None or entity.moments else None
 
-    def _then(self, one: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
+    def _then(self, entity: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
         """
         Return last states as they were at the snapshot's moment, with these stored columns at least.
 
         Args:
-            one: Whose states.
+            entity: Whose states.
             source: Their relation.
             names: The columns.
             settled: Whether each is known to be what it was at last: then nothing is worked out.
         """
-        if self._moment is None or settled or not one.moments:
+        if self._moment is None or settled or not entity.moments:
             return source
-        return f"({at_times(one, one.moments, source, self._moment, names)})"
+        return f"({at_times(entity, entity.moments, source, self._moment, names)})"
 
     @_or_of_files
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
-        one = entity(noun)
-        asked = (self._table(one), self._moment, *where)
+        entity = entity_of(noun)
+        asked = (self._table(entity), self._moment, *where)
         if self._counts is not None and asked in self._counts:
             return self._counts[asked]
-        condition, params = _condition(one, where)
-        source, counted = self._counted(one, where, ())
+        condition, params = _condition(entity, where)
+        source, counted = self._counted(entity, where, ())
         [(count,)] = self.run(f"SELECT {counted} FROM {source} s{condition}", params)
         if self._counts is not None and asked[0]:
             self._counts[asked] = int(count)
@@ -320,46 +323,46 @@ class Snapshot:
         self, noun: str, by: Sequence[str], where: Sequence[Filter] = (), *, limit: int | None = None
     ) -> list[dict[str, Any]]:
         """Return how many states there are of each combination of these columns, as ``count``; at most `limit`."""
-        one = entity(noun)
-        condition, params = _condition(one, where)
-        wanted = [find(one, name) for name in by]
+        entity = entity_of(noun)
+        condition, params = _condition(entity, where)
+        wanted = [find(entity, name) for name in by]
         raw = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
-        source, counted = self._counted(one, where, show.read_from(one, wanted))
+        source, counted = self._counted(entity, where, show.read_from(entity, wanted))
         inner = f"SELECT {raw}, {counted} AS n FROM {source} s{condition} GROUP BY ALL"
         # what was raw is shown only now, once a group
         items = ", ".join(f"{show.public(Column(c.name, c.type, '', 'max', c.doc))} AS {quote(c.name)}" for c in wanted)
         bound = "" if limit is None else f" LIMIT {int(limit)}"
         with self._states.asking(self.session):
-            found = self._engine.query(f"SELECT {items}, n FROM ({inner}) ORDER BY ALL{bound}", params)
-        return [dict(zip((*by, "count"), row, strict=True)) for row in found.rows]
+            records = self._engine.query(f"SELECT {items}, n FROM ({inner}) ORDER BY ALL{bound}", params)
+        return [dict(zip((*by, "count"), row, strict=True)) for row in records.rows]
 
-    def _counted(self, one: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
+    def _counted(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
         """
         Return the relation by whose rows states are counted, with these stored columns and those of the conditions, and
         the aggregate that counts them.
         """
-        read = show.read_from(one, [find(one, condition.column) for condition in where])
+        read = show.read_from(entity, [find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
-        table, tally, by = self._table(one), self._tally(one), one.moments
+        table, tally, by = self._table(entity), self._tally(entity), entity.moments
         if not table or not tally or not by or not set(by.tallied).issuperset(names):
-            return self._narrowed(one, where, names), "count(*)"
+            return self._narrowed(entity, where, names), "count(*)"
         counted = f"coalesce(sum({TALLY}), 0)::BIGINT"
         if self._moment is None:
             return tally, counted
         past = f"FROM {tally} WHERE {UNTIL} <= {self._moment.last_ns}"
         [(until,)] = self.run(f"SELECT max({UNTIL}) {past}")
         later = f" WHERE {quote(by.latest)} > {until}" if until is not None else ""
-        rest = self._then(one, f"(SELECT * FROM {table}{later})", names)
+        rest = self._then(entity, f"(SELECT * FROM {table}{later})", names)
         items = "".join(f"{quote(name)}, " for name in names)
         return f"(SELECT {items}{TALLY} {past} UNION ALL SELECT {items}1 FROM {rest})", counted
 
     def relation(self, noun: str, columns: Sequence[str], where: Sequence[Filter] = ()) -> tuple[str, list[Any]]:
         """Return the relation, with its parameters, of these columns as they are kept: ids as bytes, JSON as text."""
-        one = entity(noun)
-        condition, params = _condition(one, where)
-        wanted = [find(one, name) for name in columns]
+        entity = entity_of(noun)
+        condition, params = _condition(entity, where)
+        wanted = [find(entity, name) for name in columns]
         items = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
-        source = self._narrowed(one, where, show.read_from(one, wanted))
+        source = self._narrowed(entity, where, show.read_from(entity, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
 
     @contextmanager
@@ -380,7 +383,7 @@ class Snapshot:
 
     def read_once(self, noun: str) -> bool:
         """Return whether states are worked out anew each time they are read, rather than kept in a table."""
-        return self._table(entity(noun)) is None
+        return self._table(entity_of(noun)) is None
 
     @_or_of_files
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:
@@ -391,7 +394,8 @@ class Snapshot:
             UnreadableError: The statement is wrong.
         """
         views = ", ".join(
-            f"{quote(one.name)} AS ({show.view(one, f'{self.source(one)} s')})" for one in installed().values()
+            f"{quote(entity.name)} AS ({show.view(entity, f'{self.source(entity)} s')})"
+            for entity in installed().values()
         )
         with self._states.asking(self.session):
             return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
@@ -406,29 +410,29 @@ def _by_number(table: str, rows: Sequence[int]) -> str:
     return f"(SELECT t.rowid AS {_ROW}, t.* FROM (VALUES {numbers}) n({_ROW}) JOIN {table} t ON t.rowid = n.{_ROW})"
 
 
-def _ids(one: Entity, where: Sequence[Filter]) -> list[Filter]:
+def _ids(entity: Entity, where: Sequence[Filter]) -> list[Filter]:
     """Return the conditions that the index of a table answers."""
-    return [condition for condition in where if (condition.column, condition.op) == (one.key[0], "=")]
+    return [condition for condition in where if (condition.column, condition.op) == (entity.key[0], "=")]
 
 
-def _sort(one: Entity, order: Sequence[str], besides: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+def _sort(entity: Entity, order: Sequence[str], besides: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Return the terms to sort by, which are the entity's own where none is asked for, and the columns they read."""
     if order:
-        columns = [find(one, name.removeprefix("-")) for name in order]
-        return [_order(one, name) for name in order], show.read_from(one, columns)
-    own = [term for term in one.sort if term not in besides]
+        columns = [find(entity, name.removeprefix("-")) for name in order]
+        return [_order(entity, name) for name in order], show.read_from(entity, columns)
+    own = [term for term in entity.sort if term not in besides]
     return own, own
 
 
-def _order(one: Entity, name: str) -> str:
-    column = find(one, name.removeprefix("-"))
+def _order(entity: Entity, name: str) -> str:
+    column = find(entity, name.removeprefix("-"))
     return f"{show.raw(column)} {'DESC' if name.startswith('-') else 'ASC'} NULLS LAST"
 
 
-def _condition(one: Entity, where: Sequence[Filter]) -> tuple[str, list[Any]]:
+def _condition(entity: Entity, where: Sequence[Filter]) -> tuple[str, list[Any]]:
     terms, params = [], []
     for condition in where:
-        term, values = _term(find(one, condition.column), condition)
+        term, values = _term(find(entity, condition.column), condition)
         terms.append(term)
         params += values
     return (f" WHERE {' AND '.join(terms)}" if terms else ""), params
@@ -441,18 +445,18 @@ def _term(column: Column | Derived, condition: Filter) -> tuple[str, list[Any]]:
     operator = _OPERATORS.get(condition.op)
     if operator is None:
         raise ConfigError(f"filter {condition.column}{condition.op}: not one of {', '.join(_OPERATORS)}")
-    left = show.raw(column)
+    operand = show.raw(column)
     if condition.value is None:
         return (
-            f"{left} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"
+            f"{operand} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"
         ), []
     try:
         value = _stored_value(column, condition.value)
     except (ValueError, TypeError):
         return ("TRUE" if condition.op == "!=" else "FALSE"), []
     if isinstance(value, str) and condition.ignore_case:
-        return f"lower({left}) {operator} lower(?)", [value]
-    return f"{left} {operator} ?", [value]
+        return f"lower({operand}) {operator} lower(?)", [value]
+    return f"{operand} {operator} ?", [value]
 
 
 def _stored_value(column: Column | Derived, value: Any) -> Any:

@@ -48,7 +48,7 @@ def in_turn(entities: Iterable[Entity]) -> dict[Entity, list[str]]:
             if beside.entity in named and beside.entity != entity.name:
                 read.setdefault(beside.entity, {}).update(dict.fromkeys(beside.names))
     graph = {
-        name: {one.entity for one in named[name].beside if one.entity in read} - {name}
+        name: {beside.entity for beside in named[name].beside if beside.entity in read} - {name}
         if follows(named[name], names)
         else set()
         for name, names in read.items()
@@ -124,9 +124,9 @@ class Sealer:
             StoreUnavailable: The disk is full, or fails; none is sealed.
         """
         known = self._known(sessions)
-        every = {name: self._entity(name, sessions) for name, one in installed().items() if not one.view}
+        every = {name: self._entity(name, sessions) for name, entity in installed().items() if not entity.view}
         turns = in_turn(every.values())
-        found: dict[str, list[Written]] = {}
+        sealed: dict[str, list[Written]] = {}
         try:
             for entity, names in turns.items():
                 columns = ", ".join(map(quote, names))
@@ -141,21 +141,21 @@ class Sealer:
 
             def seal(name: str) -> None:
                 select = self._states(every[name], known, end_ms)
-                found[name] = self._files.write("state", f"{name}-sealed", sessions, select, known[name].most_rows)
+                sealed[name] = self._files.write("state", f"{name}-sealed", sessions, select, known[name].most_rows)
 
             self._engine.each(seal, [name for name in every if name in known])
-            written = [file for files in found.values() for file in files]
+            written = [file for files in sealed.values() for file in files]
             make_durable([file.path for file in written])
-            old = self._name(sessions, found, quiet=quiet)
+            old = self._name(sessions, sealed, quiet=quiet)
         except BaseException:
-            delete(file.path for files in found.values() for file in files)
+            delete(file.path for files in sealed.values() for file in files)
             raise
         finally:
             for entity in turns:
                 self._engine.run(f"DROP TABLE IF EXISTS {ended(entity.name)}")
-        return Sealed({name: [file.path for file in files] for name, files in found.items()}, old)
+        return Sealed({name: [file.path for file in files] for name, files in sealed.items()}, old)
 
-    def _name(self, sessions: Sequence[str], found: Mapping[str, list[Written]], *, quiet: bool) -> list[Path]:
+    def _name(self, sessions: Sequence[str], sealed: Mapping[str, list[Written]], *, quiet: bool) -> list[Path]:
         """Name the files of sealed states, and no others of their sessions any more; return those."""
         old: list[Path] = []
         with self._catalogue.transaction() as db:
@@ -167,7 +167,7 @@ class Sealer:
                 db.execute("UPDATE sessions SET sealed_ms = ? WHERE session = ?", (now_ms, session))
                 if quiet:
                     db.execute("INSERT OR IGNORE INTO quiet VALUES(?)", (session,))
-            for name, files in found.items():
+            for name, files in sealed.items():
                 for file in files:
                     name_state(db, file.session, self._files.state(name, "sealed", file))
         return old
@@ -263,7 +263,7 @@ class Sealer:
         """Return when each session ended: when its last node died, or else when it was last heard of."""
         by = _by(sessions)
         now_ms = time.time_ns() // 1_000_000
-        latest = [one.latest for name, one in known.items() if name not in OF_AGENTS]
+        latest = [facts.latest for name, facts in known.items() if name not in OF_AGENTS]
         heard = dict(
             self._engine.run(f"SELECT session, max(t) FROM ({' UNION ALL '.join(latest)}) GROUP BY 1") if latest else ()
         )

@@ -89,10 +89,10 @@ class States:
             return f"({at_times(entity, by, last, moment, wanted)})"
         logs = self._catalogue.log_files(session, entity.name)
 
-        def told(names: Collection[str] | None) -> str:
+        def from_events(names: Collection[str] | None) -> str:
             return self._folded(entity, logs, names, moment.past_ms(entity.when))
 
-        return f"({concluded(entity, told, self._others(session, moment), now_ms=moment.at_ms, names=names)})"
+        return f"({concluded(entity, from_events, self._others(session, moment), now_ms=moment.at_ms, names=names)})"
 
     def last(self, session: str, entity: Entity, names: Collection[str] | None = None, *, attach: bool = True) -> str:
         """Return the relation of an entity's last states; `attach`: of a sealed session's tables, if it has any."""
@@ -105,8 +105,8 @@ class States:
         if any(file.kind == "sealed" for file in files):
             return f"({merge.empty(entity, partial=False)})"
         now_ms = time.time_ns() // 1_000_000
-        told = partial(self._told, session, entity)
-        return f"({concluded(entity, told, self._others(session, None), now_ms=now_ms, names=names)})"
+        from_events = partial(self._read_living, session, entity)
+        return f"({concluded(entity, from_events, self._others(session, None), now_ms=now_ms, names=names)})"
 
     def table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
         """Return a table of a sealed session's cache; None where it has none that can be read, or lives."""
@@ -123,7 +123,7 @@ class States:
     def _others(self, session: str, moment: Moment | None) -> Other:
         return lambda entity, names: self.at(session, entity, moment, names)
 
-    def _told(self, session: str, entity: Entity, names: Collection[str] | None) -> str:
+    def _read_living(self, session: str, entity: Entity, names: Collection[str] | None) -> str:
         """Return the relation of a living session's states as events left them, with these columns at least."""
         files = [file for file in self._catalogue.state_files(session, entity.name) if file.kind != "cache"]
         paths = self._files.paths(files)

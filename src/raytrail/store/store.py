@@ -185,9 +185,11 @@ class Store:
             unfolded = self._catalogue.query(
                 "SELECT DISTINCT session FROM log JOIN sessions USING (session) WHERE folded = 0 AND sealed_ms IS NULL"
             )
-            self._faults.each("what was appended cannot be folded", (one for (one,) in unfolded), self._live.fold)
+            self._faults.each(
+                "what was appended cannot be folded", (session for (session,) in unfolded), self._live.fold
+            )
             logs = self._catalogue.query("SELECT DISTINCT session FROM bodies")
-            self._faults.each("its logs cannot be gathered", (one for (one,) in logs), self._gather)
+            self._faults.each("its logs cannot be gathered", (session for (session,) in logs), self._gather)
 
     def _gather(self, session: str) -> None:
         self._live.retire(self._logs.gather(session))
@@ -234,7 +236,9 @@ class Store:
             "GROUP BY session HAVING count(*) FILTER (WHERE kind = 'cache') = 0 AND sum(rows) >= ?",
             CACHED_ROWS,
         )
-        self._faults.each("what is sealed cannot be made quick to ask", (one for (one,) in uncached), self.cache)
+        self._faults.each(
+            "what is sealed cannot be made quick to ask", (session for (session,) in uncached), self.cache
+        )
 
     def _throw_away(self) -> None:
         """Throw away the caches that turned out to be damaged, so that they are made anew."""
@@ -287,10 +291,10 @@ class Store:
 
     def _is_open(self, session: str) -> bool:
         """Return whether a session is still to be sealed."""
-        found = self._catalogue.query("SELECT sealed_ms FROM sessions WHERE session = ?", session)
-        if not found:
+        rows = self._catalogue.query("SELECT sealed_ms FROM sessions WHERE session = ?", session)
+        if not rows:
             raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
-        return found[0][0] is None
+        return rows[0][0] is None
 
     def _seal(self, sessions: Sequence[str], *, quiet: bool = False) -> dict[str, list[LedgerRow]]:
         for session in sessions:
@@ -317,7 +321,7 @@ class Store:
         with self._lock:
             kinds = {file.kind for file in self._catalogue.state_files(session)}
             if "sealed" in kinds and "cache" not in kinds:
-                self._sealer.cache(session, lambda one: self._states.last(session, one, attach=False))
+                self._sealer.cache(session, lambda entity: self._states.last(session, entity, attach=False))
 
     def rebuild(self, session: str) -> None:
         """
@@ -365,8 +369,12 @@ class Store:
         """Return every session, newest first."""
         with self._catalogue.reading():
             names = self._catalogue.query("SELECT session FROM sessions")
-            found = [self._figures.of(session) for (session,) in names]
-        return sorted(found, key=lambda one: (one.began_ms or one.last_event_ms or 0, one.session), reverse=True)
+            clusters = [self._figures.of(session) for (session,) in names]
+        return sorted(
+            clusters,
+            key=lambda cluster: (cluster.began_ms or cluster.last_event_ms or 0, cluster.session),
+            reverse=True,
+        )
 
     def find(self, id: str) -> Cluster:
         """
@@ -381,13 +389,13 @@ class Store:
         every = self.clusters()
         if id == "latest" and every:
             return every[0]
-        for one in every:
-            if one.cluster == id and id:
-                return one
-        near = [one for one in every if id in one.session]
+        for cluster in every:
+            if cluster.cluster == id and id:
+                return cluster
+        near = [cluster for cluster in every if id in cluster.session]
         if len(near) == 1:
             return near[0]
-        known = ", ".join(one.session for one in (near or every)[:5]) or "none yet"
+        known = ", ".join(cluster.session for cluster in (near or every)[:5]) or "none yet"
         raise NotFoundError(
             f"cluster {id!r}: {'not one but several have it' if near else 'not in the store'}; there are {known}"
         )
@@ -438,10 +446,10 @@ class Store:
             NotFoundError: There is no such session.
         """
         reports = self.snapshot(session).rows("file", where=[Filter("event_type", "=", LOG)])
-        found = self._logs.of(session, reports)
+        logs = self._logs.of(session, reports)
         chosen = [
             log
-            for log in (found if every else newest(found))
+            for log in (logs if every else newest(logs))
             if node_id in (None, log.node_id) and matches(log.name, glob)
         ]
         return sorted(chosen, key=lambda log: (log.node_id, log.name, log.file, log.generation))
@@ -455,8 +463,8 @@ class Store:
             NotFoundError: There is no such session.
         """
         where = [Filter("event_type", "=", LOG), Filter("name", "=", name)]
-        found = self._logs.of(session, self.snapshot(session).rows("file", where=where))
-        return found[0] if len(found) == 1 else None
+        logs = self._logs.of(session, self.snapshot(session).rows("file", where=where))
+        return logs[0] if len(logs) == 1 else None
 
     def log_finder(self, snapshot: Snapshot) -> LogFinder:
         """Return what finds the logs of tasks, actors and jobs of a snapshot."""
@@ -510,20 +518,21 @@ class Store:
         """
         if self._asked is None:
             self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
-        known = {one.name: one for one in installed().values()}
+        known = {entity.name: entity for entity in installed().values()}
         asked = ask.tables(self._asked.tree(statement), known)
         sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
         return self._asked.ask({name: self._of_all(known[name], sessions) for name in asked}, statement)
 
-    def _of_all(self, one: Entity, sessions: Sequence[tuple[str, str]]) -> str:
+    def _of_all(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
         """Return the relation of an entity's last states in all of these sessions."""
-        names = ", ".join(quote(column.name) for column in shown(one))
+        names = ", ".join(quote(column.name) for column in shown(entity))
         parts = [
             f"SELECT {literal(cluster)} AS cluster, {literal(session)} AS session, {names} FROM "
-            f"({show.view(one, f'{self._from_files(session).source(one)} s')})"
+            f"({show.view(entity, f'{self._from_files(session).source(entity)} s')})"
             for session, cluster in sessions
         ] or [
-            f"SELECT '' AS cluster, '' AS session, * FROM ({show.view(one, f'({merge.empty(one, partial=False)}) s')})"
+            "SELECT '' AS cluster, '' AS session, * FROM "
+            f"({show.view(entity, f'({merge.empty(entity, partial=False)}) s')})"
         ]
         return f"({' UNION ALL BY NAME '.join(parts)})"
 

@@ -30,10 +30,10 @@ def verify(catalogue: Catalogue, files: Files, logs: Logs, sessions: Iterable[st
     """Yield what is found of the catalogue, and of each file of these sessions."""
     yield _finding(catalogue.name, catalogue.size_bytes, catalogue.has_sums, catalogue.verify)
     for session in sessions:
-        for one in _of_session(catalogue, files, logs, session):
+        for finding in _of_session(catalogue, files, logs, session):
             # a history that goes on meanwhile may have written it anew, with others, and deleted it
-            if one.verdict != "damaged" or catalogue.names(session, one.path):
-                yield one
+            if finding.verdict != "damaged" or catalogue.names(session, finding.path):
+                yield finding
 
 
 def _of_session(catalogue: Catalogue, files: Files, logs: Logs, session: str) -> Iterator[Finding]:

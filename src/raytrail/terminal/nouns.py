@@ -39,16 +39,18 @@ def named(noun: str) -> Entity:
         ConfigError: None is installed under it.
     """
     plain = noun.lower().replace("-", "_")
-    for one in installed().values():
-        if plain in (one.name, one.plural):
-            return one
-    plurals = sorted(one.plural for one in installed().values())
+    for entity in installed().values():
+        if plain in (entity.name, entity.plural):
+            return entity
+    plurals = sorted(entity.plural for entity in installed().values())
     raise ConfigError(f"no entity {noun!r}{instead(plain, plurals, 'there are')}")
 
 
 def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
     """Return the nouns that begin so, for the shell."""
-    return sorted(one.plural for one in installed().values() if one.plural.startswith(begun.lower().replace("-", "_")))
+    return sorted(
+        entity.plural for entity in installed().values() if entity.plural.startswith(begun.lower().replace("-", "_"))
+    )
 
 
 def columns(entity: Entity, text: str | None) -> list[str]:
@@ -103,33 +105,33 @@ def _filter(entity: Entity, text: str, asked: Asked) -> Filter:
         raise ConfigError(
             f"filter {text!r} is not COLUMN OPERATOR VALUE; write it like state=FAILED or attempt_number>0"
         )
-    one, op = column(entity, match[1]), cast("Op", match[2])
-    value = _value(one, match[3].strip(), asked.parse_time)
-    condition = Filter(one.name, op, value)
-    if not isinstance(value, str) or one.type != "text" or op not in ("=", "!="):
+    named_column, op = column(entity, match[1]), cast("Op", match[2])
+    value = _value(named_column, match[3].strip(), asked.parse_time)
+    condition = Filter(named_column.name, op, value)
+    if not isinstance(value, str) or named_column.type != "text" or op not in ("=", "!="):
         return condition
     # as Ray's own filters compare texts (`do_filter`, ray/dashboard/state_api_utils.py, Ray 2.60)
     condition = condition._replace(ignore_case=True)
-    return enumerated(one, condition, asked.is_there) if one.values else condition
+    return enumerated(named_column, condition, asked.is_there) if named_column.values else condition
 
 
-def _value(one: Column | Derived, text: str, parse_time: Callable[[str], int]) -> Any:
+def _value(column: Column | Derived, text: str, parse_time: Callable[[str], int]) -> Any:
     if text == "null":
         return None
     for unit, per_ms in (("_ms", 1), ("_ns", 1_000_000)):
-        if one.type == "int" and one.name.endswith(unit):
+        if column.type == "int" and column.name.endswith(unit):
             return parse_time(text) * per_ms
     try:
-        if one.type == "bool":
+        if column.type == "bool":
             return {"true": True, "false": False}[text.lower()]
-        if one.type == "id":
+        if column.type == "id":
             bytes.fromhex(text)
-        return int(text) if one.type == "int" else float(text) if one.type == "float" else text
+        return int(text) if column.type == "int" else float(text) if column.type == "float" else text
     except (ValueError, KeyError) as error:
         wanted = {
             "int": "a whole number",
             "float": "a number",
             "bool": "true or false",
             "id": "an id in hex",
-        }[one.type]
-        raise ConfigError(f"filter on {one.name}: {text!r} is not {wanted}") from error
+        }[column.type]
+        raise ConfigError(f"filter on {column.name}: {text!r} is not {wanted}") from error

@@ -36,19 +36,19 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write its own options, then the settings."""
-        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
-        settings = [one for one in options if isinstance(one, SettingOption)]
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        settings = [option for option in options if isinstance(option, SettingOption)]
         with formatter.section("Options"):
-            formatter.write_dl(_records(ctx, (one for one in options if one not in settings)))
+            formatter.write_dl(_records(ctx, (option for option in options if option not in settings)))
         if ctx.meta.get(_EVERY):
             for table, doc in settings_of.table_docs().items():
-                if records := _records(ctx, (one for one in settings if one.setting.table == table)):
+                if records := _records(ctx, (option for option in settings if option.setting.table == table)):
                     with formatter.section(f"Settings in [{table}]. {doc.splitlines()[0].rstrip('.')}"):
                         formatter.write_dl(records)
         elif settings:
             with formatter.section("Settings"):
-                formatter.write_dl(_records(ctx, (one for one in settings if one.setting.common)))
-            hidden = sum(not one.setting.common for one in settings)
+                formatter.write_dl(_records(ctx, (option for option in settings if option.setting.common)))
+            hidden = sum(not option.setting.common for option in settings)
             more = f"--help-all shows {hidden} more. " if hidden else ""
             formatter.write_paragraph()
             formatter.write_text(
@@ -58,7 +58,7 @@ class Command(click.Command):
 
 
 def _records(ctx: click.Context, options: Iterable[click.Option]) -> list[tuple[str, str]]:
-    return [record for one in options if (record := one.get_help_record(ctx)) is not None]
+    return [record for option in options if (record := option.get_help_record(ctx)) is not None]
 
 
 def show_every(ctx: click.Context) -> None:
@@ -81,23 +81,23 @@ def settings(*names: str, reloadable: bool = False) -> Callable[[Body], Body]:
         names: Tables (``tail``) or single settings (``store.dir``).
         reloadable: Call it with `load`, too, which reads file and environment again.
     """
-    chosen = [one for one in settings_of.settings() if one.table in names or one.key in names]
+    chosen = [setting for setting in settings_of.settings() if setting.table in names or setting.key in names]
 
     def decorate(command: Body) -> Body:
         @functools.wraps(command)
         def with_config(*args: Any, config_file: Path | None, **kwargs: Any) -> Any:
             flags: dict[str, dict[str, Any]] = {}
-            for one in chosen:
-                value = kwargs.pop(f"{one.table}_{one.name}")
+            for setting in chosen:
+                value = kwargs.pop(f"{setting.table}_{setting.name}")
                 if value is not None:
-                    flags.setdefault(one.table, {})[one.name] = value
+                    flags.setdefault(setting.table, {})[setting.name] = value
             load = functools.partial(settings_of.load, config_file, os.environ, flags)
             again = {"load": load} if reloadable else {}
             return command(*args, config=load(), **again, **kwargs)
 
         decorated: Any = with_config
-        for one in reversed(chosen):
-            decorated = _flag(one)(decorated)
+        for setting in reversed(chosen):
+            decorated = _flag(setting)(decorated)
         decorated = click.option(
             "--help-all", is_flag=True, is_eager=True, expose_value=False, callback=_help_all,
             help="Show every setting, and exit.",
@@ -114,28 +114,28 @@ def settings(*names: str, reloadable: bool = False) -> Callable[[Body], Body]:
     return decorate
 
 
-def _flag(one: Setting) -> Callable[[Any], Any]:
-    names = one.flag if one.type is not bool else f"{one.flag}/--no-{one.flag[2:]}"
-    default = f" [default: {one.shown_default}]" if one.shown_default else ""
+def _flag(setting: Setting) -> Callable[[Any], Any]:
+    names = setting.flag if setting.type is not bool else f"{setting.flag}/--no-{setting.flag[2:]}"
+    default = f" [default: {setting.shown_default}]" if setting.shown_default else ""
     # None, and not the default, is how a flag that was not given leaves the word to the environment
     return click.option(
         names,
-        f"{one.table}_{one.name}",
+        f"{setting.table}_{setting.name}",
         cls=SettingOption,
-        setting=one,
+        setting=setting,
         default=None,
-        type=bool if one.type is bool else str,
-        metavar=None if one.type is bool else _metavar(one),
-        help=one.doc.replace("``", "").replace("`", "") + default,
+        type=bool if setting.type is bool else str,
+        metavar=None if setting.type is bool else _metavar(setting),
+        help=setting.doc.replace("``", "").replace("`", "") + default,
     )
 
 
-def _metavar(one: Setting) -> str:
-    unit = one.name.rpartition("_")[2].upper()
+def _metavar(setting: Setting) -> str:
+    unit = setting.name.rpartition("_")[2].upper()
     if unit in ("SECONDS", "BYTES", "DIR", "HOST", "PORT"):
         return unit
-    word = one.kind.partition(",")[0]
-    if one.kind.startswith("table"):
+    word = setting.kind.partition(",")[0]
+    if setting.kind.startswith("table"):
         return "TYPE=NUMBER,..."
     return {"list": "A,B,...", "text": "TEXT", "integer": "NUMBER"}.get(word, word.replace(" or ", "|"))
 

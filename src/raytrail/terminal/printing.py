@@ -138,7 +138,7 @@ def _pretty(value: Any, indent: str = "") -> str:
         return flat
     inner = indent + "  "
     if isinstance(value, list):
-        members, ends = [_pretty(one, inner) for one in value], "[]"
+        members, ends = [_pretty(member, inner) for member in value], "[]"
     else:
         members, ends = (
             [f"{msgspec.json.encode(k).decode()}: {_pretty(v, inner)}" for k, v in value.items()],
@@ -154,8 +154,8 @@ def findings(rows: Iterable[tuple[str, str, str, str]]) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for verdict, check, found, cure in rows:
-        grid.add_row(Text(verdict, style=styles[verdict]), Text(check), Text(found))
+    for verdict, check, detail, cure in rows:
+        grid.add_row(Text(verdict, style=styles[verdict]), Text(check), Text(detail))
         if cure:
             grid.add_row("", Text("cure", justify="right"), Text(cure, style="bold"))
     _console().print(grid)

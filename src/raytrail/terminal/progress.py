@@ -18,8 +18,8 @@ def progress(total: int, verb: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=total)
 
-        def advance(read: int, left: int) -> None:
+        def advance(read: int, remaining: int) -> None:
             done = bar.tasks[0].completed + read
-            bar.update(task, completed=done, total=done + left)
+            bar.update(task, completed=done, total=done + remaining)
 
         yield advance

@@ -32,7 +32,7 @@ SHIPPED_AGAIN = "what was published since the last commit of the checkpoint is p
 def run(
     body: Callable[[asyncio.Event], Awaitable[Any]],
     *,
-    left: str,
+    unfinished: str,
     ends_within: Callable[[], float] = lambda: STOP_SECONDS,
 ) -> None:
     """
@@ -42,11 +42,11 @@ def run(
 
     Args:
         body: What runs.
-        left: What becomes of what was under way, where the process is ended by force.
+        unfinished: What becomes of what was under way, where the process is ended by force.
         ends_within: Says in how many seconds it ends once it is told to, or ends by itself. One that does not, since a
             disk, a broker or a statement never answers a thread of it, is ended by force.
     """
-    stopping = _Stopping(ends_within, left)
+    stopping = _Stopping(ends_within, unfinished)
     before = {number: signal.signal(number, stopping.hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         asyncio.run(stopping.until(body))
@@ -69,24 +69,24 @@ def ended_after(seconds: float, why: str) -> Iterator[None]:
 class _Stopping:
     """What becomes of a process that is told to stop."""
 
-    def __init__(self, ends_within: Callable[[], float], left: str) -> None:
+    def __init__(self, ends_within: Callable[[], float], unfinished: str) -> None:
         self._ends_within = ends_within
-        self._left = left
+        self._unfinished = unfinished
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told = False
+        self._stop_asked = False
         self._force: threading.Timer | None = None
 
     async def until(self, body: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
         """Run `body`, which may be told to stop from here on, and may tell itself."""
         self._loop = asyncio.get_running_loop()
-        if self._told:
+        if self._stop_asked:
             self._stop.set()
-        told = asyncio.ensure_future(self._limit_once_told())
+        limiting = asyncio.ensure_future(self._limit_once_told())
         try:
             await body(self._stop)
         finally:
-            told.cancel()
+            limiting.cancel()
             self._limit()  # a thread may be left that does not end
 
     def hear(self, number: int, _: object) -> None:
@@ -95,9 +95,9 @@ class _Stopping:
 
         It is a handler of Python's and not of the loop's, which is never called while the loop waits for a disk.
         """
-        if self._told:
+        if self._stop_asked:
             os._exit(128 + number)
-        self._told = True
+        self._stop_asked = True
         self._limit()
         if self._loop is not None:
             with suppress(RuntimeError):  # it has ended just now
@@ -118,7 +118,7 @@ class _Stopping:
             self._force = _force(
                 seconds,
                 f"not ended {seconds:g} seconds after it was told to: a disk, a broker or a statement does not answer; "
-                f"ended by force; {self._left}",
+                f"ended by force; {self._unfinished}",
             )
 
 
@@ -172,9 +172,9 @@ async def all_of(*parts: tuple[Coroutine[Any, Any, Any], asyncio.Event], stop: a
         stop: Tells all of them to.
     """
     tasks = [asyncio.ensure_future(part) for part, _ in parts]
-    told = asyncio.ensure_future(stop.wait())
-    await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
     for task, (_, stop_part) in zip(tasks, parts, strict=True):
         stop_part.set()
         await asyncio.wait([task])

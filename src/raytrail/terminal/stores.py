@@ -80,7 +80,7 @@ def moment(cluster: Cluster, text: str) -> int | None:
     return moment_ms
 
 
-def where(store: Store, cluster: Cluster, view: Snapshot, one: Entity, filters: Sequence[str]) -> list[Filter]:
+def where(store: Store, cluster: Cluster, view: Snapshot, entity: Entity, filters: Sequence[str]) -> list[Filter]:
     """
     Return what ``--filter`` says of a cluster's rows.
 
@@ -91,9 +91,9 @@ def where(store: Store, cluster: Cluster, view: Snapshot, one: Entity, filters: 
 
     def is_there(condition: Filter) -> bool:
         # an earlier state may be gone at last, and a later one not be there yet
-        return any(seen.count(one.name, [condition]) for seen in (view, store.snapshot(cluster.session)))
+        return any(seen.count(entity.name, [condition]) for seen in (view, store.snapshot(cluster.session)))
 
-    return nouns.where(one, filters, Asked(lambda text: times.parse(text, life), is_there))
+    return nouns.where(entity, filters, Asked(lambda text: times.parse(text, life), is_there))
 
 
 def _life(cluster: Cluster) -> Life:

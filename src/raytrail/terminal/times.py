@@ -87,17 +87,17 @@ def remark(text: str, moment_ms: int, life: Life) -> str:
     """Return what is to be said of a moment: where it lies outside the cluster's life, or which one a TIME means."""
     shown = show(moment_ms)
     if life.began_ms is not None and moment_ms < life.began_ms:
-        return f"{shown} is before this cluster's start: {_said(life)}"
+        return f"{shown} is before this cluster's start: {_describe(life)}"
     if life.ended_ms is not None and moment_ms > life.ended_ms:
-        return f"{shown} is after this cluster's end, and it is shown as it was at last: {_said(life)}"
+        return f"{shown} is after this cluster's end, and it is shown as it was at last: {_describe(life)}"
     if moment_ms > life.now_ms:
-        return f"{shown} is in the future, and the cluster is shown as it is now: {_said(life)}"
+        return f"{shown} is in the future, and the cluster is shown as it is now: {_describe(life)}"
     whole = _CALENDAR.fullmatch(text.strip())
     says_itself = whole and whole["day"] and whole["day"][0].isdigit()
     return "" if says_itself else f"at {shown}"
 
 
-def _said(life: Life) -> str:
+def _describe(life: Life) -> str:
     began = "it began at a time that no event says" if life.began_ms is None else f"it began {show(life.began_ms)}"
     return began + (" and lives" if life.ended_ms is None else f" and ended {show(life.ended_ms)}")
 

@@ -75,8 +75,8 @@ async def _check_whole_and_in_order(make: Callable[[], PubSub]) -> None:
 async def _check_published_at_once(make: Callable[[], PubSub]) -> None:
     session = _session()
     sent = [_chunk(session, number, file=f"file{number % 7}") for number in range(200)]
-    async with aclosing(make()) as one, aclosing(make()) as other:
-        publishers = (one, other)
+    async with aclosing(make()) as first, aclosing(make()) as other:
+        publishers = (first, other)
         await asyncio.gather(*(publishers[number % 7 % 2].publish(chunk) for number, chunk in enumerate(sent)))
     async with aclosing(make()) as reader, aclosing(reader.subscribe(session)) as deliveries:
         _compare(await _take(deliveries, sent, "not all that was published at once arrived"), sent)
@@ -109,15 +109,17 @@ async def _check_acks(make: Callable[[], PubSub]) -> None:
     await _publish(make, [mark])
     async with aclosing(make()) as reader, aclosing(reader.subscribe(session)) as deliveries:
         taken = await _take(deliveries, [sent[1], sent[3], mark], "what was not acked did not come again")
-        came = {delivery.chunk for delivery in taken}
-        assert sent[0] not in came, "the first chunk came again, though it was acked and its reader left in good order"
+        arrived = {delivery.chunk for delivery in taken}
+        assert sent[0] not in arrived, (
+            "the first chunk came again, though it was acked and its reader left in good order"
+        )
         await _ack(reversed(taken))
 
     await _publish(make, [last])
     async with aclosing(make()) as reader, aclosing(reader.subscribe(session)) as deliveries:
         taken = await _take(deliveries, [last], "after acks in reverse order, what is new did not arrive")
-        came = {delivery.chunk for delivery in taken}
-        assert came == {last}, f"{len(came) - 1} chunks came again, though all were acked, the last one first"
+        arrived = {delivery.chunk for delivery in taken}
+        assert arrived == {last}, f"{len(arrived) - 1} chunks came again, though all were acked, the last one first"
         await _ack(taken)
         await _ack(taken)  # harmless
 
@@ -254,12 +256,12 @@ async def _ack(deliveries: Iterable[Delivery]) -> None:
 
 
 def _compare(taken: Sequence[Delivery], sent: Sequence[Chunk]) -> None:
-    came = list(dict.fromkeys(one.chunk for one in taken if isinstance(one.chunk, Chunk)))
-    altered = [chunk for chunk in came if chunk not in sent]
+    arrived = list(dict.fromkeys(delivery.chunk for delivery in taken if isinstance(delivery.chunk, Chunk)))
+    altered = [chunk for chunk in arrived if chunk not in sent]
     assert not altered, f"a chunk came that nobody had published, so one was altered: {_brief(altered[0])}"
     for file in {_file(chunk): None for chunk in sent}:
         expected = [_brief(chunk) for chunk in sent if _file(chunk) == file]
-        order = [_brief(chunk) for chunk in came if _file(chunk) == file]
+        order = [_brief(chunk) for chunk in arrived if _file(chunk) == file]
         assert order == expected, f"chunks of one file changed order: {order} is not {expected}"
 
 

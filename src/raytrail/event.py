@@ -111,7 +111,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 
     def encoded_headers(self) -> dict[str, bytes]:
         """Return its headers as bytes, for a broker that takes any."""
-        return {name: encoded(value) for name, value in self.headers().items()}
+        return {name: value.encode("utf-8", _SURROGATES) for name, value in self.headers().items()}
 
     def quoted_headers(self) -> dict[str, str]:
         """Return its headers percent-encoded, for a broker that takes ASCII alone."""

@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
@@ -60,14 +60,14 @@ def _get_log(view: View) -> Response:
         if view.path["media_type"] not in ("file", "stream"):
             raise ConfigError(f"Invalid media type: {view.path['media_type']}")
         lines = _int(view, "lines", DEFAULT_LINES) or DEFAULT_LINES
-        found = _find(view, finder)
+        part = _find(_Asked.read(view), finder)
     except (ConfigError, NotFoundError) as error:
         return PlainTextResponse(str(error), 500)  # as Ray, whose proxy would answer a 404 from another cluster
-    end = found.log.size if found.end is None else min(found.end, found.log.size)
-    start = min(found.start, end)
+    end = part.log.size if part.end is None else min(part.end, part.log.size)
+    start = min(part.start, end)
     if lines > 0:
-        start = max(start, finder.last_lines(found.log, end, lines))
-    pieces: Iterator[bytes] = view.store.read_log(view.cluster.session, found.log, start, end)
+        start = max(start, finder.last_lines(part.log, end, lines))
+    pieces: Iterator[bytes] = view.store.read_log(view.cluster.session, part.log, start, end)
     if view.param("filter_ansi_code").lower() == "true":
         pieces = _without_ansi(pieces)
     filename = re.sub(r'[^ -~]|["\\]', "_", view.param("download_filename", "file.txt"))
@@ -117,8 +117,8 @@ def _job_log(view: View) -> Log | None:
     job = jobs.get_job(view.snapshot, view.path["job"])
     if job["type"] != "SUBMISSION":
         raise ConfigError("Can only get logs of submission type jobs")
-    _, found = view.store.log_finder(view.snapshot).of_job(job["submission_id"])
-    return found.log if found else None
+    _, part = view.store.log_finder(view.snapshot).of_job(job["submission_id"])
+    return part.log if part else None
 
 
 _NODE = {"node_id": "whose logs", "node_ip": "the same by address. One that no node has means the head node"}
@@ -151,57 +151,102 @@ TAIL = Route("/api/jobs/{job}/logs/tail", _tail_job, method="WebSocket")
 """Its handler gives what is sent, piece by piece."""
 
 
-def _find(view: View, finder: LogFinder) -> LogPart:
+class _Asked(NamedTuple):
+    """Which log a request asks for."""
+
+    node_id: str
+    node_ip: str
+    filename: str
+    actor_id: str
+    task_id: str
+    submission_id: str
+    pid: int
+    attempt_number: int
+    suffix: str
+
+    @classmethod
+    def read(cls, view: View) -> _Asked:
+        """
+        Read the parameters.
+
+        Raises:
+            ConfigError: They do not fit together, in Ray's words.
+        """
+        asked = cls(
+            node_id=view.param("node_id"),
+            node_ip=view.param("node_ip"),
+            filename=view.param("filename"),
+            actor_id=view.param("actor_id"),
+            task_id=view.param("task_id"),
+            submission_id=view.param("submission_id"),
+            pid=_int(view, "pid", 0),
+            attempt_number=_int(view, "attempt_number", 0),
+            suffix=view.param("suffix", "out"),
+        )
+        for wrong, message in asked._mistakes():
+            if wrong:
+                raise ConfigError(message)
+        return asked
+
+    def _mistakes(self) -> Iterator[tuple[object, str]]:
+        """Yield what may be wrong, in Ray's order, with whether it is."""
+        yield (
+            not (self.node_id or self.node_ip or self.actor_id or self.task_id),
+            "node_id or node_ip must be provided as constructor arguments when no actor or task_id is supplied as "
+            "arguments.",
+        )
+        yield (
+            self.node_id and self.node_ip,
+            "Both node_id and node_ip are given. Only one of them can be provided. "
+            f"Given node id: {self.node_id}, given node ip: {self.node_ip}",
+        )
+        yield (
+            not (self.actor_id or self.task_id or self.pid or self.filename or self.submission_id),
+            "None of actor_id, task_id, pid, submission_id or filename is provided. At least one of them is required "
+            "to fetch logs.",
+        )
+        yield (
+            self.suffix not in ("out", "err"),
+            f"Invalid suffix: {self.suffix}. Must be one of 'out' or 'err'.",
+        )
+        yield (
+            self.filename.startswith("/") or ".." in self.filename.split("/"),
+            f"filename {self.filename!r} is not within the logs; give one that /api/v0/logs lists",
+        )
+
+
+def _find(asked: _Asked, finder: LogFinder) -> LogPart:
     """
     Resolve what is asked for to a log and a part of it.
 
     Raises:
         NotFoundError: There is no such log, in Ray's words.
-        ConfigError: The parameters do not fit together.
     """
-    node_id, node_ip, filename = (view.param(name) for name in ("node_id", "node_ip", "filename"))
-    actor_id, task_id, submission_id = (view.param(name) for name in ("actor_id", "task_id", "submission_id"))
-    pid, attempt, suffix = _int(view, "pid", 0), _int(view, "attempt_number", 0), view.param("suffix", "out")
-    if not (node_id or node_ip or actor_id or task_id):
-        raise ConfigError(
-            "node_id or node_ip must be provided as constructor arguments when no actor or task_id is supplied as "
-            "arguments."
-        )
-    if node_id and node_ip:
-        raise ConfigError(
-            "Both node_id and node_ip are given. Only one of them can be provided. "
-            f"Given node id: {node_id}, given node ip: {node_ip}"
-        )
-    if not (actor_id or task_id or pid or filename or submission_id):
-        raise ConfigError(
-            "None of actor_id, task_id, pid, submission_id or filename is provided. At least one of them is required "
-            "to fetch logs."
-        )
-    if suffix not in ("out", "err"):
-        raise ConfigError(f"Invalid suffix: {suffix}. Must be one of 'out' or 'err'.")
-    if filename.startswith("/") or ".." in filename.split("/"):
-        raise ConfigError(f"filename {filename!r} is not within the logs; give one that /api/v0/logs lists")
-    node_id = node_id or (finder.node(node_ip) if node_ip else "")
-    if actor_id:
-        node_id, found = finder.of_actor(actor_id, suffix)
-    elif task_id:
-        return finder.of_task(task_id, attempt, suffix)
-    elif submission_id:
-        node_id, found = finder.of_job(submission_id)
-    elif pid:
-        found = finder.of_worker(node_id, suffix, pid=pid)
+    node_id = asked.node_id or (finder.node(asked.node_ip) if asked.node_ip else "")
+    if asked.actor_id:
+        node_id, part = finder.of_actor(asked.actor_id, asked.suffix)
+    elif asked.task_id:
+        return finder.of_task(asked.task_id, asked.attempt_number, asked.suffix)
+    elif asked.submission_id:
+        node_id, part = finder.of_job(asked.submission_id)
+    elif asked.pid:
+        part = finder.of_worker(node_id, asked.suffix, pid=asked.pid)
     else:
-        found = finder.named(node_id, filename)
-        if found is None:
-            raise NotFoundError(f"A file is not found at: {filename}")
-    if found is None:
-        raise NotFoundError(
-            "Could not find a log file. Please make sure the given option exists in the cluster.\n"
-            f"\tnode_id: {node_id or None}\n\tfilename: None\n\tactor_id: {actor_id or None}\n"
-            f"\ttask_id: None\n\tpid: {pid or None}\n\tsuffix: {suffix}\n"
-            f"\tsubmission_id: {submission_id or None}\n\tattempt_number: {attempt}\n"
-        )
-    return found
+        part = finder.named(node_id, asked.filename)
+        if part is None:
+            raise NotFoundError(f"A file is not found at: {asked.filename}")
+    if part is None:
+        raise _not_found(asked, node_id)
+    return part
+
+
+def _not_found(asked: _Asked, node_id: str) -> NotFoundError:
+    return NotFoundError(
+        "Could not find a log file. Please make sure the given option exists in the cluster.\n"
+        f"\tnode_id: {node_id or None}\n\tfilename: None\n\tactor_id: {asked.actor_id or None}\n"
+        f"\ttask_id: None\n\tpid: {asked.pid or None}\n\tsuffix: {asked.suffix}\n"
+        f"\tsubmission_id: {asked.submission_id or None}\n\tattempt_number: {asked.attempt_number}\n"
+    )
 
 
 def _by_component(names: Iterable[str]) -> dict[str, list[str]]:

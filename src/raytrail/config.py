@@ -1,9 +1,9 @@
 """
 Every setting: its name, unit, default and meaning, in one place.
 
-Read from a TOML file with one table a room, then from the environment (``RAYTRAIL_TAIL_POLL_SECONDS``), then
-from the command line (``--poll-seconds``); later ones win. The flags, ``raytrail settings`` and the table in
-the docs are made from here too (`settings`, `markdown`).
+Settings are read from a TOML file with one table a room, then from the environment (``RAYTRAIL_TAIL_POLL_SECONDS``),
+then from the command line (``--poll-seconds``). Later ones win. The flags, ``raytrail settings`` and the table in the
+docs are made from here too (`settings`, `markdown`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ AtLeastOne = msgspec.Meta(ge=1)
 
 
 HEARTBEAT_SECONDS = 60.0
-"""How often an agent says of a session that is alive that it is, at least."""
+"""The longest that an agent lets pass before it reports again that a session is alive."""
 LEAST_QUIET_SECONDS = 2 * HEARTBEAT_SECONDS
-"""The shortest quiet that says anything: a session that is alive is heard of once in that time, and may be late."""
+"""The shortest quiet that says anything. An agent reports a living session once in half of it, and may be late."""
 
 Table = TypeVar("Table", bound="_Table")
 
@@ -50,71 +50,73 @@ class TailConfig(_Table, frozen=True, kw_only=True):
 
     cluster: str = ""
     """
-    The name you give this cluster. Sessions of one name are listed together; each keeps its own
-    history.
+    The name you give this cluster. Sessions of one name are listed together. Each keeps its own history.
     """
     temp_dir: str = "/tmp/ray"
-    """Ray's ``--temp-dir``: where its session directories are."""
+    """Ray's ``--temp-dir``, which holds its session directories."""
     sessions: Literal["new", "all"] = "new"
     """
-    Which sessions to ship: ``new`` (``session_latest`` and all that begin later) or ``all`` that are
+    Which sessions to ship. ``new`` is ``session_latest`` and all that begin later, ``all`` is every session that is
     there.
     """
     export: bool = True
     """
-    Off: nothing is read, and nothing leaves this node. What Ray writes meanwhile is shipped once it is on
-    again, as far as Ray still has it.
+    Whether to ship at all. When it is off, nothing is read and nothing leaves this node. The agent ships what Ray wrote
+    meanwhile once it is on again, as far as Ray still has it.
     """
     event_types: tuple[str, ...] = ()
-    """Event types to ship, as in file names (``TASK``, ``ACTOR``, ...); none means all."""
+    """Event types to ship, as in file names (``TASK``, ``ACTOR``, ...). None means all."""
     without_event_types: tuple[str, ...] = ()
     """Event types not to ship, whatever `event_types` says."""
     events_per_second: dict[str, Annotated[float, Positive]] = {}
     """
-    Most events of a type that are shipped in a second, as ``TASK=5000``; ``ALL`` is for all types together, and
-    the small types come before ``TASK``, logs last. What is over waits in its file, and is never dropped. A log's
-    lines are no events.
+    The most events of a type that are shipped in a second, as ``TASK=5000``. ``ALL`` is for all types together. Then
+    the small types come before ``TASK``, and logs come last. An event over the limit waits in its file and is never
+    dropped. A log's lines are no events.
     """
     bytes_per_second: dict[str, Annotated[float, Positive]] = {}
-    """The same in bytes, as Ray wrote them, before any compression."""
+    """The most bytes of a type that are shipped in a second, as Ray wrote them, before any compression."""
     redact: tuple[str, ...] = ("env_vars",)
     """
-    Names whose values are masked with asterisks before anything leaves the node, wherever in an event they are, in
-    lower and in upper case. What is called or looks like a secret is masked as well: passwords, tokens, keys, what URLs
-    and commands hold of them. None: nothing is masked at all.
+    Names whose values are masked with asterisks before anything leaves the node. A name counts wherever in an event it
+    is, in lower and in upper case. Passwords, tokens, keys and the like are masked as well, by their names and by their
+    looks, also in URLs and commands. An empty list masks nothing at all.
     """
     redact_logs: bool = True
-    """Mask the same in the lines of logs. Off: what a program prints leaves the node as it is."""
+    """Mask the same in the lines of logs. When it is off, whatever a program prints leaves the node as it is."""
     logs: bool = True
-    """Ship the sessions' logs, too: all files in ``logs/`` that hold no events, as event type ``LOG``."""
+    """Ship the sessions' logs, too. They are all files in ``logs/`` without events. Their event type is ``LOG``."""
     log_include: tuple[str, ...] = ()
-    """Logs to ship, as globs of their names in ``logs/``, e.g. ``worker-*`` or ``serve/*``; none means all."""
+    """Logs to ship, as globs of their names in ``logs/``, e.g. ``worker-*`` or ``serve/*``. None means all."""
     log_exclude: tuple[str, ...] = ("debug_state*.txt",)
     """Logs not to ship, whatever `log_include` says. Ray writes the default ones anew every ten seconds."""
     log_file_bytes: Annotated[int, AtLeastOne] = 1024 * 1024 * 1024
-    """Most bytes of one log that are shipped. What is over is counted as skipped, and missing where it is read."""
+    """
+    The most bytes of one log that are shipped. Bytes over the limit are counted as skipped, and are missing where the
+    log is read.
+    """
     rotation_bytes: Annotated[int, AtLeastOne] = 100_000_000
-    """At what size Ray rotates an event file (100 MB in Ray 2.60); for the warning below."""
+    """The size at which Ray rotates an event file (100 MB in Ray 2.60). It serves the warning of `rotation_files`."""
     rotation_files: Annotated[int, AtLeastOne] = 20
     """
-    How many rotated files Ray keeps of a writer before it deletes the oldest. It is warned of when unread bytes have
+    How many rotated files Ray keeps of a writer before it deletes the oldest. The agent warns when unread bytes have
     less than a quarter of that way to go.
     """
     poll_seconds: Annotated[float, Positive] = 0.18
-    """How often new bytes are looked for; also the most that an event waits for company."""
+    """How often the agent looks for new bytes. An event waits no longer than this for others to go with."""
     sweep_seconds: Annotated[float, Positive] = 2.0
-    """How often the directories are listed in full, whatever inotify said."""
+    """How often the directories are listed in full, whatever inotify reported."""
     inotify: bool = True
     """
-    Let the kernel name the files that grew. Off, or where there is no inotify: look at all of them each
-    time.
+    Let the kernel name the files that grew. When it is off, or where there is no inotify, the agent looks at all of
+    them each time.
     """
     chunk_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024
-    """Most bytes in a chunk; one longer line makes a chunk of its own."""
+    """The most bytes in a chunk. A longer line makes a chunk of its own."""
     max_line_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
-    """A longer line is set aside: its range is reported as skipped, the file goes on after it."""
+    """The longest line that is shipped. A longer one is reported as skipped, and the file goes on after it."""
     state_dir: str = "~/.local/state/raytrail"
-    """Where the checkpoint is kept, and ``raytrail up`` keeps all that it has."""
+    """Directory of the agent's checkpoint, and of all that ``raytrail up`` keeps."""
 
 
 HookedType = Literal[
@@ -130,43 +132,48 @@ class SourcesConfig(_Table, frozen=True, kw_only=True):
 
     types: tuple[Literal["ALL"] | HookedType | ProbedType, ...] = ()
     """
-    Event types to write: ``SERVE_INSTANCE``, ``SERVE_PROXY``, ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``,
-    ``SERVE_REPLICA``, ``DATASET_PROGRESS``, ``PLACEMENT_GROUP``, ``OBJECT``, ``WORKER``; ``ALL`` is all of them, none
-    means none.
+    Event types to write, among ``SERVE_INSTANCE``, ``SERVE_PROXY``, ``SERVE_APPLICATION``, ``SERVE_DEPLOYMENT``,
+    ``SERVE_REPLICA``, ``DATASET_PROGRESS``, ``PLACEMENT_GROUP``, ``OBJECT`` and ``WORKER``. ``ALL`` is all of them.
+    None means none.
     """
     placement_group_seconds: Annotated[float, Positive] = 1.0
     """
-    How often the GCS is asked for its placement groups, on the head node. Less often where an answer costs more than a
-    hundredth of that.
+    How often the agent on the head node asks the GCS for its placement groups. It asks less often where an answer costs
+    more than a hundredth of that.
     """
     worker_seconds: Annotated[float, Positive] = 1.0
-    """The same for its workers."""
+    """The same for the GCS's workers."""
     object_seconds: Annotated[float, Positive] = 1.0
     """
-    How often a node's raylet is asked for its workers' object references. Less often where an answer costs more than a
-    hundredth of that: about every ten seconds with 10 000 references.
+    How often the agent asks its node's raylet for its workers' object references. It asks less often where an answer
+    costs more than a hundredth of that, which is about every ten seconds with 10 000 references.
     """
     objects_limit: Annotated[int, AtLeastOne] = 10_000
-    """Most object references that are asked for at once. Of more, those in the answer are kept up with."""
+    """
+    The most object references that are asked for at once. Where there are more, only those in the answer are known.
+    """
     serve_seconds: Annotated[float, Positive] = 1.0
     """
-    How often Serve's REST API is asked, on the head node, where Serve runs without hooks and `types` has its types.
-    Less often where an answer costs more than a hundredth of that.
+    How often the agent on the head node asks Serve's REST API, where Serve runs without hooks and `types` has its
+    types. It asks less often where an answer costs more than a hundredth of that.
     """
     wait_seconds: Annotated[float, Positive] = 60.0
-    """The longest that a slow answer makes the next one wait; our own CPU time is kept below 1 % whatever this is."""
+    """The longest that a slow answer makes the next one wait. Raytrail's own CPU time stays below 1 % all the same."""
     receiver: str = ""
     """
-    Where to take what Ray's HTTP export posts, as ``127.0.0.1:8367``, with ``raytrail run --http-events`` for the same
-    address; empty means nowhere.
+    Address where the agent takes what Ray's HTTP export posts, e.g. ``127.0.0.1:8367``. Ray posts there when it is
+    started with ``raytrail run --http-events`` and the same address. Empty means nowhere.
     """
     receiver_token: str = ""
     """
-    What whoever posts there must send, as bearer token or as the password of basic authentication; empty lets everybody
-    in who reaches it.
+    Token that a sender must give, as bearer token or as the password of basic authentication. Empty lets everybody in
+    who reaches it.
     """
     receiver_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
-    """Most bytes that are taken at once. Ray sends a thousand events at a time, again and again until they are."""
+    """
+    The most bytes that are taken at once. Ray sends a thousand events at a time, and sends them again until they are
+    taken.
+    """
 
 
 class AgentConfig(_Table, frozen=True, kw_only=True):
@@ -174,27 +181,26 @@ class AgentConfig(_Table, frozen=True, kw_only=True):
 
     to: str = ""
     """
-    Where to publish, e.g. ``file:///var/lib/raytrail/events`` or ``kafka://host:9092/ray-events``. Several places at
-    once: ``[destinations.<name>]`` tables in the settings file.
+    Where to publish, e.g. ``file:///var/lib/raytrail/events`` or ``kafka://host:9092/ray-events``. To publish to
+    several places at once, give ``[destinations.<name>]`` tables in the settings file.
     """
     listen: str = ""
-    """Where to answer ``/metrics`` (Prometheus) and ``/healthz``, as ``127.0.0.1:8366``; empty means nowhere."""
+    """Address that answers ``/metrics`` (Prometheus) and ``/healthz``, e.g. ``127.0.0.1:8366``. Empty means nowhere."""
     with_ray: bool = False
     """
-    End when Ray on this node has: ship what is left, then exit. Told to stop while Ray runs, wait for it to stop
-    first, `drain_seconds` at most, as when both are told at the same time.
+    End when Ray on this node has ended. The agent ships what is left, then exits. An agent that is told to stop while
+    Ray runs waits for Ray to stop first, `drain_seconds` at most. That serves where both are told at the same time.
     """
     in_flight_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
     """
-    Most bytes that are read and not yet acknowledged. At the limit, reading stops: the file is the
-    buffer.
+    The most bytes that are read and not yet acknowledged. At the limit, reading stops, since the file is the buffer.
     """
     retry_seconds: Annotated[float, Positive] = 1.0
     """How long to wait before an absent broker is tried again."""
     report_seconds: Annotated[float, Positive] = 10.0
     """
-    How often the agent reports what it has seen written, for the completeness ledger, and looks whether Ray still runs;
-    every 60 seconds at least.
+    How often the agent reports what it has seen written, for the completeness ledger, and looks whether Ray still runs.
+    It does both every 60 seconds at least.
     """
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 20.0
     """How long an agent that is told to stop goes on shipping what is left. Kubernetes kills after 30."""
@@ -204,23 +210,22 @@ class StoreConfig(_Table, frozen=True, kw_only=True):
     """The history on disk."""
 
     dir: str = ""
-    """Where the history is; empty means ``store`` in `tail.state_dir`."""
+    """Directory of the history. Empty means ``store`` in `tail.state_dir`."""
     threads: Annotated[int, AtLeastOne] = max(1, os.cpu_count() or 1)
     """Threads of the engine."""
     memory_bytes: Annotated[int, msgspec.Meta(ge=256 * 1024 * 1024)] = 1024 * 1024 * 1024
-    """Memory of the engine; what does not fit spills to the store's ``tmp``."""
+    """Memory of the engine. Data that does not fit spills to the store's ``tmp``."""
     sql_seconds: Annotated[float, Positive] = 300.0
     """How long a question in SQL may take before it is given up."""
     sql_rows: Annotated[int, AtLeastOne] = 1_000_000
-    """Most rows of an answer in SQL: all of them are held in memory, beside `memory_bytes`."""
+    """The most rows of an answer in SQL. All of them are held in memory, beside `memory_bytes`."""
     sql_spill_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 4 * 1024 * 1024 * 1024
-    """Most bytes of the disk that questions in SQL may take, beside `memory_bytes`, while they are worked out."""
+    """The most bytes of the disk that questions in SQL may take, beside `memory_bytes`, while they are worked out."""
     batch_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
-    """Most bytes of lines appended at once; bounds memory and the time to an ack."""
+    """The most bytes of lines that are appended at once. It bounds memory and the time to an ack."""
     batch_seconds: Annotated[float, Positive] = 1.0
     """
-    How long arriving chunks are gathered before they are appended, unless `batch_bytes` is reached
-    first.
+    How long arriving chunks are gathered before they are appended, unless `batch_bytes` is reached first.
     """
     fold_seconds: Annotated[float, Positive] = 2.0
     """How often appended events are folded into what is served."""
@@ -228,18 +233,18 @@ class StoreConfig(_Table, frozen=True, kw_only=True):
     """A session whose nodes are all dead is sealed when nothing has arrived for this long."""
     seal_after_quiet_seconds: Annotated[float, Positive] = 3600.0
     """
-    A session of which nothing was heard for this long is sealed, and what was open is closed as inferred. Agents say
-    every 60 seconds that a session is alive, where nothing else happens in it: less than 120 is refused.
+    A session of which nothing was heard for this long is sealed, and what was open is closed as inferred. Agents report
+    every 60 seconds that a session is alive, even where nothing else happens in it. Less than 120 is refused.
     """
     stop_seconds: Annotated[float, Positive] = 60.0
     """
-    How long a history that is told to stop may take for what it is at. Then it is ended by force: nothing is lost, and
-    what was not acknowledged comes again.
+    How long a history that is told to stop may take to finish its work. Then it is ended by force. Nothing is lost,
+    since chunks that were not acknowledged come again.
     """
     set_aside_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
     """
-    Most bytes kept, for a person to read, of chunks that arrived and cannot be stored; the oldest go first. The ledgers
-    go on counting those that went. 0 keeps none.
+    The most bytes that are kept, for a person to read, of chunks that arrived and cannot be stored. The oldest go
+    first. The ledgers go on counting those that went. 0 keeps none.
     """
 
 
@@ -249,28 +254,28 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8365
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on. 0 takes a free one."""
     token: str = ""
     """
-    What whoever asks must send, as bearer token; browsers are asked for it once. Needed where other machines reach
-    `host`.
+    Token that a client must send, as bearer token. Browsers are asked for it once. It is needed where other machines
+    reach `host`.
     """
     wrong_tokens_per_minute: Annotated[int, AtLeastOne] = 10
     """
-    How many wrong tokens of one address are answered with 401 in a minute; those that are over, with 429. Whoever sends
-    the right one is let in all the same.
+    How many wrong tokens of one address are answered with 401 in a minute. Those over the limit are answered with 429.
+    A client that sends the right one is let in all the same.
     """
     open: bool = False
     """Whether other machines may ask without a token, as behind a proxy that knows its users."""
     hosts: tuple[str, ...] = ()
     """
-    Names that the server is asked by, beside ``localhost`` and addresses. Without a token it refuses others, so that no
-    page on the web can have its own name lead here.
+    Names that the server is asked by, beside ``localhost`` and addresses. A server without a token refuses others, so
+    that no page on the web can have its own name lead here.
     """
     origins: tuple[str, ...] = ()
     """
-    Origins of pages that may post and follow logs beside the server's own, as ``https://history.example``: where a
-    proxy asks by another name than the browser does. Those of others are refused, with a token or without.
+    Origins of pages that may post and follow logs beside the server's own, e.g. ``https://history.example``. They are
+    needed where a proxy asks by another name than the browser does. Other pages are refused, with a token or without.
     """
     tls_certificate: str = ""
     """File of the certificate, with those it was signed by, to serve HTTPS."""
@@ -279,39 +284,40 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     dashboard: str = ""
     """
     Directory of Ray's dashboard, ``ray/dashboard/client/build`` in a Ray. Empty takes that of the Ray that is installed
-    beside the server, where there is one; ``off`` shows a page of our own in its place.
+    beside the server, where there is one. ``off`` shows a page of Raytrail's own in its place.
     """
     ingest: str = ""
     """
-    Where to publish what agents and foreign collectors post to ``/ingest``, a broker's URL; ``on`` with ``raytrail up``
-    is what it publishes to itself. Empty: nothing is taken.
+    URL of the broker to publish to what agents and foreign collectors post to ``/ingest``. ``on`` is for ``raytrail
+    up`` and means the broker that it publishes to itself. Empty takes nothing.
     """
     ingest_token: str = ""
     """
-    What whoever posts to ``/ingest`` must send, as bearer token or as the password of basic authentication. It lets
-    them read nothing. Empty: `server.token`, where there is one; else everybody is let in.
+    Token that a sender to ``/ingest`` must give, as bearer token or as the password of basic authentication. It lets
+    them read nothing. Empty takes `server.token`, and lets everybody in where there is none.
     """
     ingest_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 65 * 1024 * 1024
     """
-    Most bytes of a body, as sent and as decompressed: the longest line that an agent ships by default, and some.
+    The most bytes of a body, as sent and as decompressed. The default is the longest line that an agent ships by
+    default, and some.
     """
     ingest_ratio: Annotated[float, msgspec.Meta(ge=1)] = 200.0
-    """How many times as long as it was sent a body may be when decompressed; 16 MB it may be anyway."""
+    """How many times longer than it was sent a body may be when decompressed. It may be 16 MB in any case."""
     ingest_memory_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
     """
-    Most bytes of all bodies that are being taken at the same time. Where there is no room, those that hardly come make
-    some, and then others are told to come back.
+    The most bytes of all bodies that are being taken at the same time. When there is no room, the slowest bodies are
+    given up first. Then others are told to come back.
     """
     connections: Annotated[int, AtLeastOne] = 512
-    """Most connections at the same time. Those on which nothing was asked for yet make room for new ones."""
+    """The most connections at the same time. Those on which nothing was asked for yet make room for new ones."""
     header_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 64 * 1024
-    """Most bytes of a request's line and headers."""
+    """The most bytes of a request's line and headers."""
     header_seconds: Annotated[float, Positive] = 10.0
     """How long a request's line and headers may take to come."""
     body_seconds: Annotated[float, Positive] = 60.0
     """How long a request's body may take to come."""
     answer_seconds: Annotated[float, Positive] = 60.0
-    """How long whoever asked may read nothing of an answer that is being sent, before the connection is closed."""
+    """How long a client may read nothing of an answer that is being sent, before the connection is closed."""
 
 
 class Config(_Table, frozen=True, kw_only=True):
@@ -324,8 +330,8 @@ class Config(_Table, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     destinations: dict[str, dict[str, Any]] = {}
     """
-    Places that an agent publishes to, by name, each with a `to` and whatever settings of ``tail`` and ``agent`` are
-    other ones there than in those tables. Each has a checkpoint of its own, and goes at its own pace.
+    Places that an agent publishes to, by name. Each has a `to`, and the settings of ``tail`` and ``agent`` that differ
+    there from those tables. Each has a checkpoint of its own, and goes at its own pace.
     """
 
 
@@ -453,9 +459,9 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
     Read the settings: file, then environment, then flags.
 
     Args:
-        path: The TOML file; None reads the one that ``RAYTRAIL_CONFIG`` names, if any.
-        environ: The process's environment. ``RAYTRAIL_<TABLE>_<NAME>``; a list is comma-separated.
-        flags: What the command line said, by table and name; text is read as the environment's is.
+        path: The TOML file. None reads the one that ``RAYTRAIL_CONFIG`` names, if any.
+        environ: The process's environment, with names as ``RAYTRAIL_<TABLE>_<NAME>``. A list is comma-separated.
+        flags: The command line's values, by table and name. Text is read as the environment's is.
 
     Raises:
         ConfigError: The file cannot be read, or a setting is unknown or out of range.
@@ -486,7 +492,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
 
 def destinations(config: Config) -> tuple[Destination, ...]:
     """
-    Return where the agent publishes to: what `agent.to` says, and every table of `destinations`.
+    Return the places that the agent publishes to, from `agent.to` and from every table of `destinations`.
 
     Raises:
         ConfigError: A destination has no `to`, a setting that is none of a destination's, or one out of range.
@@ -515,7 +521,7 @@ def _changed(table: Table, values: dict[str, Any]) -> Table:
 
 def layers(path: Path | None, environ: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
     """
-    Return what the settings file and the environment say, by where they say it; later ones win.
+    Return the values of the settings file and of the environment, by their source. Later ones win.
 
     Raises:
         ConfigError: As in `load`.
@@ -553,7 +559,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _meant(error: str) -> str:
-    """Return the name that is likely meant by one that msgspec does not know, as the end of an error."""
+    """Return the end of an error about an unknown name, with the name that is likely meant."""
     match = re.match(r"Object contains unknown field `(.+?)`(?: - at `\$\.(\w+))?", error)
     if match is None:
         return ""
@@ -601,7 +607,7 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
 
 
 def _with_sizes(values: Any) -> Any:
-    """Return what a file says, its sizes as numbers of bytes."""
+    """Return a file's values with sizes as numbers of bytes."""
     if not isinstance(values, dict):
         return values
     return {
@@ -611,7 +617,7 @@ def _with_sizes(values: Any) -> Any:
 
 
 def _bytes(text: str) -> str | int:
-    """Return a size in bytes, e.g. of ``256 KiB``; what is no size as it is, of which the type's error says more."""
+    """Return the bytes of a size such as ``256 KiB``. Other text stays, since the type's error says more about it."""
     match = _SIZE.fullmatch(text)
     return int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else text
 

@@ -114,7 +114,7 @@ def test_the_docs_table_holds_defaults_that_are_the_same_on_every_machine(run):
     assert text == config.markdown()
     assert (
         "| `tail.poll_seconds`<br>`RAYTRAIL_TAIL_POLL_SECONDS`<br>`--poll-seconds` | `0.18`<br>number, > 0 | "
-        "How often new bytes are looked for; also the most that an event waits for company. |\n"
+        "How often the agent looks for new bytes. An event waits no longer than this for others to go with. |\n"
     ) in text
     assert "| `one a core`<br>integer, >= 1 | Threads of the engine. |" in text
 

@@ -1,8 +1,4 @@
-"""
-The command line: one file a command, imported when it is called.
-
-Files whose names begin with an underscore are shared by the commands.
-"""
+"""The command line. Each file is one command, which is imported when it is called."""
 
 from __future__ import annotations
 
@@ -52,13 +48,13 @@ COMMANDS = {
 """
 Each command with the first sentence of its help, by section.
 
-It stands here so that ``raytrail --help`` imports no command; a test keeps the two equal.
+It stands here so that ``raytrail --help`` imports no command. A test keeps the two equal.
 """
 
 
 _HELP = """\
-Ray's Export API, end to end: every state change of a Ray cluster as a stream, and a history that answers
-after the cluster is gone.
+Raytrail gives every state change of a Ray cluster as a stream, from Ray's Export API, and keeps a history that
+answers after the cluster is gone.
 
 \b
     file -> tail -> chunk -> publish -> consume -> append -> fold -> serve

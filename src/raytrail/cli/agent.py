@@ -19,10 +19,10 @@ def agent(config: Config, load: Callable[[], Config]) -> None:
     """
     Publish what Ray writes on this node.
 
-    Reads the event files of Ray's sessions and nothing else of Ray: it may start before Ray, and stop or
-    die at any time; the next start goes on where the broker's acknowledgements left off. SIGTERM ships what
-    is left first, for `drain_seconds` at most. What hangs then is left 10 seconds later. SIGHUP reads the settings
-    again, without a pause. `raytrail doctor` says whether there is anything to ship.
+    The agent reads the event files of Ray's sessions and nothing else of Ray. It may start before Ray, and it may stop
+    or die at any time. The next start goes on where the broker's acknowledgements left off. SIGTERM ships the rest
+    first, for `drain_seconds` at most. An agent that hangs after that is ended 10 seconds later. SIGHUP reads the
+    settings again, without a pause. `raytrail doctor` says whether there is anything to ship.
     """
     service.keep_memory()
     agent = Agent(config, load)
@@ -35,7 +35,7 @@ async def _agent(config: Config, agent: Agent, stop: asyncio.Event) -> None:
     if not config.agent.listen:
         await systemd.alive(agent.run(stop))
         return
-    # its library is loaded by those who listen only
+    # only an agent that listens loads its library
     from raytrail.agent.metrics import answering
 
     with answering(config.agent.listen, agent) as url:

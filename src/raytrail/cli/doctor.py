@@ -71,7 +71,7 @@ class Node(NamedTuple):
     sessions: tuple[Session, ...]
     """The newest of the temp dir, and those of the raylets that run here."""
     running: tuple[Process, ...]
-    """Those that work in the temp dir; where none does, all there are."""
+    """The processes that work in the temp dir, or all there are where none does."""
     elsewhere: tuple[Path, ...]
     """The temp dirs of the other raylets that run here."""
     drivers: Mapping[int, Mapping[str, str]]
@@ -91,7 +91,7 @@ class Node(NamedTuple):
         return {name: value for process in self.running for name, value in process.system_config().items()}
 
     def environments(self) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """Yield the environments that can be read, each with whose it is."""
+        """Yield the environments that can be read, each with the name of its process."""
         for process in self.running:
             if process.environ is not None:
                 yield f"{process.name} {process.pid}", process.environ
@@ -100,7 +100,7 @@ class Node(NamedTuple):
 
     def values(self, name: str) -> dict[str, Any]:
         """
-        Return what each process that has tasks goes by; None where Ray's default holds.
+        Return the value in each process that has tasks. It is None where Ray's default holds.
 
         The system config wins over the variable.
         """
@@ -123,9 +123,9 @@ def doctor(form: str, config: Config) -> None:
     """
     Say what this node would export, and what is wrong.
 
-    Looks at Ray's processes and session directories from the outside, and changes nothing. Run it as the user
-    that runs Ray, and in the same container: elsewhere the environment of Ray's processes cannot be seen.
-    Exits with 1 if anything is bad.
+    The doctor looks at Ray's processes and session directories from the outside, and changes nothing. Run it as the
+    user that runs Ray, and in the same container, since the environment of Ray's processes cannot be seen from
+    elsewhere. The exit code is 1 if anything is bad.
     """
     findings = check(read(Path(config.tail.temp_dir).expanduser(), processes.PROC, *checkpoint_files(config)))
     if form == "json":
@@ -143,7 +143,7 @@ def read(temp_dir: Path, proc: Path, *checkpoints: Path) -> Node:
     Args:
         temp_dir: Ray's ``--temp-dir``.
         proc: The kernel's view of the processes.
-        checkpoints: Where this node's agent keeps how far it is, for each of its destinations.
+        checkpoints: The checkpoint files of this node's agent, one for each of its destinations.
     """
     every = processes.processes(proc)
     elsewhere = {p.temp_dir for p in every if p.name == "raylet"} - {temp_dir.resolve()}
@@ -319,7 +319,7 @@ def _task_files(session: Session) -> tuple[Counter[int], dict[int, float]]:
 
 
 def _is_silent(node: Node, session: Session, pid: int, changed_s: float) -> bool:
-    """Return whether a driver without events was not told to export; one that was has had nothing to say yet."""
+    """Return whether a driver without events was not told to export. A driver that was has not done anything yet."""
     environ = node.drivers.get(pid) if node.alive(session) else None
     if environ is None:
         return node.now_s - changed_s > FLUSH_SECONDS

@@ -1,4 +1,4 @@
-"""``raytrail env``: what Ray must be told so that nothing is lost, for who starts it in a way of their own."""
+"""``raytrail env`` prints what Ray must be told so that nothing is lost, for people who start it in another way."""
 
 from __future__ import annotations
 
@@ -79,13 +79,14 @@ def env(profile: str, types: tuple[str, ...], http_events: str, form: str) -> No
     """
     Print what Ray must be told so that nothing is lost.
 
-    For who cannot start it with `raytrail run`: a shell, containers, KubeRay, the cluster launcher (yaml).
+    It is for a Ray that `raytrail run` cannot start, as in a shell, in containers, with KubeRay or with the cluster
+    launcher (yaml).
 
     \b
         eval "$(raytrail env)"
         ray start --head --system-config "$RAYTRAIL_RAY_SYSTEM_CONFIG"
 
-    The environment is for `ray start` on every node and for every driver, the system config for the head alone.
+    The environment is for `ray start` on every node and for every driver. The system config is for the head alone.
     """
     for line in FORMATS[form](export.settings(profile, types, http_events=http_events)):
         click.echo(line)

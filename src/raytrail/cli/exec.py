@@ -36,9 +36,9 @@ def exec(at: str | None, cluster_id: str, command: tuple[str, ...], config: Conf
         raytrail exec latest --at -5m -- python ask.py
 
     CLUSTER is a session's name, a part of it that no other has, a cluster's name or `latest`. The history is served
-    on this machine for as long as the command runs, beside a stand-in for the cluster's GCS, which `ray logs` asks for
-    the dashboard. Without --at a cluster that has ended is shown as it was just before its shutdown; --at end shows its
-    very end. The exit code is the command's.
+    on this machine for as long as the command runs. So is a stand-in for the cluster's GCS, which `ray logs` asks for
+    the dashboard. Without --at, a cluster that has ended is shown as it was just before its shutdown. --at end shows
+    its very end. The exit code is the command's.
     """
     with stores.reading(config) as store:
         cluster = stores.chosen(store, cluster_id)
@@ -49,7 +49,7 @@ def exec(at: str | None, cluster_id: str, command: tuple[str, ...], config: Conf
 
 
 def _path(cluster: Cluster, at: str | None) -> str:
-    """Return which moment of a cluster a URL names."""
+    """Return the part of a URL that names a moment of a cluster."""
     if at is None:
         return ""
     moment_ms = stores.moment(cluster, at)
@@ -67,7 +67,7 @@ def _environment(address: str, gcs: str) -> Mapping[str, str]:
 
 @contextmanager
 def _served(store: Store) -> Iterator[str]:
-    """Serve the history on a free port of this machine, on a thread of its own; yield the URL."""
+    """Serve the history on a free port of this machine, on a thread of its own, and yield the URL."""
     server = service.server()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     urls: list[str] = []
@@ -77,7 +77,7 @@ def _served(store: Store) -> Iterator[str]:
         urls.append(url)
         ready.set()
 
-    # none of the settings of a server for others: what asks here knows no token, and no certificate
+    # it has none of the settings of a server for others, as the command knows no token and no certificate
     settings = ServerConfig(port=0, dashboard="off")
 
     def serve() -> None:

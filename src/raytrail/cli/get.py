@@ -1,4 +1,4 @@
-"""``raytrail get``: one row in full."""
+"""``raytrail get`` shows one row in full."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from raytrail.store import Filter
 from raytrail.terminal import nouns, options, printing, stores
 
 LEAST_LETTERS = 8
-"""How many letters of an id are enough to look for it; a job's id has no more."""
+"""How many letters of an id are enough to look for it. A job's id has no more."""
 LONGEST_ID = 64
-"""More letters than any id of Ray's has: a node's has 56."""
+"""More letters than any id of Ray's has. A node's has 56."""
 MOST_NAMED = 5
 """How many ids an error names."""
 
@@ -32,7 +32,7 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
     """
     Show one task, actor, node, job, ... in full.
 
-    KEY is its id, or the first letters of it, eight at least. A task shows all its attempts; ID:1 is only the attempt
+    KEY is its id, or at least the first eight letters of it. A task shows all its attempts. ID:1 shows only the attempt
     of that number.
     """
     entity = nouns.named(noun)

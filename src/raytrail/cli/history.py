@@ -15,22 +15,22 @@ from raytrail.terminal import note, options, service, stores
 
 
 @click.command(cls=options.Command)
-@click.option("--from", "url", required=True, metavar="URL", help="Where the agents publish.")
+@click.option("--from", "url", required=True, metavar="URL", help="URL that the agents publish to.")
 @click.option(
     "--group",
     default="history",
     show_default=True,
-    help="Under which name the broker remembers how far it is. The store's id follows it, so that histories with a "
-    "store each get everything.",
+    help="Name under which the broker remembers how far the history is. The store's id is added to it, so that "
+    "histories with a store each get everything.",
 )
 @options.settings("store")
 def history(url: str, group: str, config: Config) -> None:
     """
     Keep what the agents publish.
 
-    One history writes to a store; any number of commands and servers may read it meanwhile. It may stop or
-    die at any time: what it has not acknowledged comes again, and what comes twice is stored once. SIGTERM ends it
-    within `stop_seconds`. A store that is new to a broker gets all that the broker still holds.
+    One history writes to a store. Any number of commands and servers may read it meanwhile. It may stop or die at any
+    time, since a chunk that it has not acknowledged comes again, and a chunk that comes twice is stored once. SIGTERM
+    ends it within `stop_seconds`. A store that is new to a broker gets all that the broker still holds.
     """
     service.run(
         lambda stop: _keep(url, group, config, stop),

@@ -37,7 +37,7 @@ NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
 
 class _Place(click.Path):
-    """A path that is there, which a file:// URL names, too; or any other URL."""
+    """A path that is there, also as a file:// URL, or any other URL."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path, or the URL as it is."""
@@ -70,12 +70,13 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
     """
     Read sessions that Ray left on disk into a history.
 
-    PATH is a session directory, its logs/ or export_events/, a copy of one of these, or Ray's temp dir with
-    all its sessions; or what KubeRay's history server has collected: its bucket, s3://bucket/path, gs:// or
-    az://, a copy of it, or a part of either. In a bucket's path, * stands for any name. No agent is needed. What
-    is already in the history is passed over, so an import that was cut short is simply run again. A session is
-    sealed at the end, unless it is still alive on this machine. What cannot be read is left out, and named in the
-    session's ledger; the import then exits with 1, as `raytrail ledger --check` does.
+    PATH is a session directory, its logs/ or export_events/, a copy of one of these, or Ray's temp dir with all its
+    sessions. It may also be a collection of KubeRay's history server, which is its bucket (s3://bucket/path, gs:// or
+    az://), a copy of it, or a part of either. In a bucket's path, * stands for any name. No agent is needed.
+
+    Events that the history already has are passed over, so an import that was cut short is simply run again. A session
+    is sealed at the end, unless it is still alive on this machine. Data that cannot be read is left out, and named in
+    the session's ledger. The import then exits with 1, as `raytrail ledger --check` does.
     """
     there = _look(paths)
     with stores.writing(config) as store:
@@ -103,7 +104,7 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
 
 
 def _print(results: Sequence[tuple[str, Cluster, Sequence[LedgerRow]]], before: Mapping[str, int], form: str) -> None:
-    """Print what has become of each session: its new events, and its ledger."""
+    """Print the new events and the ledger of each session."""
     if form == "json":
         printing.write_json(
             {
@@ -125,7 +126,7 @@ class _There(NamedTuple):
     """What there is to import."""
 
     names: dict[str, str]
-    """The sessions that Ray left, each with why a directory of its events cannot be read; mostly nothing."""
+    """The sessions that Ray left, each with the reason why its events cannot be read. The reason is mostly empty."""
     on_disk: list[Path]
     """Where these are."""
     collected: list[Collected]
@@ -167,7 +168,7 @@ def _look(paths: Sequence[str | Path]) -> _There:
 
 
 def _closed(session: Session) -> str:
-    """Return why a session's events cannot be read; nothing if they can, or are not there."""
+    """Return why a session's events cannot be read. It is empty if they can be, or are not there."""
     try:
         with disk.listed(session.events, session.root):
             return ""
@@ -195,7 +196,7 @@ def _look_into_bucket(url: str) -> list[Collected]:
 
 
 def _ship_collected(collected: Collected, store: Store, config: Config) -> list[str]:
-    """Append what KubeRay collected of a session, by way of the event files that it says the same as."""
+    """Append what KubeRay collected of a session. It is first written as the event files that it stands for."""
     tail = msgspec.structs.replace(config.tail, cluster=config.tail.cluster or collected.cluster)
     before, unread = _broken_before(collected.session, store), list[Unread]()
     with tempfile.TemporaryDirectory(prefix="import-", dir=store_dir(config)) as root:
@@ -204,7 +205,7 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
             for read in kuberay.convert(collected, Path(root), unread.append):
                 left_bytes -= read
                 advance(read, left_bytes)
-        # an event names its session, whoever's folder it is in
+        # an event names its session, whichever folder it is in
         sessions = _ship(sorted(Path(root).iterdir()), store, config, tail)
     if reports := _reports(collected, unread, before):
         report = Chunk(
@@ -226,7 +227,7 @@ def _broken_before(session: str, store: Store) -> set[str]:
 
 
 def _unread(session: str, store: Store, *where: Filter) -> _Unread:
-    """Return which files of a session are known not to be read to their end, from where on, how much, and why."""
+    """Return the files of a session that were not read to their end, each with where that began, how much and why."""
     try:
         files = store.snapshot(session).rows("file", where=where)
     except NotFoundError:
@@ -240,12 +241,12 @@ def _unread(session: str, store: Store, *where: Filter) -> _Unread:
 
 def _say(store: Store, reports: Sequence[Chunk], known: Mapping[str, _Unread]) -> None:
     """
-    Append the reports of files; a session that is sealed is opened for what they say anew of unread ends.
+    Append the reports of files. A sealed session is opened again where they tell something new of unread ends.
 
     Args:
         store: The history.
         reports: The reports.
-        known: What was known before, of each session.
+        known: What was known of each session before.
     """
     store.append(reports)
     for report in reports:
@@ -262,7 +263,7 @@ class _File(msgspec.Struct, frozen=True):
 
     @property
     def ends_unread(self) -> tuple[int, int, str] | None:
-        """From where on it is not read, how much that is, and why; None where all is."""
+        """The offset from which it is not read, how many bytes that is, and why. None where all is read."""
         _, *ending = self.unread.split(" ", 3)
         return (int(ending[0]), int(ending[1]), ending[2]) if ending else None
 
@@ -272,7 +273,7 @@ class _Report(msgspec.Struct, frozen=True):
 
 
 def _reports(collected: Collected, unread: Iterable[Unread], before: Set[str]) -> list[bytes]:
-    """Return what is to be said of a session's files: where reading ended early, and where it does no more."""
+    """Return the reports of a session's files, of those that ended early and of those that no longer do."""
     now_ms = time.time_ns() // 1_000_000
     broken = {ending.file: ending for ending in unread}
     files = (*collected.files, *collected.answers)

@@ -15,13 +15,13 @@ from raytrail.terminal import note, nouns, options, printing, stores, times
 from raytrail.terminal.printing import Field
 
 PAGE_ROWS = 50_000
-"""Rows asked of the store at once; bounds the memory of a long list."""
+"""How many rows are asked of the store at once, which bounds the memory of a long list."""
 WHAT = ("name", "class_name", "entrypoint")
-"""Columns that say what a row is, of whatever entity: a table shows them before others."""
+"""Columns that say what a row of any entity is. A table shows them before others."""
 WHY = ("error_type", "message", "state_message")
 """Columns that say what went wrong."""
 LASTED = "lasted"
-"""A column of tables for people alone: from its start to its end."""
+"""A column of the time from start to end, for people. Only tables have it."""
 
 
 @click.command("list", cls=options.Command)
@@ -29,13 +29,13 @@ LASTED = "lasted"
 @options.cluster
 @options.filtered
 @options.at
-@click.option("--limit", type=click.IntRange(min=0), help="Most rows. [default: 100 in a table, else all]")
+@click.option("--limit", type=click.IntRange(min=0), help="The most rows to list. [default: 100 in a table, else all]")
 @click.option(
-    "--columns", metavar="A,B,...", help="These columns, in this order. [default: all that there is room for]"
+    "--columns", metavar="A,B,...", help="Columns to show, in this order. [default: all that there is room for]"
 )
-@click.option("--order", metavar="COLUMN,...", help="Sort by these; -COLUMN is largest first.")
+@click.option("--order", metavar="COLUMN,...", help="Columns to sort by. -COLUMN sorts the largest first.")
 @options.output_format("table", "json", "csv", "parquet")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="File to write to.")
 @options.settings("store.dir", "store.threads", "store.memory_bytes")
 def list_(
     noun: str,
@@ -54,9 +54,9 @@ def list_(
     List tasks, actors, nodes, jobs, ... of a cluster, as they were at any time.
 
     NOUN is one of tasks, actors, nodes, jobs, driver_jobs, submission_jobs, datasets, train_runs, files, ...
-    Tasks are attempts. Their rows are those that `raytrail summary` counts, and that Ray's own list shows: without
-    drivers, and without attempts of which only a part was exported, unless --all is given. What is gone is listed, too,
-    with its state: dead actors, deleted objects. JSON is one array, a row a line, with times as integers.
+    Tasks are attempts. Their rows are those that `raytrail summary` counts and that Ray's own list shows. Drivers, and
+    attempts of which only a part was exported, are listed only with --all. Dead actors, deleted objects and the like
+    are listed, too, with their state. JSON is one array, a row a line, with times as integers.
 
     \b
     raytrail list tasks --filter state=FAILED --columns task_id,name,error_type
@@ -99,7 +99,7 @@ def _pages(
     order: Sequence[str],
     limit: int | None,
 ) -> Iterator[dict[str, Any]]:
-    # pages join without a gap only where the order leaves nothing open
+    # pages join without a gap only where the order is complete
     complete = [*order, *(key for key in entity.key if key not in {name.lstrip("-") for name in order})]
     offset = 0
     while limit is None or offset < limit:
@@ -140,7 +140,11 @@ def _lasted(row: Mapping[str, Any]) -> str:
 
 
 def _by_interest(entity: Entity, types: Mapping[str, Type], rows: list[dict[str, Any]]) -> list[str]:
-    """Return the columns that say something: how and what it is first, what all share after, ids last, no objects."""
+    """
+    Return the columns with values, but for objects.
+
+    The state, the name and the like come first, then the other columns, then those that all rows share, and ids last.
+    """
     filled = [name for name in (*types, LASTED) if any(row[name] not in (None, "") for row in rows)]
     first = [name for name in (entity.life.state, *WHAT, *WHY, LASTED, "start_time_ms") if name in filled]
     plain = [name for name in filled if types.get(name) not in ("json", "spans", "texts") and not name.endswith("_ns")]

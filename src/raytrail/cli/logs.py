@@ -19,12 +19,19 @@ from raytrail.terminal.printing import Field
 @click.argument("name", required=False)
 @options.cluster
 @options.at
-@click.option("--node", metavar="ID", help="Logs of that node only; a part of its id that no other has will do.")
-@click.option("--task", metavar="ID", help="Print what a task printed; ID:1 is its second attempt.")
+@click.option(
+    "--node", metavar="ID", help="List the logs of this node only. A part of its id that no other has will do."
+)
+@click.option("--task", metavar="ID", help="Print what a task printed. ID:1 is its second attempt.")
 @click.option("--actor", metavar="ID", help="Print what an actor's process printed.")
 @click.option("--job", metavar="ID", help="Print what a submission job's entrypoint printed.")
-@click.option("--err", is_flag=True, help="What a task or an actor wrote to stderr, in place of stdout.")
-@click.option("--lines", type=click.IntRange(min=1), metavar="NUMBER", help="Only the last lines.  [default: all]")
+@click.option("--err", is_flag=True, help="Print what a task or an actor wrote to stderr, in place of stdout.")
+@click.option(
+    "--lines",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Print only so many of the last lines.  [default: all]",
+)
 @options.output_format("table", "json")
 @options.settings("store.dir", "store.threads", "store.memory_bytes")
 def logs(
@@ -43,11 +50,12 @@ def logs(
     """
     List a cluster's logs, or print one.
 
-    NAME is a log's name in Ray's logs/, which is printed, or a glob, of which the logs are listed: * stays within a
-    directory, ** is any. Bytes are printed as Ray wrote them; where some are missing, a line says so.
+    NAME is a log's name in Ray's logs/, or a glob. A log is printed, and a glob lists the logs that it matches. In a
+    glob, * stays within a directory, and ** is any directory. Bytes are printed as Ray wrote them. A line says so where
+    some are missing.
 
-    With --at, nodes, tasks, actors and jobs are found as they were then: an actor's process before it restarted, for
-    example. A log is printed whole all the same, since no event tells when its lines were written.
+    With --at, nodes, tasks, actors and jobs are found as they were then, e.g. an actor's process before it restarted. A
+    log is printed whole all the same, since no event tells when its lines were written.
 
     \b
     raytrail logs

@@ -15,7 +15,7 @@ def rebuild(cluster_id: str, config: Config) -> None:
     """
     Make a session's state anew from its events alone.
 
-    For after an upgrade that reads events better, or when state files were lost or damaged.
+    Use it after an upgrade that reads events better, or when state files were lost or damaged.
     """
     with stores.writing(config) as store:
         session = stores.chosen(store, cluster_id).session

@@ -22,10 +22,10 @@ def rejected(id: str | None, form: str, config: Config) -> None:
     """
     List chunks that arrived and could not be stored, or print the bytes of one.
 
-    A name, a number or a length in them cannot be, or a newer Raytrail wrote them, or they met a fault of ours. The
-    newest come first, each with where it lay and the reason; --format json has its headers, too. With an ID (or as much
-    of its beginning as no other has) its bytes are printed as they came. What is kept is bounded by
-    store.set_aside_bytes; the ledgers count all.
+    A chunk is rejected for an impossible name, number or length in it, because a newer Raytrail wrote it, or because of
+    a fault of Raytrail's. The newest come first, each with its place and the reason. --format json has its headers,
+    too. An ID, or as much of its beginning as no other has, prints the bytes of that chunk as they came. The setting
+    store.set_aside_bytes bounds how much is kept. The ledgers count all.
     """
     with stores.reading(config) as store:
         if id is not None:

@@ -1,4 +1,4 @@
-"""``raytrail run``: a Ray, or a driver, that writes down what happens."""
+"""``raytrail run`` starts a Ray, or a driver, that writes down what happens."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from raytrail.export import RaySettings
 from raytrail.terminal import note, options
 
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
-"""Exit codes of who was to start a command and could not, as of the shell, env and nohup."""
+"""Exit codes of a program that could not start a command, as the shell, env and nohup have them."""
 OPTION = "--system-config"
 
 
 @click.command(cls=options.Command, context_settings={"allow_interspersed_args": False})
 @options.exporting
-@click.option("--off", is_flag=True, help="With all of it switched off: to compare, or for secrecy.")
+@click.option("--off", is_flag=True, help="Start it with all exporting switched off, to compare or for secrecy.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(profile: str, types: tuple[str, ...], http_events: str, off: bool, command: tuple[str, ...]) -> None:
     """
@@ -36,12 +36,12 @@ def run(profile: str, types: tuple[str, ...], http_events: str, off: bool, comma
         raytrail run -- ray start --address head:6379
         raytrail run -- python driver.py
 
-    The command takes this process's place, with Ray's export in its environment and, for `ray start --head`, in
-    its --system-config, too, which reaches drivers that are started without. Signals and exit codes are the
-    command's own; 127 says that there is no such command, 126 that it cannot be executed.
+    The command takes this process's place, with Ray's export in its environment. `ray start --head` gets it in its
+    --system-config, too, which also reaches drivers that are started in another way. Signals and exit codes are the
+    command's own. 127 says that there is no such command, 126 that it cannot be executed.
 
-    What you give in --system-config wins, and so does what the environment says of how events are written; it is
-    said on stderr where that loses any.
+    Your own --system-config wins, and so does the environment where it sets how events are written. A note on stderr
+    says where that loses events.
     """
     if http_events and not off:
         _check_posting()
@@ -72,9 +72,9 @@ def with_system_config(
     command: Sequence[str], wanted: RaySettings, environ: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
     """
-    Return a command with the settings in its ``--system-config``, and what is to be said about them.
+    Return a command with the settings in its ``--system-config``, and the notes about them.
 
-    Only a head takes one: any other command stays as it is.
+    Only a head takes a system config. Any other command stays as it is.
 
     Raises:
         ConfigError: It has one that is no JSON object.

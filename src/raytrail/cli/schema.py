@@ -18,8 +18,8 @@ def schema(event_type: str | None) -> None:
     """
     Print the JSON Schema of events.
 
-    TYPE is an event type (TASK, ACTOR, ...) or a noun (task, tasks, ...); without one, the schema of every
-    type. It describes what `raytrail subscribe` prints.
+    TYPE is an event type (TASK, ACTOR, ...) or a noun (task, tasks, ...). Without it, the schema is that of every type.
+    It describes what `raytrail subscribe` prints.
     """
     if event_type is None:
         document = whole_schema()

@@ -15,8 +15,9 @@ def seal(cluster_id: str, config: Config) -> None:
     """
     Close a session for good.
 
-    What is still open is closed as Ray would have closed it, and marked as inferred. The history does this by
-    itself when a session has ended or gone quiet; events that come later are folded in all the same.
+    Tasks, actors and all else that is still open is closed as Ray would have closed it, and marked as inferred. The
+    history does this by itself when a session has ended or gone quiet. Events that come later are folded in all the
+    same.
     """
     with stores.writing(config) as store:
         session = stores.chosen(store, cluster_id).session

@@ -22,8 +22,8 @@ def serve(config: Config) -> None:
     """
     Answer over HTTP, as the clusters would have.
 
-    Any number of servers may read one history, also while it is written to. Point Ray's own tools at a
-    cluster: ray list tasks --address http://HOST:PORT/clusters/ID. With --ingest, events are taken, too: from
+    Any number of servers may read one history, also while it is written to. Ray's own tools work on a cluster, e.g.
+    ray list tasks --address http://HOST:PORT/clusters/ID. With --ingest, the server takes events, too, from
     `raytrail agent --to http://HOST:PORT/ingest`, Vector, Fluent Bit and the like.
     """
     # starlette and uvicorn come with an extra, which no other command needs

@@ -24,8 +24,8 @@ def settings(form: str, config_file: Path | None) -> None:
     Show every setting with its value.
 
     The setting tail.poll_seconds is written as poll_seconds = 0.5 under [tail] in the settings file, as
-    RAYTRAIL_TAIL_POLL_SECONDS=0.5 in the environment, and as --poll-seconds 0.5 on the command line; later
-    ones win. Markdown is the table of the docs: defaults, not values.
+    RAYTRAIL_TAIL_POLL_SECONDS=0.5 in the environment, and as --poll-seconds 0.5 on the command line. Later ones win.
+    Markdown is the table of the docs, which has defaults and no values.
     """
     if form == "markdown":
         click.echo(settings_of.markdown(), nl=False)

@@ -18,7 +18,7 @@ _GIVE_UP_SECONDS = 5.0
 @click.command(cls=options.Command)
 @click.argument("query")
 @options.output_format("table", "json", "csv", "parquet")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="File to write to.")
 @options.settings(
     "store.dir", "store.threads", "store.memory_bytes", "store.sql_seconds", "store.sql_rows", "store.sql_spill_bytes"
 )
@@ -26,9 +26,9 @@ def sql(query: str, form: str, output: Path | None, config: Config) -> None:
     """
     Ask all clusters in SQL.
 
-    QUERY is one SELECT in DuckDB's SQL; it can change nothing. It is given up after `sql_seconds`, or by Ctrl-C.
-    The views are named after the entities (task, actor, node, job, driver_job, ...); their first two columns
-    are cluster and session. A dash (-) reads the query from stdin.
+    QUERY is one SELECT in DuckDB's SQL. It can change nothing. It is given up after `sql_seconds`, or by Ctrl-C.
+    The views are named after the entities (task, actor, node, job, driver_job, ...). Their first two columns are
+    cluster and session. A dash (-) reads the query from stdin.
 
     \b
     raytrail sql "SELECT session, state, count(*) FROM task GROUP BY ALL ORDER BY ALL"

@@ -24,20 +24,23 @@ EPHEMERAL = "ephemeral"
 @click.option("--types", metavar="A,B,...", default="", help="Only these event types: TASK, ACTOR, ... [default: all]")
 @click.option(
     "--group", default=EPHEMERAL, show_default=True, metavar="NAME",
-    help="Go on where this name left off; a new one begins with all that the broker holds, ephemeral is new.",
+    help="Go on where the group of this name left off. A new group begins with all that the broker holds. The group "
+    "ephemeral is always new.",
 )  # fmt: skip
 @click.option("--from-start", is_flag=True, help="Forget where the group left off.")
-@click.option("--follow/--no-follow", default=True, show_default=True, help="Wait for more, or end when there is none.")
+@click.option(
+    "--follow/--no-follow", default=True, show_default=True, help="Wait for more events, or end when there are none."
+)
 @click.option(
     "--idle-seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
-    help="With --no-follow: there is none when nothing came for so long.",
+    help="How long --no-follow waits for an event before it ends.",
 )  # fmt: skip
 def subscribe(url: str, types: str, group: str, from_start: bool, follow: bool, idle_seconds: float) -> None:
     """
     Print events as they are published.
 
-    URL is the broker that the agents publish to. Prints the public form, an event a line (NDJSON); its JSON
-    Schema is what `raytrail schema` prints.
+    URL is the broker that the agents publish to. Events are printed in the public form, one a line (NDJSON).
+    `raytrail schema` prints its JSON Schema.
 
     \b
     raytrail subscribe file:///var/lib/raytrail/events --types ACTOR | jq .actor.state

@@ -1,4 +1,4 @@
-"""``raytrail summary``: how many of what are in which state."""
+"""``raytrail summary`` counts rows by name and state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BY = {
 """What each entity is counted by, besides its state."""
 
 UNKNOWN = "null"
-"""The column of those whose state no event said, as a filter has it."""
+"""The column of rows whose state no event told, as a filter calls it."""
 
 
 @click.command(cls=options.Command)
@@ -37,8 +37,8 @@ def summary(
     Count tasks, actors or objects by name and state.
 
     NOUN is tasks, actors or objects. The rows that count are those that `raytrail list` shows with the same --filter,
-    --at and --all: task attempts as `ray summary tasks` counts them, without drivers, and without those of which only a
-    part was exported; all actors; all references to objects, also those that are gone.
+    --at and --all. Task attempts count as in `ray summary tasks`, without drivers, and without attempts of which only a
+    part was exported. All actors count, and all references to objects, also those that are gone.
     """
     entity = _counted(noun)
     names = BY[entity.name]

@@ -16,28 +16,28 @@ STDOUT = Path("-")
 @click.command(cls=options.Command)
 @options.cluster
 @options.at
-@click.option("--job", default="", metavar="ID", help="Of that driver job only.  [default: all]")
+@click.option("--job", default="", metavar="ID", help="Write only what this driver job did.  [default: all]")
 @click.option(
     "--style",
     type=click.Choice(["legacy", "dashboard"]),
     default="legacy",
     show_default=True,
-    help="As `ray timeline` writes it, or as Ray's dashboard does, which names each event's task.",
+    help="Write it as `ray timeline` does, or as Ray's dashboard does, which names each event's task.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True),
-    help="File to write; - is stdout.  [default: timeline-SESSION.json here]",
+    help="File to write to. - is stdout.  [default: timeline-SESSION.json here]",
 )
 @options.settings("store.dir", "store.threads", "store.memory_bytes")
 def timeline(cluster_id: str, at: str | None, job: str, style: str, out: Path | None, config: Config) -> None:
     """
     Write what each process did, and when, to a file.
 
-    It is what `ray timeline` writes of a live cluster; open it in chrome://tracing or https://ui.perfetto.dev. Tasks
-    have no number at which they end.
+    The file is what `ray timeline` writes of a live cluster. Open it in chrome://tracing or https://ui.perfetto.dev.
+    The number of tasks has no limit.
     """
-    service.server()  # whose answers these are; it comes with an extra
+    service.server()  # these are its answers, and it comes with an extra
     from raytrail.server.ray.timeline import draw
 
     with stores.reading(config) as store:

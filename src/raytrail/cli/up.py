@@ -27,9 +27,9 @@ def up(config: Config, load: Callable[[], Config]) -> None:
     """
     Agent, history and server in one process, for one machine.
 
-    Ships what Ray writes here, keeps it, and serves it while it happens and after Ray is gone. Without --to it
-    publishes to file://<state dir>/events. SIGTERM or Ctrl-C ships what is left, then ends; what was published
-    and not yet kept is kept at the next start. What hangs is left.
+    It ships what Ray writes here, keeps it, and serves it while it happens and after Ray is gone. Without --to it
+    publishes to file://<state dir>/events. SIGTERM or Ctrl-C ships the rest, then ends. Events that were published and
+    not yet kept are kept at the next start. A part that hangs is not waited for.
     """
     # absolute, as a relative path would become the URL's host
     url = config.agent.to or f"file://{(state_dir(config) / 'events').absolute()}"

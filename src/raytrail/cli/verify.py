@@ -17,16 +17,21 @@ from raytrail.terminal.progress import progress
 
 
 @click.command(cls=options.Command)
-@click.option("--cluster", "cluster_id", metavar="ID", help="Only of this cluster, which is named as elsewhere.")
+@click.option(
+    "--cluster",
+    "cluster_id",
+    metavar="ID",
+    help="Check only the session of this name, or of a part of it that no other has, or of this cluster's name.",
+)
 @options.output_format("table", "json")
 @options.settings("store.dir")
 def verify(cluster_id: str | None, form: str, config: Config) -> None:
     """
     Check that the history's files are what was written.
 
-    Every file is read: the catalogue, the log of events, the states, and what Ray and its workers wrote for people.
-    Each one that is damaged, cut or gone is printed with what to do, and the exit code is 1. Files that a version
-    without checksums wrote cannot be checked. They are counted. A history may go on meanwhile.
+    It reads every file, which are the catalogue, the log of events, the states, and the logs of Ray and its workers.
+    Each file that is damaged, cut or gone is printed with what to do, and the exit code is 1. Files that a version
+    without checksums wrote cannot be checked, and are only counted. A history may go on meanwhile.
     """
     findings = list(_findings(cluster_id, config))
     damaged = [finding for finding in findings if finding.verdict == "damaged"]
@@ -62,5 +67,5 @@ def _findings(cluster_id: str | None, config: Config) -> Iterator[Finding]:
     except StoreDamaged as damage:
         if damage.session:
             raise
-        # without the catalogue nobody knows what the other files are to be
+        # without the catalogue nobody knows what the other files should hold
         yield Finding(path="catalogue.sqlite", bytes=0, verdict="damaged", reason=str(damage))

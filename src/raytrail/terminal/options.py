@@ -75,7 +75,7 @@ def _help_all(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 
 def settings(*names: str, reloadable: bool = False) -> Callable[[Body], Body]:
     """
-    Add the flags of settings, and ``--config``; the command is called with the `config` made of them.
+    Add the flags of settings, and ``--config``. The command is called with the `config` made of them.
 
     Args:
         names: Tables (``tail``) or single settings (``store.dir``).
@@ -141,13 +141,13 @@ def _metavar(setting: Setting) -> str:
 
 
 def exporting(command: Body) -> Body:
-    """Add ``--profile``, ``--types`` and ``--http-events``: what Ray is to write or post, and how."""
+    """Add ``--profile``, ``--types`` and ``--http-events``, which say what Ray writes or posts, and how."""
     meanings = " ".join(f"{name}: {text}" for name, text in export.PROFILES.items()).replace("`", "")
     with_types = click.option(
         "--types",
         callback=lambda _, __, text: export.TYPES if text is None else export.parse_types(text),
         metavar="A,B,...",
-        help=f"Event types to write, of {', '.join(export.TYPES)}. [default: all]",
+        help=f"Event types to write, among {', '.join(export.TYPES)}. [default: all]",
     )
     with_profile = click.option(
         "--profile", type=click.Choice(list(export.PROFILES)), default="full", show_default=True, help=meanings
@@ -157,9 +157,9 @@ def exporting(command: Body) -> Body:
         default="",
         callback=lambda _, __, listen: address.url(listen) if listen else "",
         metavar="HOST:PORT",
-        help="Have Ray post tasks, actors, nodes, driver jobs and workers there, to an agent's --receiver, and not "
-        "write them: with call sites, ports, times in nanoseconds, reasons of restarts. It costs Ray more. A URL will "
-        "do, too, as http://ray:TOKEN@127.0.0.1:8367/v1/events.",
+        help="Have Ray post tasks, actors, nodes, driver jobs and workers to an agent's --receiver at this address, in "
+        "place of writing them. They then have call sites, ports, times in nanoseconds and reasons of restarts. It "
+        "costs Ray more. A URL will do, too, e.g. http://ray:TOKEN@127.0.0.1:8367/v1/events.",
     )
     return with_profile(with_types(with_http(command)))
 
@@ -181,37 +181,38 @@ def at(command: Body) -> Body:
     return click.option(
         "--at",
         metavar="TIME",
-        help=f"As it was at that time: {times.HELP}. A time outside the cluster's life is said on stderr.",
+        help=f"Show it as it was at this time: {times.HELP}. A note on stderr says when a time is outside the "
+        "cluster's life.",
     )(command)
 
 
 def filtered(command: Body) -> Body:
-    """Add ``--filter`` and ``--all``: which rows."""
+    """Add ``--filter`` and ``--all``, which choose rows."""
     with_all = click.option(
         "--all",
         "every",
         is_flag=True,
-        help="Also what Ray's own list and summary leave out: of tasks, drivers and attempts of which only a part was "
-        "exported.",
+        help="Take in the tasks that Ray's own list and summary leave out. They are drivers, and attempts of which "
+        "only a part was exported.",
     )
     with_filter = click.option(
         "--filter",
         "filters",
         multiple=True,
         metavar="FILTER",
-        help="COLUMN=VALUE, also != < <= > >=; all must hold. With = and != texts are the same in any case. A time may "
-        "be a TIME: start_time_ms>-5m.",
+        help="COLUMN=VALUE, or one of != < <= > >= in place of =. All filters must hold. = and != compare texts in any "
+        "case. The value of a time may be a TIME, e.g. start_time_ms>-5m.",
     )
     return with_filter(with_all(command))
 
 
 def output_format(*formats: str) -> Callable[[Body], Body]:
-    """Add ``--format``; the first one is the default."""
+    """Add ``--format``. The first form is the default."""
     return click.option(
         "--format",
         "form",
         type=click.Choice(formats),
         default=formats[0],
         show_default=True,
-        help="How to print.",
+        help="Form of the output.",
     )

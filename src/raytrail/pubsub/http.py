@@ -1,13 +1,14 @@
 """
-Chunks to whoever takes a POST: ``https://host/ingest``, our own server's or a collector's HTTP input.
+Chunks by POST, as ``https://host/ingest``, to our own server or to a collector's HTTP input.
 
-A chunk is the body of a request: its lines as NDJSON, its headers as ``raytrail-version``, ``raytrail-cluster``,
-``raytrail-session``, ``raytrail-node-id``, ``raytrail-event-type`` and ``raytrail-segments``, percent-encoded. An
-answer of 2xx says that it is stored, and the promise is worth what that answer is worth: our own ``/ingest`` gives
-it once its broker has stored the chunk; Vector's and Fluent Bit's inputs, unless told otherwise, once they have it
-in memory. A chunk of many files is posted in parts of 64 segments, as proxies take some 8 KB of a header.
+A chunk is the body of a request. The body has its lines as NDJSON. The headers are ``raytrail-version``,
+``raytrail-cluster``, ``raytrail-session``, ``raytrail-node-id``, ``raytrail-event-type`` and ``raytrail-segments``,
+percent-encoded. An answer of 2xx says that the chunk is stored, and the promise is worth what that answer is worth.
+Our own ``/ingest`` gives it once its broker has stored the chunk. Vector's and Fluent Bit's inputs give it once they
+have the chunk in memory, unless told otherwise. A chunk of many files is posted in parts of 64 segments, as proxies
+take some 8 KB of a header.
 
-The query is the endpoint's own and is sent on as it is, except for what begins with ``raytrail.``, our settings:
+The query is the endpoint's own and is sent on as it is. Only names that begin with ``raytrail.`` are our settings:
 
     raytrail.compression       identity  of the body: identity, gzip (any receiver), or zstd (a fifth of its CPU)
     raytrail.format            ndjson    or array: a JSON array of the events, for inputs that take nothing else
@@ -15,11 +16,12 @@ The query is the endpoint's own and is sent on as it is, except for what begins 
     raytrail.connections       8         most requests at once; chunks arrive in the order published only with 1
     raytrail.ca_file                     PEM file of who signs the server's certificate, where the system knows none
 
-``user:password@`` in the URL is basic authentication; else ``RAYTRAIL_HTTP_TOKEN`` in the environment is sent as
-a bearer token. Proxies are as ``HTTP_PROXY`` and its like say.
+``user:password@`` in the URL is basic authentication. Without it, ``RAYTRAIL_HTTP_TOKEN`` in the environment is sent
+as a bearer token. Proxies are as ``HTTP_PROXY`` and its like say.
 
-With ``array`` a line that is not JSON makes the receiver refuse the whole chunk; NDJSON carries any line. Logs are
-neither, and sent as they are, as ``application/octet-stream``: to a receiver that is not ours, send none (`tail.logs`).
+With ``array``, a line that is not JSON makes the receiver refuse the whole chunk. NDJSON carries any line. Logs are
+neither, and are sent as they are, as ``application/octet-stream``. Send no logs to a receiver that is not ours
+(``tail.logs``).
 """
 
 from __future__ import annotations
@@ -67,9 +69,9 @@ class _Settings(
 
 class HttpPubSub:
     """
-    An HTTP endpoint: ``http[s]://[user:password@]host[:port]/path?...&raytrail.compression=zstd``.
+    An HTTP endpoint, as ``http[s]://[user:password@]host[:port]/path?...&raytrail.compression=zstd``.
 
-    It is only published to.
+    Agents publish to it, and nobody reads from it.
     """
 
     guarantee: ClassVar[Guarantee] = "at-least-once"

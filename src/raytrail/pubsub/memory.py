@@ -1,4 +1,4 @@
-"""Chunks within one process: ``memory://name``, for tests and for trying things out."""
+"""Chunks within one process, as ``memory://name``, for tests and for trying things out."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 class MemoryPubSub:
     """
-    ``memory://name``: all connections of this process to one name share one log, which it keeps to its end.
+    All connections of this process to one name share one log, which the process keeps to its end.
 
-    A group has one reader at a time; a second is refused with a `ConfigError`.
+    A group has one reader at a time. A second reader is refused with a ``ConfigError``.
     """
 
     guarantee: ClassVar[Guarantee] = "at-least-once"

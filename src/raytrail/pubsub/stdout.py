@@ -1,4 +1,4 @@
-"""Chunks to standard output: ``stdout:``, for pipes and for looking at what an agent sends."""
+"""Chunks to standard output, as ``stdout:``, for pipes and for looking at what an agent sends."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 class StdoutPubSub:
     """
-    NDJSON on standard output: ``stdout:?envelope=event|chunk``.
+    NDJSON on standard output, as ``stdout:?envelope=event|chunk``.
 
-    ``event`` writes the lines as Ray wrote them and nothing else, logs left out; ``chunk`` writes each chunk's headers
-    as one more line before its lines. A chunk counts as stored once it is written and flushed: in a pipe it may still
-    be lost with whoever reads it.
+    ``event`` writes the lines as Ray wrote them and nothing else, without logs. ``chunk`` writes each chunk's headers
+    as one more line before its lines. A chunk counts as stored once it is written and flushed. In a pipe it may still
+    be lost with the process that reads it.
     """
 
     guarantee: ClassVar[Guarantee] = "at-least-once"

@@ -1,11 +1,12 @@
 """
-Chunks through a directory: ``file:///dir``, the broker that needs no broker.
+Chunks through a directory, as ``file:///dir``. No server is needed.
 
-Directories and files are made for their owner alone, whatever the umask: publishers and readers are one user.
+Directories and files are made for their owner alone, whatever the umask. Publishers and readers are therefore one
+user.
 
-Every publisher appends to files of its own and calls a chunk stored once it is synced to disk; every group
-reads all files from its own place. Processes and threads of one machine may share the directory; over a
-network file system nothing is promised, since all of it rests on flock and on appends seen in order.
+Every publisher appends to files of its own, and calls a chunk stored once it is synced to disk. Every group reads all
+files from its own place. Processes and threads of one machine may share the directory. Over a network file system
+nothing is promised, since all of it rests on flock and on appends seen in order.
 
     /dir/00000000000000000001-4be1c09a63d7.chunks     what publisher 4be1c09a63d7 wrote first
     /dir/00000000000000000002-4be1c09a63d7.chunks     what it wrote after file_bytes were full
@@ -13,9 +14,9 @@ network file system nothing is promised, since all of it rests on flock and on a
     /dir/groups/alerts.lock                           held by the one reader of group `alerts`, with its pid
     /dir/groups/.lock                                 held for a moment, by who joins a group or deletes files
 
-A file's number is one more than the greatest in the directory when it was made, so that a publisher's files,
-and those of its successor after a restart, sort in the order they were written. A chunk in a file is a frame,
-all of it text, so that ``grep -hv '^#' /dir/*.chunks`` prints plain NDJSON, as long as no logs are shipped:
+A file's number is one more than the greatest in the directory when it was made. A publisher's files, and those of its
+successor after a restart, therefore sort in the order they were written. A chunk in a file is a frame, and all of it
+is text. ``grep -hv '^#' /dir/*.chunks`` prints plain NDJSON, as long as no logs are shipped. A frame looks like this:
 
     #raytrail 00000195 000000262144 1c291ca3 5a4f8a11⏎     50 bytes
     |         |        |            |        crc32 of the lines
@@ -26,25 +27,26 @@ all of it text, so that ``grep -hv '^#' /dir/*.chunks`` prints plain NDJSON, as 
     #{"raytrail-version": "1", "cluster": "", ...}⏎        headers, JSON
     {"event_id": ...}⏎ ...                                 lines, as Ray wrote them
 
-A publisher takes an exclusive flock on its file while the file is still empty and holds it to the end, so
-whoever finds a file that has bytes and no lock knows that it will not grow: a frame that is not whole at its
-end is the write in which its publisher was killed, and was never called stored. At the end of a locked file a
-reader waits. After a failed write or sync a file is cut back to its last stored frame and never written to
-again: a reader may have seen what was cut off, and must not find other bytes at the same offsets.
+A publisher takes an exclusive flock on its file while the file is still empty, and holds it to the end. A file that
+has bytes and no lock will therefore not grow. If a frame at its end is not whole, its publisher was killed in that
+write, and the frame was never called stored. A reader waits at the end of a locked file. After a failed write or
+sync, a file is cut back to its last stored frame and never written to again. A reader may have seen what was cut off,
+and must not find other bytes at the same offsets.
 
-A frame whose checksum fails, or bytes that are no frame and have one after them, are damage. It is set aside
-(left in its file, passed over by readers), logged as an error, counted in `FilePubSub.damaged_bytes`, and
-reading goes on at the next frame; the completeness ledger shows the ranges that are missing.
+Damage is a frame whose checksum fails, or bytes that are no frame and have a frame after them. Damage is left in its
+file, and readers pass over it. It is logged as an error and counted in ``FilePubSub.damaged_bytes``. Reading goes on
+at the next frame. The completeness ledger, which counts what was stored, shows the ranges that are missing.
 
-Settings, in the URL's query, and what they mean for whole files, oldest first:
+Settings are in the URL's query. Whole files are deleted, oldest first:
 
     retain_bytes     4 GiB    files beyond this total are deleted once every group has acknowledged them
     retain_seconds   7 days   older files are deleted once every group has acknowledged them
     file_bytes       64 MiB   a file that has reached this is closed, and a new one begun
 
-A group counts while somebody reads as it, and for `retain_seconds` after; a longer absent one no longer holds
-files back (a warning names what it had not read). What a counting group has not acknowledged is kept whatever
-its size (a warning says so), and where no group counts, all that is younger than `retain_seconds` is kept.
+A group counts while somebody reads as it, and for ``retain_seconds`` after. A group that is absent for longer no
+longer holds files back, and a warning names what it had not read. Files that a counting group has not acknowledged
+are kept whatever their size, and a warning says so. If no group counts, everything younger than ``retain_seconds`` is
+kept.
 """
 
 from __future__ import annotations
@@ -81,10 +83,11 @@ log = logging.getLogger(__name__)
 
 class FilePubSub:
     """
-    A directory of append-only files: ``file:///dir?retain_bytes=...&retain_seconds=...&file_bytes=...``.
+    A directory of append-only files, as ``file:///dir?retain_bytes=...&retain_seconds=...&file_bytes=...``.
 
-    A group has one reader at a time here; a second is refused with a `ConfigError`. Acks are written down at
-    most every 50 ms, and when the reader leaves, unsynced: what a crash loses of them comes again.
+    A group has one reader at a time here. A second reader is refused with a ``ConfigError``. Acks are written down at
+    most every 50 ms, and when the reader leaves. They are not synced. If a crash loses some of them, their chunks
+    come again.
     """
 
     guarantee: ClassVar[Guarantee] = "at-least-once"

@@ -1,19 +1,20 @@
 """
-Chunks through a Kafka topic: ``kafka://host:9092[,host2:9092]/topic``.
+Chunks through a Kafka topic, as ``kafka://host:9092[,host2:9092]/topic``.
 
-A message is a chunk: its lines as the value, its headers as the message's, its first file as the key. So a file
-stays in one partition, in order, as long as the topic's number of partitions does not change: the one that
-librdkafka chooses by itself, CRC-32 of the key.
+A message is a chunk. The chunk's lines are the value, its headers are the message's, and its first file is the key.
+librdkafka chooses the partition by itself, by the CRC-32 of the key. A file therefore stays in one partition, in
+order, as long as the topic's number of partitions does not change.
 
-With ``envelope=event`` a message is one line, for readers that know nothing of us (ClickHouse, Spark, Flink): the
-value is its JSON, with no newline. By its one header, ``raytrail-line``, our own reader joins a chunk's lines again:
+With ``envelope=event`` a message is one line, for readers that know nothing of us (ClickHouse, Spark, Flink). The
+value is its JSON, with no newline. It has one header, ``raytrail-line``, by which our own reader joins a chunk's
+lines again:
 
     ["<version>","<cluster>","<session>","<node id>","<event type>"] <the line's segments> <number>/<lines of the chunk>
 
-Readers take both, whatever their URL says. Logs are no events, and always come in chunks.
+Readers take both forms, whatever their URL says. Logs are no events, and always come in chunks.
 
 The readers of a group share its partitions. A history's group begins with its ``--group`` and ends in its store's id.
-Where there are ACLs, allow a history's user Read on all groups that begin so (``--resource-pattern-type prefixed``).
+If there are ACLs, allow a history's user Read on all groups that begin so (``--resource-pattern-type prefixed``).
 
 Settings, in the URL's query:
 
@@ -23,8 +24,9 @@ Settings, in the URL's query:
     timeout_seconds  30      how long the brokers may take to store a chunk before it is sent again; a third of it
                              is how long they may take to answer at first
 
-and every property of librdkafka that has a dot in its name, as ``compression.type=zstd`` or ``ssl.ca.location=...``.
-``user:password@`` means SASL PLAIN over TLS, unless ``security.protocol`` and ``sasl.mechanism`` say otherwise.
+You may also give every property of librdkafka that has a dot in its name, such as ``compression.type=zstd`` or
+``ssl.ca.location=...``. ``user:password@`` means SASL PLAIN over TLS, unless ``security.protocol`` and
+``sasl.mechanism`` say otherwise.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 class KafkaPubSub:
     """
-    A Kafka topic: ``kafka://[user:password@]host[:9092][,...]/topic?envelope=chunk|event&partitions=...``.
+    A Kafka topic, as ``kafka://[user:password@]host[:9092][,...]/topic?envelope=chunk|event&partitions=...``.
 
     The readers of a group, in any processes, share the topic's partitions among them. Acks are written down
     every second, when partitions go to another reader, and when a reader leaves.

@@ -1,14 +1,15 @@
 """
-Chunks through NATS JetStream: ``nats://host:4222/ray-events``.
+Chunks through NATS JetStream, as ``nats://host:4222/ray-events``.
 
-The path names a stream with one subject of the same name, made where it is missing. A message is a chunk: its lines
-as the data, its headers as the message's, percent-encoded. A chunk that is longer than the server's ``max_payload``
-(1 MB by default) travels as several messages, ``raytrail-part`` 1/n to n/n of one ``raytrail-id``, and is joined again.
-``Nats-Msg-Id`` is made of the byte ranges, so that a chunk that is sent again, after an answer that was lost say, is
-stored once if that is within the stream's duplicate window.
+The path names a stream with one subject of the same name. The stream is made if it is missing. A message is a chunk.
+The chunk's lines are the data, and its headers are the message's, percent-encoded. A chunk that is longer than the
+server's ``max_payload`` (1 MB by default) travels as several messages, ``raytrail-part`` 1/n to n/n of one
+``raytrail-id``, and is joined again. ``Nats-Msg-Id`` is made of the byte ranges. A chunk may be sent again, for
+example after an answer was lost. It is then stored once if that is within the stream's duplicate window.
 
-A group is a durable consumer. Its readers, in any processes, share the messages. Who leaves in good order gives back
-what it has not acknowledged; what a reader that was killed had comes again after 30 seconds, and so out of order.
+A group is a durable consumer. Its readers, in any processes, share the messages. A reader that leaves in good order
+gives back the messages that it has not acknowledged. The messages of a reader that was killed come again after 30
+seconds, and so out of order.
 
 Settings, in the URL's query:
 
@@ -21,8 +22,8 @@ Settings, in the URL's query:
     ca_file                  PEM file of who signs it, where that is not one of the system's
     creds_file               a user's credentials, as ``nsc`` writes them
 
-Retention is looked at every 10 seconds while somebody reads; where there is no group, everything is kept. A stream that
-was made by hand keeps its own limits; what they delete before a group has read it is warned of. When the server has no
+Retention runs every 10 seconds while somebody reads. If there is no group, everything is kept. A stream that was made
+by hand keeps its own limits. A warning names what they delete before a group has read it. When the server has no
 room, publishing waits.
 """
 
@@ -70,7 +71,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class NatsPubSub:
-    """A JetStream stream: ``nats://[user:password@|token@]host[:4222][,...]/stream?retain_bytes=...``."""
+    """A JetStream stream, as ``nats://[user:password@|token@]host[:4222][,...]/stream?retain_bytes=...``."""
 
     guarantee: ClassVar[Guarantee] = "at-least-once"
 

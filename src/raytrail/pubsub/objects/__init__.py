@@ -1,20 +1,22 @@
 """
-Chunks through a bucket, and nothing else: ``s3://bucket/ray-events``, ``gs://``, ``az://``.
+Chunks through a bucket and nothing else, as ``s3://bucket/ray-events``, ``gs://`` or ``az://``.
 
 Each publishing connection is a writer with a folder of its own, in which its objects are numbered from 0 with no gaps:
 
     <prefix>/log/<writer: milliseconds since 1970>-<random>/<number, ten digits>.ndjson.zst
     <prefix>/groups/<group>.json
 
-An object holds a batch of chunks as NDJSON, for whoever can read that (DuckDB, Spark, ClickHouse, a shell): before the
-lines of each chunk stands one that is its headers, ``{"raytrail": {..., "bytes": <length of the lines>}}``, with
-percent-encoded values. It is put on condition that it was not there, and so once, whatever became of an answer. Who
-does not know whether its last put will arrive leaves its folder and begins another.
+An object holds a batch of chunks as NDJSON, which DuckDB, Spark, ClickHouse or a shell can read. A line with the
+chunk's headers stands before the lines of each chunk. It is ``{"raytrail": {..., "bytes": <length of the lines>}}``,
+with percent-encoded values. An object is put on condition that it was not there. It is therefore put once, whatever
+became of an answer. A writer that does not know whether its last put will arrive leaves its folder and begins
+another.
 
-A reader knows the name of what comes next, and asks for that; it lists only the folders, to find new writers. Idle, it
-costs one LIST every `poll_seconds` and one GET a writer, rarer and rarer for one that has been silent for long, up to
-once a minute. A group has one reader at a time; its place is one object that its reader replaces at most once a second,
-on condition that nobody else did. A group whose place cannot be read begins with the oldest object again.
+A reader knows the name of the next object, and asks for it. It lists only the folders, to find new writers. An idle
+reader costs one LIST every ``poll_seconds`` and one GET a writer. If a writer has been silent for long, the GETs
+become rarer, down to one a minute. A group has one reader at a time. The group's place is one object. Its reader
+replaces that object at most once a second, on condition that nobody else did. A group whose place cannot be read
+begins with the oldest object again.
 
 Settings, in the URL's query:
 
@@ -25,11 +27,12 @@ Settings, in the URL's query:
     timeout_seconds  30      how long the bucket may take to store or return an object, tries included
     endpoint                 where it is, if not in that cloud itself: an S3 of one's own, as ``http://127.0.0.1:9000``
 
-and every setting of obstore that begins with ``aws_``, ``google_`` or ``azure_``, as ``aws_region=eu-central-1``.
-Credentials are found where the cloud's own tools find them: in the environment, or the machine's role.
+You may also give every setting of obstore that begins with ``aws_``, ``google_`` or ``azure_``, such as
+``aws_region=eu-central-1``. Credentials are found where the cloud's own tools find them, in the environment or the
+machine's role.
 
-Nothing is deleted: give the bucket a lifecycle rule for ``<prefix>/log/``. What it deletes before a group has read it
-is warned of.
+Raytrail deletes nothing, so give the bucket a lifecycle rule for ``<prefix>/log/``. A warning names objects that the
+rule deletes before a group has read them.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ class _Settings(BucketSettings, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ObjectsPubSub:
-    """A folder of a bucket: ``s3://bucket/prefix?endpoint=...``, ``gs://bucket/prefix``, ``az://container/prefix``."""
+    """A folder of a bucket, as ``s3://bucket/prefix?endpoint=...``, ``gs://bucket/prefix`` or ``az://container/prefix``."""
 
     guarantee: ClassVar[Guarantee] = "at-least-once"
 

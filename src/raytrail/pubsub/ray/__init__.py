@@ -1,42 +1,45 @@
 """
-Chunks through Ray's own GCS: ``ray://head:6379/ray-events``, the broker that every Ray already has (2.48 to 2.60).
+Chunks through Ray's own GCS, as ``ray://head:6379/ray-events``. Every Ray from 2.48 to 2.60 already has this broker.
 
-The GCS keeps nothing: what is published while nobody listens is dropped, and it says OK. So `publish` does not
-believe it. It waits until a reader of one group, the one that `acks` names, says that the chunk is safe with it,
-and raises `BrokerUnavailable` where none does; the agent then reads the file again. Lost messages, a GCS that
-restarts, a history that is absent or killed: all are filled from the files. Whoever reads as another group hears
-what passes while it listens; what it did not hear is told by the producers' numbers, logged and counted.
+The GCS keeps nothing. It drops what is published while nobody listens, and says OK. ``publish`` therefore does not
+believe it. ``publish`` waits until a reader of one group, which ``acks`` names, says that the chunk is safe with it.
+If none does, it raises ``BrokerUnavailable``, and the agent then reads the file again. The files therefore fill what
+is missing when messages are lost, when a GCS restarts, or when a history is absent or killed. A reader of another
+group hears what passes while it listens. The producers' numbers tell what it did not hear, which is logged and
+counted.
 
-Two keys of the channel RAY_NODE_RESOURCE_USAGE_CHANNEL, to which otherwise only the dashboard listens:
+The chunks take two keys of the channel RAY_NODE_RESOURCE_USAGE_CHANNEL, to which otherwise only the dashboard
+listens:
 
     RAYTRAIL:<topic>.chunks     chunks, from the agents: `_Message`
     RAYTRAIL:<topic>.acks       what the acking reader has, at least once a second: `_Report`
 
-The dashboard checks each message's JSON against its StatsPayload and logs four kilobytes where it does not fit,
-so that every message carries a constant that does. Ours is in a protobuf field that Ray does not know and keeps:
+The dashboard checks each message's JSON against its StatsPayload, and logs four kilobytes if it does not fit. Every
+message therefore carries a constant that fits. Our content is in a protobuf field that Ray does not know and keeps:
 
     PubMessage.node_resource_usage_message.json      _STATS
                                           .51966     msgpack of a `_Message` or a `_Report`
 
-A GCS dies of a message on a channel that its service does not serve, but only refuses to subscribe there. So
-nothing is published before a subscription to the same channel of the same service was accepted.
+A GCS dies of a message on a channel that its service does not serve. It only refuses a subscription there. Nothing is
+therefore published before a subscription to the same channel of the same service was accepted.
 
 Settings, in the URL's query:
 
     acks             history  the group whose ack `publish` waits for; none: for nobody's, what is not heard is lost
     timeout_seconds  30       how long the GCS, and the acking reader unless it is behind, may take to answer
 
-In the GCS's memory wait, for each reader, the messages that it has not fetched: with acks at most what the agents
-have in flight (`in_flight_bytes`, compressed), else up to Ray's ``publisher_entity_buffer_max_bytes``, 1 GiB where
-``ray start --head --system-config`` does not say less (67108864 is plenty); beyond it the oldest are dropped. For a
-reader that was killed they are gathered for five minutes more; for the acking one until its successor is there.
-Whoever reaches the GCS hears all of it and can say all of it: nothing that is published there has a sender. They can
-publish events of any session, and have agents publish again and again. In the name of the acking group they can
-acknowledge what no history has, so that it is lost. They can claim to be that group's reader, so that its history ends.
-A secret among ourselves would keep it from few: a job that runs as the agent's user can read it. Where jobs are not
-trusted with their own history, publish to a broker that lets the agents write and nobody else.
+For each reader, the messages that it has not fetched wait in the GCS's memory. With acks, they are at most what the
+agents have in flight (``in_flight_bytes``, compressed). Without acks, they grow up to Ray's
+``publisher_entity_buffer_max_bytes``. That is 1 GiB unless ``ray start --head --system-config`` says less (67108864
+is plenty). Beyond it the oldest are dropped. For a reader that was killed, messages are gathered for five minutes
+more. For the acking reader, they are gathered until its successor is there. Anyone who reaches the GCS hears all of
+it and can say all of it, since nothing that is published there has a sender. They can publish events of any session,
+and have agents publish again and again. In the name of the acking group they can acknowledge what no history has, so
+that it is lost. They can claim to be that group's reader, so that its history ends. A secret of ours would not help
+much, since a job that runs as the agent's user can read it. If you do not trust jobs with their own history, publish
+to a broker that lets the agents write and nobody else.
 
-Tokens and TLS are Ray's: RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_USE_TLS and so on, as for any driver.
+Tokens and TLS are Ray's own, as for any driver, by RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_USE_TLS and so on.
 """
 
 from __future__ import annotations
@@ -75,14 +78,15 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 class RayPubSub:
     """
-    Ray's GCS pub/sub: ``ray://[host[:6379]]/topic?acks=history&timeout_seconds=30``.
+    Ray's GCS pub/sub, as ``ray://[host[:6379]]/topic?acks=history&timeout_seconds=30``.
 
-    Without a host it is the Ray of this machine: what RAY_ADDRESS names, else the one started here last. The scheme
-    is Ray Client's, too, but the address is the GCS's.
+    Without a host it is the Ray of this machine. That is the Ray that RAY_ADDRESS names, else the one that was
+    started here last. Ray Client has the same scheme, but the address here is the GCS's.
 
-    As a broker it is at-most-once, so `guarantee` says. With `acks` set, what `publish` has returned for is safe with
-    that group; it has one reader at a time, which takes 2.5 seconds to make sure of that, and a second is refused
-    with a `ConfigError`. Any other group has as many readers as there are, each of which hears everything.
+    As a broker it is at-most-once, so ``guarantee`` says. With ``acks`` set, a chunk is safe with that group once
+    ``publish`` has returned. The group has one reader at a time. The reader takes 2.5 seconds to make sure of that,
+    and a second reader is refused with a ``ConfigError``. Any other group may have any number of readers, and each of
+    them hears everything.
     """
 
     guarantee: ClassVar[Guarantee] = "at-most-once"

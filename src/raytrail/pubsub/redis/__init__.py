@@ -1,17 +1,17 @@
 """
-Chunks through a Redis stream: ``redis://host:6379?stream=ray-events``.
+Chunks through a Redis stream, as ``redis://host:6379?stream=ray-events``.
 
-One stream holds everything, each chunk an entry: the chunk's headers as fields, its lines in the field ``data``.
-A group is a consumer group of the stream. It has one reader at a time, which holds the key
-``{<stream>}:<group>:reader`` for 10 seconds and renews it; the server lets nobody else read. What a reader left
-unacknowledged comes to the next one first, in its order, then what is new.
+One stream holds everything. Each chunk is an entry, with the chunk's headers as fields and its lines in the field
+``data``. A group is a consumer group of the stream. It has one reader at a time, which holds the key
+``{<stream>}:<group>:reader`` for 10 seconds and renews it. The server lets nobody else read. The chunks that a reader
+left unacknowledged come to the next reader first, in their order. New chunks come after them.
 
-Redis 7.0 or newer (or Valkey): one server, one behind a name that follows its primary, or a cluster of one shard.
-How much a stored chunk survives is the server's affair: with ``appendonly yes`` the death of the process, and with
-``appendfsync always`` a power loss, too (``everysec`` loses up to a second of it); with neither, a restart loses
-all since the last snapshot. It is warned of once when there is no append-only file, when the server has no
-`maxmemory`, so that a stream that nobody reads takes the whole machine's, and when its `maxmemory-policy` evicts
-the stream.
+It takes Redis 7.0 or newer, or Valkey. It may be one server, a server behind a name that follows its primary, or a
+cluster of one shard. The server decides how much a stored chunk survives. With ``appendonly yes``, the chunk survives
+the death of the process. With ``appendfsync always``, it survives a power loss, too (``everysec`` loses up to a
+second). With neither, a restart loses everything since the last snapshot. Raytrail warns once if there is no
+append-only file, or if the server's ``maxmemory-policy`` evicts the stream. It also warns once if the server has no
+``maxmemory``, since a stream that nobody reads then takes the memory of the whole machine.
 
 Settings, in the URL's query:
 
@@ -22,11 +22,11 @@ Settings, in the URL's query:
     tls              false       speak TLS, and check the server's certificate
     ca_file                      PEM file of who signs it, where that is not one of the system's
 
-Retention is looked at every 10 seconds while somebody reads, and when the server's memory is full. The stream
-counts with what Redis says that it takes in memory, and at most with half of `maxmemory`. A group counts while
-somebody reads as it, and for `retain_seconds` after; a longer absent one no longer holds chunks back (a
-warning names it). What a counting group has not acknowledged is kept whatever its size (a warning says so),
-and where there is no group, everything is. When nothing can be trimmed and memory is full, publishing waits.
+Retention runs every 10 seconds while somebody reads, and when the server's memory is full. The stream's size is what
+Redis says that it takes in memory, and its limit is at most half of ``maxmemory``. A group counts while somebody
+reads as it, and for ``retain_seconds`` after. A group that is absent for longer no longer holds chunks back, and a
+warning names it. Chunks that a counting group has not acknowledged are kept whatever their size, and a warning says
+so. If there is no group, everything is kept. When nothing can be trimmed and memory is full, publishing waits.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 class RedisPubSub:
     """
-    A Redis stream: ``redis://[user:password@]host[:6379][/db]?stream=ray-events&...``.
+    A Redis stream, as ``redis://[user:password@]host[:6379][/db]?stream=ray-events&...``.
 
-    A group has one reader at a time here; a second is refused with a `ConfigError`, after waiting 10 seconds
-    for one that was killed. Acks are written down at most every 50 ms, and when the reader leaves.
+    A group has one reader at a time here. A second reader waits 10 seconds, in case the first was killed, and is then
+    refused with a ``ConfigError``. Acks are written down at most every 50 ms, and when the reader leaves.
     """
 
     guarantee: ClassVar[Guarantee] = "at-least-once"

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "pubsub": {"redact", "event", "config", "disk", "records", "zstd", "ray_calls"},
     "store": {"fold", "entities", "event", "config", "disk", "zstd"},
     "api": {"store", "pubsub", "fold", "entities", "event", "config", "words"},
-    "server": {"store", "fold", "entities", "config", "zstd", "posts", "tokens"},
+    "server": {"store", "fold", "entities", "config", "zstd", "posts", "tokens", "words"},
     "agent": {"tail", "pubsub", "sources", "event", "config", "disk", "words", "log", "systemd", "exit_codes"},
     "history": {"pubsub", "store", "config"},
     "testing": {"event", "entities", "pubsub", "store", "config"},

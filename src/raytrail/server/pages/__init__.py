@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from raytrail import words
 from raytrail.server.pages.filters import lasted, moment, number, size
 from raytrail.server.ray.state import ACTORS, JOBS, NODES, TASKS
 from raytrail.store import Cluster, Filter, LedgerRow
@@ -28,9 +29,6 @@ COUNTED = (
     (NODES, "state", ()),
 )
 """What a cluster's page counts, by which column: the rows that Ray's clients list."""
-
-_KINDS = {"FAILED": "bad", "DEAD": "bad", "FINISHED": "good", "SUCCEEDED": "good", "ALIVE": "good"}
-"""How the stylesheet calls what a state means."""
 
 
 def home(clusters: Sequence[Cluster], root: str) -> str:
@@ -125,7 +123,7 @@ def _card(noun: str, column: str, groups: Iterable[Mapping[str, Any]]) -> dict[s
         "noun": noun,
         "total": sum(count for count, _ in counts),
         "states": [
-            {"name": state, "count": count, "kind": _KINDS.get(state, ""), "query": _query(column, state)}
+            {"name": state, "count": count, "kind": words.tone(state), "query": _query(column, state)}
             for count, state in counts
         ],
     }

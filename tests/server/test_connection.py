@@ -5,6 +5,7 @@ import contextlib
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from tests.serving import served
@@ -41,9 +42,10 @@ def sinking():
 def serving(read, sinking):
     async def sink(request):
         size = 0
-        async for piece in request.stream():
-            sinking.append(len(piece))
-            size += len(piece)
+        with contextlib.suppress(ClientDisconnect):
+            async for piece in request.stream():
+                sinking.append(len(piece))
+                size += len(piece)
         return PlainTextResponse(str(size))
 
     async def large(request):
@@ -213,3 +215,37 @@ async def test_who_stays_asks_on(serving):
             answer = await client.post(f"http://127.0.0.1:{port}/sink", content=bytes(300_000))
             assert answer.text == "300000"
             await asyncio.sleep(0.5)
+
+
+CHUNKED = b"POST %s HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", [b"/", b"/sink", b"/none"])
+@pytest.mark.parametrize("body", [b"zz\r\n", b"5\r\nhelloXX\r\n"])
+async def test_a_body_that_turns_out_to_be_none_is_refused_and_nothing_else_is_said(serving, caplog, path, body):
+    async with serving() as port:
+        async with open_to(port, CHUNKED % path + body) as (reader, _):
+            assert (await ended(reader)).startswith(b"HTTP/1.1 400 ")
+        assert await is_fine(port)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_body_that_turns_out_to_be_none_ends_an_answer_that_was_begun(serving, caplog, read):
+    async with serving() as port:
+        async with open_to(port, CHUNKED.replace(b"POST", b"GET") % b"/large") as (reader, writer):
+            assert (await asyncio.wait_for(reader.read(12), PATIENCE)) == b"HTTP/1.1 200"
+            writer.write(b"zz\r\n")
+            await ended(reader)
+        await until(lambda: read[-1] is None)
+        assert await is_fine(port)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_body_that_turns_out_to_be_none_after_its_answer_ends_the_connection(serving, caplog):
+    async with serving() as port:
+        async with open_to(port, CHUNKED % b"/") as (reader, writer):
+            assert (await asyncio.wait_for(reader.read(12), PATIENCE)) == b"HTTP/1.1 405"
+            writer.write(b"zz\r\n")
+            await ended(reader)
+        assert await is_fine(port)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -64,6 +64,21 @@ class _Connection(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def send_400_response(self, msg: str) -> None:
+        """
+        Answer what is not HTTP, and let the application of a request that turns out to be none say no more.
+
+        uvicorn does not tell the application. What that says then is an error of the protocol, with its traceback in
+        the log.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer has begun, or ended before all of the request came
+            self.transport.close()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch()

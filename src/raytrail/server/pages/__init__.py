@@ -15,15 +15,15 @@ from starlette.responses import HTMLResponse
 
 from raytrail import words
 from raytrail.server.pages.filters import lasted, moment, number
-from raytrail.server.ray.state import ACTORS, JOBS, NODES, TASKS
-from raytrail.store import Cluster, Filter, LedgerRow
+from raytrail.server.ray.state import ACTORS, JOBS, NO_DRIVERS, NODES, TASKS
+from raytrail.store import Cluster, LedgerRow
 from raytrail.store.ledger import Missing, Rejected, Unread
 
 SHOWN = 500
 """Most clusters on the first page, and most ranges or lines in a list."""
 
 COUNTED = (
-    (TASKS, "state", (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK"))),
+    (TASKS, "state", (*TASKS.listed, NO_DRIVERS)),
     (ACTORS, "state", ()),
     (JOBS, "status", ()),
     (NODES, "state", ()),

@@ -14,7 +14,7 @@ from raytrail.fold.layout import find
 from raytrail.fold.sessions import of_session
 from raytrail.server.context import View, encode
 from raytrail.server.ray.fidelity import CANNOT, EXCUSES, INFERRED, ROWS, WITHOUT_LOGS
-from raytrail.server.ray.state import ASKED_FOR, RESOURCES, RUNTIME_ENVS, Field, Resource
+from raytrail.server.ray.state import RESOURCES, RUNTIME_ENVS, Field, Resource
 from raytrail.store import Filter
 
 
@@ -43,7 +43,7 @@ def unknown(view: View, resource: Resource) -> str:
     if resource is RUNTIME_ENVS:
         return f"{resource.noun}: Ray exports no event of them, so this history does not know them"
     kind = resource.entity.upper()
-    if resource in ASKED_FOR and kind not in {row.event_type for row in view.store.ledger(view.cluster.session)}:
+    if resource.is_asked_for and kind not in {row.event_type for row in view.store.ledger(view.cluster.session)}:
         return f"{resource.noun}: no event of them has come; agents ask Ray for them with --types {kind}"
     return ""
 

@@ -17,7 +17,6 @@ from raytrail.server.ray.lineage import summarize_by_lineage
 from raytrail.server.ray.state import (
     ACTORS,
     DEFAULT_LIMIT,
-    JOBS,
     NO_CALL_SITES,
     OBJECTS,
     PAGE_ROWS,
@@ -50,7 +49,7 @@ def _list(view: View) -> Response:
     """Ray's State API: a list. See [below](#rays-state-api)."""
     resource = _resource(view)
     why = unknown(view, resource)
-    with refusing_with(500 if resource is JOBS else 400):
+    with refusing_with(resource.wrong_status):
         query = read_query(resource, view.params)
         rows = _no_rows(query) if why else find_rows(view.snapshot, query)
     if query.of_one_task and query.detail and rows.filtered <= FEW_ATTEMPTS:

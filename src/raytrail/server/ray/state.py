@@ -87,6 +87,16 @@ class Resource(NamedTuple):
     order: tuple[str, ...]
     """Our columns, ``-`` before one that descends."""
     fields: tuple[Field, ...]
+    listed: tuple[Filter, ...] = ()
+    """What holds of each row that Ray lists, and that `total` counts."""
+    conclude: Callable[[dict[str, Any]], None] | None = None
+    """Puts into a row with details what no column holds."""
+    wrong_status: int = 400
+    """The status of a wrong question. Where Ray's own server does not catch its error, that is 500."""
+    no_failure: str | None = ""
+    """What Ray says where no node failed to answer: null of what it asks the nodes for."""
+    is_asked_for: bool = False
+    """Ray exports no event of it: an agent asks Ray for it, if it is told to."""
 
     def find(self, key: str) -> Field | None:
         """Return the column that a filter names, in any case; None where Ray does not filter by such a one."""
@@ -95,19 +105,31 @@ class Resource(NamedTuple):
                 return field
         return None
 
-    @property
-    def no_failure(self) -> str | None:
-        """What Ray says where no node failed to answer: null of what it asks the nodes for."""
-        return None if self.noun in ("objects", "runtime_envs") else ""
-
     def shown(self, detail: bool) -> list[Field]:
         """Return the columns of a row."""
         return [field for field in self.fields if detail or not field.detail]
 
 
+def _conclude_task(row: dict[str, Any]) -> None:
+    # no event in a file tells it: what has no label_selector has nothing to fall back from
+    if row["fallback_strategy"] is None and not row["label_selector"]:
+        row["fallback_strategy"] = None if row["type"] == "DRIVER_TASK" else {"options": []}
+    for event in row["events"]:
+        event["created_ms"] = float(event["created_ms"])
+
+
+def _conclude_job(row: dict[str, Any]) -> None:
+    # null is the end of a submission that still runs; Ray shows a driver's as 0
+    if row["type"] == "DRIVER" and row["end_time"] is None:
+        row["end_time"] = 0
+
+
 TASKS = Resource(
     noun="tasks",
     entity="task",
+    # the GCS does not show an attempt whose owner's part never came
+    listed=(Filter("type", "!=", None),),
+    conclude=_conclude_task,
     # Ray orders by task alone; the newest attempt first, as `ray get tasks` and the dashboard show one
     order=("task_id", "-attempt_number"),
     fields=(
@@ -199,6 +221,8 @@ NODES = Resource(
 JOBS = Resource(
     noun="jobs",
     entity="job",
+    conclude=_conclude_job,
+    wrong_status=500,
     # the store's own, which is Ray's: by job, those without one first
     order=(),
     fields=(
@@ -223,6 +247,7 @@ JOBS = Resource(
 PLACEMENT_GROUPS = Resource(
     noun="placement_groups",
     entity="placement_group",
+    is_asked_for=True,
     order=("placement_group_id",),
     fields=(
         Field("placement_group_id", "id", "", filterable=True, optional=False),
@@ -243,6 +268,7 @@ _UNKNOWN_MS = (1 << 64) - 1
 WORKERS = Resource(
     noun="workers",
     entity="worker",
+    is_asked_for=True,
     order=("worker_id",),
     fields=(
         Field("worker_id", "id", "", filterable=True, optional=False),
@@ -265,6 +291,10 @@ WORKERS = Resource(
 OBJECTS = Resource(
     noun="objects",
     entity="object",
+    # Ray forgets what is gone; `raytrail list objects` does not
+    listed=(Filter("state", "!=", "DELETED"),),
+    no_failure=None,
+    is_asked_for=True,
     order=("object_id",),
     fields=(
         Field("object_id", "id", "", filterable=True, optional=False),
@@ -296,6 +326,7 @@ CLUSTER_EVENTS = Resource(
 RUNTIME_ENVS = Resource(
     noun="runtime_envs",
     entity="",
+    no_failure=None,
     order=(),
     fields=(
         Field("runtime_env", "json", {}, filterable=True, optional=False, exported=False),
@@ -311,8 +342,8 @@ RESOURCES = {
     resource.noun: resource
     for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, WORKERS, OBJECTS, CLUSTER_EVENTS, RUNTIME_ENVS)
 }
-ASKED_FOR = (PLACEMENT_GROUPS, WORKERS, OBJECTS)
-"""Those that Ray exports no event of: an agent asks Ray for them, if it is told to."""
+NO_DRIVERS = Filter("type", "!=", "DRIVER_TASK")
+"""What Ray's clients ask of tasks, unless told otherwise."""
 NO_CALL_SITES = (
     # ray/dashboard/state_aggregator.py, Ray 2.60
     "Callsite is not being recorded. To record callsite information for each ObjectRef created, set env variable "
@@ -394,15 +425,8 @@ def read_summary_query(resource: Resource, params: Params) -> Query:
 
 def _filtered(resource: Resource, params: Params, *, exclude_driver: bool) -> Query:
     _number("timeout", _first(params, "timeout", "30"))
-    counted: list[Filter] = []
-    if resource is TASKS:
-        # the GCS does not show an attempt whose owner's part never came
-        counted.append(Filter("type", "!=", None))
-        if exclude_driver:
-            counted.append(Filter("type", "!=", "DRIVER_TASK"))
-    if resource is OBJECTS:  # Ray forgets what is gone; `raytrail list objects` does not
-        counted.append(Filter("state", "!=", "DELETED"))
-    return Query(resource, read_filters(resource, params, counted))
+    drivers = (NO_DRIVERS,) if resource is TASKS and exclude_driver else ()
+    return Query(resource, read_filters(resource, params, (*resource.listed, *drivers)))
 
 
 def find_rows(snapshot: Snapshot, query: Query) -> Rows:
@@ -536,7 +560,7 @@ def _completion(query: Query) -> Callable[[dict[str, Any]], None]:
     defaults = [(field.name, field.default) for field in fields if field.exported and field.default is not None]
     absent = {field.name: field.default for field in fields if not field.exported}
     wire = [(field.name, _WIRE[field.wire]) for field in fields if field.wire]
-    conclude = _CONCLUDED.get(resource.noun) if query.detail else None
+    conclude = resource.conclude if query.detail else None
 
     def complete(row: dict[str, Any]) -> None:
         for column, name in renamed:
@@ -555,24 +579,6 @@ def _floats(amounts: Mapping[str, int | float]) -> dict[str, float]:
 
 
 _WIRE: Mapping[str, Callable[[Any], Any]] = {"text": str, "float": float, "floats": _floats}
-
-
-def _conclude_task(row: dict[str, Any]) -> None:
-    # no event in a file tells it: what has no label_selector has nothing to fall back from
-    if row["fallback_strategy"] is None and not row["label_selector"]:
-        row["fallback_strategy"] = None if row["type"] == "DRIVER_TASK" else {"options": []}
-    for event in row["events"]:
-        event["created_ms"] = float(event["created_ms"])
-
-
-def _conclude_job(row: dict[str, Any]) -> None:
-    # null is the end of a submission that still runs; Ray shows a driver's as 0
-    if row["type"] == "DRIVER" and row["end_time"] is None:
-        row["end_time"] = 0
-
-
-_CONCLUDED: Mapping[str, Callable[[dict[str, Any]], None]] = {"tasks": _conclude_task, "jobs": _conclude_job}
-"""What no column holds of a row with details."""
 
 
 def _first(params: Params, name: str, default: str) -> str:

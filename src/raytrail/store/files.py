@@ -45,11 +45,11 @@ BLOCK_BYTES = 128 * 1024
 
 _AGAIN = "bring it back from a copy of the store, or import the session again into another one"
 _CURES = {"log": _AGAIN, "logs": _AGAIN, "state": "fold it anew from the log: raytrail rebuild --cluster {session}"}
-"""What is to be done about a damaged file, by the directory that it lies in."""
+"""The cure for a damaged file, by the directory that it lies in."""
 
 
 class Sum(NamedTuple):
-    """What a file was when it was written."""
+    """The checksum and size of a file when it was written."""
 
     bytes: int
     crc32: int
@@ -108,11 +108,12 @@ class Files:
         Write what a SELECT gives, a file for each session of which it gives anything.
 
         Args:
-            kind: Of what the files are.
-            name: What theirs begin with.
-            sessions: Whose rows it gives; of several, which ones are of which is in the column `SESSION`.
-            select: What to write.
-            most_rows: How many rows a session can have; None: nobody knows.
+            kind: The kind of the files.
+            name: The beginning of their names.
+            sessions: The sessions whose rows it gives. With several, the column `SESSION` gives the session of each
+                row.
+            select: The statement whose rows are written.
+            most_rows: How many rows a session can have, or None where nobody knows.
             extremes: Which statistics are asked for: by column, the expressions of its ``min`` and ``max``.
 
         Raises:
@@ -192,7 +193,7 @@ class Files:
         return StateFile(name, kind, str(file.path.relative_to(self._root)), file.rows, *measure(file.path))
 
     def paths(self, files: Iterable[LogFile | StateFile]) -> list[Path]:
-        """Return where these files lie, all of them checked; as `path`."""
+        """Return the places of these files, all of them checked as in `path`."""
         return [self.path(file) for file in files]
 
     def path(self, file: LogFile | StateFile, *, whole: bool = True, again: bool = False) -> Path:
@@ -201,7 +202,7 @@ class Files:
 
         Args:
             file: Its row. Without a checksum, as older versions named files, it is not checked.
-            whole: Whether all of it is read, once in a process; else its size alone is looked at.
+            whole: Whether all of it is read, once in a process. Otherwise its size alone is looked at.
             again: Whether it is read though this process has checked it before.
 
         Raises:
@@ -248,7 +249,7 @@ def damaged(path: Path, how: str) -> StoreDamaged:
 
 
 def delete(paths: Iterable[Path]) -> None:
-    """Delete files that nobody names; those that are gone already are passed over."""
+    """Delete files that nobody names. Those that are gone already are passed over."""
     for path in paths:
         path.unlink(missing_ok=True)
 

@@ -1,9 +1,9 @@
 """
 Fold of a session that still grows: what was appended joins what is known.
 
-States of which nothing more is expected go to ``closed`` files and are not touched again; all others are in memory,
-and in one ``open`` file, written anew when the fold is committed. A straggler of a closed state starts an open one of
-the same key, which sealing joins to it. Both kinds of files hold partial states.
+States that expect no more events go to ``closed`` files and are not touched again. All others are in memory, and in one
+``open`` file, which is written anew when the fold is committed. A straggler of a closed state starts an open one of the
+same key, which sealing joins to it. Both kinds of files hold partial states.
 
 A round costs what it brings, however many states are open. The ``open`` file costs what is open: while that is much
 (a driver that submitted a million tasks, an agent that catches up), it is written more rarely, and what was folded
@@ -52,7 +52,7 @@ MOST_COMMITTING = 0.2
 
 
 class _Open:
-    """What is open of an entity in a session: a table of partial states, each with its key's hash."""
+    """The open states of an entity in a session, as a table of partial states, each with its key's hash."""
 
     def __init__(self, table: str, key: str) -> None:
         self.table = table
@@ -61,7 +61,7 @@ class _Open:
 
 
 class _Session:
-    """What was folded of a session since the last commit."""
+    """The folded and not yet committed states of a session."""
 
     def __init__(self) -> None:
         self.open: dict[str, _Open] = {}
@@ -89,11 +89,12 @@ class LiveFold:
 
         Args:
             session: Its name.
-            at_once: Whether to commit in any case, since it is to be sealed; else a commit that would take long may
-                wait for a later call. Of what is little, and the first of its entity, sealing makes states itself.
+            at_once: Whether to commit in any case, since the session is to be sealed. Otherwise a commit that would
+                take long may wait for a later call. Sealing itself makes the states of an entity that has few events
+                and none before.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
+            StoreUnavailable: The disk is full, or fails. The served states are as they were. Fold again.
         """
         try:
             files = self._catalogue.log_files(session, unfolded=True)
@@ -114,7 +115,7 @@ class LiveFold:
             if progress.logs and (at_once or time.monotonic() - progress.committed_at >= pause):
                 self._commit(session, progress)
         except BaseException:
-            # what is in memory may be ahead of the files that were not named: back to the last commit
+            # the memory may be ahead of the files that were not named, so go back to the last commit
             self.forget(session)
             raise
         self._gather_log(session)

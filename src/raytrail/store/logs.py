@@ -5,9 +5,9 @@ The sessions' logs: bytes that came in ranges, kept compressed, read in ranges.
     catalogue.sqlite: frames    which range of which log a frame holds, and where it lies in which body
 
 A frame is the least that is read, so a range costs what it holds, and no row group of a Parquet file, of which the
-engine makes none with fewer than 2048 rows: of these pieces, half a gigabyte. What a batch brings of a log is a frame,
-and a batch is a body. While these are small and many, they are gathered: written anew as one body, in the order of
-logs and ranges, in frames as large as may be. Sealing does so with all. ``zstd -d`` reads a body.
+engine makes none with fewer than 2048 rows: of these pieces, half a gigabyte. A batch's bytes of one log are a frame,
+and a batch is a body. While these are small and many, they are gathered: written anew as one body, in the order of logs
+and ranges, in frames as large as may be. Sealing does so with all. ``zstd -d`` reads a body.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     generation: int
     size: int
-    """Where what is stored of it ends."""
+    """The end of its stored bytes."""
     stored_bytes: int
     written_bytes: int
-    """What the agent saw on its disk."""
+    """The bytes that the agent saw on its disk."""
     skipped_bytes: int
-    """What was not shipped, as it was over the agent's limit."""
+    """The bytes that were not shipped, as they were over the agent's limit."""
 
 
 class Frame(NamedTuple):
-    """Where a range of a log lies."""
+    """The place of a range of a log."""
 
     file: str
     generation: int
@@ -71,7 +71,7 @@ class Frame(NamedTuple):
     place: int
     length: int
     crc32: int | None
-    """Of what is kept; None of one that an older version wrote."""
+    """The checksum of the kept bytes, or None of those that an older version wrote."""
 
 
 class Body(NamedTuple):
@@ -94,7 +94,7 @@ class Logs:
 
     def write(self, session: str, pieces: Iterable[tuple[Segment, bytes]]) -> tuple[Path, list[Frame]]:
         """
-        Write a body; it is read once `name` has named it.
+        Write a body. It is read once `name` has named it.
 
         Returns:
             Its path, and its frames, whose `body` is yet unknown.
@@ -126,10 +126,10 @@ class Logs:
         Write bodies that are small and many as one, or all of them.
 
         Returns:
-            The bodies that are named no more; delete them once nobody reads them.
+            The bodies that are no longer named. Delete them once nobody reads them.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; all is as it was.
+            StoreUnavailable: The disk is full, or fails. All is as it was.
         """
         limit = "" if every else f" AND bytes < {SMALL_BYTES}"
         rows = self._catalogue.query(f"SELECT id, path FROM bodies WHERE session = ?{limit} ORDER BY id", session)
@@ -167,11 +167,15 @@ class Logs:
     # -- reading
 
     def of(self, session: str, reports: Iterable[dict[str, object]]) -> list[Log]:
-        """Return the logs that agents reported of a session, oldest first; those of which nothing came yet, too."""
+        """
+        Return the logs that agents reported of a session, oldest first.
+
+        Logs of which nothing came yet are among them.
+        """
         reported = list(reports)
         stored: dict[tuple[object, object], tuple[int, int]] = {}
         if self._catalogue.keeps_logs:
-            # of a few, those alone are looked up
+            # if there are few, they alone are looked up
             few = [str(report["file"]) for report in reported] if len(reported) <= FEW_LOGS else []
             only = f" AND file IN ({', '.join('?' * len(few))})" if few else ""
             stored = {
@@ -322,7 +326,7 @@ class _Writer:
                 self._parts, self._length, self._start = [], 0, self._start + self._length
 
     def copy(self, frame: Frame, compressed: bytes) -> None:
-        """Write a frame of another body; as it is, where it is large."""
+        """Write a frame of another body. A large one is copied as it is."""
         length = frame.end - frame.start
         if length >= FRAME_BYTES // 2:
             self.finish()

@@ -1,6 +1,6 @@
 """
-Partial states that cannot be folded on: an older Raytrail's may lack a column, or have another type of it; others are
-damaged.
+Partial states that cannot be folded on. Those of an older Raytrail may lack a column, or have another type of it.
+Others are damaged.
 
 The log is the truth, so such states are not converted: their entity is folded anew from the session's log.
 """
@@ -43,7 +43,7 @@ def unfold(root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> li
     Forget the partial states that cannot be folded on, so that the next fold makes them anew from the log.
 
     Returns:
-        The files that are named no more; delete them once nobody reads them.
+        The files that are no longer named. Delete them once nobody reads them.
     """
     live = catalogue.query(
         "SELECT DISTINCT session, entity FROM state JOIN sessions USING (session) "

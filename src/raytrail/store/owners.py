@@ -1,10 +1,10 @@
 """
-Whose node's a log is, where several nodes have written into one directory.
+Find the node of each log, where several nodes have written into one directory.
 
 A head that restarted with its tables in Redis, a raylet that was started anew on the same disk, and two raylets on one
-machine share a session's directory. An agent ships its logs under one node's id, the directory's. What events say of
-workers, drivers and jobs tells whose each is; the number in a name tells the processes of a node, of which each new
-one begins a file; the rest belong to the head that came last.
+machine share a session's directory. An agent ships its logs under one node's id, the directory's. Events about workers,
+drivers and jobs tell the node of each. The number in a name tells the processes of a node, since each new process
+begins a file. The rest belong to the head that came last.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Owners:
     Tells the owners of a session's logs.
 
     Args:
-        snapshot: What events say.
+        snapshot: The states of the session.
         logs: The logs, by the ids that their agents shipped them under.
     """
 
@@ -75,7 +75,7 @@ class Owners:
 
     @cached_property
     def are_plain(self) -> bool:
-        """Whether every node has a directory of its own, as far as is known, so that nothing is to be told."""
+        """Whether every node has a directory of its own, as far as is known, so that nothing has to be found out."""
         ips = [node.ip for node in self._nodes if node.ip]
         alone = len(set(ips)) == len(ips) and sum(node.is_head for node in self._nodes) <= 1
         return alone and all(node.node_id in self._logs for node in self._nodes)
@@ -156,7 +156,7 @@ class Owners:
     # -- what events tell
 
     def _find_owner(self, name: str) -> str:
-        """Return the node of a log as events tell it; empty where they do not."""
+        """Return the node of a log as events tell it, or an empty text where they do not."""
         path = PurePosixPath(name)
         if match := _WORKER.fullmatch(path.name):
             return self._workers.get(match["worker"], "") or self._pids.get(int(match["pid"]), "")
@@ -176,7 +176,7 @@ class Owners:
 
     @cached_property
     def _pids(self) -> dict[int, str]:
-        """The nodes of actors' processes; a number that two nodes had tells nothing."""
+        """The nodes of actors' processes. A number that two nodes had is left out."""
         rows = self._snapshot.group("actor", ["pid", "node_id"])
         return _only((row["pid"], row["node_id"]) for row in rows if row["pid"] and row["node_id"])
 
@@ -201,7 +201,7 @@ class Owners:
         return by_job
 
     def _at(self, ip: str, ms: int) -> str:
-        """Return the node that had an address at a moment; empty where that is not one."""
+        """Return the node that had an address at a moment, or an empty text where it is not exactly one."""
         there = [node for node in self._nodes if node.ip == ip and node.start_ms <= ms]
         there = [node for node in there if node.end_ms is None or node.end_ms >= ms] or there[-1:]
         return there[0].node_id if len(there) == 1 else ""
@@ -235,7 +235,7 @@ def _last(nodes: list[_Node], count: int) -> list[_Node]:
 
 
 def _main(nodes: list[_Node]) -> str:
-    """Return the newest head, or the newest of all; empty where there is none."""
+    """Return the newest head, or the newest of all, or an empty text where there is none."""
     chosen = [node for node in nodes if node.is_head] or nodes
     return chosen[-1].node_id if chosen else ""
 

@@ -1,4 +1,4 @@
-"""What a session was, at one moment or at last: rows of entities, filtered and sorted by the engine."""
+"""The rows of a session's entities, at one moment or at last. The engine filters and sorts them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Snapshot:
     """
     A session at one moment.
 
-    What a column holds is given as the world knows it: ids as hex text, JSON decoded, times as integers.
+    Values are given in their usual form, which is ids as hex text, JSON decoded, times as integers.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Snapshot:
         Look at a session.
 
         Args:
-            engine: What answers.
+            engine: The engine that answers.
             session: Its name.
-            moment: The moment; None is its end, or now.
+            moment: The moment. None is its end, or now.
             states: Gives the relations of its states.
-            counts: What was counted of a sealed session before, by what was asked; None where it may still change.
-            attach: Whether to read a sealed session's tables, where it has any; else only its files.
+            counts: The counts made before of a sealed session, by the question. None where they may still change.
+            attach: Whether to read a sealed session's tables, where it has any. Otherwise only its files are read.
         """
         self.session = session
         self.at_ms = moment.at_ms if moment else None
@@ -146,10 +146,10 @@ class Snapshot:
 
         Args:
             noun: The entity's name, singular or plural.
-            columns: Which columns, in this order; None gives all.
+            columns: The columns, in this order. None gives all.
             where: Conditions that all must hold.
-            order: Columns to sort by, with ``-`` before one that descends; none sorts as the session was sealed.
-            limit: Most rows; None gives all.
+            order: Columns to sort by, with ``-`` before one that descends. None sorts as the session was sealed.
+            limit: The most rows. None gives all.
             offset: Rows to skip first.
 
         Raises:
@@ -222,13 +222,13 @@ class Snapshot:
         """
         Return a few rows out of millions.
 
-        Sorting wide rows to keep a hundred of them reads every column of all; so what names them comes first, by the
-        columns that are asked and sorted for, and only the rows that are named are read whole. They are put in order
-        here: the engine takes longer to plan to sort them.
+        Sorting wide rows to keep a hundred of them reads every column of all. The first query therefore reads only the
+        keys, by the columns that are asked and sorted for. Then only the named rows are read whole. They are put in
+        order here: the engine takes longer to plan to sort them.
         """
         table = self._numbered(entity)
         key = (_ROW,) if table else entity.key
-        # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
+        # a column that is the same in all needs no sorting, and the engine skips most rows when it sorts by one column
         same = {condition.column for condition in where if condition.op == "="}
         # numbers also settle the order of rows of one time, for which the ids of all would be read
         sort, sorted_by = _sort(entity, order, besides={*entity.key, *same} if entity.at_from_times else same)
@@ -263,8 +263,8 @@ class Snapshot:
 
     def _narrowed(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
         """
-        Return the relation of an entity's states, with these stored columns and those of the conditions at least; only
-        those of an id that is asked for, where an index has it.
+        Return the relation of an entity's states, with at least these stored columns and those of the conditions. If a
+        condition asks for an id and an index has it, only the states of that id are in it.
         """
         if entity.view or (self.at_ms is not None and not entity.at_from_times):
             return self.source(entity)
@@ -292,10 +292,10 @@ class Snapshot:
         Return last states as they were at the snapshot's moment, with these stored columns at least.
 
         Args:
-            entity: Whose states.
+            entity: The entity of the states.
             source: Their relation.
             names: The columns.
-            settled: Whether each is known to be what it was at last: then nothing is worked out.
+            settled: Whether each state is known to be as it was at last. Then nothing is worked out.
         """
         if self._moment is None or settled or not entity.at_from_times:
             return source
@@ -319,14 +319,17 @@ class Snapshot:
     def group(
         self, noun: str, by: Sequence[str], where: Sequence[Filter] = (), *, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """Return how many states there are of each combination of these columns, as ``count``; at most `limit`."""
+        """
+        Return how many states there are of each combination of these columns, as ``count``, and at most `limit` of
+        them.
+        """
         entity = entity_of(noun)
         condition, params = _condition(entity, where)
         wanted = [sql.find(entity, name) for name in by]
         raw = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
         source, counted = self._counted(entity, where, sql.read_from(entity, wanted))
         inner = f"SELECT {raw}, {counted} AS n FROM {source} s{condition} GROUP BY ALL"
-        # what was raw is shown only now, once a group
+        # raw values are shown only now, once a group
         shown = ", ".join(
             f"{sql.public(Column(c.name, c.type, '', 'max', c.doc))} AS {sql.quote(c.name)}" for c in wanted
         )
@@ -404,7 +407,7 @@ def _by_number(table: str, rows: Sequence[int]) -> str:
     """Return the relation of these rows of a table, by their numbers."""
     if not rows:
         return f"(SELECT rowid AS {_ROW}, * FROM {table} LIMIT 0)"
-    # a join opens the vectors that hold them; IN opens the row groups, and takes ten times longer
+    # a join opens the vectors that hold them. IN opens the row groups, and takes ten times longer
     numbers = ", ".join(f"({row})" for row in rows)
     return f"(SELECT t.rowid AS {_ROW}, t.* FROM (VALUES {numbers}) n({_ROW}) JOIN {table} t ON t.rowid = n.{_ROW})"
 

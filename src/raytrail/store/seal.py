@@ -1,8 +1,8 @@
 """
 Seal: a session's folded states for good, and what was left open closed as inferred.
 
-What follows from the ends of other states is what `raytrail.entities.conclude` says at any moment. What is open when
-the session itself ends is closed with it. Each such row says so in ``inferred``.
+`raytrail.entities.conclude` works out at any moment what follows from the ends of other states. States that are open
+when the session itself ends are closed with it. Each such row says so in ``inferred``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raytrail.store.engine import Engine, group_rows, parquet
 from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
 
 OF_AGENTS = ("file", "raylet")
-"""What agents say of themselves: not of the cluster, and at times long after it."""
+"""The entities that agents report of themselves. They are not of the cluster, and at times come long after it."""
 
 ALONE_EVENTS = 5_000
 """A session of more events is sealed by itself: that takes longer than to plan it."""
@@ -32,7 +32,7 @@ MOST_EVENTS = 50_000
 """How many events of small sessions are worked on at once."""
 
 TALLY_SAVES = 100
-"""A tally is kept of so many states of each kind, on average; of fewer, reading it saves nothing."""
+"""A tally is kept where there are so many states of each kind, on average. Reading one of fewer saves nothing."""
 
 
 def in_turn(entities: Iterable[Entity]) -> dict[Entity, list[str]]:
@@ -58,19 +58,19 @@ def ended(name: str) -> str:
 
 
 class Sealed(NamedTuple):
-    """What sealing sessions has changed."""
+    """The changes that sealing made."""
 
     files: dict[str, list[Path]]
     """The files of their states, by entity."""
     old: list[Path]
-    """Those that are named no more; delete them once nobody reads them."""
+    """The files that are no longer named. Delete them once nobody reads them."""
 
 
 class _Known(NamedTuple):
-    """What is known of an entity in the sessions that are sealed."""
+    """The facts about an entity in the sessions that are sealed."""
 
     before: str
-    """What a statement begins with that reads it."""
+    """The beginning of a statement that reads it."""
     states: str
     """The relation of its partial states."""
     latest: str
@@ -78,7 +78,7 @@ class _Known(NamedTuple):
     most_rows: int
     """How many there are at most, in a session."""
     once: bool
-    """Whether no key is there twice."""
+    """Whether each key is there only once."""
 
 
 class Sealer:
@@ -116,8 +116,8 @@ class Sealer:
             quiet: Whether nothing but silence ended them.
 
         Raises:
-            UnreadableError: One of them cannot be sealed; none is.
-            StoreUnavailable: The disk is full, or fails; none is sealed.
+            UnreadableError: One of them cannot be sealed. None is.
+            StoreUnavailable: The disk is full, or fails. None is sealed.
         """
         known = self._known(sessions)
         every = {name: self._entity(name, sessions) for name, entity in installed().items() if not entity.view}
@@ -126,7 +126,7 @@ class Sealer:
         try:
             for entity, names in turns.items():
                 columns = ", ".join(map(sql.quote, names))
-                # of what no event tells, there is nothing to work out
+                # a state that no event tells needs no work
                 states = (
                     self._states(entity, known, None, names)
                     if entity.name in known
@@ -152,7 +152,7 @@ class Sealer:
         return Sealed({name: [file.path for file in files] for name, files in sealed.items()}, old)
 
     def _name(self, sessions: Sequence[str], sealed: Mapping[str, list[Written]], *, quiet: bool) -> list[Path]:
-        """Name the files of sealed states, and no others of their sessions any more; return those."""
+        """Name the files of sealed states as the only ones of their sessions. Return the others."""
         old: list[Path] = []
         with self._catalogue.transaction() as db:
             for session in sessions:
@@ -243,7 +243,7 @@ class Sealer:
         for log in logs:
             counts[log.session] += log.events
         return _Known(
-            # made once, though a statement reads it more than once; it is too little to be worth sorting
+            # made once, though a statement reads it more than once. It is too little to be worth sorting
             f"WITH known AS MATERIALIZED ({events}) ",
             "known",
             f"SELECT {_by(sessions)} AS session, max(timestamp) AS t FROM {files} GROUP BY 1",
@@ -294,7 +294,7 @@ class Sealer:
     def _states(
         self, entity: Entity, known: Mapping[str, _Known], end_ms: str | None, names: Collection[str] | None = None
     ) -> str:
-        """Return the SELECT of an entity's states: those it ends with; without an end, those that others end with."""
+        """Return the SELECT of an entity's last states. Without an end, return those that others end with."""
         own = known.get(entity.name)
         select = concluded(
             entity,

@@ -1,4 +1,7 @@
-"""Where a session's states come from: the tables of a sealed one, its files, or its log; and how they were earlier."""
+"""
+The sources of a session's states, which are the tables of a sealed one, its files, or its log, and how they were
+earlier.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class _Attached(NamedTuple):
 
     name: str
     columns: Mapping[str, frozenset[str]]
-    """Of each table."""
+    """The names of each table's columns."""
 
 
 class States:
@@ -47,7 +50,7 @@ class States:
         catalogue: Says which files there are.
         engine: Reads them.
         files: Checks them.
-        counts: What was counted of attached tables; cleared when one is let go.
+        counts: The counts of attached tables. They are cleared when one is let go.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class States:
         self._columns: dict[Path, frozenset[str]] = {}
         self._attached: dict[str, _Attached] = {}
         self._lost: set[str] = set()
-        """Caches that are damaged; one that is made anew has another name."""
+        """Damaged caches. A cache that is made anew has another name."""
         self._unnamed: dict[str, str] = {}
         """Those of them that the catalogue may name yet, each with its session."""
         self._attach_lock = threading.Lock()
@@ -73,9 +76,9 @@ class States:
 
         Args:
             session: Its whole name.
-            entity: Whose states.
-            moment: The moment; None: at last, or now while the session lives.
-            names: The stored columns that are asked for; None: all. Others may be there, and say anything.
+            entity: The entity of the states.
+            moment: The moment. None means at last, or now while the session lives.
+            names: The stored columns that are asked for. None means all. Others may be there, and say anything.
         """
         if moment is None:
             return self.last(session, entity, names)
@@ -91,7 +94,11 @@ class States:
         return f"({concluded(entity, from_events, self._others(session, moment), now_ms=moment.at_ms, names=names)})"
 
     def last(self, session: str, entity: Entity, names: Collection[str] | None = None, *, attach: bool = True) -> str:
-        """Return the relation of an entity's last states; `attach`: of a sealed session's tables, if it has any."""
+        """
+        Return the relation of an entity's last states.
+
+        With `attach`, it is of a sealed session's tables, if it has any.
+        """
         if attach and (table := self.table(session, entity.name, sql.stored(entity))):
             return table
         files = self._catalogue.state_files(session)
@@ -105,11 +112,11 @@ class States:
         return f"({concluded(entity, from_events, self._others(session, None), now_ms=now_ms, names=names)})"
 
     def table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
-        """Return a table of a sealed session's cache; None where it has none that can be read, or lives."""
+        """Return a table of a sealed session's cache, or None where it has none that can be read, or lives."""
         for file in self._caches(session):
             if (
                 (attached := self._attach(session, file))
-                # what was sealed before an entity or a column of it was known, has it not
+                # a session that was sealed before an entity or a column of it was known does not have it
                 and name in attached.columns
                 and attached.columns[name].issuperset(columns)
             ):
@@ -141,7 +148,7 @@ class States:
         return f"({sql.bare(entity, f'({sql.folded(entity, log, names)})', names)})"
 
     def _sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
-        """Return the relation of sealed states; what an older version did not store of them is worked out."""
+        """Return the relation of sealed states. Columns that an older version did not store are worked out."""
         for path in paths:
             if path not in self._columns:
                 schema = self._engine.run(f"SELECT name FROM parquet_schema({sql.literal(str(path))})")
@@ -192,7 +199,7 @@ class States:
         return False
 
     def _lose(self, session: str, file: StateFile) -> None:
-        """Read a cache no more; the attach lock is held."""
+        """Read a cache no more. The attach lock is held."""
         if file.path in self._lost:
             return
         self._lost.add(file.path)
@@ -203,7 +210,7 @@ class States:
             self._counts.clear()
 
     def _attach(self, session: str, file: StateFile) -> _Attached | None:
-        """Return how a sealed session's tables are open; None where the file is gone or damaged."""
+        """Return how a sealed session's tables are open, or None where the file is gone or damaged."""
         with self._attach_lock:
             if file.path not in self._attached:
                 if file.path in self._lost or not (self._root / file.path).exists():

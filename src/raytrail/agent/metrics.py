@@ -106,14 +106,14 @@ class AgentCollector(Collector):
 @contextmanager
 def answering(listen: str, agent: Agent) -> Iterator[str]:
     """
-    Answer over HTTP meanwhile, from a thread of its own; give the URL.
+    Answer over HTTP meanwhile, from a thread of its own. Give the URL.
 
     ``/healthz`` is 200 while the agent's loop turns. A broker that is away is no ill health, as a restart would
     not bring it back: it is told in the answer.
 
     Args:
-        listen: ``host:port``; port 0 takes a free one.
-        agent: Whose figures.
+        listen: ``host:port``. Port 0 takes a free one.
+        agent: The agent of the figures.
 
     Raises:
         ConfigError: One cannot listen there.

@@ -45,9 +45,9 @@ class _Reader:
     def __init__(self, depth: int) -> None:
         self._depth = depth
         self._program = b""
-        """What runs; empty where the next word may be a variable or the program."""
+        """The program that runs. Empty where the next word may be a variable or the program."""
         self._prefix = b""
-        """What stands before the program, as ``sudo``."""
+        """The words before the program, as ``sudo``."""
         self._before = b""
         """The last word."""
 

@@ -1,4 +1,4 @@
-"""Where a receiver of Ray's HTTP export is: what it listens on, and what Ray posts to."""
+"""The addresses of a receiver of Ray's HTTP export. It listens on one, and Ray posts to the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LISTEN = re.compile(r"(\[[^]]+\]|[^:]*):([0-9]+)")
 
 def where(listen: str) -> tuple[str, int]:
     """
-    Return the host and port of ``host:port``; without a host it is this machine alone.
+    Return the host and port of ``host:port``. Without a host it is this machine alone.
 
     Raises:
         ConfigError: It is not that.
@@ -28,7 +28,7 @@ def where(listen: str) -> tuple[str, int]:
 
 def url(listen: str) -> str:
     """
-    Return where Ray is to post to, for a receiver that listens there; a URL is taken as it is.
+    Return the URL that Ray posts to, for a receiver that listens there. A URL is taken as it is.
 
     Raises:
         ConfigError: It is no ``host:port``.

@@ -43,7 +43,7 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return what the other finders say of one of our modules; None of any other."""
+        """Return the spec that the other finders have for one of our modules, or None for any other module."""
         # another that asks all the others, as we do, would ask us
         if name not in _MODULES or name in self._finding:
             return None
@@ -120,7 +120,7 @@ def _call(ours: str, function: str, *args: Any) -> None:
 
 
 def _say(message: str, *args: object) -> None:
-    import logging  # where all goes well it is not needed here
+    import logging  # if all goes well, it is not needed here
 
     logging.getLogger(__name__).warning(message, *args)
 

@@ -1,11 +1,11 @@
 """
 ``POST /v1/events``: what Ray's aggregator agent posts, appended to event files before it is answered.
 
-An answer of 204 says that every event in the request is in a file, or set aside, or was there before. What is set aside
-is a line of its session, too, so that its ledger says so. Ray sends a batch
-again until it is told so, and nothing else before: what it sends twice is known by the event's id, from the files
-themselves where this process is a new one. Like Ray's own, a line is handed to the operating system and not forced onto
-the disk: it survives the end of every process, not of the machine. Else the answer says what to do:
+An answer of 204 says that every event in the request is in a file, or set aside, or was there before. An event that is
+set aside is a line of its session, too, so that its ledger says so. Ray sends a batch again until it is told so, and
+nothing else before: what it sends twice is known by the event's id, from the files themselves where this process is a
+new one. Like Ray's own, a line is handed to the operating system and not forced onto the disk: it survives the end of
+every process, not of the machine. Else the answer says what to do:
 
     400  the body is no JSON array        411  the body's length is not said    429  others are being taken; come back
     401  no token, or another one         413  it is longer than is taken       503  the disk takes nothing; come back
@@ -46,7 +46,7 @@ from raytrail.sources.set_aside import SetAside
 from raytrail.tries import Tries, said_token
 
 PREFIX = "0"
-"""What the numbers in the names of its files begin with."""
+"""The numbers in the names of its files begin with this."""
 
 _BODIES_AT_ONCE = 2
 _BODY_SECONDS = 30.0
@@ -156,7 +156,7 @@ class Intake:
 
 
 def _latest(temp_dir: Path) -> str:
-    """Return the name of the session that Ray began last; nothing where there is none."""
+    """Return the name of the session that Ray began last, or nothing where there is none."""
     try:
         return Path(os.readlink(temp_dir / "session_latest")).name
     except OSError:
@@ -204,11 +204,11 @@ class Receiver:
     Answers from threads of its own until it is closed.
 
     Args:
-        listen: ``host:port``; without a host it is this machine alone, port 0 takes a free one.
-        intake: Where events go.
-        token: What senders must know, as bearer token or as the password of basic authentication, which is what a URL
-            can hold; empty lets everybody in.
-        most_bytes: Of a body.
+        listen: ``host:port``. Without a host it is this machine alone, and port 0 takes a free one.
+        intake: The intake of the events.
+        token: The token that senders must know, as bearer token or as the password of basic authentication, which is
+            what a URL can hold. Empty lets everybody in.
+        most_bytes: The most bytes of a body.
 
     Raises:
         ConfigError: One cannot listen there.
@@ -230,12 +230,12 @@ class Receiver:
                 f"receiver={listen!r}: {error}; give host:port of a free port, e.g. 127.0.0.1:8367"
             ) from error
         self.url = url(f"{listen.rpartition(':')[0]}:{self._server.server_address[1]}")
-        """Where Ray is to post to."""
+        """The URL that Ray posts to."""
         self._thread = threading.Thread(target=self._server.serve_forever, name="raytrail-receiver", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more; what is being written is written."""
+        """Answer no more. Events that are being written are written."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -292,7 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not stored:
                 raise _Refused(503, "not stored; come back", **{"Retry-After": str(_RETRY_SECONDS)})
         except _Refused as error:
-            # what was not read of the body would be taken for the next request
+            # bytes of the body that were not read would be taken for the next request
             self.close_connection = True
             self._answer(error.status, f"{error}\n", **error.headers)
             self._let_out()

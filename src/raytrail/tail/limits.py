@@ -10,7 +10,7 @@ ALL = "ALL"
 
 
 class _Bucket:
-    """Holds what may be spent in one second; it may be overdrawn once, and is then shut until that is made good."""
+    """Holds what may be spent in one second. It may be overdrawn once, and is then shut until that is made good."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = self._level = per_second
@@ -46,7 +46,7 @@ class Limits:
         return ALL in self._events or ALL in self._bytes
 
     def wait_seconds(self, event_type: str) -> float:
-        """Return how long no more of a type may be read; 0: it may be now."""
+        """Return how long no more of a type may be read, or 0 where it may be now."""
         return max((bucket.wait_seconds() for bucket, _ in self._of(event_type, 0, 0)), default=0.0)
 
     def spend(self, event_type: str, events: int, size: int) -> None:

@@ -86,7 +86,7 @@ class SessionFinder:
         checkpoint, note = self._followed.checkpoint, f"since {temp_dir}"
         first = checkpoint.note(note)
         if first is None:
-            # where none is the latest, only what begins from now on is followed
+            # if none is the latest, only sessions that begin from now on are followed
             newest = sessions[-1].name + "~" if sessions else ""
             first = discovery.latest(temp_dir) or newest
             checkpoint.remember(note, first)

@@ -338,7 +338,7 @@ class Cluster:
         entity = entity_of(noun)
         wanted = [column(entity, name) for name in columns] if columns is not None else list(shown(entity))
         names = [column.name for column in wanted]
-        conditions = self._conditions(entity, where, equal, every=every)
+        conditions = self._make_conditions(entity, where, equal, every=every)
         sort = ["-" * name.startswith("-") + column(entity, name.removeprefix("-")).name for name in order]
 
         def read(most: int | None) -> list[Row]:
@@ -358,7 +358,7 @@ class Cluster:
     def count(self, noun: str, *, where: Sequence[Condition] = (), every: bool = False, **equal: Any) -> int:
         """Return how many rows there are. The arguments and errors are those of `rows`."""
         entity = entity_of(noun)
-        return self._snapshot.count(entity.name, self._conditions(entity, where, equal, every=every))
+        return self._snapshot.count(entity.name, self._make_conditions(entity, where, equal, every=every))
 
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""
@@ -392,14 +392,14 @@ class Cluster:
         moment = "" if self.at_ms is None else f" at {self.at_ms} ms"
         return f"<cluster {self.session}{moment}>"
 
-    def _conditions(
+    def _make_conditions(
         self, entity: Entity, where: Sequence[Condition], equal: Mapping[str, Any], *, every: bool
     ) -> list[Filter]:
         asked = [Filter(column(entity, name).name, op, value) for name, op, value in where]
-        asked += [self._equal(column(entity, name), entity, value) for name, value in equal.items()]
+        asked += [self._make_equal(column(entity, name), entity, value) for name, value in equal.items()]
         return [*(() if every else COUNTED.get(entity.name, ())), *asked]
 
-    def _equal(self, column: Column | Derived, entity: Entity, value: Any) -> Filter:
+    def _make_equal(self, column: Column | Derived, entity: Entity, value: Any) -> Filter:
         """Return the condition that a column has a value. A value of an enumeration may be in any case."""
         condition = Filter(column.name, "=", value)
         if not isinstance(value, str) or not column.values:

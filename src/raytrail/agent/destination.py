@@ -38,7 +38,7 @@ class Shipping:
 
     def __init__(self, destination: Destination, pubsub: PubSub | None = None, *, patient: bool = False) -> None:
         self.destination = destination
-        self.outlet = Outlet(pubsub or connect(destination.agent.to), self._dead_letters, patient=patient)
+        self.outlet = Outlet(pubsub or connect(destination.agent.to), self._open_dead_letters, patient=patient)
         self.checkpoint = Checkpoint(destination.checkpoint_file)
         try:
             self.tailer = Tailer(destination.tail, self.checkpoint)
@@ -109,7 +109,7 @@ class Shipping:
             "refused_events": outlet.refused_events,
         }
 
-    def _dead_letters(self) -> PubSub:
+    def _open_dead_letters(self) -> PubSub:
         where = quote(str(self.destination.dead_letters.absolute()))
         # somebody has to look at them, whenever that is. The broker would delete after a week what nobody reads
         return connect(f"file://{where}?retain_seconds={_DEAD_LETTERS_SECONDS}")

@@ -85,16 +85,16 @@ class _Shipper:
         """Publish what is left, then the last report, for `drain_seconds` at most."""
         ends_at = time.monotonic() + self._current().drain_seconds
         await asyncio.to_thread(self._tailer.look, last=True)
-        if await self._all_sent(ends_at):
+        if await self._send_all(ends_at):
             await self._report()
-            await self._all_sent(ends_at)
+            await self._send_all(ends_at)
 
     async def aclose(self) -> None:
         """Give up what is under way, and write down what was acknowledged."""
         await self._flight.cancel()
         await asyncio.to_thread(self._checkpoint.commit)
 
-    async def _all_sent(self, ends_at: float) -> bool:
+    async def _send_all(self, ends_at: float) -> bool:
         while time.monotonic() < ends_at:
             if await self.round(BUSY_SECONDS):
                 return True
@@ -103,7 +103,7 @@ class _Shipper:
     def _must_wait(self) -> bool:
         return time.monotonic() < self._retry_at
 
-    def _room(self) -> int:
+    def _measure_room(self) -> int:
         """Return how many bytes may be read now, or 0 where they are not worth a round."""
         most = self._current().in_flight_bytes
         room = most - self._flight.bytes
@@ -112,7 +112,7 @@ class _Shipper:
 
     async def _send(self, idle_seconds: float) -> bool:
         """Read and send as much as there is room for. Return whether the files were looked at and held no more."""
-        if not (room := self._room()):
+        if not (room := self._measure_room()):
             return False
         wait_seconds = 0.0 if self._flight or self._reports else idle_seconds
         taken = await asyncio.to_thread(self._tailer.take, room, wait_seconds)

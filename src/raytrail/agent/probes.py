@@ -129,7 +129,9 @@ class Probes:
                 seen = await asyncio.to_thread(self._see) if wanted(self._sources) else []
                 # by the settings of now, which may have changed meanwhile
                 present = {
-                    raylet for raylet in seen if raylet.session_dir.parent in self._temp_dirs and self._types(raylet)
+                    raylet
+                    for raylet in seen
+                    if raylet.session_dir.parent in self._temp_dirs and self._choose_types(raylet)
                 }
                 for raylet in self._kept.keys() - present:
                     await _end(self._kept.pop(raylet, None))
@@ -151,7 +153,7 @@ class Probes:
     def _see(self) -> list[Raylet]:
         return list(raylets(self._temp_dirs))
 
-    def _types(self, raylet: Raylet) -> tuple[str, ...]:
+    def _choose_types(self, raylet: Raylet) -> tuple[str, ...]:
         # the head asks for the event types that are the same for all nodes
         return tuple(event_type for event_type in wanted(self._sources) if event_type not in OF_HEAD or raylet.is_head)
 
@@ -159,7 +161,7 @@ class Probes:
         """Have a probe of this raylet running until it ends well, which is when the raylet has."""
         probe = Probe(
             *(str(raylet.session_dir), raylet.gcs_address, raylet.node_id, raylet.pid),
-            types=self._types(raylet),
+            types=self._choose_types(raylet),
             sources=self._sources,
         )
         wait_seconds, last_message = _RETRY_SECONDS, ""

@@ -135,7 +135,7 @@ class Redactor:
         # it, to the value with its strings masked.
         self._known: dict[bytes, bytes] = {}
         self._commands: dict[tuple[bytes, int], Spans] = {}
-        takes = list(self._takes().items()) if self._exact else []
+        takes = list(self._list_takes().items()) if self._exact else []
         self._searches = [
             (
                 BytesAhoCorasick([word for word, _ in some], matchkind=MatchKind.LeftmostFirst),
@@ -152,7 +152,7 @@ class Redactor:
         """Return `data`, lines of one event type, with all secrets masked. It is the same object if there are none."""
         if not self._searches:
             return data
-        patches = self._patches(data, event_type)
+        patches = self._find_patches(data, event_type)
         if not patches:
             return data
         masked = bytearray(data)
@@ -160,7 +160,7 @@ class Redactor:
             masked[start : start + len(instead)] = instead
         return bytes(masked)
 
-    def _patches(self, data: bytes, event_type: str, *, again: bool = False) -> list[Patch]:
+    def _find_patches(self, data: bytes, event_type: str, *, again: bool = False) -> list[Patch]:
         lines = _Lines(data, event_type, again=again)
         for search, takes in self._searches:
             done = 0
@@ -175,7 +175,7 @@ class Redactor:
             at = data.find(b"@", end)
         return lines.patches
 
-    def _takes(self) -> dict[bytes, _Take | None]:
+    def _list_takes(self) -> dict[bytes, _Take | None]:
         """Return what is searched for, the longer first of those that begin alike, and what to do where it stands."""
         takes: dict[bytes, _Take | None] = dict.fromkeys(sorted(self._exact, key=len, reverse=True), self._take_exact)
         takes |= dict.fromkeys(map(str.encode, names.NO_PARTS))
@@ -282,10 +282,10 @@ class Redactor:
         value = json_value(data, colon.end(), len(colon[1]))
         lines.commands_end = value.end
         for start, end in value.strings:
-            lines.mask((start + a, start + b) for a, b in self._command(data[start:end], len(colon[1])))
+            lines.mask((start + a, start + b) for a, b in self._search_command(data[start:end], len(colon[1])))
         return colon.end()  # names and keys in it are found as they are elsewhere
 
-    def _command(self, text: bytes, slashes: int) -> Spans:
+    def _search_command(self, text: bytes, slashes: int) -> Spans:
         if len(text) > _COMMAND_BYTES:
             return [(0, len(text))]
         known = self._commands.get((text, slashes))
@@ -304,7 +304,7 @@ class Redactor:
             return end
         begins, ends = data.rfind(b"\n", 0, start) + 1, _line_end(data, start)
         spelt = without_needless_escapes(data[begins:ends])
-        for at, instead in self._patches(spelt.text, lines.event_type, again=True):
+        for at, instead in self._find_patches(spelt.text, lines.event_type, again=True):
             first, last = begins + spelt.place(at), begins + spelt.place(at + len(instead))
             lines.patches.append((first, instead if last - first == len(instead) else instead[:1] * (last - first)))
         return ends

@@ -447,7 +447,7 @@ class _Content:
         """Yield blocks of some size, though a gzip may have a member for each event."""
         held, size = list[bytes](), 0
         try:
-            for data in self._pieces():
+            for data in self._read_pieces():
                 held.append(data)
                 size += len(data)
                 if size >= _BLOCK_BYTES:
@@ -460,13 +460,13 @@ class _Content:
         if size:
             yield b"".join(held)
 
-    def _pieces(self) -> Iterator[bytes]:
+    def _read_pieces(self) -> Iterator[bytes]:
         if isinstance(self._raw, str):
             self.reason = self._raw
             return
         data = self._read()
         if data.startswith(_GZIP):
-            yield from self._unzipped(data)
+            yield from self._unzip(data)
         elif self._file.name.endswith(".gz") and not data.lstrip().startswith((b"{", b"[")):
             self.reason = "no gzip, though its name says so" if data else "cut off: it is empty, and no gzip is"
         else:
@@ -474,7 +474,7 @@ class _Content:
                 yield data
                 data = self._read()
 
-    def _unzipped(self, data: bytes) -> Iterator[bytes]:
+    def _unzip(self, data: bytes) -> Iterator[bytes]:
         """Yield what the members of a gzip hold."""
         member = zlib.decompressobj(_GZIP_WINDOW)
         while data:

@@ -85,14 +85,14 @@ class Objects:
             self._write("UPDATED", key, references[key])
         for key in changes.deleted:
             self._write("DELETED", key)
-        unseen = self._unseen(references, created, whole=whole)
+        unseen = self._count_unseen(references, created, whole=whole)
         if unseen or not whole:
             gap = {"node_id": self._node_id, "since_ns": self._since_ns, "until_ns": now_ns, "unseen_objects": unseen}
             gap |= {"listed_references": listed, "total_references": total, "truncated": not whole}
             self._events.append(GAP_EVENT_TYPE, gap)
         self._since_ns = now_ns
 
-    def _unseen(self, references: dict[_Key, _Reference], created: int, *, whole: bool) -> int:
+    def _count_unseen(self, references: dict[_Key, _Reference], created: int, *, whole: bool) -> int:
         """Return how many objects the store has created, since it was last asked, that are in no answer."""
         stored = {object_id for (object_id, _), ref in references.items() if _in_store(object_id, ref)}
         new = stored - self._stored

@@ -49,11 +49,11 @@ class _Finder:
             return None
         self._finding.add(name)
         try:
-            return _then_lay(name, self._others(name, path, target))
+            return _then_lay(name, self._ask_others(name, path, target))
         finally:
             self._finding.discard(name)
 
-    def _others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+    def _ask_others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
         for finder in list(sys.meta_path):
             find_spec = None if finder is self else getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find_spec and find_spec(name, path, target)

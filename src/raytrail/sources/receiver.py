@@ -107,7 +107,7 @@ class Intake:
             event = self._converter.convert(msgspec.json.decode(raw))
         except (EventError, *UNDECODABLE) as error:
             return self._put_aside(raw, str(error))
-        session = self._session(event.session)
+        session = self._open_session(event.session)
         if event.id in session.ids:
             session.ids.move_to_end(event.id)
             return True
@@ -118,7 +118,7 @@ class Intake:
             session.ids.popitem(last=False)
         return True
 
-    def _session(self, name: str) -> _Session:
+    def _open_session(self, name: str) -> _Session:
         session = self._sessions.get(name)
         if session is None:
             there = (temp_dir for temp_dir in self._temp_dirs if (temp_dir / name).is_dir())
@@ -132,7 +132,7 @@ class Intake:
         return session
 
     def _put_aside(self, raw: msgspec.Raw, reason: str) -> bool:
-        session, id = self._session_of(raw), set_aside.event_id(raw)
+        session, id = self._choose_session(raw), set_aside.event_id(raw)
         if session is not None:
             if id in session.ids:
                 return True
@@ -149,10 +149,10 @@ class Intake:
             return False
         return True
 
-    def _session_of(self, raw: msgspec.Raw) -> _Session | None:
+    def _choose_session(self, raw: msgspec.Raw) -> _Session | None:
         """Return the session whose ledger names what cannot be read: the one it says, else the newest there is."""
         name = session_name(raw) or next(reversed(self._sessions), "") or next(map(_latest, self._temp_dirs), "")
-        return self._session(name) if name else None
+        return self._open_session(name) if name else None
 
 
 def _latest(temp_dir: Path) -> str:
@@ -287,8 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             self._let_in()
-            with self._body() as body:
-                stored = self._taken(body)
+            with self._read_body() as body:
+                stored = self._take_post(body)
             if not stored:
                 raise _Refused(503, "not stored; come back", **{"Retry-After": str(_RETRY_SECONDS)})
         except _Refused as error:
@@ -306,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(404, f"POST {PATH}\n")
 
-    def _taken(self, body: bytes) -> bool:
+    def _take_post(self, body: bytes) -> bool:
         if not self.slots.acquire(timeout=1):
             raise _busy()
         try:
@@ -342,7 +342,7 @@ class _Handler(BaseHTTPRequestHandler):
                     break
 
     @contextmanager
-    def _body(self) -> Iterator[bytes]:
+    def _read_body(self) -> Iterator[bytes]:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or "Transfer-Encoding" in self.headers:
             raise _Refused(411, "say the body's length in Content-Length")
@@ -351,14 +351,14 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(413, f"the body is longer than {self.most_bytes} bytes; send less at once")
         body = bytearray()
         try:
-            for piece in self._pieces(int(length)):
+            for piece in self._read_pieces(int(length)):
                 self.room.take(len(piece))
                 body += piece
             yield bytes(body)
         finally:
             self.room.take(-len(body))
 
-    def _pieces(self, length: int) -> Iterator[bytes]:
+    def _read_pieces(self, length: int) -> Iterator[bytes]:
         until = time.monotonic() + _BODY_SECONDS
         while length:
             try:

@@ -195,7 +195,7 @@ class Appender:
             for segment, data in chunk.parts():
                 key = FileKey(chunk.session, segment.file, segment.generation)
                 if key not in touched:
-                    touched[key] = _Touched(chunk.event_type, self._seen(key))
+                    touched[key] = _Touched(chunk.event_type, self._load_ranges(key))
                 ranges = touched[key].ranges
                 for start, end in ranges.missing(segment.start, segment.end):
                     whole = end - start == len(chunk.data)
@@ -240,7 +240,7 @@ class Appender:
                 )
         (self._root / file.path).unlink(missing_ok=True)
 
-    def _seen(self, key: FileKey) -> Ranges:
+    def _load_ranges(self, key: FileKey) -> Ranges:
         known = self._ranges.get(key)
         return Ranges(known) if known is not None else self._catalogue.ranges(key)
 
@@ -299,13 +299,13 @@ class Appender:
                 group.good += data.count(b"\n")
             else:
                 suspects += _lines(segment, data)
-        for good in self._sorted(group, suspects, mark):
+        for good in self._sort_lines(group, suspects, mark):
             longest = max(longest, len(good))
             spool.write(good)
             group.good += 1
         return longest
 
-    def _sorted(self, group: _Group, suspects: Iterable[Line], mark: _Mark) -> list[bytes]:
+    def _sort_lines(self, group: _Group, suspects: Iterable[Line], mark: _Mark) -> list[bytes]:
         good = []
         for line in suspects:
             sorted_out = sort_out(group.event_type, line.data)
@@ -328,7 +328,7 @@ class Appender:
         mark: _Mark,
     ) -> None:
         unknown, rejected = len(group.unknown), len(group.rejected)
-        good = self._sorted(group, every, mark)
+        good = self._sort_lines(group, every, mark)
         group.good = len(good)
         spool.write_bytes(b"".join(good))
         try:

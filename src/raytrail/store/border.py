@@ -100,11 +100,11 @@ class Border:
                 raise
             fault = error
         if len(chunks) == 1:
-            return [self._at_fault(chunks[0], fault)]
+            return [self._blame(chunks[0], fault)]
         half = len(chunks) // 2
         return self._store(chunks[:half]) + self._store(chunks[half:])
 
-    def _at_fault(self, chunk: Chunk, fault: Exception) -> Unreadable:
+    def _blame(self, chunk: Chunk, fault: Exception) -> Unreadable:
         self._faults.tell("a chunk cannot be stored and is set aside,", chunk.session, fault)
         return _set_aside(chunk, f"{type(fault).__name__}: {fault}")
 

@@ -266,17 +266,17 @@ class Catalogue:
         """
         [(_, frames, _)] = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._pages.note(frames)
-        self._commits, self._log_bytes = 0, self._wal_bytes()
+        self._commits, self._log_bytes = 0, self._measure_log()
 
     def _checkpoint_if_due(self) -> None:
-        grown = self._wal_bytes() - self._log_bytes
+        grown = self._measure_log() - self._log_bytes
         if self._commits >= CHECKPOINT_COMMITS or grown >= CHECKPOINT_BYTES:
             try:
                 self._checkpoint()
             except OSError as error:
                 raise self._unavailable(error) from error
 
-    def _wal_bytes(self) -> int:
+    def _measure_log(self) -> int:
         try:
             return os.stat(f"{self._path}-wal").st_size
         except FileNotFoundError:
@@ -311,7 +311,7 @@ class Catalogue:
 
     def _stamp(self) -> _Stamp:
         status = os.stat(self._path)
-        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, self._wal_bytes())
+        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, self._measure_log())
 
     def _check_pages(self) -> None:
         if pages := self._pages.damaged():

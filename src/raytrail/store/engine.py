@@ -123,7 +123,7 @@ class Engine:
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> Rows:
         """Run one statement as `run` does, and return the columns' names and types, too."""
-        return _execute(self._cursor(), sql, params)
+        return _execute(self._open_cursor(), sql, params)
 
     def stream(self, sql: str, params: Sequence[Any], rows: int) -> Iterator[list[tuple[Any, ...]]]:
         """
@@ -133,7 +133,7 @@ class Engine:
             UnreadableError: As `run`.
             StoreUnavailable: As `run`.
         """
-        with closing(self._cursor()) as cursor, _errors():
+        with closing(self._open_cursor()) as cursor, _errors():
             cursor.execute(sql, params or None)
             while batch := cursor.fetchmany(rows):
                 yield batch
@@ -147,7 +147,7 @@ class Engine:
             StoreUnavailable: As `run`.
         """
         with _errors():
-            return self._cursor().sql(sql, params=list(params)).__arrow_c_stream__()
+            return self._open_cursor().sql(sql, params=list(params)).__arrow_c_stream__()
 
     def tree(self, statement: str) -> Mapping[str, Any]:
         """
@@ -158,7 +158,7 @@ class Engine:
         """
         if not _is_text(statement):
             raise ConfigError(f"SQL: {statement!r} is not text in UTF-8; mend its encoding")
-        with closing(self._cursor()) as cursor, _question(StoreError), _errors():
+        with closing(self._open_cursor()) as cursor, _question(StoreError), _errors():
             for parsed in cursor.extract_statements(statement):
                 if parsed.type != duckdb.StatementType.SELECT:
                     raise ConfigError(f"SQL: {parsed.type.name} is not taken; ask one SELECT, which only reads")
@@ -190,7 +190,7 @@ class Engine:
             UnreadableError: As `run`.
             StoreUnavailable: As `run`.
         """
-        with closing(self._cursor()) as cursor:
+        with closing(self._open_cursor()) as cursor:
             for name, relation in views.items():
                 _execute(cursor, f"CREATE TEMP VIEW {quote(name)} AS (FROM {relation})", ())
             with _errors():
@@ -211,7 +211,7 @@ class Engine:
 
         The temporary tables that they make end with it.
         """
-        with closing(self._cursor()) as cursor:
+        with closing(self._open_cursor()) as cursor:
             yield lambda sql, params=(): _execute(cursor, sql, params).rows
 
     def each(self, work: Callable[[T], object], tasks: Iterable[T]) -> None:
@@ -225,7 +225,7 @@ class Engine:
             for done in [threads.submit(work, task) for task in tasks]:
                 done.result()
 
-    def _cursor(self) -> duckdb.DuckDBPyConnection:
+    def _open_cursor(self) -> duckdb.DuckDBPyConnection:
         with self._cursors:  # DuckDB 2.0 refuses a cursor to one of two threads that ask for it at once
             return self._db.cursor()
 

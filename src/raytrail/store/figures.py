@@ -93,7 +93,7 @@ class Figures:
             "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
         )
         known = msgspec.json.decode(summary) if summary else {}
-        mark = self._mark(session)
+        mark = self._make_mark(session)
         if known.get("mark") != mark:
             known = self._known.get(session, {})
         if known.get("mark") != mark:
@@ -151,14 +151,14 @@ class Figures:
         ledgers, summaries = dict[str, list[LedgerRow]](), list[tuple[str, str]]()
         for session, worked_out in self._work_out(sessions, _Files(files, self._catalogue, self._engine)).items():
             ledgers[session] = worked_out.ledger
-            summary = {**worked_out.figures, "mark": self._mark(session)}
+            summary = {**worked_out.figures, "mark": self._make_mark(session)}
             summaries.append((msgspec.json.encode(summary).decode(), session))
         with self._catalogue.transaction() as db:
             db.executemany("UPDATE sessions SET summary = ? WHERE session = ?", summaries)
         self._ledgers.keep(ledgers)
         return ledgers
 
-    def _mark(self, session: str) -> str:
+    def _make_mark(self, session: str) -> str:
         """Return what tells one fold of a session from the next."""
         paths = self._catalogue.query(
             "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session
@@ -171,8 +171,8 @@ class Figures:
     def _work_out(self, sessions: Sequence[str], source: _Source) -> dict[str, _WorkedOut]:
         """Return what of sessions' figures their states say."""
         columns = ["node_id", "is_head_node", "state", "start_time_ms", "end_time_ms", "inferred"]
-        nodes = self._rows(source, "node", columns)
-        totals = {name: self._totals(source, name) for name in source.entities if not installed()[name].view}
+        nodes = self._read_rows(source, "node", columns)
+        totals = {name: self._add_up(source, name) for name in source.entities if not installed()[name].view}
         tasks = self._count(source, "task", ["type"], "type IS NOT NULL AND type != 'DRIVER_TASK'")
         jobs = self._count(source, "job")
         inferred = {name: {session: of.inferred for session, of in total.items()} for name, total in totals.items()}
@@ -193,7 +193,7 @@ class Figures:
             results[session] = _WorkedOut(figures, rows)
         return results
 
-    def _rows(self, source: _Source, name: str, columns: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    def _read_rows(self, source: _Source, name: str, columns: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """Return an entity's states, by session."""
         by_session = defaultdict[str, list[dict[str, Any]]](list)
         if name in source.entities:
@@ -204,7 +204,7 @@ class Figures:
                 by_session[session].append(dict(zip(columns, row, strict=True)))
         return by_session
 
-    def _totals(self, source: _Source, name: str) -> dict[str, _Total]:
+    def _add_up(self, source: _Source, name: str) -> dict[str, _Total]:
         relation = source(installed()[name], ["last_event_s", "inferred"])
         counted = "count(*), coalesce(max(last_event_s), 0), count(inferred)"
         rows = self._engine.run(f"SELECT {SESSION.name}, {counted} FROM {relation} GROUP BY 1")

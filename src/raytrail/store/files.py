@@ -123,7 +123,7 @@ class Files:
         with self._undone() as files:
             if len(sessions) == 1:
                 [session] = sessions
-                path = self._new(kind, session, name)
+                path = self._name_new(kind, session, name)
                 files.append(Written(session, path, 0, {}))
                 [row] = self._engine.run(copy_parquet(select, path, most_rows))
                 copied = Copied(*row[: len(Copied._fields)])
@@ -149,21 +149,21 @@ class Files:
         # a table, as it is little, and read three times
         self._engine.run(f"CREATE TABLE {division} AS {select}")
         try:
-            statistics = self._extremes(division, extremes)
+            statistics = self._read_extremes(division, extremes)
             rows = dict(self._engine.run(f"SELECT {SESSION.name}, count(*) FROM {division} GROUP BY ALL"))
             [(_, paths)] = self._engine.run(
                 copy_parquet(f"FROM {division}", directory, most_rows, divide_by=SESSION.name)
             )
             for divided in map(Path, paths):
                 session = unquote(divided.parent.name.removeprefix(f"{SESSION.name}="))
-                path = self._new(kind, session, name)
+                path = self._name_new(kind, session, name)
                 os.rename(divided, path)
                 files.append(Written(session, path, rows.pop(session), statistics))
         finally:
             self._engine.run(f"DROP TABLE {division}")
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _extremes(self, table: str, extremes: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
+    def _read_extremes(self, table: str, extremes: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
         if not extremes:
             return {}
         items = ", ".join(f"{expression}::VARCHAR" for pair in extremes.values() for expression in pair)
@@ -183,7 +183,7 @@ class Files:
             delete(file.path for file in files)
             raise
 
-    def _new(self, kind: str, session: str, name: str) -> Path:
+    def _name_new(self, kind: str, session: str, name: str) -> Path:
         directory = self._root / kind / session
         disk.make_private_directory(directory)
         return directory / f"{name}-{time.time_ns():020d}-{next(self._serial):06d}.parquet"

@@ -148,7 +148,7 @@ class LogFinder:
 
         Otherwise return the one that all nodes of its directory share.
         """
-        for logs in (self.of_node(node_id), self._shared(node_id)):
+        for logs in (self.of_node(node_id), self._find_shared(node_id)):
             if same_name := [log for log in logs if log.name == name]:
                 return LogPart(same_name[0])
         return None
@@ -164,7 +164,7 @@ class LogFinder:
         if self._owners.are_plain:
             logs = [log for log in self._logs if log.node_id == node_id]
         else:
-            logs = self._owners.owned.by_node.get(node_id, []) or self._of_peers(node_id)
+            logs = self._owners.owned.by_node.get(node_id, []) or self._find_of_peers(node_id)
         return sorted(logs, key=_age)
 
     def listed(self, node_id: str | None = None, glob: str = "**") -> list[Log]:
@@ -180,7 +180,7 @@ class LogFinder:
         matching = [log for log in chosen if matches(log.name, glob)]
         return sorted(matching, key=lambda log: (log.node_id, log.name, *_age(log)))
 
-    def _of_peers(self, node_id: str) -> list[Log]:
+    def _find_of_peers(self, node_id: str) -> list[Log]:
         of_node = [Filter("node_id", "=", node_id)]
         here = self._snapshot.rows("node", columns=["node_ip"], where=of_node, limit=1)
         if not here or not here[0]["node_ip"]:
@@ -189,7 +189,7 @@ class LogFinder:
         ids = {row["node_id"] for row in self._snapshot.rows("node", columns=["node_id"], where=peers)}
         return [log for log in self._logs if log.node_id in ids]
 
-    def _shared(self, node_id: str) -> list[Log]:
+    def _find_shared(self, node_id: str) -> list[Log]:
         return [] if self._owners.are_plain else sorted(self._owners.owned.shared.get(node_id, []), key=_age)
 
     def node(self, ip: str) -> str:

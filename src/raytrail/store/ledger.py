@@ -157,8 +157,8 @@ class Ledgers:
     def of(self, snapshot: Snapshot) -> list[LedgerRow]:
         """Return the ledger of a snapshot's session, by event type."""
         session = snapshot.session
-        mark = self._mark(session)
-        known = self._known.get(session) or self._kept(session)
+        mark = self._make_mark(session)
+        known = self._known.get(session) or self._read_kept(session)
         if known is None or known.mark != mark:
             known = _Kept(
                 mark=mark, rows=ledger(self._catalogue, session, ledger_source(self._catalogue, snapshot, self._ends))
@@ -172,19 +172,19 @@ class Ledgers:
 
     def keep(self, ledgers: Mapping[str, list[LedgerRow]]) -> None:
         """Keep the ledgers of sealed sessions beside them."""
-        kept = {session: _Kept(rows=rows, mark=self._mark(session)) for session, rows in ledgers.items()}
+        kept = {session: _Kept(rows=rows, mark=self._make_mark(session)) for session, rows in ledgers.items()}
         texts = [(f"ledger {session}", msgspec.json.encode(known).decode()) for session, known in kept.items()]
         with self._catalogue.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", texts)
         self._ends.forget(ledgers)
 
-    def _kept(self, session: str) -> _Kept | None:
+    def _read_kept(self, session: str) -> _Kept | None:
         for (text,) in self._catalogue.query("SELECT value FROM meta WHERE key = ?", f"ledger {session}"):
             with suppress(msgspec.DecodeError):  # another version's
                 return msgspec.json.decode(text, type=_Kept)
         return None
 
-    def _mark(self, session: str) -> str:
+    def _make_mark(self, session: str) -> str:
         """Return what changes whenever a session's ledger may."""
         query = self._catalogue.query
         named = msgspec.json.encode(

@@ -108,7 +108,7 @@ class LiveFold:
                 if at_once and entity.name not in begun and _events(logs) <= PASS_EVENTS:
                     unfolded.add(entity.name)
                     continue
-                for log in self._passes(entity, logs):
+                for log in self._split_into_passes(entity, logs):
                     self._fold(session, progress, entity, log)
             progress.logs += [file.id for file in new if file.entity not in unfolded]
             pause = progress.committing_seconds / MOST_COMMITTING
@@ -173,14 +173,14 @@ class LiveFold:
         for table in (batch, touched, f"{touched}_joined"):
             self._engine.run(f"DROP TABLE {table}")
 
-    def _passes(self, entity: Entity, logs: list[LogFile]) -> Iterator[str]:
+    def _split_into_passes(self, entity: Entity, logs: list[LogFile]) -> Iterator[str]:
         """Yield relations that hold these logs in all, each of keys of its own and of events that fit in memory."""
         if not logs:
             return
         passes = -(-_events(logs) // PASS_EVENTS)
         # other bits than those that the engine's own hash tables divide by
         number = f"(hash({', '.join(sql.quote(name) for name in entity.key)}) >> 20) % {passes}"
-        source = self._events(entity, logs)
+        source = self._select_events(entity, logs)
         if passes > MOST_READS:
             with tempfile.TemporaryDirectory(prefix="divided-", dir=self._root / "tmp") as directory:
                 for paths in self._divide(entity, logs, number, Path(directory)):
@@ -194,7 +194,7 @@ class LiveFold:
         divisions: dict[str, list[Path]] = {}
         for index, part in enumerate(_parts(logs)):
             directory = into / str(index)
-            numbered = f"SELECT *, {number} AS division FROM {self._events(entity, part)}"
+            numbered = f"SELECT *, {number} AS division FROM {self._select_events(entity, part)}"
             self._engine.run(
                 f"COPY ({numbered}) TO {sql.literal(str(directory))} "
                 "(FORMAT parquet, COMPRESSION lz4, PARTITION_BY (division))"
@@ -203,7 +203,7 @@ class LiveFold:
                 divisions.setdefault(division.name, []).extend(division.iterdir())
         return list(divisions.values())
 
-    def _events(self, entity: Entity, logs: list[LogFile]) -> str:
+    def _select_events(self, entity: Entity, logs: list[LogFile]) -> str:
         return sql.filled_log(entity, parquet(self._files.paths(logs)))
 
     def _close(self, session: str, progress: _Session, entity: Entity, select: str) -> None:

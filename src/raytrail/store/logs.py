@@ -99,7 +99,7 @@ class Logs:
         Returns:
             Its path, and its frames, whose `body` is yet unknown.
         """
-        path = self._new_body(session)
+        path = self._name_body(session)
         with open(disk.open_private(path, os.O_WRONLY), "wb") as file:
             writer = _Writer(file)
             for segment, data in pieces:
@@ -136,11 +136,11 @@ class Logs:
         old = {id: self._root / path for id, path in rows}
         if len(old) < (2 if every else SMALL_BODIES):
             return []
-        path = self._new_body(session)
+        path = self._name_body(session)
         try:
             with open(disk.open_private(path, os.O_WRONLY), "wb") as file, closing(_Bodies(old)) as bodies:
                 writer = _Writer(file)
-                for frame in self._frames_of(session, list(old)):
+                for frame in self._read_frames(session, list(old)):
                     writer.copy(frame, bodies.read(frame))
                 writer.finish()
                 file.flush()
@@ -218,10 +218,10 @@ class Logs:
             return
         at, again = start, False
         while at < end:
-            page = self._page(session, log, at, end)
+            page = self._find_page(session, log, at, end)
             if not page:
                 return
-            with closing(_Bodies(self._paths({frame.body for frame in page}))) as bodies:
+            with closing(_Bodies(self._find_paths({frame.body for frame in page}))) as bodies:
                 for frame in page:
                     try:
                         data = bytes(bodies.decompressed(frame))
@@ -240,7 +240,7 @@ class Logs:
         """Yield the bodies of a session."""
         if self._catalogue.keeps_logs:
             for id, path in self._catalogue.query("SELECT id, path FROM bodies WHERE session = ?", session):
-                frames = list(self._frames_of(session, [id]))
+                frames = list(self._read_frames(session, [id]))
                 yield Body(path, sum(frame.length for frame in frames), frames)
 
     def verify(self, body: Body) -> None:
@@ -257,12 +257,12 @@ class Logs:
             for frame in body.frames:
                 bodies.decompressed(frame)
 
-    def _page(self, session: str, log: Log, start: int, end: int) -> list[Frame]:
+    def _find_page(self, session: str, log: Log, start: int, end: int) -> list[Frame]:
         key = (session, log.file, log.generation)
         where = "session = ? AND file = ? AND generation = ?"
         [(first,)] = self._catalogue.query(f"SELECT max(start) FROM frames WHERE {where} AND start <= ?", *key, start)
         rows = self._catalogue.query(
-            f"SELECT {self._columns()} FROM frames "
+            f"SELECT {self._list_columns()} FROM frames "
             f"WHERE {where} AND start >= ? AND start < ? AND end > ? ORDER BY start LIMIT {PAGE_FRAMES}",
             *key,
             first or 0,
@@ -271,10 +271,10 @@ class Logs:
         )
         return [Frame(*row) for row in rows]
 
-    def _frames_of(self, session: str, bodies: Sequence[int]) -> Iterator[Frame]:
+    def _read_frames(self, session: str, bodies: Sequence[int]) -> Iterator[Frame]:
         marks = ", ".join("?" * len(bodies))
         for row in self._catalogue.query(
-            f"SELECT {self._columns()} FROM frames "
+            f"SELECT {self._list_columns()} FROM frames "
             f"WHERE session = ? AND body IN ({marks}) ORDER BY file, generation, start",
             session,
             *bodies,
@@ -284,15 +284,15 @@ class Logs:
     def _gone(self, session: str, error: FileNotFoundError) -> StoreDamaged:
         return damaged(self._root / "logs" / session / Path(error.filename).name, "it is gone")
 
-    def _columns(self) -> str:
+    def _list_columns(self) -> str:
         return f"file, generation, start, end, body, place, length, {'crc32' if self._catalogue.keeps_sums else 'NULL'}"
 
-    def _paths(self, bodies: set[int]) -> dict[int, Path]:
+    def _find_paths(self, bodies: set[int]) -> dict[int, Path]:
         marks = ", ".join("?" * len(bodies))
         rows = self._catalogue.query(f"SELECT id, path FROM bodies WHERE id IN ({marks})", *bodies)
         return {id: self._root / path for id, path in rows}
 
-    def _new_body(self, session: str) -> Path:
+    def _name_body(self, session: str) -> Path:
         self._serial += 1
         directory = self._root / "logs" / session
         disk.make_private_directory(directory)

@@ -29,9 +29,9 @@ class Partials:
 
     def usable(self, entity: Entity, paths: list[Path]) -> bool:
         """Return whether all of these files have the columns and types of today's partial states."""
-        return all(self._of(path) == sql.partial_types(entity) for path in paths)
+        return all(self._read_types(path) == sql.partial_types(entity) for path in paths)
 
-    def _of(self, path: Path) -> dict[str, str]:
+    def _read_types(self, path: Path) -> dict[str, str]:
         if path not in self._types:
             described = self._engine.run(f"DESCRIBE SELECT * FROM {parquet([path])}")
             self._types[path] = {name: kind for name, kind, *_ in described}

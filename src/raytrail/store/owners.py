@@ -89,10 +89,10 @@ class Owners:
             [node] = self._nodes
             every = [log for logs in self._logs.values() for log in logs]
             return Owned({node.node_id: [msgspec.structs.replace(log, node_id=node.node_id) for log in every]}, {})
-        for labels in self._directories():
+        for labels in self._group_directories():
             logs = [log for label in labels for log in self._logs[label]]
             owners = [self._find_owner(log.name) for log in logs]
-            nodes = self._nodes_of(labels, set(owners), [log.name for log in logs])
+            nodes = self._find_nodes(labels, set(owners), [log.name for log in logs])
             numbered = _by_number([log.name for log in logs], nodes)
             for log, owner in zip(logs, owners, strict=True):
                 node_id = owner or numbered.get(log.name) or self._guess_owner(log, labels, nodes)
@@ -117,7 +117,7 @@ class Owners:
         rows = [[row[name] for name in columns] for row in self._snapshot.rows("node", columns=columns)]
         return sorted(_Node(start or 0, id, ip or "", bool(head), end) for start, id, ip, head, end in rows)
 
-    def _directories(self) -> list[list[str]]:
+    def _group_directories(self) -> list[list[str]]:
         """Return the ids that logs were shipped under, those of one directory together."""
         directories: list[list[str]] = []
         ips = {node.node_id: node.ip for node in self._nodes}
@@ -139,7 +139,7 @@ class Owners:
                 directories.append([label])
         return directories
 
-    def _nodes_of(self, labels: list[str], owners: set[str], names: list[str]) -> list[_Node]:
+    def _find_nodes(self, labels: list[str], owners: set[str], names: list[str]) -> list[_Node]:
         """Return the nodes that have worked in a directory, oldest first, as far as its logs tell."""
         known = owners.union(labels)
         nodes = [node for node in self._nodes if node.node_id in known]
@@ -196,11 +196,13 @@ class Owners:
         by_job = _only((row["job_id"], row["node_id"]) for row in actors if row["job_id"] and row["node_id"])
         columns = ["job_id", "driver_node_id", "driver_ip_address", "start_time_ms"]
         for row in self._snapshot.rows("driver_job", columns=columns):
-            if node_id := row["driver_node_id"] or self._at(row["driver_ip_address"] or "", row["start_time_ms"] or 0):
+            if node_id := row["driver_node_id"] or self._find_node_at(
+                row["driver_ip_address"] or "", row["start_time_ms"] or 0
+            ):
                 by_job[row["job_id"]] = node_id
         return by_job
 
-    def _at(self, ip: str, ms: int) -> str:
+    def _find_node_at(self, ip: str, ms: int) -> str:
         """Return the node that had an address at a moment, or an empty text where it is not exactly one."""
         there = [node for node in self._nodes if node.ip == ip and node.start_ms <= ms]
         there = [node for node in there if node.end_ms is None or node.end_ms >= ms] or there[-1:]

@@ -56,19 +56,19 @@ class Pages:
             OSError: It cannot be read.
         """
         try:
-            differing = list(self._differing())
+            differing = list(self._find_differing())
         except FileNotFoundError:
             return []
         for _ in range(ROUNDS):
-            differing = sorted(set(differing) - self._logged())
+            differing = sorted(set(differing) - self._find_logged())
             if not differing:
                 break
-            differing = list(self._differing(differing))
+            differing = list(self._find_differing(differing))
         return differing
 
     def commits(self) -> int:
         """Return how many transactions there were at least."""
-        noted = self._noted()
+        noted = self._read_notes()
         return noted[0] & _BITS if _whole(noted[:1]) else 0
 
     def count(self, commits: int) -> None:
@@ -82,11 +82,11 @@ class Pages:
 
     def unknown(self) -> list[int]:
         """Return the numbers of the pages of which no checksum is known, or none that can be right."""
-        noted = self._noted()
+        noted = self._read_notes()
         with self._database.open("rb") as file:
             pages = os.fstat(file.fileno()).st_size // _page_bytes(file.read(18)[16:])
         suspect = [number for number in range(1, pages + 1) if not _whole(noted[number : number + 1])]
-        return sorted(set(suspect) - self._logged()) if suspect else []
+        return sorted(set(suspect) - self._find_logged()) if suspect else []
 
     def complete(self) -> None:
         """
@@ -130,7 +130,7 @@ class Pages:
         finally:
             os.close(descriptor)
 
-    def _noted(self) -> tuple[int, ...]:
+    def _read_notes(self) -> tuple[int, ...]:
         try:
             entries = self._sums.read_bytes()
         except FileNotFoundError:
@@ -138,9 +138,9 @@ class Pages:
         count = len(entries) // _ENTRY
         return struct.unpack(f"<{count}Q", entries[: count * _ENTRY])
 
-    def _differing(self, numbers: Iterable[int] | None = None) -> Iterator[int]:
+    def _find_differing(self, numbers: Iterable[int] | None = None) -> Iterator[int]:
         """Yield which of these pages, or of all, differ from their checksums."""
-        if len(noted := self._noted()) < 2:
+        if len(noted := self._read_notes()) < 2:
             return
         with self._database.open("rb") as file:
             try:
@@ -155,7 +155,7 @@ class Pages:
                 if number < len(noted) and _sum(number, page) != noted[number] and _whole(noted[number : number + 1]):
                     yield number
 
-    def _logged(self) -> set[int]:
+    def _find_logged(self) -> set[int]:
         """Return the pages that are in the log. Frames that it had before it was written over have another salt."""
         pages: set[int] = set()
         with suppress(FileNotFoundError), self._log.open("rb") as file:

@@ -99,30 +99,30 @@ class Snapshot:
     def source(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of an entity's states, with these stored columns at least, or all."""
         if not entity.view:
-            return self._base(entity, names)
+            return self._select_base(entity, names)
         view = sql.of_session(entity.view, many=False)
         for name, other in installed().items():
             if f"{{{name}}}" in view:
-                view = view.replace(f"{{{name}}}", self._base(other))
+                view = view.replace(f"{{{name}}}", self._select_base(other))
         return f"({view})"
 
-    def _base(self, entity: Entity, names: Sequence[str] | None = None) -> str:
+    def _select_base(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of an entity's states at the moment, with these stored columns at least."""
         if self._moment is None:
-            return self._last(entity, names)
+            return self._select_last(entity, names)
         return self._states.at(self.session, entity, self._moment, names)
 
-    def _last(self, entity: Entity, names: Sequence[str] | None = None) -> str:
+    def _select_last(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of last states, with these stored columns at least, and what they were earlier by."""
         if names is not None and self._moment is not None and entity.at_from_times:
             names = [*sql.read_by_times(entity, names)]
         return self._states.last(self.session, entity, names, attach=self._attach)
 
-    def _table(self, entity: Entity) -> str | None:
+    def _find_table(self, entity: Entity) -> str | None:
         """Return the table of an entity's last states, where the session is sealed and has one."""
         return self._states.table(self.session, entity.name, sql.stored(entity)) if self._attach else None
 
-    def _tally(self, entity: Entity) -> str | None:
+    def _find_tally(self, entity: Entity) -> str | None:
         """Return the table of how many states there are of each kind, likewise."""
         return (
             self._states.table(self.session, sql.tally_name(entity), sql.tally_columns(entity))
@@ -157,9 +157,9 @@ class Snapshot:
         """
         entity = entity_of(noun)
         wanted = sql.shown(entity) if columns is None else tuple(sql.find(entity, name) for name in columns)
-        few = FEW_ROWS if self._numbered(entity) else FEW_KEYS
+        few = FEW_ROWS if self._find_numbered(entity) else FEW_KEYS
         if not entity.view and not _ids(entity, where) and limit is not None and limit <= few:
-            records = self._few(entity, wanted, where, order, limit, offset)
+            records = self._read_few(entity, wanted, where, order, limit, offset)
         else:
             records = self.run(*self.select(entity, wanted, where, order, limit, offset))
         names = [column.name for column in wanted]
@@ -200,7 +200,7 @@ class Snapshot:
         condition, params = _condition(entity, where)
         items = ", ".join(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted)
         sort, sorted_by = _sort(entity, order)
-        source = self._narrowed(entity, where, [*sql.read_from(entity, wanted), *sorted_by])
+        source = self._narrow(entity, where, [*sql.read_from(entity, wanted), *sorted_by])
         statement = f"SELECT {items} FROM {source} s{condition}"
         if sort:
             statement += f" ORDER BY {', '.join(sort)}"
@@ -210,7 +210,7 @@ class Snapshot:
             statement += f" OFFSET {int(offset)}"
         return statement, params
 
-    def _few(
+    def _read_few(
         self,
         entity: Entity,
         wanted: Sequence[Column | Derived],
@@ -226,7 +226,7 @@ class Snapshot:
         keys, by the columns that are asked and sorted for. Then only the named rows are read whole. They are put in
         order here: the engine takes longer to plan to sort them.
         """
-        table = self._numbered(entity)
+        table = self._find_numbered(entity)
         key = (_ROW,) if table else entity.key
         # a column that is the same in all needs no sorting, and the engine skips most rows when it sorts by one column
         same = {condition.column for condition in where if condition.op == "="}
@@ -236,7 +236,7 @@ class Snapshot:
         condition, params = _condition(entity, where)
         settled = sql.SETTLED if self.at_ms is not None and entity.at_from_times else "true"
         rows = self.run(
-            f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(entity, where, [*key, *sorted_by])} s{condition} "
+            f"SELECT {settled}, {', '.join(key)} FROM {self._narrow(entity, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
             params,
         )
@@ -244,15 +244,17 @@ class Snapshot:
             return []
         names = [*dict.fromkeys([*sql.read_from(entity, wanted), *key])]
         if table:
-            chosen = self._then(entity, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
+            chosen = self._rewind(
+                entity, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows)
+            )
         else:
             kinds = [entity.column(name).type for name in key]
             first = ", ".join({_literal(kinds[0], row[1]) for row in rows})
             tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{sql.quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            source = self._last(entity, names) if entity.at_from_times else self._base(entity, names)
-            chosen = self._then(entity, f"(SELECT * FROM {source} WHERE {named})", names)
+            source = self._select_last(entity, names) if entity.at_from_times else self._select_base(entity, names)
+            chosen = self._rewind(entity, f"(SELECT * FROM {source} WHERE {named})", names)
         items = ", ".join(
             [*(f"{sql.public(c)} AS {sql.quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)]
         )
@@ -261,33 +263,33 @@ class Snapshot:
         shown = len(wanted)
         return [row[:shown] for row in sorted(records, key=lambda row: place[row[shown:]])]
 
-    def _narrowed(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
+    def _narrow(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
         """
         Return the relation of an entity's states, with at least these stored columns and those of the conditions. If a
         condition asks for an id and an index has it, only the states of that id are in it.
         """
         if entity.view or (self.at_ms is not None and not entity.at_from_times):
             return self.source(entity)
-        table = self._numbered(entity)
+        table = self._find_numbered(entity)
         read = sql.read_from(entity, [sql.find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
         if not table:
-            return self._then(entity, self._last(entity, names), names)
+            return self._rewind(entity, self._select_last(entity, names), names)
         for condition in _ids(entity, where):
             # alone: with any other condition beside it, the engine does not look into its index
             term, params = _condition(entity, [condition])
             settled = "true" if self._moment is None else f"coalesce({sql.settled(entity, self._moment)}, false)"
             numbered = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
-            return self._then(
+            return self._rewind(
                 entity, _by_number(table, [row for row, _ in numbered]), names, all(over for _, over in numbered)
             )
-        return self._then(entity, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
+        return self._rewind(entity, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
 
-    def _numbered(self, entity: Entity) -> str | None:
+    def _find_numbered(self, entity: Entity) -> str | None:
         """Return the table of last states from which those of the moment follow, and whose rows have numbers."""
-        return self._table(entity) if self.at_ms is None or entity.at_from_times else None
+        return self._find_table(entity) if self.at_ms is None or entity.at_from_times else None
 
-    def _then(self, entity: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
+    def _rewind(self, entity: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
         """
         Return last states as they were at the snapshot's moment, with these stored columns at least.
 
@@ -305,11 +307,11 @@ class Snapshot:
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
         entity = entity_of(noun)
-        asked = (self._table(entity), self._moment, *where)
+        asked = (self._find_table(entity), self._moment, *where)
         if self._counts is not None and asked in self._counts:
             return self._counts[asked]
         condition, params = _condition(entity, where)
-        source, counted = self._counted(entity, where, ())
+        source, counted = self._select_counted(entity, where, ())
         [(count,)] = self.run(f"SELECT {counted} FROM {source} s{condition}", params)
         if self._counts is not None and asked[0]:
             self._counts[asked] = int(count)
@@ -327,7 +329,7 @@ class Snapshot:
         condition, params = _condition(entity, where)
         wanted = [sql.find(entity, name) for name in by]
         raw = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
-        source, counted = self._counted(entity, where, sql.read_from(entity, wanted))
+        source, counted = self._select_counted(entity, where, sql.read_from(entity, wanted))
         inner = f"SELECT {raw}, {counted} AS n FROM {source} s{condition} GROUP BY ALL"
         # raw values are shown only now, once a group
         shown = ", ".join(
@@ -338,23 +340,23 @@ class Snapshot:
             groups = self._engine.query(f"SELECT {shown}, n FROM ({inner}) ORDER BY ALL{bound}", params)
         return [dict(zip((*by, "count"), row, strict=True)) for row in groups.rows]
 
-    def _counted(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
+    def _select_counted(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
         """
         Return the relation by whose rows states are counted, with these stored columns and those of the conditions, and
         the aggregate that counts them.
         """
         read = sql.read_from(entity, [sql.find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
-        table, tally = self._table(entity), self._tally(entity)
+        table, tally = self._find_table(entity), self._find_tally(entity)
         if not table or not tally or not set(entity.tallied).issuperset(names):
-            return self._narrowed(entity, where, names), "count(*)"
+            return self._narrow(entity, where, names), "count(*)"
         counted = f"coalesce(sum({sql.TALLY}), 0)::BIGINT"
         if self._moment is None:
             return tally, counted
         past = f"FROM {tally} WHERE {sql.UNTIL} <= {self._moment.last_ns}"
         [(until,)] = self.run(f"SELECT max({sql.UNTIL}) {past}")
         later = f" WHERE {sql.quote(entity.latest)} > {until}" if until is not None else ""
-        rest = self._then(entity, f"(SELECT * FROM {table}{later})", names)
+        rest = self._rewind(entity, f"(SELECT * FROM {table}{later})", names)
         shown = "".join(f"{sql.quote(name)}, " for name in names)
         return f"(SELECT {shown}{sql.TALLY} {past} UNION ALL SELECT {shown}1 FROM {rest})", counted
 
@@ -364,7 +366,7 @@ class Snapshot:
         condition, params = _condition(entity, where)
         wanted = [sql.find(entity, name) for name in columns]
         items = ", ".join(f"{sql.raw(c)} AS {sql.quote(c.name)}" for c in wanted)
-        source = self._narrowed(entity, where, sql.read_from(entity, wanted))
+        source = self._narrow(entity, where, sql.read_from(entity, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
 
     @contextmanager
@@ -385,7 +387,7 @@ class Snapshot:
 
     def read_once(self, noun: str) -> bool:
         """Return whether states are worked out anew each time they are read, rather than kept in a table."""
-        return self._table(entity_of(noun)) is None
+        return self._find_table(entity_of(noun)) is None
 
     @_or_of_files
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:

@@ -119,8 +119,8 @@ class Sealer:
             UnreadableError: One of them cannot be sealed. None is.
             StoreUnavailable: The disk is full, or fails. None is sealed.
         """
-        known = self._known(sessions)
-        every = {name: self._entity(name, sessions) for name, entity in installed().items() if not entity.view}
+        known = self._survey(sessions)
+        every = {name: self._find_entity(name, sessions) for name, entity in installed().items() if not entity.view}
         turns = in_turn(every.values())
         sealed: dict[str, list[Written]] = {}
         try:
@@ -128,15 +128,15 @@ class Sealer:
                 columns = ", ".join(map(sql.quote, names))
                 # a state that no event tells needs no work
                 states = (
-                    self._states(entity, known, None, names)
+                    self._select_states(entity, known, None, names)
                     if entity.name in known
                     else sql.empty(entity, partial=False)
                 )
                 self._engine.run(f"CREATE OR REPLACE TABLE {ended(entity.name)} AS SELECT {columns} FROM ({states})")
-            end_ms = _end_ms(self._ends_ms(sessions, known))
+            end_ms = _end_ms(self._find_ends_ms(sessions, known))
 
             def seal(name: str) -> None:
-                select = self._states(every[name], known, end_ms)
+                select = self._select_states(every[name], known, end_ms)
                 sealed[name] = self._files.write("state", f"{name}-sealed", sessions, select, known[name].most_rows)
 
             self._engine.each(seal, [name for name in every if name in known])
@@ -209,7 +209,7 @@ class Sealer:
         if kinds * TALLY_SAVES <= rows:
             self._engine.run(f"CREATE TABLE caching.{sql.quote(sql.tally_name(entity))} AS {sql.tally(entity, table)}")
 
-    def _known(self, sessions: Sequence[str]) -> dict[str, _Known]:
+    def _survey(self, sessions: Sequence[str]) -> dict[str, _Known]:
         """Return what is known of each entity: what was folded of it, else its log."""
         folded: dict[str, list[StateFile]] = {}
         logs: dict[str, list[LogFile]] = {}
@@ -221,11 +221,11 @@ class Sealer:
                 if log.entity in installed() and log.entity not in folded:
                     logs.setdefault(log.entity, []).append(log)
         return {
-            **{name: self._of_states(name, sessions, states) for name, states in folded.items()},
-            **{name: self._of_logs(name, sessions, part) for name, part in logs.items()},
+            **{name: self._survey_states(name, sessions, states) for name, states in folded.items()},
+            **{name: self._survey_logs(name, sessions, part) for name, part in logs.items()},
         }
 
-    def _of_states(self, name: str, sessions: Sequence[str], states: Sequence[StateFile]) -> _Known:
+    def _survey_states(self, name: str, sessions: Sequence[str], states: Sequence[StateFile]) -> _Known:
         files = parquet(self._files.paths(states))
         return _Known(
             "",
@@ -235,9 +235,9 @@ class Sealer:
             once=all(file.kind == "open" for file in states),
         )
 
-    def _of_logs(self, name: str, sessions: Sequence[str], logs: Sequence[LogFile]) -> _Known:
+    def _survey_logs(self, name: str, sessions: Sequence[str], logs: Sequence[LogFile]) -> _Known:
         files = parquet(self._files.paths(logs), by_session=len(sessions) > 1)
-        entity = self._entity(name, sessions)
+        entity = self._find_entity(name, sessions)
         events = sql.folded(entity, sql.filled_log(entity, files))
         counts = Counter[str]()
         for log in logs:
@@ -252,10 +252,10 @@ class Sealer:
         )
 
     @staticmethod
-    def _entity(name: str, sessions: Sequence[str]) -> Entity:
+    def _find_entity(name: str, sessions: Sequence[str]) -> Entity:
         return sql.of_many(installed()[name]) if len(sessions) > 1 else installed()[name]
 
-    def _ends_ms(self, sessions: Sequence[str], known: Mapping[str, _Known]) -> dict[str, int]:
+    def _find_ends_ms(self, sessions: Sequence[str], known: Mapping[str, _Known]) -> dict[str, int]:
         """Return when each session ended: when its last node died, or else when it was last heard of."""
         by = _by(sessions)
         now_ms = time.time_ns() // 1_000_000
@@ -276,7 +276,7 @@ class Sealer:
         )
         return ends | {session: int(end_ms) for session, alive, end_ms in nodes if alive is False and end_ms}
 
-    def _bare(self, entity: Entity, known: _Known | None) -> str:
+    def _select_bare(self, entity: Entity, known: _Known | None) -> str:
         """Return the states of an entity as told: one a key, though a straggler may have begun a second one."""
         if not known:
             return sql.bare(entity, f"({sql.empty(entity, partial=True)})")
@@ -291,14 +291,14 @@ class Sealer:
         joined = sql.fold(entity, f"(SELECT * FROM {known.states} WHERE {key} IN (FROM {twice}))")
         return sql.bare(entity, f"({once} UNION ALL BY NAME {joined})")
 
-    def _states(
+    def _select_states(
         self, entity: Entity, known: Mapping[str, _Known], end_ms: str | None, names: Collection[str] | None = None
     ) -> str:
         """Return the SELECT of an entity's last states. Without an end, return those that others end with."""
         own = known.get(entity.name)
         select = concluded(
             entity,
-            lambda _: f"({self._bare(entity, own)})",
+            lambda _: f"({self._select_bare(entity, own)})",
             lambda other, _: ended(other.name),
             now_ms=None,
             end_ms=end_ms,

@@ -89,9 +89,10 @@ class States:
         logs = self._catalogue.log_files(session, entity.name)
 
         def from_events(names: Collection[str] | None) -> str:
-            return self._folded(entity, logs, names, moment.past_ms(entity.when))
+            return self._fold_logs(entity, logs, names, moment.past_ms(entity.when))
 
-        return f"({concluded(entity, from_events, self._others(session, moment), now_ms=moment.at_ms, names=names)})"
+        others = self._relate_others(session, moment)
+        return f"({concluded(entity, from_events, others, now_ms=moment.at_ms, names=names)})"
 
     def last(self, session: str, entity: Entity, names: Collection[str] | None = None, *, attach: bool = True) -> str:
         """
@@ -104,16 +105,16 @@ class States:
         files = self._catalogue.state_files(session)
         sealed = [file for file in files if (file.entity, file.kind) == (entity.name, "sealed")]
         if sealed:
-            return self._sealed(entity, self._files.paths(sealed))
+            return self._read_sealed(entity, self._files.paths(sealed))
         if any(file.kind == "sealed" for file in files):
             return f"({sql.empty(entity, partial=False)})"
         now_ms = time.time_ns() // 1_000_000
         from_events = partial(self._read_living, session, entity)
-        return f"({concluded(entity, from_events, self._others(session, None), now_ms=now_ms, names=names)})"
+        return f"({concluded(entity, from_events, self._relate_others(session, None), now_ms=now_ms, names=names)})"
 
     def table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
         """Return a table of a sealed session's cache, or None where it has none that can be read, or lives."""
-        for file in self._caches(session):
+        for file in self._find_caches(session):
             if (
                 (attached := self._attach(session, file))
                 # a session that was sealed before an entity or a column of it was known does not have it
@@ -123,7 +124,7 @@ class States:
                 return f"{attached.name}.{sql.quote(name)}"
         return None
 
-    def _others(self, session: str, moment: Moment | None) -> Other:
+    def _relate_others(self, session: str, moment: Moment | None) -> Other:
         return lambda entity, names: self.at(session, entity, moment, names)
 
     def _read_living(self, session: str, entity: Entity, names: Collection[str] | None) -> str:
@@ -135,9 +136,9 @@ class States:
         # not folded yet, or by another version: the log says the same, if more slowly
         logs = self._catalogue.log_files(session, entity.name)
         waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if paths else []
-        return self._folded(entity, [log for log in logs if log not in waiting], names)
+        return self._fold_logs(entity, [log for log in logs if log not in waiting], names)
 
-    def _folded(
+    def _fold_logs(
         self, entity: Entity, logs: Iterable[LogFile], names: Collection[str] | None, condition: str = "true"
     ) -> str:
         """Return the relation of an entity's states as the events of a log that meet a condition left them."""
@@ -147,7 +148,7 @@ class States:
         log = f"(SELECT * FROM {sql.filled_log(entity, parquet(paths))} WHERE {condition})"
         return f"({sql.bare(entity, f'({sql.folded(entity, log, names)})', names)})"
 
-    def _sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
+    def _read_sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
         """Return the relation of sealed states. Columns that an older version did not store are worked out."""
         for path in paths:
             if path not in self._columns:
@@ -172,7 +173,7 @@ class States:
         try:
             yield
         except StoreUnavailable as error:
-            for file in self._caches(session):
+            for file in self._find_caches(session):
                 if self._is_damaged(file):
                     with self._attach_lock:
                         self._lose(session, file)
@@ -188,7 +189,7 @@ class States:
             lost, self._unnamed = self._unnamed, {}
         return lost
 
-    def _caches(self, session: str) -> list[StateFile]:
+    def _find_caches(self, session: str) -> list[StateFile]:
         return [file for file in self._catalogue.state_files(session) if file.kind == "cache"]
 
     def _is_damaged(self, file: StateFile) -> bool:

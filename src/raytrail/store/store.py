@@ -351,7 +351,7 @@ class Store:
         Args:
             session: Its whole name. None means all.
         """
-        return verify(self._catalogue, self._files, self._logs, self._sessions(session))
+        return verify(self._catalogue, self._files, self._logs, self._name_sessions(session))
 
     def stored_bytes(self, session: str | None = None) -> int:
         """Return about how many bytes `verify` reads. States that an older version wrote are not counted."""
@@ -359,10 +359,10 @@ class Store:
             sum(file.bytes for file in self._catalogue.log_files(name))
             + sum(file.bytes or 0 for file in self._catalogue.state_files(name))
             + sum(body.bytes for body in self._logs.bodies(name))
-            for name in self._sessions(session)
+            for name in self._name_sessions(session)
         )
 
-    def _sessions(self, session: str | None) -> list[str]:
+    def _name_sessions(self, session: str | None) -> list[str]:
         if session is not None:
             return [session]
         return [name for (name,) in self._catalogue.query("SELECT session FROM sessions ORDER BY session")]
@@ -419,10 +419,10 @@ class Store:
         """
         if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
             raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
-        moment = None if at_ms is None else self._moment(session, at_ms)
+        moment = None if at_ms is None else self._find_moment(session, at_ms)
         return Snapshot(self._engine, session, moment, self._states, self._counts)
 
-    def _moment(self, session: str, at_ms: int) -> Moment | None:
+    def _find_moment(self, session: str, at_ms: int) -> Moment | None:
         """Return a moment of a session, or None where it was over by then."""
         if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
             return Moment(at_ms)
@@ -523,14 +523,14 @@ class Store:
         known = {entity.name: entity for entity in installed().values()}
         asked = ask.tables(self._asked.tree(statement), known)
         sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
-        return self._asked.ask({name: self._of_all(known[name], sessions) for name in asked}, statement)
+        return self._asked.ask({name: self._unite(known[name], sessions) for name in asked}, statement)
 
-    def _of_all(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
+    def _unite(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
         """Return the relation of an entity's last states in all of these sessions."""
         names = ", ".join(sql.quote(column.name) for column in sql.shown(entity))
         parts = [
             f"SELECT {sql.literal(cluster)} AS cluster, {sql.literal(session)} AS session, {names} FROM "
-            f"({sql.public_view(entity, f'{self._from_files(session).source(entity)} s')})"
+            f"({sql.public_view(entity, f'{self._read_from_files(session).source(entity)} s')})"
             for session, cluster in sessions
         ] or [
             "SELECT '' AS cluster, '' AS session, * FROM "
@@ -538,7 +538,7 @@ class Store:
         ]
         return f"({' UNION ALL BY NAME '.join(parts)})"
 
-    def _from_files(self, session: str) -> Snapshot:
+    def _read_from_files(self, session: str) -> Snapshot:
         """Return a session's last states as an engine sees them that has nothing attached."""
         return Snapshot(self._engine, session, None, self._states, attach=False)
 

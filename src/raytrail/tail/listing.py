@@ -214,7 +214,7 @@ class Lister:
         """
         Let go of files that have no name any more, once they are read to their end and acknowledged.
 
-        Their descriptors pin their inodes and their disk space. Names of rotated files do so, too.
+        Their descriptors pin their inodes and their disk space, and so do those of rotated files.
         """
         named = set(directory.names.values())
         for file in list(directory.files.values()):

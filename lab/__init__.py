@@ -1,5 +1,5 @@
 """
 The laboratory: made-up sessions, real Rays, what they answer, and comparisons. For tests, benchmarks and the demo.
 
-None of it is in the wheel. What others test their own parts with is `raytrail.testing`.
+None of it is in the wheel. Others test their own parts with `raytrail.testing`.
 """

@@ -47,7 +47,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "train": ("id",),
     "data": ("dataset",),
 }
-"""What tells the rows of a resource apart."""
+"""The fields that tell the rows of a resource apart."""
 
 
 class Difference(NamedTuple):
@@ -69,7 +69,7 @@ class FieldScore(NamedTuple):
     excused: int
     """Rows not counted above, for an `Excuse`."""
     cannot: str | None
-    """Why the files cannot give it; None where they can."""
+    """Why the files cannot give it, or None where they can."""
     untold: int = 0
     """Values that differ, or that we lack, for one of these reasons: the others came out the same all the same."""
 
@@ -97,7 +97,7 @@ class Score(NamedTuple):
 
     @property
     def equal_ratio(self) -> float:
-        """Equal values among all that the files can give; 1.0 where there are none."""
+        """The share of equal values among all that the files can give, or 1.0 where there are none."""
         equal, possible, _ = self.values
         return equal / possible if possible else 1.0
 
@@ -165,17 +165,17 @@ def compare(
     """
     Compare our rows of a resource with Ray's.
 
-    Fields are those of the live rows but for names with ``_`` before them; what only ours have is not looked at.
-    A number is equal only to one that JSON writes alike: Ray's server writes 64 bits as text, what it divided with a
-    point, and programs that read its answers count on that.
+    Fields are those of the live rows but for names with ``_`` before them. Fields that only ours have are not looked
+    at. A number is equal only to one that JSON writes alike: Ray's server writes 64 bits as text, what it divided with
+    a point, and programs that read its answers count on that.
 
     Args:
         live: Rows as Ray's State API gave them over HTTP.
         ours: Rows with the same column names.
         resource: ``tasks``, ``actors``, ``nodes``, ``jobs``, ``workers``, ``placement_groups`` or ``objects``.
-        key: The fields that tell rows apart; None takes them from `KEYS`.
-        cannot: Fields that cannot be given, and why; None takes them from `CANNOT`.
-        excuses: What cannot be given for some rows.
+        key: The fields that tell rows apart. None takes them from `KEYS`.
+        cannot: Fields that cannot be given, and why. None takes them from `CANNOT`.
+        excuses: The fields that cannot be given for some rows.
         differences_per_field: How many to keep.
         types: Whether numbers must be written alike. Those from Ray's Python client, or from a Ray older than the one
             whose API is answered, are equal by value.
@@ -195,7 +195,7 @@ def compare(
         named = [*reasons, *excused]
         flat, our_flat = _split(row, named), _split(counterpart, named)
         for field, value in flat.items():
-            if field.startswith("_"):  # of our own making, to tell rows apart
+            if field.startswith("_"):  # these fields are ours, to tell rows apart
                 continue
             count = counts.setdefault(field, Counter())
             same = field in our_flat and _same(value, our_flat[field], types)

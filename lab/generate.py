@@ -5,8 +5,8 @@ Export event files as a Ray 2.60 session leaves them, of any size, with the numb
     write_live(tmp_path, seconds=20, rate=5000)    one that is being written now, with rotation and half lines
     python -m lab.generate --help                  either, as a process of its own
 
-Every driver job is simulated by itself, second by second, with its own random numbers; the seconds of all
-jobs are then merged. So the same arguments give the same bytes, and no more is held than what is in flight.
+Every driver job is simulated by itself, second by second, with its own random numbers. The seconds of all jobs are then
+merged. The same arguments then give the same bytes, and no more is held than what is in flight.
 """
 
 from __future__ import annotations
@@ -38,14 +38,18 @@ BEGAN_SECONDS = 1_795_419_630
 """When that session began, seconds since the epoch."""
 
 BACKUPS = 20
-"""How many rotated files Ray keeps (`LogEventReporter`, event.cc); the next one is deleted."""
+"""How many rotated files Ray keeps (`LogEventReporter`, event.cc). The next one is deleted."""
 
 Line = tuple[str, str]
 """The file's event part (``TASK_123``, ``ACTOR``), and a line with its newline."""
 
 
 class Generated(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written. Counts are of attempts, actors and so on, each once, whatever was written twice."""
+    """
+    The figures of what was written.
+
+    Counts are of attempts, actors and so on, each once, whatever was written twice.
+    """
 
     directory: Path
     """The session's directory."""
@@ -116,18 +120,18 @@ def generate(
     Write the export event files of one session below `directory`.
 
     Args:
-        directory: Ray's temporary directory; the session's is made in it.
-        tasks: Calls of tasks and actor methods; attempts are some more (retries, actor creations, drivers).
+        directory: Ray's temporary directory. The session's is made in it.
+        tasks: Calls of tasks and actor methods. Attempts are some more (retries, actor creations, drivers).
         seed: The same one gives the same bytes.
         files: Task event files, one a process: a driver for each job, the rest workers.
-        jobs: Driver jobs; None is one for four files.
+        jobs: Driver jobs. None is one for four files.
         actors: None is one for 200 tasks, at most 50,000.
-        nodes: Nodes; the first is the head.
-        failure_ratio: Share of attempts that fail; half of them are retried.
+        nodes: Nodes. The first is the head.
+        failure_ratio: Share of attempts that fail. Half of them are retried.
         duplicate_ratio: Share of task lines that are written twice.
         open_ratio: Share of tasks that never end.
-        tasks_per_second: Of each job, in the files' own time.
-        ended: Whether jobs and nodes end as well; else everything still lives after the last line.
+        tasks_per_second: The rate of each job, in the files' own time.
+        ended: Whether jobs and nodes end as well. Otherwise everything still lives after the last line.
         session: The session's name.
         began_seconds: When it began, seconds since the epoch.
 
@@ -183,18 +187,18 @@ def write_live(
     The time in the files is today's and runs with the clock as far as `rate` allows.
 
     Args:
-        directory: Ray's temporary directory; the session's is made in it.
-        seconds: When to stop submitting tasks; what is in flight is then written without a pause.
-        tasks: How many to submit; with `seconds`, whichever is reached first.
+        directory: Ray's temporary directory. The session's is made in it.
+        seconds: When to stop submitting tasks. Those in flight are then written without a pause.
+        tasks: How many to submit. With `seconds`, the limit that is reached first counts.
         rate: Lines a second, over all files.
         rotate_bytes: Size beyond which a file is renamed to ``.log.1``, that one to ``.log.2``, and so on.
         half_lines: Whether now and then a line is written in two parts, other files' lines between them.
         seed: The same one gives the same lines, but for their times and for where `seconds` cuts.
         files: Task event files.
-        jobs: Driver jobs; None is one for four files.
-        nodes: Nodes; the first is the head.
+        jobs: Driver jobs. None is one for four files.
+        nodes: Nodes. The first is the head.
         failure_ratio: Share of attempts that fail.
-        session: The session's name; None makes one of today, as Ray would.
+        session: The session's name. None makes one of today, as Ray would.
 
     Raises:
         ConfigError: Neither `seconds` nor `tasks` is given, or the session exists.
@@ -212,7 +216,7 @@ def write_live(
         failure_ratio=failure_ratio,
         duplicate_ratio=0.005,
         open_ratio=0.002,
-        # about three lines a task; the jobs run side by side
+        # about three lines a task. The jobs run side by side
         tasks_per_second=max(rate / 3 / max(jobs or files // 4, 1), 0.1),
         ended=True,
         session=session,
@@ -238,7 +242,7 @@ def write_live(
 
 
 class _Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What all jobs of a session share."""
+    """The common state of all jobs of a session."""
 
     seed: int
     nodes: int
@@ -278,7 +282,7 @@ class _Actor(NamedTuple):
 
 
 class _Tally:
-    """What `Generated` is made of."""
+    """The counts that `Generated` is made of."""
 
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
@@ -393,7 +397,7 @@ class _Job:
         """Return the event parts of the names of its processes' files."""
         return [self._driver_file, *(worker.file for worker in self._workers)]
 
-    # What is written
+    # the lines that are written
 
     def _letters(self, count: int) -> str:
         return "".join(self._random.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789", k=count))
@@ -420,7 +424,7 @@ class _Job:
         return _cpp_json(line) + "\n"
 
     def _stamp(self, second: int) -> str:
-        """What a task's line ends with, after the members of its `event_data`."""
+        """The end of a task's line, after the members of its `event_data`."""
         event_id = self._random.getrandbits(144)
         return f'}},"event_id":"{event_id:036x}","source_type":"EXPORT_TASK","timestamp":{second}}}\n'
 
@@ -836,7 +840,7 @@ class _Job:
             now = ended + 1000
 
     def _spans(self, began: int, ended: int, name: str, extra: str, error: str = "{}") -> str:
-        """The four profile events of a task that ran; `error` is what ended the second."""
+        """The four profile events of a task that ran. `error` is what ended the second."""
         self._tally.profile_events += 4
         read, execute = began + 300_000, began + 450_000
         store = max(ended - 90_000, execute + 1)
@@ -850,7 +854,7 @@ class _Job:
         )
 
     def _long_lines(self, task: str, attempt: int, worker: _Worker, sent: int, began: int) -> None:
-        """What a task's owner and executor tell of it while it runs."""
+        """The lines that a task's owner and executor write of it while it runs."""
         job = self._id
         second = sent // _SECOND + 1
         self._put(
@@ -1025,7 +1029,11 @@ class _Job:
     def _creation_line(
         self, actor: _Actor, worker: _Worker, attempt: int, began: int, ended: int, error: str | None
     ) -> None:
-        """What the executor tells of a creation task; of a restart (attempt 1) nobody else tells anything."""
+        """
+        The lines that the executor writes of a creation task.
+
+        Nobody else tells anything of a restart (attempt 1).
+        """
         second = ended // _SECOND + 1
         raw = b"\xff" * 8 + actor.id
         extra = f'{{\\"name\\": \\"__init__\\", \\"task_id\\": \\"{raw.hex()}\\"}}'
@@ -1125,7 +1133,7 @@ class _Session:
             job.stopping = True
 
     def seconds(self) -> Iterator[tuple[int, dict[str, list[str]]]]:
-        """Yield the lines of every second in order, by file; a second may come in several parts."""
+        """Yield the lines of every second in order, by file. A second may come in several parts."""
         began = self._shape.began_seconds
         yield began, {"NODE": [self._node_line(began, number, None) for number in range(len(self.nodes))]}
         for second, lines in heapq.merge(*(job.seconds() for job in self._jobs), key=lambda part: part[0]):
@@ -1298,7 +1306,7 @@ class _LiveFile:
         self.handle: BinaryIO = path.open("ab", buffering=0)
         self.size = self.handle.tell()
         self.rest = b""
-        """What is missing of the line that is there in part."""
+        """The missing rest of the line that is there in part."""
         self.complete_at = 0
         """Number of the write, over all files, before which it is completed."""
         self.held: list[bytes] = []
@@ -1365,7 +1373,7 @@ class _LiveFiles:
         file.size += len(data)
 
     def _rotate(self, file: _LiveFile) -> None:
-        """Rename ``x.log.1`` to ``x.log.2`` and so on, then ``x.log`` to ``x.log.1``; begin anew."""
+        """Rename ``x.log.1`` to ``x.log.2`` and so on, then ``x.log`` to ``x.log.1``. Begin anew."""
         file.handle.close()
         backups = [file.path.with_name(f"{file.path.name}.{number}") for number in range(1, BACKUPS + 1)]
         if backups[-1].exists():

@@ -11,7 +11,7 @@ HOST = "127.0.0.1"
 _LOWEST = 20_000
 """The ports below are those of well-known servers, and of Ray's workers (10002 to 19999)."""
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-"""What Linux gives to connections (man 7 ip)."""
+"""The range that Linux gives to connections (man 7 ip)."""
 _USUAL = 32_768
 _given: set[int] = set()
 
@@ -23,10 +23,10 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     """
-    Return ports that are free now; this process gets none twice, as its servers may listen only later.
+    Return ports that are free now. This process gets none twice, as its servers may listen only later.
 
-    They lie below those that the system gives to connections: a server that is killed finds its port free when it
-    comes back. Where the system gives all ports to connections, they are some of these.
+    They lie below those that the system gives to connections: a server that is killed finds its port free when it comes
+    back. If the system gives all ports to connections, they are some of these.
     """
     below = _below_connections()
     ports: list[int] = []

@@ -25,11 +25,11 @@ FILTERED = {
     "nodes": "node_id node_ip is_head_node state node_name",
     "jobs": "type job_id submission_id status",
 }
-"""What Ray filters by, of each resource that it exports events of."""
+"""The columns that Ray filters by, of each resource that it exports events of."""
 IDS = {"tasks": "task_id", "actors": "actor_id", "nodes": "node_id", "jobs": "job_id"}
 SUMMED_UP = ("tasks", "actors")
 ELSE = ("", "nosuch", "0", "true", "ab" * 16)
-"""What is looked for beside values that are there."""
+"""Values to look for beside those that are there."""
 LIMITS = ("0", "1", "2", "7", "10000", "-1", "x", "", "1.5", " 4 ", "1_0")
 FLAGS = ("True", "1", "False", "0", "maybe", "")
 
@@ -39,7 +39,7 @@ def queries(rows: Mapping[str, Rows]) -> list[str]:
     Return the paths that ask for rows, each once.
 
     Args:
-        rows: What Ray lists, by resource, with details: values to look for.
+        rows: Ray's lists, by resource, with details, as values to look for.
     """
     paths: dict[str, None] = {}
     for resource, columns in FILTERED.items():
@@ -51,11 +51,11 @@ def queries(rows: Mapping[str, Rows]) -> list[str]:
 
 def record_queries(address: str, answers: Mapping[str, Any], *, timeout_seconds: float = 30.0) -> dict[str, Row]:
     """
-    Ask a live dashboard all of them; it should do nothing else meanwhile.
+    Ask a live dashboard all of them. It should do nothing else meanwhile.
 
     Args:
         address: The dashboard, ``http://host:port``.
-        answers: What `lab.record.record` returned.
+        answers: The result of `lab.record.record`.
         timeout_seconds: For each of the requests.
 
     Returns:
@@ -128,6 +128,10 @@ def _path(resource: str, *filters: tuple[str, str, str], **params: str) -> str:
 
 
 def _value(rows: Iterable[Row], column: str) -> str:
-    """Return a value that is there, of something that is called as it is shown; else one that is not."""
+    """
+    Return a value that is there, of something whose name is as it is shown.
+
+    Otherwise return one that is not there.
+    """
     values = (row[column] for row in rows if row.get(column) not in (None, "") and row.get("type") != "ACTOR_TASK")
     return str(next(values, "x"))

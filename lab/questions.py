@@ -26,7 +26,7 @@ class Question(NamedTuple):
     """A path of Ray's dashboard, State API or Jobs API."""
 
     resource: str
-    """What its rows are scored under."""
+    """The name that its rows are scored under."""
     path: str
     """With ``{node}``, ``{actor}`` or ``{job}`` in it, it is asked of each."""
     rows: Callable[[Any], Rows]
@@ -58,7 +58,7 @@ def _branches(above: str, branches: Iterable[Row]) -> Iterator[Row]:
 
 
 def _timeline(body: Any) -> Rows:
-    # of a node or a process it is the name; else a process begins one thing at a time
+    # it is the name of a node or a process. In any other event, a process begins one thing at a time
     return [
         {"_key": str([event["name"], event["tid"], event.get("ts") or event["args"]["name"]]), **event}
         for event in body
@@ -122,7 +122,7 @@ def _status(body: Any) -> Rows:
 
 _SUM = re.compile(r"\d+\.\d{4,}(e-\d+)?")
 _IN_NO_ORDER = ("Active:", "Pending Demands:")
-"""What comes in the order of the GCS's hash tables, another one in each of its processes."""
+"""Resources in the order of the GCS's hash tables, which is another one in each of its processes."""
 
 
 def _applications(body: Any) -> Rows:
@@ -185,7 +185,7 @@ QUESTIONS: tuple[Question, ...] = (
     # last, as Ray runs a task for it
     Question("data", "/api/data/datasets/{job}", _each("datasets")),
 )
-"""What is asked; what is asked twice, with other rows, is asked once."""
+"""The questions. One that is there twice, with other rows, is asked once."""
 AT_A_MOMENT = frozenset(
     {
         *("tasks", "actors", "nodes", "jobs", "workers", "placement_groups", "objects", "submissions"),
@@ -195,7 +195,7 @@ AT_A_MOMENT = frozenset(
 )
 """The resources that `moment_paths` asks for: those that Ray concludes anything about."""
 ACTORS_ASKED = 20
-"""Of so many actors, each is asked for on its own."""
+"""So many actors are asked for on their own."""
 
 
 def paths(jobs: Iterable[str], nodes: Iterable[str], actors: Iterable[str]) -> list[str]:
@@ -210,7 +210,7 @@ def paths(jobs: Iterable[str], nodes: Iterable[str], actors: Iterable[str]) -> l
 
 def moment_paths(jobs: Iterable[str]) -> list[str]:
     """
-    Return what is asked of a cluster while it lives: all that Ray lists, counts and concludes; each once.
+    Return the questions about a cluster while it lives, which are all that Ray lists, counts and concludes, each once.
 
     The lineage of one job is not: of a task that was tried again it has the time of whichever attempt comes last, and
     Ray's GCS keeps a job's attempts in the order of a hash table.
@@ -233,8 +233,8 @@ def compare_answers(
     Compare the history's answers with all that was recorded.
 
     Args:
-        asked: What Ray answered, by path: its ``status``, ``body``, and ``at_ms``, when it was asked.
-        ask: Asks the history for a path as of a moment in milliseconds; returns its status and what it says.
+        asked: Ray's answers, by path, with ``status``, ``body``, and ``at_ms``, the time it was asked.
+        ask: Asks the history for a path as of a moment in milliseconds. Returns the status and the body of its answer.
         types: Whether numbers must be written alike, as in `compare`.
 
     """

@@ -7,7 +7,7 @@ A real Ray of one's own: on free ports, in its own directory, exporting its even
         cluster.stop()
         ...  # the files in cluster.session_dir are complete now
 
-Ray runs in processes of its own and is never imported here; several clusters can run side by side.
+Ray runs in processes of its own and is never imported here. Several clusters can run side by side.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PORTS = (
 
 
 _OF_DRIVERS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-"""What tells a driver, and no node, which cluster is meant: of the GCS, and of the dashboard."""
+"""The variables that tell a driver, and no node, which cluster is meant, by its GCS and by its dashboard."""
 _HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
 """Those of them that only the head node has."""
 
@@ -96,13 +96,13 @@ class RayCluster:
         self.temp_dir = temp_dir
         """Ray's temporary directory, which holds its sessions."""
         self.address = f"{HOST}:{ports[0]}"
-        """Of the GCS, for `ray.init`."""
+        """The address of the GCS, for `ray.init`."""
         self.dashboard_url = f"http://{HOST}:{ports[1]}"
         self.environment = {
             **environment,
             **dict(zip(_OF_DRIVERS, (self.address, self.dashboard_url), strict=True)),
         }
-        """What a driver is to be started with, so that its events are exported too."""
+        """The environment of a driver, so that its events are exported too."""
         self._process = process
         self._nodes: list[RayNode] = []
 
@@ -149,12 +149,12 @@ class RayCluster:
 
     @property
     def session_dir(self) -> Path:
-        """The session's directory; it stays when the cluster stops."""
+        """The session's directory. It stays when the cluster stops."""
         return (self.temp_dir / "session_latest").resolve()
 
     @property
     def log(self) -> str:
-        """What ``ray start`` has printed."""
+        """The output of ``ray start``."""
         return (self.temp_dir / "start.log").read_text(errors="replace")
 
     def run(
@@ -199,7 +199,7 @@ class RayCluster:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_seconds)
-        # workers leave on their own when their raylet has; what does not is killed
+        # workers leave on their own when their raylet has. Those that do not are killed
         deadline = time.monotonic() + 10
         while _alive(ours) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -241,15 +241,15 @@ def ray_cluster(
     start_seconds: float = 180.0,
 ) -> Iterator[RayCluster]:
     """
-    Start a Ray of one node and yield it; stop it at the end, if `RayCluster.stop` has not.
+    Start a Ray of one node and yield it. Stop it at the end, if `RayCluster.stop` has not.
 
     Args:
-        temp_dir: Ray's temporary directory, kept at the end; short, as the paths of Ray's sockets must stay
-            below 107 bytes. None makes one in /tmp and deletes it at the end.
+        temp_dir: Ray's temporary directory, kept at the end. It is short, as the paths of Ray's sockets must stay below
+            107 bytes. None makes one in /tmp and deletes it at the end.
         export: Whether Ray writes its export event files.
         profile: How, as in `raytrail run --profile`.
         http_events: The URL that Ray is to post events to, in place of files.
-        prefix: What to put before ``ray start``, as ``raytrail run --``; what is exported is then its matter alone.
+        prefix: The words before ``ray start``, as ``raytrail run --``. Exporting is then up to that command alone.
         num_cpus: How many CPUs Ray is to believe in.
         system_config: Further entries of Ray's system config.
         environment: Further variables of Ray's environment, and of its drivers'.
@@ -360,7 +360,7 @@ def _processes_below(leaders: set[int]) -> set[tuple[int, str]]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat from the third on, its state; None where it is gone or dead."""
+    """The fields of /proc/<pid>/stat from the third on, its state, or None where it is gone or dead."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RESOURCES = ("tasks", "actors", "nodes", "jobs", "workers", "placement_groups")
-"""What Ray's State API lists and we record."""
+"""The resources that Ray's State API lists and we record."""
 
 LOGS_OF_EACH = 20
-"""Of how many tasks and actors the logs are recorded."""
+"""The number of tasks and actors whose logs are recorded."""
 
 ROW_LIMIT = 10_000
 """The most rows Ray gives of one resource (`RAY_MAX_LIMIT_FROM_API_SERVER`)."""
@@ -104,7 +104,7 @@ def record_logs(address: str, answers: dict[str, Any], *, timeout_seconds: float
 
     Args:
         address: As in `record`.
-        answers: What `record` returned.
+        answers: The result of `record`.
         timeout_seconds: For each of the requests.
 
     Returns:

@@ -13,7 +13,7 @@ A history, and a stream of events, from Python.
     async for event in raytrail.subscribe("file:///var/lib/raytrail/events", types=["ACTOR"]):
         print(event["actor"]["state"])
 
-What is here stays as it is: what changes is announced in CHANGELOG.md one release before. Errors are those of
+All that is here stays as it is. A change is announced in CHANGELOG.md one release before. Errors are those of
 `raytrail.errors`, all of them a `RaytrailError`.
 """
 
@@ -54,7 +54,7 @@ COUNTED: Mapping[str, tuple[Filter, ...]] = {
     "task": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")),
 }
 """
-The rows that Ray's own ``list`` and ``summary`` count, by entity; of others, all.
+The rows that Ray's own ``list`` and ``summary`` count, by entity. All rows of other entities count.
 
 The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
 """
@@ -65,7 +65,7 @@ _SHOWN_ROWS = 20
 
 def open(store: str | os.PathLike[str]) -> History:
     """
-    Open a history, to read it; others may write to it meanwhile.
+    Open a history, to read it. Others may write to it meanwhile.
 
     Args:
         store: Its directory: ``store.dir`` of the settings, which ``raytrail settings`` shows.
@@ -84,13 +84,14 @@ async def subscribe(
     """
     Yield events as they are published, in the public form that ``raytrail schema`` describes.
 
-    An event is acknowledged once the next chunk is asked for. So after a crash the events of one chunk may come again.
+    An event is acknowledged once the next chunk is asked for. After a crash, the events of one chunk may therefore come
+    again.
 
     Args:
         url: The broker that the agents publish to.
         group: Goes on where this name left off. A new name begins with all that the broker holds. Without a name only
             new events come.
-        types: Only these event types, e.g. ``["TASK", "ACTOR"]``; none stands for all.
+        types: Only these event types, e.g. ``["TASK", "ACTOR"]``. None stands for all.
         from_start: Forget where the group left off.
 
     Raises:
@@ -134,11 +135,11 @@ class Table(Sequence[Row]):
         Make a table.
 
         Args:
-            name: What its rows are, in the plural.
+            name: The name of its rows, in the plural.
             columns: Their names, in order.
-            rows: Reads the first so many of them; None: all.
-            count: Counts them; None reads them all.
-            stream: Reads them as an Arrow stream (a PyCapsule); None makes it of the rows.
+            rows: Reads the first so many of them. None means all.
+            count: Counts them. None reads them all.
+            stream: Reads them as an Arrow stream (a PyCapsule). None makes it of the rows.
         """
         self._name = name
         self.columns = tuple(columns)
@@ -291,7 +292,7 @@ class Cluster:
 
     @property
     def at_ms(self) -> int | None:
-        """The moment that is shown, in milliseconds since the epoch; None is its end, or now."""
+        """The moment that is shown, in milliseconds since the epoch. None is its end, or now."""
         return self._snapshot.at_ms
 
     def at(self, moment: datetime | int | None) -> Cluster:
@@ -299,7 +300,7 @@ class Cluster:
         Return the cluster as it was at a moment.
 
         Args:
-            moment: With a time zone, or in milliseconds since the epoch; None is its end, or now.
+            moment: A time with a time zone, or in milliseconds since the epoch. None is its end, or now.
 
         Raises:
             ConfigError: The moment has no time zone.
@@ -322,12 +323,12 @@ class Cluster:
 
         Args:
             noun: The entity's name, singular or plural.
-            columns: These, in this order; None: all.
+            columns: The columns, in this order. None means all.
             where: Conditions that all must hold.
             order: Columns to sort by, with ``-`` before one that descends.
-            limit: Most rows; None: all.
-            every: Whether also those that Ray's own list leaves out: drivers among tasks, and attempts of which only a
-                part is known.
+            limit: The most rows. None means all.
+            every: Whether to take in the rows that Ray's own list leaves out, which are drivers among tasks, and
+                attempts of which only a part is known.
             equal: Columns with the value that each must have. Ids are hex, and names of states may be in any case.
 
         Raises:
@@ -337,7 +338,7 @@ class Cluster:
         entity = entity_of(noun)
         wanted = [column(entity, name) for name in columns] if columns is not None else list(shown(entity))
         names = [column.name for column in wanted]
-        conditions = self._conditions(entity, where, equal, every=every)
+        conditions = self._make_conditions(entity, where, equal, every=every)
         sort = ["-" * name.startswith("-") + column(entity, name.removeprefix("-")).name for name in order]
 
         def read(most: int | None) -> list[Row]:
@@ -355,9 +356,9 @@ class Cluster:
         return Table(entity.plural, names, read, count=count, stream=stream)
 
     def count(self, noun: str, *, where: Sequence[Condition] = (), every: bool = False, **equal: Any) -> int:
-        """Return how many rows there are; the arguments and errors are those of `rows`."""
+        """Return how many rows there are. The arguments and errors are those of `rows`."""
         entity = entity_of(noun)
-        return self._snapshot.count(entity.name, self._conditions(entity, where, equal, every=every))
+        return self._snapshot.count(entity.name, self._make_conditions(entity, where, equal, every=every))
 
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""
@@ -368,8 +369,8 @@ class Cluster:
         Return its logs.
 
         Args:
-            glob: What their names match; ``*`` stays within a directory, ``**`` is any.
-            node_id: Those of one node; None: of all.
+            glob: The pattern of their names. ``*`` stays within a directory, ``**`` is any.
+            node_id: The node. None means all.
         """
         return [LogFile(self._store, self.session, log) for log in self._store.logs(self.session, node_id, glob)]
 
@@ -391,15 +392,15 @@ class Cluster:
         moment = "" if self.at_ms is None else f" at {self.at_ms} ms"
         return f"<cluster {self.session}{moment}>"
 
-    def _conditions(
+    def _make_conditions(
         self, entity: Entity, where: Sequence[Condition], equal: Mapping[str, Any], *, every: bool
     ) -> list[Filter]:
         asked = [Filter(column(entity, name).name, op, value) for name, op, value in where]
-        asked += [self._equal(column(entity, name), entity, value) for name, value in equal.items()]
+        asked += [self._make_equal(column(entity, name), entity, value) for name, value in equal.items()]
         return [*(() if every else COUNTED.get(entity.name, ())), *asked]
 
-    def _equal(self, column: Column | Derived, entity: Entity, value: Any) -> Filter:
-        """Return the condition that a column has a value; one of an enumeration may be in any case."""
+    def _make_equal(self, column: Column | Derived, entity: Entity, value: Any) -> Filter:
+        """Return the condition that a column has a value. A value of an enumeration may be in any case."""
         condition = Filter(column.name, "=", value)
         if not isinstance(value, str) or not column.values:
             return condition
@@ -433,7 +434,7 @@ class LogFile:
         return self._store.read_log(self._session, self._log)
 
     def text(self) -> str:
-        """Return all of it; what is no UTF-8 is replaced."""
+        """Return all of it. Bytes that are no UTF-8 are replaced."""
         return b"".join(self.pieces()).decode(errors="replace")
 
     def __repr__(self) -> str:
@@ -461,7 +462,8 @@ def enumerated(column: Column | Derived, condition: Filter, is_there: Callable[[
     Args:
         column: The column.
         condition: The condition.
-        is_there: Whether any row is as a condition says. A newer Ray may have written a name that is not declared.
+        is_there: Tells whether any row is as a condition says. A newer Ray may have written a name that is not
+            declared.
 
     Raises:
         ConfigError: There is no such name, and no row has it.
@@ -477,7 +479,7 @@ def enumerated(column: Column | Derived, condition: Filter, is_there: Callable[[
 
 def event_types(types: Collection[str]) -> frozenset[str]:
     """
-    Return the event types that are asked for, in any case; none stands for all.
+    Return the event types that are asked for, in any case. None stands for all.
 
     Raises:
         ConfigError: There is none of that name.

@@ -345,12 +345,12 @@ class Destination(NamedTuple):
 
     @property
     def checkpoint_file(self) -> Path:
-        """Where the agent keeps how far it is."""
+        """The file in which the agent keeps its progress."""
         return Path(self.tail.state_dir).expanduser() / f"{self.name or 'checkpoint'}.sqlite"
 
     @property
     def dead_letters(self) -> Path:
-        """Where the agent keeps the lines that the broker will never take."""
+        """The directory of the lines that the broker will never take."""
         return Path(self.tail.state_dir).expanduser() / "dead-letters" / (self.name or "checkpoint")
 
 
@@ -380,7 +380,7 @@ class Setting(NamedTuple):
     name: str
     type: Any
     kind: str
-    """What it may be, in words: ``integer >= 1``."""
+    """Its allowed values, in words, e.g. ``integer >= 1``."""
     default: Any
     doc: str
 
@@ -396,12 +396,12 @@ class Setting(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """Its name on the command line; a table's ``dir`` goes by the table's name."""
+        """Its name on the command line. A table's ``dir`` goes by the table's name."""
         return "--" + (self.table if self.name == "dir" else self.name.replace("_", "-"))
 
     @property
     def common(self) -> bool:
-        """Whether many people set it, so that it is in the short help."""
+        """Whether it is in the short help, as many people set it."""
         return self.key in _COMMON
 
     @property
@@ -570,7 +570,7 @@ def _meant(error: str) -> str:
 
 
 _KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)$")
-"""What Kubernetes tells every pod of a namespace about a service named, say, ``raytrail-server``."""
+"""The variables that Kubernetes gives every pod of a namespace about a service named, say, ``raytrail-server``."""
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:

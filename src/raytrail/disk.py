@@ -1,5 +1,5 @@
 """
-Files of others, opened as what they are and where they are; and files of ours, which nobody else may read.
+Open files of others as what they are and where they are, and files of ours, which nobody else may read.
 
 Whoever may write into a directory that is read here can put a link, a FIFO, a socket or a device in a file's place, at
 any moment. One function opens all of them. It follows no link below the root that it is given, waits for nothing,
@@ -30,20 +30,21 @@ _KINDS = {
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ON_THE_WAY = _DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
-"""What lies below a directory may be readable where its names are not."""
+"""The files below a directory may be readable where its names are not."""
 
-# control characters; what breaks a line or turns its direction; bytes that are no UTF-8, as Python has them; the escape
+# control characters, characters that break a line or turn its direction, bytes that are no UTF-8, as Python has them,
+# and the escape
 _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udcff]+")
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 _SYNCED_WHOLE = ("ext4", "xfs")
-"""Where syncfs(2) waits for the disk, and tells what failed."""
+"""The first Linux whose syncfs(2) waits for the disk, and tells what failed."""
 
 PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700
 
 
 class Refused(OSError):
-    """What has a file's or a directory's name is something else; `strerror` says what."""
+    """Something else has a file's or a directory's name. `strerror` says what."""
 
 
 def kind(mode: int) -> str:
@@ -56,13 +57,13 @@ def kind(mode: int) -> str:
 
 def open_file(path: Path, root: Path, flags: int = os.O_RDONLY, mode: int = PRIVATE_FILE) -> int:
     """
-    Open a file, and nothing else; return its descriptor.
+    Open a file, and nothing else. Return its descriptor.
 
     Args:
         path: The file, which is below `root`.
-        root: What is below it is reached through directories alone. It may itself be a link, see `directory`.
-        flags: As of `os.open`; a descriptor never blocks, and is not inherited.
-        mode: Of a file that is made.
+        root: Files below it are reached through directories alone. It may itself be a link, see `directory`.
+        flags: The flags of `os.open`. A descriptor never blocks, and is not inherited.
+        mode: The mode of a file that is made.
 
     Raises:
         Refused: It is something else, or lies behind a link.
@@ -99,7 +100,7 @@ def _open_at(path: Path, above: int, flags: int, mode: int) -> int:
 @contextmanager
 def directory(path: Path, root: Path) -> Iterator[int]:
     """
-    Hold a directory open that is `root` or below it; give its descriptor, by which names in it can be opened.
+    Hold a directory open that is `root` or below it. Give its descriptor, by which names in it can be opened.
 
     `root` may be a link to a directory, of the user who made the link or made by root: a session that was moved to
     another disk. No other link is followed.
@@ -118,11 +119,11 @@ def directory(path: Path, root: Path) -> Iterator[int]:
 @contextmanager
 def listed(path: Path, root: Path) -> Iterator[dict[str, os.DirEntry[str]]]:
     """
-    Give what is in a directory, by name; the entries can be asked as long as it is held open.
+    Give the entries of a directory, by name. They can be asked as long as it is held open.
 
     Raises:
         Refused: As `directory`.
-        OSError: As `directory`; or it cannot be listed.
+        OSError: As `directory`, or it cannot be listed.
     """
     with directory(path, root) as there:
         fd = os.open(".", _DIRECTORY, dir_fd=there)
@@ -159,7 +160,7 @@ def make_directories(path: Path, root: Path) -> None:
 
 
 def _descend(path: Path, root: Path, *, make: bool = False) -> int:
-    """Open a directory below `root`, one step at a time; make what is missing, if that is asked for."""
+    """Open a directory below `root`, one step at a time. Make missing ones, if that is asked for."""
     fd = _open_root(root)
     if path == root:
         return fd
@@ -204,7 +205,7 @@ def _open_below(name: str, above: int, path: str) -> int:
         status = os.stat(name, dir_fd=above, follow_symlinks=False)
         raise _refused(f"{kind(status.st_mode)}, and no directory", path) from None
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK):  # what systems without O_PATH say of a link
+        if error.errno in (errno.ELOOP, errno.EMLINK):  # systems without O_PATH say this of a link
             raise _refused("a link, and no directory", path) from None
         raise
 
@@ -223,7 +224,7 @@ def _refused(what: str, path: Path | str) -> Refused:
 
 def make_private_directory(path: Path) -> None:
     """
-    Make a directory, and what is missing above it, for its owner alone, whatever the umask; one that is there stays.
+    Make a directory, and those missing above it, for its owner alone, whatever the umask. One that is there stays.
 
     Raises:
         OSError: It cannot be made.
@@ -238,13 +239,13 @@ def make_private_directory(path: Path) -> None:
                 continue
             raise
         if stat.S_IMODE(missing.stat().st_mode) != PRIVATE_DIRECTORY:
-            with suppress(OSError):  # of a file system that keeps no modes
+            with suppress(OSError):  # some file systems keep no modes
                 missing.chmod(PRIVATE_DIRECTORY)
 
 
 def open_private(path: Path, flags: int) -> int:
     """
-    Open a file, or make it for its owner alone, whatever the umask; return its descriptor.
+    Open a file, or make it for its owner alone, whatever the umask. Return its descriptor.
 
     Args:
         path: The file.
@@ -311,13 +312,13 @@ def sync_file_system(directory: Path) -> bool:
 
 
 def _kernel() -> tuple[int, int]:
-    """Return Linux's version; of another system, that of none."""
+    """Return Linux's version, or zeros on another system."""
     match = re.match(r"(\d+)\.(\d+)", os.uname().release) if os.uname().sysname == "Linux" else None
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _file_system(directory: Path) -> str:
-    """Return the kind of a directory's file system, e.g. ``ext4``; empty where nothing tells."""
+    """Return the kind of a directory's file system, e.g. ``ext4``. Empty where nothing tells."""
     device = os.stat(directory).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
@@ -335,10 +336,10 @@ def _file_system(directory: Path) -> str:
 @lru_cache(maxsize=10_000)
 def escape_name(name: str) -> str:
     r"""
-    Return a file's name as text that any JSON, header, table or terminal can hold; `unescape_name` gives it back.
+    Return a file's name as text that any JSON, header, table or terminal can hold. `unescape_name` gives it back.
 
-    A byte that is no UTF-8 is written ``\xNN``, with two hex digits. So are all bytes of a character that controls a
-    terminal, breaks a line or turns its direction, and of a backslash, which is ``\x5c``.
+    A byte that is no UTF-8 is written ``\xNN``, with two hex digits. All bytes of a character that controls a terminal,
+    breaks a line or turns its direction are written so, too, and those of a backslash, which is ``\x5c``.
 
     Args:
         name: As Python has names: bytes that are no UTF-8 are lone surrogates.

@@ -1,5 +1,5 @@
 """
-What flows along the line: a chunk of whole lines, and the byte ranges of the files that it came from.
+A chunk of whole lines flows along the line, with the byte ranges of the files that it came from.
 
 A chunk travels as a value (its lines, plain NDJSON, as Ray wrote them) and string headers:
 
@@ -23,9 +23,9 @@ FileId = str
 """
 Names an event file for good, across renames, copies and machines: ``<began>-<hash>``.
 
-``began`` is the ``timestamp`` of the file's first line (whole seconds, ten digits; zeros where the line has
-none), so that ids sort as the files of one writer rotated. ``hash`` is the BLAKE2b-128 hex digest of the
-session's name and the file's first line, which no other file has (every line carries a random event id).
+``began`` is the ``timestamp`` of the file's first line, in whole seconds with ten digits, or zeros where the line has
+none. Ids then sort as the files of one writer rotated. ``hash`` is the BLAKE2b-128 hex digest of the session's name and
+the file's first line, which no other file has (every line carries a random event id).
 
 A log's first line may be any other's, too. Its id is made of the session's name, its inode and the nanosecond of its
 birth, of which ``began`` is the second: the same across renames, another one for a copy.
@@ -42,13 +42,13 @@ UNKNOWN_SESSION = "session_unknown"
 """The session of what does not say whose it is, or says it with a name that no session has."""
 
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What reading JSON that anybody may have written raises where it is none, is no UTF-8, or nests too deep."""
+"""The errors of reading JSON that anybody may have written, where it is none, is no UTF-8, or nests too deep."""
 
 MOST_HEADERS_SHOWN = 500
 """How many characters of what somebody else wrote an error repeats."""
 
 SESSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
-"""What a session may be called: it names directories of the store, and parts of URLs. Ids of files look alike."""
+"""The form of a session's name, which names directories of the store, and parts of URLs. Ids of files look alike."""
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _SEGMENT = re.compile(r"([^:,]*):([0-9]{1,10}):([0-9]{1,19}):([0-9]{1,19})")
 _MOST_GENERATION = 2**31
@@ -56,7 +56,7 @@ _MOST_OFFSET = 2**50
 """A petabyte: far beyond any file, and within 64 bits where those of thousands are added up."""
 _SURROGATES: Final = "surrogatepass"
 _LONGEST_NAME = 1000
-"""Of a cluster and of a node, in characters."""
+"""The longest names of a cluster and of a node, in characters."""
 
 
 class Segment(NamedTuple):
@@ -68,7 +68,7 @@ class Segment(NamedTuple):
 
     file: FileId
     generation: int
-    """0; one more each time the file was seen to shrink while its first line stayed."""
+    """0, and one more each time the file was seen to shrink while its first line stayed."""
     start: int
     length: int
 
@@ -87,16 +87,18 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     cluster: str
-    """The name its operator gave the cluster; may be empty. A session's name tells clusters apart."""
+    """The name its operator gave the cluster. It may be empty. A session's name tells clusters apart."""
     session: str
     """Ray's session, e.g. ``session_2026-11-23_07-40-30_867494_13129``."""
     node_id: str
-    """Hex id of the node whose agent read the lines; empty where it could not be known."""
+    """Hex id of the node whose agent read the lines. Empty where it could not be known."""
     event_type: str
-    """What the file's name says: ``TASK`` for ``event_EXPORT_TASK_123.log``; ``LOG`` for bytes of logs."""
+    """
+    The type in the file's name, e.g. ``TASK`` for ``event_EXPORT_TASK_123.log``. ``LOG`` stands for bytes of logs.
+    """
     segments: tuple[Segment, ...]
     data: bytes
-    """Lines, each ending in a newline; of logs, bytes that may end anywhere."""
+    """Lines, each ending in a newline. Bytes of logs may end anywhere."""
 
     def headers(self) -> dict[str, str]:
         """Return everything but the lines, for the wire."""
@@ -195,10 +197,10 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
-    """What arrived in place of a chunk and cannot be stored as one: as it came, and why."""
+    """Data that arrived in place of a chunk and cannot be stored as one, as it came, and why."""
 
     place: str
-    """Where it lay, e.g. ``kafka://host/topic, partition 3, offset 17``."""
+    """The place that it lay in, e.g. ``kafka://host/topic, partition 3, offset 17``."""
     reason: str
     headers: Mapping[str, str]
     """As far as they are text."""
@@ -206,7 +208,7 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def session(self) -> str:
-        """Whose it says it is; `UNKNOWN_SESSION` where it says none, or one that cannot be."""
+        """The session that it names. `UNKNOWN_SESSION` stands for none, or for one that cannot be."""
         name = self.headers.get("session", "")
         return name if SESSION_NAME.fullmatch(name) else UNKNOWN_SESSION
 
@@ -221,7 +223,7 @@ def received(headers: Mapping[str, str | bytes], data: bytes, place: str) -> Chu
     Args:
         headers: As they came.
         data: As it came.
-        place: Where it lay, for whoever looks into what was set aside.
+        place: The place that it lay in, for people who look into it.
     """
     texts = {name: value if isinstance(value, str) else header_text(value) for name, value in headers.items()}
     try:
@@ -236,7 +238,7 @@ def encoded(header: str) -> bytes:
 
 
 def header_text(raw: bytes) -> str:
-    """Return a header as `encoded` was given it; others may have sent any bytes."""
+    """Return a header as `encoded` was given it. Others may have sent any bytes."""
     try:
         return raw.decode("utf-8", _SURROGATES)
     except UnicodeDecodeError:

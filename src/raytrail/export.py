@@ -1,11 +1,11 @@
 """
-What Ray must be told so that it writes down what happens: the one place that names Ray's own settings.
+The settings of Ray that make it write down what happens. No other place names Ray's own settings.
 
     settings("full").environment      for `ray start` on every node, and for every driver
     settings("full").system_config    for `ray start --head`: from there it reaches C++ on all nodes, and any driver
 
-Both are needed. Ray's Python reads the environment only, and so does a driver that starts a Ray of its own; a driver
-that joins a cluster without the variables is reached by the system config only. Where both say something, the system
+Both are needed. Ray's Python reads the environment only, and so does a driver that starts a Ray of its own. A driver
+that joins a cluster without the variables is reached by the system config only. If both set something, the system
 config wins (RayConfig::initialize).
 
 Names, defaults and effects are those of Ray 2.60 (ray_config_def.h, task_event_buffer.cc, ray_constants.py).
@@ -40,7 +40,7 @@ TYPES = (*RAY_TYPES, *HOOKED_TYPES, *PROBED_TYPES)
 
 SWITCH = "enable_export_api_write"
 SOME = "enable_export_api_write_config"
-"""Which types to write; Ray reads it only while `SWITCH` is off."""
+"""The types to write. Ray reads it only while `SWITCH` is off."""
 PRELOADED = "preload_python_modules"
 PRELOAD = "raytrail.sources.preload"
 BATCH = "export_task_events_write_batch_size"
@@ -53,7 +53,7 @@ TRAIN = "RAY_TRAIN_ENABLE_STATE_TRACKING"
 SOURCES = "RAYTRAIL_SOURCES_TYPES"
 
 SILENCING = {
-    # gcs_actor.cc and its like; task_event_buffer.cc
+    # see gcs_actor.cc and its like, and task_event_buffer.cc
     "enable_ray_event": "ACTOR, NODE and DRIVER_JOB",
     "enable_core_worker_ray_event_to_aggregator": "TASK",
     "enable_ray_task_event_recorder": "TASK",
@@ -63,13 +63,13 @@ HTTP_SWITCHES = {
     "enable_ray_event": ("ACTOR", "NODE", "DRIVER_JOB", "WORKER"),
     "enable_core_worker_ray_event_to_aggregator": ("TASK",),
 }
-"""What makes Ray post events over HTTP, and not write them: each with the event types that then come so."""
+"""The switches that make Ray post events over HTTP, and not write them, each with the event types that then come so."""
 HTTP_SINCE = (2, 52)
-"""The first Ray that does; an older one does not start with these switches in its system config."""
+"""The first Ray that does. An older one does not start with these switches in its system config."""
 HTTP_ADDRESS = "RAY_DASHBOARD_AGGREGATOR_AGENT_EVENTS_EXPORT_ADDR"
-"""Where each node's aggregator agent posts to (ray/dashboard/modules/aggregator/aggregator_agent.py)."""
+"""The URL that each node's aggregator agent posts to (ray/dashboard/modules/aggregator/aggregator_agent.py)."""
 HTTP_TYPES = "RAY_DASHBOARD_AGGREGATOR_AGENT_EXPOSABLE_EVENT_TYPES"
-"""Which of its own types; by default not those of profiles."""
+"""The types of its own that it posts. By default those of profiles are not among them."""
 ROTATION = ("RAY_EXPORT_EVENT_MAX_FILE_SIZE_BYTES", "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT")
 """Ray reads these numbers as yes or no (ray_constants.py): files never rotate, or at each byte."""
 
@@ -95,9 +95,9 @@ class Setting(NamedTuple):
     default: Any
     """Ray's own."""
     values: Mapping[str, Any]
-    """By profile; where one is not named, the default stays."""
+    """The values by profile. A profile that is not named keeps the default."""
     doc: str
-    """What it is for."""
+    """Its purpose."""
 
     @property
     def variable(self) -> str:
@@ -105,7 +105,7 @@ class Setting(NamedTuple):
         return f"RAY_{self.name}"
 
     def text_in(self, wanted: RaySettings) -> str | None:
-        """Return its value among settings, as text; None where they leave it to Ray."""
+        """Return its value among settings, as text, or None where they leave it to Ray."""
         return wanted.environment.get(self.variable)
 
 
@@ -139,7 +139,7 @@ SETTINGS = (
 
 
 class RaySettings(NamedTuple):
-    """What one Ray is to be told."""
+    """The settings for one Ray."""
 
     environment: Mapping[str, str | None]
     """None: it must not be set."""
@@ -153,7 +153,7 @@ def settings(profile: str = "full", types: Collection[str] = TYPES, *, http_even
     Args:
         profile: One of `PROFILES`.
         types: Event types, of `TYPES`.
-        http_events: The URL to post to what `HTTP_SWITCHES` names; empty leaves all to files.
+        http_events: The URL to post to what `HTTP_SWITCHES` names. Empty leaves all to files.
     """
     config: dict[str, Any] = {SWITCH: set(RAY_TYPES) <= set(types)}
     if not config[SWITCH]:
@@ -194,7 +194,8 @@ def in_environment(wanted: RaySettings, environ: Mapping[str, str]) -> tuple[dic
     """
     Return an environment with these settings, and what is to be said about it.
 
-    How events are written (`SETTINGS`) stays as it is set there; which are written is what was asked for.
+    The way events are written (`SETTINGS`) stays as it is set there. The types that are written are those that were
+    asked for.
     """
     merged = {name: value for name, value in environ.items() if wanted.environment.get(name, "") is not None}
     kept = {setting.variable for setting in SETTINGS} & environ.keys()
@@ -227,9 +228,9 @@ def in_system_config(
     Return a system config with these settings, and what is to be said about it.
 
     Args:
-        wanted: What is wanted; off wins over what is given, and all else gives way to it.
+        wanted: The wanted settings. Off wins over the given ones, and all else gives way to them.
         given: The one that Ray would have had.
-        environ: Ray's environment; what it says of `SETTINGS` must not be overruled.
+        environ: Ray's environment. Its values of `SETTINGS` must not be overruled.
     """
     modules = _modules(given.get(PRELOADED, []), wanted)
     preloaded = {PRELOADED: modules} if modules or PRELOADED in given else {}
@@ -252,7 +253,7 @@ def exports(wanted: RaySettings) -> bool:
 
 
 def loss(name: str, value: object) -> str:
-    """Return what a setting of Ray's makes the event files lose, in a few words; nothing where it is harmless."""
+    """Return what a setting of Ray's makes the event files lose, in a few words, or nothing where it is harmless."""
     number = as_number(value)
     if name == SWITCH and not is_on(value):
         return "C++ exports nothing: no tasks, actors, nodes and driver jobs"
@@ -282,7 +283,7 @@ def is_on(value: object) -> bool:
 
 
 def as_number(value: object) -> int | None:
-    """Return a number as Ray reads it; None where it is none."""
+    """Return a number as Ray reads it, or None where it is none."""
     try:
         return int(str(value))
     except ValueError:

@@ -16,11 +16,11 @@ from raytrail.store import Store
 log = logging.getLogger(__name__)
 
 WAITING = 64
-"""Most chunks that wait for the store; above that the broker keeps them."""
+"""The most chunks that wait for the store. Above that the broker keeps them."""
 
 
 async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: asyncio.Event, *, group: str) -> None:
-    """Append what arrives, acknowledge it once it is durable, and fold; until `stop` is set."""
+    """Append what arrives, acknowledge it once it is durable, and fold, until `stop` is set."""
     waiting: asyncio.Queue[Delivery] = asyncio.Queue(WAITING)
     own = OwnGroup(subscriber, store.id, store.left_plain_group if store.read_in_plain_group else None)
     consuming = asyncio.create_task(_consume(own, waiting, group, config))

@@ -8,9 +8,9 @@ from raytrail.errors import EventError
 from raytrail.event import UNDECODABLE
 
 MOST = 500_000
-"""Most records that are taken at once; 65 MB of events are fewer."""
+"""The most records that are taken at once. 65 MB of events are fewer."""
 LEAST_BYTES = 64
-"""Of more than a few records, what they are long on average, at least; no event is as short."""
+"""The least average length of records, where there are more than a few. No event is as short."""
 FEW = 1_000
 _OBJECT_BYTES = 16
 """The same of all objects, those within records too: what may be counted without taking much memory for it."""
@@ -27,7 +27,7 @@ def check(count: int, size: int) -> None:
     Refuse what costs more than it can be worth.
 
     Args:
-        count: Of records, or lines.
+        count: The number of records, or lines.
         size: Bytes that they lie in.
 
     Raises:
@@ -44,7 +44,7 @@ def array(body: bytes) -> list[msgspec.Raw]:
     Return what a JSON array holds, undecoded.
 
     Raises:
-        EventError: It is none, or holds too much; a long one, anything but objects.
+        EventError: It is none, or holds too much, or is a long one with anything but objects.
     """
     try:
         if body.count(b",") > _COMMAS:

@@ -21,10 +21,10 @@ from collections.abc import Callable
 PER_MINUTE = 10
 """Wrong tries that are answered as such, unless a setting says otherwise."""
 ADDRESSES = 4096
-"""Most addresses that are remembered; the one that was heard of longest ago is forgotten first."""
+"""The most addresses that are remembered. The one that was heard of longest ago is forgotten first."""
 _MINUTE = 60.0
 _NETWORK_BITS = 64
-"""What one user of IPv6 is given at least, and may take any address of."""
+"""The least network that one user of IPv6 is given, who may take any address of it."""
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +51,14 @@ class Tries:
         Count a wrong try, and return in how many seconds to come back: 0 while there are few of them.
 
         Args:
-            address: Where it came from. What is no address counts as one, whatever it is.
+            address: The address it came from. Anything that is no address counts as one, whatever it is.
         """
         network = _network(address)
         with self._lock:
             now = self._clock()
             used = max(now, self._used.pop(network, now))
             wait = used + self._seconds - now - _MINUTE
-            over = wait > 0.001  # of a sum of many, less is rounding
+            over = wait > 0.001  # a smaller part of a sum of many is rounding
             self._used[network] = used if over else used + self._seconds
             if len(self._used) > ADDRESSES:
                 self._used.popitem(last=False)

@@ -47,7 +47,7 @@ class Frame:
 
         Args:
             piece: As it was sent.
-            most_bytes: How many bytes are wanted; whoever gets as many, or more, is to ask no further.
+            most_bytes: How many bytes are wanted. A caller that gets as many, or more, should ask no further.
 
         Raises:
             ZstdError: It cannot be read, or comes after the frame's end.

@@ -705,7 +705,7 @@ def test_what_was_counted_when_it_was_sealed_is_what_counting_gives_at_every_mom
 
         plain = [counted(at_ms) for at_ms in moments]
         store.cache(SESSION)
-        assert store.snapshot(SESSION)._tally(ENTITIES["task"]) is not None
+        assert store.snapshot(SESSION)._find_tally(ENTITIES["task"]) is not None
         assert [counted(at_ms) for at_ms in moments] == plain
 
 
@@ -714,7 +714,7 @@ def test_what_is_nearly_each_of_a_kind_of_its_own_is_not_counted_beforehand(stor
     store.seal(SESSION)
     store.cache(SESSION)
     snapshot = store.snapshot(SESSION)
-    assert snapshot._tally(ENTITIES["task"]) is None
+    assert snapshot._find_tally(ENTITIES["task"]) is None
     assert snapshot.group("task", ["state"]) == [{"state": "FINISHED", "count": 5}]
 
 
@@ -835,7 +835,7 @@ def test_the_cache_of_what_an_older_version_sealed_has_what_that_did_not_work_ou
     forget(tmp_path, "task", "_earliest_ns", "sealed-*")
     with Store.open(tmp_path, StoreConfig(threads=1), write=True) as store:
         store.cache(SESSION)
-        assert store.snapshot(SESSION)._table(ENTITIES["task"]) is not None
+        assert store.snapshot(SESSION)._find_table(ENTITIES["task"]) is not None
         assert only(store, "task", 10**15)["state"] == "FINISHED"
 
 

@@ -89,7 +89,7 @@ class Agent:
         Bring what runs to what is wanted: begin, change or finish.
 
         Raises:
-            ConfigError: A destination cannot be used, or there is none; nothing was changed.
+            ConfigError: A destination cannot be used, or there is none. Nothing was changed.
         """
         wanted = _name_destinations(config)
         brokers = self._connect_changed(wanted)
@@ -153,7 +153,7 @@ class Agent:
         return begun
 
     async def _reload(self) -> None:
-        """Read the settings again; where they are wrong, what runs goes on as it is."""
+        """Read the settings again. If they are wrong, the running ones stay."""
         try:
             config = self._load()
             await self._apply(config)
@@ -173,7 +173,7 @@ class Agent:
             future.result()
 
     async def _finish(self, probing: asyncio.Future[None]) -> None:
-        """Ship what is left, in the time there is; first of all wait for Ray, if it is told to stop as well."""
+        """Ship what is left, in the time there is. First wait for Ray, if it is told to stop as well."""
         now = time.monotonic()
         ends = {name: now + shipping.destination.agent.drain_seconds for name, shipping in self.shippings.items()}
         least = 0.0
@@ -181,7 +181,7 @@ class Agent:
             last, least = min(ends.values(), default=0), 1.0
             while await self._ray_runs() and time.monotonic() < last:  # noqa: ASYNC110 (Ray's end sets no event here)
                 await asyncio.sleep(_LOOK_SECONDS / 4)
-        probing.cancel()  # what they write last is shipped, too
+        probing.cancel()  # the lines that they write last are shipped, too
         await asyncio.wait([probing])
         await self._receiving.aclose()
         for name, shipping in self.shippings.items():
@@ -191,7 +191,7 @@ class Agent:
         self._see_who_ended()
 
     async def _end_with_ray(self, stop: asyncio.Event) -> None:
-        """Tell the agent to stop once Ray, which did run, has ended; never, unless that is asked for."""
+        """Tell the agent to stop once Ray, which did run, has ended. Do so only if that is asked for."""
         ran = False
         with suppress(asyncio.CancelledError):
             while True:

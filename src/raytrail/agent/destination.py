@@ -28,8 +28,8 @@ class Shipping:
     One destination: what is read for it, how far it is, and what it is published through.
 
     Args:
-        destination: Where to, and how.
-        pubsub: Its broker; None makes it from the URL.
+        destination: The destination, with its settings.
+        pubsub: Its broker. None makes it from the URL.
         patient: Wait also for a broker that does not let us in: others must not end for it.
 
     Raises:
@@ -38,7 +38,7 @@ class Shipping:
 
     def __init__(self, destination: Destination, pubsub: PubSub | None = None, *, patient: bool = False) -> None:
         self.destination = destination
-        self.outlet = Outlet(pubsub or connect(destination.agent.to), self._dead_letters, patient=patient)
+        self.outlet = Outlet(pubsub or connect(destination.agent.to), self._open_dead_letters, patient=patient)
         self.checkpoint = Checkpoint(destination.checkpoint_file)
         try:
             self.tailer = Tailer(destination.tail, self.checkpoint)
@@ -96,7 +96,7 @@ class Shipping:
         self.destination = destination._replace(tail=tail)
 
     def figures(self) -> dict[str, Any]:
-        """Return how it stands; may be called from any thread."""
+        """Return its state. It may be called from any thread."""
         outlet, tailer = self.outlet, self.tailer
         return {
             "to": shown(self.destination.agent.to),
@@ -109,7 +109,7 @@ class Shipping:
             "refused_events": outlet.refused_events,
         }
 
-    def _dead_letters(self) -> PubSub:
+    def _open_dead_letters(self) -> PubSub:
         where = quote(str(self.destination.dead_letters.absolute()))
-        # somebody is to look at them, whenever that is; the broker would delete what nobody reads after a week
+        # somebody has to look at them, whenever that is. The broker would delete after a week what nobody reads
         return connect(f"file://{where}?retain_seconds={_DEAD_LETTERS_SECONDS}")

@@ -12,14 +12,14 @@ from raytrail.pubsub import Publisher
 
 class InFlight:
     """
-    What is being published.
+    The chunks that are being published.
 
     `asyncio.wait` would look at all that is under way each time that one ends, so each tells of itself.
     """
 
     def __init__(self, publisher: Publisher) -> None:
         self.bytes = 0
-        """Of the lines that are under way."""
+        """The bytes of the lines that are under way."""
         self._publisher = publisher
         self._sent: dict[asyncio.Future[None], Chunk] = {}
         self._ended: deque[asyncio.Future[None]] = deque()

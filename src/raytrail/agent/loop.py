@@ -26,7 +26,7 @@ IDLE_SECONDS, BUSY_SECONDS = 0.5, 0.05  # the longest wait of a round: for files
 async def drain(
     tailer: Tailer, checkpoint: Checkpoint, publisher: Publisher, config: AgentConfig, progress: Progress
 ) -> int:
-    """Publish what is there now, telling `progress` the bytes done; return those of unfinished last lines."""
+    """Publish what is there now, telling `progress` the bytes done. Return the bytes of unfinished last lines."""
     stop = asyncio.Event()
     stop.set()
     config = msgspec.structs.replace(config, drain_seconds=math.inf)
@@ -42,7 +42,7 @@ async def run(
     *,
     progress: Progress = lambda _: None,
 ) -> int:
-    """Publish what is new until `stop`, then what is left; return the bytes that remain. `current` may change."""
+    """Publish what is new until `stop`, then what is left. Return the bytes that remain. `current` may change."""
     shipper = _Shipper(tailer, checkpoint, publisher, current, progress)
     try:
         while not stop.is_set():
@@ -67,10 +67,10 @@ class _Shipper:
         self._retry_at = 0.0
         """Nothing is sent before this time: the broker failed."""
         self._away = False
-        """Whether the broker failed when it last answered."""
+        """Whether the broker's last answer was a failure."""
 
     async def round(self, idle_seconds: float) -> bool:
-        """Do what can be done now; return whether everything is published."""
+        """Do what can be done now. Return whether everything is published."""
         all_sent = await self._send(idle_seconds)
         await self._settle()
         if self._checkpoint.due:
@@ -82,19 +82,19 @@ class _Shipper:
         return done
 
     async def finish(self) -> None:
-        """Publish what is left, then the last report; for `drain_seconds` at most."""
+        """Publish what is left, then the last report, for `drain_seconds` at most."""
         ends_at = time.monotonic() + self._current().drain_seconds
         await asyncio.to_thread(self._tailer.look, last=True)
-        if await self._all_sent(ends_at):
+        if await self._send_all(ends_at):
             await self._report()
-            await self._all_sent(ends_at)
+            await self._send_all(ends_at)
 
     async def aclose(self) -> None:
         """Give up what is under way, and write down what was acknowledged."""
         await self._flight.cancel()
         await asyncio.to_thread(self._checkpoint.commit)
 
-    async def _all_sent(self, ends_at: float) -> bool:
+    async def _send_all(self, ends_at: float) -> bool:
         while time.monotonic() < ends_at:
             if await self.round(BUSY_SECONDS):
                 return True
@@ -103,16 +103,16 @@ class _Shipper:
     def _must_wait(self) -> bool:
         return time.monotonic() < self._retry_at
 
-    def _room(self) -> int:
-        """Return how many bytes may be read now; 0 where they are not worth a round."""
+    def _measure_room(self) -> int:
+        """Return how many bytes may be read now, or 0 where they are not worth a round."""
         most = self._current().in_flight_bytes
         room = most - self._flight.bytes
         worth = max(most // 4, self._tailer.config.chunk_bytes)
         return 0 if self._must_wait() or (self._flight and room < worth) else room
 
     async def _send(self, idle_seconds: float) -> bool:
-        """Read and send what there is room for; return whether the files were looked at and held no more."""
-        if not (room := self._room()):
+        """Read and send as much as there is room for. Return whether the files were looked at and held no more."""
+        if not (room := self._measure_room()):
             return False
         wait_seconds = 0.0 if self._flight or self._reports else idle_seconds
         taken = await asyncio.to_thread(self._tailer.take, room, wait_seconds)
@@ -122,7 +122,7 @@ class _Shipper:
         return taken is not None and not chunks
 
     async def _settle(self) -> None:
-        """Acknowledge what the broker has stored; have the rest read again."""
+        """Acknowledge what the broker has stored. Have the rest read again."""
         if not (self._flight or self._must_wait()):
             return
         for chunk, error in await self._flight.ended(BUSY_SECONDS):

@@ -104,14 +104,14 @@ class AgentCollector(Collector):
 @contextmanager
 def answering(listen: str, agent: Agent) -> Iterator[str]:
     """
-    Answer over HTTP meanwhile, from a thread of its own; give the URL.
+    Answer over HTTP meanwhile, from a thread of its own. Give the URL.
 
     ``/healthz`` is 200 while the agent's loop turns. A broker that is away is no ill health, as a restart would
     not bring it back: it is told in the answer.
 
     Args:
-        listen: ``host:port``; port 0 takes a free one.
-        agent: Whose figures.
+        listen: ``host:port``. Port 0 takes a free one.
+        agent: The agent of the figures.
 
     Raises:
         ConfigError: One cannot listen there.
@@ -150,14 +150,14 @@ class _Answers:
     def _answer_health(self) -> tuple[int, str, bytes]:
         health: dict[str, object] = {"status": "ok"}
         try:
-            figures = asyncio.run_coroutine_threadsafe(self._figures(), self._loop)
+            figures = asyncio.run_coroutine_threadsafe(self._collect_figures(), self._loop)
             health["destinations"] = figures.result(_ANSWER_SECONDS)
         except concurrent.futures.TimeoutError:
             health["status"] = f"the agent's loop has not turned for {_ANSWER_SECONDS:g} seconds"
         status = 200 if health["status"] == "ok" else 503
         return status, "application/json", json.dumps(health, indent=2).encode() + b"\n"
 
-    async def _figures(self) -> dict[str, object]:
+    async def _collect_figures(self) -> dict[str, object]:
         return {shipping.label: shipping.figures() for shipping in self._agent.shippings.values()}
 
 

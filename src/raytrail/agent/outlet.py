@@ -1,4 +1,8 @@
-"""What an agent publishes through: one broker, its figures, and a place for the lines that it will never take."""
+"""
+The way an agent publishes.
+
+It has one broker, its figures, and a place for the lines that the broker will never take.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,15 @@ class Outlet:
     """
     A publisher that no line can stop.
 
-    A chunk that the broker refuses for good is halved until it is known which lines it refuses. Those are stored
-    as dead letters, each a chunk of its own, and said in the log; the rest is published. Logs are halved anywhere, down
+    A chunk that the broker refuses for good is halved until it is known which lines it refuses. Those are stored as
+    dead letters, each a chunk of its own, and named in the log. The rest is published. Logs are halved anywhere, down
     to a kilobyte.
 
     Args:
         pubsub: The broker. It is the outlet's to close.
-        dead_letters: Makes what keeps refused lines; called when there is one.
-        patient: Take every failure for one that passes, a wrong password too; else only from the first chunk on
-            that was stored.
+        dead_letters: Makes the place for refused lines. It is called when there is one.
+        patient: Take every failure for one that passes, a wrong password too. Otherwise do so only after the first
+            chunk that was stored.
     """
 
     def __init__(self, pubsub: PubSub, dead_letters: Callable[[], PubSub], *, patient: bool = False) -> None:
@@ -39,21 +43,22 @@ class Outlet:
         self.refused_events = 0
         self.refused_bytes = 0
         self.failure = ""
-        """What the broker last said, as long as nothing was stored since."""
+        """The broker's last error, as long as nothing was stored since."""
         self.stored_at = time.monotonic()
-        """When it last stored something; at first, when this was made."""
+        """When it last stored something, or at first when this was made."""
         self._pubsub = pubsub
         self._make_dead_letters = dead_letters
         self._patient = patient
         self._dead_letters: PubSub | None = None
-        self._under_way: dict[PubSub, int] = {pubsub: 0}  # what is under way at each, one that was replaced included
+        self._under_way: dict[PubSub, int] = {pubsub: 0}  # of each broker, one that was replaced included
 
     async def publish(self, chunk: Chunk) -> None:
         """
         Publish one chunk, whatever it takes.
 
         Raises:
-            PublishError: It was not stored; send all of it again. Of what is sent twice, the store knows the ranges.
+            PublishError: It was not stored. Send all of it again. The store knows the ranges of chunks that are sent
+                twice.
             ConfigError: The broker does not let us in, or the like, and never did.
         """
         pubsub = self._pubsub
@@ -77,7 +82,7 @@ class Outlet:
                 await pubsub.aclose()
 
     async def change(self, pubsub: PubSub) -> None:
-        """Publish to another broker from now on. What is under way at the old one ends there; then it is closed."""
+        """Publish to another broker from now on. Chunks under way at the old one end there. Then it is closed."""
         old, self._pubsub = self._pubsub, pubsub
         self._under_way[pubsub] = 0
         if not self._under_way[old]:
@@ -110,7 +115,7 @@ class Outlet:
 
 
 def _middle(chunk: Chunk) -> int:
-    """Return where to halve a chunk's lines; 0 where there is but one."""
+    """Return where to halve a chunk's lines, or 0 where there is only one line."""
     if chunk.event_type == LOG:
         return len(chunk.data) // 2 if len(chunk.data) > _LEAST_LOG_BYTES else 0
     middle = 0

@@ -3,8 +3,8 @@ A node's probe as a process: what `raytrail.agent.probes` starts, and nobody els
 
     python -m raytrail.agent.probe_process '{"session_dir": ..., "gcs_address": ..., ...}'
 
-Its standard input is held open by its parent and nothing comes through it. What keeps it from asking it says on
-standard output, for the parent to log; it ends with 0 when its raylet or its parent has.
+Its standard input is held open by its parent and nothing comes through it. It says on standard output what keeps it
+from asking, for the parent to log. It ends with 0 when its raylet or its parent has.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Raylet(NamedTuple):
     pid: int
     """0 where its processes are not to be seen from here, but its socket is."""
     is_head: bool
-    """Whether its cluster's GCS runs here, too."""
+    """Whether the GCS of its cluster runs here, too."""
 
 
 def wanted(sources: SourcesConfig) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def raylets(temp_dirs: Iterable[Path], proc: Path = processes.PROC) -> Iterator[
     """
     Yield the raylets of this node whose sessions are in one of Ray's temporary directories.
 
-    Where an agent sees the processes of other pods, too, theirs are left to their agents.
+    An agent that also sees the processes of other pods leaves those to their agents.
     """
     here = [process for process in processes.processes(proc) if process.name == "raylet"]
     seen = discovery.running(proc)
@@ -114,8 +114,8 @@ class Probes:
         Go on by these settings.
 
         Args:
-            sources: What is to be written, and how often it is asked for.
-            temp_dirs: Ray's temporary directories whose sessions are exported; none where export is off.
+            sources: The event types to write, and how often to ask for them.
+            temp_dirs: Ray's temporary directories whose sessions are exported. It is empty where export is off.
         """
         before, self._sources, self._temp_dirs = self._sources, sources, frozenset(temp_dirs)
         self._changed.set()
@@ -123,13 +123,15 @@ class Probes:
             await self.aclose()  # those that are wanted are started anew
 
     async def run(self) -> None:
-        """Look again and again which raylets there are; until cancelled."""
+        """Look again and again which raylets there are, until cancelled."""
         try:
             while True:
                 seen = await asyncio.to_thread(self._see) if wanted(self._sources) else []
                 # by the settings of now, which may have changed meanwhile
                 present = {
-                    raylet for raylet in seen if raylet.session_dir.parent in self._temp_dirs and self._types(raylet)
+                    raylet
+                    for raylet in seen
+                    if raylet.session_dir.parent in self._temp_dirs and self._choose_types(raylet)
                 }
                 for raylet in self._kept.keys() - present:
                     await _end(self._kept.pop(raylet, None))
@@ -151,15 +153,15 @@ class Probes:
     def _see(self) -> list[Raylet]:
         return list(raylets(self._temp_dirs))
 
-    def _types(self, raylet: Raylet) -> tuple[str, ...]:
-        # what is told for all nodes is asked for by the head
+    def _choose_types(self, raylet: Raylet) -> tuple[str, ...]:
+        # the head asks for the event types that are the same for all nodes
         return tuple(event_type for event_type in wanted(self._sources) if event_type not in OF_HEAD or raylet.is_head)
 
     async def _keep(self, raylet: Raylet) -> None:
         """Have a probe of this raylet running until it ends well, which is when the raylet has."""
         probe = Probe(
             *(str(raylet.session_dir), raylet.gcs_address, raylet.node_id, raylet.pid),
-            types=self._types(raylet),
+            types=self._choose_types(raylet),
             sources=self._sources,
         )
         wait_seconds, last_message = _RETRY_SECONDS, ""

@@ -1,4 +1,4 @@
-"""What Ray's HTTP export posts, taken for as long as the agent runs and its settings say so."""
+"""Take what Ray's HTTP export posts, for as long as the agent runs and its settings say so."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Receiving:
         Go on by these settings.
 
         Args:
-            sources: Where to listen, and for whom.
+            sources: The address to listen on, and the token of senders.
             temp_dirs: Ray's temporary directories, in whose sessions events are written.
-            state_dir: Where to keep those that cannot be read.
+            state_dir: The directory for events that cannot be read.
 
         Raises:
             ConfigError: One cannot listen there.

@@ -117,7 +117,7 @@ class _Main(click.Group):
                 ctx.exit(USAGE)
             ctx.exit(DIFFERENT if isinstance(error, NotFoundError) else BROKEN)
         except BrokenPipeError:
-            # `| head` has seen enough; Python would complain once more when it closes stdout
+            # `| head` has seen enough. Python would complain once more when it closes stdout
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(OK)
         except OSError as error:

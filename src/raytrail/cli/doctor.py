@@ -43,7 +43,7 @@ from raytrail.tail.processes import Process, Session
 from raytrail.terminal import note, options, printing, times
 
 BACKUPS = 20
-"""Backups that Ray keeps of each file; the next rotation deletes the oldest."""
+"""Backups that Ray keeps of each file. The next rotation deletes the oldest."""
 BACKUPS_TO_SPARE = 4
 FLUSH_SECONDS = 5.0
 """After this long a process that exports has written something (Ray writes once a second)."""
@@ -56,7 +56,7 @@ DRIVER_CURE = "start drivers with `raytrail run -- python ...`, or with the envi
 
 
 class Finding(NamedTuple):
-    """What one check says."""
+    """The result of one check."""
 
     check: str
     verdict: Literal["ok", "warn", "bad"]

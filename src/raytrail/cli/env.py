@@ -13,7 +13,7 @@ from raytrail.export import RaySettings
 from raytrail.terminal import options
 
 VARIABLE = "RAYTRAIL_RAY_SYSTEM_CONFIG"
-"""Holds the system config for a shell; Ray itself reads none from its environment."""
+"""Holds the system config for a shell. Ray itself reads none from its environment."""
 
 
 def _shell(wanted: RaySettings) -> Iterator[str]:

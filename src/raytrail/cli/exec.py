@@ -61,7 +61,7 @@ def _environment(address: str, gcs: str) -> Mapping[str, str]:
         **os.environ,
         "RAY_ADDRESS": gcs,  # which wins over --address, so all that asks a GCS asks ours
         "RAY_API_SERVER_ADDRESS": address,  # which wins over RAY_ADDRESS
-        "RAY_DASHBOARD_ADDRESS": address,  # of `serve`
+        "RAY_DASHBOARD_ADDRESS": address,  # the address for `serve`
     }
 
 
@@ -112,7 +112,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         with suppress(ProcessLookupError):
             child.send_signal(number)
 
-    # Ctrl-C in a terminal reaches the command by itself; whether that ends it, it decides
+    # Ctrl-C in a terminal reaches the command by itself. The command decides whether that ends it
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
         signal.SIGTERM: signal.signal(signal.SIGTERM, forward),

@@ -31,7 +31,7 @@ from raytrail.terminal import note, options, printing, stores
 from raytrail.terminal.progress import progress
 
 _Unread = Mapping[tuple[str, int], tuple[int, int, str]]
-"""Of files and their generations, from where on one is not read to its end, how much that is, and why."""
+"""By files and their generations, the offset from which one is not read to its end, how many bytes that is, and why."""
 
 NO_EVENTS = "no events; its files are empty, since Ray's export was off"
 
@@ -123,14 +123,14 @@ def _print(results: Sequence[tuple[str, Cluster, Sequence[LedgerRow]]], before: 
 
 
 class _There(NamedTuple):
-    """What there is to import."""
+    """The sessions to import."""
 
     names: dict[str, str]
     """The sessions that Ray left, each with the reason why its events cannot be read. The reason is mostly empty."""
     on_disk: list[Path]
-    """Where these are."""
+    """The directories of these."""
     collected: list[Collected]
-    """What KubeRay collected."""
+    """The collections of KubeRay."""
 
 
 def _look(paths: Sequence[str | Path]) -> _There:
@@ -246,7 +246,7 @@ def _say(store: Store, reports: Sequence[Chunk], known: Mapping[str, _Unread]) -
     Args:
         store: The history.
         reports: The reports.
-        known: What was known of each session before.
+        known: The facts known of each session before.
     """
     store.append(reports)
     for report in reports:
@@ -293,10 +293,10 @@ def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig)
         known = {session: _unread(session, store) for session in tailer.sessions}
         unread = {file for files in known.values() for file, _ in files}
         tailer.look(last=True)
-        # what a session that is still alive goes on writing is for its agent, or the next import
+        # an agent, or the next import, takes what a session that is still alive goes on writing
         there = tailer.unread_bytes()
         with progress(there, "importing") as advance:
-            # of which there are two in memory, the one that is read and the one that is appended
+            # two of them are in memory, the one that is read and the one that is appended
             for batch in _appended(store, _batches(tailer, config.store.batch_bytes, there)):
                 for chunk in batch:
                     checkpoint.acknowledge(chunk.segments)

@@ -11,7 +11,7 @@ from raytrail.terminal import note, options, printing, stores, times
 from raytrail.terminal.printing import Field
 
 SHOWN_DIGITS = 12
-"""Of an id, for people; as many as nothing else begins with will do."""
+"""The digits of an id that people see. As many as nothing else begins with will do."""
 
 
 @click.command(cls=options.Command)

@@ -89,7 +89,7 @@ def with_system_config(
 
 
 def _options_of_head(argv: Sequence[str]) -> int | None:
-    """Return where the options of ``ray start --head`` begin; something may stand before it, as ``nohup``."""
+    """Return where the options of ``ray start --head`` begin. Something may stand before it, as ``nohup``."""
     for at in range(2, len(argv)):
         if Path(argv[at - 2]).name == "ray" and argv[at - 1] == "start" and "--head" in argv[at:]:
             return at

@@ -17,7 +17,7 @@ BY = {
     "actor": ("class_name",),
     "object": ("call_site", "reference_type"),
 }
-"""What each entity is counted by, besides its state."""
+"""The columns that each entity is counted by, besides its state."""
 
 UNKNOWN = "null"
 """The column of rows whose state no event told, as a filter calls it."""

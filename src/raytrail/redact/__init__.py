@@ -1,12 +1,12 @@
 """
 Secrets out of lines, before they leave the node: by what they are called, and by what they look like.
 
-A masked line is as long as it was, each byte of a secret an asterisk, so that the ranges of the source file stay
-true; what is not masked is not touched. Ray writes runtime environments as JSON within JSON, and prints them into
-messages: names and values are found at any depth of quoting, by their bytes, and no line is decoded.
+A masked line is as long as it was, each byte of a secret an asterisk, so that the ranges of the source file stay true.
+All else is untouched. Ray writes runtime environments as JSON within JSON, and prints them into messages: names and
+values are found at any depth of quoting, by their bytes, and no line is decoded.
 
-Every byte is searched once, for all words at once, by the vector instructions of `ahocorasick_rs`. What a word is part
-of is looked at only where one stands.
+Every byte is searched once, for all words at once, by the vector instructions of `ahocorasick_rs`. The name around a
+word is looked at only where one stands.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEFAULT = ("env_vars",)
 """Names whose values are masked whole, whatever is in them."""
 
 Patch = tuple[int, bytes]
-"""Where something else is to stand, and what."""
+"""The places where something else should stand, and what."""
 _Take = Callable[["_Lines", int, int], int]
 """Masks what a word says, that stands at these places, and returns up to where that is done."""
 
@@ -73,9 +73,9 @@ _CODE = re.compile(
     rb"(?:[A-Za-z_][\w.]{0,64})?(?:\([^\s()]{0,64}\)|\[[\"'\\])|<[\w. ]{1,64}[> ]"
     rb"|(?:None|null|True|true|False|false)(?![\w-])|(?:self|os|cls|args|config)\.\w"
 )
-"""What is no value but an expression, or nothing."""
+"""Text that is no value but an expression, or nothing."""
 _RANDOM = re.compile(rb"(?=[^\s\"'\\,;]{0,64}\d)(?=[^\s\"'\\,;]{0,64}[A-Za-z])[^\s\"'\\,;]{6}")
-"""What is no word of a sentence."""
+"""Text that is no word of a sentence."""
 _MORE = re.compile(rb"(?:,(?![\w.-]{1,64}=)|\\\\(?=\w))[^\s\"'\\,;&|)\]}]+")
 _FIRST_QUOTE = re.compile(rb"(\\{0,15})\"|'")
 _ENDED = re.compile(rb"[,:}\]]")
@@ -119,8 +119,8 @@ class Redactor:
     """
     Masks what `names` are the names of, and what is called or looks like a secret.
 
-    A value is a string, or all strings in an object or array but its keys. Numbers in ``env_vars``, and of what is
-    called a secret, get a 1 for each digit; elsewhere they stay.
+    A value is a string, or all strings in an object or array but its keys. Numbers in ``env_vars``, and numbers with a
+    secret's name, get a 1 for each digit. Other numbers stay.
 
     Any number of threads may use one.
 
@@ -135,7 +135,7 @@ class Redactor:
         # it, to the value with its strings masked.
         self._known: dict[bytes, bytes] = {}
         self._commands: dict[tuple[bytes, int], Spans] = {}
-        takes = list(self._takes().items()) if self._exact else []
+        takes = list(self._list_takes().items()) if self._exact else []
         self._searches = [
             (
                 BytesAhoCorasick([word for word, _ in some], matchkind=MatchKind.LeftmostFirst),
@@ -149,10 +149,10 @@ class Redactor:
         ]
 
     def __call__(self, data: bytes, event_type: str) -> bytes:
-        """Return `data`, lines of one event type, with what is secret masked; the same object if nothing is."""
+        """Return `data`, lines of one event type, with all secrets masked. It is the same object if there are none."""
         if not self._searches:
             return data
-        patches = self._patches(data, event_type)
+        patches = self._find_patches(data, event_type)
         if not patches:
             return data
         masked = bytearray(data)
@@ -160,7 +160,7 @@ class Redactor:
             masked[start : start + len(instead)] = instead
         return bytes(masked)
 
-    def _patches(self, data: bytes, event_type: str, *, again: bool = False) -> list[Patch]:
+    def _find_patches(self, data: bytes, event_type: str, *, again: bool = False) -> list[Patch]:
         lines = _Lines(data, event_type, again=again)
         for search, takes in self._searches:
             done = 0
@@ -175,7 +175,7 @@ class Redactor:
             at = data.find(b"@", end)
         return lines.patches
 
-    def _takes(self) -> dict[bytes, _Take | None]:
+    def _list_takes(self) -> dict[bytes, _Take | None]:
         """Return what is searched for, the longer first of those that begin alike, and what to do where it stands."""
         takes: dict[bytes, _Take | None] = dict.fromkeys(sorted(self._exact, key=len, reverse=True), self._take_exact)
         takes |= dict.fromkeys(map(str.encode, names.NO_PARTS))
@@ -209,7 +209,7 @@ class Redactor:
         return _take_repr(lines, end, whole=True)
 
     def _take_json(self, lines: _Lines, start: int, end: int, colon: re.Match[bytes], *, whole: bool) -> int:
-        """Mask the JSON value after a name that ends at `end`; `whole`: and remember it."""
+        """Mask the JSON value after a name that ends at `end`. With `whole`, remember it."""
         data, at, slashes = lines.data, colon.end(), len(colon[1])
         if data[at : at + 1] not in _JSON_VALUES:
             return at
@@ -282,10 +282,10 @@ class Redactor:
         value = json_value(data, colon.end(), len(colon[1]))
         lines.commands_end = value.end
         for start, end in value.strings:
-            lines.mask((start + a, start + b) for a, b in self._command(data[start:end], len(colon[1])))
+            lines.mask((start + a, start + b) for a, b in self._search_command(data[start:end], len(colon[1])))
         return colon.end()  # names and keys in it are found as they are elsewhere
 
-    def _command(self, text: bytes, slashes: int) -> Spans:
+    def _search_command(self, text: bytes, slashes: int) -> Spans:
         if len(text) > _COMMAND_BYTES:
             return [(0, len(text))]
         known = self._commands.get((text, slashes))
@@ -304,7 +304,7 @@ class Redactor:
             return end
         begins, ends = data.rfind(b"\n", 0, start) + 1, _line_end(data, start)
         spelt = without_needless_escapes(data[begins:ends])
-        for at, instead in self._patches(spelt.text, lines.event_type, again=True):
+        for at, instead in self._find_patches(spelt.text, lines.event_type, again=True):
             first, last = begins + spelt.place(at), begins + spelt.place(at + len(instead))
             lines.patches.append((first, instead if last - first == len(instead) else instead[:1] * (last - first)))
         return ends
@@ -333,7 +333,7 @@ def _opens(data: bytes, start: int, slashes: int) -> bool:
 
 
 def _name_begins(data: bytes, start: int) -> int:
-    """Return where the name begins that a part of one is in, at `start`; not with the letter of an escape before it."""
+    """Return where the name begins that has a part at `start`. The letter of an escape before it is not in it."""
     head = data[max(0, start - _NAME_BYTES) : start]
     begins = start - len(head) + len(head.rstrip(_IN_NAMES))
     if begins < start and slashes_before(data, max(0, begins - 16), begins) % 2:
@@ -355,8 +355,8 @@ def _take_repr(lines: _Lines, end: int, *, whole: bool = False) -> int:
     Mask the value after a name in Python's notation: of a dictionary, or what a call is given.
 
     Args:
-        lines: Where it stands.
-        end: Where the name ends.
+        lines: The lines that it stands in.
+        end: The end of the name.
         whole: Whether it may be a sentence in which the name is only mentioned.
     """
     data = lines.data
@@ -394,10 +394,10 @@ def _take_value(lines: _Lines, at: int, name: bytes, *, strict: bool = False, cl
     Mask the value that begins at `at`, and return where it ends.
 
     Args:
-        lines: Where it stands.
-        at: Where it begins.
+        lines: The lines that it stands in.
+        at: Its beginning.
         name: Its name: `token=token` is code.
-        strict: Whether what is not in quotes may be a word of a sentence.
+        strict: Whether text without quotes may be a word of a sentence.
         closes: Whether it is known to be a string of JSON.
     """
     data = lines.data

@@ -45,9 +45,9 @@ class _Reader:
     def __init__(self, depth: int) -> None:
         self._depth = depth
         self._program = b""
-        """What runs; empty where the next word may be a variable or the program."""
+        """The program that runs. Empty where the next word may be a variable or the program."""
         self._prefix = b""
-        """What stands before the program, as ``sudo``."""
+        """The words before the program, as ``sudo``."""
         self._before = b""
         """The last word."""
 
@@ -61,25 +61,25 @@ class _Reader:
             quoted = len(word) - len(word.lstrip(_QUOTES))
             start, end = match.start() + quoted, match.start() + max(quoted, len(word.rstrip(_QUOTES)))
             if self._program:
-                spans += self._argument(command, start, end, quoted=bool(quoted))
+                spans += self._read_argument(command, start, end, quoted=bool(quoted))
             elif variable := _VARIABLE.match(word):
                 spans.append((match.start() + variable.end(), match.end()))
             else:
-                spans += self._first(command, start, end)
+                spans += self._read_program(command, start, end)
             self._before = word.strip(_QUOTES)
         return spans
 
-    def _first(self, command: bytes, start: int, end: int) -> Spans:
+    def _read_program(self, command: bytes, start: int, end: int) -> Spans:
         """Take a word before which no program stands."""
         word = command[start:end]
         if word in _BEFORE_A_COMMAND:
             self._prefix = word
         elif not (self._prefix and (word.startswith(b"-") or self._before in _WITH_VALUE)):
             self._program = word
-            return self._argument(command, start, end, quoted=False)
+            return self._read_argument(command, start, end, quoted=False)
         return []
 
-    def _argument(self, command: bytes, start: int, end: int, *, quoted: bool) -> Spans:
+    def _read_argument(self, command: bytes, start: int, end: int, *, quoted: bool) -> Spans:
         """Return what is secret in a word that lies in ``[start, end)``, without its quotes."""
         sets = _SETS.match(command, start, end)
         if sets or self._before in _SETS_A_VARIABLE:

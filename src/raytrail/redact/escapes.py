@@ -17,8 +17,8 @@ class Unescaped:
     Text, and the place of each of its bytes in the text that it was made of.
 
     Args:
-        text: What it was made of.
-        changes: Where an escape began and ended, and what it stands for.
+        text: The text that it was made of.
+        changes: The begin and the end of each escape, and the text that it stands for.
     """
 
     def __init__(self, text: bytes, changes: Iterable[tuple[int, int, bytes]]) -> None:
@@ -69,7 +69,7 @@ def unquoted(text: bytes, levels: int) -> tuple[bytes, Callable[[int], int]]:
     Return what a JSON string says, and a function that tells where a byte of it stood.
 
     Args:
-        text: What is between its quotes.
+        text: The text between its quotes.
         levels: How many times it is quoted, at least once.
     """
     places: list[Callable[[int], int]] = []

@@ -1,4 +1,4 @@
-"""What secrets are called: whether a name, as of a setting, a variable or an HTTP header, is that of a secret."""
+"""Tell whether a name, as of a setting, a variable or an HTTP header, is that of a secret."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PARTS = (
     *("redential", "REDENTIAL", "_key", "_KEY", "-key", "-Key", "piKey", "ssKey", "ntKey", "teKey", "pikey", "PIKEY"),
     *("sskey", "pwd", "Pwd", "PWD", "nection_s", "NECTION_S", "nectionS"),
 )
-"""What such names hold, in the cases that they are written in. Every byte is searched for them."""
+"""The parts of such names, in the cases that they are written in. Every byte is searched for them."""
 NO_PARTS = ("okeni",)
 """Words that begin as a part does, and are so frequent that they are told apart by the search itself: to tokenize."""
 
@@ -51,7 +51,7 @@ _ABOUT = {
     *("field", "header", "index", "budget", "bucket", "rate", "ratio", "required", "error", "errors", "namespace"),
     *("url", "uri", "endpoint", "plugin", "validator", "algorithm", "format", "timeout", "age", "arn", "source"),
 }
-"""What a name ends with that is about a secret, and is none."""
+"""The ends of names that are about a secret, and are none."""
 
 
 def is_secret(name: str) -> bool:
@@ -62,7 +62,8 @@ def is_secret(name: str) -> bool:
     if not words or words[-1] in _ABOUT:
         return False
     last, before = words[-1], words[-2] if len(words) > 1 else ""
-    if last == "id":  # of a key that is no secret without the other half, and of what a language model reads
+    # an id is of a key that is no secret without its other half, or of a word that a language model reads
+    if last == "id":
         return before == "secret" or words[-3:-1] == ["access", "key"]
     if last in _AFTER:
         return before in _AFTER[last]

@@ -1,5 +1,5 @@
 """
-Where the strings and numbers of a value lie, by its bytes: JSON at any depth of quoting, and Python's own notation.
+Find the strings and numbers of a value, by its bytes. It may be JSON at any depth of quoting, or Python's own notation.
 
 Nothing here looks at a byte twice, so that a hostile line takes time in proportion to its length.
 """
@@ -76,7 +76,7 @@ def json_value(data: bytes, at: int, slashes: int) -> Value:
 
     Args:
         data: Lines.
-        at: Where the value begins.
+        at: The beginning of the value.
         slashes: Backslashes before each quote, as of `closing_quote`.
     """
     value = Value([], [], [], 0)
@@ -106,7 +106,7 @@ def repr_value(data: bytes, at: int, *, is_json: bool) -> Value:
 
     Args:
         data: Lines.
-        at: Where it begins.
+        at: Its beginning.
         is_json: Whether it is part of a JSON string, which a quote without a backslash ends.
     """
     value = Value([], [], [], 0)

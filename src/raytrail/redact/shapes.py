@@ -1,5 +1,5 @@
 """
-What secrets look like, whatever they are called: the keys that vendors give a beginning of their own, and JWTs.
+The looks of secrets, whatever their names are. They are the keys that vendors give a beginning of their own, and JWTs.
 
 Each pattern is tried where its beginning stands, and none can go back: a line of any kind takes time in proportion to
 its length.

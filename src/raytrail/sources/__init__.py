@@ -1,5 +1,5 @@
 """
 Event files that Ray does not write itself: before the line, in Ray's processes and beside them.
 
-What is here only appends to a file on its own node. It never raises into Ray, and never waits for anybody.
+These modules only append to a file on their own node. They never raise into Ray, and never wait for anybody.
 """

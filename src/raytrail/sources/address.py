@@ -1,4 +1,4 @@
-"""Where an agent listens: for what Ray's HTTP export posts, and for who asks for its metrics."""
+"""The addresses that an agent listens on. Ray's HTTP export posts to one, and its metrics are read from another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LISTEN = re.compile(r"(\[[^]]+\]|[^:]*):([0-9]+)")
 
 def where(listen: str, setting: str = "receiver's address ", example: str = EXAMPLE) -> tuple[str, int]:
     """
-    Return the host and port of ``host:port``; without a host it is this machine alone.
+    Return the host and port of ``host:port``. Without a host it is this machine alone.
 
     Args:
         listen: The address.
@@ -35,7 +35,7 @@ def where(listen: str, setting: str = "receiver's address ", example: str = EXAM
 
 def url(listen: str) -> str:
     """
-    Return where Ray is to post to, for a receiver that listens there; a URL is taken as it is.
+    Return the URL that Ray posts to, for a receiver that listens there. A URL is taken as it is.
 
     Raises:
         ConfigError: It is no ``host:port``.

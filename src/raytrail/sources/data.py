@@ -48,7 +48,7 @@ def _registered(
 def _updated(
     source: Source, last: dict[str, dict[str, Any]], actor: Any, _: None, dataset_tag: str, *_args: Any, **_kw: Any
 ) -> None:
-    for forgotten in last.keys() - actor.datasets.keys():  # so that we hold no more than Ray does
+    for forgotten in last.keys() - actor.datasets.keys():  # we then hold no more than Ray does
         del last[forgotten]
     state = actor.datasets.get(dataset_tag)
     if state is None:

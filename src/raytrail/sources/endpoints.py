@@ -1,8 +1,8 @@
 """
 Answers of Ray's dashboard that somebody polled and kept, as events: placement groups, and Serve.
 
-An answer says how all stood when it was asked for; each takes the place of the one before. So an event of it has the
-moment that whoever kept it can tell, and what the answer itself says of earlier times.
+An answer tells the state of everything at the moment it was asked for. Each takes the place of the one before. An event
+of it therefore has the moment that its collector can tell, and the times that the answer itself names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def events(name: str, body: bytes, at_ns: int) -> Iterator[tuple[str, bytes]]:
     Yield what an answer says: event types, each with its line. Nothing of an answer that says of nothing we know.
 
     Args:
-        name: What it was kept as: ``restful__``, and the path in which ``__`` stands for each slash.
+        name: The name it was kept under, which is ``restful__`` and the path in which ``__`` stands for each slash.
         body: The answer.
         at_ns: When all stood so, in nanoseconds since the epoch.
 

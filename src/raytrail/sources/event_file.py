@@ -39,8 +39,9 @@ class EventFiles:
     Any thread may append. A forked child writes files of its own.
 
     Args:
-        directory: Where they are, or what finds it out once there is a first event; made if it is missing.
-        rotation_bytes: At what size a file is renamed and a new one begun; as Ray's.
+        directory: Their directory, or a function that finds it once there is a first event. It is made if it is
+            missing.
+        rotation_bytes: The size at which a file is renamed and a new one begun, as Ray's.
         rotation_files: How many renamed ones are kept.
         prefix: Stands before the process's id in their names.
     """
@@ -63,11 +64,11 @@ class EventFiles:
 
     def append(self, event_type: str, data: dict[str, Any]) -> bool:
         """
-        Write one event, and say whether it is in the file; never raises.
+        Write one event, and say whether it is in the file. It never raises.
 
         Args:
             event_type: As in file names, e.g. ``SERVE_REPLICA``.
-            data: What is JSON, or what msgspec writes as such; anything else in it is written as its ``str()``.
+            data: JSON values, or values that msgspec writes as such. Anything else in it is written as its ``str()``.
         """
         try:
             now_ns = time.time_ns()
@@ -88,7 +89,7 @@ class EventFiles:
         return self.append_lines(event_type, line)
 
     def append_lines(self, event_type: str, lines: bytes) -> bool:
-        """Write whole lines of one event at once, and say whether they are in the file; never raises."""
+        """Write whole lines of one event at once, and say whether they are in the file. It never raises."""
         try:
             with self._lock:
                 return self._write(event_type, lines)
@@ -97,7 +98,7 @@ class EventFiles:
             return False
 
     def close(self) -> None:
-        """Let go of the files; the next event opens them again."""
+        """Let go of the files. The next event opens them again."""
         with self._lock:
             for file in self._open.values():
                 file.close()
@@ -125,7 +126,7 @@ class EventFiles:
                 name = f"event_EXPORT_{event_type}_{self._prefix}{os.getpid()}.log"
                 file = self._open[event_type] = _Open(directory / name, root)
             file.write(line)
-        except Exception:  # whatever it is, it is not tried again at each event; who called counts it
+        except Exception:  # whatever it is, it is not tried again at each event. The caller counts it
             self._closed_until[event_type] = time.monotonic() + _RETRY_SECONDS
             raise
         return True
@@ -164,11 +165,11 @@ class _Open:
         self.path = path
         self._fd = disk.open_file(path, root, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self.size = os.fstat(self._fd).st_size
-        # of a process before this one, with the same id, that was killed while it wrote
+        # a process before this one, with the same id, may have been killed while it wrote it
         self._torn = self.size > 0 and os.pread(self._fd, 1, self.size - 1) != b"\n"
 
     def write(self, line: bytes) -> None:
-        """Append a line; where the disk takes part of it only, that part is left, and the next begins anew."""
+        """Append a line. A part of it that a full disk took is left, and the next line begins anew."""
         written = os.write(self._fd, b"\n" + line if self._torn else line)
         self.size += written
         torn, self._torn = self._torn, written < len(line) + self._torn

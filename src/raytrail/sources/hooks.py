@@ -1,5 +1,5 @@
 """
-What all hooks have in common: a hook runs in a process of Ray, after Ray's own code, and nothing of it is felt there.
+The common part of all hooks. A hook runs in a process of Ray, after Ray's own code, and nothing of it is felt there.
 
     Ray's method --returns--> hook --> `EventFiles` of this process
                                 \\__ raises: the first time it is logged, Ray never hears of it
@@ -22,7 +22,7 @@ from raytrail.sources.event_file import EventFiles
 _LOG = logging.getLogger(__name__)
 
 MAX_TEXT = 10_000
-"""Most characters of a text in an event, a traceback say; what follows is cut off."""
+"""The most characters of a text in an event, e.g. of a traceback. The rest is cut off."""
 
 
 def on(event_type: str) -> bool:
@@ -38,7 +38,7 @@ def on(event_type: str) -> bool:
 
 def lay(event_type: str, hooks: Callable[[Source], None]) -> None:
     """
-    Lay the hooks of an event type, if it is switched on; what does not fit this Ray leaves that type off.
+    Lay the hooks of an event type, if it is switched on. A hook that does not fit this Ray leaves that type off.
 
     Args:
         event_type: As in file names.
@@ -52,7 +52,7 @@ def lay(event_type: str, hooks: Callable[[Source], None]) -> None:
 
 
 def export_directory() -> Path:
-    """Return where Ray writes its own export events; this process must have met its node."""
+    """Return the directory that Ray writes its own export events to. This process must have met its node."""
     import ray
 
     node: Any = ray._private.worker._global_node
@@ -75,8 +75,8 @@ def need(owner: Any, *names: str) -> None:
 
 
 def fields(model: Any) -> tuple[str, ...]:
-    """Return the names of a model's fields; none where it is no model."""
-    # of Pydantic 2, of Pydantic 1 (which Serve's schema is in Ray 2.48), of a dataclass
+    """Return the names of a model's fields. Anything that is no model has none."""
+    # fields of Pydantic 2, of Pydantic 1 (which Serve's schema is in Ray 2.48), of a dataclass
     kinds = ("model_fields", "__fields__", "__dataclass_fields__")
     return tuple(next((names for kind in kinds if (names := getattr(model, kind, None))), ()))
 
@@ -104,7 +104,7 @@ class Source:
 
         Args:
             about: The object.
-            state: What the event tells, quick to compare: Ray goes over its objects several times a second.
+            state: The event's content, quick to compare, since Ray goes over its objects several times a second.
             data: Makes the event.
         """
         last = about.__dict__.get(self._last_attribute, self)
@@ -129,13 +129,13 @@ class Source:
         setattr(owner, attribute, _Assigned(attribute, functools.partial(self.guard, hook)))
 
     def guard(self, hook: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Call a hook; whatever it raises stays here."""
+        """Call a hook. Whatever it raises stays here."""
         try:
             hook(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 (whatever it is, Ray never hears of it)
             if not self._failed:
                 self._failed = True
-                with contextlib.suppress(Exception):  # of somebody's log handler
+                with contextlib.suppress(Exception):  # it may come from somebody's log handler
                     _LOG.warning("some %s events are lost: %r", self._event_type, error)
 
 

@@ -52,7 +52,7 @@ class Server(ThreadingHTTPServer):
 
     _thread: threading.Thread
     daemon_threads = True
-    request_queue_size = 128  # of those who wait to be let in; with the default of five, a few make others wait seconds
+    request_queue_size = 128  # senders that wait to be let in. With the default of five, a few make others wait seconds
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         """
@@ -101,7 +101,7 @@ class Server(ThreadingHTTPServer):
         self._thread.join()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Begin with a connection; where there are too many, end the oldest on which nothing is being done."""
+        """Begin with a connection. If there are too many, end the oldest on which nothing is being done."""
         with self._open_lock:
             if len(self._open) >= CONNECTIONS:
                 idle = next((connection for connection, busy in self._open.items() if not busy), request)

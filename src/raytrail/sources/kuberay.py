@@ -1,5 +1,5 @@
 """
-What KubeRay's history server has collected: RayEvents as JSON lines, in a bucket or a copy of one.
+Read the collection of KubeRay's history server, which is RayEvents as JSON lines, in a bucket or a copy of one.
 
     [.../cluster-history/<kind>/<namespace>/[<owner>/]]<cluster>/<session>/<node>/node_events/<name>.jsonl[.gz]
                                                                                   job_events/<job>/<name>.jsonl[.gz]
@@ -60,14 +60,14 @@ class File(NamedTuple):
     """One of its files, wherever it is kept."""
 
     name: str
-    """The whole path or URL, with slashes; one at its end where it is a directory that cannot be listed."""
+    """The whole path or URL, with slashes. One at its end marks a directory that cannot be listed."""
     size_bytes: int
     open: Callable[[], IO[bytes]]
     """Several are opened at once, each in a thread."""
 
     @property
     def of_job(self) -> bool:
-        """Whether a job's events are in it, and not those of a node."""
+        """Whether it holds a job's events, and not a node's."""
         return f"/{_OF_NODE}/" not in self.name
 
     @property
@@ -80,13 +80,13 @@ class Collected(NamedTuple):
     """A session's folder."""
 
     session: str
-    """Whose folder it is; its events may be of another."""
+    """The session of its folder. Its events may be of another."""
     cluster: str
-    """``<namespace>_<cluster>``, as KubeRay's own list has it; as much of that as the path says."""
+    """``<namespace>_<cluster>``, as KubeRay's own list has it, and as much of that as the path says."""
     files: tuple[File, ...]
-    """Those of nodes first; then by name, which is by time."""
+    """The files of nodes first, then by name, which is by time."""
     answers: tuple[File, ...] = ()
-    """What its collector has polled of Ray's dashboard."""
+    """The files that its collector has polled of Ray's dashboard."""
 
     @property
     def read_bytes(self) -> int:
@@ -95,7 +95,7 @@ class Collected(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """Where reading a file ended before its end."""
+    """The place where reading a file ended before its end."""
 
     file: File
     offset: int
@@ -168,8 +168,8 @@ def convert(collected: Collected, into: Path, unread: Callable[[Unread], None]) 
     """
     Write the event files of a session's folder, yielding now and then how many bytes have been read since.
 
-    A line that is no event is written as such, for the ledger. What is cut off, or cannot be read at all, ends its own
-    file and no other.
+    A line that is no event is written as such, for the ledger. Data that is cut off, or cannot be read at all, ends its
+    own file and no other.
 
     Args:
         collected: The session's folder.
@@ -185,7 +185,8 @@ def convert(collected: Collected, into: Path, unread: Callable[[Unread], None]) 
     yield from _learn_addresses(converter, collected)
     last_ns = _began_ns(collected.session)
     for number, (file, raw) in enumerate(_opened(collected.files)):
-        seen: set[tuple[str, str]] = set()  # of this file alone: what another has must not change what becomes of it
+        # of this file alone, as the content of another must not change what becomes of it
+        seen: set[tuple[str, str]] = set()
         for block in _blocks(file, raw, unread):
             written = _Written(collected.session)
             for offset, line in block.lines:
@@ -205,7 +206,7 @@ def convert(collected: Collected, into: Path, unread: Callable[[Unread], None]) 
 
 
 class _Written:
-    """What becomes of a block of a file: lines by session and event type."""
+    """The result of a block of a file, which is lines by session and event type."""
 
     def __init__(self, session: str) -> None:
         self._session = session
@@ -216,18 +217,18 @@ class _Written:
 
     def append(self, into: Path, number: int) -> None:
         for (session, event_type, address_of), lines in self._lines.items():
-            # what says a node's address is in files of its own: another address, or none, and each is another file, of
-            # which the same bytes never mean something else
+            # the lines of a node's address are in files of their own. Another address, or none, is another file, so the
+            # same bytes never mean something else
             part = f"0{number:08d}{zlib.crc32(address_of.encode()):010d}" if address_of else f"{number}"
             path = _events(into, session) / f"event_EXPORT_{event_type}_0{part}.log"
-            if session != self._session:  # whose directory is there
+            if session != self._session:  # the directory of the other is there
                 path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.writelines(lines)
 
 
 def _began_ns(session: str) -> int:
-    """Return when a session began, by its name, in nanoseconds since the epoch; 0 where that does not say it."""
+    """Return when a session began, by its name, in nanoseconds since the epoch, or 0 where that does not say it."""
     try:
         began = datetime.strptime(session[:27], "session_%Y-%m-%d_%H-%M-%S")
     except ValueError:
@@ -256,7 +257,11 @@ def _answers(collected: Collected, into: Path, last_ns: int, unread: Callable[[U
 
 
 def _learn_addresses(converter: Converter, collected: Collected) -> Iterator[int]:
-    """Let all that refers to a node find its address, whichever file that is in; yield what was read."""
+    """
+    Let every line that refers to a node find its address, whichever file that is in.
+
+    Yield the bytes that were read.
+    """
     for file, raw in _opened(file for file in collected.files if not file.of_job):
         for block in _blocks(file, raw, lambda _: None):
             for _, line in block.lines:
@@ -275,8 +280,8 @@ def report(session: str, unread: Unread | File, now_ms: int) -> bytes:
     None of its bytes is stored, but what became of them, and so there is nothing to count but what was not read.
 
     Args:
-        session: Whose folder it is in.
-        unread: Where reading ended; or the file that was read whole.
+        session: The session of its folder.
+        unread: The place where reading ended, or the file that was read whole.
         now_ms: When that was.
     """
     file = unread if isinstance(unread, File) else unread.file
@@ -307,7 +312,7 @@ def _opened(files: Iterable[File]) -> Iterator[tuple[File, IO[bytes] | str]]:
     """
     Open files in their order, and the next few while one is read: a bucket takes its time for each.
 
-    Where one cannot be opened, it is the reason that comes.
+    If one cannot be opened, the reason comes in its place.
     """
     rest, coming = iter(files), deque[tuple[File, "Future[IO[bytes]]"]]()
     with ThreadPoolExecutor(_AHEAD) as pool:
@@ -356,9 +361,9 @@ def _blocks(
 
     Args:
         file: The file.
-        raw: What it was opened as, or why it was not.
+        raw: The stream it was opened as, or why it was not.
         unread: Takes the rest, if there is one.
-        whole: Whether what it holds is one text, which comes at once.
+        whole: Whether its content is one text, which comes at once.
     """
     content = _Content(file, raw)
     before = offset = 0
@@ -426,9 +431,9 @@ def _elements(text: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
 
 class _Content:
     """
-    What a file holds, in blocks, decompressed: up to where that can be read.
+    A file's content, in blocks, decompressed, up to where it can be read.
 
-    Whether it is compressed is seen by its first bytes: some stores decompress what they hand out, and keep its name.
+    Its first bytes show whether it is compressed, since some stores decompress what they hand out, and keep its name.
     """
 
     def __init__(self, file: File, raw: IO[bytes] | str) -> None:
@@ -436,13 +441,13 @@ class _Content:
         self.read_bytes = 0
         """How many bytes of the file have been read."""
         self.reason = ""
-        """Why it ended early; empty where it did not."""
+        """Why it ended early. Empty where it did not."""
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield blocks of some size, though a gzip may have a member for each event."""
         held, size = list[bytes](), 0
         try:
-            for data in self._pieces():
+            for data in self._read_pieces():
                 held.append(data)
                 size += len(data)
                 if size >= _BLOCK_BYTES:
@@ -455,13 +460,13 @@ class _Content:
         if size:
             yield b"".join(held)
 
-    def _pieces(self) -> Iterator[bytes]:
+    def _read_pieces(self) -> Iterator[bytes]:
         if isinstance(self._raw, str):
             self.reason = self._raw
             return
         data = self._read()
         if data.startswith(_GZIP):
-            yield from self._unzipped(data)
+            yield from self._unzip(data)
         elif self._file.name.endswith(".gz") and not data.lstrip().startswith((b"{", b"[")):
             self.reason = "no gzip, though its name says so" if data else "cut off: it is empty, and no gzip is"
         else:
@@ -469,7 +474,7 @@ class _Content:
                 yield data
                 data = self._read()
 
-    def _unzipped(self, data: bytes) -> Iterator[bytes]:
+    def _unzip(self, data: bytes) -> Iterator[bytes]:
         """Yield what the members of a gzip hold."""
         member = zlib.decompressobj(_GZIP_WINDOW)
         while data:
@@ -501,7 +506,7 @@ def _up_to_error(member: Any, data: bytes) -> Iterator[bytes]:
 
     Args:
         member: The decompressor, as it was before `data`.
-        data: What it fails at.
+        data: The data that it fails at.
 
     Raises:
         zlib.error: Where it is damaged.

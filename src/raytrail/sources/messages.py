@@ -18,7 +18,7 @@ def digest(message: Any) -> bytes:
 
 
 def enumerated(message: Any, field: str) -> str:
-    """Return the name of an enumeration's value; its number where this version of Ray has no name for it."""
+    """Return the name of an enumeration's value, or its number where this version of Ray has no name for it."""
     return _enumerated(message.DESCRIPTOR.fields_by_name[field], getattr(message, field))
 
 

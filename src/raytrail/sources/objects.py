@@ -2,7 +2,7 @@
 Objects, on each node: what its workers refer to, asked of the raylet again and again, as ``OBJECT`` events.
 
 Ray has no channel and no event for objects: what lives and dies between two answers is not seen. How many did, is:
-the raylet counts the objects that its store creates. Where an answer did not tell all, an ``OBJECT_GAP`` event says so.
+the raylet counts the objects that its store creates. An ``OBJECT_GAP`` event says so when an answer did not tell all.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from raytrail.sources.snapshots import Snapshots
 EVENT_TYPE = "OBJECT"
 GAP_EVENT_TYPE = "OBJECT_GAP"
 
-_TASK_BYTES = 24  # of an object's id, the first: the task that made it
+_TASK_BYTES = 24  # an object's id begins with the task that made it
 _JOB_AT = 20  # in a task's id: its last four bytes
-# what tasks put is numbered from here on, what they return from 1 (kMaxReturnIndex in Ray's id.h)
+# objects that tasks put are numbered from here on, those that they return from 1 (kMaxReturnIndex in Ray's id.h)
 _FIRST_PUT = 100_000_000
-_INLINED_BYTES = 100 * 1024  # max_direct_call_object_size: what is smaller is returned without the store
+_INLINED_BYTES = 100 * 1024  # max_direct_call_object_size: a smaller object is returned without the store
 _CALL_SITE_LETTERS = 2000
 _RECALLED_BYTES = 64 * 1024**2
 
@@ -33,7 +33,7 @@ _Key = tuple[bytes, bytes]
 
 
 class _Reference(NamedTuple):
-    """What may change about a worker's reference to an object."""
+    """The parts of a worker's reference to an object that may change."""
 
     object_size: int
     reference_type: str
@@ -50,10 +50,10 @@ class Objects:
     Turns a raylet's answers into events: one for each reference, by object and worker, that came, changed or went.
 
     Args:
-        events: Where they are written.
-        node_id: The node; hex.
-        limit: How many references were asked for; more are remembered where answers are cut short, twice as many.
-        directory: Where a process before this one may have written some.
+        events: The files to write to.
+        node_id: The node's id, in hex.
+        limit: How many references were asked for. Twice as many are remembered where answers are cut short.
+        directory: The directory that a process before this one may have written to.
     """
 
     def __init__(self, events: EventFiles, node_id: str, limit: int, directory: Path) -> None:
@@ -85,25 +85,26 @@ class Objects:
             self._write("UPDATED", key, references[key])
         for key in changes.deleted:
             self._write("DELETED", key)
-        unseen = self._unseen(references, created, whole=whole)
+        unseen = self._count_unseen(references, created, whole=whole)
         if unseen or not whole:
             gap = {"node_id": self._node_id, "since_ns": self._since_ns, "until_ns": now_ns, "unseen_objects": unseen}
             gap |= {"listed_references": listed, "total_references": total, "truncated": not whole}
             self._events.append(GAP_EVENT_TYPE, gap)
         self._since_ns = now_ns
 
-    def _unseen(self, references: dict[_Key, _Reference], created: int, *, whole: bool) -> int:
+    def _count_unseen(self, references: dict[_Key, _Reference], created: int, *, whole: bool) -> int:
         """Return how many objects the store has created, since it was last asked, that are in no answer."""
         stored = {object_id for (object_id, _), ref in references.items() if _in_store(object_id, ref)}
         new = stored - self._stored
         self._stored = stored if whole else self._stored | stored
         if len(self._stored) > 2 * self._limit:
             self._stored = stored
-        if not self._since_ns:  # what was there at the beginning may have been created at any time
+        if not self._since_ns:  # an object that was there at the beginning may have been created at any time
             self._accounted = created
             return 0
-        # what was created between the two questions is counted in the next answer, but seen in this one; what another
-        # node's store created for a worker here is never counted, and must not make up for what is
+        # objects that were created between the two questions are counted in the next answer, but seen in this one.
+        # Objects that another node's store created for a worker here are never counted, and must not make up for those
+        # that are
         self._accounted = min(self._accounted, created) + len(new)
         unseen = max(0, created - self._accounted)
         self._accounted += unseen
@@ -126,7 +127,7 @@ class Objects:
         """Return the references of this node that a process before this one left behind."""
         references: set[_Key] = set()
         for row in recall(directory, EVENT_TYPE, most_bytes=_RECALLED_BYTES):
-            with suppress(KeyError, TypeError, ValueError):  # what is no event of ours
+            with suppress(KeyError, TypeError, ValueError):  # the line is no event of ours
                 key = (base64.b64decode(row["object_id"]), base64.b64decode(row["worker_id"]))
                 if row["node_id"] == self._node_id:
                     (references.discard if row["change"] == "DELETED" else references.add)(key)
@@ -151,7 +152,7 @@ def _references(answer: Any) -> Iterator[tuple[_Key, _Reference]]:
 
 
 def _reference_type(ref: Any) -> str:
-    """Return why the object is kept, in the State API's words; nothing where it is not."""
+    """Return why the object is kept, in the State API's words, or nothing where it is not."""
     if not (ref.pinned_in_memory or ref.submitted_task_ref_count or ref.local_ref_count or ref.contained_in_owned):
         return ""
     # an actor's creation task is named after the actor alone: its handle is that task's return value

@@ -2,7 +2,7 @@
 Placement groups, on the head node: the GCS's table of them, asked for again and again, as ``PLACEMENT_GROUP`` events.
 
 Ray has no channel and no event for them. Removed groups stay in the table, so that one that lives shorter than the time
-between two answers is seen all the same; its times are in its statistics.
+between two answers is seen all the same. Its times are in its statistics.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class PlacementGroups:
     Turns the GCS's answers into events: one for each change of a group, with all that is known of it.
 
     Args:
-        events: Where they are written.
-        directory: Where a process before this one may have written some.
+        events: The files to write to.
+        directory: The directory that a process before this one may have written to.
     """
 
     def __init__(self, events: EventFiles, directory: Path) -> None:
@@ -37,12 +37,12 @@ class PlacementGroups:
         self._snapshots = Snapshots[bytes](_MOST)
         self._states: dict[bytes, str] = {}
         for row in recall(directory, EVENT_TYPE, most_bytes=_RECALLED_BYTES):
-            with suppress(KeyError, TypeError, ValueError):  # what is no event of ours
+            with suppress(KeyError, TypeError, ValueError):  # the line is no event of ours
                 self._states[base64.b64decode(row["placement_group_id"])] = str(row["state"])
         self._snapshots.remember(self._states)
 
     def take(self, answer: Iterable[Any]) -> None:
-        """Write what has changed; `answer` is all `PlacementGroupTableData` that there are."""
+        """Write what has changed. `answer` is all `PlacementGroupTableData` that there are."""
         groups = {bytes(group.placement_group_id): group for group in answer}
         changes = self._snapshots.take({key: _digest(group) for key, group in groups.items()})
         for key in (*changes.created, *changes.updated):

@@ -43,17 +43,17 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return what the other finders say of one of our modules; None of any other."""
+        """Return the spec that the other finders have for one of our modules, or None for any other module."""
         # another that asks all the others, as we do, would ask us
         if name not in _MODULES or name in self._finding:
             return None
         self._finding.add(name)
         try:
-            return _then_lay(name, self._others(name, path, target))
+            return _then_lay(name, self._ask_others(name, path, target))
         finally:
             self._finding.discard(name)
 
-    def _others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+    def _ask_others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
         for finder in list(sys.meta_path):
             find_spec = None if finder is self else getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find_spec and find_spec(name, path, target)
@@ -120,7 +120,7 @@ def _call(ours: str, function: str, *args: Any) -> None:
 
 
 def _say(message: str, *args: object) -> None:
-    import logging  # where all goes well it is not needed here
+    import logging  # if all goes well, it is not needed here
 
     logging.getLogger(__name__).warning(message, *args)
 

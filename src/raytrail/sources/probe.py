@@ -1,5 +1,5 @@
 """
-What is polled of a node, in a process of its own: `import ray` costs memory and time that an agent must not have.
+Poll a node in a process of its own, since `import ray` costs memory and time that an agent must not have.
 
 It asks so seldom that it never takes more than a hundredth of a core, ends when its raylet or its parent does, and
 leaves the node to another process that asks it already.
@@ -35,7 +35,7 @@ OF_HEAD = (placement_groups.EVENT_TYPE, workers.EVENT_TYPE, *serve_poll.EVENT_TY
 TYPES = (*OF_HEAD, objects.EVENT_TYPE)
 """Event types that are polled for, as in `SourcesConfig.types`."""
 
-_SHARE = 100  # of a core, one part in so many is what a poll may take
+_SHARE = 100  # a poll may take one part in so many of a core
 _GONE_SECONDS = 60.0
 _LOST_SECONDS = 60.0
 
@@ -43,32 +43,32 @@ log = logging.getLogger(__name__)
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """What is to be asked."""
+    """The questions to ask."""
 
     session_dir: str
     gcs_address: str
     node_id: str
     """Hex."""
     raylet_pid: int
-    """The node's raylet; 0 where its processes are not to be seen from here."""
+    """The process of the node's raylet, or 0 where its processes cannot be seen from here."""
     types: tuple[str, ...]
-    """Some of `TYPES`; those of `OF_HEAD` on the head node only."""
+    """Some of `TYPES`. Those of `OF_HEAD` are asked for on the head node only."""
     sources: SourcesConfig
 
     @property
     def events(self) -> Path:
-        """Where the node's event files are."""
+        """The directory of the node's event files."""
         return Path(self.session_dir, "logs", "export_events")
 
 
 class End:
     """
-    What ends it: its raylet's end, or its parent's.
+    The end of the process, which is its raylet's end or its parent's.
 
     Args:
         parent: A file descriptor that is at its end once the parent is gone.
         raylet_pid: The raylet's process, or 0.
-        node_id: Stands on its command line; the process is another one, else.
+        node_id: Stands on the raylet's command line. Without it the process is another one.
     """
 
     def __init__(self, parent: int, raylet_pid: int, node_id: str) -> None:
@@ -96,7 +96,7 @@ class Pace:
     When to ask again.
 
     Args:
-        of: What is asked for, in the plural.
+        of: The things that are asked for, in the plural.
         ask: Asks once.
         seconds: How long to wait, at least.
         most_seconds: How long, at most, for an answer that is slow.
@@ -109,7 +109,11 @@ class Pace:
         self.heard_at = self.due_at = time.monotonic()
 
     def ask(self) -> None:
-        """Ask once, and settle when to do so again, if ever. What does not answer is asked less and less often."""
+        """
+        Ask once, and settle when to do so again, if ever.
+
+        A source that does not answer is asked less and less often.
+        """
         cpu, began = time.process_time(), time.monotonic()
         try:
             self._ask()
@@ -132,11 +136,11 @@ def patience(cpu_seconds: float, answer_seconds: float, least_seconds: float, mo
     """
     Return how long to wait after a poll so that it takes no more than a hundredth of the time.
 
-    What it took of others is not known, but is not more than the time until they answered; on a busy machine it is far
-    less, so that this has a limit.
+    The CPU time it took of others is not known, but is not more than the time until they answered. On a busy machine it
+    is far less, so that this has a limit.
 
     Args:
-        cpu_seconds: What it took of this process.
+        cpu_seconds: The CPU time it took of this process.
         answer_seconds: How long it was under way.
         least_seconds: The least to return.
         most_seconds: The most that a slow answer leads to.
@@ -149,7 +153,7 @@ def run(probe: Probe, parent: int) -> None:
     Ask until the raylet's or the parent's end.
 
     Args:
-        probe: What to ask.
+        probe: The questions to ask.
         parent: A file descriptor that is at its end once the parent is gone.
 
     Raises:
@@ -160,7 +164,7 @@ def run(probe: Probe, parent: int) -> None:
             end cannot be seen.
     """
     end = End(parent, probe.raylet_pid, probe.node_id)
-    if end.wait(0):  # where it has ended, that it does not answer is no news
+    if end.wait(0):  # a raylet that has ended does not answer, which is no news
         return
     with _alone(probe), closing(RayNode(probe.gcs_address, probe.node_id)) as node:
         events = EventFiles(probe.events)

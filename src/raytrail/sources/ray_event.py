@@ -3,8 +3,8 @@ Events of Ray's HTTP export (`RayEvent`, events_base_event.proto) as lines of ev
 
 Ray says one thing in two ways: as rows in ``export_events/``, and, once its ``enable_ray_event`` is on, as definitions
 and lifecycles that its aggregator agent posts. Here the second becomes the first, so that all that comes after, from
-the agent to the pages, knows one form. What a file could never say has fields of its own: call sites, times in
-nanoseconds, ports, reasons of restarts. Whatever else an event says is kept under Ray's name for it.
+the agent to the pages, knows one form. Facts that a file could never tell have fields of their own, e.g. call sites,
+times in nanoseconds, ports, reasons of restarts. Whatever else an event says is kept under Ray's name for it.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Received(NamedTuple):
     time_ns: int
     """When it was made."""
     address_of: str = ""
-    """The node, in base64, whose address is in its lines if it was known; empty where no address belongs there."""
+    """The node, in base64, whose address is in its lines if it was known. Empty where no address belongs there."""
 
 
 class Line(NamedTuple):
-    """What one line says."""
+    """The content of one line."""
 
     time_ns: int
     data: dict[str, Any]
@@ -127,7 +127,7 @@ class Converter:
 
 
 def session_name(raw: bytes | msgspec.Raw) -> str:
-    """Return the session of an event that may be none; nothing where it says none that a session can have."""
+    """Return the session of an event that may be none, or nothing where it names none that a session can have."""
     try:
         event = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         name = msgspec.json.decode(event.get("sessionName") or event.get("session_name") or b'""', type=str)
@@ -160,12 +160,12 @@ class _Message:
         return value
 
     def id(self, name: str) -> str:
-        """Take an id in base64; what Ray writes for none is empty."""
+        """Take an id in base64. The id that Ray writes for none is empty."""
         value = self.text(name)
         return "" if _NIL.fullmatch(value) else value
 
     def whole(self, name: str) -> int:
-        """Take a number; 64 bits are written as a string."""
+        """Take a number. 64 bits are written as a string."""
         value = self._untaken.pop(name, 0)
         try:
             return int(value)
@@ -181,7 +181,7 @@ class _Message:
         return self._untaken.pop(name, None)
 
     def message(self, name: str) -> _Message | None:
-        """Take a message; None where it is unset."""
+        """Take a message, or None where it is unset."""
         value = self._untaken.pop(name, None)
         return None if value is None else _Message(value, f"{self.at}.{name}")
 
@@ -248,7 +248,7 @@ def _encoded(id: str, event_type: str, lines: list[Line], *, timed: bool) -> byt
     pieces = []
     for index, line in enumerate(lines, 1):
         event: dict[str, Any] = {
-            # who looks for the event finds it once all of its lines are there
+            # a reader that looks for the event finds it once all of its lines are there
             "event_id": id if index == len(lines) else f"{id}.{index}",
             "source_type": f"EXPORT_{event_type}",
             "timestamp": line.time_ns // 1_000_000_000,
@@ -304,7 +304,7 @@ def _definition(body: _Message, task: Mapping[str, Any], *, kind: str, called: s
             actor_id=actor,
             placement_group_id=body.id("placement_group_id"),
             call_site=body.text("call_site"),
-            # left out where it has no options; a driver has none at all
+            # left out where it has no options. A driver has none at all
             fallback_strategy=_nested(body.any("fallback_strategy"))
             or ({} if kind == "DRIVER_TASK" else {"options": []}),
         ),
@@ -354,7 +354,7 @@ def _task_lifecycle(_: Converter, body: _Message, time_ns: int) -> Iterator[Line
         state_ts_ns=times,
     )
     if (error := body.message("ray_error_info")) is not None:
-        # what else it says of an actor's death, the actor's own events do
+        # the actor's own events tell the rest about its death
         kind, message = error.text("error_type"), error.text("error_message")
         updates["error_info"] = _drop_unknown(error_type=kind, error_message=message)
     if (log := body.message("task_log_info")) is not None:

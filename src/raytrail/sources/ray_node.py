@@ -1,7 +1,7 @@
 """
 A node of a running Ray, asked by the sources that poll: nothing joins the cluster, no job is made.
 
-Over gRPC; and its dashboard over HTTP, for Serve.
+It asks over gRPC, and asks the dashboard over HTTP, for Serve.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RayNode:
 
     Args:
         gcs_address: ``host:port``.
-        node_id: Which of the cluster's nodes; hex.
+        node_id: The id of one of the cluster's nodes, in hex.
 
     Raises:
         ConfigError: Ray is not installed here, or does not let us in.
@@ -137,7 +137,7 @@ class RayNode:
         Return the references that the node's workers hold, with what its store has created until then.
 
         Args:
-            limit: Most references of one worker; and no further worker is asked once there are as many.
+            limit: The most references of one worker. No further worker is asked once there are as many.
 
         Returns:
             A `GetObjectsInfoReply`, how many objects the node's store has created since it began, and when it said
@@ -148,7 +148,7 @@ class RayNode:
             SourceUnavailable: The raylet does not answer.
         """
         request = self._raylet_calls.GetNodeStatsRequest(include_memory_info=False)
-        # first: what is created between the two is then seen in the second, and not missed
+        # first: an object that is created between the two is then seen in the second, and not missed
         stats = self._ask("raylet", self._address, self._raylet.GetNodeStats, request)
         now_ns = time.time_ns()
         wanted = self._raylet_calls.GetObjectsInfoRequest(limit=limit)

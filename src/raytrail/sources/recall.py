@@ -1,4 +1,7 @@
-"""What processes before this one have written, for a source that is started again and must not contradict it."""
+"""
+Read the events that processes before this one have written, for a source that is started again and must not contradict
+it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def recall(directory: Path, event_type: str, *, most_bytes: int) -> Iterator[dic
     Lines that are no events are passed over, and files that cannot be read.
 
     Args:
-        directory: Where the event files are.
+        directory: The directory of the event files.
         event_type: As in file names.
         most_bytes: Older files are left out where there is more than that.
     """

@@ -1,11 +1,11 @@
 """
 ``POST /v1/events``: what Ray's aggregator agent posts, appended to event files before it is answered.
 
-An answer of 204 says that every event in the request is in a file, or set aside, or was there before. What is set aside
-is a line of its session, too, so that its ledger says so. Ray sends a batch
-again until it is told so, and nothing else before: what it sends twice is known by the event's id, from the files
-themselves where this process is a new one. Like Ray's own, a line is handed to the operating system and not forced onto
-the disk: it survives the end of every process, not of the machine. Else the answer says what to do:
+An answer of 204 says that every event in the request is in a file, or set aside, or was there before. An event that is
+set aside is a line of its session, too, so that its ledger says so. Ray sends a batch again until it is told so, and
+nothing else before: what it sends twice is known by the event's id, from the files themselves where this process is a
+new one. Like Ray's own, a line is handed to the operating system and not forced onto the disk: it survives the end of
+every process, not of the machine. Else the answer says what to do:
 
     400  the body is no JSON array        411  the body's length is not said    429  others are being taken; come back
     401  no token, or another one         413  it is longer than is taken       503  the disk takes nothing; come back
@@ -44,7 +44,7 @@ from raytrail.sources.set_aside import SetAside
 from raytrail.tokens import Guard, Tries
 
 PREFIX = "0"
-"""What the numbers in the names of its files begin with."""
+"""The numbers in the names of its files begin with this."""
 
 _BODIES_AT_ONCE = 2
 _BODY_SECONDS = 30.0
@@ -104,7 +104,7 @@ class Intake:
             event = self._converter.convert(msgspec.json.decode(raw))
         except (EventError, *UNDECODABLE) as error:
             return self._put_aside(raw, str(error))
-        session = self._session(event.session)
+        session = self._open_session(event.session)
         if event.id in session.ids:
             session.ids.move_to_end(event.id)
             return True
@@ -115,7 +115,7 @@ class Intake:
             session.ids.popitem(last=False)
         return True
 
-    def _session(self, name: str) -> _Session:
+    def _open_session(self, name: str) -> _Session:
         session = self._sessions.get(name)
         if session is None:
             there = (temp_dir for temp_dir in self._temp_dirs if (temp_dir / name).is_dir())
@@ -129,7 +129,7 @@ class Intake:
         return session
 
     def _put_aside(self, raw: msgspec.Raw, reason: str) -> bool:
-        session, id = self._session_of(raw), set_aside.event_id(raw)
+        session, id = self._choose_session(raw), set_aside.event_id(raw)
         if session is not None:
             if id in session.ids:
                 return True
@@ -146,14 +146,14 @@ class Intake:
             return False
         return True
 
-    def _session_of(self, raw: msgspec.Raw) -> _Session | None:
+    def _choose_session(self, raw: msgspec.Raw) -> _Session | None:
         """Return the session whose ledger names what cannot be read: the one it says, else the newest there is."""
         name = session_name(raw) or next(reversed(self._sessions), "") or next(map(_latest, self._temp_dirs), "")
-        return self._session(name) if name else None
+        return self._open_session(name) if name else None
 
 
 def _latest(temp_dir: Path) -> str:
-    """Return the name of the session that Ray began last; nothing where there is none."""
+    """Return the name of the session that Ray began last, or nothing where there is none."""
     try:
         return Path(os.readlink(temp_dir / "session_latest")).name
     except OSError:
@@ -201,11 +201,11 @@ class Receiver:
     Answers from threads of its own until it is closed.
 
     Args:
-        listen: ``host:port``; without a host it is this machine alone, port 0 takes a free one.
-        intake: Where events go.
-        token: What senders must know, as bearer token or as the password of basic authentication, which is what a URL
-            can hold; empty lets everybody in.
-        most_bytes: Of a body.
+        listen: ``host:port``. Without a host it is this machine alone, and port 0 takes a free one.
+        intake: The intake of the events.
+        token: The token that senders must know, as bearer token or as the password of basic authentication, which is
+            what a URL can hold. Empty lets everybody in.
+        most_bytes: The most bytes of a body.
 
     Raises:
         ConfigError: One cannot listen there.
@@ -268,8 +268,8 @@ class _Handler(Handler):
     def do_POST(self) -> None:
         try:
             self._let_in()
-            with self._body() as body:
-                stored = self._taken(body)
+            with self._read_body() as body:
+                stored = self._take_post(body)
             if not stored:
                 raise come_back(503, "not stored")
         except Refused as error:
@@ -287,7 +287,7 @@ class _Handler(Handler):
     def do_GET(self) -> None:
         self.answer(404, f"POST {PATH}\n".encode())
 
-    def _taken(self, body: bytes) -> bool:
+    def _take_post(self, body: bytes) -> bool:
         if not self.slots.acquire(timeout=1):
             raise _busy()
         try:
@@ -318,25 +318,25 @@ class _Handler(Handler):
                     break
 
     @contextmanager
-    def _body(self) -> Iterator[bytes]:
+    def _read_body(self) -> Iterator[bytes]:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or "Transfer-Encoding" in self.headers:
             raise Refused(411, "say the body's length in Content-Length")
         try:
             check_length(length, self.most_bytes)
         except Refused:
-            log.error("%s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", length)
+            log.error("%.20s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", length)
             raise
         body = bytearray()
         try:
-            for piece in self._pieces(int(length)):
+            for piece in self._read_pieces(int(length)):
                 self.room.take(len(piece))
                 body += piece
             yield bytes(body)
         finally:
             self.room.take(-len(body))
 
-    def _pieces(self, length: int) -> Iterator[bytes]:
+    def _read_pieces(self, length: int) -> Iterator[bytes]:
         until = time.monotonic() + _BODY_SECONDS
         while length:
             try:

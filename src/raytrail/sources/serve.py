@@ -2,8 +2,8 @@
 Serve, its proxies, applications, deployments and replicas, as its controller sees them: hooks in the controller's own
 process.
 
-An event is written when something of what it tells has changed, with the whole of it, in the words of Serve's own
-REST API; and one more, DELETED, STOPPED or SHUT_DOWN, when the controller lets go of it.
+An event is written when something of its content has changed, with the whole of it, in the words of Serve's own REST
+API. One more, DELETED, STOPPED or SHUT_DOWN, is written when the controller lets go of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raytrail.sources import hooks
 from raytrail.sources.hooks import Source, cut, fields, need
 
 MOST_CONFIG = 100_000
-"""Most characters of an application's or a deployment's config; a longer one is left out."""
+"""The most characters of an application's or a deployment's config. A longer one is left out."""
 
 ACTOR_FIELDS = ("actor_id", "actor_name", "node_id", "node_ip", "node_instance_id", "worker_id", "log_file_path")
 """Fields of Serve's `ServeActorDetails` (ray/serve/schema.py)."""
@@ -25,10 +25,10 @@ REPLICA_FIELDS = (*ACTOR_FIELDS, "pid", "start_time_s")
 """Those of its `ReplicaDetails`, besides its id and state."""
 
 REST_MODELS = ("ServeInstanceDetails", "ApplicationDetails", "DeploymentDetails", "TargetGroup", "Target")
-"""Of its REST API, those that have grown since Ray 2.48, whose clients refuse what they do not know."""
+"""The fields of its REST API that have come since Ray 2.48, whose clients refuse fields that they do not know."""
 
 _CONFIG, _SHUT_DOWN = "_raytrail_config", "_raytrail_shut_down"
-"""What is remembered in Serve's own objects."""
+"""The attributes that Serve's own objects get from us."""
 
 
 def lay() -> None:
@@ -44,7 +44,8 @@ def _instance(source: Source) -> None:
     controller = import_module("ray.serve._private.controller").ServeController
     need(controller, "_actor_details", "_target_capacity", "get_http_config", "get_grpc_config")
     need(controller, "_update_proxy_nodes")
-    # it does this in each round, and that when all else has been shut down; not yet in Ray 2.48, where it just dies
+    # it does this in each round, and also when all else has been shut down. Ray 2.48 does not have it yet, and just
+    # dies
     source.after(controller, "_update_proxy_nodes", partial(_instance_looked_at, source))
     if hasattr(controller, "_kill_registered_cleanup_actors"):
         source.after(controller, "_kill_registered_cleanup_actors", partial(_instance_shut_down, source))
@@ -227,7 +228,7 @@ def _replica_stopped(source: Source, replica: Any, stopped: bool) -> None:
 
 def _replica_data(replica: Any, state: str) -> dict[str, Any]:
     deployment = replica.replica_id.deployment_id
-    # not yet in Ray 2.48; None until it has started
+    # Ray 2.48 does not have it yet. None until it has started
     called = getattr(replica, "get_outbound_deployments", lambda: None)()
     known = _known(replica.actor_details, REPLICA_FIELDS)
     if called is not None:
@@ -252,7 +253,7 @@ def _dump_set(model: Any) -> dict[str, Any]:
 
 
 def _read(model: Any, values: dict[str, Any]) -> Any:
-    """Return such a model of what it says; it leaves out what is none of its own."""
+    """Return such a model of these values. It leaves out values that are none of its own."""
     return (getattr(model, "model_validate", None) or model.parse_obj)(values)
 
 

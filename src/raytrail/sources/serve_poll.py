@@ -46,8 +46,8 @@ class ServePoll:
     Turns the REST API's answers into events: one for each change, with all that is known then.
 
     Args:
-        events: Where they are written.
-        directory: Where a process before this one, or a hook, may have written some.
+        events: The files to write to.
+        directory: The directory that a process before this one, or a hook, may have written to.
         types: Which of them.
     """
 
@@ -59,7 +59,7 @@ class ServePoll:
             return
         for event_type, last in self._last.items():
             for data in recall(directory, event_type, most_bytes=_RECALLED_BYTES):
-                with suppress(KeyError):  # what is no event of ours
+                with suppress(KeyError):  # the line is no event of ours
                     last[_key(event_type, data)] = data
             for key in [key for key, data in last.items() if _ended(event_type, data)]:
                 del last[key]
@@ -82,7 +82,7 @@ class ServePoll:
         return False
 
     def take(self, answer: Mapping[str, Any]) -> None:
-        """Write what has changed; `answer` is the whole of it, and nothing where Serve does not run."""
+        """Write what has changed. `answer` is the whole of it, and nothing where Serve does not run."""
         now: dict[str, dict[tuple[Any, ...], _Event]] = {event_type: {} for event_type in EVENT_TYPES}
         for event_type, data in events_of(answer):
             now[event_type][_key(event_type, data)] = {**data, "polled": True}

@@ -24,7 +24,7 @@ class SetAside:
     The file for them, which is made when there is one.
 
     Args:
-        path: Where it is.
+        path: The file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ def event_id(event: bytes | msgspec.Raw) -> str:
 
 
 def _readable(event: bytes | msgspec.Raw) -> msgspec.Raw | str:
-    """Return an event as JSON, or as text where it is none; of a long one the beginning."""
+    """Return an event as JSON, or as text where it is none. A long one gives its beginning."""
     text = bytes(event).strip()
     if len(text) <= KEPT_BYTES:
         try:

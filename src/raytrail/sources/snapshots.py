@@ -11,7 +11,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Changes(msgspec.Struct, Generic[Key], frozen=True):
-    """What is different in the later of two answers."""
+    """Find the differences between two answers."""
 
     created: list[Key]
     updated: list[Key]
@@ -20,10 +20,10 @@ class Changes(msgspec.Struct, Generic[Key], frozen=True):
 
 class Snapshots(Generic[Key]):
     """
-    What the last answers said.
+    The content of the last answers.
 
     Args:
-        most: How many are remembered, where answers are not whole; of the others it is never said that they went.
+        most: How many are remembered, where answers are not whole. The others are never reported as gone.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,7 +40,7 @@ class Snapshots(Generic[Key]):
         Return what has changed since the last answer.
 
         Args:
-            now: What there is, each with all that may change about it.
+            now: The things that there are, each with all that may change about it.
             whole: False where the answer was cut short: then nothing that it lacks is known to have gone.
         """
         known = self._known

@@ -27,7 +27,7 @@ class Workers:
     Turns the GCS's answers into events: one for each change of a worker, with all that is known of it.
 
     Args:
-        events: Where they are written.
+        events: The files to write to.
     """
 
     def __init__(self, events: EventFiles) -> None:
@@ -36,7 +36,7 @@ class Workers:
         self._alive: set[bytes] = set()
 
     def take(self, answer: Iterable[Any]) -> None:
-        """Write what has changed; `answer` is all `WorkerTableData` that there are."""
+        """Write what has changed. `answer` is all `WorkerTableData` that there are."""
         workers = {bytes(worker.worker_address.worker_id): worker for worker in answer}
         changes = self._snapshots.take({key: digest(worker) for key, worker in workers.items()})
         for key in (*changes.created, *changes.updated):

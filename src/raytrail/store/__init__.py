@@ -9,7 +9,7 @@ The history on disk: the log of all events, and the states folded from it.
       state/<session>/*.parquet     what the events add up to; *.duckdb beside it serves a sealed session faster
       tmp/                          the spool, and what the engine spills
 
-One process writes; any number read, while it writes too. Whoever reads looks at files that no longer change.
+One process writes. Any number read, while it writes too. Whoever reads looks at files that no longer change.
 """
 
 from __future__ import annotations

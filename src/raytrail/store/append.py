@@ -1,9 +1,9 @@
 """
-Append: chunks to rows of the log, once; those of logs to frames.
+Append: chunks become rows of the log, once. Chunks of logs become frames.
 
-What of a chunk was stored before is cut off by its byte ranges. The rest goes as lines into a spool, which the
-engine reads by column into Parquet; the files are named in the catalogue together with the ranges they came
-from, in one transaction. A crash before it leaves files that nobody names; after it, everything.
+Data of a chunk that was stored before is cut off by its byte ranges. The rest goes as lines into a spool, which the
+engine reads by column into Parquet. One transaction names the files in the catalogue together with the ranges they came
+from. A crash before it leaves files that nobody names. A crash after it loses nothing.
 """
 
 from __future__ import annotations
@@ -40,13 +40,16 @@ PART_BYTES = 16 * 1024 * 1024
 """How many bytes of an event type are decoded at once: while they are, the next ones are made ready."""
 
 ALONE_BYTES = 1024 * 1024
-"""So many bytes of a session are decoded by themselves: to plan it takes less than to say of each line whose it is."""
+"""
+A session with so many bytes is decoded by itself, as planning that takes less time than marking each line with its
+session.
+"""
 
 MOST_RANGES = 50_000
 """How many byte ranges are held in memory, of the files that grew last: some 20 MB."""
 
 KEPT_LINE_BYTES = 1024 * 1024
-"""How much of a rejected line is kept; more would let a file of garbage fill the catalogue."""
+"""How much of a rejected line is kept. More would let a file of garbage fill the catalogue."""
 
 
 class Line(NamedTuple):
@@ -74,7 +77,7 @@ class _Touched:
 
 
 class _Group:
-    """What one batch brings of one session and event type, or a part of it."""
+    """The lines that one batch brings of one session and event type, or a part of them."""
 
     def __init__(self, session: str, event_type: str) -> None:
         self.session = session
@@ -92,7 +95,7 @@ class _Group:
 
     @property
     def full(self) -> bool:
-        # what is in the logs lies in as few bodies as may be
+        # lines of logs lie in as few bodies as may be
         return self.bytes >= PART_BYTES and self.event_type != LOG
 
     def add(self, segment: Segment, data: bytes) -> None:
@@ -162,10 +165,10 @@ class Appender:
 
     def append(self, chunks: Sequence[Chunk]) -> None:
         """
-        Store what is new in these chunks; it is durable when this returns.
+        Store the new parts of these chunks. They are durable when this returns.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
+            StoreUnavailable: The disk is full, or fails. Nothing of these chunks is stored. Append them again.
         """
         groups, touched = self._divide(chunks)
         written: list[Path] = []
@@ -195,7 +198,7 @@ class Appender:
             for segment, data in chunk.parts():
                 key = FileKey(chunk.session, segment.file, segment.generation)
                 if key not in touched:
-                    touched[key] = _Touched(chunk.event_type, self._seen(key))
+                    touched[key] = _Touched(chunk.event_type, self._load_ranges(key))
                 ranges = touched[key].ranges
                 for start, end in ranges.missing(segment.start, segment.end):
                     whole = end - start == len(chunk.data)
@@ -210,7 +213,7 @@ class Appender:
             self._held -= len(self._ranges.pop(key))
 
     def _hold(self, touched: Mapping[FileKey, _Touched]) -> None:
-        """Hold the ranges of the files that grew last; what is asked of others is in the catalogue."""
+        """Hold the ranges of the files that grew last. The ranges of other files are read from the catalogue."""
         for key, growth in touched.items():
             growth.ranges.changes.clear()
             self._held += len(growth.ranges) - len(self._ranges.pop(key, ()))
@@ -240,7 +243,7 @@ class Appender:
                 )
         (self._root / file.path).unlink(missing_ok=True)
 
-    def _seen(self, key: FileKey) -> Ranges:
+    def _load_ranges(self, key: FileKey) -> Ranges:
         known = self._ranges.get(key)
         return Ranges(known) if known is not None else self._catalogue.ranges(key)
 
@@ -299,13 +302,13 @@ class Appender:
                 group.good += data.count(b"\n")
             else:
                 suspects += _lines(segment, data)
-        for good in self._sorted(group, suspects, mark):
+        for good in self._sort_lines(group, suspects, mark):
             longest = max(longest, len(good))
             spool.write(good)
             group.good += 1
         return longest
 
-    def _sorted(self, group: _Group, suspects: Iterable[Line], mark: _Mark) -> list[bytes]:
+    def _sort_lines(self, group: _Group, suspects: Iterable[Line], mark: _Mark) -> list[bytes]:
         good = []
         for line in suspects:
             sorted_out = sort_out(group.event_type, line.data)
@@ -328,7 +331,7 @@ class Appender:
         mark: _Mark,
     ) -> None:
         unknown, rejected = len(group.unknown), len(group.rejected)
-        good = self._sorted(group, every, mark)
+        good = self._sort_lines(group, every, mark)
         group.good = len(good)
         spool.write_bytes(b"".join(good))
         try:
@@ -463,7 +466,7 @@ class Appender:
 
 
 def _name_ranges(db: sqlite3.Connection, touched: Mapping[FileKey, _Touched]) -> None:
-    """Name the ranges seen, and add them up by event type; a file's is that of what came of it first."""
+    """Name the ranges seen, and add them up by event type. A file has the type of its first data."""
     added: dict[tuple[str, str], Extent] = {}
     for key, growth in touched.items():
         if not growth.ranges.changes:
@@ -498,10 +501,10 @@ def _cluster(name: str) -> str:
 
 def _ended(event_type: str, segment: Segment, data: bytes) -> tuple[Segment, bytes]:
     """
-    Return lines that all end in a newline; as they are, if they are of a log.
+    Return lines that all end in a newline. Lines of a log stay as they are.
 
-    The last line of a file whose writer was killed may have none. Where it comes after all, it is all that is new of
-    that line, and ends nothing.
+    The last line of a file whose writer was killed may have none. If it comes after all, it is all that is new of that
+    line, and ends nothing.
     """
     if event_type == LOG:
         return segment, data

@@ -1,4 +1,4 @@
-"""What others may ask in SQL: one SELECT over the store's views, as the engine's own parser reads it."""
+"""Check what others may ask in SQL, which is one SELECT over the store's views, as the engine's own parser reads it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _KINDS = frozenset(
     }
 )
 """
-What a question may be made of, beside expressions, which read and write nothing.
+The parts that a question may be made of, beside expressions. They read and write nothing.
 
-What is not named here is refused, whatever a later engine knows: a SELECT may hold an INSERT or a COPY as a common
-table expression (DuckDB 2.0).
+All that is not named here is refused, whatever a later engine knows. In DuckDB 2.0 a SELECT may hold an INSERT or a
+COPY as a common table expression.
 """
 FUNCTIONS = frozenset({"generate_series", "json_each", "json_tree", "range", "repeat", "repeat_row", "unnest"})
 """Functions in the place of a table that see nothing but what they are given."""
@@ -52,7 +52,11 @@ def tables(tree: Mapping[str, Any], known: Collection[str]) -> frozenset[str]:
 
 
 def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every object of a tree; it may be as deep as the engine parses, which Python does not recurse."""
+    """
+    Yield every object of a tree.
+
+    It may be as deep as the engine parses, which is too deep for recursion in Python.
+    """
     waiting = [tree]
     while waiting:
         part = waiting.pop()

@@ -1,9 +1,9 @@
 """
 The border: what of all that arrives goes into the log, and what is set aside, kept for a person to read.
 
-A name, a range or a message that cannot be is found before anything is written. What makes the appending itself fail
-though the disk is well is a fault of ours: the batch is halved until the chunk is found that does it, that one is set
-aside, and all others are stored. A disk that is full or fails concerns every chunk, and none is set aside for it.
+A name, a range or a message that cannot be is found before anything is written. If appending itself fails though the
+disk is well, a chunk has met a fault of ours. The batch is halved until that chunk is known. It is set aside, and all
+others are stored. A disk that is full or fails concerns every chunk, and none is set aside for it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 
 
 class SetAside(msgspec.Struct, frozen=True, kw_only=True):
-    """What arrived and was not stored, as it is kept."""
+    """A chunk that arrived and was not stored, as it is kept."""
 
     id: str
     """32 hex digits, which follow from what it is."""
     came_ms: int
     session: str
-    """Whose ledger counts it."""
+    """The session whose ledger counts it."""
     place: str
     reason: str
     headers: dict[str, str]
@@ -54,7 +54,7 @@ class Border:
     Args:
         catalogue: Keeps what is set aside.
         append: Stores chunks.
-        most_bytes: How much is kept in all of what was set aside; the oldest goes first.
+        most_bytes: How much is kept in all of the chunks that were set aside. The oldest goes first.
         faults: Takes what is our fault.
     """
 
@@ -68,10 +68,10 @@ class Border:
 
     def take(self, arrived: Sequence[Chunk | Unreadable]) -> None:
         """
-        Store what can be stored, and set aside what cannot; both are durable when this returns.
+        Store all chunks that can be stored, and set aside the others. Both are durable when this returns.
 
         Raises:
-            StoreError: The disk is full, or fails, or the store cannot be used; take all of it again.
+            StoreError: The disk is full, or fails, or the store cannot be used. Take all of it again.
         """
         chunks: list[Chunk] = []
         unreadable: list[Unreadable] = []
@@ -100,11 +100,11 @@ class Border:
                 raise
             fault = error
         if len(chunks) == 1:
-            return [self._at_fault(chunks[0], fault)]
+            return [self._blame(chunks[0], fault)]
         half = len(chunks) // 2
         return self._store(chunks[:half]) + self._store(chunks[half:])
 
-    def _at_fault(self, chunk: Chunk, fault: Exception) -> Unreadable:
+    def _blame(self, chunk: Chunk, fault: Exception) -> Unreadable:
         self._faults.tell("a chunk cannot be stored and is set aside,", chunk.session, fault)
         return _set_aside(chunk, f"{type(fault).__name__}: {fault}")
 
@@ -125,10 +125,10 @@ class Border:
             )
 
     def _keep_one(self, db: sqlite3.Connection, rejected: Unreadable, now_ms: int) -> bool:
-        """Keep what is set aside, and count it in its session's ledger, once; return whether it is new."""
+        """Keep what is set aside, and count it in its session's ledger, once. Return whether it is new."""
         headers = {
             _text(name): _text(value) for name, value in list(rejected.headers.items())[:KEPT_HEADERS]
-        }  # what else came is not of a chunk of ours
+        }  # other headers are not of a chunk of ours
         id = _id(rejected)
         place, reason = _text(rejected.place), _text(rejected.reason)
         known = db.execute(
@@ -198,7 +198,7 @@ def set_aside(catalogue: Catalogue) -> list[SetAside]:
 
 def set_aside_bytes(catalogue: Catalogue, id: str) -> bytes:
     """
-    Return the bytes of something that was set aside, as they came; of a long one the beginning.
+    Return the bytes of a chunk that was set aside, as they came. A long one gives its beginning.
 
     Args:
         catalogue: Keeps it.

@@ -1,5 +1,5 @@
 """
-What the store holds, in SQLite: sessions, files of the log and of the state, and the byte ranges seen.
+The store's contents in SQLite, which are sessions, files of the log and of the state, and the byte ranges seen.
 
 A batch's rows lie in Parquet files that nobody knows of until one transaction here names them, together with the
 ranges that they came from. A file that no row names is a leftover of a crash, and is deleted on opening.
@@ -36,9 +36,9 @@ AT_ONCE = 500
 _PIECE = 250_000
 """How many ranges are given as one text: of any number, SQLite would refuse the text."""
 _GROWN_BATCHES = 256
-"""Of how many batches it is known which files they brought ranges of."""
+"""The number of batches whose grown files are noted."""
 _GROWN_FILES = 2_000
-"""How many files of a batch are noted; of one with more, which is dear already, none."""
+"""How many files of a batch are noted. A batch with more, which is dear already, has none noted."""
 
 
 class FileKey(NamedTuple):
@@ -81,7 +81,10 @@ class Ranges:
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         ordered = sorted(ranges)
         self.changes: dict[int, int | None] = {}
-        """What `add` has changed: ends by their starts, None for a range that is part of another one by now."""
+        """
+        The changes that `add` made, as ends by their starts. None stands for a range that is part of another one by
+        now.
+        """
         self._starts = [start for start, _ in ordered]
         self._ends = [end for _, end in ordered]
 
@@ -93,7 +96,7 @@ class Ranges:
 
     @property
     def end(self) -> int:
-        """Where the last one ends; 0 where there is none."""
+        """The end of the last range, or 0 where there is none."""
         return self._ends[-1] if self._ends else 0
 
     def missing(self, start: int, end: int) -> list[tuple[int, int]]:
@@ -135,11 +138,11 @@ class Ranges:
 
 
 class Extent(NamedTuple):
-    """What the ranges of some files add up to."""
+    """The sum of the ranges of some files."""
 
     files: int
     ends: int
-    """Where the last range of each file ends."""
+    """The sum of the ends of each file's last range."""
     stored: int
     """Bytes in all ranges."""
 
@@ -156,7 +159,7 @@ NOTHING = Extent(0, 0, 0)
 
 
 class _Stamp(NamedTuple):
-    """What tells that the database was changed."""
+    """A value that differs once the database was changed."""
 
     inode: int
     size_bytes: int
@@ -184,7 +187,7 @@ def _close_keeping_log(db: sqlite3.Connection, path: Path) -> None:
 
 
 class Catalogue:
-    """The store's only mutable file. One writer; readers in any number, each seeing whole transactions."""
+    """The store's only mutable file. One writer, and any number of readers that each see whole transactions."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
         self._path = path
@@ -194,7 +197,7 @@ class Catalogue:
         self._commits = 0
         self._log_bytes = 0
         self._alone: _Stamp | None = None
-        """What the files were when this was opened as one that nobody changes; None where it was not."""
+        """The state of the files when this was opened as a database that nobody changes. None where it was not."""
         if write and not path.exists():
             self._pages.forget()  # somebody has deleted the other one
             disk.create_private(path)
@@ -253,26 +256,27 @@ class Catalogue:
 
     def _checkpoint(self) -> None:
         """
-        Copy the write-ahead log into the database, as far as readers let it, and note its pages; the lock is held.
+        Copy the write-ahead log into the database, as far as readers let it, and note its pages. The lock is held.
 
-        SQLite writes that log over at a transaction after all of it is copied. So what cannot be noted is in it still.
+        SQLite writes that log over at a transaction after all of it is copied. A page that cannot be noted is in the
+        log still.
 
         Raises:
             OSError: The disk is full, or fails.
         """
         [(_, frames, _)] = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._pages.note(frames)
-        self._commits, self._log_bytes = 0, self._wal_bytes()
+        self._commits, self._log_bytes = 0, self._measure_log()
 
     def _checkpoint_if_due(self) -> None:
-        grown = self._wal_bytes() - self._log_bytes
+        grown = self._measure_log() - self._log_bytes
         if self._commits >= CHECKPOINT_COMMITS or grown >= CHECKPOINT_BYTES:
             try:
                 self._checkpoint()
             except OSError as error:
                 raise self._unavailable(error) from error
 
-    def _wal_bytes(self) -> int:
+    def _measure_log(self) -> int:
         try:
             return os.stat(f"{self._path}-wal").st_size
         except FileNotFoundError:
@@ -282,7 +286,7 @@ class Catalogue:
         """
         Open the database.
 
-        It needs a file beside it, also to be read. Where none can be made, it is read as a file that nobody changes, as
+        It needs a file beside it, also to be read. If none can be made, it is read as a file that nobody changes, as
         long as that is so.
         """
         self._check_pages()
@@ -307,7 +311,7 @@ class Catalogue:
 
     def _stamp(self) -> _Stamp:
         status = os.stat(self._path)
-        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, self._wal_bytes())
+        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, self._measure_log())
 
     def _check_pages(self) -> None:
         if pages := self._pages.damaged():
@@ -333,7 +337,7 @@ class Catalogue:
             raise self._damaged(str(error)) from error
 
     def _follow_changes(self) -> None:
-        """Open it anew where it was opened as one that nobody changes, and somebody has; the lock is held."""
+        """Open it anew where it was opened as one that nobody changes, and somebody has. The lock is held."""
         if self._alone is not None and self._alone != self._stamp():
             self._alone = None
             self._db.close()
@@ -341,7 +345,7 @@ class Catalogue:
 
     @property
     def name(self) -> str:
-        """What its file is called."""
+        """The name of its file."""
         return self._path.name
 
     @property
@@ -351,7 +355,7 @@ class Catalogue:
 
     @property
     def has_sums(self) -> bool:
-        """Whether the checksums of all of its pages are known; as long as nobody writes."""
+        """Whether the checksums of all of its pages are known. It holds as long as nobody writes."""
         return not self._pages.unknown()
 
     def verify(self) -> None:
@@ -368,12 +372,16 @@ class Catalogue:
 
     @property
     def id(self) -> str:
-        """What tells this store from all others, 16 hex digits; empty where no writer has opened it since there are."""
+        """
+        The 16 hex digits that tell this store from all others.
+
+        Empty where no writer has opened it since there are such digits.
+        """
         return next((value for (value,) in self.query("SELECT value FROM meta WHERE key = ?", ID)), "")
 
     @property
     def read_in_plain_group(self) -> bool:
-        """Whether a broker may still hold what it does for a group of this store that had no id in its name."""
+        """Whether a broker may still hold the state of a group of this store that had no id in its name."""
         return bool(self.query("SELECT 1 FROM meta WHERE key = ?", PLAIN_GROUP))
 
     def left_plain_group(self) -> None:
@@ -381,7 +389,7 @@ class Catalogue:
         Note that no broker holds anything for such a group any more.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; it is looked at again at the next start.
+            StoreUnavailable: The disk is full, or fails. The next start looks at it again.
         """
         with self.transaction() as db:
             db.execute("DELETE FROM meta WHERE key = ?", (PLAIN_GROUP,))
@@ -404,7 +412,7 @@ class Catalogue:
         Commit what is done inside together, or nothing of it.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; nothing was changed.
+            StoreUnavailable: The disk is full, or fails. Nothing was changed.
         """
         with self._lock:
             try:
@@ -423,7 +431,7 @@ class Catalogue:
                 with suppress(OSError):  # the next one counts it
                     self._pages.count(commits)
             except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError):
-                raise  # what was to be written is at fault, and no disk
+                raise  # the data to be written is at fault, and no disk
             except sqlite3.Error as error:
                 raise self._unavailable(error) from error
 
@@ -464,7 +472,7 @@ class Catalogue:
 
         Args:
             session: Its whole name.
-            files: Which; None is all.
+            files: The files. None is all.
 
         Yields:
             Some lines of CSV at a time: session, file, generation, start, end. No name holds a comma.
@@ -493,7 +501,7 @@ class Catalogue:
 
         Args:
             session: Its whole name.
-            since: The number of a batch; None is before all.
+            since: The number of a batch. None is before all.
 
         Returns:
             None in place of the files where it is not known any more which they are.
@@ -568,7 +576,11 @@ def note_growth(db: sqlite3.Connection, files: Sequence[FileKey]) -> None:
 
 
 def reopen(db: sqlite3.Connection, session: str) -> None:
-    """Have a session folded anew, since it was sealed and grows after all; nothing where it is not sealed."""
+    """
+    Have a session folded anew, since it was sealed and grows after all.
+
+    A session that is not sealed stays as it is.
+    """
     if db.execute(
         "UPDATE sessions SET sealed_ms = NULL WHERE session = ? AND sealed_ms IS NOT NULL", (session,)
     ).rowcount:

@@ -1,4 +1,8 @@
-"""Where the ranges of files end, as the engine reads it; of many files of a living session, kept and brought on."""
+"""
+The ends of the files' ranges, as the engine reads them.
+
+A living session with many files has them kept and brought on.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, Run
 
 MOST_KEPT = 4
-"""Of how many sessions the tables are kept."""
+"""The number of sessions whose tables are kept."""
 
 _OF_CSV = """
 SELECT session, file, generation, max("end") AS last, sum("end" - start)::BIGINT AS bytes
@@ -35,9 +39,9 @@ def make_table(run: Run, name: str, lines: Iterable[str], *, temporary: bool = T
 
     Args:
         run: Runs statements.
-        name: What the table is to be called.
+        name: The name of the table.
         lines: The ranges, as `Catalogue.lines_of_ranges` yields them.
-        temporary: Whether it ends with what runs the statements.
+        temporary: Whether it ends with the connection that runs the statements.
 
     Raises:
         StoreUnavailable: The disk is full, or fails.
@@ -75,7 +79,7 @@ class Ends:
 
     @contextmanager
     def of(self, session: str) -> Iterator[str]:
-        """Give the table of a session as it is now; nobody else changes it meanwhile."""
+        """Give the table of a session as it is now. Nobody else changes it meanwhile."""
         with self._lock:
             try:
                 if not self._bring_on(session):
@@ -95,7 +99,7 @@ class Ends:
                 self._drop(session)
 
     def _bring_on(self, session: str) -> bool:
-        """Bring a table on; return whether it is there and all that grew is known."""
+        """Bring a table on. Return whether it is there and all that grew is known."""
         if session not in self._tables:
             return False
         table, mark = self._tables[session]
@@ -117,7 +121,7 @@ class Ends:
 
     def _make(self, session: str) -> None:
         self._drop(session)
-        # what grows from here on is looked at once more
+        # files that grow from here on are looked at once more
         mark, _ = self._catalogue.grown(session, None)
         table = f"ends_{next(self._numbers)}"
         with self._engine.steps() as run:

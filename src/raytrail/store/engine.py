@@ -36,13 +36,13 @@ _SPENT = (duckdb.InterruptException, duckdb.OutOfMemoryException)
 _AGAIN_SECONDS = 0.1
 
 SMALL_ROWS = 1000
-"""So few rows are not smaller for a slow compression, which takes a third of the time in which they are written."""
+"""So few rows do not get smaller by a slow compression, which takes a third of the time in which they are written."""
 
 _ZONED = "TIMESTAMP WITH TIME ZONE"
 
 
 class Rows(NamedTuple):
-    """What a query gives."""
+    """The result of a query."""
 
     columns: tuple[str, ...]
     types: tuple[str, ...]
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
 
 
 class Copied(NamedTuple):
-    """What the engine says of a file that it has written."""
+    """The engine's account of a file that it has written."""
 
     path: str
     rows: int
@@ -62,10 +62,10 @@ class Copied(NamedTuple):
 
 
 class Run(Protocol):
-    """What runs statements that build upon each other."""
+    """A connection for statements that build upon each other."""
 
     def __call__(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement and return its rows; a table that it makes is there for the statements after it."""
+        """Run one statement and return its rows. A table that it makes is there for the statements after it."""
 
 
 class UnreadableError(StoreError):
@@ -85,7 +85,7 @@ class Engine:
 
         Args:
             config: Threads and memory.
-            scratch: Where it may spill; None makes a directory of its own.
+            scratch: The directory that it may spill to. None makes a directory of its own.
             only: The directories that statements may read and nothing else, for statements that are not ours.
         """
         self._cursors = threading.Lock()
@@ -104,7 +104,8 @@ class Engine:
         )
         self.run("SET enable_progress_bar = false")
         if only:
-            # else it is nine tenths of what the disk has free; said in what it is connected with, DuckDB 2.0 forgets it
+            # the default is nine tenths of the disk's free space. DuckDB 2.0 forgets the setting if it is given when
+            # connecting
             self.run(f"SET max_temp_directory_size = '{config.sql_spill_bytes}B'")
             self.run("SET TimeZone = 'UTC'")
             self.run(f"SET allowed_directories = [{', '.join(literal(f'{directory}/') for directory in only)}]")
@@ -122,8 +123,8 @@ class Engine:
         return self.query(sql, params).rows
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> Rows:
-        """Run one statement; as `run`, with the columns' names and types."""
-        return _execute(self._cursor(), sql, params)
+        """Run one statement as `run` does, and return the columns' names and types, too."""
+        return _execute(self._open_cursor(), sql, params)
 
     def stream(self, sql: str, params: Sequence[Any], rows: int) -> Iterator[list[tuple[Any, ...]]]:
         """
@@ -133,7 +134,7 @@ class Engine:
             UnreadableError: As `run`.
             StoreUnavailable: As `run`.
         """
-        with closing(self._cursor()) as cursor, _errors():
+        with closing(self._open_cursor()) as cursor, _errors():
             cursor.execute(sql, params or None)
             while batch := cursor.fetchmany(rows):
                 yield batch
@@ -147,7 +148,7 @@ class Engine:
             StoreUnavailable: As `run`.
         """
         with _errors():
-            return self._cursor().sql(sql, params=list(params)).__arrow_c_stream__()
+            return self._open_cursor().sql(sql, params=list(params)).__arrow_c_stream__()
 
     def tree(self, statement: str) -> Mapping[str, Any]:
         """
@@ -158,11 +159,11 @@ class Engine:
         """
         if not _is_text(statement):
             raise ConfigError(f"SQL: {statement!r} is not text in UTF-8; mend its encoding")
-        with closing(self._cursor()) as cursor, _question(StoreError), _errors():
+        with closing(self._open_cursor()) as cursor, _question(StoreError), _errors():
             for parsed in cursor.extract_statements(statement):
                 if parsed.type != duckdb.StatementType.SELECT:
                     raise ConfigError(f"SQL: {parsed.type.name} is not taken; ask one SELECT, which only reads")
-            # what is missing from a tree has its default
+            # a value that is missing from a tree has its default
             brief = "skip_null := true, skip_empty := true, skip_default := true"
             cursor.execute(f"SELECT json_serialize_sql(?::VARCHAR, {brief})", [statement])
             [(text,)] = cursor.fetchall()
@@ -182,7 +183,7 @@ class Engine:
         nothing else needs.
 
         Args:
-            views: Their relations by name; no one else sees them.
+            views: The relations of the views by name. No one else sees them.
             statement: The question, which `tree` has read.
 
         Raises:
@@ -190,7 +191,7 @@ class Engine:
             UnreadableError: As `run`.
             StoreUnavailable: As `run`.
         """
-        with closing(self._cursor()) as cursor:
+        with closing(self._open_cursor()) as cursor:
             for name, relation in views.items():
                 _execute(cursor, f"CREATE TEMP VIEW {quote(name)} AS (FROM {relation})", ())
             with _errors():
@@ -206,13 +207,17 @@ class Engine:
 
     @contextmanager
     def steps(self) -> Iterator[Run]:
-        """Give what runs statements that build upon each other; the temporary tables that they make end with it."""
-        with closing(self._cursor()) as cursor:
+        """
+        Give a connection for statements that build upon each other.
+
+        The temporary tables that they make end with it.
+        """
+        with closing(self._open_cursor()) as cursor:
             yield lambda sql, params=(): _execute(cursor, sql, params).rows
 
     def each(self, work: Callable[[T], object], tasks: Iterable[T]) -> None:
         """
-        Do some work for each of these, as many at a time as the engine has threads; it may run statements.
+        Do some work for each of these, as many at a time as the engine has threads. The work may run statements.
 
         Raises:
             StoreError: As the first that failed did, when all have ended.
@@ -221,8 +226,8 @@ class Engine:
             for done in [threads.submit(work, task) for task in tasks]:
                 done.result()
 
-    def _cursor(self) -> duckdb.DuckDBPyConnection:
-        with self._cursors:  # of two threads that ask at once for a cursor, DuckDB 2.0 refuses one
+    def _open_cursor(self) -> duckdb.DuckDBPyConnection:
+        with self._cursors:  # DuckDB 2.0 refuses a cursor to one of two threads that ask for it at once
             return self._db.cursor()
 
     def close(self) -> None:
@@ -323,7 +328,7 @@ def parquet(paths: Iterable[str | Path], *, by_session: bool = False) -> str:
 
     Args:
         paths: The files.
-        by_session: Whether to tell in the column `SESSION` whose each row is: a file's directory has that name.
+        by_session: Whether the column `SESSION` gives the session of each row, which is the name of a file's directory.
     """
     listed = ", ".join(literal(str(path)) for path in paths)
     extra = ", filename = true" if by_session else ""
@@ -344,15 +349,16 @@ def lines(path: Path, columns: str, max_line: int) -> str:
 
 def copy_parquet(select: str, path: Path, most_rows: int | None = None, *, divide_by: str = "") -> str:
     """
-    Return the statement that writes a Parquet file that every engine can read; it gives a row of `Copied`.
+    Return the statement that writes a Parquet file that every engine can read. It gives a row of `Copied`.
 
     Divided by a column it gives a row with the paths of all files instead: to say more of each takes as long as to
     write it.
 
     Args:
-        select: What to write.
-        path: The file; a directory that is not there, for a file in ``<column>=<value>/`` of each value of a column.
-        most_rows: How many rows a file can have; None: nobody knows.
+        select: The statement whose rows are written.
+        path: The file, or a directory that is not there, which gets a file in ``<column>=<value>/`` for each value of a
+            column.
+        most_rows: How many rows a file can have, or None where nobody knows.
         divide_by: That column, which is in none of the files.
     """
     # version 1: DataFusion 55 cannot skip through version 2's delta pages

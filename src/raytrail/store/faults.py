@@ -1,4 +1,8 @@
-"""What fails for what somebody has sent, and not for the disk: it is logged, and everything else goes on."""
+"""
+Failures that come from what somebody has sent, and not from the disk.
+
+They are logged, and everything else goes on.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +33,10 @@ def is_of_content(error: Exception) -> bool:
 
 def halved(tasks: Sequence[T], work: Callable[[Sequence[T]], object]) -> list[Exception]:
     """
-    Work on all of these at once; where what one holds makes that fail, on each half, down to that one.
+    Work on all of these at once. If what one holds makes that fail, work on each half, down to that one.
 
     Returns:
-        What those raised that fail by themselves.
+        The errors of those that fail by themselves.
 
     Raises:
         StoreError: The disk is full, or fails, or the store cannot be used.
@@ -71,9 +75,9 @@ class Faults:
         for a while.
 
         Args:
-            what: What is said of one that fails, e.g. ``what was appended cannot be folded``.
+            what: The beginning of the message about one that fails, e.g. ``what was appended cannot be folded``.
             sessions: Their names.
-            work: What is done.
+            work: The work to do.
 
         Raises:
             StoreError: The disk is full, or fails, or the store cannot be used.

@@ -24,7 +24,7 @@ from raytrail.store.read import Snapshot
 from raytrail.store.seal import OF_AGENTS
 
 SHUTDOWN_SECONDS = 15
-"""How far apart the nodes of a cluster may go that is stopped; more would hide what it still did."""
+"""The longest time between the ends of the nodes of a cluster that is stopped. More would hide what it still did."""
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,17 +32,17 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
     session: str
     cluster: str
-    """The name its operator gave it; may be empty."""
+    """The name its operator gave it. It may be empty."""
     began_ms: int | None
-    """When its first node joined; None before that is known."""
+    """When its first node joined, or None before that is known."""
     ended_ms: int | None
-    """When its last node died; None while one is alive, or where no event says."""
+    """When its last node died, or None while one is alive, or where no event says."""
     last_event_ms: int | None
     before_shutdown_ms: int | None
     """The last moment before its shutdown began, which is what people want to see of it: a clean stop ends all within
     seconds. None while a node is alive."""
     alive: bool
-    """Whether a node is alive, as far as the events say, and it is not sealed."""
+    """Whether a node is alive, as far as the events say, and the session is not sealed."""
     sealed: bool
     nodes: int
     jobs: int
@@ -51,23 +51,23 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """Task attempts that the State API counts: those of which more is known than a fragment, drivers apart."""
     events: int
     stored_bytes: int
-    """Of events."""
+    """Bytes of its events."""
     log_bytes: int
-    """Of logs."""
+    """Bytes of its logs."""
     missing_bytes: int
     """Bytes that were written and are not here: they never came, were too long, or gone before they were read."""
     rejected: int
     """Lines that cannot be read, and files that cannot be read to their end."""
     inferred: int
     damaged: str = ""
-    """Which file is not what was written, so that the figures of its states are not known; empty where none is."""
+    """The file that is not what was written, so that the figures of its states are not known. Empty where none is."""
 
 
 UNKNOWN: Mapping[str, Any] = {
     **dict.fromkeys(("began_ms", "ended_ms", "last_event_ms", "before_shutdown_ms")),
     **dict.fromkeys(("nodes", "jobs", "actors", "tasks", "missing_bytes", "inferred"), 0),
 }
-"""What is worked out of the states of a session that cannot be read."""
+"""The figures of a session whose states cannot be read."""
 
 
 class Figures:
@@ -88,7 +88,7 @@ class Figures:
         self._engine = engine
         self._ledgers = ledgers
         self._snapshot = snapshot
-        self._known: dict[str, dict[str, Any]] = {}  # of sessions whose figures nobody keeps
+        self._known: dict[str, dict[str, Any]] = {}  # the figures that no session keeps itself
 
     def of(self, session: str) -> Cluster:
         """Return a session's figures."""
@@ -96,7 +96,7 @@ class Figures:
             "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
         )
         known = msgspec.json.decode(summary) if summary else {}
-        mark = self._mark(session)
+        mark = self._make_mark(session)
         if known.get("mark") != mark:
             known = self._known.get(session, {})
         if known.get("mark") != mark:
@@ -134,7 +134,7 @@ class Figures:
         )
 
     def ended_ms(self, session: str) -> int | None:
-        """Return when a session's last node died; None while one is alive, or where no event says."""
+        """Return when a session's last node died, or None while one is alive, or where no event says."""
         nodes = self._snapshot(session).rows("node", columns=["state", "end_time_ms"])
         if not nodes or any(node["state"] != "DEAD" for node in nodes):
             return None
@@ -154,14 +154,14 @@ class Figures:
         ledgers, summaries = dict[str, list[LedgerRow]](), list[tuple[str, str]]()
         for session, worked_out in self._work_out(sessions, _Files(files, self._catalogue, self._engine)).items():
             ledgers[session] = worked_out.ledger
-            summary = {**worked_out.figures, "mark": self._mark(session)}
+            summary = {**worked_out.figures, "mark": self._make_mark(session)}
             summaries.append((msgspec.json.encode(summary).decode(), session))
         with self._catalogue.transaction() as db:
             db.executemany("UPDATE sessions SET summary = ? WHERE session = ?", summaries)
         self._ledgers.keep(ledgers)
         return ledgers
 
-    def _mark(self, session: str) -> str:
+    def _make_mark(self, session: str) -> str:
         """Return what tells one fold of a session from the next."""
         paths = self._catalogue.query(
             "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session
@@ -174,8 +174,8 @@ class Figures:
     def _work_out(self, sessions: Sequence[str], source: _Source) -> dict[str, _WorkedOut]:
         """Return what of sessions' figures their states say."""
         columns = ["node_id", "is_head_node", "state", "start_time_ms", "end_time_ms", "inferred"]
-        nodes = self._rows(source, "node", columns)
-        totals = {name: self._totals(source, name) for name in source.entities if not installed()[name].view}
+        nodes = self._read_rows(source, "node", columns)
+        totals = {name: self._add_up(source, name) for name in source.entities if not installed()[name].view}
         tasks = self._count(source, "task", ["type"], "type IS NOT NULL AND type != 'DRIVER_TASK'")
         jobs = self._count(source, "job")
         inferred = {name: {session: of.inferred for session, of in total.items()} for name, total in totals.items()}
@@ -196,7 +196,7 @@ class Figures:
             results[session] = _WorkedOut(figures, rows)
         return results
 
-    def _rows(self, source: _Source, name: str, columns: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    def _read_rows(self, source: _Source, name: str, columns: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """Return an entity's states, by session."""
         by_session = defaultdict[str, list[dict[str, Any]]](list)
         if name in source.entities:
@@ -207,7 +207,7 @@ class Figures:
                 by_session[session].append(dict(zip(columns, row, strict=True)))
         return by_session
 
-    def _totals(self, source: _Source, name: str) -> dict[str, _Total]:
+    def _add_up(self, source: _Source, name: str) -> dict[str, _Total]:
         relation = source(installed()[name], ["last_event_s", "inferred"])
         counted = "count(*), coalesce(max(last_event_s), 0), count(inferred)"
         rows = self._engine.run(f"SELECT {SESSION.name}, {counted} FROM {relation} GROUP BY 1")
@@ -225,7 +225,7 @@ class Figures:
 
 
 class _Total(NamedTuple):
-    """What is counted of an entity in a session."""
+    """The counts of an entity in a session."""
 
     states: int
     last_event_s: int
@@ -233,17 +233,17 @@ class _Total(NamedTuple):
 
 
 class _WorkedOut(NamedTuple):
-    """What a session's states say of it."""
+    """The figures that a session's states give."""
 
     figures: dict[str, Any]
     ledger: list[LedgerRow]
 
 
 class _Source(Protocol):
-    """Where sessions' last states are read."""
+    """The source of sessions' last states."""
 
     entities: Collection[str]
-    """Which entities they may have states of; no view."""
+    """The entities that they may have states of, without views."""
 
     def __call__(self, entity: Entity, names: Sequence[str] | None) -> str:
         """Return the relation of an entity's states, with these stored columns at least, or all, and `SESSION`."""
@@ -251,7 +251,7 @@ class _Source(Protocol):
     def ledgers(
         self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
     ) -> Mapping[str, list[LedgerRow]]:
-        """Return the sessions' ledgers; `inferred` says how many states of an entity, of a session, we closed."""
+        """Return the sessions' ledgers. `inferred` gives how many states of an entity, of a session, we closed."""
 
 
 class _Files:
@@ -338,7 +338,7 @@ def _before_shutdown_ms(nodes: Sequence[Mapping[str, Any]]) -> int | None:
     if not ends:
         return None
     first = min(end for end in ends if end >= max(ends) - SHUTDOWN_SECONDS * 1000)
-    # what dies with a node is told in whole seconds, so it seems to have died before
+    # events tell a death with a node in whole seconds, so it seems to have come before
     by_events = all(node["inferred"] is None for node in nodes)
     before = int(first) // 1000 * 1000 - 1 if by_events else int(first) - 1
     return max(before, min(node["start_time_ms"] or 0 for node in nodes))

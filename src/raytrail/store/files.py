@@ -45,11 +45,11 @@ BLOCK_BYTES = 128 * 1024
 
 _AGAIN = "bring it back from a copy of the store, or import the session again into another one"
 _CURES = {"log": _AGAIN, "logs": _AGAIN, "state": "fold it anew from the log: raytrail rebuild --cluster {session}"}
-"""What is to be done about a damaged file, by the directory that it lies in."""
+"""The cure for a damaged file, by the directory that it lies in."""
 
 
 class Sum(NamedTuple):
-    """What a file was when it was written."""
+    """The checksum and size of a file when it was written."""
 
     bytes: int
     crc32: int
@@ -108,11 +108,12 @@ class Files:
         Write what a SELECT gives, a file for each session of which it gives anything.
 
         Args:
-            kind: Of what the files are.
-            name: What theirs begin with.
-            sessions: Whose rows it gives; of several, which ones are of which is in the column `SESSION`.
-            select: What to write.
-            most_rows: How many rows a session can have; None: nobody knows.
+            kind: The kind of the files.
+            name: The beginning of their names.
+            sessions: The sessions whose rows it gives. With several, the column `SESSION` gives the session of each
+                row.
+            select: The statement whose rows are written.
+            most_rows: How many rows a session can have, or None where nobody knows.
             extremes: Which statistics are asked for: by column, the expressions of its ``min`` and ``max``.
 
         Raises:
@@ -122,7 +123,7 @@ class Files:
         with self._undone() as files:
             if len(sessions) == 1:
                 [session] = sessions
-                path = self._new(kind, session, name)
+                path = self._name_new(kind, session, name)
                 files.append(Written(session, path, 0, {}))
                 [row] = self._engine.run(copy_parquet(select, path, most_rows))
                 copied = Copied(*row[: len(Copied._fields)])
@@ -148,21 +149,21 @@ class Files:
         # a table, as it is little, and read three times
         self._engine.run(f"CREATE TABLE {division} AS {select}")
         try:
-            statistics = self._extremes(division, extremes)
+            statistics = self._read_extremes(division, extremes)
             rows = dict(self._engine.run(f"SELECT {SESSION.name}, count(*) FROM {division} GROUP BY ALL"))
             [(_, paths)] = self._engine.run(
                 copy_parquet(f"FROM {division}", directory, most_rows, divide_by=SESSION.name)
             )
             for divided in map(Path, paths):
                 session = unquote(divided.parent.name.removeprefix(f"{SESSION.name}="))
-                path = self._new(kind, session, name)
+                path = self._name_new(kind, session, name)
                 os.rename(divided, path)
                 files.append(Written(session, path, rows.pop(session), statistics))
         finally:
             self._engine.run(f"DROP TABLE {division}")
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _extremes(self, table: str, extremes: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
+    def _read_extremes(self, table: str, extremes: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
         if not extremes:
             return {}
         items = ", ".join(f"{expression}::VARCHAR" for pair in extremes.values() for expression in pair)
@@ -182,7 +183,7 @@ class Files:
             delete(file.path for file in files)
             raise
 
-    def _new(self, kind: str, session: str, name: str) -> Path:
+    def _name_new(self, kind: str, session: str, name: str) -> Path:
         directory = self._root / kind / session
         disk.make_private_directory(directory)
         return directory / f"{name}-{time.time_ns():020d}-{next(self._serial):06d}.parquet"
@@ -192,7 +193,7 @@ class Files:
         return StateFile(name, kind, str(file.path.relative_to(self._root)), file.rows, *measure(file.path))
 
     def paths(self, files: Iterable[LogFile | StateFile]) -> list[Path]:
-        """Return where these files lie, all of them checked; as `path`."""
+        """Return the places of these files, all of them checked as in `path`."""
         return [self.path(file) for file in files]
 
     def path(self, file: LogFile | StateFile, *, whole: bool = True, again: bool = False) -> Path:
@@ -201,7 +202,7 @@ class Files:
 
         Args:
             file: Its row. Without a checksum, as older versions named files, it is not checked.
-            whole: Whether all of it is read, once in a process; else its size alone is looked at.
+            whole: Whether all of it is read, once in a process. Otherwise its size alone is looked at.
             again: Whether it is read though this process has checked it before.
 
         Raises:
@@ -248,7 +249,7 @@ def damaged(path: Path, how: str) -> StoreDamaged:
 
 
 def delete(paths: Iterable[Path]) -> None:
-    """Delete files that nobody names; those that are gone already are passed over."""
+    """Delete files that nobody names. Those that are gone already are passed over."""
     for path in paths:
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Whose log is which: of a task, an actor, a job or a process, and where in it."""
+"""Find the log of a task, an actor, a job or a process, and the place in it."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class LogPart(NamedTuple):
 
 class LogFinder:
     """
-    Finds logs as Ray 2.60 does (ray/dashboard/modules/log/log_manager.py); its words, where there are none.
+    Finds logs as Ray 2.60 does (ray/dashboard/modules/log/log_manager.py). Its errors are worded as Ray's.
 
     Args:
-        snapshot: Who there is.
+        snapshot: The snapshot that says which nodes, tasks and the like there are.
         logs: The session's logs, by the nodes that their agents shipped them under.
         pieces: Gives what is stored of a range of one.
     """
@@ -47,7 +47,7 @@ class LogFinder:
     ) -> None:
         self._snapshot = snapshot
         self._logs = logs
-        # whose a log is does not change with the moment
+        # the owner of a log does not change with the moment
         self._owners = Owners(snapshot.at_last(), logs)
         self._pieces = pieces
 
@@ -133,18 +133,22 @@ class LogFinder:
     def of_worker(
         self, node_id: str, suffix: str, *, pid: int | None = None, worker_id: str | None = None
     ) -> LogPart | None:
-        """Return what a worker printed, by its process's id or its own; None where that is not here."""
+        """Return what a worker printed, by its process's id or its own, or None where that is not here."""
         # a worker's id is no other's, so that it tells the log whatever node that was shipped under
         logs = [log for log in self._logs if worker_id in log.name] if worker_id else self.of_node(node_id)
-        for log in reversed(logs):  # a process's id comes again; the last one of it is meant
+        for log in reversed(logs):  # a process's id comes again, so the last one of it is meant
             match = _WORKER_LOG.fullmatch(log.name)
             if match and match[4] == suffix and (match[1] == worker_id if worker_id else int(match[3]) == pid):
                 return LogPart(log)
         return None
 
     def named(self, node_id: str, name: str) -> LogPart | None:
-        """Return a node's log of that name, if there is one; else the one that all nodes of its directory share."""
-        for logs in (self.of_node(node_id), self._shared(node_id)):
+        """
+        Return a node's log of that name, if there is one.
+
+        Otherwise return the one that all nodes of its directory share.
+        """
+        for logs in (self.of_node(node_id), self._find_shared(node_id)):
             if same_name := [log for log in logs if log.name == name]:
                 return LogPart(same_name[0])
         return None
@@ -153,14 +157,14 @@ class LogFinder:
         """
         Return a node's logs, oldest first.
 
-        Those are the ones that its agent shipped under its id; where several nodes may share a directory, those that
-        are its own as events tell it, and for the newest head also those of which nothing tells. Where there are none:
-        those of a node on the same machine, with which it shares a directory.
+        Those are the logs that its agent shipped under its id. If several nodes may share a directory, they are those
+        that are its own by events, and for the newest head also those whose owner nothing tells. If there are none,
+        they are the logs of a node on the same machine, with which it shares a directory.
         """
         if self._owners.are_plain:
             logs = [log for log in self._logs if log.node_id == node_id]
         else:
-            logs = self._owners.owned.by_node.get(node_id, []) or self._of_peers(node_id)
+            logs = self._owners.owned.by_node.get(node_id, []) or self._find_of_peers(node_id)
         return sorted(logs, key=_age)
 
     def listed(self, node_id: str | None = None, glob: str = "**") -> list[Log]:
@@ -168,15 +172,15 @@ class LogFinder:
         Return logs by node and name, each by the node whose it is.
 
         Args:
-            node_id: Those of one node; None: of all.
-            glob: What their names in ``logs/`` match, as in `matches`.
+            node_id: The node, or None for all.
+            glob: The pattern of their names in ``logs/``, as in `matches`.
         """
         every = self._logs if self._owners.are_plain else chain.from_iterable(self._owners.owned.by_node.values())
         chosen = every if node_id is None else self.of_node(node_id)
         matching = [log for log in chosen if matches(log.name, glob)]
         return sorted(matching, key=lambda log: (log.node_id, log.name, *_age(log)))
 
-    def _of_peers(self, node_id: str) -> list[Log]:
+    def _find_of_peers(self, node_id: str) -> list[Log]:
         of_node = [Filter("node_id", "=", node_id)]
         here = self._snapshot.rows("node", columns=["node_ip"], where=of_node, limit=1)
         if not here or not here[0]["node_ip"]:
@@ -185,11 +189,11 @@ class LogFinder:
         ids = {row["node_id"] for row in self._snapshot.rows("node", columns=["node_id"], where=peers)}
         return [log for log in self._logs if log.node_id in ids]
 
-    def _shared(self, node_id: str) -> list[Log]:
+    def _find_shared(self, node_id: str) -> list[Log]:
         return [] if self._owners.are_plain else sorted(self._owners.owned.shared.get(node_id, []), key=_age)
 
     def node(self, ip: str) -> str:
-        """Return the id of the node that has an address, or else of the head node; of several, of the newest."""
+        """Return the id of the node that has an address, or of the newest such node, or else of the head node."""
         nodes = self._snapshot.rows("node", columns=["node_id", "node_ip", "is_head_node", "state", "start_time_ms"])
         nodes.sort(key=lambda node: node["start_time_ms"] or 0, reverse=True)
         nodes.sort(key=lambda node: (node["node_ip"] != ip, node["state"] != "ALIVE", not node["is_head_node"]))
@@ -198,7 +202,11 @@ class LogFinder:
         return nodes[0]["node_id"] if nodes else ""
 
     def last_lines(self, log: Log, end: int, lines: int) -> int:
-        """Return where the last lines before an offset begin, as Ray counts them; read backwards, a block at a time."""
+        """
+        Return where the last lines before an offset begin, as Ray counts them.
+
+        The log is read backwards, a block at a time.
+        """
         remaining = lines - (_block(self._pieces, log, max(0, end - 1), end) != b"\n")
         at = end
         while at > 0:
@@ -214,9 +222,9 @@ class LogFinder:
 
 def output_start(pieces: Pieces, log: Log, end: int, most_blocks: int | None = None) -> int | None:
     """
-    Return where a task's output starts that ends there; None where that is not found in so many blocks.
+    Return where a task's output starts that ends there, or None where that is not found in so many blocks.
 
-    Ray's event leaves it out where a task's start and end are written at once (`TaskLogInfoToExport`); its worker has
+    Ray's event leaves it out where a task's start and end are written at once (`TaskLogInfoToExport`). Its worker has
     written the task's name just before.
     """
     at, after = min(end, log.size), b""
@@ -226,7 +234,7 @@ def output_start(pieces: Pieces, log: Log, end: int, most_blocks: int | None = N
         line = len(block)
         while (line := block.rfind(_TASK_NAME, 0, line)) >= 0:
             if line == 0 and low:
-                break  # what is before it decides
+                break  # the text before it decides
             if line == 0 or block[line - 1 : line] == b"\n":
                 newline = block.find(b"\n", line)
                 return min(end, low + newline + 1) if newline >= 0 else end

@@ -2,7 +2,7 @@
 The tables of a store's catalogue, as a list of migrations.
 
 A migration brings what the one before left to its own layout. SQLite keeps in ``user_version`` how many were made.
-Stores of the first two layouts have a zero there. So a migration does nothing where it was made already.
+Stores of the first two layouts have a zero there. A migration therefore does nothing where it was made already.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ADD_UP = (
     "SELECT session, file, generation, max(end) AS last, sum(end - start) AS length FROM ranges "
     "GROUP BY session, file, generation) JOIN file_types USING (session, file) GROUP BY session, event_type"
 )
-"""What ``extents`` holds, of the ranges themselves."""
+"""The contents of ``extents``, from the ranges themselves."""
 
 SUMS = (("log", "crc32"), ("state", "bytes"), ("state", "crc32"), ("frames", "crc32"))
 """The columns of files' checksums: NULL of what was written before there were any."""
@@ -76,7 +76,7 @@ class Migration(NamedTuple):
     """One step from a layout to the next."""
 
     doc: str
-    """What is new."""
+    """The new tables and columns."""
     apply: Callable[[sqlite3.Connection], None]
     """Makes it, inside of a transaction."""
     reads: int
@@ -84,7 +84,7 @@ class Migration(NamedTuple):
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Bring a catalogue to the newest layout; a transaction is open."""
+    """Bring a catalogue to the newest layout. A transaction is open."""
     [(made,)] = db.execute("PRAGMA user_version").fetchall()
     for migration in MIGRATIONS[made:]:
         migration.apply(db)

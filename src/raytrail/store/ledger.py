@@ -20,16 +20,16 @@ from raytrail.store.engine import Engine, Run
 from raytrail.store.read import Snapshot
 
 _KNOWN = 64
-"""Of how many sessions the ledgers are in memory."""
+"""The number of sessions whose ledgers are in memory."""
 SHOWN = 100
-"""How many missing ranges, rejected lines and unread ends a row names; the counts are of all."""
+"""How many missing ranges, rejected lines and unread ends a row names. The counts are of all."""
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """
     Bytes that are not stored though an agent published them, or, of a sealed session, saw them: ``[start, end)``.
 
-    What it saw of a session that lives may be on its way.
+    Bytes that it saw of a living session may be on their way.
     """
 
     file: str
@@ -50,7 +50,11 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unread(msgspec.Struct, frozen=True, kw_only=True):
-    """What nobody can read of a file whose writer is gone: half a line at its end, or all of it: ``[start, end)``."""
+    """
+    Bytes that nobody can read, since the writer of their file is gone.
+
+    They are half a line at its end, or all of it, as ``[start, end)``.
+    """
 
     file: str
     name: str
@@ -66,7 +70,7 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     event_type: str
     files: int
     written_bytes: int
-    """What the agents saw on their disks; without an agent, what is stored."""
+    """The bytes that the agents saw on their disks. Without an agent, they are the stored bytes."""
     published_bytes: int
     published_events: int
     stored_bytes: int
@@ -78,7 +82,7 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     rejected: tuple[Rejected, ...]
     """The first hundred lines."""
     unknown_events: int
-    """Lines of event types that this version does not know; they are kept until one that does."""
+    """Lines of event types that this version does not know. They are kept until a version does."""
     skipped_bytes: int
     """Lines that were too long to ship."""
     lost_bytes: int
@@ -88,14 +92,14 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     unread: tuple[Unread, ...]
     """The first hundred of those files."""
     inferred: int
-    """States that no event ended; we closed them."""
+    """States that no event ended. We closed them."""
 
 
 class LedgerSource(NamedTuple):
-    """What the states of a session say for its ledger."""
+    """The part of a session's ledger that its states give."""
 
     reported: Mapping[str, Reported]
-    """What is known of the reported files of each event type."""
+    """The facts about the reported files of each event type."""
     inferred: Callable[[str], int]
     """Gives how many states of an entity we closed."""
 
@@ -153,8 +157,8 @@ class Ledgers:
     def of(self, snapshot: Snapshot) -> list[LedgerRow]:
         """Return the ledger of a snapshot's session, by event type."""
         session = snapshot.session
-        mark = self._mark(session)
-        known = self._known.get(session) or self._kept(session)
+        mark = self._make_mark(session)
+        known = self._known.get(session) or self._read_kept(session)
         if known is None or known.mark != mark:
             known = _Kept(
                 mark=mark, rows=ledger(self._catalogue, session, ledger_source(self._catalogue, snapshot, self._ends))
@@ -168,19 +172,19 @@ class Ledgers:
 
     def keep(self, ledgers: Mapping[str, list[LedgerRow]]) -> None:
         """Keep the ledgers of sealed sessions beside them."""
-        kept = {session: _Kept(rows=rows, mark=self._mark(session)) for session, rows in ledgers.items()}
+        kept = {session: _Kept(rows=rows, mark=self._make_mark(session)) for session, rows in ledgers.items()}
         texts = [(f"ledger {session}", msgspec.json.encode(known).decode()) for session, known in kept.items()]
         with self._catalogue.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", texts)
         self._ends.forget(ledgers)
 
-    def _kept(self, session: str) -> _Kept | None:
+    def _read_kept(self, session: str) -> _Kept | None:
         for (text,) in self._catalogue.query("SELECT value FROM meta WHERE key = ?", f"ledger {session}"):
             with suppress(msgspec.DecodeError):  # another version's
                 return msgspec.json.decode(text, type=_Kept)
         return None
 
-    def _mark(self, session: str) -> str:
+    def _make_mark(self, session: str) -> str:
         """Return what changes whenever a session's ledger may."""
         query = self._catalogue.query
         named = msgspec.json.encode(
@@ -201,7 +205,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Sums(NamedTuple):
-    """What the files of an event type add up to that an agent has reported."""
+    """The sums over the files of an event type that an agent has reported."""
 
     files: int = 0
     stored_files: int = 0
@@ -221,14 +225,14 @@ class _Sums(NamedTuple):
 
 
 class Reported:
-    """What is known of the files of an event type that an agent has reported."""
+    """The facts about the files of an event type that an agent has reported."""
 
     def __init__(self, sums: _Sums = _Sums()) -> None:  # noqa: B008 (it cannot be changed)
         self.sums = sums
         self.missing: list[Missing] = []
-        """Of the first files that miss any."""
+        """The missing ranges of the first files that miss any."""
         self.unread: list[Unread] = []
-        """Of the first files of which any is."""
+        """The unread ends of the first files that have any."""
         self.with_holes: set[tuple[str, int]] = set()
         """Files, and generations, that bytes are missing of before what is stored last."""
 
@@ -242,11 +246,11 @@ def read_reports(
     The engine adds them up, of which there may be a million. One by one come only those that are named.
 
     Args:
-        catalogue: What is stored.
+        catalogue: The catalogue of the store.
         run: Runs statements, with a table ``reports`` of the columns `REPORTED` and of the ``session``.
         sessions: Their names.
-        sealed: Whether they are sealed: then all that was seen is to be stored.
-        ends: Of one session: what keeps where its ranges end, for the next time.
+        sealed: Whether they are sealed. If so, all that was seen should be stored.
+        ends: Keeps where the ranges of one session end, for the next time.
     """
     by_type = {session: defaultdict[str, Reported](Reported) for session in sessions}
     few = _few(run, sessions)
@@ -286,7 +290,7 @@ REPORTED = (
 )
 """The columns of a file's report."""
 REPORTS = "coalesce(written_bytes, 0) != 0 OR coalesce(published_bytes, 0) != 0 OR unread_reason IS NOT NULL"
-"""Whether a file's last report says anything: what once could not be read may be read now."""
+"""Whether a file's last report says anything. A file that once could not be read may be read now."""
 
 _FILES = """
 CREATE TEMP TABLE files AS
@@ -345,7 +349,7 @@ def _row(
     counts: Mapping[str, list[int]],
 ) -> LedgerRow:
     reported = source.reported.get(event_type) or Reported()
-    # of files that nobody has reported, of which there may be a million, what they add up to is enough
+    # there may be a million files that nobody has reported, so their sums have to do
     sums = reported.sums
     rest = extent.minus(sums.extent)
     events, _, rejected, unknown = counts.get(event_type, (0, 0, 0, 0))
@@ -389,9 +393,9 @@ def _holes(
     Yield what is not stored of the first files that nobody has reported, before what is stored of them.
 
     Args:
-        catalogue: What is stored.
+        catalogue: The catalogue of the store.
         session: The session.
-        event_type: Of the files.
+        event_type: The event type of the files.
         reported: Those that somebody has reported and that have such holes, too.
     """
     files = catalogue.files_with_holes(session, event_type, SHOWN + len(reported))

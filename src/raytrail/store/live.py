@@ -1,9 +1,9 @@
 """
 Fold of a session that still grows: what was appended joins what is known.
 
-States of which nothing more is expected go to ``closed`` files and are not touched again; all others are in memory,
-and in one ``open`` file, written anew when the fold is committed. A straggler of a closed state starts an open one of
-the same key, which sealing joins to it. Both kinds of files hold partial states.
+States that expect no more events go to ``closed`` files and are not touched again. All others are in memory, and in one
+``open`` file, which is written anew when the fold is committed. A straggler of a closed state starts an open one of the
+same key, which sealing joins to it. Both kinds of files hold partial states.
 
 A round costs what it brings, however many states are open. The ``open`` file costs what is open: while that is much
 (a driver that submitted a million tasks, an agent that catches up), it is written more rarely, and what was folded
@@ -55,7 +55,7 @@ MOST_COMMITTING = 0.2
 
 
 class _Open:
-    """What is open of an entity in a session: a table of partial states, each with its key's hash."""
+    """The open states of an entity in a session, as a table of partial states, each with its key's hash."""
 
     def __init__(self, table: str, key: str) -> None:
         self.table = table
@@ -64,7 +64,7 @@ class _Open:
 
 
 class _Session:
-    """What was folded of a session since the last commit."""
+    """The folded and not yet committed states of a session."""
 
     def __init__(self) -> None:
         self.open: dict[str, _Open] = {}
@@ -92,11 +92,12 @@ class LiveFold:
 
         Args:
             session: Its name.
-            at_once: Whether to commit in any case, since it is to be sealed; else a commit that would take long may
-                wait for a later call. Of what is little, and the first of its entity, sealing makes states itself.
+            at_once: Whether to commit in any case, since the session is to be sealed. Otherwise a commit that would
+                take long may wait for a later call. Sealing itself makes the states of an entity that has few events
+                and none before.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
+            StoreUnavailable: The disk is full, or fails. The served states are as they were. Fold again.
         """
         try:
             files = self._catalogue.log_files(session, unfolded=True)
@@ -110,14 +111,14 @@ class LiveFold:
                 if at_once and entity.name not in begun and _events(logs) <= PASS_EVENTS:
                     unfolded.add(entity.name)
                     continue
-                for log in self._passes(entity, logs):
+                for log in self._split_into_passes(entity, logs):
                     self._fold(session, progress, entity, log)
             progress.logs += [file.id for file in new if file.entity not in unfolded]
             pause = progress.committing_seconds / MOST_COMMITTING
             if progress.logs and (at_once or time.monotonic() - progress.committed_at >= pause):
                 self._commit(session, progress)
         except BaseException:
-            # what is in memory may be ahead of the files that were not named: back to the last commit
+            # the memory may be ahead of the files that were not named, so go back to the last commit
             self.forget(session)
             raise
         self._gather_log(session)
@@ -175,14 +176,14 @@ class LiveFold:
         for table in (batch, touched, f"{touched}_joined"):
             self._engine.run(f"DROP TABLE {table}")
 
-    def _passes(self, entity: Entity, logs: list[LogFile]) -> Iterator[str]:
+    def _split_into_passes(self, entity: Entity, logs: list[LogFile]) -> Iterator[str]:
         """Yield relations that hold these logs in all, each of keys of its own and of events that fit in memory."""
         if not logs:
             return
         passes = -(-_events(logs) // PASS_EVENTS)
         # other bits than those that the engine's own hash tables divide by
         number = f"(hash({', '.join(quote(name) for name in entity.key)}) >> 20) % {passes}"
-        source = self._events(entity, logs)
+        source = self._select_events(entity, logs)
         if passes > MOST_READS:
             with tempfile.TemporaryDirectory(prefix="divided-", dir=self._root / "tmp") as directory:
                 for paths in self._divide(entity, logs, number, Path(directory)):
@@ -196,7 +197,7 @@ class LiveFold:
         divisions: dict[str, list[Path]] = {}
         for index, part in enumerate(_parts(logs)):
             directory = into / str(index)
-            numbered = f"SELECT *, {number} AS division FROM {self._events(entity, part)}"
+            numbered = f"SELECT *, {number} AS division FROM {self._select_events(entity, part)}"
             self._engine.run(
                 f"COPY ({numbered}) TO {literal(str(directory))} "
                 "(FORMAT parquet, COMPRESSION lz4, PARTITION_BY (division))"
@@ -205,7 +206,7 @@ class LiveFold:
                 divisions.setdefault(division.name, []).extend(division.iterdir())
         return list(divisions.values())
 
-    def _events(self, entity: Entity, logs: list[LogFile]) -> str:
+    def _select_events(self, entity: Entity, logs: list[LogFile]) -> str:
         return filled_log(entity, parquet(self._files.paths(logs)))
 
     def _close(self, session: str, progress: _Session, entity: Entity, select: str) -> None:

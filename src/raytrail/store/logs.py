@@ -5,9 +5,9 @@ The sessions' logs: bytes that came in ranges, kept compressed, read in ranges.
     catalogue.sqlite: frames    which range of which log a frame holds, and where it lies in which body
 
 A frame is the least that is read, so a range costs what it holds, and no row group of a Parquet file, of which the
-engine makes none with fewer than 2048 rows: of these pieces, half a gigabyte. What a batch brings of a log is a frame,
-and a batch is a body. While these are small and many, they are gathered: written anew as one body, in the order of
-logs and ranges, in frames as large as may be. Sealing does so with all. ``zstd -d`` reads a body.
+engine makes none with fewer than 2048 rows: of these pieces, half a gigabyte. A batch's bytes of one log are a frame,
+and a batch is a body. While these are small and many, they are gathered: written anew as one body, in the order of logs
+and ranges, in frames as large as may be. Sealing does so with all. ``zstd -d`` reads a body.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     generation: int
     size: int
-    """Where what is stored of it ends."""
+    """The end of its stored bytes."""
     stored_bytes: int
     written_bytes: int
-    """What the agent saw on its disk."""
+    """The bytes that the agent saw on its disk."""
     skipped_bytes: int
-    """What was not shipped, as it was over the agent's limit."""
+    """The bytes that were not shipped, as they were over the agent's limit."""
 
 
 class Frame(NamedTuple):
-    """Where a range of a log lies."""
+    """The place of a range of a log."""
 
     file: str
     generation: int
@@ -71,7 +71,7 @@ class Frame(NamedTuple):
     place: int
     length: int
     crc32: int | None
-    """Of what is kept; None of one that an older version wrote."""
+    """The checksum of the kept bytes, or None of those that an older version wrote."""
 
 
 class Body(NamedTuple):
@@ -94,12 +94,12 @@ class Logs:
 
     def write(self, session: str, pieces: Iterable[tuple[Segment, bytes]]) -> tuple[Path, list[Frame]]:
         """
-        Write a body; it is read once `name` has named it.
+        Write a body. It is read once `name` has named it.
 
         Returns:
             Its path, and its frames, whose `body` is yet unknown.
         """
-        path = self._new_body(session)
+        path = self._name_body(session)
         with open(disk.open_private(path, os.O_WRONLY), "wb") as file:
             writer = _Writer(file)
             for segment, data in pieces:
@@ -126,21 +126,21 @@ class Logs:
         Write bodies that are small and many as one, or all of them.
 
         Returns:
-            The bodies that are named no more; delete them once nobody reads them.
+            The bodies that are no longer named. Delete them once nobody reads them.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; all is as it was.
+            StoreUnavailable: The disk is full, or fails. All is as it was.
         """
         limit = "" if every else f" AND bytes < {SMALL_BYTES}"
         rows = self._catalogue.query(f"SELECT id, path FROM bodies WHERE session = ?{limit} ORDER BY id", session)
         old = {id: self._root / path for id, path in rows}
         if len(old) < (2 if every else SMALL_BODIES):
             return []
-        path = self._new_body(session)
+        path = self._name_body(session)
         try:
             with open(disk.open_private(path, os.O_WRONLY), "wb") as file, closing(_Bodies(old)) as bodies:
                 writer = _Writer(file)
-                for frame in self._frames_of(session, list(old)):
+                for frame in self._read_frames(session, list(old)):
                     writer.copy(frame, bodies.read(frame))
                 writer.finish()
                 file.flush()
@@ -167,11 +167,15 @@ class Logs:
     # -- reading
 
     def of(self, session: str, reports: Iterable[dict[str, object]]) -> list[Log]:
-        """Return the logs that agents reported of a session, oldest first; those of which nothing came yet, too."""
+        """
+        Return the logs that agents reported of a session, oldest first.
+
+        Logs of which nothing came yet are among them.
+        """
         reported = list(reports)
         stored: dict[tuple[object, object], tuple[int, int]] = {}
         if self._catalogue.keeps_logs:
-            # of a few, those alone are looked up
+            # if there are few, they alone are looked up
             few = [str(report["file"]) for report in reported] if len(reported) <= FEW_LOGS else []
             only = f" AND file IN ({', '.join('?' * len(few))})" if few else ""
             stored = {
@@ -214,10 +218,10 @@ class Logs:
             return
         at, again = start, False
         while at < end:
-            page = self._page(session, log, at, end)
+            page = self._find_page(session, log, at, end)
             if not page:
                 return
-            with closing(_Bodies(self._paths({frame.body for frame in page}))) as bodies:
+            with closing(_Bodies(self._find_paths({frame.body for frame in page}))) as bodies:
                 for frame in page:
                     try:
                         data = bytes(bodies.decompressed(frame))
@@ -236,7 +240,7 @@ class Logs:
         """Yield the bodies of a session."""
         if self._catalogue.keeps_logs:
             for id, path in self._catalogue.query("SELECT id, path FROM bodies WHERE session = ?", session):
-                frames = list(self._frames_of(session, [id]))
+                frames = list(self._read_frames(session, [id]))
                 yield Body(path, sum(frame.length for frame in frames), frames)
 
     def verify(self, body: Body) -> None:
@@ -253,12 +257,12 @@ class Logs:
             for frame in body.frames:
                 bodies.decompressed(frame)
 
-    def _page(self, session: str, log: Log, start: int, end: int) -> list[Frame]:
+    def _find_page(self, session: str, log: Log, start: int, end: int) -> list[Frame]:
         key = (session, log.file, log.generation)
         where = "session = ? AND file = ? AND generation = ?"
         [(first,)] = self._catalogue.query(f"SELECT max(start) FROM frames WHERE {where} AND start <= ?", *key, start)
         rows = self._catalogue.query(
-            f"SELECT {self._columns()} FROM frames "
+            f"SELECT {self._list_columns()} FROM frames "
             f"WHERE {where} AND start >= ? AND start < ? AND end > ? ORDER BY start LIMIT {PAGE_FRAMES}",
             *key,
             first or 0,
@@ -267,10 +271,10 @@ class Logs:
         )
         return [Frame(*row) for row in rows]
 
-    def _frames_of(self, session: str, bodies: Sequence[int]) -> Iterator[Frame]:
+    def _read_frames(self, session: str, bodies: Sequence[int]) -> Iterator[Frame]:
         marks = ", ".join("?" * len(bodies))
         for row in self._catalogue.query(
-            f"SELECT {self._columns()} FROM frames "
+            f"SELECT {self._list_columns()} FROM frames "
             f"WHERE session = ? AND body IN ({marks}) ORDER BY file, generation, start",
             session,
             *bodies,
@@ -280,15 +284,15 @@ class Logs:
     def _gone(self, session: str, error: FileNotFoundError) -> StoreDamaged:
         return damaged(self._root / "logs" / session / Path(error.filename).name, "it is gone")
 
-    def _columns(self) -> str:
+    def _list_columns(self) -> str:
         return f"file, generation, start, end, body, place, length, {'crc32' if self._catalogue.keeps_sums else 'NULL'}"
 
-    def _paths(self, bodies: set[int]) -> dict[int, Path]:
+    def _find_paths(self, bodies: set[int]) -> dict[int, Path]:
         marks = ", ".join("?" * len(bodies))
         rows = self._catalogue.query(f"SELECT id, path FROM bodies WHERE id IN ({marks})", *bodies)
         return {id: self._root / path for id, path in rows}
 
-    def _new_body(self, session: str) -> Path:
+    def _name_body(self, session: str) -> Path:
         self._serial += 1
         directory = self._root / "logs" / session
         disk.make_private_directory(directory)
@@ -322,7 +326,7 @@ class _Writer:
                 self._parts, self._length, self._start = [], 0, self._start + self._length
 
     def copy(self, frame: Frame, compressed: bytes) -> None:
-        """Write a frame of another body; as it is, where it is large."""
+        """Write a frame of another body. A large one is copied as it is."""
         length = frame.end - frame.start
         if length >= FRAME_BYTES // 2:
             self.finish()

@@ -1,6 +1,6 @@
 """
-Partial states that cannot be folded on: an older Raytrail's may lack a column, or have another type of it; others are
-damaged.
+Partial states that cannot be folded on. Those of an older Raytrail may lack a column, or have another type of it.
+Others are damaged.
 
 The log is the truth, so such states are not converted: their entity is folded anew from the session's log.
 """
@@ -30,9 +30,9 @@ class Partials:
 
     def usable(self, entity: Entity, paths: list[Path]) -> bool:
         """Return whether all of these files have the columns and types of today's partial states."""
-        return all(self._of(path) == merge.partial_types(entity) for path in paths)
+        return all(self._read_types(path) == merge.partial_types(entity) for path in paths)
 
-    def _of(self, path: Path) -> dict[str, str]:
+    def _read_types(self, path: Path) -> dict[str, str]:
         if path not in self._types:
             described = self._engine.run(f"DESCRIBE SELECT * FROM {parquet([path])}")
             self._types[path] = {name: kind for name, kind, *_ in described}
@@ -44,7 +44,7 @@ def unfold(root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> li
     Forget the partial states that cannot be folded on, so that the next fold makes them anew from the log.
 
     Returns:
-        The files that are named no more; delete them once nobody reads them.
+        The files that are no longer named. Delete them once nobody reads them.
     """
     live = catalogue.query(
         "SELECT DISTINCT session, entity FROM state JOIN sessions USING (session) "

@@ -1,10 +1,10 @@
 """
-Whose node's a log is, where several nodes have written into one directory.
+Find the node of each log, where several nodes have written into one directory.
 
 A head that restarted with its tables in Redis, a raylet that was started anew on the same disk, and two raylets on one
-machine share a session's directory. An agent ships its logs under one node's id, the directory's. What events say of
-workers, drivers and jobs tells whose each is; the number in a name tells the processes of a node, of which each new
-one begins a file; the rest belong to the head that came last.
+machine share a session's directory. An agent ships its logs under one node's id, the directory's. Events about workers,
+drivers and jobs tell the node of each. The number in a name tells the processes of a node, since each new process
+begins a file. The rest belong to the head that came last.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Owners:
     Tells the owners of a session's logs.
 
     Args:
-        snapshot: What events say.
+        snapshot: The states of the session.
         logs: The logs, by the ids that their agents shipped them under.
     """
 
@@ -75,7 +75,7 @@ class Owners:
 
     @cached_property
     def are_plain(self) -> bool:
-        """Whether every node has a directory of its own, as far as is known, so that nothing is to be told."""
+        """Whether every node has a directory of its own, as far as is known, so that nothing has to be found out."""
         ips = [node.ip for node in self._nodes if node.ip]
         alone = len(set(ips)) == len(ips) and sum(node.is_head for node in self._nodes) <= 1
         return alone and all(node.node_id in self._logs for node in self._nodes)
@@ -89,10 +89,10 @@ class Owners:
             [node] = self._nodes
             every = [log for logs in self._logs.values() for log in logs]
             return Owned({node.node_id: [msgspec.structs.replace(log, node_id=node.node_id) for log in every]}, {})
-        for labels in self._directories():
+        for labels in self._group_directories():
             logs = [log for label in labels for log in self._logs[label]]
             owners = [self._find_owner(log.name) for log in logs]
-            nodes = self._nodes_of(labels, set(owners), [log.name for log in logs])
+            nodes = self._find_nodes(labels, set(owners), [log.name for log in logs])
             numbered = _by_number([log.name for log in logs], nodes)
             for log, owner in zip(logs, owners, strict=True):
                 node_id = owner or numbered.get(log.name) or self._guess_owner(log, labels, nodes)
@@ -117,7 +117,7 @@ class Owners:
         rows = [[row[name] for name in columns] for row in self._snapshot.rows("node", columns=columns)]
         return sorted(_Node(start or 0, id, ip or "", bool(head), end) for start, id, ip, head, end in rows)
 
-    def _directories(self) -> list[list[str]]:
+    def _group_directories(self) -> list[list[str]]:
         """Return the ids that logs were shipped under, those of one directory together."""
         directories: list[list[str]] = []
         ips = {node.node_id: node.ip for node in self._nodes}
@@ -139,7 +139,7 @@ class Owners:
                 directories.append([label])
         return directories
 
-    def _nodes_of(self, labels: list[str], owners: set[str], names: list[str]) -> list[_Node]:
+    def _find_nodes(self, labels: list[str], owners: set[str], names: list[str]) -> list[_Node]:
         """Return the nodes that have worked in a directory, oldest first, as far as its logs tell."""
         known = owners.union(labels)
         nodes = [node for node in self._nodes if node.node_id in known]
@@ -156,7 +156,7 @@ class Owners:
     # -- what events tell
 
     def _find_owner(self, name: str) -> str:
-        """Return the node of a log as events tell it; empty where they do not."""
+        """Return the node of a log as events tell it, or an empty text where they do not."""
         path = PurePosixPath(name)
         if match := _WORKER.fullmatch(path.name):
             return self._workers.get(match["worker"], "") or self._pids.get(int(match["pid"]), "")
@@ -176,7 +176,7 @@ class Owners:
 
     @cached_property
     def _pids(self) -> dict[int, str]:
-        """The nodes of actors' processes; a number that two nodes had tells nothing."""
+        """The nodes of actors' processes. A number that two nodes had is left out."""
         rows = self._snapshot.group("actor", ["pid", "node_id"])
         return _only((row["pid"], row["node_id"]) for row in rows if row["pid"] and row["node_id"])
 
@@ -196,12 +196,14 @@ class Owners:
         by_job = _only((row["job_id"], row["node_id"]) for row in actors if row["job_id"] and row["node_id"])
         columns = ["job_id", "driver_node_id", "driver_ip_address", "start_time_ms"]
         for row in self._snapshot.rows("driver_job", columns=columns):
-            if node_id := row["driver_node_id"] or self._at(row["driver_ip_address"] or "", row["start_time_ms"] or 0):
+            if node_id := row["driver_node_id"] or self._find_node_at(
+                row["driver_ip_address"] or "", row["start_time_ms"] or 0
+            ):
                 by_job[row["job_id"]] = node_id
         return by_job
 
-    def _at(self, ip: str, ms: int) -> str:
-        """Return the node that had an address at a moment; empty where that is not one."""
+    def _find_node_at(self, ip: str, ms: int) -> str:
+        """Return the node that had an address at a moment, or an empty text where it is not exactly one."""
         there = [node for node in self._nodes if node.ip == ip and node.start_ms <= ms]
         there = [node for node in there if node.end_ms is None or node.end_ms >= ms] or there[-1:]
         return there[0].node_id if len(there) == 1 else ""
@@ -235,7 +237,7 @@ def _last(nodes: list[_Node], count: int) -> list[_Node]:
 
 
 def _main(nodes: list[_Node]) -> str:
-    """Return the newest head, or the newest of all; empty where there is none."""
+    """Return the newest head, or the newest of all, or an empty text where there is none."""
     chosen = [node for node in nodes if node.is_head] or nodes
     return chosen[-1].node_id if chosen else ""
 

@@ -6,8 +6,8 @@ The checksums of a database's pages, in a file beside it, as SQLite keeps none.
 
 A page changes by a checkpoint alone, which copies it from the write-ahead log. Its checksum is written after that, and
 before the log is written over. A page that is in the log is therefore not looked at: the log tells what it holds, and
-has checksums of SQLite's own. Where one of those is wrong, SQLite takes the log to end there, and the number of
-transactions tells that some are gone. The turned bits tell a damaged checksum from a damaged page.
+has checksums of SQLite's own. If one of those is wrong, SQLite takes the log to end there, and the number of
+transactions shows that some are gone. The turned bits tell a damaged checksum from a damaged page.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ class Pages:
 
     def damaged(self) -> list[int]:
         """
-        Return the numbers of the pages that are not what was written, from 1 on; somebody may write meanwhile.
+        Return the numbers, from 1 on, of the pages that differ from what was written. Somebody may write meanwhile.
 
-        Of a database that an older version has written nothing is known, and no page returned.
+        For a database that an older version has written, nothing is known and no page is returned.
 
         Raises:
             OSError: It cannot be read.
         """
         try:
-            differing = list(self._differing())
+            differing = list(self._find_differing())
         except FileNotFoundError:
             return []
         for _ in range(ROUNDS):
-            differing = sorted(set(differing) - self._logged())
+            differing = sorted(set(differing) - self._find_logged())
             if not differing:
                 break
-            differing = list(self._differing(differing))
+            differing = list(self._find_differing(differing))
         return differing
 
     def commits(self) -> int:
         """Return how many transactions there were at least."""
-        noted = self._noted()
+        noted = self._read_notes()
         return noted[0] & _BITS if _whole(noted[:1]) else 0
 
     def count(self, commits: int) -> None:
@@ -82,11 +82,11 @@ class Pages:
 
     def unknown(self) -> list[int]:
         """Return the numbers of the pages of which no checksum is known, or none that can be right."""
-        noted = self._noted()
+        noted = self._read_notes()
         with self._database.open("rb") as file:
             pages = os.fstat(file.fileno()).st_size // _page_bytes(file.read(18)[16:])
         suspect = [number for number in range(1, pages + 1) if not _whole(noted[number : number + 1])]
-        return sorted(set(suspect) - self._logged()) if suspect else []
+        return sorted(set(suspect) - self._find_logged()) if suspect else []
 
     def complete(self) -> None:
         """
@@ -109,7 +109,7 @@ class Pages:
         Note the pages that lie in these first frames of the log, durably.
 
         Raises:
-            OSError: The disk is full, or fails; it is to be tried again before the log is written over.
+            OSError: The disk is full, or fails. Try it again before the log is written over.
         """
         if frames > 0:
             with self._log.open("rb") as file:
@@ -130,7 +130,7 @@ class Pages:
         finally:
             os.close(descriptor)
 
-    def _noted(self) -> tuple[int, ...]:
+    def _read_notes(self) -> tuple[int, ...]:
         try:
             entries = self._sums.read_bytes()
         except FileNotFoundError:
@@ -138,9 +138,9 @@ class Pages:
         count = len(entries) // _ENTRY
         return struct.unpack(f"<{count}Q", entries[: count * _ENTRY])
 
-    def _differing(self, numbers: Iterable[int] | None = None) -> Iterator[int]:
+    def _find_differing(self, numbers: Iterable[int] | None = None) -> Iterator[int]:
         """Yield which of these pages, or of all, differ from their checksums."""
-        if len(noted := self._noted()) < 2:
+        if len(noted := self._read_notes()) < 2:
             return
         with self._database.open("rb") as file:
             try:
@@ -155,8 +155,8 @@ class Pages:
                 if number < len(noted) and _sum(number, page) != noted[number] and _whole(noted[number : number + 1]):
                     yield number
 
-    def _logged(self) -> set[int]:
-        """Return the pages that are in the log; frames that it had before it was written over have another salt."""
+    def _find_logged(self) -> set[int]:
+        """Return the pages that are in the log. Frames that it had before it was written over have another salt."""
         pages: set[int] = set()
         with suppress(FileNotFoundError), self._log.open("rb") as file:
             header = file.read(_LOG_HEADER)
@@ -181,7 +181,7 @@ def _page(descriptor: int, number: int, size: int) -> bytes:
 
 
 def _all_pages(descriptor: int, size: int, most: int) -> Iterator[tuple[int, bytes | memoryview]]:
-    """Yield the pages with their numbers; those that the file has not are empty."""
+    """Yield the pages with their numbers. Pages that the file does not have are empty."""
     for first in range(0, most, BLOCK_PAGES):
         block = memoryview(os.pread(descriptor, BLOCK_PAGES * size, first * size))
         for index in range(min(BLOCK_PAGES, most - first)):
@@ -189,7 +189,7 @@ def _all_pages(descriptor: int, size: int, most: int) -> Iterator[tuple[int, byt
 
 
 def _sum(number: int, page: bytes | memoryview) -> int:
-    """Return what is noted of a page; with its number, so that two cannot change places."""
+    """Return the note of a page. It includes the page's number, so that two cannot change places."""
     return _entry(zlib.crc32(page, number))
 
 
@@ -198,5 +198,5 @@ def _entry(number: int) -> int:
 
 
 def _whole(entry: tuple[int, ...]) -> bool:
-    """Return whether what is noted of a page can be right; nothing cannot."""
+    """Return whether the note of a page can be right. An empty one cannot."""
     return bool(entry) and entry[0] & _BITS ^ _BITS == entry[0] >> 32

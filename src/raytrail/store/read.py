@@ -1,4 +1,4 @@
-"""What a session was, at one moment or at last: rows of entities, filtered and sorted by the engine."""
+"""The rows of a session's entities, at one moment or at last. The engine filters and sorts them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Snapshot:
     """
     A session at one moment.
 
-    What a column holds is given as the world knows it: ids as hex text, JSON decoded, times as integers.
+    Values are given in their usual form, which is ids as hex text, JSON decoded, times as integers.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Snapshot:
         Look at a session.
 
         Args:
-            engine: What answers.
+            engine: The engine that answers.
             session: Its name.
-            moment: The moment; None is its end, or now.
+            moment: The moment. None is its end, or now.
             states: Gives the relations of its states.
-            counts: What was counted of a sealed session before, by what was asked; None where it may still change.
-            attach: Whether to read a sealed session's tables, where it has any; else only its files.
+            counts: The counts made before of a sealed session, by the question. None where they may still change.
+            attach: Whether to read a sealed session's tables, where it has any. Otherwise only its files are read.
         """
         self.session = session
         self.at_ms = moment.at_ms if moment else None
@@ -104,30 +104,30 @@ class Snapshot:
     def source(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of an entity's states, with these stored columns at least, or all."""
         if not entity.view:
-            return self._base(entity, names)
+            return self._select_base(entity, names)
         view = of_session(entity.view, many=False)
         for name, other in installed().items():
             if f"{{{name}}}" in view:
-                view = view.replace(f"{{{name}}}", self._base(other))
+                view = view.replace(f"{{{name}}}", self._select_base(other))
         return f"({view})"
 
-    def _base(self, entity: Entity, names: Sequence[str] | None = None) -> str:
+    def _select_base(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of an entity's states at the moment, with these stored columns at least."""
         if self._moment is None:
-            return self._last(entity, names)
+            return self._select_last(entity, names)
         return self._states.at(self.session, entity, self._moment, names)
 
-    def _last(self, entity: Entity, names: Sequence[str] | None = None) -> str:
+    def _select_last(self, entity: Entity, names: Sequence[str] | None = None) -> str:
         """Return the relation of last states, with these stored columns at least, and what they were earlier by."""
         if names is not None and self._moment is not None and entity.moments:
             names = [*read_by_times(entity, entity.moments, names)]
         return self._states.last(self.session, entity, names, attach=self._attach)
 
-    def _table(self, entity: Entity) -> str | None:
+    def _find_table(self, entity: Entity) -> str | None:
         """Return the table of an entity's last states, where the session is sealed and has one."""
         return self._states.table(self.session, entity.name, stored(entity)) if self._attach else None
 
-    def _tally(self, entity: Entity) -> str | None:
+    def _find_tally(self, entity: Entity) -> str | None:
         """Return the table of how many states there are of each kind, likewise."""
         if not self._attach or not entity.moments:
             return None
@@ -149,10 +149,10 @@ class Snapshot:
 
         Args:
             noun: The entity's name, singular or plural.
-            columns: Which columns, in this order; None gives all.
+            columns: The columns, in this order. None gives all.
             where: Conditions that all must hold.
-            order: Columns to sort by, with ``-`` before one that descends; none sorts as the session was sealed.
-            limit: Most rows; None gives all.
+            order: Columns to sort by, with ``-`` before one that descends. None sorts as the session was sealed.
+            limit: The most rows. None gives all.
             offset: Rows to skip first.
 
         Raises:
@@ -160,9 +160,9 @@ class Snapshot:
         """
         entity = entity_of(noun)
         wanted = shown(entity) if columns is None else tuple(find(entity, name) for name in columns)
-        few = FEW_ROWS if self._numbered(entity) else FEW_KEYS
+        few = FEW_ROWS if self._find_numbered(entity) else FEW_KEYS
         if not entity.view and not _ids(entity, where) and limit is not None and limit <= few:
-            records = self._few(entity, wanted, where, order, limit, offset)
+            records = self._read_few(entity, wanted, where, order, limit, offset)
         else:
             records = self.run(*self.select(entity, wanted, where, order, limit, offset))
         names = [column.name for column in wanted]
@@ -203,7 +203,7 @@ class Snapshot:
         condition, params = _condition(entity, where)
         items = ", ".join(f"{show.public(c)} AS {quote(c.name)}" for c in wanted)
         sort, sorted_by = _sort(entity, order)
-        source = self._narrowed(entity, where, [*show.read_from(entity, wanted), *sorted_by])
+        source = self._narrow(entity, where, [*show.read_from(entity, wanted), *sorted_by])
         statement = f"SELECT {items} FROM {source} s{condition}"
         if sort:
             statement += f" ORDER BY {', '.join(sort)}"
@@ -213,7 +213,7 @@ class Snapshot:
             statement += f" OFFSET {int(offset)}"
         return statement, params
 
-    def _few(
+    def _read_few(
         self,
         entity: Entity,
         wanted: Sequence[Column | Derived],
@@ -225,13 +225,13 @@ class Snapshot:
         """
         Return a few rows out of millions.
 
-        Sorting wide rows to keep a hundred of them reads every column of all; so what names them comes first, by the
-        columns that are asked and sorted for, and only the rows that are named are read whole. They are put in order
-        here: the engine takes longer to plan to sort them.
+        Sorting wide rows to keep a hundred of them reads every column of all. The first query therefore reads only the
+        keys, by the columns that are asked and sorted for. Then only the named rows are read whole. They are put in
+        order here: the engine takes longer to plan to sort them.
         """
-        table = self._numbered(entity)
+        table = self._find_numbered(entity)
         key = (_ROW,) if table else entity.key
-        # by what is the same in all, nothing is to be sorted; sorting by one column, the engine skips most rows
+        # a column that is the same in all needs no sorting, and the engine skips most rows when it sorts by one column
         same = {condition.column for condition in where if condition.op == "="}
         # numbers also settle the order of rows of one time, for which the ids of all would be read
         sort, sorted_by = _sort(entity, order, besides={*entity.key, *same} if entity.moments else same)
@@ -239,7 +239,7 @@ class Snapshot:
         condition, params = _condition(entity, where)
         settled = SETTLED if self.at_ms is not None and entity.moments else "true"
         rows = self.run(
-            f"SELECT {settled}, {', '.join(key)} FROM {self._narrowed(entity, where, [*key, *sorted_by])} s{condition} "
+            f"SELECT {settled}, {', '.join(key)} FROM {self._narrow(entity, where, [*key, *sorted_by])} s{condition} "
             f"ORDER BY {order_by} LIMIT {int(limit)} OFFSET {int(offset)}",
             params,
         )
@@ -247,33 +247,35 @@ class Snapshot:
             return []
         names = [*dict.fromkeys([*show.read_from(entity, wanted), *key])]
         if table:
-            chosen = self._then(entity, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows))
+            chosen = self._rewind(
+                entity, _by_number(table, [row for _, row in rows]), names, all(row[0] for row in rows)
+            )
         else:
             kinds = [entity.column(name).type for name in key]
             first = ", ".join({_literal(kinds[0], row[1]) for row in rows})
             tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
-            source = self._last(entity, names) if entity.moments else self._base(entity, names)
-            chosen = self._then(entity, f"(SELECT * FROM {source} WHERE {named})", names)
+            source = self._select_last(entity, names) if entity.moments else self._select_base(entity, names)
+            chosen = self._rewind(entity, f"(SELECT * FROM {source} WHERE {named})", names)
         items = ", ".join([*(f"{show.public(c)} AS {quote(c.name)}" for c in wanted), *(f"s.{name}" for name in key)])
         records = self.run(f"SELECT {items} FROM {chosen} s")
         place = {row[1:]: number for number, row in enumerate(rows)}
         width = len(wanted)
         return [row[:width] for row in sorted(records, key=lambda row: place[row[width:]])]
 
-    def _narrowed(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
+    def _narrow(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> str:
         """
-        Return the relation of an entity's states, with these stored columns and those of the conditions at least; only
-        those of an id that is asked for, where an index has it.
+        Return the relation of an entity's states, with at least these stored columns and those of the conditions. If a
+        condition asks for an id and an index has it, only the states of that id are in it.
         """
         if entity.view or (self.at_ms is not None and not entity.moments):
             return self.source(entity)
-        table = self._numbered(entity)
+        table = self._find_numbered(entity)
         read = show.read_from(entity, [find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
         if not table:
-            return self._then(entity, self._last(entity, names), names)
+            return self._rewind(entity, self._select_last(entity, names), names)
         for condition in _ids(entity, where):
             # alone: with any other condition beside it, the engine does not look into its index
             term, params = _condition(entity, [condition])
@@ -281,24 +283,24 @@ class Snapshot:
             if entity.moments and self._moment is not None:
                 settled = f"coalesce({is_settled(entity.moments, self._moment)}, false)"
             records = self.run(f"SELECT rowid, {settled} FROM {table}{term}", params)
-            return self._then(
+            return self._rewind(
                 entity, _by_number(table, [row for row, _ in records]), names, all(over for _, over in records)
             )
-        return self._then(entity, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
+        return self._rewind(entity, f"(SELECT rowid AS {_ROW}, * FROM {table})", names)
 
-    def _numbered(self, entity: Entity) -> str | None:
+    def _find_numbered(self, entity: Entity) -> str | None:
         """Return the table of last states from which those of the moment follow, and whose rows have numbers."""
-        return self._table(entity) if self.at_ms is None or entity.moments else None
+        return self._find_table(entity) if self.at_ms is None or entity.moments else None
 
-    def _then(self, entity: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
+    def _rewind(self, entity: Entity, source: str, names: Sequence[str], settled: bool = False) -> str:
         """
         Return last states as they were at the snapshot's moment, with these stored columns at least.
 
         Args:
-            entity: Whose states.
+            entity: The entity of the states.
             source: Their relation.
             names: The columns.
-            settled: Whether each is known to be what it was at last: then nothing is worked out.
+            settled: Whether each state is known to be as it was at last. Then nothing is worked out.
         """
         if self._moment is None or settled or not entity.moments:
             return source
@@ -308,11 +310,11 @@ class Snapshot:
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:
         """Return how many states there are."""
         entity = entity_of(noun)
-        asked = (self._table(entity), self._moment, *where)
+        asked = (self._find_table(entity), self._moment, *where)
         if self._counts is not None and asked in self._counts:
             return self._counts[asked]
         condition, params = _condition(entity, where)
-        source, counted = self._counted(entity, where, ())
+        source, counted = self._select_counted(entity, where, ())
         [(count,)] = self.run(f"SELECT {counted} FROM {source} s{condition}", params)
         if self._counts is not None and asked[0]:
             self._counts[asked] = int(count)
@@ -322,12 +324,15 @@ class Snapshot:
     def group(
         self, noun: str, by: Sequence[str], where: Sequence[Filter] = (), *, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """Return how many states there are of each combination of these columns, as ``count``; at most `limit`."""
+        """
+        Return how many states there are of each combination of these columns, as ``count``, and at most `limit` of
+        them.
+        """
         entity = entity_of(noun)
         condition, params = _condition(entity, where)
         wanted = [find(entity, name) for name in by]
         raw = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
-        source, counted = self._counted(entity, where, show.read_from(entity, wanted))
+        source, counted = self._select_counted(entity, where, show.read_from(entity, wanted))
         inner = f"SELECT {raw}, {counted} AS n FROM {source} s{condition} GROUP BY ALL"
         # what was raw is shown only now, once a group
         items = ", ".join(f"{show.public(Column(c.name, c.type, '', 'max', c.doc))} AS {quote(c.name)}" for c in wanted)
@@ -336,23 +341,23 @@ class Snapshot:
             records = self._engine.query(f"SELECT {items}, n FROM ({inner}) ORDER BY ALL{bound}", params)
         return [dict(zip((*by, "count"), row, strict=True)) for row in records.rows]
 
-    def _counted(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
+    def _select_counted(self, entity: Entity, where: Sequence[Filter], names: Iterable[str]) -> tuple[str, str]:
         """
         Return the relation by whose rows states are counted, with these stored columns and those of the conditions, and
         the aggregate that counts them.
         """
         read = show.read_from(entity, [find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
-        table, tally, by = self._table(entity), self._tally(entity), entity.moments
+        table, tally, by = self._find_table(entity), self._find_tally(entity), entity.moments
         if not table or not tally or not by or not set(by.tallied).issuperset(names):
-            return self._narrowed(entity, where, names), "count(*)"
+            return self._narrow(entity, where, names), "count(*)"
         counted = f"coalesce(sum({TALLY}), 0)::BIGINT"
         if self._moment is None:
             return tally, counted
         past = f"FROM {tally} WHERE {UNTIL} <= {self._moment.last_ns}"
         [(until,)] = self.run(f"SELECT max({UNTIL}) {past}")
         later = f" WHERE {quote(by.latest)} > {until}" if until is not None else ""
-        rest = self._then(entity, f"(SELECT * FROM {table}{later})", names)
+        rest = self._rewind(entity, f"(SELECT * FROM {table}{later})", names)
         items = "".join(f"{quote(name)}, " for name in names)
         return f"(SELECT {items}{TALLY} {past} UNION ALL SELECT {items}1 FROM {rest})", counted
 
@@ -362,7 +367,7 @@ class Snapshot:
         condition, params = _condition(entity, where)
         wanted = [find(entity, name) for name in columns]
         items = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
-        source = self._narrowed(entity, where, show.read_from(entity, wanted))
+        source = self._narrow(entity, where, show.read_from(entity, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
 
     @contextmanager
@@ -383,7 +388,7 @@ class Snapshot:
 
     def read_once(self, noun: str) -> bool:
         """Return whether states are worked out anew each time they are read, rather than kept in a table."""
-        return self._table(entity_of(noun)) is None
+        return self._find_table(entity_of(noun)) is None
 
     @_or_of_files
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:
@@ -405,7 +410,7 @@ def _by_number(table: str, rows: Sequence[int]) -> str:
     """Return the relation of these rows of a table, by their numbers."""
     if not rows:
         return f"(SELECT rowid AS {_ROW}, * FROM {table} LIMIT 0)"
-    # a join opens the vectors that hold them; IN opens the row groups, and takes ten times longer
+    # a join opens the vectors that hold them. IN opens the row groups, and takes ten times longer
     numbers = ", ".join(f"({row})" for row in rows)
     return f"(SELECT t.rowid AS {_ROW}, t.* FROM (VALUES {numbers}) n({_ROW}) JOIN {table} t ON t.rowid = n.{_ROW})"
 

@@ -1,4 +1,8 @@
-"""Who reads a store, so that its writer knows at its end whether a file that nobody names may still be looked at."""
+"""
+The readers of a store.
+
+Its writer knows by them at its end whether a file that nobody names may still be looked at.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
 Seal: a session's folded states for good, and what was left open closed as inferred.
 
-What follows from the ends of other states is what `raytrail.fold.conclude` says at any moment. What is open when
-the session itself ends is closed with it. Each such row says so in ``inferred``.
+`raytrail.fold.conclude` works out at any moment what follows from the ends of other states. States that are open
+when the session itself ends are closed with it. Each such row says so in ``inferred``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from raytrail.store.engine import Engine, group_rows, parquet
 from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
 
 OF_AGENTS = ("file", "raylet")
-"""What agents say of themselves: not of the cluster, and at times long after it."""
+"""The entities that agents report of themselves. They are not of the cluster, and at times come long after it."""
 
 ALONE_EVENTS = 5_000
 """A session of more events is sealed by itself: that takes longer than to plan it."""
@@ -36,7 +36,7 @@ MOST_EVENTS = 50_000
 """How many events of small sessions are worked on at once."""
 
 TALLY_SAVES = 100
-"""A tally is kept of so many states of each kind, on average; of fewer, reading it saves nothing."""
+"""A tally is kept where there are so many states of each kind, on average. Reading one of fewer saves nothing."""
 
 
 def in_turn(entities: Iterable[Entity]) -> dict[Entity, list[str]]:
@@ -62,19 +62,19 @@ def ended(name: str) -> str:
 
 
 class Sealed(NamedTuple):
-    """What sealing sessions has changed."""
+    """The changes that sealing made."""
 
     files: dict[str, list[Path]]
     """The files of their states, by entity."""
     old: list[Path]
-    """Those that are named no more; delete them once nobody reads them."""
+    """The files that are no longer named. Delete them once nobody reads them."""
 
 
 class _Known(NamedTuple):
-    """What is known of an entity in the sessions that are sealed."""
+    """The facts about an entity in the sessions that are sealed."""
 
     before: str
-    """What a statement begins with that reads it."""
+    """The beginning of a statement that reads it."""
     states: str
     """The relation of its partial states."""
     latest: str
@@ -82,7 +82,7 @@ class _Known(NamedTuple):
     most_rows: int
     """How many there are at most, in a session."""
     once: bool
-    """Whether no key is there twice."""
+    """Whether each key is there only once."""
 
 
 class Sealer:
@@ -120,11 +120,11 @@ class Sealer:
             quiet: Whether nothing but silence ended them.
 
         Raises:
-            UnreadableError: One of them cannot be sealed; none is.
-            StoreUnavailable: The disk is full, or fails; none is sealed.
+            UnreadableError: One of them cannot be sealed. None is.
+            StoreUnavailable: The disk is full, or fails. None is sealed.
         """
-        known = self._known(sessions)
-        every = {name: self._entity(name, sessions) for name, entity in installed().items() if not entity.view}
+        known = self._survey(sessions)
+        every = {name: self._find_entity(name, sessions) for name, entity in installed().items() if not entity.view}
         turns = in_turn(every.values())
         sealed: dict[str, list[Written]] = {}
         try:
@@ -132,15 +132,15 @@ class Sealer:
                 columns = ", ".join(map(quote, names))
                 # of what no event tells, there is nothing to work out
                 states = (
-                    self._states(entity, known, None, names)
+                    self._select_states(entity, known, None, names)
                     if entity.name in known
                     else merge.empty(entity, partial=False)
                 )
                 self._engine.run(f"CREATE OR REPLACE TABLE {ended(entity.name)} AS SELECT {columns} FROM ({states})")
-            end_ms = _end_ms(self._ends_ms(sessions, known))
+            end_ms = _end_ms(self._find_ends_ms(sessions, known))
 
             def seal(name: str) -> None:
-                select = self._states(every[name], known, end_ms)
+                select = self._select_states(every[name], known, end_ms)
                 sealed[name] = self._files.write("state", f"{name}-sealed", sessions, select, known[name].most_rows)
 
             self._engine.each(seal, [name for name in every if name in known])
@@ -156,7 +156,7 @@ class Sealer:
         return Sealed({name: [file.path for file in files] for name, files in sealed.items()}, old)
 
     def _name(self, sessions: Sequence[str], sealed: Mapping[str, list[Written]], *, quiet: bool) -> list[Path]:
-        """Name the files of sealed states, and no others of their sessions any more; return those."""
+        """Name the files of sealed states as the only ones of their sessions. Return the others."""
         old: list[Path] = []
         with self._catalogue.transaction() as db:
             for session in sessions:
@@ -213,7 +213,7 @@ class Sealer:
         if kinds * TALLY_SAVES <= rows:
             self._engine.run(f"CREATE TABLE caching.{quote(tally_name(entity))} AS {tally(by, table)}")
 
-    def _known(self, sessions: Sequence[str]) -> dict[str, _Known]:
+    def _survey(self, sessions: Sequence[str]) -> dict[str, _Known]:
         """Return what is known of each entity: what was folded of it, else its log."""
         folded: dict[str, list[StateFile]] = {}
         logs: dict[str, list[LogFile]] = {}
@@ -225,11 +225,11 @@ class Sealer:
                 if log.entity in installed() and log.entity not in folded:
                     logs.setdefault(log.entity, []).append(log)
         return {
-            **{name: self._of_states(name, sessions, states) for name, states in folded.items()},
-            **{name: self._of_logs(name, sessions, part) for name, part in logs.items()},
+            **{name: self._survey_states(name, sessions, states) for name, states in folded.items()},
+            **{name: self._survey_logs(name, sessions, part) for name, part in logs.items()},
         }
 
-    def _of_states(self, name: str, sessions: Sequence[str], states: Sequence[StateFile]) -> _Known:
+    def _survey_states(self, name: str, sessions: Sequence[str], states: Sequence[StateFile]) -> _Known:
         files = parquet(self._files.paths(states))
         return _Known(
             "",
@@ -239,15 +239,15 @@ class Sealer:
             once=all(file.kind == "open" for file in states),
         )
 
-    def _of_logs(self, name: str, sessions: Sequence[str], logs: Sequence[LogFile]) -> _Known:
+    def _survey_logs(self, name: str, sessions: Sequence[str], logs: Sequence[LogFile]) -> _Known:
         files = parquet(self._files.paths(logs), by_session=len(sessions) > 1)
-        entity = self._entity(name, sessions)
+        entity = self._find_entity(name, sessions)
         events = merge.folded(entity, filled_log(entity, files))
         counts = Counter[str]()
         for log in logs:
             counts[log.session] += log.events
         return _Known(
-            # made once, though a statement reads it more than once; it is too little to be worth sorting
+            # made once, though a statement reads it more than once. It is too little to be worth sorting
             f"WITH known AS MATERIALIZED ({events}) ",
             "known",
             f"SELECT {_by(sessions)} AS session, max(timestamp) AS t FROM {files} GROUP BY 1",
@@ -256,10 +256,10 @@ class Sealer:
         )
 
     @staticmethod
-    def _entity(name: str, sessions: Sequence[str]) -> Entity:
+    def _find_entity(name: str, sessions: Sequence[str]) -> Entity:
         return of_many(installed()[name]) if len(sessions) > 1 else installed()[name]
 
-    def _ends_ms(self, sessions: Sequence[str], known: Mapping[str, _Known]) -> dict[str, int]:
+    def _find_ends_ms(self, sessions: Sequence[str], known: Mapping[str, _Known]) -> dict[str, int]:
         """Return when each session ended: when its last node died, or else when it was last heard of."""
         by = _by(sessions)
         now_ms = time.time_ns() // 1_000_000
@@ -280,7 +280,7 @@ class Sealer:
         )
         return ends | {session: int(end_ms) for session, alive, end_ms in nodes if alive is False and end_ms}
 
-    def _bare(self, entity: Entity, known: _Known | None) -> str:
+    def _select_bare(self, entity: Entity, known: _Known | None) -> str:
         """Return the states of an entity as told: one a key, though a straggler may have begun a second one."""
         if not known:
             return merge.bare(entity, f"({merge.empty(entity, partial=True)})")
@@ -295,14 +295,14 @@ class Sealer:
         joined = merge.fold(entity, f"(SELECT * FROM {known.states} WHERE {key} IN (FROM {twice}))")
         return merge.bare(entity, f"({once} UNION ALL BY NAME {joined})")
 
-    def _states(
+    def _select_states(
         self, entity: Entity, known: Mapping[str, _Known], end_ms: str | None, names: Collection[str] | None = None
     ) -> str:
-        """Return the SELECT of an entity's states: those it ends with; without an end, those that others end with."""
+        """Return the SELECT of an entity's last states. Without an end, return those that others end with."""
         own = known.get(entity.name)
         select = concluded(
             entity,
-            lambda _: f"({self._bare(entity, own)})",
+            lambda _: f"({self._select_bare(entity, own)})",
             lambda other, _: ended(other.name),
             now_ms=None,
             end_ms=end_ms,

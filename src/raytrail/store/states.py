@@ -1,4 +1,7 @@
-"""Where a session's states come from: the tables of a sealed one, its files, or its log; and how they were earlier."""
+"""
+The sources of a session's states, which are the tables of a sealed one, its files, or its log, and how they were
+earlier.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class _Attached(NamedTuple):
 
     name: str
     columns: Mapping[str, frozenset[str]]
-    """Of each table."""
+    """The names of each table's columns."""
 
 
 class States:
@@ -51,7 +54,7 @@ class States:
         catalogue: Says which files there are.
         engine: Reads them.
         files: Checks them.
-        counts: What was counted of attached tables; cleared when one is let go.
+        counts: The counts of attached tables. They are cleared when one is let go.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class States:
         self._columns: dict[Path, frozenset[str]] = {}
         self._attached: dict[str, _Attached] = {}
         self._lost: set[str] = set()
-        """Caches that are damaged; one that is made anew has another name."""
+        """Damaged caches. A cache that is made anew has another name."""
         self._unnamed: dict[str, str] = {}
         """Those of them that the catalogue may name yet, each with its session."""
         self._attach_lock = threading.Lock()
@@ -77,9 +80,9 @@ class States:
 
         Args:
             session: Its whole name.
-            entity: Whose states.
-            moment: The moment; None: at last, or now while the session lives.
-            names: The stored columns that are asked for; None: all. Others may be there, and say anything.
+            entity: The entity of the states.
+            moment: The moment. None means at last, or now while the session lives.
+            names: The stored columns that are asked for. None means all. Others may be there, and say anything.
         """
         if moment is None:
             return self.last(session, entity, names)
@@ -90,9 +93,10 @@ class States:
         logs = self._catalogue.log_files(session, entity.name)
 
         def from_events(names: Collection[str] | None) -> str:
-            return self._folded(entity, logs, names, moment.past_ms(entity.when))
+            return self._fold_logs(entity, logs, names, moment.past_ms(entity.when))
 
-        return f"({concluded(entity, from_events, self._others(session, moment), now_ms=moment.at_ms, names=names)})"
+        others = self._relate_others(session, moment)
+        return f"({concluded(entity, from_events, others, now_ms=moment.at_ms, names=names)})"
 
     def last(self, session: str, entity: Entity, names: Collection[str] | None = None, *, attach: bool = True) -> str:
         """Return the relation of an entity's last states; `attach`: of a sealed session's tables, if it has any."""
@@ -101,26 +105,26 @@ class States:
         files = self._catalogue.state_files(session)
         sealed = [file for file in files if (file.entity, file.kind) == (entity.name, "sealed")]
         if sealed:
-            return self._sealed(entity, self._files.paths(sealed))
+            return self._read_sealed(entity, self._files.paths(sealed))
         if any(file.kind == "sealed" for file in files):
             return f"({merge.empty(entity, partial=False)})"
         now_ms = time.time_ns() // 1_000_000
         from_events = partial(self._read_living, session, entity)
-        return f"({concluded(entity, from_events, self._others(session, None), now_ms=now_ms, names=names)})"
+        return f"({concluded(entity, from_events, self._relate_others(session, None), now_ms=now_ms, names=names)})"
 
     def table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
-        """Return a table of a sealed session's cache; None where it has none that can be read, or lives."""
-        for file in self._caches(session):
+        """Return a table of a sealed session's cache, or None where it has none that can be read, or lives."""
+        for file in self._find_caches(session):
             if (
                 (attached := self._attach(session, file))
-                # what was sealed before an entity or a column of it was known, has it not
+                # a session that was sealed before an entity or a column of it was known does not have it
                 and name in attached.columns
                 and attached.columns[name].issuperset(columns)
             ):
                 return f"{attached.name}.{quote(name)}"
         return None
 
-    def _others(self, session: str, moment: Moment | None) -> Other:
+    def _relate_others(self, session: str, moment: Moment | None) -> Other:
         return lambda entity, names: self.at(session, entity, moment, names)
 
     def _read_living(self, session: str, entity: Entity, names: Collection[str] | None) -> str:
@@ -132,9 +136,9 @@ class States:
         # not folded yet, or by another version: the log says the same, if more slowly
         logs = self._catalogue.log_files(session, entity.name)
         waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if paths else []
-        return self._folded(entity, [log for log in logs if log not in waiting], names)
+        return self._fold_logs(entity, [log for log in logs if log not in waiting], names)
 
-    def _folded(
+    def _fold_logs(
         self, entity: Entity, logs: Iterable[LogFile], names: Collection[str] | None, condition: str = "true"
     ) -> str:
         """Return the relation of an entity's states as the events of a log that meet a condition left them."""
@@ -144,8 +148,8 @@ class States:
         log = f"(SELECT * FROM {filled_log(entity, parquet(paths))} WHERE {condition})"
         return f"({merge.bare(entity, f'({merge.folded(entity, log, names)})', names)})"
 
-    def _sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
-        """Return the relation of sealed states; what an older version did not store of them is worked out."""
+    def _read_sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
+        """Return the relation of sealed states. Columns that an older version did not store are worked out."""
         for path in paths:
             if path not in self._columns:
                 schema = self._engine.run(f"SELECT name FROM parquet_schema({literal(str(path))})")
@@ -169,7 +173,7 @@ class States:
         try:
             yield
         except StoreUnavailable as error:
-            for file in self._caches(session):
+            for file in self._find_caches(session):
                 if self._is_damaged(file):
                     with self._attach_lock:
                         self._lose(session, file)
@@ -185,7 +189,7 @@ class States:
             lost, self._unnamed = self._unnamed, {}
         return lost
 
-    def _caches(self, session: str) -> list[StateFile]:
+    def _find_caches(self, session: str) -> list[StateFile]:
         return [file for file in self._catalogue.state_files(session) if file.kind == "cache"]
 
     def _is_damaged(self, file: StateFile) -> bool:
@@ -196,7 +200,7 @@ class States:
         return False
 
     def _lose(self, session: str, file: StateFile) -> None:
-        """Read a cache no more; the attach lock is held."""
+        """Read a cache no more. The attach lock is held."""
         if file.path in self._lost:
             return
         self._lost.add(file.path)
@@ -207,7 +211,7 @@ class States:
             self._counts.clear()
 
     def _attach(self, session: str, file: StateFile) -> _Attached | None:
-        """Return how a sealed session's tables are open; None where the file is gone or damaged."""
+        """Return how a sealed session's tables are open, or None where the file is gone or damaged."""
         with self._attach_lock:
             if file.path not in self._attached:
                 if file.path in self._lost or not (self._root / file.path).exists():

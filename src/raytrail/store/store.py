@@ -93,9 +93,9 @@ class Store:
         Open a store.
 
         Args:
-            root: Its directory; made where `write` is set and it is not there.
+            root: Its directory. It is made where `write` is set and it is not there.
             config: The engine's settings.
-            write: Whether to append and fold: one process at a time may.
+            write: Whether to append and fold. Only one process at a time may.
 
         Raises:
             NotFoundError: There is no store, and none is to be made.
@@ -109,7 +109,7 @@ class Store:
             raise StoreError(f"{root}: {error}; choose a directory that can be written") from error
 
     def close(self) -> None:
-        """Close it. What was appended is durable without that; files that nobody names are deleted, if nobody reads."""
+        """Close it. Appended chunks are durable without that. Files that nobody names are deleted, if nobody reads."""
         if self._lock_file is not None and self._readers.are_none():
             self._live.delete_retired()
         self._readers.close()
@@ -130,12 +130,16 @@ class Store:
 
     @property
     def id(self) -> str:
-        """What tells this store from all others, 16 hex digits; empty where no writer has opened it since there are."""
+        """
+        The 16 hex digits that tell this store from all others.
+
+        Empty where no writer has opened it since there are such digits.
+        """
         return self._catalogue.id
 
     @property
     def read_in_plain_group(self) -> bool:
-        """Whether a broker may still hold what it does for a group of this store that had no id in its name."""
+        """Whether a broker may still hold the state of a group of this store that had no id in its name."""
         return self._catalogue.read_in_plain_group
 
     def left_plain_group(self) -> None:
@@ -143,16 +147,16 @@ class Store:
         Note that no broker holds anything for such a group any more.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; it is looked at again at the next start.
+            StoreUnavailable: The disk is full, or fails. The next start looks at it again.
         """
         self._catalogue.left_plain_group()
 
     def append(self, chunks: Sequence[Chunk | Unreadable]) -> None:
         """
-        Append chunks; what was appended before is passed over, what is unreadable is set aside: a line, or a chunk.
+        Append chunks. Data that was appended before is passed over. An unreadable line or chunk is set aside.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; nothing of these chunks is stored, append them again.
+            StoreUnavailable: The disk is full, or fails. Nothing of these chunks is stored. Append them again.
         """
         with self._lock:
             self._border.take(chunks)
@@ -163,7 +167,7 @@ class Store:
 
     def set_aside_bytes(self, id: str) -> bytes:
         """
-        Return the bytes of a chunk that was set aside, as they came; of a long one the first megabyte.
+        Return the bytes of a chunk that was set aside, as they came. A long one gives its first megabyte.
 
         Args:
             id: Its id, or as much of the beginning as no other has.
@@ -178,10 +182,10 @@ class Store:
         Fold what was appended since the last time.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; what is served is as it was, fold again.
+            StoreUnavailable: The disk is full, or fails. The served states are as they were. Fold again.
         """
         with self._lock:
-            # what agents say of files of a sealed session waits in its log until that is opened again
+            # reports of agents about files of a sealed session wait in its log until it is opened again
             unfolded = self._catalogue.query(
                 "SELECT DISTINCT session FROM log JOIN sessions USING (session) WHERE folded = 0 AND sealed_ms IS NULL"
             )
@@ -228,7 +232,7 @@ class Store:
         Make the sealed sessions quick to ask that are not yet, small ones apart: their files are quick enough.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; they are asked as before.
+            StoreUnavailable: The disk is full, or fails. They are asked as before.
         """
         # those too that were sealed by a process that was killed before this
         uncached = self._catalogue.query(
@@ -254,12 +258,12 @@ class Store:
 
         Args:
             session: Its whole name.
-            quiet: Whether that is for no other reason than that nothing was heard of it: the next sign of life opens it
-                again. New events open any session again.
+            quiet: Whether the only reason is that nothing was heard of it. If so, the next sign of life opens it again.
+                New events open any session again.
 
         Raises:
             NotFoundError: There is no such session.
-            StoreUnavailable: The disk is full, or fails; what is served is as it was.
+            StoreUnavailable: The disk is full, or fails. The served states are as they were.
         """
         with self._lock:
             if self._is_open(session):
@@ -267,7 +271,7 @@ class Store:
 
     def seal_all(self, sessions: Iterable[str]) -> dict[str, list[LedgerRow]]:
         """
-        Seal sessions as `seal` does, many small ones at once; what makes one fail is raised when all others are sealed.
+        Seal sessions as `seal` does, many small ones at once. An error of one is raised when all others are sealed.
 
         Args:
             sessions: Their whole names.
@@ -277,8 +281,9 @@ class Store:
 
         Raises:
             NotFoundError: There is no such session.
-            UnreadableError: One of them cannot be sealed; the others are.
-            StoreUnavailable: The disk is full, or fails; what is served of those that are not sealed is as it was.
+            UnreadableError: One of them cannot be sealed. The others are.
+            StoreUnavailable: The disk is full, or fails. The served states of those that are not sealed are as they
+                were.
         """
         ledgers: dict[str, list[LedgerRow]] = {}
         faults: list[Exception] = []
@@ -316,7 +321,7 @@ class Store:
         Make a sealed session quick to ask, where it is not yet: until then it is read from its Parquet files.
 
         Raises:
-            StoreUnavailable: The disk is full, or fails; it is asked as before.
+            StoreUnavailable: The disk is full, or fails. It is asked as before.
         """
         with self._lock:
             kinds = {file.kind for file in self._catalogue.state_files(session)}
@@ -325,10 +330,10 @@ class Store:
 
     def rebuild(self, session: str) -> None:
         """
-        Fold a session anew from its log alone, and seal it; lines that were unknown when they came are read.
+        Fold a session anew from its log alone, and seal it. Lines that were unknown when they came are read.
 
         Raises:
-            StoreDamaged: A file of the log is not what was written; all is as it was.
+            StoreDamaged: A file of the log is not what was written. All is as it was.
         """
         with self._lock:
             self._files.paths(self._catalogue.log_files(session))
@@ -347,20 +352,20 @@ class Store:
         Read every file of the store, or of one session, and yield what is found of each, the catalogue first.
 
         Args:
-            session: Its whole name; None: all.
+            session: Its whole name. None means all.
         """
-        return verify(self._catalogue, self._files, self._logs, self._sessions(session))
+        return verify(self._catalogue, self._files, self._logs, self._name_sessions(session))
 
     def stored_bytes(self, session: str | None = None) -> int:
-        """Return about how many bytes `verify` reads; what an older version wrote of states is not counted."""
+        """Return about how many bytes `verify` reads. States that an older version wrote are not counted."""
         return self._catalogue.size_bytes + sum(
             sum(file.bytes for file in self._catalogue.log_files(name))
             + sum(file.bytes or 0 for file in self._catalogue.state_files(name))
             + sum(body.bytes for body in self._logs.bodies(name))
-            for name in self._sessions(session)
+            for name in self._name_sessions(session)
         )
 
-    def _sessions(self, session: str | None) -> list[str]:
+    def _name_sessions(self, session: str | None) -> list[str]:
         if session is not None:
             return [session]
         return [name for (name,) in self._catalogue.query("SELECT session FROM sessions ORDER BY session")]
@@ -410,18 +415,18 @@ class Store:
 
         Args:
             session: Its whole name.
-            at_ms: The moment, in milliseconds since the epoch; None is its end, or now while it lives.
+            at_ms: The moment, in milliseconds since the epoch. None is its end, or now while it lives.
 
         Raises:
             NotFoundError: There is no such session.
         """
         if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
             raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
-        moment = None if at_ms is None else self._moment(session, at_ms)
+        moment = None if at_ms is None else self._find_moment(session, at_ms)
         return Snapshot(self._engine, session, moment, self._states, self._counts)
 
-    def _moment(self, session: str, at_ms: int) -> Moment | None:
-        """Return a moment of a session; None where it was over by then."""
+    def _find_moment(self, session: str, at_ms: int) -> Moment | None:
+        """Return a moment of a session, or None where it was over by then."""
         if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
             return Moment(at_ms)
         cluster = self._figures.of(session)
@@ -429,7 +434,7 @@ class Store:
             return None
         if cluster.ended_ms is None or at_ms != cluster.before_shutdown_ms:
             return Moment(at_ms)
-        # what the shutdown did is within seconds of its end; what seems later was told by a clock that is ahead
+        # the shutdown's effects are within seconds of its end. Later ones were told by a clock that is ahead
         return Moment(at_ms, cluster.ended_ms + SHUTDOWN_SECONDS * 1000)
 
     def logs(self, session: str, node_id: str | None = None, glob: str = "**", *, every: bool = False) -> list[Log]:
@@ -438,8 +443,8 @@ class Store:
 
         Args:
             session: Its whole name.
-            node_id: Those of one node; None: of all.
-            glob: What their names in ``logs/`` match; ``*`` stays within a directory, ``**`` is any.
+            node_id: The node, or None for all.
+            glob: The pattern of their names in ``logs/``. ``*`` stays within a directory, ``**`` is any.
             every: Also those that others have the names of by now: rotated away, cut, or copied.
 
         Raises:
@@ -456,8 +461,8 @@ class Store:
 
     def log(self, session: str, name: str) -> Log | None:
         """
-        Return a session's log that was first seen by that name; None where there is none, or more than one: others of
-        its name were rotated away, or cut.
+        Return a session's log that was first seen by that name, or None where there is not exactly one. Others of its
+        name were rotated away, or cut.
 
         Raises:
             NotFoundError: There is no such session.
@@ -472,7 +477,7 @@ class Store:
         return LogFinder(snapshot, self.logs(session), lambda *part: self.log_pieces(session, *part))
 
     def output_start(self, session: str, log: Log, end: int, most_blocks: int) -> int | None:
-        """Return where a task's output starts that ends there, as its log says; None where that is far off."""
+        """Return where a task's output starts that ends there, as its log says, or None where that is far off."""
         return output_start(lambda *part: self.log_pieces(session, *part), log, end, most_blocks)
 
     def log_pieces(self, session: str, log: Log, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
@@ -483,7 +488,7 @@ class Store:
             session: Its whole name.
             log: As `logs` gave it.
             start: First byte.
-            end: After the last byte; None: all that is stored.
+            end: The end, after the last byte. None means all that is stored.
 
         Raises:
             StoreUnavailable: The disk fails.
@@ -521,14 +526,14 @@ class Store:
         known = {entity.name: entity for entity in installed().values()}
         asked = ask.tables(self._asked.tree(statement), known)
         sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
-        return self._asked.ask({name: self._of_all(known[name], sessions) for name in asked}, statement)
+        return self._asked.ask({name: self._unite(known[name], sessions) for name in asked}, statement)
 
-    def _of_all(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
+    def _unite(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
         """Return the relation of an entity's last states in all of these sessions."""
         names = ", ".join(quote(column.name) for column in shown(entity))
         parts = [
             f"SELECT {literal(cluster)} AS cluster, {literal(session)} AS session, {names} FROM "
-            f"({show.view(entity, f'{self._from_files(session).source(entity)} s')})"
+            f"({show.view(entity, f'{self._read_from_files(session).source(entity)} s')})"
             for session, cluster in sessions
         ] or [
             "SELECT '' AS cluster, '' AS session, * FROM "
@@ -536,7 +541,7 @@ class Store:
         ]
         return f"({' UNION ALL BY NAME '.join(parts)})"
 
-    def _from_files(self, session: str) -> Snapshot:
+    def _read_from_files(self, session: str) -> Snapshot:
         """Return a session's last states as an engine sees them that has nothing attached."""
         return Snapshot(self._engine, session, None, self._states, attach=False)
 

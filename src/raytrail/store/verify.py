@@ -15,7 +15,7 @@ from raytrail.store.logs import Logs
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found of one file."""
+    """The verdict on one file."""
 
     path: str
     """Below the store's directory."""
@@ -23,7 +23,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """How many were read, or were to be."""
     verdict: Literal["ok", "damaged", "no checksum"]
     reason: str = ""
-    """What is wrong, and what to do."""
+    """The fault, and the cure."""
 
 
 def verify(catalogue: Catalogue, files: Files, logs: Logs, sessions: Iterable[str]) -> Iterator[Finding]:

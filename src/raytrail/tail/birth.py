@@ -15,7 +15,7 @@ struct statx: | mask: uint32 | 76 bytes | birth, seconds: int64 | birth, nanosec
 
 
 def birth_ns(fd: int) -> int | None:
-    """Return when an open file was made, in nanoseconds since the epoch; None where the file system keeps none."""
+    """Return when an open file was made, in nanoseconds since the epoch, or None where the file system keeps none."""
     known = getattr(os.fstat(fd), "st_birthtime", None)  # macOS and the BSDs
     if known is not None:
         return int(known * 10**9)

@@ -1,8 +1,8 @@
 """
-What has been acknowledged: the contiguous prefix of every file, in SQLite. Never a read position.
+Keep what has been acknowledged in SQLite, which is the contiguous prefix of every file. Never a read position.
 
-An acknowledgement may come before that of the lines in front of it; it waits in memory until the hole is
-closed. Who is killed reads again from the prefix, and the store drops what it has already.
+An acknowledgement may come before that of the lines in front of it. It waits in memory until the hole is closed. An
+agent that is killed reads again from the prefix, and the store drops what it has already.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Mark:
     file: FileId
     generation: int
     inode: str
-    """``<device>:<inode>`` in hex; a file that is elsewhere is not trusted to be the same, but read again."""
+    """``<device>:<inode>`` in hex. A file that is elsewhere is not trusted to be the same, but read again."""
     directory: str
-    """Where it lies."""
+    """The directory it lies in."""
     name: str
-    """Its name when it was first seen; a log's by now, with its place in ``logs/``."""
+    """Its name when it was first seen. A log has its name by now, with its place in ``logs/``."""
     event_type: str
     session: str
     node_id: str
@@ -59,19 +59,21 @@ class Mark:
     events: int = 0
     """Lines before that offset."""
     skipped: int = 0
-    """Bytes of lines that were too long to ship; of a log, what is over its limit, and not in `written`."""
+    """Bytes of lines that were too long to ship. A log has those over its limit that are not in `written`."""
     written: int = 0
     """The largest size seen on disk."""
     reading: dict[int, int] = field(default_factory=dict)
     """Lines by start offset of the segments that were read and are not yet acknowledged."""
     unread: tuple[int, int, str] | None = None
-    """Offset and length of what is not read though its writer is gone, and why; found out anew by each process."""
+    """
+    Offset and length of the bytes that are not read though the writer is gone, and why. Each process finds it out anew.
+    """
     ahead: list[tuple[int, int, int]] = field(default_factory=list)
-    """Start, end and lines (or `_SKIPPED`) of what is done with behind a hole; a heap."""
+    """Start, end and lines (or `_SKIPPED`) of ranges that are done with behind a hole. It is a heap."""
 
     @property
     def key(self) -> tuple[FileId, int]:
-        """What segments name it by."""
+        """The id that segments name it by."""
         return self.file, self.generation
 
     @property
@@ -96,7 +98,7 @@ class Checkpoint:
     The marks of all files, kept in one SQLite file that no second agent can open.
 
     Args:
-        path: The file; its directory is made. None keeps nothing beyond this process.
+        path: The file. Its directory is made. None keeps nothing beyond this process.
 
     Raises:
         ConfigError: Another agent has it, it is damaged, or it was written by a newer Raytrail.
@@ -158,7 +160,7 @@ class Checkpoint:
             self._dirty.add(mark)
 
     def forget(self, mark: Mark) -> None:
-        """Drop `mark`; its file is gone, and all that could be said of it has been."""
+        """Drop `mark`. Its file is gone, and all that could be said of it has been."""
         with self._mutex:
             del self._marks[mark.file][mark.generation]
             if not self._marks[mark.file]:
@@ -206,13 +208,13 @@ class Checkpoint:
 
     @property
     def age_seconds(self) -> float:
-        """How long what was noted has not been written down; 0 where all is."""
+        """How long notes have not been written down, or 0 where all are."""
         return time.monotonic() - self._committed_at if self._dirty and self._committed_at else 0.0
 
     @property
     def due(self) -> bool:
         """
-        Whether to commit: no more often than each 250 ms, no later than after 8 MB.
+        Tell whether to commit. It is no more often than each 250 ms, and no later than after 8 MB.
 
         This bounds what is published again after a kill, at half a percent of a core.
         """
@@ -225,9 +227,9 @@ class Checkpoint:
 
     def commit(self) -> bool:
         """
-        Write down all that was noted; False if the disk would not take it.
+        Write down all notes. Return False if the disk would not take it.
 
-        Nothing is lost then: it is all written at the next commit that succeeds. Who is killed before that
+        Nothing is lost then: it is all written at the next commit that succeeds. An agent that is killed before that
         publishes again what was published since, and the store drops it.
         """
         with self._mutex:
@@ -294,7 +296,7 @@ class Checkpoint:
 
 
 def _lock(path: Path) -> int:
-    """Take the lock beside the checkpoint; the kernel lets go of it when the process ends."""
+    """Take the lock beside the checkpoint. The kernel lets go of it when the process ends."""
     beside = path.with_name(path.name + ".lock")
     try:
         disk.make_private_directory(path.parent)

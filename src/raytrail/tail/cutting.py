@@ -120,7 +120,7 @@ class Cutter:
         Read the next piece of a file. Return None where nothing of it can be shipped now.
 
         Args:
-            directory: Where the file is.
+            directory: The directory of the file.
             file: The file.
             room: How many bytes it may have.
             long: Whether it may also be one line that is longer.

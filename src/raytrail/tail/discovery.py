@@ -29,14 +29,17 @@ Refuse = Callable[[Path, str], None]
 
 
 class FileName(NamedTuple):
-    """What the name of an event file says, e.g. ``event_EXPORT_TASK_123.log.2``."""
+    """The parts of an event file's name, e.g. ``event_EXPORT_TASK_123.log.2``."""
 
     stem: str
     """``event_EXPORT_TASK_123``: the same for all files of one writer."""
     event_type: str
-    """``TASK``; ``CLUSTER_EVENT`` for what Ray writes for its dashboard's Overview, e.g. ``event_GCS.log``; `LOG`."""
+    """
+    ``TASK``, or ``CLUSTER_EVENT`` for the events that Ray writes for its dashboard's Overview, e.g. ``event_GCS.log``,
+    or `LOG`.
+    """
     rotation: int
-    """2; 0 for the file that is being written. The oldest has the highest."""
+    """2. It is 0 for the file that is being written. The oldest has the highest."""
 
     @property
     def is_log(self) -> bool:
@@ -49,28 +52,28 @@ class Nodes(NamedTuple):
     The nodes that have worked in a session directory, by the port files that they left in it.
 
     A head that restarts with its GCS's tables in Redis keeps the session's name and directory, and is a node of its
-    own. So is a raylet that is started anew on the same disk. The port files of those before it stay.
+    own. A raylet that is started anew on the same disk is one, too. The port files of those before it stay.
     """
 
     ids: tuple[str, ...]
-    """Hex ids, the one that came last at the end; the heads' are among them."""
+    """Hex ids, the one that came last at the end. The heads' are among them."""
     heads: tuple[str, ...] = ()
-    """The heads' ids, in the same order; empty where the head is on another machine."""
+    """The heads' ids, in the same order. Empty where the head is on another machine."""
     since_ms: Mapping[str, int] = {}
     """When the first port file of each appeared, in milliseconds since the epoch, as far as a copy has kept that."""
 
     @property
     def head(self) -> str:
-        """The newest head's id; empty where the head is on another machine."""
+        """The newest head's id. Empty where the head is on another machine."""
         return self.heads[-1] if self.heads else ""
 
     @property
     def main(self) -> str:
         """
-        The id that the directory's events go by; empty where there is none yet.
+        The id that the directory's events go by. Empty where there is none yet.
 
         Several nodes may write into one directory, one after the other or at once, and no file's name tells whose
-        worker wrote it (its events do). So one of them stands for all: the newest head, or the newest.
+        worker wrote it (its events do). One of them therefore stands for all, which is the newest head, or the newest.
         """
         return self.head or (self.ids[-1] if self.ids else "")
 
@@ -81,9 +84,9 @@ class Raylet(NamedTuple):
     pid: int
     session: str
     node_id: str
-    """Hex; empty where its command line does not name it."""
+    """Hex. Empty where its command line does not name it."""
     directory: str
-    """Its session's directory, as it sees it; empty where its command line does not name it."""
+    """Its session's directory, as it sees it. Empty where its command line does not name it."""
 
 
 class Running(NamedTuple):
@@ -109,14 +112,14 @@ class Running(NamedTuple):
 
 
 class Session(NamedTuple):
-    """One session of Ray on this node's disk; one of its directories of event files, of which it has two."""
+    """One session of Ray on this node's disk, with one of its two directories of event files."""
 
     name: str
     """Ray's name for it, which is its directory's."""
     events: Path
-    """Where its event files are; it may not be there yet."""
+    """The directory of its event files. It may not be there yet."""
     directory: Path | None
-    """Ray's session directory; None for event files that were taken out of theirs."""
+    """Ray's session directory, or None for event files that were taken out of theirs."""
 
     @property
     def root(self) -> Path:
@@ -127,10 +130,10 @@ class Session(NamedTuple):
 @lru_cache(maxsize=100_000)
 def parse(name: str) -> FileName | None:
     """
-    Read an event file's name; None if it is not one.
+    Read an event file's name. It gives None if it is not one.
 
-    Ray 2.60 names rotated files ``x.log.1``, from C++ and from Python; spdlog's own way, which Ray's sources
-    mention, is ``x.1.log``.
+    Ray 2.60 names rotated files ``x.log.1``, from C++ and from Python. Ray's sources also mention spdlog's own way,
+    which is ``x.1.log``.
     """
     match = _FILE.fullmatch(name)
     if match is None:
@@ -159,7 +162,7 @@ def parse_log(name: str) -> FileName:
 
 def logs(session: Session) -> Path | None:
     """
-    Return the directory of the logs that belong to a session's exported events; None where there are none.
+    Return the directory of the logs that belong to a session's exported events, or None where there are none.
 
     That is what holds ``export_events``. A copy of it may have any name, and is known by the raylet's log.
     """
@@ -176,7 +179,7 @@ def is_events(directory: str) -> bool:
 
 def sessions(temp_dir: Path, refuse: Refuse = lambda _path, _why: None) -> list[Session]:
     """
-    Return all sessions in Ray's ``--temp-dir``, oldest first; none where the directory is not there.
+    Return all sessions in Ray's ``--temp-dir``, oldest first. There are none where the directory is not there.
 
     A link named as a session counts as one, for a session that was moved to another disk: it goes by the link's name.
     It must lead to a directory itself, of the user who made the link, or have been made by root.
@@ -252,7 +255,7 @@ def locate(path: Path, refuse: Refuse = lambda _path, _why: None) -> list[Sessio
 
 def nodes(directory: Path) -> Nodes:
     """
-    Return the nodes that have worked in a session's directory; none where it cannot be read.
+    Return the nodes that have worked in a session's directory. There are none where it cannot be read.
 
     The order is that in which their first port files appeared. A copy that did not keep the times of its files leaves
     it to chance.
@@ -274,14 +277,14 @@ def nodes(directory: Path) -> Nodes:
 
 
 def running(proc: Path = Path("/proc")) -> Running | None:
-    """Look which raylets run on this machine; None where there is no ``/proc`` to tell."""
+    """Look which raylets run on this machine. It gives None where there is no ``/proc`` to tell."""
     if not (proc / "self").exists():
         return None
     try:
         table = (proc / "net" / "unix").read_text(errors="replace")
     except OSError:
         table = ""
-    # who is connected to a socket stands there by the same path
+    # a process that is connected to a socket stands there by the same path
     sockets = {match[0]: match["session"] for match in _SOCKET.finditer(table)}
     raylets = tuple(raylet for pid, command in _commands(proc) if (raylet := _raylet(pid, command)))
     return Running(raylets, Counter(sockets.values()), proc)
@@ -296,9 +299,9 @@ def living(session: str, directory: Path, there: Nodes, seen: Running) -> frozen
 
     Args:
         session: Its name.
-        directory: Where it is.
+        directory: The session's directory.
         there: The nodes that have worked in it.
-        seen: What runs on this machine, raylets of other directories and of other containers among it.
+        seen: The processes of this machine, raylets of other directories and of other containers among them.
     """
     named = [raylet for raylet in seen.raylets if raylet.session == session and raylet.node_id]
     if named:
@@ -309,10 +312,10 @@ def living(session: str, directory: Path, there: Nodes, seen: Running) -> frozen
 
 def works_in(raylet: Raylet, directory: Path, there: Nodes, proc: Path) -> bool:
     """
-    Say whether a raylet works in a directory; where nothing tells, it is taken to.
+    Say whether a raylet works in a directory. It is taken to where nothing tells.
 
-    Where agents share the processes of their machine, another pod's raylet may have the same session's name and the
-    same path, which is another directory there. Its own port files tell it, or what its process sees at that path.
+    If agents share the processes of their machine, another pod's raylet may have the same session's name and the same
+    path, which is another directory there. Its own port files tell it, or what its process sees at that path.
     """
     if there.ids:
         return raylet.node_id in there.ids
@@ -356,7 +359,7 @@ def _locate(path: Path, refuse: Refuse) -> list[Session]:
 
 
 def _place(directory: Path) -> tuple[int, int] | None:
-    """Return a directory's device and inode; None where it has just gone."""
+    """Return a directory's device and inode, or None where it has just gone."""
     try:
         status = os.stat(directory)
     except OSError:
@@ -365,7 +368,7 @@ def _place(directory: Path) -> tuple[int, int] | None:
 
 
 def _linked(link: os.DirEntry[str]) -> tuple[int, int] | None:
-    """Return the device and inode of the directory that a link leads to; None where it is not to be followed."""
+    """Return the device and inode of the directory that a link leads to, or None where it must not be followed."""
     try:
         target = os.path.join(os.path.dirname(link.path), os.readlink(link.path))
         there, owner = os.stat(target, follow_symlinks=False), link.stat(follow_symlinks=False).st_uid
@@ -397,7 +400,11 @@ def _commands(proc: Path) -> Iterable[tuple[int, list[str]]]:
 
 
 def _raylet(pid: int, command: list[str]) -> Raylet | None:
-    """Read a command line; None where it is no raylet's. Its options are spelt with underscores and with hyphens."""
+    """
+    Read a command line.
+
+    It gives None where it is no raylet's. Its options are spelt with underscores and with hyphens.
+    """
     if os.path.basename(command[0]) != "raylet":
         return None
     options = (option.removeprefix("--").partition("=") for option in command[1:])

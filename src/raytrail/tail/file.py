@@ -34,8 +34,8 @@ _SEARCH_BYTES = 64 * 1024 * 1024
 """How much is searched at once for the end of a line: one file has no end for hours, and others are to have a turn."""
 _SEEK_DATA = getattr(os, "SEEK_DATA", None)
 
-# C++ sorts its keys, so the line's own `timestamp` is the last thing in it; Python's is before `event_data`.
-# Either way it is found without a look at `event_data`, which may hold the word too, and be 20 MB long.
+# C++ sorts its keys, so the line's own `timestamp` is the last thing in it. Python's is before `event_data`. Either way
+# it is found without a look at `event_data`, which may hold the word too, and be 20 MB long.
 _TIMESTAMP_LAST = re.compile(rb'"timestamp":\s*(\d{1,10})\s*\}\s*\Z')
 _TIMESTAMP_FIRST = re.compile(rb'\s*\{(?:\s*"\w+":\s*"[^"\\]*",)*\s*"timestamp":\s*(\d{1,10})\s*[,}]')
 
@@ -70,20 +70,20 @@ class EventFile:
         self.name = name
         self.inode = inode
         self.most_bytes = most_bytes
-        """What is read of it at most; None: all."""
+        """The most bytes of it that are read. None means all."""
         self.fd: int | None = None
         self.mark: Mark | None = None
         """None until it is known which file it is: an event file by its first line, once that is complete."""
         self.size = 0
-        """What is known to be on disk, and is to be read."""
+        """The bytes that are known to be on disk, and are to be read."""
         self.beyond = 0
-        """What is on disk after that, over `most_bytes`."""
+        """The bytes on disk after that, over `most_bytes`."""
         self.flush = False
         """True if the next read takes half a line, too. Only of a log."""
         self.seen = (0, 0)
         """Size and modification time, for `changed`."""
         self.position = 0
-        """What comes before has been read."""
+        """The bytes before it have been read."""
         self.again: deque[tuple[int, int]] = deque()
         """Start and end of what was read, but could not be published."""
         self.more = False
@@ -123,7 +123,7 @@ class EventFile:
         Hold on to the file.
 
         Raises:
-            FileNotFoundError: It has another name by now, or none; its name may be something else's that is no file.
+            FileNotFoundError: It has another name by now, or none. Its name may be something else's that is no file.
         """
         if self.fd is None:
             try:
@@ -143,7 +143,7 @@ class EventFile:
             self.fd = None
 
     def changed(self, status: os.stat_result) -> bool:
-        """Say whether it was written to since this was last asked; `measure` tells what that means."""
+        """Say whether it was written to since this was last asked. `measure` tells what that means."""
         before, self.seen = self.seen, (status.st_size, status.st_mtime_ns)
         return before != self.seen
 
@@ -162,9 +162,9 @@ class EventFile:
 
     def identify(self, session: str, max_line_bytes: int = sys.maxsize) -> FileId | None:
         """
-        Make the file's id from its first line, however long; None as long as that is not complete.
+        Make the file's id from its first line, however long. It gives None as long as that is not complete.
 
-        The line is read in blocks and not kept, so that any length will do; of one of more than 64 MiB, these and its
+        The line is read in blocks and not kept, so that any length will do. For one of more than 64 MiB, these and its
         length are what counts. A log's id is made of what the file system calls it.
 
         Args:
@@ -191,7 +191,7 @@ class EventFile:
         if end > _SEARCH_BYTES:
             digest.update(b"%d" % end)
         if not ended:
-            digest.update(b"\n")  # so that it is the same file where the newline comes after all
+            digest.update(b"\n")  # it is then the same file where the newline comes after all
         self._head = (len(head), zlib.crc32(head))
         timestamp = _TIMESTAMP_LAST.search(tail) or _TIMESTAMP_FIRST.match(head)
         return f"{int(timestamp[1]) if timestamp else 0:010d}-{digest.hexdigest()}"
@@ -227,7 +227,7 @@ class EventFile:
 
     def read(self, room: int, *, long: bool, max_line_bytes: int) -> Piece | None:
         """
-        Return the next whole lines, `room` bytes at most; None if there are none, or (`more`) none that fit.
+        Return the next whole lines, `room` bytes at most. It gives None if there are none, or (`more`) none that fit.
 
         Args:
             room: Bytes.
@@ -245,7 +245,7 @@ class EventFile:
                 return None
             self.again.popleft()
             return Piece(start, end - start, self._pread(start, end - start))
-        if self.position >= self.size:  # so it may be of a log whose limit was lowered
+        if self.position >= self.size:  # it may therefore be of a log whose limit was lowered
             self.more = False
             return None
         block = os.pread(self._open_fd, min(room, self.size - self.position), self.position)
@@ -260,7 +260,7 @@ class EventFile:
         return self._read_long_line(max_line_bytes) if long else None
 
     def _read_log(self, block: bytes, *, whole: bool, long: bool) -> Piece | None:
-        """Return what of a block is to be shipped; `whole`: it holds all that is there."""
+        """Return the part of a block that should be shipped. With `whole`, the block holds all that is there."""
         length = block.rfind(b"\n") + 1
         if (self.flush or self.beyond) if whole else (long and not length):
             length = len(block)
@@ -281,7 +281,7 @@ class EventFile:
 
     def _read_last_line(self, max_line_bytes: int, *, alone: bool) -> Piece | None:
         """
-        Return the last line, which has no newline, once its writer is gone; None where it is not a whole event.
+        Return the last line, which has no newline, once its writer is gone, or None where it is not a whole event.
 
         Args:
             max_line_bytes: A longer one is not read.
@@ -297,7 +297,11 @@ class EventFile:
         return piece
 
     def _check_last_line(self, max_line_bytes: int) -> int:
-        """Return the length of the last line, which has no newline, if it is a whole event; else note why it is not."""
+        """
+        Return the length of the last line, which has no newline, if it is a whole event.
+
+        Otherwise note why it is not.
+        """
         length = self.size - self.position
         if not self.over or not length:
             return 0
@@ -320,7 +324,7 @@ class EventFile:
         """
         Return the offset after the line at `position`, in blocks, never looking at a byte twice.
 
-        None where it has no end; or, while `searching`, where none was found yet.
+        It gives None where the line has no end, or, while `searching`, where none was found yet.
         """
         self._searched = max(self.position, self._searched)
         until, self.searching = self._searched + _SEARCH_BYTES, False
@@ -360,7 +364,7 @@ class EventFile:
 
 
 def _find_flaw(line: bytes) -> str:
-    """Return why a line that has no newline is no whole event; an empty text where it is one."""
+    """Return why a line that has no newline is no whole event, or an empty text where it is one."""
     try:
         msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except UNDECODABLE as error:

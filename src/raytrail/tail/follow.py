@@ -90,7 +90,7 @@ class Followed:
         del directory.files[file.inode]
 
     def begin_again(self, directory: Directory, file: EventFile) -> EventFile:
-        """Go on with an inode that holds something else now. What had not been read of it before is lost."""
+        """Go on with an inode that holds something else now. The bytes of it that had not been read before are lost."""
         log.warning("%s was cut or written anew; what had not been read of it is lost", file.path)
         new = EventFile(file.path, file.name, file.inode, file.most_bytes, root=file.root)
         new.shrunk = True

@@ -23,7 +23,7 @@ class Halves:
 
         Args:
             file: The log.
-            piece: What was just read of it, which ends the half line that was noted before.
+            piece: The bytes that were just read of it. They end the half line that was noted before.
         """
         if piece is not None:
             self.forget(file)

@@ -33,7 +33,7 @@ class LastLines:
     def __init__(self, followed: Followed) -> None:
         self._followed = followed
         self._nameless: dict[FileId, Unread | None] = {}
-        """What `report_nameless` said last of each file."""
+        """The last report of `report_nameless` on each file."""
 
     def queue(self, *, waited: bool = False) -> None:
         """
@@ -42,7 +42,7 @@ class LastLines:
         It is read if it is a whole event. Else the file's report says why not. A live session's is only half written.
 
         Args:
-            waited: Whether what was written last is not to be waited for.
+            waited: Whether not to wait for what was written last.
         """
         written_before = time.time_ns() - int(_STILL_SECONDS * 1e9)
         halves = [file for file in self._followed.files() if file.half and not file.over]

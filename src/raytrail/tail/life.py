@@ -27,10 +27,10 @@ port file may take as long to begin.
 
 
 class _Raylet(msgspec.Struct, frozen=True):
-    """What was reported of one node's raylet; written down, so that the next agent knows it."""
+    """The reports on one node's raylet. They are written down, so that the next agent knows them."""
 
     seen_ms: int = 0
-    """When it was last seen to run; of one that was never seen, when its directory was last written to."""
+    """When it was last seen to run. For one that was never seen, it is when its directory was last written to."""
     gone_ms: int | None = None
     """When it ended, once it has."""
 
@@ -58,7 +58,7 @@ class Life:
 
     Args:
         session: Its name.
-        directory: Where it is.
+        directory: The session's directory.
         checkpoint: Keeps what was reported, for an agent that is started after Ray's end.
     """
 
@@ -105,7 +105,7 @@ class Life:
         Take note of what runs now.
 
         Args:
-            seen: What is seen from here; None where nothing can be.
+            seen: The raylets that are seen from here. None where nothing can be.
             now: When that was, on the monotonic clock.
             now_ms: The same since the epoch.
         """
@@ -156,7 +156,7 @@ class Life:
             raylet.missed_ms = raylet.missed_ms if raylet.missed else now_ms
             raylet.missed += 1
             if raylet.missed >= LOOKS:
-                # what it wrote last is later than when it was last seen, and its end is no later than the first miss
+                # its last writing is later than when it was last seen, and its end is no later than the first miss
                 end_ms = min(raylet.missed_ms, max(raylet.known.seen_ms, self._find_written_ms()))
                 self._end(id, raylet, end_ms)
 

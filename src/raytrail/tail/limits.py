@@ -10,7 +10,7 @@ ALL = "ALL"
 
 
 class _Bucket:
-    """Holds what may be spent in one second; it may be overdrawn once, and is then shut until that is made good."""
+    """Holds what may be spent in one second. It may be overdrawn once, and is then shut until that is made good."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = self._level = per_second
@@ -46,15 +46,15 @@ class Limits:
         return ALL in self._events or ALL in self._bytes
 
     def wait_seconds(self, event_type: str) -> float:
-        """Return how long no more of a type may be read; 0: it may be now."""
-        return max((bucket.wait_seconds() for bucket, _ in self._of(event_type, 0, 0)), default=0.0)
+        """Return how long no more of a type may be read, or 0 where it may be now."""
+        return max((bucket.wait_seconds() for bucket, _ in self._find_buckets(event_type, 0, 0)), default=0.0)
 
     def spend(self, event_type: str, events: int, size: int) -> None:
         """Note that so many events of a type, of `size` bytes, were read."""
-        for bucket, amount in self._of(event_type, events, size):
+        for bucket, amount in self._find_buckets(event_type, events, size):
             bucket.spend(amount)
 
-    def _of(self, event_type: str, events: int, size: int) -> Iterator[tuple[_Bucket, int]]:
+    def _find_buckets(self, event_type: str, events: int, size: int) -> Iterator[tuple[_Bucket, int]]:
         for buckets, amount in ((self._events, events), (self._bytes, size)):
             for name in (event_type, ALL):
                 if name in buckets:

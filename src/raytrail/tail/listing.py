@@ -203,7 +203,7 @@ class Lister:
         self._followed.turns.add(directory, file)
         if file.mark is None:
             file.size = status.st_size
-        elif file.fd is not None:  # what is closed is looked at when it is read
+        elif file.fd is not None:  # a closed file is looked at when it is read
             try:
                 file.measure()
             except Changed:
@@ -214,7 +214,7 @@ class Lister:
         """
         Let go of files that have no name any more, once they are read to their end and acknowledged.
 
-        Their descriptors pin their inodes and their disk space. So do those of files that were rotated.
+        Their descriptors pin their inodes and their disk space, and so do those of rotated files.
         """
         named = set(directory.names.values())
         for file in list(directory.files.values()):

@@ -1,4 +1,4 @@
-"""The files that are held open. Where they are too many, the least recently read is closed."""
+"""The files that are held open. If there are too many, the least recently read is closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be seen of Ray on this machine, from the outside: its processes and its session directories."""
+"""Look at Ray on this machine from the outside, at its processes and its session directories."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Process(NamedTuple):
 
     @property
     def session_dir(self) -> Path:
-        """Where its session is."""
+        """The directory of its session."""
         return Path(self.arguments.get("session_dir", ""))
 
     @property
@@ -46,7 +46,7 @@ class Process(NamedTuple):
         return self.session_dir.resolve().parent
 
     def system_config(self) -> Mapping[str, Any]:
-        """Return what ``ray start --system-config`` said; only the GCS server has it on its command line."""
+        """Return the value of ``ray start --system-config``. Only the GCS server has it on its command line."""
         try:
             return msgspec.json.decode(base64.b64decode(self.arguments["config_list"]), type=dict[str, Any])
         except (KeyError, ValueError, *UNDECODABLE):  # none, or what is no base64 or no JSON
@@ -75,16 +75,16 @@ class Session(NamedTuple):
     drivers: frozenset[int]
     """Processes that joined as drivers."""
     unreadable: tuple[str, ...]
-    """What could not be read, and why."""
+    """The paths that could not be read, and why."""
 
     @property
     def export_dir(self) -> Path:
-        """Where its event files are."""
+        """The directory of its event files."""
         return self.dir / "logs" / "export_events"
 
 
 def processes(proc: Path) -> list[Process]:
-    """Return the raylets and GCS servers that run here; other containers' are not seen."""
+    """Return the raylets and GCS servers that run here. Other containers' are not seen."""
     return sorted(_processes(proc))
 
 
@@ -102,7 +102,7 @@ def _processes(proc: Path) -> Iterator[Process]:
 
 
 def environ(pid: int, proc: Path) -> dict[str, str] | None:
-    """Return the environment that a process was started with; None where it cannot be read."""
+    """Return the environment that a process was started with, or None where it cannot be read."""
     try:
         text = (proc / str(pid) / "environ").read_bytes().decode(errors="replace")
     except OSError:
@@ -111,7 +111,11 @@ def environ(pid: int, proc: Path) -> dict[str, str] | None:
 
 
 def acknowledged(*checkpoints: Path) -> dict[str, int]:
-    """Return how many bytes of each inode the agent of this node has shipped to all its destinations; it may run."""
+    """
+    Return how many bytes of each inode the agent of this node has shipped to all its destinations.
+
+    The agent may run.
+    """
     shipped = [_acknowledged(checkpoint) for checkpoint in checkpoints]
     return {inode: min(bytes_of.get(inode, 0) for bytes_of in shipped) for inode in set().union(*shipped)}
 
@@ -122,7 +126,7 @@ def _acknowledged(checkpoint: Path) -> dict[str, int]:
     with closing(sqlite3.connect(f"{checkpoint.absolute().as_uri()}?mode=ro", uri=True)) as database:
         try:
             return dict(database.execute("SELECT inode, max(acknowledged) FROM file GROUP BY inode"))
-        except sqlite3.Error:  # of another version, or damaged: the agent says so when it starts
+        except sqlite3.Error:  # it is another version's, or damaged. The agent says so when it starts
             return {}
 
 

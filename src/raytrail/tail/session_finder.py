@@ -71,7 +71,7 @@ class SessionFinder:
             return
         self._refusals.refuse_sessions(refused)
         if self._followed.config.sessions == "new":
-            first = self._first_session(temp_dir, sessions)
+            first = self._find_first_session(temp_dir, sessions)
             sessions = [session for session in sessions if session.name >= first]
         self._follow(sessions)
 
@@ -81,12 +81,12 @@ class SessionFinder:
                 log.info("following %s", session.events)
                 self._followed.follow(session)
 
-    def _first_session(self, temp_dir: Path, sessions: list[Session]) -> str:
+    def _find_first_session(self, temp_dir: Path, sessions: list[Session]) -> str:
         """Return the name of the first session to follow. Names sort by the time at which sessions began."""
         checkpoint, note = self._followed.checkpoint, f"since {temp_dir}"
         first = checkpoint.note(note)
         if first is None:
-            # where none is the latest, only what begins from now on is followed
+            # if none is the latest, only sessions that begin from now on are followed
             newest = sessions[-1].name + "~" if sessions else ""
             first = discovery.latest(temp_dir) or newest
             checkpoint.remember(note, first)

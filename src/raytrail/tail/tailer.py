@@ -46,7 +46,7 @@ class Tailer:
 
     Args:
         config: The settings to begin with.
-        checkpoint: Where to begin, and what has been acknowledged since.
+        checkpoint: The offsets to begin at, and what has been acknowledged since.
         session_dirs: Follow these only, each of any kind that `locate` knows. None: all sessions in
             ``config.temp_dir``, also those that begin later. ``sessions = "new"`` means the session that was the
             latest when this checkpoint was first used, and all that began later, also while no agent ran.
@@ -96,8 +96,8 @@ class Tailer:
         """
         Yield the next chunk of every session and event type that has one: the small types, ``TASK``, logs.
 
-        A chunk takes the new lines of several files when they are few, and files take turns when they are
-        many. Nothing is read before it is asked for. Who stops iterating stops the reading.
+        A chunk takes the new lines of several files when they are few, and files take turns when they are many. Nothing
+        is read before it is asked for. A caller that stops iterating stops the reading.
         """
         self._polled_at = self._notice()
         for group in self._followed.turns.by_priority():
@@ -148,8 +148,8 @@ class Tailer:
         List all directories now, whatever inotify said.
 
         Args:
-            last: Whether what is there now is to be read and no more. No line of a log is waited for from now on. The
-                last line of an event file is whole as it is where its session has ended.
+            last: Whether to read what is there now and no more. No line of a log is waited for from now on. The last
+                line of an event file is whole as it is where its session has ended.
         """
         if last:
             self._followed.waits = False

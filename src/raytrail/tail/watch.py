@@ -27,7 +27,7 @@ _MOST_READS = 32
 
 
 class News(NamedTuple):
-    """What has happened since `Watch.read` was last called."""
+    """The events since `Watch.read` was last called."""
 
     grown: set[tuple[Path, str]]
     """Directory and name of files that were written to."""

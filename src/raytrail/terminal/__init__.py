@@ -1,4 +1,4 @@
-"""What the commands share: options, tables, times, and words on stderr."""
+"""The common parts of the commands, which are options, tables, times, and notes on stderr."""
 
 from __future__ import annotations
 

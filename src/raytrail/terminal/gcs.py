@@ -23,18 +23,18 @@ THREADS = 2
 HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 """
 Ray makes 127.0.0.1 the machine's address on the network (`resolve_ip_for_localhost`, ray/_private/services.py), where
-nothing of ours listens; on Linux all of 127.0.0.0/8 is the machine itself.
+nothing of ours listens. On Linux all of 127.0.0.0/8 is the machine itself.
 """
 
 
 @contextmanager
 def standing_in(dashboard: str, cluster: str) -> Iterator[str]:
     """
-    Answer as the GCS of a cluster for as long as this lasts, on a free port; yield its address, ``host:port``.
+    Answer as the GCS of a cluster for as long as this lasts, on a free port. Yield its address, ``host:port``.
 
     Args:
-        dashboard: Its dashboard's address, without ``http://``; it may have a path.
-        cluster: What tells the cluster from others; its id follows from it.
+        dashboard: Its dashboard's address, without ``http://``. It may have a path.
+        cluster: A text that tells the cluster from others. Its id follows from it.
 
     Raises:
         ConfigError: There is no Ray here, or one without its dashboard.

@@ -1,4 +1,4 @@
-"""What commands say about an entity: its noun, its columns' types, which rows count, and how a filter is written."""
+"""The entities of commands, with their nouns, their columns' types, the rows that count, and the form of filters."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _FILTER = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 
 
 class Asked(NamedTuple):
-    """What a filter is understood by, besides the entity."""
+    """The parts that a filter is understood by, besides the entity."""
 
     parse_time: Callable[[str], int]
     """How a TIME becomes milliseconds."""
     is_there: Callable[[Filter], bool]
-    """Whether any row of the cluster, at any time that can be asked for, is as a condition says."""
+    """Tells whether any row of the cluster, at any time that can be asked for, is as a condition says."""
 
 
 def named(noun: str) -> Entity:
@@ -55,7 +55,7 @@ def complete(context: click.Context, parameter: click.Parameter, begun: str) -> 
 
 def columns(entity: Entity, text: str | None) -> list[str]:
     """
-    Return the names in a comma-separated list of columns; one that is sorted by downwards keeps its ``-``.
+    Return the names in a comma-separated list of columns. A name to sort downwards by keeps its ``-``.
 
     Raises:
         ConfigError: There is no such column.
@@ -79,7 +79,7 @@ def where(entity: Entity, filters: Sequence[str], asked: Asked) -> list[Filter]:
     Return what ``--filter`` says.
 
     Args:
-        entity: What is listed.
+        entity: The entity whose rows are listed.
         filters: ``state=FAILED``, ``attempt_number>0``, ``start_time_ms>-5m``, ...
         asked: How they are understood.
 

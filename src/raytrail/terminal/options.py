@@ -20,11 +20,11 @@ Body = TypeVar("Body", bound=Callable[..., Any])
 
 
 _EVERY = "raytrail.help_all"
-"""Where a context notes that its help is to show every setting."""
+"""The key under which a context notes that its help shows every setting."""
 
 
 class SettingOption(click.Option):
-    """The flag of a setting; help lists these apart."""
+    """The flag of a setting. Help lists these apart."""
 
     def __init__(self, *args: Any, setting: Setting, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Rows on stdout, for people and for programs; words about them go to stderr."""
+"""Write rows on stdout, for people and for programs. Notes about them go to stderr."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ class Field(NamedTuple):
 
     name: str
     rank: int = 0
-    """Where not all fit, those of the highest rank are left out first; those of rank 0 never."""
+    """When not all fit, those of the highest rank are left out first. Those of rank 0 always stay."""
     whole: bool = False
     """Never cut, whatever its length."""
     id: bool = False
     """Cut to its first letters, on a terminal."""
     right: bool = False
-    """Set to the right; numbers are anyway."""
+    """Set to the right. Numbers are anyway."""
 
 
 def table(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]], *, wrap: str = "") -> list[str]:
     """
-    Print a table that fits the terminal; off a terminal, nothing is cut or left out.
+    Print a table that fits the terminal. Off a terminal, nothing is cut or left out.
 
     Args:
         fields: The columns, from left to right.
-        rows: Values by column; those of columns that no field names are not shown.
+        rows: Values by column. Columns that no field names are not shown.
         wrap: A column whose texts go on below, in the room that the others leave.
 
     Returns:
@@ -115,7 +115,7 @@ def _without_spaces(match: re.Match[str]) -> str:
 
 
 def record(row: Mapping[str, Any]) -> None:
-    """Print what is known of one row, a line a column; large objects and long texts go on below."""
+    """Print all that is known of one row, a line a column. Large objects and long texts go on below."""
     known = {name: value for name, value in row.items() if value is not None}
     indent = max(map(len, known)) + GAP
     for name, value in known.items():
@@ -179,7 +179,7 @@ def _encode(row: Any) -> str:
 
 
 def write_csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]], output: Path | None = None) -> None:
-    """Write rows as CSV with a header; objects and lists as JSON, what is not known as an empty field."""
+    """Write rows as CSV with a header. Objects and lists are JSON, and unknown values are empty fields."""
     columns = list(columns)
     with _writing(output) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -193,7 +193,7 @@ def write_parquet(types: Mapping[str, str], rows: Iterable[Mapping[str, Any]], o
 
     Args:
         types: The engine's types, by column.
-        rows: What each row holds, by column; read once.
+        rows: The values of each row, by column. They are read once.
         output: The file, which is replaced at once when all is written.
     """
     columns = "{" + ", ".join(f"{literal(name)}: {literal(kind)}" for name, kind in types.items()) + "}"
@@ -252,7 +252,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    # Ray colours its error messages; anything else that steers a terminal is somebody's trick
+    # Ray colours its error messages. Anything else that steers a terminal is somebody's trick
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _COLOUR.sub("", text))
 
 

@@ -36,13 +36,13 @@ def run(
     ends_within: Callable[[], float] = lambda: STOP_SECONDS,
 ) -> None:
     """
-    Run `body` until it ends; SIGTERM and SIGINT set the event that it is given, so that it ends well.
+    Run `body` until it ends. SIGTERM and SIGINT set the event that it is given, so that it ends well.
 
     A second signal ends the process at once: what was acknowledged is safe, the rest comes again.
 
     Args:
-        body: What runs.
-        unfinished: What becomes of what was under way, where the process is ended by force.
+        body: The work to run.
+        unfinished: The fate of unfinished work, for the message when the process is ended by force.
         ends_within: Says in how many seconds it ends once it is told to, or ends by itself. One that does not, since a
             disk, a broker or a statement never answers a thread of it, is ended by force.
     """
@@ -67,7 +67,7 @@ def ended_after(seconds: float, why: str) -> Iterator[None]:
 
 
 class _Stopping:
-    """What becomes of a process that is told to stop."""
+    """The course of a process that is told to stop."""
 
     def __init__(self, ends_within: Callable[[], float], unfinished: str) -> None:
         self._ends_within = ends_within
@@ -164,8 +164,8 @@ async def all_of(*parts: tuple[Coroutine[Any, Any, Any], asyncio.Event], stop: a
     """
     Run the parts of one process side by side, and stop them one after the other, in their order.
 
-    So the agent has published its last before the history stops reading. When one ends by itself or
-    fails, the others are stopped too, and its error rises.
+    The agent has then published its last before the history stops reading. When one ends by itself or fails, the others
+    are stopped too, and its error rises.
 
     Args:
         parts: Each with the event that tells it to stop.

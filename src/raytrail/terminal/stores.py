@@ -29,7 +29,7 @@ def reading(config: Config) -> Iterator[Store]:
 @contextmanager
 def writing(config: Config) -> Iterator[Store]:
     """
-    Open the history, to change it; an empty one is made where there is none.
+    Open the history, to change it. An empty one is made where there is none.
 
     Raises:
         StoreLocked: Another process writes to it.
@@ -53,7 +53,7 @@ def chosen(store: Store, cluster_id: str) -> Cluster:
 
 def snapshot(store: Store, cluster: Cluster, at: str | None) -> Snapshot:
     """
-    Return the cluster as it was at a TIME, or as it is or ended; say where that lies, unless TIME does.
+    Return the cluster as it was at a TIME, or as it is or ended. Say where that lies, unless TIME does.
 
     Raises:
         ConfigError: It is not a TIME.
@@ -65,7 +65,7 @@ def moment(cluster: Cluster, text: str) -> int | None:
     """
     Return the moment that ``--at`` names, in milliseconds since the epoch, and say where it lies, unless TIME does.
 
-    None is the very end; while it lives it is now, whatever the clocks of its nodes say.
+    None is the very end. While it lives it is now, whatever the clocks of its nodes say.
 
     Raises:
         ConfigError: It is not a TIME.

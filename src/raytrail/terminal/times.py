@@ -52,11 +52,11 @@ class Life(NamedTuple):
     """When a cluster was there: what relative times are counted from."""
 
     began_ms: int | None
-    """When its first node joined; None where no event says."""
+    """When its first node joined, or None where no event says."""
     ended_ms: int | None
-    """When its last node died; None while it lives, or where no event says."""
+    """When its last node died, or None while it lives, or where no event says."""
     until_ms: int | None
-    """Its end; now, while it lives; None where no event says."""
+    """Its end, or now while it lives, or None where no event says."""
     now_ms: int
 
 
@@ -158,7 +158,7 @@ def _calendar(text: str, life: Life) -> int | None:
 
 
 def _in_life(last_day: date, at: Callable[[date], int], life: Life) -> int:
-    """Return the last moment of a time of day that is in the cluster's life; the nearest to it where none is."""
+    """Return the last moment of a time of day that is in the cluster's life, or the nearest to it where none is."""
     until_ms = life.until_ms or 0
     before_ms = at(last_day) if at(last_day) <= until_ms else at(last_day - _DAY)
     if life.began_ms is None or life.ended_ms is None or before_ms >= life.began_ms:
@@ -208,7 +208,7 @@ def show(ms: int, *, digits: int = 3) -> str:
 
     Args:
         ms: Milliseconds since the epoch.
-        digits: Of the second's fraction: 0 or 3.
+        digits: The digits of the second's fraction, 0 or 3.
     """
     moment = datetime.fromtimestamp(ms // 1_000, timezone.utc)
     return moment.strftime("%Y-%m-%d %H:%M:%S") + (f".{ms % 1_000:03d}" if digits else "") + "Z"

@@ -1,5 +1,5 @@
 """
-What every pub/sub backend must do, checked on a real one.
+Check on a real pub/sub backend what every one must do.
 
 >>> async def test_keeps_its_promises(url):
 ...     await check_pubsub(lambda: connect(url))
@@ -34,7 +34,7 @@ async def check_pubsub(make: Callable[[], PubSub]) -> None:
         make: Makes a connection to one broker, which holds nothing yet. Called many times.
 
     Raises:
-        AssertionError: A promise is broken; the text says which.
+        AssertionError: A promise is broken. The text says which.
     """
     guarantee = make().guarantee
     assert guarantee in ("at-least-once", "at-most-once"), f"guarantee is {guarantee!r}, which promises nothing"
@@ -223,7 +223,7 @@ async def _publish(make: Callable[[], PubSub], chunks: Iterable[Chunk]) -> None:
 
 
 async def _take(deliveries: AsyncGenerator[Delivery, None], wanted: Sequence[Chunk], promise: str) -> list[Delivery]:
-    """Take deliveries until all `wanted` have come; what other checks have published is passed over."""
+    """Take deliveries until all `wanted` have come. Chunks that other checks have published are passed over."""
     missing, taken = Counter(wanted), list[Delivery]()
     sessions = {chunk.session for chunk in wanted}
     while +missing:

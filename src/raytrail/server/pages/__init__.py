@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from raytrail import words
-from raytrail.server.pages.filters import lasted, moment, number, size
+from raytrail.server.pages.filters import lasted, moment, number
 from raytrail.server.ray.state import ACTORS, JOBS, NODES, TASKS
 from raytrail.store import Cluster, Filter, LedgerRow
 from raytrail.store.ledger import Missing, Rejected, Unread
@@ -161,7 +161,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, bytes=size, lasted=lasted, moment=moment)
+    environment.filters.update(number=number, bytes=words.size, lasted=lasted, moment=moment)
     environment.globals["style"] = _style()
     return environment
 

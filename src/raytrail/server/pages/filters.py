@@ -1,4 +1,4 @@
-"""How the templates write numbers, sizes and times."""
+"""How the templates write numbers and times."""
 
 from __future__ import annotations
 
@@ -10,15 +10,6 @@ from raytrail.store import Cluster
 def number(count: int) -> str:
     """Return a number with its thousands apart."""
     return f"{count:,}"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in the unit that fits."""
-    amount, units = float(count), iter(("KB", "MB", "GB", "TB"))
-    unit = "B"
-    while amount >= 1000 and unit != "TB":
-        amount, unit = amount / 1000, next(units)
-    return f"{count:,} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
 def lasted(cluster: Cluster) -> str:

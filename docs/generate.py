@@ -266,10 +266,10 @@ Two values of a column become one by its merge. None minds order or repetition. 
 | merge | result |
 |---|---|
 | key | what rows are grouped by |
-| max | the larger: for what is written once, and for times that only move forward |
+| max | the larger, for values that are written once, and for times that only move forward |
 | min | the smaller |
-| last | the one written later: by the event's timestamp, then by its place in its writer's files |
-| latest | what the newest event says, null included: where each event is the whole row |
+| last | the one written later, by the event's timestamp, then by its place in its writer's files |
+| latest | what the newest event says, null included, for entities whose events are each the whole row |
 | union | the distinct members of both lists, the first {merge.MOST_MEMBERS:,} in their order |
 """
 
@@ -395,7 +395,7 @@ def _http() -> str:
 ## Our own
 
 {_routes("ours")}
-`POST /login` takes a token from the form that a browser is shown where there is one.
+If the server has a token, a browser is shown a form that asks for it. `POST /login` takes the token from that form.
 
 ## What Ray's clients and its dashboard ask
 
@@ -404,8 +404,9 @@ def _http() -> str:
 
 `{{id}}` is a session's name, a part of it that no other has, a cluster's name (its newest session) or `latest`.
 
-Every path under `/clusters/{{id}}` is also there under `{at}`, where it answers as the cluster would have
-answered at that moment, in milliseconds since 1970, and under `{final}`, where it answers as of the very end.
+Every path under `/clusters/{{id}}` is also there under `{at}` and under
+`{final}`. Under the first, it answers as the cluster would have answered at that moment, in milliseconds
+since 1970. Under the second, it answers as of the very end.
 With neither, a cluster that has ended answers as of just before its shutdown began. A clean stop ends all that is alive
 within its last second, so the very end shows little of what the cluster was.
 

@@ -325,7 +325,9 @@ class _Handler(Handler):
         try:
             check_length(length, self.most_bytes)
         except Refused:
-            log.error("%.20s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", length)
+            log.error(
+                "%.20s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", length
+            )
             raise
         body = bytearray()
         try:

@@ -61,8 +61,8 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     """
     export: bool = True
     """
-    Whether to ship at all. When it is off, nothing is read and nothing leaves this node. The agent ships what Ray wrote
-    meanwhile once it is on again, as far as Ray still has it.
+    Ship at all. When it is off, nothing is read and nothing leaves this node. The agent ships what Ray wrote meanwhile
+    once it is on again, as far as Ray still has it.
     """
     event_types: tuple[str, ...] = ()
     """Event types to ship, as in file names (``TASK``, ``ACTOR``, ...). None means all."""
@@ -150,7 +150,7 @@ class SourcesConfig(_Table, frozen=True, kw_only=True):
     """
     objects_limit: Annotated[int, AtLeastOne] = 10_000
     """
-    The most object references that are asked for at once. Where there are more, only those in the answer are known.
+    The most object references that are asked for at once. If there are more, only those in the answer are known.
     """
     serve_seconds: Annotated[float, Positive] = 1.0
     """
@@ -181,7 +181,7 @@ class AgentConfig(_Table, frozen=True, kw_only=True):
 
     to: str = ""
     """
-    Where to publish, e.g. ``file:///var/lib/raytrail/events`` or ``kafka://host:9092/ray-events``. To publish to
+    Place to publish to, e.g. ``file:///var/lib/raytrail/events`` or ``kafka://host:9092/ray-events``. To publish to
     several places at once, give ``[destinations.<name>]`` tables in the settings file.
     """
     listen: str = ""
@@ -266,7 +266,7 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     A client that sends the right one is let in all the same.
     """
     open: bool = False
-    """Whether other machines may ask without a token, as behind a proxy that knows its users."""
+    """Let other machines ask without a token, as behind a proxy that knows its users."""
     hosts: tuple[str, ...] = ()
     """
     Names that the server is asked by, beside ``localhost`` and addresses. A server without a token refuses others, so
@@ -406,7 +406,7 @@ class Setting(NamedTuple):
 
     @property
     def shown_default(self) -> str:
-        """The default as people write it, e.g. ``256 KiB``; empty where there is none."""
+        """The default as people write it, e.g. ``256 KiB``. Empty where there is none."""
         if self.key in _BY_MACHINE:
             return _BY_MACHINE[self.key]
         if isinstance(self.default, bool):

@@ -35,10 +35,10 @@ def exec(at: str | None, cluster_id: str, command: tuple[str, ...], config: Conf
         raytrail exec latest -- serve status
         raytrail exec latest --at -5m -- python ask.py
 
-    CLUSTER is a session's name, a part of it that no other has, a cluster's name or `latest`. The history is served
-    on this machine for as long as the command runs. So is a stand-in for the cluster's GCS, which `ray logs` asks for
-    the dashboard. Without --at, a cluster that has ended is shown as it was just before its shutdown. --at end shows
-    its very end. The exit code is the command's.
+    CLUSTER is a session's name, a part of it that no other has, a cluster's name or `latest`. The history is served on
+    this machine for as long as the command runs. A stand-in for the cluster's GCS, which `ray logs` asks for the
+    dashboard, is there as long. Without --at, a cluster that has ended is shown as it was just before its shutdown.
+    --at end shows its very end. The exit code is the command's.
     """
     with stores.reading(config) as store:
         cluster = stores.chosen(store, cluster_id)

@@ -168,6 +168,11 @@ def run():
     return run
 
 
+def _buffered():
+    """This process's environment, without what would flush for a command that forgets to: containers often say it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 class Running:
     """A command that runs, with what it has said so far."""
 
@@ -177,7 +182,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **environ},
+            env={**_buffered(), **environ},
         )
         self.said = {"out": "", "err": ""}
         self._readers = [

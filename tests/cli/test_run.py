@@ -105,7 +105,8 @@ def test_an_agent_that_is_told_to_stop_ships_what_is_left_first(start, run, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_subscriber_prints_what_comes_until_it_is_stopped(start, tmp_path, ray_dir, number):
+def test_a_subscriber_prints_what_comes_until_it_is_stopped(start, tmp_path, make, ray_dir, write, number):
+    write("ACTOR", make.actor(1))  # which is not asked for
     url = f"file://{tmp_path}/events"
     subscriber = start("subscribe", url, "--types", "TASK,NODE")
     agent = start("agent", "--to", url, "--temp-dir", ray_dir)

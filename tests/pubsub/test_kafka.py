@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from contextlib import aclosing, asynccontextmanager, suppress
 from uuid import uuid4
 
@@ -519,46 +520,48 @@ async def test_what_a_collector_wrote_is_read(kafka):
 
 
 @pytest.mark.slow
-async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafka):
+async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafka, monkeypatch):
+    monkeypatch.setattr(
+        "raytrail.pubsub.kafka._COMMIT_SECONDS", 3600
+    )  # only who gives partitions up says how far it is
     url = kafka.url()
-    sent = [chunk(number, file=f"file{number % 20}") for number in range(400)]
+    sent = numbered(400, files=20)
+    held = sent[180:200]  # the last ones of each file: they come to whoever has its partition next
+    taken = [[], []]
+
+    async def reading(mine, holds=()):
+        left = set(holds)
+        async with aclosing(pubsub.subscribe("shared")) as deliveries:
+            async for delivery in deliveries:
+                mine.append(delivery.chunk)
+                if delivery.chunk not in left:
+                    await delivery.ack()
+                left.discard(delivery.chunk)
+
+    async def wait_for(condition):
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
     async with aclosing(connect(url)) as pubsub:
         await asyncio.gather(*map(pubsub.publish, sent[:200]))
-        taken = [[], []]
-
-        async def reading(mine):
-            async with aclosing(pubsub.subscribe("shared")) as deliveries:
-                async for delivery in deliveries:
-                    mine.append(delivery.chunk)
-                    await delivery.ack()
-
-        async def wait_for(condition):
-            deadline = time.monotonic() + DEADLINE_SECONDS
-            while not condition():
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
-
-        readers = [asyncio.create_task(reading(taken[0]))]
-        await wait_for(lambda: len(taken[0]) >= 50)
+        readers = [asyncio.create_task(reading(taken[0], held))]
+        await wait_for(lambda: len(taken[0]) == 200)
         readers.append(asyncio.create_task(reading(taken[1])))
-        more = iter(sent[200:])
-
-        async def shared():
-            deadline = time.monotonic() + DEADLINE_SECONDS
-            while not taken[1]:
-                assert time.monotonic() < deadline
-                await pubsub.publish(next(more))
-                await asyncio.sleep(0.2)
-
-        await shared()
-        await asyncio.gather(*map(pubsub.publish, more))
+        await wait_for(lambda: taken[1])
+        await asyncio.gather(*map(pubsub.publish, sent[200:]))
         await wait_for(lambda: set(taken[0]) | set(taken[1]) == set(sent))
-        for reader in readers:
+        came = Counter(taken[0] + taken[1])
+        assert {one for one in sent[:200] if came[one] > 1} == set(held)
+        for reader in reversed(readers):  # the one that gave partitions up knows least of how far they were read
             reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
-        last = chunk(999)
-        await pubsub.publish(last)
-        assert await read(url, [last], "shared") == [last]
+            await asyncio.gather(reader, return_exceptions=True)
+        last = [
+            chunk(999, file=f"file{number}") for number in range(20)
+        ]  # behind whatever comes again in any partition
+        await asyncio.gather(*map(pubsub.publish, last))
+        assert Counter(await read(url, last, "shared")) == Counter(last)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -65,6 +66,22 @@ def test_a_closed_pipe_ends_with_one_clear_error():
     assert said[-1] == "raytrail.errors.ConfigError: stdout: nobody reads it any more; start both again"
     assert not any("Exception ignored" in line for line in said)
     assert process.returncode == 1
+
+
+@pytest.fixture
+def pipe():
+    """The two ends of a pipe, of which reading waits for nothing."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    with open(read, "rb", buffering=0) as reader, open(write, "w", encoding="utf-8") as writer:
+        yield reader, writer
+
+
+async def test_what_is_published_is_with_who_reads_the_pipe(pipe, monkeypatch):
+    reader, writer = pipe
+    monkeypatch.setattr(sys, "stdout", writer)
+    await connect("stdout:").publish(CHUNK)
+    assert reader.read() == LINES
 
 
 @pytest.fixture

@@ -72,8 +72,13 @@ async def test_the_page_of_a_moment_says_which(client):
     assert "as it was at 2026-11-23 07:40:50 UTC see its very end" in seen
     assert "265 FINISHED" in seen
     assert f"ray job list --address http://history/clusters/{SESSION}/at/1795419650000" in seen
-    # a moment that no calendar knows
-    assert (await client.get("/clusters/varied/at/999999999999999/about")).status_code == 200
+    assert "at its very end" in text(await client.get("/clusters/varied/at/999999999999999/about"))
+
+
+async def test_a_moment_that_no_calendar_knows_is_shown_as_it_was_written(add, task, made_client):
+    add(task(1))  # it lives, so that no moment is after its end
+    seen = text(await made_client.get("/clusters/latest/at/999999999999999/about"))
+    assert "as it was at 999999999999999 UTC see how it is now" in seen
 
 
 async def test_holes_are_shown_with_their_place(made, chunk, add, task, made_client):

@@ -3,6 +3,9 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
+import time
 from collections import defaultdict
 
 import pytest
@@ -209,10 +212,31 @@ def test_a_file_system_without_birth_times_tells_logs_apart_by_inode_and_name(ta
     assert shipped(ship(tail())) == [FIRST, FIRST]
 
 
+def told_birth_ns(path):
+    """When a file was made, as other programs know it; None where the file system keeps no such time."""
+    if sys.platform != "linux":
+        return int(path.stat().st_birthtime * 10**9)
+    program, c_locale = ["stat", "--format=%.9W", path], {**os.environ, "LC_ALL": "C"}
+    asked = subprocess.run(program, env=c_locale, check=True, capture_output=True, text=True)
+    return int(asked.stdout.strip().replace(".", "")) or None
+
+
 def test_a_birth_time_is_that_of_the_file(tmp_path):
-    with (tmp_path / "x").open("wb") as file:
-        born = birth_ns(file.fileno())
-        assert born is None or abs(born - os.fstat(file.fileno()).st_mtime_ns) < 10**9
+    path = tmp_path / "x"
+    path.touch()
+    made = path.stat()
+    deadline = time.monotonic() + 30
+    while path.stat().st_ctime_ns == made.st_ctime_ns:  # none of the file's other times is the one to be told
+        os.utime(path, ns=(1, 2))
+        assert time.monotonic() < deadline
+    with path.open("rb") as file:
+        assert birth_ns(file.fileno()) == told_birth_ns(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_file_system_that_keeps_no_birth_times_is_not_taken_to_say_1970():
+    with open("/proc/version", "rb") as file:
+        assert birth_ns(file.fileno()) is None
 
 
 ACTIONS = st.lists(

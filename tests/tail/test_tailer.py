@@ -97,6 +97,18 @@ def test_the_oldest_of_a_writers_files_is_read_first(tail, events):
     assert tail().ship() == line(0) + line(1) + line(2)
 
 
+def test_a_deleted_file_is_older_than_all_others_of_its_writer(tail, events):
+    path = events / "event_EXPORT_TASK_1.log"
+    append(path, line(0))
+    it = tail()
+    it.tailer.look()
+    path.unlink()
+    for number, suffix in enumerate((".log.1", ".log"), start=1):
+        append(events / f"event_EXPORT_TASK_1{suffix}", line(number))
+    it.tailer.look()
+    assert it.ship() == line(0) + line(1) + line(2)
+
+
 def test_to_stop_iterating_is_to_stop_reading(tail, events):
     append(events / "event_EXPORT_ACTOR.log", line(1))
     append(events / "event_EXPORT_TASK_1.log", line(2))

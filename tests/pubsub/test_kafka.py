@@ -522,7 +522,7 @@ async def test_what_a_collector_wrote_is_read(kafka):
 @pytest.mark.slow
 async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafka, monkeypatch):
     monkeypatch.setattr(
-        "raytrail.pubsub.kafka._COMMIT_SECONDS", 3600
+        "raytrail.pubsub.kafka.reader._COMMIT_SECONDS", 3600
     )  # only who gives partitions up says how far it is
     url = kafka.url()
     sent = numbered(400, files=20)

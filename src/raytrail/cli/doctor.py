@@ -449,8 +449,8 @@ def _backups(node: Node, session: Session) -> Iterator[Finding]:
         yield Finding(
             "rotation",
             "warn" if rotations_left else "bad",
-            f"{oldest.name} was not shipped, and is backup {oldest.backup} of {BACKUPS}: Ray deletes it at "
-            + (f"the {rotations_left + 1}th rotation from now" if rotations_left else "the next rotation"),
+            f"{oldest.name} was not shipped, and is backup {oldest.backup} of {BACKUPS}: Ray deletes it "
+            + (f"after {rotations_left + 1} more rotations" if rotations_left else "at the next rotation"),
             "start the agent, or see in its log why it falls behind; `raytrail import` takes what is left",
         )
 

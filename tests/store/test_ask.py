@@ -3,6 +3,8 @@
 import base64
 import contextlib
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from raytrail.config import StoreConfig
 from raytrail.entities import installed
 from raytrail.errors import ConfigError, StoreError
-from raytrail.store import Store
+from raytrail.store import Store, engine
 from raytrail.testing.entities import SESSION, chunk, line
 
 
@@ -271,3 +273,27 @@ def test_an_answer_has_so_many_rows_and_no_more(root, asked):
     assert str(error.value) == (
         "SQL: the answer has more than 1000 rows; count or group them, give a LIMIT, or raise store.sql_rows"
     )
+
+
+def test_ctrl_c_while_the_engine_is_being_asked_gives_the_question_up(asked, monkeypatch):
+    interrupted = threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *given):
+            super().submit(*given)
+            assert begun.wait(60)
+            raise KeyboardInterrupt
+
+    class Cursor:
+        def interrupt(self):
+            interrupted.set()
+
+    def work():
+        begun.set()
+        return interrupted.wait(10)
+
+    begun = threading.Event()
+    monkeypatch.setattr("raytrail.store.engine.ThreadPoolExecutor", Pool)
+    with pytest.raises(KeyboardInterrupt):
+        engine._within(StoreConfig(), Cursor(), work)
+    assert interrupted.is_set()

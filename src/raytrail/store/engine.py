@@ -279,12 +279,27 @@ def _within(config: StoreConfig, cursor: duckdb.DuckDBPyConnection, work: Callab
     Raises:
         ConfigError: It was given up.
     """
-    with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(work)
+    answer = futures.Future[T]()
+    begun, given_up = threading.Event(), threading.Event()
+
+    def run() -> None:
+        begun.set()
+        if given_up.is_set():
+            answer.cancel()
+            return
         try:
+            answer.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (whoever waits for the answer raises it)
+            answer.set_exception(error)
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            thread.submit(run)
             return answer.result(config.sql_seconds)
         except (futures.TimeoutError, KeyboardInterrupt) as error:
-            while not answer.done():  # a statement forgets what came before it began
+            # Ctrl-C may come while the thread is being started: then it has begun, or never does
+            given_up.set()
+            while begun.is_set() and not answer.done():  # a statement forgets what came before it began
                 cursor.interrupt()
                 futures.wait([answer], _AGAIN_SECONDS)
             if isinstance(error, KeyboardInterrupt):

@@ -3,6 +3,8 @@
 import pytest
 from tests.server.conftest import b64
 
+from raytrail.store import Store
+
 pytestmark = pytest.mark.anyio
 
 NODE, OTHER = "01" * 28, "02" * 28
@@ -12,6 +14,13 @@ ACTOR = f"{1:024x}01000000"
 def query(*filters, **params):
     names = ("filter_keys", "filter_predicates", "filter_values")
     return [*params.items(), *((name, part) for one in filters for name, part in zip(names, one, strict=True))]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One store for all tests here, which only ask: the rows of `some` are stored once, however often they come."""
+    with Store.open(tmp_path_factory.mktemp("made"), write=True) as store:
+        yield store
 
 
 @pytest.fixture

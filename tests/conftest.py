@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,12 @@ LONGEST = (
     *("cli/test_ask", "store/test_border", "cli/test_stop"),
 )
 """The files that take longest, each as a whole on one of the processes: they begin first, and short ones fill in."""
+
+
+def pytest_configure():
+    """Heed SIGINT in what tests start: a shell that runs them in the background ignores it, and hands that on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -174,15 +174,6 @@ def test_a_command_that_is_not_there_or_cannot_be_executed_is_told_as_by_a_shell
     assert start(["--", tmp_path / "text"], environ).returncode == CANNOT_EXECUTE
 
 
-@pytest.fixture
-def heeded():
-    """SIGINT is heeded by what is started: what a shell puts into the background ignores it, and hands that on."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_reaches_the_command_itself(environ, number):
     command = [sys.executable, "-m", "raytrail", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]

@@ -196,7 +196,7 @@ class Running:
         for line in stream:
             self.said[name] += line
 
-    def wait_for(self, condition, seconds=120):
+    def wait_for(self, condition, seconds=30):
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert self.process.poll() is None, self.said
@@ -208,11 +208,11 @@ class Running:
         """Return what was logged at a level, without its time and place."""
         return re.findall(rf"^\S+ {level} \S+: (.*)$", self.said["err"], re.MULTILINE)
 
-    def stop(self, number=signal.SIGTERM, seconds=120):
+    def stop(self, number=signal.SIGTERM, seconds=30):
         self.process.send_signal(number)
         return self.wait(seconds)
 
-    def wait(self, seconds=120):
+    def wait(self, seconds=30):
         code = self.process.wait(seconds)
         for reader in self._readers:
             reader.join()

@@ -159,8 +159,8 @@ The shell completes commands, flags and nouns. To switch that on, put one of the
     _RAYTRAIL_COMPLETE=fish_source raytrail | source                  # ~/.config/fish/config.fish
 
 On a terminal a table shows the state first, in colour. Then it shows what a row is, what went wrong and how long it
-took. Ids come last, cut to 16 letters. `raytrail get` finds a row by these letters. In a file or a pipe, ids are whole
-and there are no colours.
+took. Ids come last, cut to 16 letters where these tell them apart. `raytrail get` finds a row by them. In a file or a
+pipe, ids are whole and there are no colours.
 """
 
 
@@ -508,8 +508,9 @@ def _brokers() -> str:
 
 A broker carries chunks from the agents to a history. A *chunk* is what an agent publishes. It is whole lines of one
 event type, with the byte ranges of the files that they came from. A URL names the broker, also a broker of
-[your own](../how-to/add-a-broker.md). The client of each comes with an extra. All pass one contract,
-`raytrail.testing.check_pubsub`, against the real server.
+[your own](../how-to/add-a-broker.md). The client of each comes with an extra. All that can be
+read pass one contract, `raytrail.testing.check_pubsub`, against the real server. `http://` passes it over one
+connection, to our own server.
 
 {_table(("URL", "promise", "extra", "what it is"), rows)}
 

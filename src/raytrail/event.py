@@ -42,7 +42,7 @@ UNKNOWN_SESSION = "session_unknown"
 """The session of what does not say whose it is, or says it with a name that no session has."""
 
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""The errors of reading JSON that anybody may have written, where it is none, is no UTF-8, or nests too deep."""
+"""The errors of decoding JSON or msgpack that anybody may have written: it is none, no UTF-8, or nests too deep."""
 
 MOST_HEADERS_SHOWN = 500
 """How many characters of what somebody else wrote an error repeats."""
@@ -113,7 +113,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 
     def encoded_headers(self) -> dict[str, bytes]:
         """Return its headers as bytes, for a broker that takes any."""
-        return {name: value.encode("utf-8", _SURROGATES) for name, value in self.headers().items()}
+        return {name: encoded(value) for name, value in self.headers().items()}
 
     def quoted_headers(self) -> dict[str, str]:
         """Return its headers percent-encoded, for a broker that takes ASCII alone."""

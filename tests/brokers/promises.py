@@ -40,6 +40,16 @@ async def until_stored(pubsub, wanted):
             return failed
 
 
+async def take(deliveries, count):
+    """Take and acknowledge so many deliveries; return their chunks."""
+    chunks = []
+    while len(chunks) < count:
+        delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
+        chunks.append(delivery.chunk)
+        await delivery.ack()
+    return chunks
+
+
 async def read(url, wanted, group="history", *, ack=True, **how):
     """Read until all `wanted` have come, subscribing again as the history does; return what came, in order."""
     came, missing = [], set(wanted)
@@ -80,12 +90,8 @@ async def check_killed(broker, url, *, under_way_seconds, away_seconds, says):
         broker.start()
         assert sum(await asyncio.gather(*under_way)) > 0, "none failed, so nothing was tried"
 
-        came = []
         deliveries = pubsub.subscribe("history")
-        while len(came) < 300:
-            delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-            came.append(delivery.chunk)
-            await delivery.ack()
+        came = await take(deliveries, 300)
         broker.kill()
         try:
             while True:
@@ -125,14 +131,15 @@ async def check_away_at_first(broker, url, begins, ends):
             broker.kill()
 
 
-async def check_hanging(broker, url, says=""):
+async def check_hanging(broker, url, says, within_seconds=10):
     """
     Freeze a broker: all that is published fails in time, and is stored once it goes on.
 
     Args:
         broker: With `process`; it is running.
         url: Of a topic that holds nothing; its `timeout_seconds` is small.
-        says: What the errors have in them.
+        says: What the first error has in it.
+        within_seconds: How soon they fail.
     """
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))
@@ -141,7 +148,7 @@ async def check_hanging(broker, url, says=""):
         results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in range(1, 20)), return_exceptions=True)
         assert {type(result) for result in results} == {BrokerUnavailable}
         assert says in str(results[0])
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < within_seconds
         broker.process.send_signal(signal.SIGCONT)
         await asyncio.gather(*(until_stored(pubsub, chunk(n)) for n in range(1, 20)))
     assert set(await read(url, map(chunk, range(20)))) == set(map(chunk, range(20)))

@@ -498,7 +498,7 @@ async def test_a_cancelled_publisher_does_not_cancel_the_others(url):
         await asyncio.gather(*publishing[1:])
         with pytest.raises(asyncio.CancelledError):
             await publishing[0]
-    assert [chunk(1), chunk(2)] == (await take(url, 3))[1:]
+    assert await take(url, 2) == [chunk(1), chunk(2)]  # nobody waits for the first any more: its agent sends it again
 
 
 def test_a_connection_outlives_a_cancelled_event_loop(url):
@@ -930,10 +930,7 @@ def test_a_url_without_a_directory_of_this_machine_is_refused(url):
 def test_a_wrong_setting_names_the_right_ones(query, problem):
     with pytest.raises(ConfigError) as caught:
         connect(f"file:///dir?{query}")
-    assert str(caught.value) == (
-        f"'file:///dir?{query}': {problem}; the settings are retain_bytes (integer >= 0), "
-        f"retain_seconds (integer >= 1) and file_bytes (integer >= 1)"
-    )
+    assert str(caught.value) == (f"'file:///dir': {problem}; the settings are retain_bytes, retain_seconds, file_bytes")
 
 
 def test_the_path_of_a_url_is_decoded(tmp_path):

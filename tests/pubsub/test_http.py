@@ -158,6 +158,14 @@ async def test_over_one_connection_chunks_arrive_in_the_order_published(endpoint
     assert list(dict.fromkeys(came)) == [one.headers()["segments"] for one in sent]
 
 
+async def test_over_one_connection_no_chunk_comes_between_the_parts_of_another(endpoint):
+    segments = tuple(Segment(f"1795420800-{number:032x}", 0, number, 18) for number in range(150))
+    whole = Chunk(cluster="", session="s", node_id="", event_type="TASK", segments=segments, data=LINES * 75)
+    async with aclosing(connect(f"{endpoint.url}?raytrail.connections=1")) as http:
+        await asyncio.gather(http.publish(whole), http.publish(chunk(file="later")))
+    assert [len(body) for _, body in endpoint.came] == [64 * 18, 64 * 18, 22 * 18, len(LINES)]
+
+
 async def test_a_chunk_of_many_files_is_posted_in_parts(endpoint):
     segments = tuple(Segment(f"1795420800-{number:032x}", 0, number, 18) for number in range(150))
     whole = Chunk(cluster="", session="s", node_id="", event_type="TASK", segments=segments, data=LINES * 75)

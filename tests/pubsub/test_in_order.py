@@ -81,6 +81,37 @@ async def test_what_is_waited_for_fails_once_it_is_given_up():
         assert [str(error) for error in await ended(publishing)] == ["here is being closed; publish it again"] * 2
 
 
+async def test_a_chunk_whose_publisher_was_cancelled_is_not_stored():
+    log = Log()
+    batches = Batches(log.store, "here")
+    publishing = await begin(batches.publish, [0]) + await begin(batches.publish, [1, 2])
+    publishing[1].cancel()
+    await asyncio.gather(publishing[1], return_exceptions=True)
+    log.may_go_on.set()
+    await ended([publishing[0], publishing[2]])
+    assert log.batches == [[0], [2]]
+
+
+async def test_all_that_fails_is_told_before_the_connection_is_given_up():
+    told, given_up, may_end = [], [], asyncio.Event()
+
+    async def give_up(error):
+        await may_end.wait()  # as a server that hangs has it
+        given_up.append(str(error))
+
+    log = Log()
+    log.fails = True
+    log.may_go_on.set()
+    batches = Batches(log.store, "here", give_up=give_up)
+    told += await ended(await begin(batches.publish, range(2)))
+    assert ([str(error) for error in told], given_up) == (["away", "away"], [])
+    log.fails = False
+    again = await begin(batches.publish, [0])
+    may_end.set()
+    assert await ended(again) == [None]
+    assert given_up == ["away"]
+
+
 async def test_who_waited_for_a_turn_while_something_failed_does_not_get_it():
     turn, may_go_on, taken = Turn(), asyncio.Event(), []
 

@@ -519,15 +519,27 @@ async def test_what_a_collector_wrote_is_read(kafka):
     assert broken.reason.startswith("JSON array of 7 bytes: ")
 
 
+async def until(readers, condition):
+    """Wait for a condition while these tasks read."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        for reader in readers:
+            if reader.done():
+                reader.result()  # raises what it died of
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
 @pytest.mark.slow
 async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafka, monkeypatch):
-    monkeypatch.setattr(
-        "raytrail.pubsub.kafka.reader._COMMIT_SECONDS", 3600
-    )  # only who gives partitions up says how far it is
-    url = kafka.url()
+    # only a reader that gives partitions up, or leaves, writes down how far it is
+    monkeypatch.setattr("raytrail.pubsub.kafka.reader._COMMIT_SECONDS", 3600)
+    # a reader that leaves is waited for, however slow the machine
+    monkeypatch.setattr("raytrail.pubsub.kafka.reader._SETTLE_SECONDS", DEADLINE_SECONDS)
+    url = kafka.url(**{"session.timeout.ms": 30_000})  # a machine that stalls takes no partitions away
     sent = numbered(400, files=20)
     held = sent[180:200]  # the last ones of each file: they come to whoever has its partition next
-    taken = [[], []]
+    taken, readers = [[], []], []
 
     async def reading(mine, holds=()):
         left = set(holds)
@@ -538,28 +550,21 @@ async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafk
                     await delivery.ack()
                 left.discard(delivery.chunk)
 
-    async def wait_for(condition):
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not condition():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-
     async with aclosing(connect(url)) as pubsub:
         await asyncio.gather(*map(pubsub.publish, sent[:200]))
-        readers = [asyncio.create_task(reading(taken[0], held))]
-        await wait_for(lambda: len(taken[0]) == 200)
+        readers.append(asyncio.create_task(reading(taken[0], held)))
+        await until(readers, lambda: set(taken[0]) == set(sent[:200]))
         readers.append(asyncio.create_task(reading(taken[1])))
-        await wait_for(lambda: taken[1])
+        await until(readers, lambda: taken[1])
         await asyncio.gather(*map(pubsub.publish, sent[200:]))
-        await wait_for(lambda: set(taken[0]) | set(taken[1]) == set(sent))
+        await until(readers, lambda: set(taken[0]) | set(taken[1]) == set(sent))
         came = Counter(taken[0] + taken[1])
         assert {one for one in sent[:200] if came[one] > 1} == set(held)
         for reader in reversed(readers):  # the one that gave partitions up knows least of how far they were read
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-        last = [
-            chunk(999, file=f"file{number}") for number in range(20)
-        ]  # behind whatever comes again in any partition
+        # behind whatever comes again in any partition
+        last = [chunk(999, file=f"file{number}") for number in range(20)]
         await asyncio.gather(*map(pubsub.publish, last))
         assert Counter(await read(url, last, "shared")) == Counter(last)
 

@@ -160,7 +160,7 @@ async def test_a_server_that_is_away_at_first_is_waited_for(tmp_path):
 @pytest.mark.slow
 async def test_a_server_that_hangs_is_given_up_in_time(own):
     server = own(*DURABLE)
-    await check_hanging(server, server.url(timeout_seconds=2))
+    await check_hanging(server, server.url(timeout_seconds=2), "does not answer", within_seconds=8)
 
 
 @pytest.mark.slow

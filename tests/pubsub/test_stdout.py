@@ -97,6 +97,14 @@ async def test_a_full_disk_is_waited_for(full, monkeypatch):
     assert str(caught.value) == "stdout: No space left on device; make room, or write to another place"
 
 
+async def test_what_waits_behind_a_chunk_that_failed_fails_with_it(full, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", full)
+    stdout = connect("stdout:")
+    results = [asyncio.ensure_future(stdout.publish(CHUNK)) for _ in range(2)]
+    await asyncio.wait(results, timeout=60)
+    assert results[0].exception() is results[1].exception() is not None
+
+
 async def test_no_standard_output_is_said(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(ConfigError) as caught:

@@ -1,7 +1,7 @@
 """
 Chunks over the wire.
 
-A backend is one file, here or in your own package, with one class that fits `PubSub`, named under its URL's
+A backend is one file or folder, here or in your own package, with one class that fits `PubSub`, named under its URL's
 scheme in the entry-point group ``raytrail.pubsub``. `raytrail.testing.check_pubsub` is its contract.
 """
 

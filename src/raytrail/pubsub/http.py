@@ -13,7 +13,7 @@ The query is the endpoint's own and is sent on as it is. Only names that begin w
     raytrail.compression       identity  of the body: identity, gzip (any receiver), or zstd (a fifth of its CPU)
     raytrail.format            ndjson    or array: a JSON array of the events, for inputs that take nothing else
     raytrail.timeout_seconds   30        how long a request may take, and how long a Retry-After is waited for
-    raytrail.connections       8         most requests at once; chunks arrive in the order published only with 1
+    raytrail.connections       8         most requests at once; with 1, chunks arrive in order unless one fails
     raytrail.ca_file                     PEM file of who signs the server's certificate, where the system knows none
 
 ``user:password@`` in the URL is basic authentication. Without it, ``RAYTRAIL_HTTP_TOKEN`` in the environment is sent
@@ -111,25 +111,25 @@ class HttpPubSub:
             ChunkRefused: 413, 400 or 422.
             ConfigError: Any other answer, or the certificates of `ca_file` cannot be read.
         """
-        for part in _parts(chunk):
-            await self._send(part)
+        async with self._slots:
+            for part in _parts(chunk):
+                await self._send(part)
 
     async def _send(self, chunk: Chunk) -> None:
         deadline = time.monotonic() + self._settings.timeout_seconds
         headers = self._headers | to_http(chunk)
         if chunk.event_type == LOG:
             headers["content-type"] = "application/octet-stream"
-        async with self._slots:
-            large = len(chunk.data) >= _THREAD_BYTES and self._settings.compression != "identity"
-            body = await asyncio.to_thread(self._body, chunk) if large else self._body(chunk)
-            while True:
-                await self._pause(deadline)
-                status, after, said = await self._answer(body, headers)
-                if 200 <= status < 300:
-                    return
-                if status not in (429, 503) or after is None or time.monotonic() >= deadline:
-                    raise self._error(status, said, len(chunk.data))
-                self._resume_at = max(self._resume_at, time.monotonic() + after)
+        large = len(chunk.data) >= _THREAD_BYTES and self._settings.compression != "identity"
+        body = await asyncio.to_thread(self._body, chunk) if large else self._body(chunk)
+        while True:
+            await self._pause(deadline)
+            status, after, said = await self._answer(body, headers)
+            if 200 <= status < 300:
+                return
+            if status not in (429, 503) or after is None or time.monotonic() >= deadline:
+                raise self._error(status, said, len(chunk.data))
+            self._resume_at = max(self._resume_at, time.monotonic() + after)
 
     async def _answer(self, body: bytes, headers: dict[str, str]) -> tuple[int, float | None, str]:
         """Return what `_post` does, its errors made ours."""

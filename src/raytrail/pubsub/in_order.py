@@ -58,6 +58,7 @@ class Batches:
         shown: The broker, for people.
         most_bytes: Most bytes of lines of a batch; a single longer chunk is one, too.
         linger_seconds: How long a batch is waited for to be full.
+        give_up: Called with the error of a batch, once all that fails with it has been told.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Batches:
         shown: str,
         most_bytes: float = math.inf,
         linger_seconds: float = 0,
+        give_up: Callable[[Exception], Awaitable[None]] | None = None,
     ) -> None:
-        self._store, self._shown = store, shown
+        self._store, self._shown, self._give_up = store, shown, give_up
         self._most_bytes, self._linger_seconds = most_bytes, linger_seconds
         self._waiting: list[Waiting] = []
         self._waiting_bytes = 0
@@ -90,10 +92,13 @@ class Batches:
             batch: list[Waiting] = []
             try:
                 await self._linger()
-                batch = self._take()
-                await self._store(batch)
-            except BaseException as error:
-                self._fail(batch, error)
+                if batch := self._take():
+                    await self._store(batch)
+            except BaseException as error:  # also when it is cancelled: nobody is left waiting
+                failure = error if isinstance(error, Exception) else closing(self._shown)
+                self._fail(batch, failure)
+                if self._give_up is not None:
+                    await self._give_up(failure)
                 if not isinstance(error, RaytrailError):
                     raise
 
@@ -103,21 +108,22 @@ class Batches:
                 await asyncio.wait_for(self._full.wait(), self._linger_seconds)
 
     def _take(self) -> list[Waiting]:
+        # a publisher that was cancelled waits no more, and publishes its chunk again
+        self._waiting = [(chunk, stored) for chunk, stored in self._waiting if not stored.done()]
         count = size = 0
         for chunk, _ in self._waiting:
             if count and size + len(chunk.data) > self._most_bytes:
                 break
             count, size = count + 1, size + len(chunk.data)
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        self._waiting_bytes -= size
+        self._waiting_bytes = sum(len(chunk.data) for chunk, _ in self._waiting)
         if self._waiting_bytes < self._most_bytes:
             self._full.clear()
         return batch
 
-    def _fail(self, batch: list[Waiting], error: BaseException) -> None:
-        closing = BrokerUnavailable(f"{self._shown} is being closed; publish it again")
+    def _fail(self, batch: list[Waiting], error: Exception) -> None:
         failed, self._waiting, self._waiting_bytes = [*batch, *self._waiting], [], 0
-        settle((stored for _, stored in failed), error if isinstance(error, Exception) else closing)
+        settle((stored for _, stored in failed), error)
 
     async def finish(self) -> None:
         """Wait until all is stored, or has failed."""
@@ -129,7 +135,12 @@ class Batches:
         if self._storing is not None and not self._storing.done():
             self._storing.cancel()
             await asyncio.gather(self._storing, return_exceptions=True)
-        self._fail([], asyncio.CancelledError())  # what came while it was being cancelled
+        self._fail([], closing(self._shown))  # what came while it was being cancelled
+
+
+def closing(shown: str) -> BrokerUnavailable:
+    """Return the error of chunks whose broker is being closed."""
+    return BrokerUnavailable(f"{shown} is being closed; publish it again")
 
 
 def settle(publishers: Iterable[asyncio.Future[None]], error: Exception | None = None) -> None:

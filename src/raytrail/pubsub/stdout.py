@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from raytrail.errors import BrokerUnavailable, ConfigError
+from raytrail.errors import BrokerUnavailable, ConfigError, RaytrailError
 from raytrail.event import LOG, Chunk
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.in_order import Turn
 from raytrail.pubsub.url import parse, shown
 
 
@@ -36,7 +37,7 @@ class StdoutPubSub:
         address, self._settings = parse(url, _Settings)
         if address.hosts or address.path:
             raise ConfigError(f"{shown(url)!r} names a place; write stdout: or stdout:?envelope=chunk")
-        self._turn = asyncio.Lock()
+        self._turn = Turn()
 
     async def publish(self, chunk: Chunk) -> None:
         """
@@ -51,7 +52,11 @@ class StdoutPubSub:
             return
         head = json.dumps(chunk.headers()).encode() + b"\n" if self._settings.envelope == "chunk" else b""
         async with self._turn:
-            await asyncio.to_thread(_write, head + chunk.data)
+            try:
+                await asyncio.to_thread(_write, head + chunk.data)
+            except RaytrailError as error:
+                self._turn.fail(error)
+                raise
 
     def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
         """

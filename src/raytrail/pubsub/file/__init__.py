@@ -60,9 +60,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import parse_qsl, unquote, urlsplit
-
-import msgspec
+from urllib.parse import unquote, urlsplit
 
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, received
@@ -73,7 +71,7 @@ from raytrail.pubsub.file.place import Place
 from raytrail.pubsub.file.retention import forget_group, tidy
 from raytrail.pubsub.file.writer import Writer
 from raytrail.pubsub.in_order import Batches, Waiting, settle
-from raytrail.pubsub.url import shown_whole
+from raytrail.pubsub.url import parse, shown_whole
 
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _LOOK_SECONDS = (0.01, 0.1)  # after something came; doubled up to, while nothing does
@@ -224,17 +222,7 @@ def _parse_url(url: str) -> tuple[Path, Settings]:
             f"{shown_whole(url)!r} names no directory of this machine; write file:///path/to/directory, "
             f"with %23 for a '#' and %3F for a '?' in its name"
         )
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    try:
-        if len(dict(pairs)) < len(pairs):
-            raise msgspec.ValidationError("a setting is given twice")
-        settings = msgspec.convert(dict(pairs), Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"{shown_whole(url)!r}: {error}; the settings are retain_bytes (integer >= 0), "
-            f"retain_seconds (integer >= 1) and file_bytes (integer >= 1)"
-        ) from error
-    return Path(directory), settings
+    return Path(directory), parse(url, Settings)[1]
 
 
 def _check_group(group: str) -> None:

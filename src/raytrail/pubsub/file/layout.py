@@ -19,7 +19,7 @@ CHUNK_FILE = re.compile(r"([0-9]{20})-[0-9a-f]{12}\.chunks")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the URL's query may say; the module's docstring says what it means."""
+    """What the URL's query may say; the docstring of `raytrail.pubsub.file` says what it means."""
 
     retain_bytes: Annotated[int, msgspec.Meta(ge=0)] = 4 * 1024**3
     retain_seconds: Annotated[int, msgspec.Meta(ge=1)] = 7 * 24 * 3600

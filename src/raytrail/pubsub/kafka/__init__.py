@@ -2,8 +2,9 @@
 Chunks through a Kafka topic, as ``kafka://host:9092[,host2:9092]/topic``.
 
 A message is a chunk. The chunk's lines are the value, its headers are the message's, and its first file is the key.
-librdkafka chooses the partition by itself, by the CRC-32 of the key. A file therefore stays in one partition, in
-order, as long as the topic's number of partitions does not change.
+The partition is the CRC-32 of the key, modulo the number of partitions, as librdkafka would choose by itself. A chunk
+may hold lines of several files. A file's lines may therefore be in several partitions, between which Kafka keeps no
+order.
 
 With ``envelope=event`` a message is one line, for readers that know nothing of us (ClickHouse, Spark, Flink). The
 value is its JSON, with no newline. It has one header, ``raytrail-line``, by which our own reader joins a chunk's
@@ -33,7 +34,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +64,6 @@ _OURS = {
 """Properties that the promise rests on."""
 
 _GIVEN_UP = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL}
-log = logging.getLogger(__name__)
 
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -45,7 +45,7 @@ _QUIET = {"FAIL", "ERROR", "CONFWARN", "REQTMOUT", "TERMINATE", "GETPID", "FATAL
 _librdkafka = logging.getLogger(f"{__package__}.librdkafka")
 
 
-class Log:
+class _Log:
     """librdkafka's log in ours. Lost connections are told by the errors that we raise, once."""
 
     def log(self, level: int, text: str, facility: str, *rest: object) -> None:
@@ -83,7 +83,7 @@ class Cluster:
         """Whether all brokers are."""
         self._shown, self._topic, self._partitions = shown, topic, partitions
         self._timeout_seconds, self._connect_seconds = timeout_seconds, max(timeout_seconds / 3, 1)
-        self._properties: dict[str, Any] = {**properties, "error_cb": self.hear, "logger": Log()}
+        self._properties: dict[str, Any] = {**properties, "error_cb": self.hear, "logger": _Log()}
         self.client(Producer, {})  # without a broker, to see whether the properties are good
         self._properties["bootstrap.servers"] = ",".join(hosts)
 

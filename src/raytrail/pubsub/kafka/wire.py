@@ -75,5 +75,5 @@ def _common(said: bytes) -> dict[str, str]:
 
 
 def key_of(chunk: Chunk) -> str:
-    """Return a chunk's key: one file, one partition."""
+    """Return a chunk's key, its first file, by which its partition is chosen."""
     return chunk.segments[0].file if chunk.segments else chunk.node_id

@@ -41,7 +41,6 @@ class Following:
         self.suffix = ""
         self.due = self.gap_at = 0.0
         self.news_at = time.monotonic()
-        self._begun = number
         self._left: dict[int, int] = {}  # chunks that are not acknowledged, by object
 
     def suffixes(self) -> tuple[str, ...]:

@@ -11,14 +11,14 @@ counted.
 The chunks take two keys of the channel RAY_NODE_RESOURCE_USAGE_CHANNEL, to which otherwise only the dashboard
 listens:
 
-    RAYTRAIL:<topic>.chunks     chunks, from the agents: `_Message`
-    RAYTRAIL:<topic>.acks       what the acking reader has, at least once a second: `_Report`
+    RAYTRAIL:<topic>.chunks     chunks, from the agents: `Message`
+    RAYTRAIL:<topic>.acks       what the acking reader has, at least once a second: `Report`
 
 The dashboard checks each message's JSON against its StatsPayload, and logs four kilobytes if it does not fit. Every
 message therefore carries a constant that fits. Our content is in a protobuf field that Ray does not know and keeps:
 
     PubMessage.node_resource_usage_message.json      _STATS
-                                          .51966     msgpack of a `_Message` or a `_Report`
+                                          .51966     msgpack of a `Message` or a `Report`
 
 A GCS dies of a message on a channel that its service does not serve. It only refuses a subscription there. Nothing is
 therefore published before a subscription to the same channel of the same service was accepted.

@@ -11,11 +11,15 @@ import uuid
 
 from raytrail.errors import BrokerUnavailable, RaytrailError
 from raytrail.event import Chunk
-from raytrail.pubsub.in_order import Batches, Waiting, settle
+from raytrail.pubsub.in_order import Batches, Waiting, closing, settle
 from raytrail.pubsub.ray.gcs import POLL_SECONDS, Gcs
 from raytrail.pubsub.ray.wire import MESSAGE_BYTES, Report, Topic, pack, read_reports
 
 _BEHIND_TIMEOUTS = 10  # so long a reader that says it is behind is waited for
+
+
+class _Silence(BrokerUnavailable):
+    """Nobody acknowledges, over a connection that is as good as ever."""
 
 
 class Sender:
@@ -25,7 +29,7 @@ class Sender:
         self._topic = topic
         self._producer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._number = self._after = 0
-        self._batches = Batches(self._send, topic.shown, MESSAGE_BYTES)
+        self._batches = Batches(self._send, topic.shown, MESSAGE_BYTES, give_up=self._give_up)
         self._unacked: dict[int, tuple[float, asyncio.Future[None]]] = {}  # by number, with the time it was sent
         self._listening: asyncio.Task[None] | None = None
         self._gcs: Gcs | None = None
@@ -38,15 +42,14 @@ class Sender:
         await self._batches.publish(chunk)
 
     async def _send(self, batch: list[Waiting]) -> None:
-        try:
-            gcs = await self._connected()
-            if audible := await self._audible():
-                await self._send_message(gcs, batch)
-        except BaseException as error:
-            await self._drop(error)
-            raise
-        if not audible:
+        gcs = await self._connected()
+        if not await self._audible():
             raise self._silence()
+        await self._send_message(gcs, batch)
+
+    async def _give_up(self, error: Exception) -> None:
+        if not isinstance(error, _Silence):
+            await self._drop(error)
 
     async def _send_message(self, gcs: Gcs, batch: list[Waiting]) -> None:
         first, now = self._number + 1, time.monotonic()
@@ -135,8 +138,8 @@ class Sender:
         if report.behind:
             self._behind_at = self._reported_at
 
-    def _silence(self) -> BrokerUnavailable:
-        return BrokerUnavailable(
+    def _silence(self) -> _Silence:
+        return _Silence(
             f"no reader of group {self._topic.group!r} has acknowledged at {self._topic.shown} for "
             f"{self._topic.timeout_seconds:g} seconds; start `raytrail history`, or name its group with acks=..., "
             f"or write acks=none to lose what nobody hears"
@@ -145,10 +148,8 @@ class Sender:
     def _lost(self) -> BrokerUnavailable:
         return BrokerUnavailable(f"the connection to {self._topic.shown} was lost; publish it again")
 
-    async def _drop(self, error: BaseException) -> None:
+    async def _drop(self, error: Exception) -> None:
         """Give up the connection, and all that was sent over it."""
-        if not isinstance(error, RaytrailError):
-            error = BrokerUnavailable(f"{self._topic.shown} is being closed; publish it again")
         unacked, self._unacked = self._unacked, {}
         settle((done for _, done in unacked.values()), error)
         gcs, listening, self._gcs, self._listening = self._gcs, self._listening, None, None
@@ -162,4 +163,4 @@ class Sender:
     async def aclose(self) -> None:
         """Drop the connection; what is being published fails. Safe to call twice."""
         await self._batches.cancel()
-        await self._drop(asyncio.CancelledError())
+        await self._drop(closing(self._topic.shown))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from redis import exceptions
+
 from raytrail.pubsub.groups import Standing, standing
 from raytrail.pubsub.redis.server import Server
 
@@ -76,9 +78,13 @@ class Retention:
 
     async def _standing(self, group: str) -> Standing:
         present = bool(await self._server.client.exists(self._server.lease(group)))
-        idle_ms = [
-            consumer["idle"] for consumer in await self._server.client.xinfo_consumers(self._server.stream, group)
-        ]
+        try:
+            consumers = await self._server.client.xinfo_consumers(self._server.stream, group)
+        except exceptions.ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            return Standing.GONE  # another reader has forgotten it since the groups were listed
+        idle_ms = [consumer["idle"] for consumer in consumers]
         silent_seconds = min(idle_ms, default=0) / 1000
         return standing(group, present=present, silent_seconds=silent_seconds, retain_seconds=self._retain_seconds)
 

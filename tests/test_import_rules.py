@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "redact": {"event"},
     "export": {"config"},
     "entities": {"event"},
-    "fold": {"entities", "event"},
+    "fold": {"entities", "event", "words"},
     "sources": {"event", "config", "disk", "records", "posts", "tokens", "ray_calls"},
     "words": set(),
     "log": set(),

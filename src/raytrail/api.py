@@ -38,7 +38,7 @@ from raytrail.entities import entity as entity_of
 from raytrail.errors import ConfigError
 from raytrail.event import Unreadable
 from raytrail.fold.layout import shown
-from raytrail.fold.public import event_type, public_events
+from raytrail.fold.public import event_types, public_events
 from raytrail.pubsub import connect
 from raytrail.pubsub.groups import passing_group
 from raytrail.store import Cluster as Figures
@@ -89,8 +89,8 @@ async def subscribe(
 
     Args:
         url: The broker that the agents publish to.
-        group: Goes on where this name left off. A new name begins with all that the broker holds. Without a name only
-            new events come.
+        group: Goes on where this name left off. A new name begins with all that the broker holds. Without a name
+            it is a new group each time.
         types: Only these event types, e.g. ``["TASK", "ACTOR"]``. None stands for all.
         from_start: Forget where the group left off.
 
@@ -475,20 +475,6 @@ def enumerated(column: Column | Derived, condition: Filter, is_there: Callable[[
     if is_there(condition._replace(op="=")):
         return condition
     raise ConfigError(f"filter on {column.name}: no row has {text!r}{instead(text, column.values, 'it is one of')}")
-
-
-def event_types(types: Collection[str]) -> frozenset[str]:
-    """
-    Return the event types that are asked for, in any case. None stands for all.
-
-    Raises:
-        ConfigError: There is none of that name.
-    """
-    known = sorted({event_type(source) for entity in installed().values() for source in entity.event_types})
-    wanted = frozenset(name.upper() for name in types)
-    for unknown in sorted(wanted.difference(known)):
-        raise ConfigError(f"no event type {unknown!r}{instead(unknown, known, 'there are')}")
-    return wanted
 
 
 def _milliseconds(moment: datetime | int | None) -> int | None:

@@ -305,8 +305,8 @@ class ServerConfig(_Table, frozen=True, kw_only=True):
     """How many times longer than it was sent a body may be when decompressed. It may be 16 MB in any case."""
     ingest_memory_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
     """
-    The most bytes of all bodies that are being taken at the same time. When there is no room, the slowest bodies are
-    given up first. Then others are told to come back.
+    The most bytes of all bodies that are being taken at the same time. When there is no room, bodies that hardly
+    come are given up. If that is not enough, the sender is told to come back.
     """
     connections: Annotated[int, AtLeastOne] = 512
     """The most connections at the same time. Those on which nothing was asked for yet make room for new ones."""
@@ -510,7 +510,7 @@ def destinations(config: Config) -> tuple[Destination, ...]:
             tail = _changed(config.tail, {key: value for key, value in given.items() if key in ours})
             agent = _changed(config.agent, {key: value for key, value in given.items() if key not in ours})
         except msgspec.ValidationError as error:
-            raise ConfigError(f"destination {name!r}: {error}{_meant(str(error))}") from error
+            raise ConfigError(f"destination {name!r}: {error}{_meant(str(error), of_destination=True)}") from error
         configured.append(Destination(name, tail, agent))
     return tuple(configured)
 
@@ -558,15 +558,22 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _meant(error: str) -> str:
+def _meant(error: str, *, of_destination: bool = False) -> str:
     """Return the end of an error about an unknown name, with the name that is likely meant."""
     match = re.match(r"Object contains unknown field `(.+?)`(?: - at `\$\.(\w+))?", error)
     if match is None:
         return ""
-    names = [setting.name for setting in settings() if match[2] in (None, setting.table)]
-    tables = [] if match[2] else Config.__struct_fields__
-    near = difflib.get_close_matches(match[1], [*tables, *names], n=1)
-    return f"; did you mean {near[0]}?" if near else "; `raytrail settings` lists all"
+    unknown, table = match.groups()
+    if of_destination:
+        names = [setting.name for setting in settings() if setting.table in ("tail", "agent")]
+        meant = {name: name for name in {*names, "to"} - _PROCESS}
+    elif table:
+        meant = {setting.name: setting.name for setting in settings() if setting.table == table}
+    else:  # a table, or a setting that stands in none
+        meant = {setting.name: f"{setting.name} in [{setting.table}]" for setting in settings()}
+        meant |= {name: name for name in Config.__struct_fields__}
+    near = difflib.get_close_matches(unknown, meant, n=1)
+    return f"; did you mean {meant[near[0]]}?" if near else "; `raytrail settings` lists all"
 
 
 _KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)$")

@@ -38,7 +38,7 @@ _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200e\u200f\u2028-\u202e\u2
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 _SYNCED_WHOLE = ("ext4", "xfs")
-"""The first Linux whose syncfs(2) waits for the disk, and tells what failed."""
+"""The file systems on which syncfs(2) waits for the disk, and tells what failed."""
 
 PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700
 

@@ -58,6 +58,12 @@ def test_rows_are_listed_as_a_table_with_whole_ids_and_readable_times(run, make,
     assert "5 of 5 tasks\n" in done.stderr
 
 
+def test_how_long_it_took_can_be_asked_for_in_a_table(run, history):
+    lines = run("list", "tasks", "--columns", "lasted,name").stdout.splitlines()
+    assert [line.split() for line in lines[:2]] == [["lasted", "name"], ["0.9s", "f"]]
+    assert "no column 'lasted'" in run("list", "tasks", "--columns", "lasted", "--format", "csv", code=USAGE).stderr
+
+
 def test_a_limit_says_how_many_there_are(run, history):
     done = run("list", "tasks", "--limit", 2)
     assert len(done.stdout.splitlines()) == 3
@@ -309,11 +315,12 @@ def test_a_row_is_got_by_the_first_letters_of_its_id(run, make, history):
     assert f"{whole[:16]!r} begins the ids of several tasks: {make.task_id(1)}, " in several.stderr
     assert several.stderr.endswith("; give more of it\n")
     assert f"no task {whole[:31]}9" in run("get", "task", f"{whole[:31]}9", code=DIFFERENT).stderr.replace(chr(39), "")
-    for wrong in ("what is it", whole[:7]):
-        done = run("get", "task", wrong, code=USAGE)
-        assert (
-            f"{wrong!r} is no id of tasks: those are hex; give one, or its first letters, 8 at least\n" in done.stderr
-        )
+    for key in (whole.upper(), f"{whole[:32]}…"):
+        assert json.loads(run("get", "task", key, "--format", "json").stdout) == [row]
+    done = run("get", "task", "what is it", code=USAGE)
+    assert "'what is it' is no id of tasks: those are hex; give one, or the beginning of one\n" in done.stderr
+    done = run("get", "task", whole[:7], code=USAGE)
+    assert f"{whole[:7]!r} is too short for the id of one of the tasks; give its first 8 letters\n" in done.stderr
 
 
 def test_all_attempts_of_a_task_are_got_by_its_id(run, make, history):

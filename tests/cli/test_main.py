@@ -39,9 +39,16 @@ def test_every_option_says_what_it_is_for(name):
 
 @pytest.mark.parametrize(("begun", "meant"), [("ta", {"tasks"}), ("driver-j", {"driver_jobs"}), ("xyz", set())])
 def test_the_shell_completes_nouns(begun, meant):
-    command = main.get_command(click.Context(main), "list")
-    [noun] = [one for one in command.params if one.name == "noun"]
-    assert {item.value for item in noun.shell_complete(click.Context(command), begun)} == meant
+    for name in ("list", "get", "summary"):
+        command = main.get_command(click.Context(main), name)
+        [noun] = [parameter for parameter in command.params if parameter.name == "noun"]
+        completed = {item.value for item in noun.shell_complete(click.Context(command), begun)}
+        assert completed == (meant & {"tasks", "actors", "objects"} if name == "summary" else meant)
+
+
+def test_subscribing_loads_no_engine():
+    code = "import sys, raytrail.cli.subscribe; sys.exit('duckdb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_help_imports_no_command_and_no_engine():

@@ -58,6 +58,10 @@ def test_a_wrong_variable_stops_the_start(environ, says):
             "[tail]\npol_seconds = 1\n",
             "Object contains unknown field `pol_seconds` - at `$.tail`; did you mean poll_seconds?",
         ),
+        (
+            "poll_seconds = 1\n",
+            "Object contains unknown field `poll_seconds`; did you mean poll_seconds in [tail]?",
+        ),
         ("[tial]\npoll_seconds = 1\n", "Object contains unknown field `tial`; did you mean tail?"),
         ("[tail]\nxyz = 1\n", "Object contains unknown field `xyz` - at `$.tail`; `raytrail settings` lists all"),
         ("[agent]\nin_flight_bytes = 1\n", "Expected `int` >= 1024 - at `$.agent.in_flight_bytes`"),

@@ -32,7 +32,7 @@ def test_columns_that_do_not_fit_are_left_out_the_least_interesting_first(termin
     assert lines(capsys) == ["a           b", "xxxxxxxxxx  yyyyyyyyyy"]
 
 
-def test_ids_are_never_cut_wrapped_or_left_out(terminal, capsys):
+def test_a_whole_column_is_never_cut_wrapped_or_left_out(terminal, capsys):
     terminal(20)
     assert table([Field("task_id", whole=True), Field("name", rank=1)], [{"task_id": TASK_ID, "name": "f"}]) == ["name"]
     assert lines(capsys) == ["task_id", TASK_ID]
@@ -47,11 +47,29 @@ def test_ids_are_cut_to_their_first_letters_on_a_terminal_alone(terminal, capsys
     assert lines(capsys) == ["name  task_id", f"f     {TASK_ID[:16]}…"]
 
 
+def test_a_long_cell_makes_no_row_slow(capsys):
+    # at 20,000 spaces in each of the other rows, a search from each of them would take minutes
+    rows = [{"text": "x" * 20_000, "n": 0}, *({"text": "", "n": number} for number in range(5))]
+    table([Field("text"), Field("n")], rows)
+    assert [len(line) for line in lines(capsys)] == [20_003] * 7
+
+
+@pytest.mark.parametrize(
+    ("ids", "told_apart"),
+    [
+        (["ab" * 24, "cd" * 24, None], True),
+        ([TASK_ID, TASK_ID[:20] + "0" * 28], False),
+        (["f" * 40 + "01000000"], False),
+    ],
+)
+def test_ids_are_cut_where_their_first_letters_tell_them_apart(ids, told_apart):
+    assert printing.told_apart_by_beginnings(ids) == told_apart
+
+
 def test_states_have_colours_and_no_line_ends_in_spaces(monkeypatch, capsys):
     monkeypatch.setattr(
         printing, "_console", lambda: Console(width=80, highlight=False, force_terminal=True, color_system="standard")
     )
-    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
     rows = [{"name": "FAILED", "state": state} for state in ("FAILED", "FINISHED", "PENDING_CREATION")]
     table([Field("name"), Field("state")], rows)
     _, *shown = lines(capsys)

@@ -33,17 +33,17 @@ FIELDS = (
 def clusters(form: str, config: Config) -> None:
     """List the clusters of a history."""
     with stores.reading(config) as store:
-        clusters = store.clusters()
-    rows = [msgspec.structs.asdict(cluster) for cluster in clusters]
+        listed = store.clusters()
+    rows = [msgspec.structs.asdict(cluster) for cluster in listed]
     if form == "json":
         printing.write_json(rows)
     elif form == "csv":
         printing.write_csv(Cluster.__struct_fields__, rows)
-    elif not clusters:
+    elif not listed:
         note("no clusters yet; bring one in with `raytrail import`, `raytrail up` or `raytrail history`")
     else:
-        fields = [field for field in FIELDS if field.name != "cluster" or any(c.cluster for c in clusters)]
-        printing.leave_note(printing.table(fields, [_shown(cluster) for cluster in clusters]))
+        fields = [field for field in FIELDS if field.name != "cluster" or any(c.cluster for c in listed)]
+        printing.leave_note(printing.table(fields, [_shown(cluster) for cluster in listed]))
 
 
 def _shown(cluster: Cluster) -> dict[str, str]:

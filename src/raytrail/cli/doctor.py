@@ -289,7 +289,7 @@ def _drivers(node: Node) -> Iterator[Finding]:
     silent, good = [], 0
     for session in node.sessions:
         sizes, changed_s = _task_files(session)
-        for pid in sorted(session.drivers & sizes.keys()) if any(sizes.values()) else ():  # another check says why
+        for pid in sorted(session.drivers & sizes.keys()):
             if sizes[pid]:
                 good += 1
             elif _is_silent(node, session, pid, changed_s[pid]):
@@ -308,14 +308,18 @@ def _drivers(node: Node) -> Iterator[Finding]:
 
 
 def _task_files(session: Session) -> tuple[Counter[int], dict[int, float]]:
-    """Return how large the files of task events of each process are, and when they changed last."""
+    """
+    Return how large the files of task events of each process are, and when they changed last.
+
+    Nothing where all are empty: another check says why.
+    """
     sizes: Counter[int] = Counter()
     changed_s: dict[int, float] = {}
     for file in session.files:
         if file.type == "TASK" and file.pid is not None:
             sizes[file.pid] += file.size
             changed_s[file.pid] = max(file.changed_s, changed_s.get(file.pid, 0))
-    return sizes, changed_s
+    return (sizes, changed_s) if any(sizes.values()) else (Counter(), {})
 
 
 def _is_silent(node: Node, session: Session, pid: int, changed_s: float) -> bool:

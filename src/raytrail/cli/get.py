@@ -10,7 +10,7 @@ import click
 from raytrail.config import Config
 from raytrail.entities import Entity
 from raytrail.errors import ConfigError, NotFoundError
-from raytrail.store import Filter
+from raytrail.store import Filter, Snapshot
 from raytrail.terminal import nouns, options, printing, stores
 
 LEAST_LETTERS = 8
@@ -32,14 +32,14 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
     """
     Show one task, actor, node, job, ... in full.
 
-    KEY is its id, or at least the first eight letters of it. A task shows all its attempts. ID:1 shows only the attempt
-    of that number.
+    KEY is its id or name. The first eight letters of a hex id will do. A task shows all its attempts. ID:1 shows only
+    the attempt of that number.
     """
     entity = nouns.named(noun)
     with stores.reading(config) as store:
         cluster = stores.chosen(store, cluster_id)
         view = stores.snapshot(store, cluster, at)
-        for filters in _ways(entity, key):
+        for filters in _ways(view, entity, key.replace("…", "")):
             rows = view.rows(entity.name, where=filters, order=entity.key)
             if rows:
                 break
@@ -48,11 +48,6 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
             raise NotFoundError(
                 f"no {entity.name} {key!r} in {cluster.session}{when}; see `raytrail list {entity.plural}`"
             )
-    ids = sorted({row[entity.key[0]] for row in rows}) if not entity.view else []
-    if len(ids) > 1:
-        raise ConfigError(
-            f"{key!r} begins the ids of several {entity.plural}: {', '.join(ids[:MOST_NAMED])}; give more of it"
-        )
     if form == "json":
         printing.write_json(rows)
         return
@@ -62,8 +57,13 @@ def get(noun: str, key: str, cluster_id: str, at: str | None, form: str, config:
         printing.record(row)
 
 
-def _ways(entity: Entity, key: str) -> Iterator[list[Filter]]:
-    """Yield the filters that KEY may stand for."""
+def _ways(view: Snapshot, entity: Entity, key: str) -> Iterator[list[Filter]]:
+    """
+    Yield the filters that KEY may stand for.
+
+    Raises:
+        ConfigError: It can be no key, or begins several ids.
+    """
     first, _, second = key.rpartition(":")
     if entity.view:  # a job has an id, or a submission id, or both
         yield from (
@@ -76,15 +76,32 @@ def _ways(entity: Entity, key: str) -> Iterator[list[Filter]]:
     if entity.column(name).type != "id":
         yield [nouns.key(entity, name, key), *rest]
         return
+    key = key.lower()
     if _is_hex(key):
         yield [nouns.key(entity, name, key), *rest]
-    least = key + "0" * (len(key) % 2)
-    if len(key) < LEAST_LETTERS or not _is_hex(least):
+    yield [nouns.key(entity, name, _completed(view, entity, key)), *rest]
+
+
+def _completed(view: Snapshot, entity: Entity, begun: str) -> str:
+    """
+    Return the id that begins so, or what was given where there is none.
+
+    Raises:
+        ConfigError: It is no beginning of an id, is too short, or begins several.
+    """
+    least = begun + "0" * (len(begun) % 2)
+    if not _is_hex(least):
+        raise ConfigError(f"{begun!r} is no id of {entity.plural}: those are hex; give one, or the beginning of one")
+    if len(begun) < LEAST_LETTERS:
         raise ConfigError(
-            f"{key!r} is no id of {entity.plural}: those are hex; "
-            f"give one, or its first letters, {LEAST_LETTERS} at least"
+            f"{begun!r} is too short for the id of one of the {entity.plural}; give its first {LEAST_LETTERS} letters"
         )
-    yield [Filter(name, ">=", least), Filter(name, "<=", key.ljust(LONGEST_ID, "f")), *rest]
+    name = entity.key[0]
+    range_of = [Filter(name, ">=", least), Filter(name, "<=", begun.ljust(LONGEST_ID, "f"))]
+    ids = [group[name] for group in view.group(entity.name, [name], range_of, limit=MOST_NAMED)]
+    if len(ids) > 1:
+        raise ConfigError(f"{begun!r} begins the ids of several {entity.plural}: {', '.join(ids)}; give more of it")
+    return ids[0] if ids else least
 
 
 def _is_hex(text: str) -> bool:

@@ -20,6 +20,7 @@ WHAT = ("name", "class_name", "entrypoint")
 """Columns that say what a row of any entity is. A table shows them before others."""
 WHY = ("error_type", "message", "state_message")
 """Columns that say what went wrong."""
+SPAN = ("start_time_ms", "end_time_ms")
 LASTED = "lasted"
 """A column of the time from start to end, for people. Only tables have it."""
 
@@ -68,7 +69,9 @@ def list_(
     if form == "table" and output is not None:
         raise click.UsageError("--output needs --format json, csv or parquet")
     entity = nouns.named(noun)
-    types, names, sort = nouns.types(entity), nouns.columns(entity, columns), nouns.columns(entity, order)
+    types, sort = nouns.types(entity), nouns.columns(entity, order)
+    has_lasted = form == "table" and types.keys() >= set(SPAN)
+    names = nouns.columns(entity, columns, also=(LASTED,) if has_lasted else ())
     with stores.reading(config) as store:
         cluster = stores.chosen(store, cluster_id)
         view = stores.snapshot(store, cluster, at)
@@ -76,9 +79,8 @@ def list_(
         where = [*nouns.counted(entity, every=every), *asked]
         shown = names or list(types)
         if form == "table":
-            rows = view.rows(
-                entity.name, columns=names or None, where=where, order=sort, limit=100 if limit is None else limit
-            )
+            read = [name for name in dict.fromkeys([*names, *SPAN]) if name in types] if names else None
+            rows = view.rows(entity.name, columns=read, where=where, order=sort, limit=100 if limit is None else limit)
             total = view.count(entity.name, where)
             _table(entity, rows, names, total, view.count(entity.name, asked) - total)
             return
@@ -119,15 +121,18 @@ def _table(entity: Entity, rows: list[dict[str, Any]], columns: list[str], total
     types = nouns.types(entity)
     for row in rows:
         row[LASTED] = _lasted(row)
+    shown = columns or _by_interest(entity, types, rows)
+    ids = {name for name in shown if types.get(name) == "id"}
+    cut = {name for name in ids if not columns and printing.told_apart_by_beginnings([row[name] for row in rows])}
     fields = [
         Field(
             name,
             rank=0 if columns or name in entity.key else rank,
-            whole=types.get(name) == "id" if columns else name in entity.key and types[name] != "id",
-            id=not columns and types.get(name) == "id",
+            whole=name not in cut and name in {*ids, *entity.key},
+            id=name in cut,
             right=name == LASTED,
         )
-        for rank, name in enumerate(columns or _by_interest(entity, types, rows))
+        for rank, name in enumerate(shown)
     ]
     left_out = printing.table(fields, rows)
     note(f"{len(rows):,} of {total:,} {entity.plural}" + more + ("" if len(rows) == total else "; --limit shows more"))
@@ -135,7 +140,7 @@ def _table(entity: Entity, rows: list[dict[str, Any]], columns: list[str], total
 
 
 def _lasted(row: Mapping[str, Any]) -> str:
-    start_ms, end_ms = row.get("start_time_ms"), row.get("end_time_ms")
+    start_ms, end_ms = (row.get(name) for name in SPAN)
     return times.show_span(end_ms - start_ms) if start_ms is not None and end_ms is not None else ""
 
 

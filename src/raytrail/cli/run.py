@@ -40,8 +40,8 @@ def run(profile: str, types: tuple[str, ...], http_events: str, off: bool, comma
     --system-config, too, which also reaches drivers that are started in another way. Signals and exit codes are the
     command's own. 127 says that there is no such command, 126 that it cannot be executed.
 
-    Your own --system-config wins, and so does the environment where it sets how events are written. A note on stderr
-    says where that loses events.
+    Your own --system-config wins except with --off, and so does the environment where it sets how events are written. A
+    note on stderr says where that loses events.
     """
     if http_events and not off:
         _check_posting()

@@ -9,9 +9,8 @@ from contextlib import aclosing
 import click
 import msgspec
 
-from raytrail.api import event_types
 from raytrail.event import Unreadable
-from raytrail.fold.public import public_events
+from raytrail.fold.public import event_types, public_events
 from raytrail.pubsub import Delivery, Subscriber, connect
 from raytrail.pubsub.groups import passing_group
 from raytrail.terminal import note, options, service

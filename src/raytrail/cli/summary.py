@@ -19,12 +19,17 @@ BY = {
 }
 """The columns that each entity is counted by, besides its state."""
 
+
+def _complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    return [noun for noun in nouns.complete(context, parameter, begun) if nouns.named(noun).name in BY]
+
+
 UNKNOWN = "null"
 """The column of rows whose state no event told, as a filter calls it."""
 
 
 @click.command(cls=options.Command)
-@click.argument("noun", metavar="NOUN")
+@click.argument("noun", metavar="NOUN", shell_complete=_complete)
 @options.cluster
 @options.filtered
 @options.at

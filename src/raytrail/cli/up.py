@@ -29,7 +29,8 @@ def up(config: Config, load: Callable[[], Config]) -> None:
 
     It ships what Ray writes here, keeps it, and serves it while it happens and after Ray is gone. Without --to it
     publishes to file://<state dir>/events. SIGTERM or Ctrl-C ships the rest, then ends. Events that were published and
-    not yet kept are kept at the next start. A part that hangs is not waited for.
+    not yet kept are kept at the next start. A part that hangs is ended by force after
+    `drain_seconds` and `stop_seconds`.
     """
     # absolute, as a relative path would become the URL's host
     url = config.agent.to or f"file://{(state_dir(config) / 'events').absolute()}"

@@ -29,7 +29,7 @@ def verify(cluster_id: str | None, form: str, config: Config) -> None:
     """
     Check that the history's files are what was written.
 
-    It reads every file, which are the catalogue, the log of events, the states, and the logs of Ray and its workers.
+    It reads every file: the catalogue, the log of events, the states, and the logs of Ray and its workers.
     Each file that is damaged, cut or gone is printed with what to do, and the exit code is 1. Files that a version
     without checksums wrote cannot be checked, and are only counted. A history may go on meanwhile.
     """

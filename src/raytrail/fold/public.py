@@ -11,14 +11,16 @@ does not say is left out. Fields that this version does not know are kept under 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
 
 from raytrail.entities import EXTRA, Column, Entity, Type, installed, of_file_type
+from raytrail.errors import ConfigError
 from raytrail.event import LOG, Chunk
 from raytrail.fold.lines import sort_out
+from raytrail.words import instead
 
 SCHEMA_VERSION = 1
 """Raised by one when a reader of the last version could misread the new one."""
@@ -50,6 +52,20 @@ def event_type(source_type: str) -> str:
     """Return the public name of Ray's `source_type`: ``ACTOR`` for ``EXPORT_ACTOR``, ``CLUSTER_EVENT`` for ``GCS``."""
     public = source_type.removeprefix("EXPORT_").removeprefix("RAYTRAIL_")
     return "CLUSTER_EVENT" if public == source_type else public
+
+
+def event_types(types: Collection[str]) -> frozenset[str]:
+    """
+    Return the event types that are asked for, in any case. None stands for all.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    known = sorted({event_type(source) for entity in installed().values() for source in entity.event_types})
+    wanted = frozenset(name.upper() for name in types)
+    for unknown in sorted(wanted.difference(known)):
+        raise ConfigError(f"no event type {unknown!r}{instead(unknown, known, 'there are')}")
+    return wanted
 
 
 def field_name(column: Column) -> str:

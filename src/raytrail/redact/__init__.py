@@ -142,8 +142,8 @@ class Redactor:
                 [take for _, take in some],
             )
             for group in (
-                [take for take in takes if len(take[0]) >= _LONG],
-                [take for take in takes if len(take[0]) < _LONG],
+                [(word, take) for word, take in takes if len(word) >= _LONG],
+                [(word, take) for word, take in takes if len(word) < _LONG],
             )
             for some in _parts(group, _SEARCHED_AT_ONCE)
         ]

@@ -18,6 +18,7 @@ _SECRET = {
     *("password", "passwords", "passwd", "passphrase", "secret", "secrets", "credential", "credentials"),
     *("pwd", "authorization", "apikey", "apikeys", "accesskey", "secretkey", "privatekey", "accountkey"),
 }
+# the last two are names in URLs alone: no line is searched for a part of them
 _ENDS_IN_SECRET = (
     *("password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey", "privatekey"),
     *("connectionstring", "connstr"),

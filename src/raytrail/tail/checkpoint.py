@@ -1,5 +1,5 @@
 """
-Keep what has been acknowledged in SQLite, which is the contiguous prefix of every file. Never a read position.
+Keep in SQLite how much of every file has been acknowledged: its contiguous prefix, and never a read position.
 
 An acknowledgement may come before that of the lines in front of it. It waits in memory until the hole is closed. An
 agent that is killed reads again from the prefix, and the store drops what it has already.

@@ -245,7 +245,7 @@ class EventFile:
                 return None
             self.again.popleft()
             return Piece(start, end - start, self._pread(start, end - start))
-        if self.position >= self.size:  # it may therefore be of a log whose limit was lowered
+        if self.position >= self.size:  # it is beyond it in a log whose limit was lowered
             self.more = False
             return None
         block = os.pread(self._open_fd, min(room, self.size - self.position), self.position)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, cast
 
 import click
@@ -53,15 +53,23 @@ def complete(context: click.Context, parameter: click.Parameter, begun: str) -> 
     )
 
 
-def columns(entity: Entity, text: str | None) -> list[str]:
+def columns(entity: Entity, text: str | None, also: Collection[str] = ()) -> list[str]:
     """
     Return the names in a comma-separated list of columns. A name to sort downwards by keeps its ``-``.
+
+    Args:
+        entity: The entity whose columns they are.
+        text: The list, or None for an empty one.
+        also: Names beside those of its columns.
 
     Raises:
         ConfigError: There is no such column.
     """
     names = [part.strip() for part in (text or "").split(",") if part.strip()]
-    return ["-" * name.startswith("-") + column(entity, name.removeprefix("-")).name for name in names]
+    return [
+        name if name in also else "-" * name.startswith("-") + column(entity, name.removeprefix("-")).name
+        for name in names
+    ]
 
 
 def counted(entity: Entity, *, every: bool) -> tuple[Filter, ...]:

@@ -335,18 +335,24 @@ WIRE = {"text": ", as text", "float": ", with a point", "floats": ", numbers wit
 """How the tables say in which way numbers are written."""
 
 
-def _routes(api: str) -> str:
-    """Return the table of the routes of ours, or of those that Ray's clients ask for."""
+def _declared() -> list[Any]:
+    """Return the routes of a server that takes events, with Ray's dashboard, whatever is installed here."""
 
     async def take(headers: Mapping[str, str], body: bytes) -> None:
         """Make the server one that takes events."""
 
-    with tempfile.TemporaryDirectory() as directory, Store.open(Path(directory), write=True) as store:
-        routes = [route for route in application.app(store, ServerConfig(), take).routes if _is_shown(route, api)]
-    untold = [route.path for route in routes if not route.declared.doc]
-    if untold:
-        raise SystemExit(f"docs/generate.py: the functions that answer {untold} have no docstring")
-    return _table(("path", "answer", "parameters"), map(_route, routes))
+    with tempfile.TemporaryDirectory() as directory, Store.open(Path(directory, "store"), write=True) as store:
+        Path(directory, "index.html").touch()
+        routes = application.app(store, ServerConfig(dashboard=directory), take).routes
+    undocumented = [route.path for route in routes if not route.declared.doc]
+    if undocumented:
+        raise SystemExit(f"docs/generate.py: the functions that answer {undocumented} have no docstring")
+    return routes
+
+
+def _routes(routes: Iterable[Any], api: str) -> str:
+    """Return the table of the routes of ours, or of those that Ray's clients ask for."""
+    return _table(("path", "answer", "parameters"), map(_route, (route for route in routes if _is_shown(route, api))))
 
 
 def _is_shown(route: Any, api: str) -> bool:
@@ -364,6 +370,7 @@ def _route(route: Any) -> tuple[str, str, str]:
 
 def _http() -> str:
     at, final = application.MOMENTS
+    routes = _declared()
     nouns = "\n".join(
         f"### {resource.noun}\n\n"
         + _table(
@@ -394,12 +401,12 @@ def _http() -> str:
 
 ## Our own
 
-{_routes("ours")}
+{_routes(routes, "ours")}
 If the server has a token, a browser is shown a form that asks for it. `POST /login` takes the token from that form.
 
 ## What Ray's clients and its dashboard ask
 
-{_routes("Ray's")}
+{_routes(routes, "Ray's")}
 ## Clusters and moments
 
 `{{id}}` is a session's name, a part of it that no other has, a cluster's name (its newest session) or `latest`.

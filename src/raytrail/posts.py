@@ -1,5 +1,5 @@
 """
-What is posted, before anything in it is looked at: who may, how long it may be, and what is said to whom is refused.
+The checks of a post before its body is looked at, and the answers to a post that is refused.
 
 The server's ``/ingest`` and an agent's receiver take bodies in their own ways, as one is asynchronous, takes compressed
 bodies and is asked by many, and the other is the standard library's. They refuse them alike.

@@ -200,7 +200,7 @@ async def test_afterwards_nobody_answers():
         pass
     with pytest.raises(httpx.ConnectError):
         await ask(url)
-    assert not [thread for thread in threading.enumerate() if thread.name == "raytrail-metrics"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "raytrail-http"]
 
 
 async def test_an_agent_whose_loop_does_not_turn_is_not_well_but_has_figures(monkeypatch):

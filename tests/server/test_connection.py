@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import socket
 
 import httpx
 import pytest
+import uvicorn
+from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from tests.serving import served
+from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 
 from raytrail.config import ServerConfig
@@ -215,6 +219,26 @@ async def test_who_stays_asks_on(serving):
             answer = await client.post(f"http://127.0.0.1:{port}/sink", content=bytes(300_000))
             assert answer.text == "300000"
             await asyncio.sleep(0.5)
+
+
+async def test_a_short_answer_that_nobody_reads_is_given_up_when_the_connection_is_to_end():
+    async def short(request):
+        return PlainTextResponse("x" * 30_000)  # so little pauses no writing
+
+    config = uvicorn.Config(Starlette(routes=[Route("/", short)]), log_config=None)
+    config.load()
+    state = ServerState()
+    make = connections(ServerConfig(answer_seconds=SOON))
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with theirs:
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: make(config=config, server_state=state, app_state={}), ours
+        )
+        theirs.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        await until(transport.is_closing)
+        assert transport.get_write_buffer_size() > 0
+        await until(lambda: not state.connections)
 
 
 CHUNKED = b"POST %s HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"

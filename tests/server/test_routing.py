@@ -16,9 +16,11 @@ async def take(headers, body):
 
 
 @pytest.fixture(scope="module")
-def routes():
+def routes(tmp_path_factory):
     """All that a server answers which takes events and has Ray's dashboard."""
-    return app(None, ServerConfig(), take).routes
+    dashboard = tmp_path_factory.mktemp("dashboard")
+    (dashboard / "index.html").touch()
+    return app(None, ServerConfig(dashboard=str(dashboard)), take).routes
 
 
 def cells(path):

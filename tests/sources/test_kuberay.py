@@ -82,6 +82,13 @@ def test_nothing_is_found_where_nothing_was_collected(tmp_path):
     assert find(tmp_path) == []
 
 
+def test_an_array_of_many_events_takes_time_by_its_length():
+    # were the rest copied at each of them, this would copy a terabyte
+    text = b"[" + b",\n".join([b'{"a": "%s"}' % (b"x" * 20)] * 200_000) + b" ]"
+    elements, torn = kuberay._elements(text)
+    assert (len(elements), elements[1], torn) == (200_000, (32, b'{"a": "%s"}' % (b"x" * 20)), b"")
+
+
 def test_files_are_found_by_their_names_alone_wherever_they_are_kept():
     path = f"cluster-history/raycluster/team-a/prod/{SESSION}/aa"
     names = [f"s3://b/{path}/{name}" for name in ("job_events/AQ==/1.jsonl", "node_events/2.jsonl.gz", "logs/x.jsonl")]

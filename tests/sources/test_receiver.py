@@ -72,6 +72,15 @@ def set_aside(tmp_path):
     return [json.loads(line) for line in (tmp_path / "set-aside.ndjson").read_text().splitlines()]
 
 
+def test_ids_of_what_cannot_be_read_are_forgotten_as_the_others_are(begin, monkeypatch):
+    monkeypatch.setattr("raytrail.sources.receiver._IDS", 3)
+    intake = begin()
+    for number in range(10):
+        assert intake.take(body({"eventId": f"id-{number}", "sessionName": SESSION}))
+    [session] = intake._sessions.values()
+    assert len(session.ids) == 3
+
+
 def test_events_are_in_files_whose_numbers_no_process_of_rays_has(begin, temp_dir):
     assert begin().take(body(node("n1"), job("j1")))
     names = sorted(path.name for path in (temp_dir / SESSION / "logs" / "export_events").iterdir())

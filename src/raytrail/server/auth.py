@@ -102,8 +102,8 @@ class Access:
 
     def _refuse_stranger(self, scope: Scope, headers: Headers, *, cookies: bool) -> Response | None:
         """Refuse who sends no token, or a wrong one. Cookies count where `cookies` says so."""
-        kind, _, said = headers.get("authorization", "").partition(" ")
-        bearer = said.strip() if kind.lower() == "bearer" else ""
+        kind, _, credentials = headers.get("authorization", "").partition(" ")
+        bearer = credentials.strip() if kind.lower() == "bearer" else ""
         wait = self._guard.refuse(peer(scope), bearer, _ticket(headers) if cookies else "")
         if wait is None:
             return None
@@ -134,8 +134,8 @@ class Access:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        said = parse_qs(body[:MAX_FORM_BYTES].decode(errors="replace")).get("token", [""])[0]
-        wait = self._guard.refuse(peer(scope), said.strip())
+        token = parse_qs(body[:MAX_FORM_BYTES].decode(errors="replace")).get("token", [""])[0]
+        wait = self._guard.refuse(peer(scope), token.strip())
         if wait is not None:
             return _form(scope, wrong=True, wait=wait)
         answer = RedirectResponse(_root(scope), 303)

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from raytrail.config import ServerConfig
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 5\r\nconnection: close\r\n\r\n"
+_CLOSING = object()
 _SETTLE_SECONDS = 1.0
 """What an application that refuses a body for its slowness has, to say so, before the connection is closed."""
 
@@ -94,8 +95,10 @@ class _Connection(H11Protocol):
             self._reading = None
 
     def _watch(self) -> None:
-        """Wait for the rest of a request for so long, from its beginning."""
-        awaited = self.conn.their_state if self.conn.their_state in (h11.IDLE, h11.SEND_BODY) else None
+        """Wait so long for the rest of a request, from its beginning, and for the last answer to be read."""
+        awaited: object = self.conn.their_state if self.conn.their_state in (h11.IDLE, h11.SEND_BODY) else None
+        if self.transport.is_closing():
+            awaited = _CLOSING
         if awaited is self._awaited:
             return
         self._stop()
@@ -105,6 +108,8 @@ class _Connection(H11Protocol):
             self._timer = self.loop.call_later(self._bounds.header_seconds, self.transport.abort)
         elif awaited is h11.SEND_BODY:
             self._timer = self.loop.call_later(self._bounds.body_seconds + _SETTLE_SECONDS, self.transport.abort)
+        elif awaited is _CLOSING:  # what was written is still to be read, and little of it pauses no writing
+            self._timer = self.loop.call_later(self._bounds.answer_seconds, self.transport.abort)
 
     def _stop(self) -> None:
         self._idle.pop(self, None)

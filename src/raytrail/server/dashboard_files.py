@@ -54,7 +54,7 @@ class Build:
     def index(self, view: View) -> Response:
         """Ray's own dashboard, where a Ray is installed beside the server; else our own page, `about`."""
         cluster = view.cluster
-        bar = pages.bar(
+        scripts = pages.bar(
             {
                 "title": cluster.cluster or cluster.session,
                 "session": cluster.session,
@@ -72,7 +72,7 @@ class Build:
             }
         )
         # before the dashboard's own script, as it sets the clock by which that works out how long things have lasted
-        return HTMLResponse(self._index.replace("<script", f"{bar}<script", 1), headers=PAGE_HEADERS)
+        return HTMLResponse(self._index.replace("<script", f"{scripts}<script", 1), headers=PAGE_HEADERS)
 
     def static(self, view: View) -> Response:
         """Files of Ray's dashboard."""

@@ -1,9 +1,8 @@
 """
 The HTTP server of an agent, for its receiver and its metrics: the standard library's, with few connections.
 
-It is there on every node, and enough: one Ray posts, and a Prometheus or two ask. What the server has, Starlette on
-uvicorn, would take 3 MB more in each agent, and packages that Ray's environment need not have. Whoever says nothing
-neither fills it nor shuts it.
+It is there on every node, and enough: one Ray posts, and a Prometheus or two ask. Starlette on uvicorn, as the server
+has it, would need packages that Ray's environment need not have. A silent client cannot fill it or stop it.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ _MOST_LINE_BYTES = 64 << 20
 _MOST_TEXT_BYTES = 512 << 20  # an hour's events in one array, or an answer
 _AHEAD = 8
 _JSON = json.JSONDecoder()
+_BETWEEN = re.compile(rb"[ \t\r\n,]*")
 _GZIP = b"\x1f\x8b"
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # with a header and a trailer of gzip's
 
@@ -419,7 +420,8 @@ def _elements(text: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
     characters = text.decode("latin-1")  # one for each byte: only where an element ends is asked
     at = text.index(b"[") + 1
     while True:
-        start = at + len(text[at:]) - len(text[at:].lstrip(b" \t\r\n,"))
+        between = _BETWEEN.match(text, at)
+        start = between.end() if between else at
         if text[start : start + 1] == b"]":
             return elements, b""
         try:

@@ -40,6 +40,8 @@ _UPPER = re.compile("([A-Z])")
 _NIL = re.compile("/*(w==|8=)?")
 """Base64 of bytes that are all ones, which is an id of nothing."""
 
+_LONGEST_KEPT = 200
+"""The longest name or address that is kept in memory. A node's id has 56 letters, and no field's name is as long."""
 _MOST_ADDRESSES = 10_000
 
 
@@ -120,7 +122,9 @@ class Converter:
         return self.addresses.get(node_id, "")
 
     def keep_address(self, node_id: str, address: str) -> None:
-        """Keep a node's address, and forget the oldest where there are too many."""
+        """Keep a node's address, unless it can be none, and forget the oldest where there are too many."""
+        if max(len(node_id), len(address)) > _LONGEST_KEPT:
+            return
         self.addresses[node_id] = address
         while len(self.addresses) > _MOST_ADDRESSES:
             del self.addresses[next(iter(self.addresses))]
@@ -212,9 +216,16 @@ class _Message:
         return {name: value for name, value in self._untaken.items() if value not in _EMPTY and value is not False}
 
 
-@lru_cache(maxsize=10_000)
 def _snake(name: str) -> str:
+    # of names that anybody may have made, no long one is kept
+    return _snake_of_short(name) if len(name) <= _LONGEST_KEPT else _as_snake(name)
+
+
+def _as_snake(name: str) -> str:
     return _UPPER.sub(lambda match: f"_{match[1].lower()}", name)
+
+
+_snake_of_short = lru_cache(maxsize=10_000)(_as_snake)
 
 
 def _nested(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """
 A node of a running Ray, asked by the sources that poll: nothing joins the cluster, no job is made.
 
-It asks over gRPC, and asks the dashboard over HTTP, for Serve.
+It is asked over gRPC. Its dashboard is asked over HTTP, for Serve.
 """
 
 from __future__ import annotations

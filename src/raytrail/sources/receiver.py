@@ -110,9 +110,7 @@ class Intake:
             return True
         if not session.files.append_lines(event.event_type, event.lines):
             return False
-        session.ids[event.id] = None
-        if len(session.ids) > _IDS:
-            session.ids.popitem(last=False)
+        session.remember(event.id)
         return True
 
     def _open_session(self, name: str) -> _Session:
@@ -135,7 +133,7 @@ class Intake:
                 return True
             if not session.files.append_lines(SET_ASIDE, set_aside.line(raw, reason)):
                 return False
-            session.ids[id] = None
+            session.remember(id)
         if time.monotonic() - self._told_at > 60:
             self._told_at = time.monotonic()
             log.warning("an event that Ray posted cannot be read: %s; it is kept in %s", reason, self._set_aside.path)
@@ -177,10 +175,14 @@ class _Session:
             # a line that was cut off when its writer was killed is none: it is sent again
             data = data[: data.rfind(b"\n") + 1]
             for match in _ID.finditer(data):
-                self.ids[msgspec.json.decode(b'"%s"' % match[1])] = None
+                self.remember(msgspec.json.decode(b'"%s"' % match[1]))
             for match in _ADDRESS.finditer(data):
                 self.addresses[match[1].decode()] = match[2].decode()
-        while len(self.ids) > _IDS:
+
+    def remember(self, id: str) -> None:
+        """Remember an event as written, and forget the oldest where there are too many."""
+        self.ids[id] = None
+        if len(self.ids) > _IDS:
             self.ids.popitem(last=False)
 
 

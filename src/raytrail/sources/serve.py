@@ -25,7 +25,7 @@ REPLICA_FIELDS = (*ACTOR_FIELDS, "pid", "start_time_s")
 """Those of its `ReplicaDetails`, besides its id and state."""
 
 REST_MODELS = ("ServeInstanceDetails", "ApplicationDetails", "DeploymentDetails", "TargetGroup", "Target")
-"""The fields of its REST API that have come since Ray 2.48, whose clients refuse fields that they do not know."""
+"""The models of its REST API that have grown since Ray 2.48. Its clients refuse fields that they do not know."""
 
 _CONFIG, _SHUT_DOWN = "_raytrail_config", "_raytrail_shut_down"
 """The attributes that Serve's own objects get from us."""

@@ -11,7 +11,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Changes(msgspec.Struct, Generic[Key], frozen=True):
-    """Find the differences between two answers."""
+    """The differences between two answers."""
 
     created: list[Key]
     updated: list[Key]

@@ -88,9 +88,9 @@ def error(status: int, message: str, root: str) -> str:
     return _render("error.html", root=root, status=status, message=message)
 
 
-def bar(told: Mapping[str, Any]) -> str:
-    """Return what puts our bar into a page of Ray's dashboard: the script that draws it, and what it is told."""
-    return _render("bar.html", told=told)
+def bar(facts: Mapping[str, Any]) -> str:
+    """Return what puts our bar into a page of Ray's dashboard: the script that draws it, and the facts it shows."""
+    return _render("bar.html", facts=facts)
 
 
 def answer(

@@ -121,7 +121,10 @@ def _job_log(view: View) -> Log | None:
     return part.log if part else None
 
 
-_NODE = {"node_id": "whose logs", "node_ip": "the same by address. One that no node has means the head node"}
+_NODE = {
+    "node_id": "whose logs",
+    "node_ip": "the node's address, in place of `node_id`. An unknown address means the head node",
+}
 ROUTES: tuple[Route[Answer], ...] = (
     Route(
         "/api/v0/logs",

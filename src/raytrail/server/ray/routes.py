@@ -130,7 +130,7 @@ def _train_v1_runs(view: View) -> Response:
 
 
 _FILTERS = {
-    "filter_keys": "a column to filter by; once for each filter, as the next two",
+    "filter_keys": "a column to filter by. Repeat all three for each filter",
     "filter_predicates": "`=` or `!=`",
     "filter_values": "what the column is compared with",
     "timeout": "how long Ray's own server would wait for others",

@@ -90,11 +90,11 @@ class Resource(NamedTuple):
     listed: tuple[Filter, ...] = ()
     """What holds of each row that Ray lists, and that `total` counts."""
     conclude: Callable[[dict[str, Any]], None] | None = None
-    """Puts into a row with details what no column holds."""
+    """Fills in what no column holds, in a row with details."""
     wrong_status: int = 400
     """The status of a wrong question. Where Ray's own server does not catch its error, that is 500."""
     no_failure: str | None = ""
-    """What Ray says where no node failed to answer: null of what it asks the nodes for."""
+    """Ray's value where no node failed to answer. It is null for resources that Ray asks the nodes for."""
     is_asked_for: bool = False
     """Ray exports no event of it: an agent asks Ray for it, if it is told to."""
 
@@ -343,7 +343,7 @@ RESOURCES = {
     for resource in (TASKS, ACTORS, NODES, JOBS, PLACEMENT_GROUPS, WORKERS, OBJECTS, CLUSTER_EVENTS, RUNTIME_ENVS)
 }
 NO_DRIVERS = Filter("type", "!=", "DRIVER_TASK")
-"""What Ray's clients ask of tasks, unless told otherwise."""
+"""Leaves out the drivers' own tasks, as Ray's clients do by default."""
 NO_CALL_SITES = (
     # ray/dashboard/state_aggregator.py, Ray 2.60
     "Callsite is not being recorded. To record callsite information for each ObjectRef created, set env variable "

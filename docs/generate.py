@@ -28,7 +28,7 @@ from raytrail.fold import merge
 from raytrail.fold.layout import shown
 from raytrail.fold.public import event_type, field_name, json_schema, schema
 from raytrail.server import application
-from raytrail.server.ray import coverage, fidelity, jobs, state
+from raytrail.server.ray import coverage, fidelity, jobs, resources, state
 from raytrail.store import Store
 from raytrail.terminal import options
 
@@ -387,7 +387,7 @@ def _http() -> str:
                 for field in resource.fields
             ],
         )
-        for resource in state.RESOURCES.values()
+        for resource in resources.RESOURCES.values()
     )
     statuses = _table(
         ("status", "when"),

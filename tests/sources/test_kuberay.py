@@ -13,7 +13,7 @@ from tests.sources import collected
 from tests.sources.posted import SESSION
 
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.sources import kuberay
+from raytrail.sources import kuberay, kuberay_files
 from raytrail.sources.receiver import Intake
 from raytrail.sources.set_aside import SetAside
 
@@ -85,14 +85,14 @@ def test_nothing_is_found_where_nothing_was_collected(tmp_path):
 def test_an_array_of_many_events_takes_time_by_its_length():
     # were the rest copied at each of them, this would copy a terabyte
     text = b"[" + b",\n".join([b'{"a": "%s"}' % (b"x" * 20)] * 200_000) + b" ]"
-    elements, torn = kuberay._elements(text)
+    elements, torn = kuberay_files._elements(text)
     assert (len(elements), elements[1], torn) == (200_000, (32, b'{"a": "%s"}' % (b"x" * 20)), b"")
 
 
 def test_files_are_found_by_their_names_alone_wherever_they_are_kept():
     path = f"cluster-history/raycluster/team-a/prod/{SESSION}/aa"
     names = [f"s3://b/{path}/{name}" for name in ("job_events/AQ==/1.jsonl", "node_events/2.jsonl.gz", "logs/x.jsonl")]
-    [session] = kuberay.find(kuberay.File(name, 7, Path) for name in names)
+    [session] = kuberay.find(kuberay_files.File(name, 7, Path) for name in names)
     assert (session.session, session.cluster) == (SESSION, "team-a_prod")
     assert [file.name for file in session.files] == [names[1], names[0]]
     assert session.read_bytes == 3 * 7
@@ -106,7 +106,7 @@ def test_the_next_files_are_opened_while_one_is_read_and_none_stays_open(tmp_pat
         opened.append(io.BytesIO(b"{}\n"))
         return opened[-1]
 
-    files = tuple(kuberay.File(f"x/job_events/{number}.jsonl", 3, open_) for number in range(16))
+    files = tuple(kuberay_files.File(f"x/job_events/{number}.jsonl", 3, open_) for number in range(16))
     converting = kuberay.convert(kuberay.Collected(SESSION, "", files), tmp_path, pytest.fail)
     assert next(converting) == 3
     converting.close()
@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_opened_ends_no_other(tmp_path, defined, lay):
         return Failing()
 
     folder = f"/b/{SESSION}/aa/job_events/01000000"
-    broken = [kuberay.File(f"{folder}/{make.__name__}.jsonl", 7, make) for make in (refuse, vanish, fail)]
+    broken = [kuberay_files.File(f"{folder}/{make.__name__}.jsonl", 7, make) for make in (refuse, vanish, fail)]
     session = session._replace(files=(*broken, *session.files))
     read, unread = converted(session, tmp_path / "out")
     assert read == session.read_bytes
@@ -267,7 +267,7 @@ def test_a_bucket_that_is_away_ends_it(tmp_path):
     def away():
         raise BrokerUnavailable("s3://b does not answer")
 
-    file = kuberay.File(f"/b/{SESSION}/aa/node_events/x.jsonl", 7, away)
+    file = kuberay_files.File(f"/b/{SESSION}/aa/node_events/x.jsonl", 7, away)
     with pytest.raises(BrokerUnavailable):
         list(kuberay.convert(kuberay.Collected(SESSION, "", (file,)), tmp_path, pytest.fail))
 

@@ -24,7 +24,8 @@ from raytrail.event import COLLECTED, SESSION_NAME, Chunk
 from raytrail.pubsub import open_bucket
 from raytrail.pubsub.url import shown_whole
 from raytrail.sources import kuberay
-from raytrail.sources.kuberay import Collected, File, Unread
+from raytrail.sources.kuberay import Collected
+from raytrail.sources.kuberay_files import File, Unread
 from raytrail.store import Cluster, Filter, LedgerRow, Store
 from raytrail.tail import Checkpoint, Session, Tailer, locate, running
 from raytrail.terminal import note, options, printing, stores

@@ -5,8 +5,8 @@ import re
 import pytest
 from tests.server.ray.test_logs import log_chunks
 
-from raytrail.server.ray import state
 from raytrail.server.ray.fidelity import CANNOT, INFERRED, WITHOUT_LOGS
+from raytrail.server.ray.resources import RESOURCES
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ def covered():
 
 async def test_every_column_says_how_it_comes_to_be_known(client, covered):
     resources, columns = await covered(client)
-    for noun, resource in state.RESOURCES.items():
+    for noun, resource in RESOURCES.items():
         assert [column["column"] for column in resources[noun]["columns"]] == [one.name for one in resource.fields]
     assert {column["how"] for column in columns.values()} == {"exact", "derived", "inferred", "not exported"}
     for where, column in columns.items():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from raytrail.server.ray.state import RESOURCES
+from raytrail.server.ray.resources import RESOURCES
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

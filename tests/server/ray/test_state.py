@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from tests.server.conftest import b64
 
-from raytrail.server.ray import routes, state
+from raytrail.server.ray import resources, routes, state
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +85,7 @@ async def test_rows_hold_rays_columns_and_no_others(noun, listed, said):
     detailed = (await listed(noun, detail=True))["result"][0]
     plain = (await listed(noun))["result"][0]
     assert set(detailed) == set(said[noun][0])
-    assert set(plain) == {field.name for field in state.RESOURCES[noun].fields if not field.detail}
+    assert set(plain) == {field.name for field in resources.RESOURCES[noun].fields if not field.detail}
     assert set(plain) < set(detailed)
 
 

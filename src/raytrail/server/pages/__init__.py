@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 
 from raytrail import words
 from raytrail.server.pages.filters import lasted, moment, number
-from raytrail.server.ray.state import ACTORS, JOBS, NO_DRIVERS, NODES, TASKS
+from raytrail.server.ray.resources import ACTORS, JOBS, NO_DRIVERS, NODES, TASKS
 from raytrail.store import Cluster, LedgerRow
 from raytrail.store.ledger import Missing, Rejected, Unread
 

@@ -14,7 +14,7 @@ from raytrail.fold.layout import find
 from raytrail.fold.sessions import of_session
 from raytrail.server.context import View, encode
 from raytrail.server.ray.fidelity import CANNOT, EXCUSES, INFERRED, ROWS, WITHOUT_LOGS
-from raytrail.server.ray.state import RESOURCES, RUNTIME_ENVS, Field, Resource
+from raytrail.server.ray.resources import RESOURCES, RUNTIME_ENVS, Field, Resource
 from raytrail.store import Filter
 
 

@@ -19,7 +19,7 @@ from raytrail.fold.layout import find
 from raytrail.store import Filter, Snapshot
 
 if TYPE_CHECKING:
-    from raytrail.server.ray.state import Field, Resource
+    from raytrail.server.ray.resources import Field, Resource
 
 Op = Literal["=", "!="]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from raytrail.errors import NotFoundError
-from raytrail.server.ray.state import JOBS, find_rows, read_query
+from raytrail.server.ray.resources import JOBS
+from raytrail.server.ray.state import find_rows, read_query
 from raytrail.store import Snapshot
 
 RAY_VERSION = "2.60.0"

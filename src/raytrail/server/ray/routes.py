@@ -14,16 +14,12 @@ from raytrail.server.context import Answer, View, encode, ray_answer, refusing_w
 from raytrail.server.ray import dashboard, data, jobs, logs, serve, train
 from raytrail.server.ray.coverage import coverage, unknown
 from raytrail.server.ray.lineage import summarize_by_lineage
+from raytrail.server.ray.resources import ACTORS, OBJECTS, RESOURCES, TASKS, Resource
 from raytrail.server.ray.state import (
-    ACTORS,
     DEFAULT_LIMIT,
     NO_CALL_SITES,
-    OBJECTS,
     PAGE_ROWS,
-    RESOURCES,
-    TASKS,
     Query,
-    Resource,
     Rows,
     encode_rows,
     find_rows,

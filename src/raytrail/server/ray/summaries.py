@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from raytrail.server.ray.state import OBJECTS, TASKS, Query
+from raytrail.server.ray.resources import OBJECTS, TASKS
+from raytrail.server.ray.state import Query
 from raytrail.store import Snapshot
 
 SUMMARY_NAMES = 10_000

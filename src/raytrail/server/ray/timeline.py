@@ -21,7 +21,8 @@ from raytrail.entities.task_sql import PROCESS as PROCESS_SQL
 from raytrail.errors import ConfigError
 from raytrail.fold.literals import literal
 from raytrail.server.context import View, refusing_with
-from raytrail.server.ray.state import TASKS, Query, read_query
+from raytrail.server.ray.resources import TASKS
+from raytrail.server.ray.state import Query, read_query
 from raytrail.store import Snapshot
 
 SORTED_TASKS = 10_000

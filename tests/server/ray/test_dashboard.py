@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from tests.server.conftest import MADE, b64
 
+from raytrail.server.ray import dashboard
 from raytrail.server.ray.timezones import local_zone
 from raytrail.sources.ray_event import Converter
 
@@ -65,6 +66,9 @@ async def test_some_actors_are_asked_for_by_their_ids(made_client, add):
     add(node(), actor(1), actor(2))
     known, unknown = f"{1:024x}01000000", f"{9:024x}01000000"
     actors = (await ask(made_client, f"logical/actors?ids={known},{unknown}"))["actors"]
+    others = ",".join(f"{number:032x}" for number in range(dashboard.ASKED_ALONE))
+    many = (await ask(made_client, f"logical/actors?ids={known},{known},{others}"))["actors"]
+    assert (many[known], len(many)) == (actors[known], 1 + dashboard.ASKED_ALONE)
     assert actors[known]["className"] == "Counter"
     assert actors[unknown] is None
     assert (await ask(made_client, f"logical/actors/{unknown}"))["detail"] is None

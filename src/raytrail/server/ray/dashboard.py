@@ -35,6 +35,8 @@ NO_ACTOR = "ffffffffffffffffffffffffffffffff"
 """What Ray's core workers say that run no actor (`ActorID::Nil`)."""
 ACTORS_SHOWN = 100_000
 """Most actors in one answer: the page draws them all. Ray's own dashboard keeps as many dead ones."""
+ASKED_ALONE = 20
+"""How many actors are looked up one by one. Of more that are asked for at once, all of the cluster are read."""
 MOVED_SHOWN = 200
 """Most actors on a node's page that have moved to another one."""
 
@@ -148,9 +150,10 @@ def _driver_id(job_id: str) -> str:
 def _all_actors(view: View) -> Response:
     """Every actor for the dashboard."""
     if "ids" in view.params:
-        ids = view.param("ids").split(",")
-        found = {actor["actorId"]: actor for id in ids for actor in _actors(view, Filter("actor_id", "=", id))}
-        actors: dict[str, Any] = {id: found.get(id) for id in ids}
+        ids = dict.fromkeys(view.param("ids").split(","))
+        each = [[Filter("actor_id", "=", id)] for id in ids] if len(ids) <= ASKED_ALONE else [[]]
+        listed = {actor["actorId"]: actor for where in each for actor in _actors(view, *where)}
+        actors: dict[str, Any] = {id: listed.get(id) for id in ids}
     else:
         actors = {actor["actorId"]: actor for actor in _actors(view)}
     return ray_answer({"actors": actors}, "All actors fetched.")

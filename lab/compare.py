@@ -203,9 +203,9 @@ def compare(
             verdict = "excused" if field in excused else _verdict(field in our_flat, same)
             count[verdict] += 1
             if verdict == "different":
-                kept = differences.setdefault(field, [])
-                if len(kept) < differences_per_field and field not in reasons:
-                    kept.append(Difference(row_key, field, value, our_flat[field]))
+                of_field = differences.setdefault(field, [])
+                if len(of_field) < differences_per_field and field not in reasons:
+                    of_field.append(Difference(row_key, field, value, our_flat[field]))
     return Score(
         resource=resource,
         live_rows=len(theirs),
@@ -223,7 +223,7 @@ def compare(
             )
             for field, count in counts.items()
         },
-        differences=tuple(difference for kept in differences.values() for difference in kept),
+        differences=tuple(difference for of_field in differences.values() for difference in of_field),
     )
 
 

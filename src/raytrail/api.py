@@ -115,7 +115,8 @@ async def subscribe(
 
 class Table(Sequence[Row]):
     """
-    Rows with named columns, read when they are first looked at. To count them, or to show the first, reads no others.
+    Rows with named columns, read when they are first looked at. To count those of
+    an entity, or to show the first, reads no others.
 
     It is a sequence of dictionaries. Polars, pandas, Arrow and DuckDB read it as columns, without a Python object for
     each value: ``polars.DataFrame(table)``, ``pyarrow.table(table)``. Values that are objects or lists in JSON are text
@@ -176,7 +177,7 @@ class Table(Sequence[Row]):
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in self.columns) + "</tr>"
-            for row in (self[:_SHOWN_ROWS] if self._is_read else self._read(_SHOWN_ROWS))
+            for row in (self[:_SHOWN_ROWS] if self._is_read or self._count is None else self._read(_SHOWN_ROWS))
         )
         count = len(self)
         more = f"{min(count, _SHOWN_ROWS):,} of {count:,} {html.escape(self._name)}"
@@ -347,8 +348,8 @@ class Cluster:
             return self._snapshot.rows(entity.name, columns=names, where=conditions, order=sort, limit=least)
 
         def count() -> int:
-            every = self._snapshot.count(entity.name, conditions)
-            return every if limit is None else min(every, limit)
+            rows = self._snapshot.count(entity.name, conditions)
+            return rows if limit is None else min(rows, limit)
 
         def stream() -> object:
             return self._snapshot.arrow_stream(entity.name, names, where=conditions, order=sort, limit=limit)

@@ -333,13 +333,13 @@ def entity(noun: str) -> Entity:
     Raises:
         NotFoundError: None is installed under it.
     """
-    for one in installed().values():
-        if noun in (one.name, one.plural):
-            return one
+    for declared in installed().values():
+        if noun in (declared.name, declared.plural):
+            return declared
     raise NotFoundError(f"no entity {noun!r}; there are {', '.join(sorted(e.plural for e in installed().values()))}")
 
 
 @cache
 def of_file_type(file_type: str) -> tuple[Entity, ...]:
     """Return the entities that read chunks of this event type; none where it is not known."""
-    return tuple(one for one in installed().values() if file_type in one.file_types)
+    return tuple(declared for declared in installed().values() if file_type in declared.file_types)

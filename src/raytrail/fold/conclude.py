@@ -31,7 +31,7 @@ def follows(entity: Entity, names: Collection[str] | None) -> bool:
 
 def concluded(
     entity: Entity,
-    told: Callable[[Collection[str] | None], str],
+    from_events: Callable[[Collection[str] | None], str],
     other: Other,
     *,
     now_ms: int | None,
@@ -43,8 +43,8 @@ def concluded(
 
     Args:
         entity: Whose states.
-        told: Gives the relation of its states as their own events left them (`merge.bare`), with these columns or all.
-            The fewer a statement names, the less the engine takes to plan it.
+        from_events: Gives the relation of its states as their own events left them (`merge.bare`), with these columns
+            or all. The fewer a statement names, the less the engine takes to plan it.
         other: The states that follow from nothing but what was before the same moment.
         now_ms: The moment: what Ray concludes later than that is left open. None: all that is ever concluded.
         end_ms: The expression of when the session ended, which closes all that is open then; None while it goes on.
@@ -52,7 +52,7 @@ def concluded(
     """
     part = _part(entity, names)
     end_ms = end_ms if part.closes else None
-    source = told(None if names is None else _own(entity, part, names))
+    source = from_events(None if names is None else _own(entity, part, names))
     if not part.ends and not part.fills and end_ms is None:
         return merge.with_derived(entity, source, names)
     life = entity.life
@@ -108,7 +108,7 @@ def _matters(entity: Entity, columns: AbstractSet[str], names: Collection[str] |
     """Return whether one of these columns is asked for, or what is asked for follows from it."""
     if names is None:
         return True
-    derived = {one.name: one.sql for one in entity.derived if one.stored}
+    derived = {column.name: column.sql for column in entity.derived if column.stored}
     read = {column for name in names for column in (reads(entity, derived[name]) if name in derived else [name])}
     return not columns.isdisjoint(read)
 
@@ -126,7 +126,7 @@ def _besides(entity: Entity, texts: list[str]) -> list[Beside]:
     """Return what these expressions read beside a state, and what that is found by, in the order of their joins."""
     read: list[Beside] = []
     for beside in reversed(entity.beside):
-        if any(beside.alias in aliases(text) for text in (*texts, *(one.on for one in read))):
+        if any(beside.alias in aliases(text) for text in (*texts, *(other.on for other in read))):
             read.append(beside)
     return read[::-1]
 

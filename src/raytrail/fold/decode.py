@@ -63,27 +63,27 @@ SPAN_LIMITS = (-1, MOST_SECONDS * 10**9)
 @cache
 def limits(entity: Entity) -> dict[str, tuple[int, int]]:
     """Return between which values the integers of a log's file lie, by the engine's names of its columns."""
-    found = {quote(column.name): column.limits for column in in_log(entity) if column.type == "int"}
+    limits_of = {quote(column.name): column.limits for column in in_log(entity) if column.type == "int"}
     for column in in_log(entity):
         if column.type == "spans":
             for time in ("start_time", "end_time"):
-                found[f'{quote(column.name)}."element".{quote(time)}'] = SPAN_LIMITS
-    return found
+                limits_of[f'{quote(column.name)}."element".{quote(time)}'] = SPAN_LIMITS
+    return limits_of
 
 
 @cache
 def extremes(entity: Entity) -> dict[str, tuple[str, str]]:
     """Return the expressions over rows of the log of the least and the greatest of each of `limits`' integers."""
-    found = {}
+    by_column = {}
     for column in in_log(entity):
         name = quote(column.name)
         if column.type == "int":
-            found[name] = (f"min({name})", f"max({name})")
+            by_column[name] = (f"min({name})", f"max({name})")
         elif column.type == "spans":
             for time in map(quote, ("start_time", "end_time")):
                 times = f"list_transform({name}, lambda s: s.{time})"
-                found[f'{name}."element".{time}'] = (f"min(list_min({times}))", f"max(list_max({times}))")
-    return found
+                by_column[f'{name}."element".{time}'] = (f"min(list_min({times}))", f"max(list_max({times}))")
+    return by_column
 
 
 def beyond_limits(entity: Entity, statistics: Mapping[str, Mapping[str, str]]) -> str:

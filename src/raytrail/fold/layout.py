@@ -29,7 +29,9 @@ def in_log(entity: Entity) -> tuple[Column, ...]:
 def in_state(entity: Entity, names: Collection[str] | None = None) -> tuple[Column, ...]:
     """Return the columns of a state, without the derived ones: its key and those of these names, or all."""
     every = (*entity.columns, *COMMON)
-    return every if names is None else tuple(one for one in every if one.name in names or one.merge == "key")
+    return (
+        every if names is None else tuple(column for column in every if column.name in names or column.merge == "key")
+    )
 
 
 def plant(tree: dict[str, Any], path: str, leaf: object) -> None:

@@ -79,8 +79,8 @@ def bare(entity: Entity, source: str, names: Collection[str] | None = None) -> s
 
 def with_derived(entity: Entity, source: str, names: Collection[str] | None = None) -> str:
     """Return the SELECT that adds the derived columns that are stored, of these names or all, to states without."""
-    wanted = [one for one in entity.derived if one.stored and (names is None or one.name in names)]
-    derived = "".join(f", {one.sql} AS {quote(one.name)}" for one in wanted)
+    wanted = [column for column in entity.derived if column.stored and (names is None or column.name in names)]
+    derived = "".join(f", {column.sql} AS {quote(column.name)}" for column in wanted)
     return f"SELECT *{derived} FROM {source}"
 
 

@@ -117,8 +117,8 @@ class _Then:
         if self._closed.isdisjoint(names):  # where no event told the time, what came with it is not hidden
             return f"coalesce({self._moment.past_ns(first)}, true)"
         # an end that is inferred says when something was told only where nothing else does
-        told = [f"CASE WHEN inferred IS NULL THEN {quote(n)} END" if n in self._closed else quote(n) for n in names]
-        least = f"least({', '.join(told)})"
+        times = [f"CASE WHEN inferred IS NULL THEN {quote(n)} END" if n in self._closed else quote(n) for n in names]
+        least = f"least({', '.join(times)})"
         return self._moment.past_ns(f"coalesce({', '.join([least, *self._spans, first])})")
 
 

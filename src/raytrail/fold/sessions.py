@@ -18,12 +18,12 @@ def of_many(entity: Entity) -> Entity:
     """Return an entity as it is where states of many sessions are worked on at once: none meets another session's."""
     beside = tuple(
         msgspec.structs.replace(
-            one,
-            on=f"{one.alias}.{SESSION.name} = s.{SESSION.name} AND {one.on}",
-            names=(SESSION.name, *one.names),
-            sql=of_session(one.sql, many=True),
+            beside,
+            on=f"{beside.alias}.{SESSION.name} = s.{SESSION.name} AND {beside.on}",
+            names=(SESSION.name, *beside.names),
+            sql=of_session(beside.sql, many=True),
         )
-        for one in entity.beside
+        for beside in entity.beside
     )
     columns = (SESSION, *entity.columns)
     view = of_session(entity.view, many=True)
@@ -33,7 +33,7 @@ def of_many(entity: Entity) -> Entity:
 def of_session(select: str, *, many: bool) -> str:
     """Return a SELECT of an entity (`Beside.sql`, `Entity.view`) for the states of one session, or of many."""
 
-    def name(found: re.Match[str]) -> str:
-        return f"{found[1] + '.' if found[1] else ''}{SESSION.name}, " if many else ""
+    def name(match: re.Match[str]) -> str:
+        return f"{match[1] + '.' if match[1] else ''}{SESSION.name}, " if many else ""
 
     return re.sub(r"\{session(?::(\w+))?\}", name, select)

@@ -36,6 +36,6 @@ def view(entity: Entity, source: str, names: Iterable[str] | None = None) -> str
 def read_from(entity: Entity, wanted: Iterable[Column | Derived]) -> list[str]:
     """Return the names of the stored columns that these are made of."""
     names: dict[str, None] = {}
-    for one in wanted:
-        names |= dict.fromkeys([one.name] if one.name in stored(entity) else reads(entity, raw(one)))
+    for column in wanted:
+        names |= dict.fromkeys([column.name] if column.name in stored(entity) else reads(entity, raw(column)))
     return list(names)

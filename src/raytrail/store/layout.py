@@ -121,7 +121,8 @@ def _sums_and_ids(db: sqlite3.Connection) -> None:
         f"AND NOT EXISTS (SELECT 1 FROM meta WHERE key = '{ID}')"
     )
     db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (ID, uuid.uuid4().hex[:16]))
-    db.execute(f"INSERT OR REPLACE INTO extents {ADD_UP}")
+    if not db.execute("SELECT 1 FROM meta WHERE key = 'extents'").fetchone():  # which a store of layout 2 has
+        db.execute(f"INSERT OR REPLACE INTO extents {ADD_UP}")
 
 
 def _growth(db: sqlite3.Connection) -> None:

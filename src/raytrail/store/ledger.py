@@ -15,8 +15,8 @@ import msgspec
 from raytrail.entities import installed, of_file_type
 from raytrail.event import COLLECTED, LOG
 from raytrail.store.catalogue import AT_ONCE, NOTHING, Catalogue, Extent, FileKey, Ranges
-from raytrail.store.ends import Ends, make_table
 from raytrail.store.engine import Engine, Run
+from raytrail.store.file_ends import FileEnds, table_of_few, table_of_many
 from raytrail.store.read import Snapshot
 
 _KNOWN = 64
@@ -104,10 +104,12 @@ class LedgerSource(NamedTuple):
     """Gives how many states of an entity we closed."""
 
 
-def ledger_source(catalogue: Catalogue, snapshot: Snapshot, ends: Ends) -> LedgerSource:
+def ledger_source(catalogue: Catalogue, snapshot: Snapshot, ends: FileEnds) -> LedgerSource:
     """Return what a session's states say for its ledger."""
     session = snapshot.session
     sealed = bool(catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session))
+    if sealed:
+        ends.forget([session])
 
     def inferred(name: str) -> int:
         groups = snapshot.group(name, ["inferred"])
@@ -150,7 +152,7 @@ class Ledgers:
 
     def __init__(self, catalogue: Catalogue, engine: Engine) -> None:
         self._catalogue = catalogue
-        self._ends = Ends(catalogue, engine)
+        self._ends = FileEnds(catalogue, engine)
         self._known: OrderedDict[str, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -238,7 +240,7 @@ class Reported:
 
 
 def read_reports(
-    catalogue: Catalogue, run: Run, sessions: Sequence[str], *, sealed: bool, ends: Ends | None = None
+    catalogue: Catalogue, run: Run, sessions: Sequence[str], *, sealed: bool, ends: FileEnds | None = None
 ) -> dict[str, defaultdict[str, Reported]]:
     """
     Return what is known of the reported files of sessions, by event type.
@@ -255,10 +257,12 @@ def read_reports(
     by_type = {session: defaultdict[str, Reported](Reported) for session in sessions}
     few = _few(run, sessions)
     if ends is not None and few[sessions[0]] is None:
-        with ends.of(sessions[0]) as table:
+        with ends.table_of(sessions[0]) as table:
             run(_FILES.format(stored=table), [COLLECTED, sealed, LOG])
     else:
-        make_table(run, "stored", chain.from_iterable(catalogue.lines_of_ranges(*item) for item in few.items()))
+        lines = chain.from_iterable(catalogue.lines_of_ranges(*item) for item in few.items())
+        # a full disk keeps nobody from looking why it is
+        (table_of_many if None in few.values() else table_of_few)(run, "stored", lines)
         run(_FILES.format(stored="stored"), [COLLECTED, sealed, LOG])
     for session, event_type, *sums in run(_ADD_UP):
         by_type[session][event_type] = Reported(_Sums(*map(int, sums)))

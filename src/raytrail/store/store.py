@@ -14,7 +14,7 @@ from typing import IO
 
 from raytrail import disk
 from raytrail.config import StoreConfig
-from raytrail.entities import Entity, installed
+from raytrail.entities import Entity, installed, of_file_type
 from raytrail.errors import NotFoundError, StoreDamaged, StoreError, StoreLocked
 from raytrail.event import LOG, Chunk, Unreadable
 from raytrail.fold import merge, show
@@ -521,8 +521,9 @@ class Store:
             UnreadableError: It cannot be worked out for what it meets.
             StoreUnavailable: There is no room, or the disk fails.
         """
-        if self._asked is None:
-            self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
+        with self._lock:
+            if self._asked is None:
+                self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
         known = {entity.name: entity for entity in installed().values()}
         asked = ask.tables(self._asked.tree(statement), known)
         sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
@@ -562,8 +563,6 @@ class Store:
 
     def _read_unknown(self, session: str) -> None:
         """Append the lines that were not known when they came, and are now."""
-        from raytrail.entities import of_file_type
-
         for file in self._catalogue.log_files(session, UNKNOWN):
             rows = self._engine.run(
                 f"SELECT event_type, file, generation, line_offset, line FROM {parquet([self._files.path(file)])}"

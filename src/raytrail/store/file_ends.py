@@ -1,8 +1,4 @@
-"""
-The ends of the files' ranges, as the engine reads them.
-
-A living session with many files has them kept and brought on.
-"""
+"""Where the stored ranges of files end, as the engine reads it. For a living session's many files it is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -20,34 +16,53 @@ from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, Run
 
 MOST_KEPT = 4
-"""The number of sessions whose tables are kept."""
+"""The tables of so many sessions are kept."""
 
-_OF_CSV = """
-SELECT session, file, generation, max("end") AS last, sum("end" - start)::BIGINT AS bytes
-FROM read_csv(
+MOST_GROWN = 10_000
+"""So many files that grew are looked up one by one. If more did, all of the session is read."""
+
+_ENDS = """
+SELECT session, file, generation, max("end") AS last, sum("end" - start)::BIGINT AS bytes FROM {ranges} GROUP BY ALL
+"""
+_CSV = """
+read_csv(
   ?, header = false, auto_detect = false, delim = ',', quote = '', escape = '', columns = {
     'session': 'VARCHAR', 'file': 'VARCHAR', 'generation': 'BIGINT', 'start': 'BIGINT', 'end': 'BIGINT'})
-GROUP BY ALL
+"""
+_TEXT = """
+(SELECT part[1] AS session, part[2] AS file, part[3]::BIGINT AS generation, part[4]::BIGINT AS start,
+        part[5]::BIGINT AS "end"
+ FROM (SELECT string_split(unnest(string_split(?, chr(10))), ',') AS part) WHERE len(part) = 5)
 """
 
 
-def make_table(run: Run, name: str, lines: Iterable[str], *, temporary: bool = True) -> None:
+def table_of_few(run: Run, name: str, lines: Iterable[str]) -> None:
     """
-    Make a table of where the ranges of files end: session, file, generation, last, bytes.
-
-    The engine reads text from a file five times as fast as it takes parameters.
+    Make a temporary table of where the ranges of files end, with session, file, generation, last and bytes.
 
     Args:
         run: Runs statements.
-        name: The name of the table.
+        name: What the table is to be called.
         lines: The ranges, as `Catalogue.lines_of_ranges` yields them.
-        temporary: Whether it ends with the connection that runs the statements.
+    """
+    run(f"CREATE TEMP TABLE {name} AS {_ENDS.format(ranges=_TEXT)}", ["".join(lines)])
+
+
+def table_of_many(run: Run, name: str, lines: Iterable[str], *, temporary: bool = True) -> None:
+    """
+    Make the same of any number. The engine reads text from a file five times as fast as from a parameter.
+
+    Args:
+        run: Runs statements.
+        name: What the table is to be called.
+        lines: The ranges.
+        temporary: Whether it ends with what runs the statements.
 
     Raises:
         StoreUnavailable: The disk is full, or fails.
     """
     with _written(run, lines) as path:
-        run(f"CREATE {'TEMP ' if temporary else ''}TABLE {name} AS {_OF_CSV}", [str(path)])
+        run(f"CREATE {'TEMP ' if temporary else ''}TABLE {name} AS {_ENDS.format(ranges=_CSV)}", [str(path)])
 
 
 @contextmanager
@@ -66,7 +81,7 @@ def _written(run: Run, lines: Iterable[str]) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-class Ends:
+class FileEnds:
     """The tables of living sessions, each brought on by the files that grew since it was asked for last."""
 
     def __init__(self, catalogue: Catalogue, engine: Engine) -> None:
@@ -78,22 +93,25 @@ class Ends:
         self._lock = threading.Lock()
 
     @contextmanager
-    def of(self, session: str) -> Iterator[str]:
+    def table_of(self, session: str) -> Iterator[str]:
         """Give the table of a session as it is now. Nobody else changes it meanwhile."""
-        with self._lock:
-            try:
-                if not self._bring_on(session):
-                    self._make(session)
-            except BaseException:
-                self._drop(session)
-                raise
-            self._tables.move_to_end(session)
-            if len(self._tables) > MOST_KEPT:
-                self._drop(next(iter(self._tables)))
+        with ExitStack() as held:
+            # in this order: a thread that lists the clusters has the catalogue before it asks for a table
+            with self._catalogue.reading():
+                held.enter_context(self._lock)
+                try:
+                    if not self._bring_on(session):
+                        self._make(session)
+                except BaseException:  # whatever it is, nobody knows what the table holds
+                    self._drop(session)
+                    raise
+                self._tables.move_to_end(session)
+                if len(self._tables) > MOST_KEPT:
+                    self._drop(next(iter(self._tables)))
             yield self._tables[session][0]
 
     def forget(self, sessions: Iterable[str]) -> None:
-        """Let go of the tables of sessions: they are sealed, and hardly asked for any more."""
+        """Let go of the tables of sessions that are sealed. They are hardly asked for any more."""
         with self._lock:
             for session in sessions:
                 self._drop(session)
@@ -103,14 +121,12 @@ class Ends:
         if session not in self._tables:
             return False
         table, mark = self._tables[session]
-        with self._catalogue.reading():
-            mark, grown = self._catalogue.grown(session, mark)
-            if grown is None:
-                return False
-            lines = list(self._catalogue.lines_of_ranges(session, grown))
-            extents = list(self._catalogue.extents(session).values())
+        mark, grown = self._catalogue.grown(session, mark)
+        if grown is None or len(grown) > MOST_GROWN:
+            return False
+        extents = list(self._catalogue.extents(session).values())
         with self._engine.steps() as run:
-            make_table(run, "grown", lines)
+            table_of_few(run, "grown", self._catalogue.lines_of_ranges(session, grown))
             same = f"{table}.file = grown.file AND {table}.generation = grown.generation"
             run(f"UPDATE {table} SET last = grown.last, bytes = grown.bytes FROM grown WHERE {same}")
             run(f"INSERT INTO {table} FROM grown WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {same})")
@@ -121,11 +137,10 @@ class Ends:
 
     def _make(self, session: str) -> None:
         self._drop(session)
-        # files that grow from here on are looked at once more
         mark, _ = self._catalogue.grown(session, None)
         table = f"ends_{next(self._numbers)}"
         with self._engine.steps() as run:
-            make_table(run, table, self._catalogue.lines_of_ranges(session, None), temporary=False)
+            table_of_many(run, table, self._catalogue.lines_of_ranges(session, None), temporary=False)
         self._tables[session] = table, mark
 
     def _drop(self, session: str) -> None:

@@ -176,7 +176,7 @@ def test_a_line_of_20_mb_is_stored(store, task):
 
 
 def test_a_batch_that_is_decoded_in_parts_side_by_side_is_as_if_it_were_one(tmp_path, task, monkeypatch):
-    monkeypatch.setattr("raytrail.store.append.PART_BYTES", 1)
+    monkeypatch.setattr("raytrail.store.batch.PART_BYTES", 1)
     later = b'{"source_type": "EXPORT_LATER", "timestamp": 1, "event_data": {}}'
     chunks, start = [], 0
     for number in range(1, 41):

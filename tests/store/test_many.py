@@ -119,8 +119,8 @@ def test_what_many_take_to_be_planned_is_what_a_few_take(sessions, tmp_path, mon
 
 
 def test_no_line_of_many_sessions_is_looked_at_by_itself(tmp_path, task, monkeypatch):
-    looked_at, lines = [], append._lines
-    monkeypatch.setattr(append, "_lines", lambda *piece: looked_at.append(piece) or lines(*piece))
+    looked_at, lines = [], append.lines_of
+    monkeypatch.setattr(append, "lines_of", lambda *piece: looked_at.append(piece) or lines(*piece))
     names = [name(number) for number in range(5)]
     with Store.open(tmp_path, CONFIG, write=True) as store:
         store.append([of(session, task(1), task(2)) for session in names])

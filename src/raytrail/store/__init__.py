@@ -17,10 +17,11 @@ from __future__ import annotations
 from raytrail.store.border import SetAside
 from raytrail.store.engine import Rows, Run, UnreadableError
 from raytrail.store.figures import Cluster
+from raytrail.store.filters import Filter
 from raytrail.store.finder import LogFinder, LogPart
 from raytrail.store.ledger import LedgerRow, Missing, Rejected
 from raytrail.store.logs import Log, matches
-from raytrail.store.read import Filter, Snapshot
+from raytrail.store.read import Snapshot
 from raytrail.store.states import TablesLost
 from raytrail.store.store import Store
 from raytrail.store.verify import Finding

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import msgspec
 
@@ -28,125 +28,21 @@ from raytrail.fold.decode import beyond_limits, decode, extremes, line_type
 from raytrail.fold.lines import check, sort_out
 from raytrail.fold.literals import literal
 from raytrail.fold.sessions import of_many
-from raytrail.store.catalogue import NOTHING, Catalogue, Extent, FileKey, LogFile, Ranges, note_growth, reopen
+from raytrail.store.batch import Group, Line, Part, Rejected, Touched, lines_of, parts_of
+from raytrail.store.catalogue import Catalogue, LogFile, note_growth, reopen
 from raytrail.store.engine import Engine, UnreadableError, lines
-from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
-from raytrail.store.logs import Frame, Logs
+from raytrail.store.files import Files, Written, delete, make_durable, measure
+from raytrail.store.logs import Logs
+from raytrail.store.ranges import NOTHING, Extent, FileKey, Ranges
 
 UNKNOWN = "unknown"
 """The log of what this version cannot decode, kept as lines until one that can."""
-
-PART_BYTES = 16 * 1024 * 1024
-"""How many bytes of an event type are decoded at once: while they are, the next ones are made ready."""
-
-ALONE_BYTES = 1024 * 1024
-"""
-A session with so many bytes is decoded by itself, as planning that takes less time than marking each line with its
-session.
-"""
 
 MOST_RANGES = 50_000
 """How many byte ranges are held in memory, of the files that grew last: some 20 MB."""
 
 KEPT_LINE_BYTES = 1024 * 1024
 """How much of a rejected line is kept. More would let a file of garbage fill the catalogue."""
-
-
-class Line(NamedTuple):
-    """A line with its place."""
-
-    file: str
-    generation: int
-    offset: int
-    data: bytes
-
-
-class _Rejected(NamedTuple):
-    line: Line
-    reason: str
-
-
-class _Touched:
-    """A file that a batch brings ranges of."""
-
-    def __init__(self, event_type: str, ranges: Ranges) -> None:
-        self.event_type = event_type
-        self.ranges = ranges
-        """With those of the batch, once it has been gone through."""
-        self.before = ranges.extent()
-
-
-class _Group:
-    """The lines that one batch brings of one session and event type, or a part of them."""
-
-    def __init__(self, session: str, event_type: str) -> None:
-        self.session = session
-        self.event_type = event_type
-        self.pieces: list[tuple[Segment, bytes]] = []
-        self.bytes = 0
-        self.unknown: list[Line] = []
-        self.rejected: list[_Rejected] = []
-        self.files: list[tuple[str, Written]] = []
-        """Each with its entity's name."""
-        self.body: tuple[Path, list[Frame]] | None = None
-        self.good = 0
-        """How many lines are to be decoded."""
-        self.events = 0
-
-    @property
-    def full(self) -> bool:
-        # lines of logs lie in as few bodies as may be
-        return self.bytes >= PART_BYTES and self.event_type != LOG
-
-    def add(self, segment: Segment, data: bytes) -> None:
-        segment, data = _ended(self.event_type, segment, data)
-        if data:
-            self.pieces.append((segment, data))
-            self.bytes += segment.length
-
-    def lines(self) -> list[Line]:
-        """Return its lines, each with its place."""
-        return [line for segment, data in self.pieces for line in _lines(segment, data)]
-
-    def clear(self) -> None:
-        """Forget what was found out of its lines."""
-        self.unknown.clear()
-        self.rejected.clear()
-        self.good = 0
-
-
-class _Part:
-    """Groups of one event type, each of another session, that are decoded at once."""
-
-    def __init__(self, event_type: str) -> None:
-        self.event_type = event_type
-        self.groups: list[_Group] = []
-        self.bytes = 0
-
-    def takes(self, group: _Group) -> bool:
-        """Return whether a group is to be decoded together with those in here."""
-        return (
-            max(self.bytes, group.bytes) < ALONE_BYTES
-            and len(self.groups) < MOST_SESSIONS
-            and all(other.session != group.session for other in self.groups)
-        )
-
-    def add(self, group: _Group) -> None:
-        self.groups.append(group)
-        self.bytes += group.bytes
-
-
-def _parts(groups: Iterable[_Group]) -> list[_Part]:
-    """Return groups by what is decoded at once, the most bytes first: what is short then goes beside it."""
-    parts: list[_Part] = []
-    filling: dict[str, _Part] = {}
-    for group in groups:
-        part = filling.get(group.event_type)
-        if part is None or not part.takes(group):
-            part = filling[group.event_type] = _Part(group.event_type)
-            parts.append(part)
-        part.add(group)
-    return sorted(parts, key=lambda part: part.bytes, reverse=True)
 
 
 class Appender:
@@ -173,7 +69,7 @@ class Appender:
         groups, touched = self._divide(chunks)
         written: list[Path] = []
         try:
-            self._engine.each(lambda part: self._write(part, written), _parts(groups))
+            self._engine.each(lambda part: self._write(part, written), parts_of(groups))
             make_durable(written)
             self._commit(chunks, groups, touched)
         except BaseException as error:  # whatever it is, what was written is not named
@@ -183,22 +79,22 @@ class Appender:
             raise StoreUnavailable(f"{self._root}: {error}; make room on the disk or mend it, and go on") from error
         self._hold(touched)
 
-    def _divide(self, chunks: Iterable[Chunk]) -> tuple[list[_Group], dict[FileKey, _Touched]]:
+    def _divide(self, chunks: Iterable[Chunk]) -> tuple[list[Group], dict[FileKey, Touched]]:
         """Return what is new in chunks, by session and event type, and which files grow by it."""
-        groups: list[_Group] = []
-        filling: dict[tuple[str, str], _Group] = {}
-        touched: dict[FileKey, _Touched] = {}
+        groups: list[Group] = []
+        filling: dict[tuple[str, str], Group] = {}
+        touched: dict[FileKey, Touched] = {}
         for chunk in chunks:
             group = filling.get((chunk.session, chunk.event_type))
             if group is None or group.full:
-                group = filling[chunk.session, chunk.event_type] = _Group(chunk.session, chunk.event_type)
+                group = filling[chunk.session, chunk.event_type] = Group(chunk.session, chunk.event_type)
                 groups.append(group)
             if not chunk.segments:
                 group.add(Segment("", 0, 0, len(chunk.data)), chunk.data)
             for segment, data in chunk.parts():
                 key = FileKey(chunk.session, segment.file, segment.generation)
                 if key not in touched:
-                    touched[key] = _Touched(chunk.event_type, self._load_ranges(key))
+                    touched[key] = Touched(chunk.event_type, self._load_ranges(key))
                 ranges = touched[key].ranges
                 for start, end in ranges.missing(segment.start, segment.end):
                     whole = end - start == len(chunk.data)
@@ -212,7 +108,7 @@ class Appender:
         for key in [key for key in self._ranges if key.session in sessions]:
             self._held -= len(self._ranges.pop(key))
 
-    def _hold(self, touched: Mapping[FileKey, _Touched]) -> None:
+    def _hold(self, touched: Mapping[FileKey, Touched]) -> None:
         """Hold the ranges of the files that grew last. The ranges of other files are read from the catalogue."""
         for key, growth in touched.items():
             growth.ranges.changes.clear()
@@ -224,12 +120,12 @@ class Appender:
 
     def read_again(self, session: str, file: LogFile, rows: Sequence[tuple[str, str, int, int, bytes]]) -> None:
         """Decode lines that were kept because their event type was unknown when they came."""
-        groups: dict[str, _Group] = {}
+        groups: dict[str, Group] = {}
         written: list[Path] = []
         for event_type, name, generation, offset, line in rows:
-            group = groups.setdefault(event_type, _Group(session, event_type))
+            group = groups.setdefault(event_type, Group(session, event_type))
             group.add(Segment(name, generation, offset, len(line) + 1), line + b"\n")
-        for part in _parts(groups.values()):
+        for part in parts_of(groups.values()):
             self._write(part, written)
         make_durable(written)
         with self._catalogue.transaction() as db:
@@ -247,14 +143,14 @@ class Appender:
         known = self._ranges.get(key)
         return Ranges(known) if known is not None else self._catalogue.ranges(key)
 
-    def _write(self, part: _Part, written: list[Path]) -> None:
+    def _write(self, part: Part, written: list[Path]) -> None:
         entities = of_file_type(part.event_type)
         groups = [group for group in part.groups if group.pieces]
         if part.event_type == LOG:
             self._write_logs(groups, written)
         elif part.event_type == SET_ASIDE:
             for group in groups:
-                group.rejected = [_Rejected(line, _reason(line.data)) for line in group.lines()]
+                group.rejected = [Rejected(line, _reason(line.data)) for line in group.lines()]
         elif not entities:
             for group in groups:
                 group.unknown = group.lines()
@@ -263,12 +159,12 @@ class Appender:
         for group in part.groups:
             self._write_unknown(group, written)
 
-    def _write_logs(self, groups: Iterable[_Group], written: list[Path]) -> None:
+    def _write_logs(self, groups: Iterable[Group], written: list[Path]) -> None:
         for group in groups:
             group.body = self._logs.write(group.session, sorted(group.pieces, key=_place))
             written.append(group.body[0])
 
-    def _write_known(self, groups: Sequence[_Group], entities: tuple[Entity, ...], written: list[Path]) -> None:
+    def _write_known(self, groups: Sequence[Group], entities: tuple[Entity, ...], written: list[Path]) -> None:
         """Decode the lines of groups of one event type, each of another session."""
         mark = _marker(entities, many=len(groups) > 1)
         spool = self._new_spool()
@@ -291,7 +187,7 @@ class Appender:
         finally:
             spool.unlink(missing_ok=True)
 
-    def _fill(self, spool: IO[bytes], group: _Group, mark: _Mark) -> int:
+    def _fill(self, spool: IO[bytes], group: Group, mark: _Mark) -> int:
         """Write a group's good lines, and return how long the longest may be."""
         longest = 0
         suspects: list[Line] = []
@@ -301,14 +197,14 @@ class Appender:
                 spool.write(mark(group.session, segment, data))
                 group.good += data.count(b"\n")
             else:
-                suspects += _lines(segment, data)
+                suspects += lines_of(segment, data)
         for good in self._sort_lines(group, suspects, mark):
             longest = max(longest, len(good))
             spool.write(good)
             group.good += 1
         return longest
 
-    def _sort_lines(self, group: _Group, suspects: Iterable[Line], mark: _Mark) -> list[bytes]:
+    def _sort_lines(self, group: Group, suspects: Iterable[Line], mark: _Mark) -> list[bytes]:
         good = []
         for line in suspects:
             sorted_out = sort_out(group.event_type, line.data)
@@ -318,12 +214,12 @@ class Appender:
             elif sorted_out.verdict == "unknown":
                 group.unknown.append(line)
             else:
-                group.rejected.append(_Rejected(line, sorted_out.reason))
+                group.rejected.append(Rejected(line, sorted_out.reason))
         return good
 
     def _decode_sorted(
         self,
-        group: _Group,
+        group: Group,
         entities: tuple[Entity, ...],
         spool: Path,
         every: list[Line],
@@ -339,7 +235,7 @@ class Appender:
         except UnreadableError as error:
             del group.unknown[unknown:], group.rejected[rejected:]
             if len(every) == 1:
-                group.rejected.append(_Rejected(every[0], str(error)))
+                group.rejected.append(Rejected(every[0], str(error)))
                 return
             half = len(every) // 2
             for part in (every[:half], every[half:]):
@@ -347,7 +243,7 @@ class Appender:
 
     def _decode(
         self,
-        groups: Sequence[_Group],
+        groups: Sequence[Group],
         entities: tuple[Entity, ...],
         spool: Path,
         longest: int,
@@ -377,7 +273,7 @@ class Appender:
             group.files += by_session[group.session]
             group.events += group.good
 
-    def _write_unknown(self, group: _Group, written: list[Path]) -> None:
+    def _write_unknown(self, group: Group, written: list[Path]) -> None:
         if not group.unknown:
             return
         spool = self._new_spool()
@@ -402,7 +298,7 @@ class Appender:
         disk.create_private(spool)
         return spool
 
-    def _commit(self, chunks: Sequence[Chunk], groups: Iterable[_Group], touched: dict[FileKey, _Touched]) -> None:
+    def _commit(self, chunks: Sequence[Chunk], groups: Iterable[Group], touched: dict[FileKey, Touched]) -> None:
         now_ms = time.time_ns() // 1_000_000
         with self._catalogue.transaction() as db:
             for session, cluster in dict.fromkeys((chunk.session, _cluster(chunk.cluster)) for chunk in chunks):
@@ -439,7 +335,7 @@ class Appender:
                     reopen(db, group.session)
             _name_ranges(db, touched)
 
-    def _name_files(self, db: sqlite3.Connection, group: _Group) -> None:
+    def _name_files(self, db: sqlite3.Connection, group: Group) -> None:
         if group.body is not None:
             self._logs.name(db, group.session, *group.body)
         db.executemany(
@@ -465,7 +361,7 @@ class Appender:
         )
 
 
-def _name_ranges(db: sqlite3.Connection, touched: Mapping[FileKey, _Touched]) -> None:
+def _name_ranges(db: sqlite3.Connection, touched: Mapping[FileKey, Touched]) -> None:
     """Name the ranges seen, and add them up by event type. A file has the type of its first data."""
     added: dict[tuple[str, str], Extent] = {}
     for key, growth in touched.items():
@@ -499,20 +395,6 @@ def _cluster(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def _ended(event_type: str, segment: Segment, data: bytes) -> tuple[Segment, bytes]:
-    """
-    Return lines that all end in a newline. Lines of a log stay as they are.
-
-    The last line of a file whose writer was killed may have none. If it comes after all, it is all that is new of that
-    line, and ends nothing.
-    """
-    if event_type == LOG:
-        return segment, data
-    if data.startswith(b"\n"):
-        segment, data = segment._replace(start=segment.start + 1, length=segment.length - 1), data[1:]
-    return segment, data if data.endswith(b"\n") or not data else data + b"\n"
-
-
 class _SetAsideData(msgspec.Struct, frozen=True):
     reason: str
 
@@ -533,14 +415,6 @@ def _place(piece: tuple[Segment, bytes]) -> Segment:
     return piece[0]
 
 
-def _lines(segment: Segment, data: bytes) -> list[Line]:
-    whole_lines, offset = [], segment.start
-    for line in data.split(b"\n")[:-1]:
-        whole_lines.append(Line(segment.file, segment.generation, offset, line))
-        offset += len(line) + 1
-    return whole_lines
-
-
 _Mark = Callable[[str, Segment, bytes], bytes]
 """Gives whole lines of a session's file, where in it they stand known, as they are written to the spool."""
 
@@ -556,7 +430,7 @@ def _placed(session: str, segment: Segment, data: bytes) -> bytes:
     return b"".join(
         b'{"_session":"%s","_file":"%s.%d","_offset":%d,%s\n'
         % (session.encode(), line.file.encode(), line.generation, line.offset, line.data.lstrip()[1:])
-        for line in _lines(segment, data)
+        for line in lines_of(segment, data)
     )
 
 
@@ -564,4 +438,4 @@ def _owned(session: str, segment: Segment, data: bytes) -> bytes:
     begin = b'{"_session":"%s",' % session.encode()
     if data.startswith(b"{") and data.count(b"\n{") + 1 == data.count(b"\n"):  # as Ray writes them: none is looked at
         return begin + data[1:].replace(b"\n{", b"\n" + begin)
-    return b"".join(begin + line.data.lstrip()[1:] + b"\n" for line in _lines(segment, data))
+    return b"".join(begin + line.data.lstrip()[1:] + b"\n" for line in lines_of(segment, data))

@@ -8,9 +8,10 @@ from itertools import chain
 from typing import NamedTuple
 
 from raytrail.errors import NotFoundError
+from raytrail.store.filters import Filter
 from raytrail.store.logs import Log, matches
 from raytrail.store.owners import Owners
-from raytrail.store.read import Filter, Snapshot
+from raytrail.store.read import Snapshot
 
 BLOCK_BYTES = 256 * 1024
 _WORKER_LOG = re.compile(r".*worker-([0-9a-f]+)-([0-9a-f]+)-(\d+).(out|err)")  # WORKER_LOG_PATTERN in log_manager.py

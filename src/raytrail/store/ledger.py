@@ -14,9 +14,10 @@ import msgspec
 
 from raytrail.entities import installed, of_file_type
 from raytrail.event import COLLECTED, LOG
-from raytrail.store.catalogue import AT_ONCE, NOTHING, Catalogue, Extent, FileKey, Ranges
+from raytrail.store.catalogue import AT_ONCE, Catalogue
 from raytrail.store.engine import Engine, Run
 from raytrail.store.file_ends import FileEnds, table_of_few, table_of_many
+from raytrail.store.ranges import NOTHING, Extent, FileKey, Ranges
 from raytrail.store.read import Snapshot
 
 _KNOWN = 64

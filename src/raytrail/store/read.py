@@ -7,25 +7,22 @@ import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from raytrail.entities import Column, Derived, Entity, Type, installed
+from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
-from raytrail.errors import ConfigError
 from raytrail.event import UNDECODABLE
 from raytrail.fold import show
 from raytrail.fold.layout import find, shown, stored
-from raytrail.fold.literals import literal, quote
+from raytrail.fold.literals import quote
 from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_times
 from raytrail.fold.sessions import of_session
 from raytrail.fold.tally import TALLY, UNTIL, tally_columns, tally_name
 from raytrail.store.engine import Engine, Rows, Run
+from raytrail.store.filters import Filter, condition_of, ids_of, literal_of, sort_of
 from raytrail.store.states import States, TablesLost
-
-Op = Literal["=", "!=", "<", "<=", ">", ">="]
-
 
 _ROW = "_row"
 """The number of a row in a table."""
@@ -36,16 +33,6 @@ FEW_KEYS = 1_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Filter(NamedTuple):
-    """A condition on one column. A null differs from every value, and is neither less nor greater than one."""
-
-    column: str
-    op: Op
-    value: Any
-    """Ids as hex text. A value that the column cannot hold equals nothing."""
-    ignore_case: bool = False
 
 
 def _or_of_files(method: Callable[Concatenate[Snapshot, P], T]) -> Callable[Concatenate[Snapshot, P], T]:
@@ -161,7 +148,7 @@ class Snapshot:
         entity = entity_of(noun)
         wanted = shown(entity) if columns is None else tuple(find(entity, name) for name in columns)
         few = FEW_ROWS if self._find_numbered(entity) else FEW_KEYS
-        if not entity.view and not _ids(entity, where) and limit is not None and limit <= few:
+        if not entity.view and not ids_of(entity, where) and limit is not None and limit <= few:
             records = self._read_few(entity, wanted, where, order, limit, offset)
         else:
             records = self.run(*self.select(entity, wanted, where, order, limit, offset))
@@ -200,9 +187,9 @@ class Snapshot:
         offset: int = 0,
     ) -> tuple[str, list[Any]]:
         """Return the statement, with its parameters, that shows these columns."""
-        condition, params = _condition(entity, where)
+        condition, params = condition_of(entity, where)
         items = ", ".join(f"{show.public(c)} AS {quote(c.name)}" for c in wanted)
-        sort, sorted_by = _sort(entity, order)
+        sort, sorted_by = sort_of(entity, order)
         source = self._narrow(entity, where, [*show.read_from(entity, wanted), *sorted_by])
         statement = f"SELECT {items} FROM {source} s{condition}"
         if sort:
@@ -234,9 +221,9 @@ class Snapshot:
         # a column that is the same in all needs no sorting, and the engine skips most rows when it sorts by one column
         same = {condition.column for condition in where if condition.op == "="}
         # numbers also settle the order of rows of one time, for which the ids of all would be read
-        sort, sorted_by = _sort(entity, order, besides={*entity.key, *same} if entity.moments else same)
+        sort, sorted_by = sort_of(entity, order, besides={*entity.key, *same} if entity.moments else same)
         order_by = ", ".join(dict.fromkeys([*sort, *key]))
-        condition, params = _condition(entity, where)
+        condition, params = condition_of(entity, where)
         settled = SETTLED if self.at_ms is not None and entity.moments else "true"
         rows = self.run(
             f"SELECT {settled}, {', '.join(key)} FROM {self._narrow(entity, where, [*key, *sorted_by])} s{condition} "
@@ -252,8 +239,8 @@ class Snapshot:
             )
         else:
             kinds = [entity.column(name).type for name in key]
-            first = ", ".join({_literal(kinds[0], row[1]) for row in rows})
-            tuples = ", ".join(f"({', '.join(map(_literal, kinds, row[1:]))})" for row in rows)
+            first = ", ".join({literal_of(kinds[0], row[1]) for row in rows})
+            tuples = ", ".join(f"({', '.join(map(literal_of, kinds, row[1:]))})" for row in rows)
             # the first term is one that the engine looks at before it reads the other columns
             named = f"{quote(key[0])} IN ({first}) AND ({', '.join(key)}) IN ({tuples})"
             source = self._select_last(entity, names) if entity.moments else self._select_base(entity, names)
@@ -276,9 +263,9 @@ class Snapshot:
         names = [*dict.fromkeys([*names, *read])]
         if not table:
             return self._rewind(entity, self._select_last(entity, names), names)
-        for condition in _ids(entity, where):
+        for condition in ids_of(entity, where):
             # alone: with any other condition beside it, the engine does not look into its index
-            term, params = _condition(entity, [condition])
+            term, params = condition_of(entity, [condition])
             settled = "true"
             if entity.moments and self._moment is not None:
                 settled = f"coalesce({is_settled(entity.moments, self._moment)}, false)"
@@ -313,7 +300,7 @@ class Snapshot:
         asked = (self._find_table(entity), self._moment, *where)
         if self._counts is not None and asked in self._counts:
             return self._counts[asked]
-        condition, params = _condition(entity, where)
+        condition, params = condition_of(entity, where)
         source, counted = self._select_counted(entity, where, ())
         [(count,)] = self.run(f"SELECT {counted} FROM {source} s{condition}", params)
         if self._counts is not None and asked[0]:
@@ -329,7 +316,7 @@ class Snapshot:
         them.
         """
         entity = entity_of(noun)
-        condition, params = _condition(entity, where)
+        condition, params = condition_of(entity, where)
         wanted = [find(entity, name) for name in by]
         raw = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
         source, counted = self._select_counted(entity, where, show.read_from(entity, wanted))
@@ -364,7 +351,7 @@ class Snapshot:
     def relation(self, noun: str, columns: Sequence[str], where: Sequence[Filter] = ()) -> tuple[str, list[Any]]:
         """Return the relation, with its parameters, of these columns as they are kept: ids as bytes, JSON as text."""
         entity = entity_of(noun)
-        condition, params = _condition(entity, where)
+        condition, params = condition_of(entity, where)
         wanted = [find(entity, name) for name in columns]
         items = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
         source = self._narrow(entity, where, show.read_from(entity, wanted))
@@ -413,77 +400,6 @@ def _by_number(table: str, rows: Sequence[int]) -> str:
     # a join opens the vectors that hold them. IN opens the row groups, and takes ten times longer
     numbers = ", ".join(f"({row})" for row in rows)
     return f"(SELECT t.rowid AS {_ROW}, t.* FROM (VALUES {numbers}) n({_ROW}) JOIN {table} t ON t.rowid = n.{_ROW})"
-
-
-def _ids(entity: Entity, where: Sequence[Filter]) -> list[Filter]:
-    """Return the conditions that the index of a table answers."""
-    return [condition for condition in where if (condition.column, condition.op) == (entity.key[0], "=")]
-
-
-def _sort(entity: Entity, order: Sequence[str], besides: Iterable[str] = ()) -> tuple[list[str], list[str]]:
-    """Return the terms to sort by, which are the entity's own where none is asked for, and the columns they read."""
-    if order:
-        columns = [find(entity, name.removeprefix("-")) for name in order]
-        return [_order(entity, name) for name in order], show.read_from(entity, columns)
-    own = [term for term in entity.sort if term not in besides]
-    return own, own
-
-
-def _order(entity: Entity, name: str) -> str:
-    column = find(entity, name.removeprefix("-"))
-    return f"{show.raw(column)} {'DESC' if name.startswith('-') else 'ASC'} NULLS LAST"
-
-
-def _condition(entity: Entity, where: Sequence[Filter]) -> tuple[str, list[Any]]:
-    terms, params = [], []
-    for condition in where:
-        term, values = _term(find(entity, condition.column), condition)
-        terms.append(term)
-        params += values
-    return (f" WHERE {' AND '.join(terms)}" if terms else ""), params
-
-
-_OPERATORS = {"=": "=", "!=": "IS DISTINCT FROM", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-
-
-def _term(column: Column | Derived, condition: Filter) -> tuple[str, list[Any]]:
-    operator = _OPERATORS.get(condition.op)
-    if operator is None:
-        raise ConfigError(f"filter {condition.column}{condition.op}: not one of {', '.join(_OPERATORS)}")
-    operand = show.raw(column)
-    if condition.value is None:
-        return (
-            f"{operand} IS {'NOT ' if condition.op == '!=' else ''}NULL" if condition.op in ("=", "!=") else "FALSE"
-        ), []
-    try:
-        value = _stored_value(column, condition.value)
-    except (ValueError, TypeError):
-        return ("TRUE" if condition.op == "!=" else "FALSE"), []
-    if isinstance(value, str) and condition.ignore_case:
-        return f"lower({operand}) {operator} lower(?)", [value]
-    return f"{operand} {operator} ?", [value]
-
-
-def _stored_value(column: Column | Derived, value: Any) -> Any:
-    if column.type == "id":
-        return bytes.fromhex(value)
-    if column.type == "int":
-        return int(value)
-    if column.type == "float":
-        return float(value)
-    if column.type == "bool":
-        text = str(value).lower()
-        if text not in ("true", "false", "1", "0"):
-            raise ValueError(value)
-        return text in ("true", "1")
-    return str(value)
-
-
-def _literal(kind: Type, value: Any) -> str:
-    """Return a value of a key as a literal."""
-    if kind == "id":
-        return "'" + "".join(f"\\x{byte:02X}" for byte in value) + "'::BLOB"
-    return str(int(value)) if kind == "int" else literal(str(value))
 
 
 def _decoder(column: Column | Derived) -> Callable[[Any], Any] | None:

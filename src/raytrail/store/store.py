@@ -29,12 +29,13 @@ from raytrail.store.engine import Engine, Rows, parquet
 from raytrail.store.faults import Faults, halved
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.files import Files
+from raytrail.store.filters import Filter
 from raytrail.store.finder import LogFinder, output_start
 from raytrail.store.ledger import LedgerRow, Ledgers
 from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.older import unfold
-from raytrail.store.read import Filter, Snapshot
+from raytrail.store.read import Snapshot
 from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
 from raytrail.store.states import States

@@ -13,7 +13,7 @@ from raytrail.entities import Column, Derived, Entity, Type, installed
 from raytrail.errors import ConfigError
 from raytrail.fold.layout import STORED, shown
 from raytrail.store import Filter
-from raytrail.store.read import Op
+from raytrail.store.filters import Op
 from raytrail.words import instead
 
 FILE_TYPES: dict[Type, str] = {**STORED, "id": "VARCHAR"}

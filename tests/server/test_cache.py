@@ -3,20 +3,20 @@
 import pytest
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
-from raytrail.server.cache import Kept
+from raytrail.server.cache import AnswerCache
 
 pytestmark = pytest.mark.anyio
 
 
 def test_what_was_asked_for_longest_ago_goes_first():
-    kept = Kept(800)
+    cache = AnswerCache(800)
     for name in "abcdefgh":
-        kept.put(name, Response(b"x" * 100))
-    assert kept.get("a")
-    kept.put("i", Response(b"x" * 100))
-    assert [name for name in "abcdefghi" if kept.get(name)] == list("acdefghi")
-    kept.put("a", Response(b"y" * 100))
-    assert kept.get("a").body == b"x" * 100
+        cache.put(name, Response(b"x" * 100))
+    assert cache.get("a")
+    cache.put("i", Response(b"x" * 100))
+    assert [name for name in "abcdefghi" if cache.get(name)] == list("acdefghi")
+    cache.put("a", Response(b"y" * 100))
+    assert cache.get("a").body == b"x" * 100
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ def test_what_was_asked_for_longest_ago_goes_first():
     ],
 )
 def test_what_is_large_or_more_than_its_body_is_not_kept(response):
-    kept = Kept(800)
-    kept.put("a", response)
-    assert kept.get("a") is None
+    cache = AnswerCache(800)
+    cache.put("a", response)
+    assert cache.get("a") is None
 
 
 async def test_who_asks_next_is_answered_without_the_store(client, store, monkeypatch):

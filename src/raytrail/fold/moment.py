@@ -95,7 +95,7 @@ class _Then:
         column, value = self._columns.get(name), quote(name)
         if column and column.type == "spans" and not column.since:
             return f"list_filter({value}, lambda s: {self._moment.past_ns('s.end_time')}) AS {value}"
-        conditions = [*self._concluded(name), *self._told(name, column)]
+        conditions = [*self._concluded(name), *self._observed(name, column)]
         return f"CASE WHEN {' AND '.join(conditions)} THEN {value} END AS {value}" if conditions else value
 
     def _concluded(self, name: str) -> list[str]:
@@ -103,7 +103,7 @@ class _Then:
         past = f"(inferred IS NULL OR coalesce({self._moment.past_ms(INFERRED_MS)}, true))"
         return [past] if name in self._closed else []
 
-    def _told(self, name: str, column: Column | None) -> list[str]:
+    def _observed(self, name: str, column: Column | None) -> list[str]:
         if name in self._times:
             return [self._moment.past_ns(quote(name))]
         if column is None or not column.since:

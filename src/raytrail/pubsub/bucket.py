@@ -70,7 +70,7 @@ class Bucket:
         below = re.compile("[^/]*".join(map(re.escape, self.path.split("*"))) + "/" if self.path else "")
         with self.ours():
             for some in obstore.list(self.client, folder or None, chunk_size=_LISTED_AT_ONCE):
-                yield from (Stored(one["path"], one["size"]) for one in some if below.match(one["path"]))
+                yield from (Stored(meta["path"], meta["size"]) for meta in some if below.match(meta["path"]))
 
     def open(self, stored: Stored) -> io.BufferedReader:
         """
@@ -150,27 +150,27 @@ def open_bucket(url: str, settings: type[Settings]) -> tuple[Bucket, Settings]:
     parts = urlsplit(url)
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     ours = urlencode([pair for pair in pairs if not pair[0].startswith(_PROPERTIES)])
-    address, said = parse(parts._replace(query=ours).geturl(), settings)
+    address, parsed = parse(parts._replace(query=ours).geturl(), settings)
     if len(address.hosts) != 1 or address.user:
         raise ConfigError(f"{shown(url)!r} names no bucket; write {address.scheme}://bucket/folder")
     properties = {name: value for name, value in pairs if name.startswith(_PROPERTIES)}
-    if said.endpoint:
-        properties[_ENDPOINTS[address.scheme]] = said.endpoint
-    timeout = timedelta(seconds=said.timeout_seconds)
+    if parsed.endpoint:
+        properties[_ENDPOINTS[address.scheme]] = parsed.endpoint
+    timeout = timedelta(seconds=parsed.timeout_seconds)
     pauses = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
     options: Any = {  # which the client has a type for by cloud
         "config": properties or None,
         "client_options": {
             "timeout": timeout,
             "connect_timeout": min(timeout, timedelta(seconds=5)),
-            "allow_http": said.endpoint.startswith("http://"),
+            "allow_http": parsed.endpoint.startswith("http://"),
             "user_agent": "raytrail",
         },
         "retry_config": {"max_retries": 10, "retry_timeout": timeout, "backoff": pauses},
     }
     bucket = f"{address.scheme}://{address.hosts[0]}"
     try:
-        return Bucket(bucket, address.path.strip("/"), from_url(bucket, **options)), said
+        return Bucket(bucket, address.path.strip("/"), from_url(bucket, **options)), parsed
     except BaseException as error:
         # at some names, as azure_allow_http, the client panics, in an exception that is no `Exception`
         panics = type(error).__name__ == "PanicException"
@@ -182,5 +182,5 @@ def open_bucket(url: str, settings: type[Settings]) -> tuple[Bucket, Settings]:
 def _words(error: BaseException) -> str:
     """Return what a client's error says, on one line and without its debug output; what S3 says, if it is that."""
     text = " ".join(str(error).partition("Debug source")[0].split())
-    said = re.search(r"<Code>(.*?)</Code>(?:<Message>(.*?)</Message>)?", text)
-    return f"{said[1]}: {said[2]}" if said else text[:300] or type(error).__name__
+    match = re.search(r"<Code>(.*?)</Code>(?:<Message>(.*?)</Message>)?", text)
+    return f"{match[1]}: {match[2]}" if match else text[:300] or type(error).__name__

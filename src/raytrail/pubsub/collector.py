@@ -169,21 +169,23 @@ def from_message(value: bytes, sender: Sender = _NOBODY, *, redact: Redactor | N
 
 
 def _read(headers: Mapping[str, str], body: bytes, redact: Redactor) -> list[Chunk]:
-    said = {
+    chunk_headers = {
         name if name == _VERSION else name.removeprefix(_PREFIX).replace("-", "_"): unquoted(value)
         for name, value in headers.items()
         if name.startswith(_PREFIX)
     }
-    session = said.get("session", "")
+    session = chunk_headers.get("session", "")
     if session and not SESSION_NAME.fullmatch(session):
         raise EventError(f"session {session!r:.500} cannot name a directory; send Ray's own name for it")
-    if _VERSION not in said:
-        return from_message(body, Sender(said.get("cluster", ""), session, said.get("node_id", "")), redact=redact)
+    if _VERSION not in chunk_headers:
+        return from_message(
+            body, Sender(chunk_headers.get("cluster", ""), session, chunk_headers.get("node_id", "")), redact=redact
+        )
     if not session:
-        raise EventError(f"chunk headers {said!r:.500} name no session; they were cut or altered")
+        raise EventError(f"chunk headers {chunk_headers!r:.500} name no session; they were cut or altered")
     if headers.get("content-type", "").startswith("application/json"):
         body = b"".join(line + b"\n" for line in _records(body))
-    chunk = Chunk.from_wire(said, body)
+    chunk = Chunk.from_wire(chunk_headers, body)
     chunk.check()
     return [chunk]
 
@@ -229,8 +231,8 @@ def _lines(record: bytes) -> tuple[list[bytes], str]:
     for name in _LINES:
         if text := _text(fields.get(name)):
             records.check(text.count("\n"), len(text))
-            found = [line.strip() for line in text.encode().split(b"\n")]
-            return [line + b"\n" for line in found if line], path
+            lines = [line.strip() for line in text.encode().split(b"\n")]
+            return [line + b"\n" for line in lines if line], path
     return [record + b"\n"], path
 
 

@@ -99,12 +99,12 @@ class OwnGroup:
     Args:
         broker: The broker.
         store_id: What tells the history's store from others.
-        left: Called once no broker keeps anything for the group of the name alone, as which older versions read;
-            None where this store never did.
+        on_forgotten: Called once no broker keeps anything for the group of the name alone, as which older versions
+            read; None where this store never did.
     """
 
-    def __init__(self, broker: Subscriber, store_id: str, left: Callable[[], None] | None) -> None:
-        self._broker, self._store_id, self._left = broker, store_id, left
+    def __init__(self, broker: Subscriber, store_id: str, on_forgotten: Callable[[], None] | None) -> None:
+        self._broker, self._store_id, self._on_forgotten = broker, store_id, on_forgotten
 
     async def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
         """Yield chunks as the broker does, from where the store's own group of that name left off."""
@@ -115,19 +115,19 @@ class OwnGroup:
                 async for delivery in deliveries:
                     yield delivery
                     # not before: from now on the broker keeps what is needed for the store's own group
-                    if self._left is not None and leaving is None:
-                        leaving = asyncio.create_task(self._leave(group, self._left))
+                    if self._on_forgotten is not None and leaving is None:
+                        leaving = asyncio.create_task(self._leave(group, self._on_forgotten))
         finally:
             if leaving is not None:
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
 
-    async def _leave(self, group: str, left: Callable[[], None]) -> None:
+    async def _leave(self, group: str, on_forgotten: Callable[[], None]) -> None:
         """Have the broker forget the group of the name alone."""
         while not await self._is_forgotten(group):  # noqa: ASYNC110 (its other reader leaves when it likes)
             await asyncio.sleep(LEAVE_SECONDS)
-        self._left = None
-        await asyncio.to_thread(left)
+        self._on_forgotten = None
+        await asyncio.to_thread(on_forgotten)
 
     async def _is_forgotten(self, group: str) -> bool:
         if not isinstance(self._broker, Forgetful):

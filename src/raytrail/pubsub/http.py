@@ -124,11 +124,11 @@ class HttpPubSub:
         body = await asyncio.to_thread(self._body, chunk) if large else self._body(chunk)
         while True:
             await self._pause(deadline)
-            status, after, said = await self._answer(body, headers)
+            status, after, words = await self._answer(body, headers)
             if 200 <= status < 300:
                 return
             if status not in (429, 503) or after is None or time.monotonic() >= deadline:
-                raise self._error(status, said, len(chunk.data))
+                raise self._error(status, words, len(chunk.data))
             self._resume_at = max(self._resume_at, time.monotonic() + after)
 
     async def _answer(self, body: bytes, headers: dict[str, str]) -> tuple[int, float | None, str]:
@@ -160,14 +160,14 @@ class HttpPubSub:
         request = self._client.build_request("POST", self._url, content=body, headers=headers)
         response = await self._client.send(request, stream=True, auth=self._auth)
         try:
-            said = b""
+            received = b""
             async for piece in response.aiter_raw():
-                said += piece
-                if len(said) > _ANSWER_BYTES:
+                received += piece
+                if len(received) > _ANSWER_BYTES:
                     break
         finally:
             await response.aclose()
-        words = " ".join(said[:200].decode(errors="replace").split())
+        words = " ".join(received[:200].decode(errors="replace").split())
         return response.status_code, _seconds(response.headers.get("retry-after", "")), words
 
     def _connect(self) -> httpx.AsyncClient:
@@ -195,8 +195,8 @@ class HttpPubSub:
             return compress(data, 1)
         return data
 
-    def _error(self, status: int, said: str, length: int) -> RaytrailError:
-        answer = f"{status} {said}".rstrip()
+    def _error(self, status: int, words: str, length: int) -> RaytrailError:
+        answer = f"{status} {words}".rstrip()
         if status in (408, 425, 429) or status >= 500:
             return BrokerUnavailable(f"{self._shown} answers {answer}; look at its server")
         if status == 413:

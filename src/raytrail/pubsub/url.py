@@ -47,14 +47,14 @@ def parse(url: str, settings: type[Settings]) -> tuple[Address, Settings]:
     try:
         if len(dict(pairs)) < len(pairs):
             raise msgspec.ValidationError("a setting is given twice")
-        said = msgspec.convert(dict(pairs), settings, strict=False)
+        parsed = msgspec.convert(dict(pairs), settings, strict=False)
     except msgspec.ValidationError as error:
         known = ", ".join(field.encode_name for field in msgspec.structs.fields(settings))
         raise ConfigError(f"{shown(url)!r}: {error}; the settings are {known}") from error
     who, _, where = parts.netloc.rpartition("@")
     user, _, password = who.partition(":")
     hosts = tuple(host for host in where.split(",") if host)
-    return Address(parts.scheme, unquote(user), unquote(password), hosts, unquote(parts.path).removeprefix("/")), said
+    return Address(parts.scheme, unquote(user), unquote(password), hosts, unquote(parts.path).removeprefix("/")), parsed
 
 
 def shown(url: str) -> str:

@@ -41,7 +41,7 @@ from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError, NotFoundError, StoreError
 from raytrail.server import pages
 from raytrail.server.auth import Access, check
-from raytrail.server.cache import Kept
+from raytrail.server.cache import AnswerCache
 from raytrail.server.connection import connections
 from raytrail.server.context import Answer, View, encode
 from raytrail.server.dashboard_files import Build, find_build
@@ -69,7 +69,7 @@ HEARD_BYTES = 4096
 """Most bytes of what somebody who follows a log says, none of which is listened to."""
 SHORT_TOKEN = 16
 """Characters below which a token can be guessed by who keeps asking."""
-KEPT_BYTES = 64 * 1024 * 1024
+CACHE_BYTES = 64 * 1024 * 1024
 """Answers about sealed sessions that are kept, so that who polls a page is answered at once, whoever it is."""
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
 
@@ -223,7 +223,7 @@ class _Server:
         self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._version = version("raytrail")
-        self._kept = Kept(KEPT_BYTES)
+        self._cache = AnswerCache(CACHE_BYTES)
 
     async def home(self, request: Request) -> Response:
         """The landing page: all clusters, each with its ledger in a few words."""
@@ -251,8 +251,8 @@ class _Server:
             cluster, etag = await asyncio.to_thread(self._look, request)
             if etag and _knows(request, etag):
                 return Response(status_code=304, headers=_revalidated(etag))
-            if kept := self._kept.get(etag):
-                return Response(kept.body, headers=_revalidated(etag), media_type=kept.media_type)
+            if answered := self._cache.get(etag):
+                return Response(answered.body, headers=_revalidated(etag), media_type=answered.media_type)
 
             def work_out() -> Response:
                 try:
@@ -262,7 +262,7 @@ class _Server:
 
             response = await self._call(work_out, _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
-                self._kept.put(etag, response)
+                self._cache.put(etag, response)
                 response.headers.update(_revalidated(etag))
             return response
 
@@ -413,7 +413,7 @@ def _revalidated(etag: str) -> dict[str, str]:
 
 
 def _knows(request: Request, etag: str) -> bool:
-    known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     return etag in known or "*" in known
 
 

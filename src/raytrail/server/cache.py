@@ -15,7 +15,7 @@ class Answered(NamedTuple):
     media_type: str | None
 
 
-class Kept:
+class AnswerCache:
     """Answers by their ETag, up to so many bytes; those that were asked for longest ago go first."""
 
     def __init__(self, most_bytes: int) -> None:
@@ -25,10 +25,10 @@ class Kept:
 
     def get(self, etag: str) -> Answered | None:
         """Return what was answered under an ETag; None where it is not kept."""
-        found = self._answers.get(etag)
-        if found is not None:
+        answer = self._answers.get(etag)
+        if answer is not None:
             self._answers.move_to_end(etag)
-        return found
+        return answer
 
     def put(self, etag: str, response: Response) -> None:
         """Keep an answer, unless it is streamed, says more than its body, or would push out most of the others."""

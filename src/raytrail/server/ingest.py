@@ -133,7 +133,7 @@ class _Room:
             Refused: There is no room, even without those who are slow.
         """
         while size > self._free and (
-            slow := next((one for one in self._places if one.is_slow and one is not place), None)
+            slow := next((other for other in self._places if other.is_slow and other is not place), None)
         ):
             slow.give_up()
             self.leave(slow)

@@ -65,20 +65,20 @@ class _Gzip:
         self._members = 0
 
     def feed(self, piece: bytes, most: int) -> bytes:
-        found = bytearray()
-        while piece and len(found) < most:
+        unpacked = bytearray()
+        while piece and len(unpacked) < most:
             if self._member is None and (piece := piece.lstrip(b"\0") if self._members else piece):
                 self._begin(piece)
             if self._member is None:
                 break
             try:
-                found += self._member.decompress(piece, most - len(found))
+                unpacked += self._member.decompress(piece, most - len(unpacked))
             except zlib.error as error:
                 raise UnpackError(str(error)) from error
             piece = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
             if self._member.eof:
                 self._member = None
-        return bytes(found)
+        return bytes(unpacked)
 
     def _begin(self, piece: bytes) -> None:
         if not b"\x1f\x8b".startswith(piece[:2]):

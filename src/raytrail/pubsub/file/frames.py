@@ -121,13 +121,13 @@ class Source:
 
     def _next_frame(self, fd: int, start: int) -> int | None:
         while start < self.size and (block := os.pread(fd, min(_BLOCK_BYTES, self.size - start), start)):
-            found = block.find(_MAGIC)
-            if found < 0:
+            offset = block.find(_MAGIC)
+            if offset < 0:
                 start += max(1, len(block) - len(_MAGIC) + 1)
-            elif self._frames(fd, start + found)[0]:
-                return start + found
+            elif self._frames(fd, start + offset)[0]:
+                return start + offset
             else:
-                start += found + 1
+                start += offset + 1
         return None
 
 

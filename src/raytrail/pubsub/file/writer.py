@@ -103,10 +103,10 @@ class Writer:
 
 
 def _write(fd: int, buffers: Sequence[bytes]) -> None:
-    left = deque(memoryview(buffer) for buffer in buffers)
-    while left:
-        written = os.writev(fd, [left[index] for index in range(min(len(left), _BUFFERS_A_WRITE))])
-        while left and written >= len(left[0]):
-            written -= len(left.popleft())
+    pending = deque(memoryview(buffer) for buffer in buffers)
+    while pending:
+        written = os.writev(fd, [pending[index] for index in range(min(len(pending), _BUFFERS_A_WRITE))])
+        while pending and written >= len(pending[0]):
+            written -= len(pending.popleft())
         if written:
-            left[0] = left[0][written:]
+            pending[0] = pending[0][written:]

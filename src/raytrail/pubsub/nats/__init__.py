@@ -106,8 +106,8 @@ class NatsPubSub:
                     for data, headers in as_messages(chunk, self._connection.max_payload):
                         answers.append(await self._connection.publish(self._stream, data, headers))
             with self._ours():
-                left = began + self._settings.timeout_seconds - time.monotonic()
-                await asyncio.wait_for(asyncio.gather(*answers), max(left, 1))
+                remaining = began + self._settings.timeout_seconds - time.monotonic()
+                await asyncio.wait_for(asyncio.gather(*answers), max(remaining, 1))
         except RaytrailError as error:
             if error is not self._turn.failure:
                 await self._drop(error)
@@ -150,8 +150,8 @@ class NatsPubSub:
             keeping = asyncio.create_task(self._keep(connection, reader, group))
             while True:
                 with self._ours():
-                    came = await reader.take()
-                for delivery in came:
+                    deliveries = await reader.take()
+                for delivery in deliveries:
                     yield delivery
                 if keeping.done():
                     keeping.result()
@@ -197,7 +197,7 @@ class NatsPubSub:
         if over <= 0 or not state.messages:
             return
         consumers = await connection.stream.consumers_info(self._stream)
-        floor = min((one.ack_floor.stream_seq for one in consumers if one.ack_floor), default=0)
+        floor = min((consumer.ack_floor.stream_seq for consumer in consumers if consumer.ack_floor), default=0)
         # messages are of much the same size
         enough = state.first_seq + state.messages * over // state.bytes
         upto = min(floor, enough)

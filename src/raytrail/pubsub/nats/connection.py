@@ -32,7 +32,7 @@ class Connection:
         self._inbox = ""
         self._number = 0
         self._under_way: dict[str, asyncio.Future[None]] = {}
-        self._said: Exception | None = None
+        self._last_error: Exception | None = None
         self._closing = False
 
     async def open(self, options: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Connection:
                 **options,
             )
         except nats.errors.NoServersError as error:
-            raise self._said or error from error
+            raise self._last_error or error from error
         self.stream: JetStreamContext = self.client.jetstream(timeout=CONNECT_SECONDS)
         self._inbox = self.client.new_inbox()
         await self.client.subscribe(f"{self._inbox}.*", cb=self._answer)
@@ -86,20 +86,20 @@ class Connection:
         try:
             if (message.headers or {}).get(STATUS) == "503":
                 raise nats.errors.NoRespondersError
-            said = json.loads(message.data)
-            if "error" in said:
-                raise js_errors.APIError.from_error(said["error"])
+            reply = json.loads(message.data)
+            if "error" in reply:
+                raise js_errors.APIError.from_error(reply["error"])
         except nats.errors.Error as error:
             answer.set_exception(error)
         else:
             answer.set_result(None)
 
     async def _hear(self, error: Exception) -> None:
-        self._said = error
+        self._last_error = error
 
     async def _end(self) -> None:
         self.lost.set()
-        why = f" ({self._said})" if self._said else ""
+        why = f" ({self._last_error})" if self._last_error else ""
         self._fail(BrokerUnavailable(f"the connection to {self._shown} was lost{why}"))
 
     def _fail(self, error: RaytrailError) -> None:

@@ -30,7 +30,7 @@ class Reader:
 
     def __init__(self, connection: Connection, stream: str, durable: str) -> None:
         self._connection, self._stream, self._durable = connection, stream, durable
-        self._came: asyncio.Queue[Any] = asyncio.Queue()
+        self._messages: asyncio.Queue[Any] = asyncio.Queue()
         self._inbox = connection.client.new_inbox()
         self._subscription: Any = None
         self._asked_for, self._asked_at = 0, 0.0  # messages that are still to come of what was asked for
@@ -66,7 +66,7 @@ class Reader:
             await self._connection.stream.add_consumer(self._stream, config)
 
         async def hear(message: Any) -> None:
-            self._came.put_nowait(message)
+            self._messages.put_nowait(message)
 
         self._subscription = await self._connection.client.subscribe(self._inbox, cb=hear)
 
@@ -80,7 +80,7 @@ class Reader:
     async def take(self) -> list[Delivery]:
         """Return what has come, waiting for it."""
         while True:
-            if self._came.empty():
+            if self._messages.empty():
                 await self._ask()
             message = await self._wait()
             if message is None:
@@ -110,10 +110,10 @@ class Reader:
 
     async def _wait(self) -> Any:
         """Return the next message, or None after a while; raise once the connection is lost."""
-        if not self._came.empty():
-            return self._came.get_nowait()
+        if not self._messages.empty():
+            return self._messages.get_nowait()
         await self._check()
-        coming, lost = asyncio.ensure_future(self._came.get()), asyncio.ensure_future(self._connection.lost.wait())
+        coming, lost = asyncio.ensure_future(self._messages.get()), asyncio.ensure_future(self._connection.lost.wait())
         try:
             await asyncio.wait([coming, lost], timeout=_PULL_SECONDS + 1, return_when=asyncio.FIRST_COMPLETED)
             return coming.result() if coming.done() else None
@@ -167,8 +167,8 @@ class Reader:
         if self._subscription is None or self._connection.lost.is_set():
             return
         await self._subscription.drain()  # what is on its way here would else be withheld for 30 seconds
-        while not self._came.empty():
-            message = self._came.get_nowait()
+        while not self._messages.empty():
+            message = self._messages.get_nowait()
             if STATUS not in (message.headers or {}):
                 self._replies[int(message.metadata.sequence.stream)] = message.reply
         # what was asked for is still open there, and would be given to nobody: only then comes the next one's turn

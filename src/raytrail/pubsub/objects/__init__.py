@@ -154,12 +154,12 @@ class ObjectsPubSub:
                     yield Delivery(reader.unreadable, _acknowledged)
                 while True:
                     with self._bucket.ours():
-                        came = await self._look(reader, group)
-                    for delivery in came:
+                        deliveries = await self._look(reader, group)
+                    for delivery in deliveries:
                         yield delivery
                     if keeping.done():
                         keeping.result()
-                    if not came:
+                    if not deliveries:
                         await asyncio.sleep(self._settings.poll_seconds)
             finally:
                 keeping.cancel()
@@ -185,45 +185,49 @@ class ObjectsPubSub:
         now = time.monotonic()
         if now >= reader.folders_at:
             reader.folders_at = now + self._settings.poll_seconds
-            found = await obstore.list_with_delimiter_async(self._store, f"{self._prefix}/log")
-            reader.know({path.rpartition("/")[2] for path in found["common_prefixes"]})
-        due = [one for one in reader.following() if now >= one.due][:_AT_ONCE]
-        objects = await asyncio.gather(*(self._next(one, group) for one in due))
-        return [delivery for one, chunks in zip(due, objects, strict=True) for delivery in reader.give(one, chunks)]
+            listing = await obstore.list_with_delimiter_async(self._store, f"{self._prefix}/log")
+            reader.know({path.rpartition("/")[2] for path in listing["common_prefixes"]})
+        due = [followed for followed in reader.following() if now >= followed.due][:_AT_ONCE]
+        objects = await asyncio.gather(*(self._next(followed, group) for followed in due))
+        return [
+            delivery
+            for followed, chunks in zip(due, objects, strict=True)
+            for delivery in reader.give(followed, chunks)
+        ]
 
-    async def _next(self, one: Following, group: str) -> list[Chunk | Unreadable] | None:
+    async def _next(self, followed: Following, group: str) -> list[Chunk | Unreadable] | None:
         """Return the chunks of a writer's next object; None if it is not there yet."""
-        for suffix in one.suffixes():
-            path = f"{self._folder(one.writer)}/{one.number:010d}{suffix}"
+        for suffix in followed.suffixes():
+            path = f"{self._folder(followed.writer)}/{followed.number:010d}{suffix}"
             try:
                 result = await obstore.get_async(self._store, path)
                 body = bytes(await result.bytes_async())
             except (exceptions.NotFoundError, FileNotFoundError):
                 continue
-            one.suffix = suffix
+            followed.suffix = suffix
             return await asyncio.to_thread(decode, body, suffix, f"{self._shown}: object {path}")
         now = time.monotonic()
-        one.due = now + min(max((now - one.news_at) / 10, self._settings.poll_seconds), _IDLE_SECONDS)
-        if now >= one.gap_at:
-            one.gap_at = now + _GAP_SECONDS
-            await self._pass_over_what_was_deleted(one, group)
+        followed.due = now + min(max((now - followed.news_at) / 10, self._settings.poll_seconds), _IDLE_SECONDS)
+        if now >= followed.gap_at:
+            followed.gap_at = now + _GAP_SECONDS
+            await self._pass_over_what_was_deleted(followed, group)
         return None
 
-    async def _pass_over_what_was_deleted(self, one: Following, group: str) -> None:
-        folder = self._folder(one.writer)
-        stream = obstore.list(self._store, folder, offset=f"{folder}/{one.number:010d}", chunk_size=1)
+    async def _pass_over_what_was_deleted(self, followed: Following, group: str) -> None:
+        folder = self._folder(followed.writer)
+        stream = obstore.list(self._store, folder, offset=f"{folder}/{followed.number:010d}", chunk_size=1)
         async for some in stream:
             name = _NUMBER.match(some[0]["path"].rpartition("/")[2])
             if name is None:
                 continue  # what somebody else put there
             first = int(name[0])
-            if first > one.number:
+            if first > followed.number:
                 log.warning(
                     "%s: %d objects of writer %s were deleted before group %r had read them; let the bucket's "
                     "lifecycle rule keep them longer",
-                    *(self._shown, first - one.number, one.writer, group),
+                    *(self._shown, first - followed.number, followed.writer, group),
                 )
-                one.pass_over(first)
+                followed.pass_over(first)
             return
 
     def _folder(self, writer: str) -> str:

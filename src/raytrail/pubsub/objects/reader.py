@@ -41,7 +41,7 @@ class Following:
         self.suffix = ""
         self.due = self.gap_at = 0.0
         self.news_at = time.monotonic()
-        self._left: dict[int, int] = {}  # chunks that are not acknowledged, by object
+        self._unacknowledged: dict[int, int] = {}  # chunks that are not acknowledged, by object
 
     def suffixes(self) -> tuple[str, ...]:
         """What the next object's name may end in: a writer keeps to one."""
@@ -50,22 +50,22 @@ class Following:
     @property
     def place(self) -> int:
         """The number of the first object that is not acknowledged whole."""
-        return min(self._left, default=self.number)
+        return min(self._unacknowledged, default=self.number)
 
     def read(self, chunks: int) -> int:
         """Note that the next object came; return its number."""
         number, self.number = self.number, self.number + 1
         self.news_at = time.monotonic()
         if chunks:
-            self._left[number] = chunks
+            self._unacknowledged[number] = chunks
         return number
 
     def ack(self, number: int) -> None:
         """Note that one of an object's chunks is acknowledged."""
-        if number in self._left:
-            self._left[number] -= 1
-            if not self._left[number]:
-                del self._left[number]
+        if number in self._unacknowledged:
+            self._unacknowledged[number] -= 1
+            if not self._unacknowledged[number]:
+                del self._unacknowledged[number]
 
     def pass_over(self, number: int) -> None:
         """Go on with that object."""
@@ -126,14 +126,14 @@ class Reader:
 
     def following(self) -> list[Following]:
         """Return who is followed, oldest first."""
-        return [one for _, one in sorted(self._following.items())]
+        return [followed for _, followed in sorted(self._following.items())]
 
-    def give(self, one: Following, chunks: Sequence[Chunk | Unreadable] | None) -> list[Delivery]:
+    def give(self, followed: Following, chunks: Sequence[Chunk | Unreadable] | None) -> list[Delivery]:
         """Return the deliveries of a writer's next object."""
         if chunks is None:
             return []
-        number = one.read(len(chunks))
-        return [Delivery(chunk, functools.partial(_ack_once, one, number, [])) for chunk in chunks]
+        number = followed.read(len(chunks))
+        return [Delivery(chunk, functools.partial(_ack_once, followed, number, [])) for chunk in chunks]
 
     async def write(self, at_least_seconds: float) -> bool:
         """
@@ -142,7 +142,7 @@ class Reader:
         Args:
             at_least_seconds: Write it after that time, changed or not, to stay the group's reader.
         """
-        following = {writer: one.place for writer, one in self._following.items()}
+        following = {writer: followed.place for writer, followed in self._following.items()}
         changed = following and following != self._place.next
         if not changed and self._place.reader == self._id and time.monotonic() < self._written_at + at_least_seconds:
             return True
@@ -150,7 +150,7 @@ class Reader:
 
     async def leave(self) -> None:
         """Write down where the group is, and let somebody else be its reader."""
-        following = {writer: one.place for writer, one in self._following.items()}
+        following = {writer: followed.place for writer, followed in self._following.items()}
         await self._replace("", following or self._place.next)
 
     async def _replace(self, reader: str, places: dict[str, int]) -> bool:
@@ -176,7 +176,7 @@ def _version(meta: Any) -> dict[str, str]:
     return {name: meta[name] for name in ("e_tag", "version") if meta.get(name)}
 
 
-async def _ack_once(one: Following, number: int, done: list[bool]) -> None:
+async def _ack_once(followed: Following, number: int, done: list[bool]) -> None:
     if not done:
         done.append(True)
-        one.ack(number)
+        followed.ack(number)

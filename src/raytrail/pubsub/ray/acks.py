@@ -30,8 +30,8 @@ class Acks:
         """Listen for another reader of the group until one would have been heard."""
         await self._gcs.subscribe(self._topic.acks)
         ends = time.monotonic() + _JOIN_SECONDS
-        while (left := ends - time.monotonic()) > 0:
-            for report in read_reports((payload for _, payload in await self._gcs.poll(left)), self._topic):
+        while (remaining := ends - time.monotonic()) > 0:
+            for report in read_reports((payload for _, payload in await self._gcs.poll(remaining)), self._topic):
                 if report.group == self._topic.group:
                     raise self.taken()
 

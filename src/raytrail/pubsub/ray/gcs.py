@@ -115,12 +115,12 @@ class Gcs:
             if self._publisher_id:
                 await self.subscribe()
             self._publisher_id, self._sequence = reply.publisher_id, 0
-        came = [message for message in reply.pub_messages if message.sequence_id > self._sequence]
-        if came:
-            self._sequence = came[-1].sequence_id  # the next poll says that it may be forgotten
+        messages = [message for message in reply.pub_messages if message.sequence_id > self._sequence]
+        if messages:
+            self._sequence = messages[-1].sequence_id  # the next poll says that it may be forgotten
         return [
             (message.key_id, field.data)
-            for message in came
+            for message in messages
             for field in self._unknown.UnknownFieldSet(message.node_resource_usage_message)
             if field.field_number == _FIELD
         ]

@@ -79,18 +79,18 @@ class Reader:
     async def take(self) -> list[Delivery]:
         """Return what has come, waiting a second for it."""
         async with self._server.ours():
-            came = await self._read()
-            if came is None:
+            answer = await self._read()
+            if answer is None:
                 raise self._lost()
-            if isinstance(came, bytes):
-                await self._server.client.xread({self._server.stream: came}, count=1, block=_BLOCK_MS)
+            if isinstance(answer, bytes):
+                await self._server.client.xread({self._server.stream: answer}, count=1, block=_BLOCK_MS)
                 return []
         if self._after != b">":
-            self._after = came[-1][0] if came else b">"
-        for entry, fields in came:
+            self._after = answer[-1][0] if answer else b">"
+        for entry, fields in answer:
             if not fields:
                 self._pass_over(entry)
-        return [self._delivery(entry, fields) for entry, fields in came if fields]
+        return [self._delivery(entry, fields) for entry, fields in answer if fields]
 
     def _delivery(self, entry: bytes, fields: list[bytes]) -> Delivery:
         chunk = _chunk(fields, f"{self._server.shown}, entry {entry.decode()}")
@@ -111,10 +111,10 @@ class Reader:
     async def _read(self) -> list[Any] | bytes | None:
         """Return what is pending after that entry, or new; or the last entry there is; or none: we read no more."""
         keys = (self._server.stream, self._lease)
-        came: list[Any] | bytes | None = await self._server.client.eval(
+        answer: list[Any] | bytes | None = await self._server.client.eval(
             _READ, 2, *keys, self._me, self._group, _READER, _COUNT, self._after
         )
-        return came
+        return answer
 
     async def keep(self, retention: Retention) -> None:
         """Write acks down, stay the group's reader, and trim; until cancelled."""

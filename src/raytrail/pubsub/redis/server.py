@@ -47,8 +47,8 @@ class Server:
             self._warn_of_losses(info)
             self._bulk_bytes = _BULK_BYTES
             with suppress(exceptions.ResponseError):  # hosted ones do not let us see their configuration
-                said = await self.client.config_get("proto-max-bulk-len")
-                self._bulk_bytes = int(said.get("proto-max-bulk-len", _BULK_BYTES))
+                config = await self.client.config_get("proto-max-bulk-len")
+                self._bulk_bytes = int(config.get("proto-max-bulk-len", _BULK_BYTES))
         return self._bulk_bytes
 
     def _warn_of_losses(self, info: dict[str, Any]) -> None:

@@ -54,11 +54,11 @@ def _resource(view: View, resource: Resource) -> dict[str, Any]:
     if reason:
         columns = [_not_exported(field.name, reason) for field in resource.fields]
     else:
-        one = entity(resource.entity)
+        declaration = entity(resource.entity)
         rows = view.snapshot.count(resource.entity)
         inferred = view.snapshot.count(resource.entity, [Filter("inferred", "!=", None)])
-        closed = set(_closed(one)) if inferred else set()
-        columns = [_column(view, resource, one, field, closed) for field in resource.fields]
+        closed = set(_closed(declaration)) if inferred else set()
+        columns = [_column(view, resource, declaration, field, closed) for field in resource.fields]
     return {
         "resource": resource.noun,
         "rows": rows,
@@ -69,7 +69,7 @@ def _resource(view: View, resource: Resource) -> dict[str, Any]:
 
 
 def known(
-    resource: Resource, field: Field, *, told: bool = False, closed: AbstractSet[str] = frozenset()
+    resource: Resource, field: Field, *, reported: bool = False, closed: AbstractSet[str] = frozenset()
 ) -> tuple[str, str]:
     """
     Return how a column of Ray's comes to be known, and why not exactly; nothing if it is.
@@ -77,28 +77,30 @@ def known(
     Args:
         resource: Whose column.
         field: The column.
-        told: Whether something is known of what Ray's files do not say: its HTTP export may have said it.
+        reported: Whether something is known of what Ray's files do not say: its HTTP export may have said it.
         closed: The columns that are concluded of rows that no event ended.
     """
     cannot, concluded = (of.get(resource.noun, {}).get(field.name, "") for of in (CANNOT, INFERRED))
     if not field.exported:
         return "not exported", cannot or "no event of Ray's says it"
-    if (cannot or concluded) and not told:
+    if (cannot or concluded) and not reported:
         return ("not exported", cannot) if cannot else ("inferred", concluded)
-    one = entity(resource.entity)
-    column = find(one, field.column or field.name)
+    declaration = entity(resource.entity)
+    column = find(declaration, field.column or field.name)
     if column.name in closed:
         return "inferred", "of rows that no event ended it is concluded; each says why in `inferred`"
-    if isinstance(column, Derived) or column.computed or one.view:
+    if isinstance(column, Derived) or column.computed or declaration.view:
         return "derived", column.doc
     return "exact", ""
 
 
-def _column(view: View, resource: Resource, one: Entity, field: Field, closed: AbstractSet[str]) -> dict[str, Any]:
+def _column(
+    view: View, resource: Resource, declaration: Entity, field: Field, closed: AbstractSet[str]
+) -> dict[str, Any]:
     name = field.column or field.name
     untold = any(field.name in of.get(resource.noun, {}) for of in (CANNOT, INFERRED))
-    told = field.exported and untold and bool(view.snapshot.count(one.name, [Filter(name, "!=", None)]))
-    how, reason = known(resource, field, told=told, closed=closed)
+    reported = field.exported and untold and bool(view.snapshot.count(declaration.name, [Filter(name, "!=", None)]))
+    how, reason = known(resource, field, reported=reported, closed=closed)
     if how == "not exported":
         return _not_exported(field.name, reason)
     parts = dict(CANNOT.get(resource.noun, {}))
@@ -120,7 +122,7 @@ def _column(view: View, resource: Resource, one: Entity, field: Field, closed: A
     return {
         "column": field.name,
         "how": how,
-        "source": sorted(set(_origins(one, find(one, name)))) if told or not untold else [],
+        "source": sorted(set(_origins(declaration, find(declaration, name)))) if reported or not untold else [],
         **({"reason": reason} if reason else {}),
         **({"exceptions": exceptions} if exceptions else {}),
     }
@@ -134,30 +136,30 @@ def _of_rows(resource: str) -> dict[str, str]:
     return {"reason": ROWS[resource]} if resource in ROWS else {}
 
 
-def _origins(one: Entity, column: Column | Derived) -> Iterator[str]:
+def _origins(declaration: Entity, column: Column | Derived) -> Iterator[str]:
     """Yield the places in Ray's events that a column is read from."""
-    if one.view:
-        for name in re.findall(r"{(\w+)}", of_session(one.view, many=False)):
+    if declaration.view:
+        for name in re.findall(r"{(\w+)}", of_session(declaration.view, many=False)):
             yield from entity(name).event_types
         return
     if isinstance(column, Column) and not column.computed:
-        yield f"{'/'.join(one.event_types)} {column.origin}"
+        yield f"{'/'.join(declaration.event_types)} {column.origin}"
         return
-    columns: tuple[Column | Derived, ...] = one.columns
-    columns += one.derived
+    columns: tuple[Column | Derived, ...] = declaration.columns
+    columns += declaration.derived
     text = column.sql if isinstance(column, Derived) else column.computed
     for name in sorted(set(re.findall(r"\w+", text))):
         for other in columns:
             if other.name == name and other is not column:
-                yield from _origins(one, other)
+                yield from _origins(declaration, other)
 
 
-def _closed(one: Entity) -> Iterator[str]:
+def _closed(declaration: Entity) -> Iterator[str]:
     """Yield the columns that closing what is open says something of."""
-    said = {name for name, _ in one.life.closing}
-    for column in one.columns:
-        if column.name in said:
+    closing = {name for name, _ in declaration.life.closing}
+    for column in declaration.columns:
+        if column.name in closing:
             yield column.name
-    for derived in one.derived:
-        if said & set(re.findall(r"\w+", derived.sql)):
+    for derived in declaration.derived:
+        if closing & set(re.findall(r"\w+", derived.sql)):
             yield derived.name

@@ -76,18 +76,18 @@ def _nodes(view: View) -> Response:
 def _one_node(view: View) -> Response:
     """One node for the dashboard, with its actors and workers."""
     id = str(view.path["node"])
-    found = _found_nodes(view, id)
-    if not found:  # as Ray says it of a node that it does not know
+    nodes = _found_nodes(view, id)
+    if not nodes:  # as Ray says it of a node that it does not know
         raylet = {"objectStoreUsedMemory": 0, "objectStoreAvailableMemory": 0, "stateMessage": None}
         empty = {"raylet": raylet, "tpus": [], "actors": {}, "workers": []}
         return ray_answer({"detail": empty}, "Node details fetched.")
     workers = [_worker(worker) for worker in _living_workers(view, id)]
     detail = {
-        **_node(found[0], len(workers), object_bytes(view.snapshot)),
+        **_node(nodes[0], len(workers), object_bytes(view.snapshot)),
         "actors": {
             actor["actorId"]: actor
-            for one in (Filter("node_id", "=", id), *_once_on(view, id), *_asked_of(view, id))
-            for actor in _actors(view, one)
+            for condition in (Filter("node_id", "=", id), *_once_on(view, id), *_asked_of(view, id))
+            for actor in _actors(view, condition)
         },
         "workers": workers,
     }
@@ -98,14 +98,14 @@ def _once_on(view: View, node_id: str) -> list[Filter]:
     """Return what finds the actors that were on a node and are no more: Ray's dashboard takes none off its list."""
     columns = ["actor_id", "_node_ids", "_leased_node_id", "node_id", "state"]
     actors, params = view.snapshot.relation("actor", columns)
-    found = view.snapshot.run(
+    rows = view.snapshot.run(
         f"SELECT lower(hex(actor_id)) FROM {actors} WHERE lower(hex(node_id)) IS DISTINCT FROM ? AND ("
         "list_contains(_node_ids, ?) "
         "OR (node_id IS NULL AND state = 'DEAD' AND lower(hex(_leased_node_id)) = ?)) "
         f"ORDER BY actor_id LIMIT {MOVED_SHOWN}",
         [*params, node_id, node_id, node_id],
     )
-    return [Filter("actor_id", "=", actor_id) for (actor_id,) in found]
+    return [Filter("actor_id", "=", actor_id) for (actor_id,) in rows]
 
 
 def _asked_of(view: View, node_id: str) -> list[Filter]:
@@ -117,8 +117,8 @@ def _asked_of(view: View, node_id: str) -> list[Filter]:
     """
     again = [Filter("num_restarts", ">", 0), Filter("node_id", "!=", node_id)]
     actors = view.snapshot.rows("actor", columns=["actor_id", "required_resources"], where=again, limit=MOVED_SHOWN)
-    found = [Filter("actor_id", "=", actor["actor_id"]) for actor in actors if actor["required_resources"]]
-    return [one for one in found if _owners_node(view, one) == node_id]
+    filters = [Filter("actor_id", "=", actor["actor_id"]) for actor in actors if actor["required_resources"]]
+    return [of_actor for of_actor in filters if _owners_node(view, of_actor) == node_id]
 
 
 def _owners_node(view: View, of_actor: Filter) -> str:
@@ -218,8 +218,8 @@ def _cluster_status(view: View) -> Response:
 def _metadata(view: View) -> Response:
     """What the dashboard says of the cluster itself."""
     # no event says which Ray and which Python it was
-    said = {"rayVersion": None, "pythonVersion": None, "rayInitCluster": False, "sessionId": view.cluster.session}
-    return ray_answer(said)
+    metadata = {"rayVersion": None, "pythonVersion": None, "rayInitCluster": False, "sessionId": view.cluster.session}
+    return ray_answer(metadata)
 
 
 def _usage_stats(_: View) -> Response:
@@ -471,10 +471,10 @@ _NIL_ID = "ff" * 28
 
 def _workers_of(view: View, actors: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
     """Return the worker of each process that runs or ran an actor: told by workers, else by creations of actors."""
-    one = [Filter("pid", "=", actors[0]["pid"])] if len(actors) == 1 else []
-    workers = view.snapshot.rows("worker", columns=["node_id", "pid", "worker_id"], where=one)
-    found = {(worker["node_id"], worker["pid"]): worker["worker_id"] for worker in workers}
-    if any(actor["pid"] and (actor["node_id"], actor["pid"]) not in found for actor in actors):
+    where = [Filter("pid", "=", actors[0]["pid"])] if len(actors) == 1 else []
+    workers = view.snapshot.rows("worker", columns=["node_id", "pid", "worker_id"], where=where)
+    worker_ids = {(worker["node_id"], worker["pid"]): worker["worker_id"] for worker in workers}
+    if any(actor["pid"] and (actor["node_id"], actor["pid"]) not in worker_ids for actor in actors):
         created = [Filter("type", "=", "ACTOR_CREATION_TASK")]
         if len(actors) == 1:
             created.append(Filter("actor_id", "=", actors[0]["actor_id"]))
@@ -485,8 +485,8 @@ def _workers_of(view: View, actors: list[dict[str, Any]]) -> dict[tuple[str, int
         }
         for actor in actors:
             if actor["actor_id"] in creators:
-                found.setdefault((actor["node_id"], actor["pid"]), creators[actor["actor_id"]])
-    return found
+                worker_ids.setdefault((actor["node_id"], actor["pid"]), creators[actor["actor_id"]])
+    return worker_ids
 
 
 def _actor(
@@ -583,7 +583,7 @@ def _google(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        _camel(name): [_google(one) for one in inner] if isinstance(inner, list) else _google(inner)
+        _camel(name): [_google(element) for element in inner] if isinstance(inner, list) else _google(inner)
         for name, inner in value.items()
     }
 

@@ -27,18 +27,18 @@ _ENDED = ("FINISHED", "FAILED")
 
 def list_datasets(snapshot: Snapshot, job_id: str) -> list[dict[str, Any]]:
     """Return the datasets of a driver job, the newest first; none where there is no such job."""
-    found = {row["dataset"]: row for row in _progress(snapshot, job_id)}
+    datasets = {row["dataset"]: row for row in _progress(snapshot, job_id)}
     # where no hook told how far they are, Ray's own events tell which there are
     for row in _metadata(snapshot, job_id):
-        found.setdefault(row["dataset"], row)
-    return sorted(found.values(), key=lambda row: row["start_time"] or 0, reverse=True)
+        datasets.setdefault(row["dataset"], row)
+    return sorted(datasets.values(), key=lambda row: row["start_time"] or 0, reverse=True)
 
 
 def _progress(snapshot: Snapshot, job_id: str) -> Iterator[dict[str, Any]]:
     for row in snapshot.rows("dataset_progress", where=[Filter("job_id", "=", job_id)]):
         operators = []
-        for told in row["operators"] or ():
-            operator = {"operator": told.pop("operator_id"), **told}
+        for progress in row["operators"] or ():
+            operator = {"operator": progress.pop("operator_id"), **progress}
             if row["inferred"] and operator["state"] not in _ENDED:
                 operator["state"] = row["state"]
             operators.append(operator)

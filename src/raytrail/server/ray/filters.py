@@ -54,7 +54,9 @@ class Filters(NamedTuple):
             return total
         if len(self.returned) == 1:
             return snapshot.count(noun, (*self.counted, *self.returned[0]))
-        rows = (snapshot.rows(noun, columns=[key], where=(*self.counted, *one)) for one in self.returned)
+        rows = (
+            snapshot.rows(noun, columns=[key], where=(*self.counted, *alternative)) for alternative in self.returned
+        )
         return len({row[key] for some in rows for row in some})
 
     def refuse(self, snapshot: Snapshot, noun: str) -> None:
@@ -140,7 +142,7 @@ class _Reading:
             self._selected.append(cut)
 
     def filters(self) -> Filters:
-        alternatives = [(*self._returned, *one) for one in self._selected or ([()] if self._returned else [])]
+        alternatives = [(*self._returned, *selected) for selected in self._selected or ([()] if self._returned else [])]
         return Filters(
             tuple(self._where), tuple(self._counted), tuple(alternatives), self._empty, tuple(self._refusals)
         )

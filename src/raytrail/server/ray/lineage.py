@@ -196,11 +196,11 @@ def _sum_up(run: Run) -> int:
     run("CREATE TEMP TABLE level AS SELECT ''::BLOB AS id, 0 AS depth")
     depth = 0
     while depth < MOST_LEVELS:
-        [(found,)] = run(
+        [(inserted,)] = run(
             "INSERT INTO level SELECT node.id, depth + 1 FROM node JOIN level ON node.parent = level.id "
             f"WHERE depth = {depth}"
         )
-        if not found:
+        if not inserted:
             break
         depth += 1
     run(f"CREATE TEMP TABLE whole AS SELECT id, parent, name, type, {_COUNTS}, ms, first FROM node LIMIT 0")
@@ -247,12 +247,12 @@ def _grow(run: Run, leaves: str, params: Sequence[Any], tasks: int) -> list[dict
         room -= sum(map(len, members.values()))
         beside: dict[bytes, list[_Member]] = defaultdict(list)
         for parent, name, count, ms, first, *counts in families:
-            found = sorted(members[parent, name], key=_Member.order)[:most]
+            chosen = sorted(members[parent, name], key=_Member.order)[:most]
             if count == 1:
-                beside[parent] += found
+                beside[parent] += chosen
             else:
                 group = _summary(name, name, "GROUP", ms, counts, None)
-                group["children"] = [member.shown for member in found]
+                group["children"] = [member.shown for member in chosen]
                 beside[parent].append(_Member(group, first))
         for parent, entries in beside.items():
             children[parent].extend(entry.shown for entry in sorted(entries, key=_Member.order))
@@ -270,28 +270,28 @@ def _members(
     members: dict[tuple[bytes, str], list[_Member]] = defaultdict(list)
     nodes: dict[bytes, list[dict[str, Any]]] = {}
     first = f"QUALIFY row_number() OVER (PARTITION BY parent, name ORDER BY {{}}) <= {most}"
-    for parent, name, one, kind, ms, smallest, *counts in run(
+    for parent, name, id, kind, ms, smallest, *counts in run(
         f"SELECT parent, name, id, type, ms, first, {_COUNTS} FROM whole SEMI JOIN shown USING (parent, name) "
         + first.format(_BY_RAYS_ORDER)
     ):
-        key = f"actor:{one.hex()}" if kind == "ACTOR" else one.hex()
-        link = {"type": "actor" if kind == "ACTOR" else "task", "id": one.hex()}
+        key = f"actor:{id.hex()}" if kind == "ACTOR" else id.hex()
+        link = {"type": "actor" if kind == "ACTOR" else "task", "id": id.hex()}
         shown = _summary(name, key, kind, ms, counts, link)
         members[parent, name].append(_Member(shown, smallest))
-        nodes[one] = shown["children"]
+        nodes[id] = shown["children"]
     # of attempts, as telling their tasks apart would take long where there are millions
     run(
         "CREATE OR REPLACE TEMP TABLE chosen AS SELECT DISTINCT task_id FROM (SELECT parent, name, task_id FROM "
         f"{leaves} SEMI JOIN shown USING (parent, name) {first.format(_ATTEMPT_BY_RAYS_ORDER)})",
         params,
     )
-    for parent, name, one, kind, ms, *counts in run(
+    for parent, name, id, kind, ms, *counts in run(
         f"SELECT min(parent), min(name), task_id, min(type), min(ms), {_ONE_EACH} FROM {leaves} "
         "SEMI JOIN chosen USING (task_id) GROUP BY task_id",
         params,
     ):
-        shown = _summary(name, one.hex(), kind, ms, counts, {"type": "task", "id": one.hex()})
-        members[parent, name].append(_Member(shown, one))
+        shown = _summary(name, id.hex(), kind, ms, counts, {"type": "task", "id": id.hex()})
+        members[parent, name].append(_Member(shown, id))
     return members, nodes
 
 

@@ -39,11 +39,11 @@ def _list_logs(view: View) -> Response:
     glob = view.param("glob", "*")
     node_id, node_ip = view.param("node_id"), view.param("node_ip")
     if not node_id and not node_ip:
-        said = "Both node id and node ip are not provided. Please provide at least one of them."
-        return ray_answer({"result": None}, said, 400)
+        message = "Both node id and node ip are not provided. Please provide at least one of them."
+        return ray_answer({"result": None}, message, 400)
     if glob.startswith("/") or ".." in glob.split("/"):
-        said = f"Invalid glob filter: {glob}. It must be a relative path and cannot contain '..'."
-        return ray_answer({"result": None}, said, 400)
+        message = f"Invalid glob filter: {glob}. It must be a relative path and cannot contain '..'."
+        return ray_answer({"result": None}, message, 400)
     finder = view.store.log_finder(view.snapshot)
     names = [log.name for log in finder.of_node(node_id or finder.node(node_ip))]
     if node_id and not names and not view.snapshot.count("node", [Filter("node_id", "=", node_id)]):
@@ -254,10 +254,10 @@ def _not_found(asked: _Asked, node_id: str) -> NotFoundError:
 
 def _by_component(names: Iterable[str]) -> dict[str, list[str]]:
     """Sort logs by component, as `LogsManager._categorize_log_files` of Ray 2.60."""
-    found = defaultdict(list)
+    by_component = defaultdict(list)
     for name in names:
-        found[_component(name)].append(name)
-    return found
+        by_component[_component(name)].append(name)
+    return by_component
 
 
 def _component(name: str) -> str:

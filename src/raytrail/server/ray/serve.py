@@ -75,7 +75,9 @@ def _of_that_ray(answer: dict[str, Any], fields: Mapping[str, Collection[str]]) 
         return {name: value for name, value in values.items() if name in known}
 
     for app in answer["applications"].values():
-        app["deployments"] = {name: kept("DeploymentDetails", one) for name, one in app["deployments"].items()}
+        app["deployments"] = {
+            name: kept("DeploymentDetails", deployment) for name, deployment in app["deployments"].items()
+        }
     for group in answer["target_groups"]:
         group["targets"] = [kept("Target", target) for target in group["targets"]]
     answer["applications"] = {name: kept("ApplicationDetails", app) for name, app in answer["applications"].items()}
@@ -116,14 +118,14 @@ def _applications(snapshot: Snapshot, apps: Iterable[_Row]) -> dict[str, Any]:
 
 def _dead(snapshot: Snapshot) -> dict[_Key, list[_Row]]:
     """Return the last replicas of each deployment that have stopped and left a log, the last one last."""
-    found = snapshot.query(
+    result = snapshot.query(
         "SELECT * FROM serve_replica WHERE state = 'STOPPED' AND log_file_path IS NOT NULL QUALIFY row_number() OVER "
         f"(PARTITION BY app_name, deployment_name ORDER BY end_time_ms DESC, replica_id) <= {DEAD_REPLICAS} "
         "ORDER BY end_time_ms"
     )
     dead: dict[_Key, list[_Row]] = defaultdict(list)
-    for values in found.rows:
-        row = dict(zip(found.columns, values, strict=True))
+    for values in result.rows:
+        row = dict(zip(result.columns, values, strict=True))
         dead[_of(row)].append(row)
     return dead
 
@@ -180,8 +182,10 @@ def _deployment(row: _Row, live: Iterable[_Row], dead: Iterable[_Row]) -> dict[s
         "deployment_config": row["deployment_config"] or {"name": row["name"]},
         "target_num_replicas": row["target_num_replicas"],
         "required_resources": row["required_resources"] or {},
-        "replicas": [_replica(one) for one in live],
-        "recent_dead_replicas": [_replica(one) for one in dead if not since_ms or (one["end_time_ms"] or 0) > since_ms],
+        "replicas": [_replica(replica) for replica in live],
+        "recent_dead_replicas": [
+            _replica(replica) for replica in dead if not since_ms or (replica["end_time_ms"] or 0) > since_ms
+        ],
     }
 
 
@@ -209,13 +213,13 @@ def _of(row: _Row) -> _Key:
 
 def _called(replicas: Iterable[_Row]) -> list[dict[str, str]]:
     """Return the deployments that these replicas call."""
-    found = {
-        (one["name"], one["app_name"])
+    called = {
+        (deployment["name"], deployment["app_name"])
         for row in replicas
         if row["state"] == "RUNNING"
-        for one in row["outbound_deployments"] or ()
+        for deployment in row["outbound_deployments"] or ()
     }
-    return [{"name": name, "app_name": app_name} for name, app_name in sorted(found)]
+    return [{"name": name, "app_name": app_name} for name, app_name in sorted(called)]
 
 
 def _target_groups(proxies: Mapping[str, Mapping[str, Any]], instance: _Row) -> Iterable[dict[str, Any]]:

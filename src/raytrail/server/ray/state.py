@@ -68,14 +68,16 @@ class Query(NamedTuple):
     @property
     def of_one_task(self) -> bool:
         """Whether it asks for the attempts of one task."""
-        return self.resource is TASKS and any((one.column, one.op) == ("task_id", "=") for one in self.where)
+        return self.resource is TASKS and any(
+            (condition.column, condition.op) == ("task_id", "=") for condition in self.where
+        )
 
 
 class Rows(NamedTuple):
     """How many rows there are, and the rows, page by page."""
 
     total: int
-    found: int
+    returned: int
     """How many of them Ray's GCS would have sent: ``num_after_truncation``."""
     filtered: int
     pages: Iterator[list[dict[str, Any]]]
@@ -127,11 +129,13 @@ def find_rows(snapshot: Snapshot, query: Query) -> Rows:
     noun = query.resource.entity
     query.filters.refuse(snapshot, noun)
     total = snapshot.count(noun, query.counted)
-    found = query.filters.count_returned(snapshot, noun, query.resource.order[0] if query.resource.order else "", total)
+    returned = query.filters.count_returned(
+        snapshot, noun, query.resource.order[0] if query.resource.order else "", total
+    )
     if query.empty:
-        return no_rows()._replace(total=total, found=found)
+        return no_rows()._replace(total=total, returned=returned)
     filtered = total if query.where == query.counted else snapshot.count(noun, query.where)
-    return Rows(total, found, filtered, _pages(snapshot, query, filtered))
+    return Rows(total, returned, filtered, _pages(snapshot, query, filtered))
 
 
 def no_rows() -> Rows:
@@ -147,7 +151,7 @@ def encode_rows(resource: Resource, rows: Rows, warnings: Sequence[str]) -> Iter
         b'"partial_failure_warning":%b,"warnings":%b,"result":['
         % (
             rows.total,
-            rows.found,
+            rows.returned,
             rows.filtered,
             msgspec.json.encode(resource.no_failure),
             msgspec.json.encode(list(warnings) or None),

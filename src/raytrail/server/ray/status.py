@@ -93,7 +93,7 @@ class Status(NamedTuple):
 
 
 def _used(free: Usage) -> Usage:
-    return {name: (total - left, total) for name, (left, total) in free.items()}
+    return {name: (total - unused, total) for name, (unused, total) in free.items()}
 
 
 def read_status(snapshot: Snapshot) -> Status:
@@ -369,12 +369,12 @@ def _store_objects(snapshot: Snapshot, nodes: Mapping[str, _Node]) -> None:
 def object_bytes(snapshot: Snapshot) -> dict[str, int]:
     """Return how much of each node's object store the objects take that its workers own, where these are known."""
     large = [Filter("is_owner", "=", True), Filter("object_size", ">", INLINED_BYTES)]
-    found: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     # of a node that died, Ray shows what it had measured last
     for there in (Filter("state", "!=", "DELETED"), Filter("inferred", "=", "node died")):
         for group in snapshot.group("object", ["node_id", "object_size"], [there, *large]):
-            found[group["node_id"] or ""] += group["object_size"] * group["count"]
-    return found
+            sizes[group["node_id"] or ""] += group["object_size"] * group["count"]
+    return sizes
 
 
 def _waiting_tasks(tasks: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Resources, int]]:
@@ -421,14 +421,14 @@ def _alike(shapes: Iterable[Resources]) -> list[tuple[Resources, int]]:
 
 def _counted(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each kind of placement group once, with how many there are."""
-    found: list[dict[str, Any]] = []
+    kinds: list[dict[str, Any]] = []
     for group in groups:
-        same = next((one for one in found if one["demand"] == group), None)
+        same = next((kind for kind in kinds if kind["demand"] == group), None)
         if same is None:
-            found.append({"demand": group, "count": 1})
+            kinds.append({"demand": group, "count": 1})
         else:
             same["count"] += 1
-    return found
+    return kinds
 
 
 def _demand_lines(demands: Iterable[tuple[Resources, int]]) -> Iterator[str]:
@@ -437,8 +437,10 @@ def _demand_lines(demands: Iterable[tuple[Resources, int]]) -> Iterator[str]:
     in_groups: Counter[tuple[tuple[str, float], ...]] = Counter()
     for resources, count in demands:
         named = {Named.parse(text): amount for text, amount in resources.items()}
-        inside = any(one.group for one in named)
-        shape = {one.name: amount for one, amount in named.items() if not (inside and one.name == BUNDLE)}
+        inside = any(resource.group for resource in named)
+        shape = {
+            resource.name: amount for resource, amount in named.items() if not (inside and resource.name == BUNDLE)
+        }
         if not shape:  # what only waits for a group to be ready
             continue
         key = tuple(sorted(shape.items()))
@@ -450,9 +452,9 @@ def _demand_lines(demands: Iterable[tuple[Resources, int]]) -> Iterator[str]:
 
 
 def _group_lines(groups: Iterable[dict[str, Any]]) -> Iterator[str]:
-    for one in _counted(groups):
-        bundles = ", ".join(f"{shape} * {count}" for shape, count in one["demand"]["bundles"])
-        yield f"{bundles} ({one['demand']['strategy']}): {one['count']}+ pending placement groups"
+    for kind in _counted(groups):
+        bundles = ", ".join(f"{shape} * {count}" for shape, count in kind["demand"]["bundles"])
+        yield f"{bundles} ({kind['demand']['strategy']}): {kind['count']}+ pending placement groups"
 
 
 def _decoded(resources: str | None) -> Resources:

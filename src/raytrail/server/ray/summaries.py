@@ -105,8 +105,8 @@ def _task_summary(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
     of_type: Counter[str] = Counter()
     for group in groups:
         name = group["name"] or group["func_or_class_name"] or ""
-        one = summary.setdefault(name, {"func_or_class_name": name, "type": group["type"], "state_counts": {}})
-        _add(one["state_counts"], group["state"] or "NIL", group["count"])
+        entry = summary.setdefault(name, {"func_or_class_name": name, "type": group["type"], "state_counts": {}})
+        _add(entry["state_counts"], group["state"] or "NIL", group["count"])
         of_type[group["type"]] += group["count"]
     return {
         "summary": summary,
@@ -121,9 +121,9 @@ def _actor_summary(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, dict[str, Any]] = {}
     for group in groups:
         name = group["class_name"] or ""
-        one = summary.setdefault(name, {"class_name": name, "state_counts": {}})
-        _add(one["state_counts"], group["state"], group["count"])
-    total = sum(sum(one["state_counts"].values()) for one in summary.values())
+        entry = summary.setdefault(name, {"class_name": name, "state_counts": {}})
+        _add(entry["state_counts"], group["state"], group["count"])
+    total = sum(sum(entry["state_counts"].values()) for entry in summary.values())
     return {"summary": summary, "total_actors": total, "summary_by": "class"}
 
 

@@ -117,8 +117,8 @@ def _dashboard(snapshot: Snapshot, query: Query) -> Iterator[bytes]:
         params,
     )
     nodes = {ip: number for number, ip in enumerate(dict.fromkeys(ip for ip, *_ in processes))}
-    told, usual = _colour("s.more ->> '$.cname'"), _colour("s.name")
-    colour = f"CASE WHEN json_exists(s.more, '$.cname') THEN {told} ELSE {usual} END"
+    given, usual = _colour("s.more ->> '$.cname'"), _colour("s.name")
+    colour = f"CASE WHEN json_exists(s.more, '$.cname') THEN {given} ELSE {usual} END"
     # what is said of the task takes the place of what the span says under the same name
     args = (
         f"CASE json_merge_patch(s.more, '{_TASKS_OWN}') WHEN '{{}}' THEN {_TASK} "

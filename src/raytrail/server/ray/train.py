@@ -98,60 +98,60 @@ def _worker(worker: Mapping[str, Any], actors: _Actors) -> dict[str, Any]:
     }
 
 
-def _settings(told: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "train_loop_config": told.get("train_loop_config"),
-        "backend_config": _backend(told.get("backend_config", {})),
-        "scaling_config": _scaling(told.get("scaling_config", {})),
-        "datasets": told.get("datasets", []),
-        "data_config": _data(told.get("data_config", {})),
-        "run_config": _run_config(told.get("run_config", {})),
+        "train_loop_config": settings.get("train_loop_config"),
+        "backend_config": _backend(settings.get("backend_config", {})),
+        "scaling_config": _scaling(settings.get("scaling_config", {})),
+        "datasets": settings.get("datasets", []),
+        "data_config": _data(settings.get("data_config", {})),
+        "run_config": _run_config(settings.get("run_config", {})),
     }
 
 
-def _backend(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {"framework": _FRAMEWORKS.get(told.get("framework", "")), "config": told.get("config", {})}
+def _backend(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"framework": _FRAMEWORKS.get(settings.get("framework", "")), "config": settings.get("config", {})}
 
 
-def _scaling(told: Mapping[str, Any]) -> dict[str, Any]:
-    workers: Any = told.get("num_workers_fixed")
-    if (between := told.get("num_workers_range")) is not None:
+def _scaling(settings: Mapping[str, Any]) -> dict[str, Any]:
+    workers: Any = settings.get("num_workers_fixed")
+    if (between := settings.get("num_workers_range")) is not None:
         workers = [between["min"], between["max"]]
-    labels: Any = told.get("label_selector_single", {}).get("values")
-    if (several := told.get("label_selector_list")) is not None:
-        labels = [one.get("values", {}) for one in several.get("values", ())]
+    labels: Any = settings.get("label_selector_single", {}).get("values")
+    if (several := settings.get("label_selector_list")) is not None:
+        labels = [selector.get("values", {}) for selector in several.get("values", ())]
     return {
         "num_workers": workers,
-        "use_gpu": told.get("use_gpu", False),
-        "resources_per_worker": told.get("resources_per_worker", {}).get("values"),
-        "placement_strategy": told.get("placement_strategy", ""),
-        "accelerator_type": told.get("accelerator_type"),
-        "use_tpu": told.get("use_tpu", False),
-        "topology": told.get("topology"),
+        "use_gpu": settings.get("use_gpu", False),
+        "resources_per_worker": settings.get("resources_per_worker", {}).get("values"),
+        "placement_strategy": settings.get("placement_strategy", ""),
+        "accelerator_type": settings.get("accelerator_type"),
+        "use_tpu": settings.get("use_tpu", False),
+        "topology": settings.get("topology"),
         "bundle_label_selector": labels,
     }
 
 
-def _data(told: Mapping[str, Any]) -> dict[str, Any]:
+def _data(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "datasets_to_split": "all" if "all" in told else told.get("datasets", {}).get("values", []),
+        "datasets_to_split": "all" if "all" in settings else settings.get("datasets", {}).get("values", []),
         "execution_options": None,
-        "data_execution_options": told.get("data_execution_options", {}),
-        "enable_shard_locality": told.get("enable_shard_locality", False),
+        "data_execution_options": settings.get("data_execution_options", {}),
+        "enable_shard_locality": settings.get("enable_shard_locality", False),
     }
 
 
-def _run_config(told: Mapping[str, Any]) -> dict[str, Any]:
-    checkpoints = told.get("checkpoint_config", {})
+def _run_config(settings: Mapping[str, Any]) -> dict[str, Any]:
+    checkpoints = settings.get("checkpoint_config", {})
     return {
-        "name": told.get("name", ""),
-        "failure_config": told.get("failure_config", {}),
-        "worker_runtime_env": told.get("worker_runtime_env", {}),
+        "name": settings.get("name", ""),
+        "failure_config": settings.get("failure_config", {}),
+        "worker_runtime_env": settings.get("worker_runtime_env", {}),
         "checkpoint_config": {
             "num_to_keep": checkpoints.get("num_to_keep"),
             "checkpoint_score_attribute": checkpoints.get("checkpoint_score_attribute"),
             "checkpoint_score_order": checkpoints.get("checkpoint_score_order", "MAX").lower(),
         },
-        "storage_path": told.get("storage_path", ""),
-        "storage_filesystem": told.get("storage_filesystem"),
+        "storage_path": settings.get("storage_path", ""),
+        "storage_filesystem": settings.get("storage_filesystem"),
     }

@@ -79,9 +79,9 @@ def chunks(data, work, chunk_bytes=256 * 1024):
     """Yield the chunks of all files, as the agent reads them."""
     tail, checkpoint = tailer(data, work / "state", chunk_bytes)
     tail.look()
-    while found := tail.take(64 * 1024 * 1024, 0):
-        yield found
-        for chunk in found:
+    while batch := tail.take(64 * 1024 * 1024, 0):
+        yield batch
+        for chunk in batch:
             checkpoint.acknowledge(chunk.segments)
     tail.close()
     checkpoint.close()
@@ -125,7 +125,7 @@ def measure_live(data, work):
         cpu = wall = slowest = 0.0
         batch, size = [], 0
         # while a cluster runs, agents ship all files as they grow; here they are there already
-        written = sorted((chunk for found in chunks(data, work, 65536) for chunk in found), key=first_timestamp)
+        written = sorted((chunk for batch in chunks(data, work, 65536) for chunk in batch), key=first_timestamp)
         for chunk in [*written, None]:
             if chunk is not None:
                 batch.append(chunk)

@@ -116,7 +116,9 @@ def stored(broker, name):
 
     consumer = Consumer({"bootstrap.servers": f"127.0.0.1:{broker.port}", "group.id": "count"})
     try:
-        return sum(consumer.get_watermark_offsets(TopicPartition(name, one))[1] for one in range(PARTITIONS))
+        return sum(
+            consumer.get_watermark_offsets(TopicPartition(name, partition))[1] for partition in range(PARTITIONS)
+        )
     except KafkaException:
         return 0
     finally:
@@ -182,11 +184,11 @@ def measure_kafka(data, work):
     assert chunks["events"] == single["events"] == events
     figures = {}
     shippers = {"chunks": chunks, "chunks, again": plain, "event a message": single, "rsyslog": peer, "bare loop": loop}
-    for name, one in shippers.items():
-        figures[f"{name}: events/s"] = one["events"] / one["wall"]
-        figures[f"{name}: CPU-s/M events"] = one["cpu"] / one["events"] * 1e6
-        if "peak" in one:
-            figures[f"{name}: peak MB"] = one["peak"]
+    for name, run in shippers.items():
+        figures[f"{name}: events/s"] = run["events"] / run["wall"]
+        figures[f"{name}: CPU-s/M events"] = run["cpu"] / run["events"] * 1e6
+        if "peak" in run:
+            figures[f"{name}: peak MB"] = run["peak"]
     ours = figures["chunks: CPU-s/M events"]
     figures["rsyslog's CPU per event, by that of chunks"] = figures["rsyslog: CPU-s/M events"] / ours
     return figures

@@ -88,31 +88,31 @@ def awake(process):
         process.send_signal(signal.SIGSTOP)
 
 
-def paired(one, other, whats, beside=nullcontext):
-    """Return the rates of each pair of slices: `one` by itself, and `other` with what goes on `beside` it."""
+def paired(alone, accompanied, whats, beside=nullcontext):
+    """Return the rates of each pair of slices: `alone` by itself, and `accompanied` with what goes on `beside` it."""
     pairs = {what: [] for what in whats}
     for turn in range(PAIRS):
         rates = {}
-        for driven in (one, other) if turn % 2 else (other, one):
-            with beside() if driven is other else nullcontext():
+        for driven in (alone, accompanied) if turn % 2 else (accompanied, alone):
+            with beside() if driven is accompanied else nullcontext():
                 for what in whats:
                     rates[driven, what] = driven.rate(what)
                 time.sleep(SETTLE_SECONDS)
         for what in whats:
-            pairs[what].append((rates[one, what], rates[other, what]))
-        print(turn, {what: found[-1] for what, found in pairs.items()}, file=sys.stderr, flush=True)
+            pairs[what].append((rates[alone, what], rates[accompanied, what]))
+        print(turn, {what: slices[-1] for what, slices in pairs.items()}, file=sys.stderr, flush=True)
     return pairs
 
 
-def compared(pairs, one, other):
+def compared(pairs, alone, accompanied):
     """Return the medians, and by how much the other is slower, with the bounds within which that median lies."""
     # of the middle of n values, the order statistics n/2 -+ 0.98 sqrt(n) are the bounds of 95 %
     edge = int(PAIRS / 2 - 0.98 * PAIRS**0.5)
     figures = {}
-    for what, found in pairs.items():
-        figures[f"{one}, {what}/s"] = statistics.median(rate for rate, _ in found)
-        figures[f"{other}, {what}/s"] = statistics.median(rate for _, rate in found)
-        slower = sorted((1 - mine / its) * 100 for its, mine in found)
+    for what, slices in pairs.items():
+        figures[f"{alone}, {what}/s"] = statistics.median(rate for rate, _ in slices)
+        figures[f"{accompanied}, {what}/s"] = statistics.median(rate for _, rate in slices)
+        slower = sorted((1 - mine / its) * 100 for its, mine in slices)
         figures[f"{what}: slower by, % (median of {PAIRS} pairs)"] = statistics.median(slower)
         figures[f"{what}: slower by, %, at least (95 %)"] = slower[edge]
         figures[f"{what}: slower by, %, at most (95 %)"] = slower[-1 - edge]

@@ -46,9 +46,9 @@ def fill(chunks, root):
     """Store the session once for each cluster, all sealed; return their names."""
     names = [f"{SESSION}{n:02d}" for n in range(CLUSTERS)]
     with Store.open(root, StoreConfig(threads=2), write=True) as store:
-        for found in chunks:
+        for batch in chunks:
             for name in names:
-                store.append([renamed(chunk, name) for chunk in found])
+                store.append([renamed(chunk, name) for chunk in batch])
         for name in names:
             store.seal(name)
             store.cache(name)

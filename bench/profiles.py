@@ -129,15 +129,15 @@ def measure_profiles(_, work):
 def compared(runs):
     """Return the medians of each kind of run, and how much more each takes than no export does."""
     figures = {}
-    for name, found in runs.items():
-        for figure in found[0]:
-            values = [one[figure] for one in found]
+    for name, turns in runs.items():
+        for figure in turns[0]:
+            values = [turn[figure] for turn in turns]
             figures[f"{name or 'off'}: {figure}"] = statistics.median(values)
             if figure.startswith("CPU"):
                 figures[f"{name or 'off'}: {figure}, least"] = min(values)
                 figures[f"{name or 'off'}: {figure}, most"] = max(values)
     for name in filter(None, runs):
         for figure in (f"CPU-s per 1,000 {what}" for what in ("tasks", "calls")):
-            off, on = (statistics.median(one[figure] for one in runs[kind]) for kind in (None, name))
+            off, on = (statistics.median(turn[figure] for turn in runs[kind]) for kind in (None, name))
             figures[f"{name}: more {figure} than off, %"] = (on / off - 1) * 100
     return figures

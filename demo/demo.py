@@ -131,12 +131,12 @@ def demo(port: int, *, once: bool) -> int:
             with Step("raytrail up: agent, history and server") as step:
                 up = stack.enter_context(raytrail_up(home, port))
                 step.done = f"raytrail up: agent, history and server, at {up.url}"
-            said = live_and_die(home, up)
+            answers = live_and_die(home, up)
             with Step("the history seals the session") as step:
                 session = wait_until_sealed(up, step)
-            agree = report(up, session, said)
+            agree = report(up, session, answers)
             if not once:
-                serve(up, session, said["ended_ms"])
+                serve(up, session, answers["ended_ms"])
     return OK if agree else DIFFERENT
 
 
@@ -151,14 +151,14 @@ def live_and_die(home: Path, up: Up) -> dict[str, Any]:
             work(cluster, home / "work.log", up, step)
         with Step("waiting until Ray is quiet, and recording its answers") as step:
             wait_until_quiet(cluster)
-            said = record(cluster.dashboard_url, home / "said.json")
-            step.done = "Ray's own answers recorded: " + ", ".join(count(len(said[noun]), noun) for noun in STATES)
+            answers = record(cluster.dashboard_url, home / "answers.json")
+            step.done = "Ray's own answers recorded: " + ", ".join(count(len(answers[noun]), noun) for noun in STATES)
             # actors' events tell whole seconds: what the end brings must not fall into that of the answers
             time.sleep(1.1)
         with Step("stopping Ray") as step:
             cluster.stop()
             step.done = "Ray stopped; none of its processes is left"
-    return said
+    return answers
 
 
 @contextlib.contextmanager
@@ -245,16 +245,16 @@ def wait_until_sealed(up: Up, step: Step) -> str:
     raise RaytrailError(f"not sealed after {SEAL_SECONDS} s; raytrail up said:\n{tail(up.log)}")
 
 
-def report(up: Up, session: str, said: dict[str, Any]) -> bool:
+def report(up: Up, session: str, answers: dict[str, Any]) -> bool:
     """Print what Ray said beside what the history says; return whether they agree."""
-    moment = said["ended_ms"]
+    moment = answers["ended_ms"]
     then = {noun: up.rows(f"{session}/at/{moment}", noun) for noun in STATES}
     last = {noun: up.rows(f"{session}/final", noun) for noun in STATES}
-    scores = [compare(said[noun], then[noun], resource=noun) for noun in STATES]
+    scores = [compare(answers[noun], then[noun], resource=noun) for noun in STATES]
     ledger = up.ask(f"/api/clusters/{session}")["ledger"]
     at = time.strftime("%H:%M:%S", time.gmtime(moment / 1000))
     console.print(f"\n[bold]Ray is gone.[/] What it said at {at} UTC, beside what the history says:\n")
-    for part in (states(said, then, last), failures(said, then), fields(scores), completeness(ledger)):
+    for part in (states(answers, then, last), failures(answers, then), fields(scores), completeness(ledger)):
         console.print(part)
         console.print()
     console.print(f"[dim]Not compared, as no event of Ray's tells it: {'; '.join(untold(scores))}.[/]\n")
@@ -271,10 +271,12 @@ def report(up: Up, session: str, said: dict[str, Any]) -> bool:
     return not differ and not missing
 
 
-def states(said: dict[str, Any], then: dict[str, list[dict[str, Any]]], last: dict[str, list[dict[str, Any]]]) -> Table:
+def states(
+    answers: dict[str, Any], then: dict[str, list[dict[str, Any]]], last: dict[str, list[dict[str, Any]]]
+) -> Table:
     grid = table(("How many are how", ""), "Ray, then", "history, then", "history, at last")
     for noun, field in STATES.items():
-        counts = [Counter(row[field] for row in rows[noun]) for rows in (said, then, last)]
+        counts = [Counter(row[field] for row in rows[noun]) for rows in (answers, then, last)]
         shown = noun
         for state in sorted({state for count in counts for state in count}):
             live, ours, final = (count[state] for count in counts)
@@ -283,12 +285,12 @@ def states(said: dict[str, Any], then: dict[str, list[dict[str, Any]]], last: di
     return grid
 
 
-def failures(said: dict[str, Any], then: dict[str, list[dict[str, Any]]]) -> Table:
+def failures(answers: dict[str, Any], then: dict[str, list[dict[str, Any]]]) -> Table:
     grid = table(("Failed task attempts", ""), "Ray, then", "history, then")
     live, ours = (
         # not by name: where a task was killed, no event tells its options(name=)
         Counter((row["func_or_class_name"], row["error_type"]) for row in rows["tasks"] if row["state"] == "FAILED")
-        for rows in (said, then)
+        for rows in (answers, then)
     )
     for kind in sorted(live | ours, key=str):
         grid.add_row(*map(str, kind), *side_by_side(live[kind], ours[kind]))
@@ -332,11 +334,11 @@ def untold(scores: list[Score]) -> Iterator[str]:
             yield f"{', '.join(some)} of some {score.resource} (docs/why/fidelity.md says which)"
 
 
-def table(left: tuple[str, ...], *right: str) -> Table:
+def table(labels: tuple[str, ...], *numbers: str) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="")
-    for column in left:
+    for column in labels:
         grid.add_column(f"[bold]{column}[/]", min_width=24, no_wrap=True)
-    for column in right:
+    for column in numbers:
         grid.add_column(f"[dim]{column}[/]", justify="right", no_wrap=True)
     return grid
 

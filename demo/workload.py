@@ -220,9 +220,9 @@ def main():
             groups()
         impossible = square.options(resources={"unobtainium": 1}).remote(1)
         abandoned = sleep.options(name="abandoned").remote(600)
-        said, _ = pipeline.communicate(timeout=120)
+        output, _ = pipeline.communicate(timeout=120)
         if pipeline.returncode:
-            raise SystemExit(f"the pipeline failed:\n{said}")
+            raise SystemExit(f"the pipeline failed:\n{output}")
     finally:
         pipeline.kill()  # does nothing where it has ended
     wait_for(lambda: all(client.get_job_status(job) in ENDED for job in jobs))

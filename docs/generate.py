@@ -109,12 +109,12 @@ def _ray_settings() -> str:
     ]
     how = [
         (
-            f"`{one.variable}`<br>`{one.name}`",
-            f"`{export.as_text(one.default)}`",
-            *(f"`{export.as_text(one.values.get(name, one.default))}`" for name in profiles),
-            _text(one.doc),
+            f"`{setting.variable}`<br>`{setting.name}`",
+            f"`{export.as_text(setting.default)}`",
+            *(f"`{export.as_text(setting.values.get(name, setting.default))}`" for name in profiles),
+            _text(setting.doc),
         )
-        for one in export.SETTINGS
+        for setting in export.SETTINGS
     ]
     harmful = [(f"`RAY_{name}`", f"the files of {types} stay empty") for name, types in export.SILENCING.items()]
     harmful += [
@@ -203,9 +203,9 @@ def _events() -> str:
         for entity in installed().values()
     ]
     emitted = [
-        (f"`{entity.plural}`", *map(_text, (one.source, one.when, one.latency, one.missed)))
+        (f"`{entity.plural}`", *map(_text, (emission.source, emission.when, emission.latency, emission.missed)))
         for entity in installed().values()
-        if (one := entity.emitted)
+        if (emission := entity.emitted)
     ]
     common = [(f"`{c.name}`", c.type, _text(c.doc)) for c in (INFERRED, *COMMON)]
     return f"""{MADE}
@@ -283,7 +283,7 @@ def _entity(entity: Entity) -> str:
     ]
     lines = [MADE, f"# {entity.plural}", "", _text(entity.doc), ""]
     if entity.event_types:
-        lines.append(f"- Ray's `source_type`: {', '.join(f'`{one}`' for one in entity.event_types)}")
+        lines.append(f"- Ray's `source_type`: {', '.join(f'`{event_type}`' for event_type in entity.event_types)}")
         lines.append(f"- event type: [`{_type(entity)}`](../schema/{_type(entity)}.json)")
     lines.append(f"- one row for each {' and '.join(f'`{name}`' for name in entity.key)}")
     life = entity.life
@@ -574,9 +574,9 @@ broker that is away, and for a disk that is full. These are the errors marked as
 
 def _kinds(kind: type[errors.RaytrailError]) -> Iterator[type[errors.RaytrailError]]:
     yield kind
-    for one in kind.__subclasses__():
-        if one.__module__ == errors.__name__:
-            yield from _kinds(one)
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _kinds(child)
 
 
 def _sentence(kind: type[Exception]) -> str:
@@ -588,19 +588,19 @@ def _fidelity(page: str) -> str:
     cannot, by_http, inferred, without_logs = (
         [
             (f"`{resource}`", f"`{field}`", _text(reason))
-            for resource, fields in said.items()
+            for resource, fields in reasons.items()
             for field, reason in fields.items()
         ]
-        for said in (fidelity.CANNOT, fidelity.CANNOT_BY_HTTP, fidelity.INFERRED, fidelity.WITHOUT_LOGS)
+        for reasons in (fidelity.CANNOT, fidelity.CANNOT_BY_HTTP, fidelity.INFERRED, fidelity.WITHOUT_LOGS)
     )
     excuses = [
-        (f"`{one.resource}`", ", ".join(f"`{field}`" for field in one.fields), _text(one.reason))
-        for one in fidelity.EXCUSES
+        (f"`{excuse.resource}`", ", ".join(f"`{field}`" for field in excuse.fields), _text(excuse.reason))
+        for excuse in fidelity.EXCUSES
     ]
     ends = [
-        (one.plural, f"`{end.why}`", _text(end.doc), f"{end.delay_ms / 1000:g} s" if end.delay_ms else "at once")
-        for one in installed().values()
-        for end in one.life.ends
+        (entity.plural, f"`{end.why}`", _text(end.doc), f"{end.delay_ms / 1000:g} s" if end.delay_ms else "at once")
+        for entity in installed().values()
+        for end in entity.life.ends
     ]
     for mark, table in (
         ("ends", _table(("of", "`inferred`", "which end closes what", "after"), ends)),

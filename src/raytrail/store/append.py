@@ -30,7 +30,7 @@ from raytrail.fold.literals import literal
 from raytrail.fold.sessions import of_many
 from raytrail.store.batch import Group, Line, Part, Rejected, Touched, lines_of, parts_of
 from raytrail.store.catalogue import Catalogue, LogFile, note_growth, reopen
-from raytrail.store.engine import Engine, UnreadableError, lines
+from raytrail.store.engine import Engine, UnreadableError, lines, parquet
 from raytrail.store.files import Files, Written, delete, make_durable, measure
 from raytrail.store.logs import Logs
 from raytrail.store.ranges import NOTHING, Extent, FileKey, Ranges
@@ -118,7 +118,16 @@ class Appender:
             _, oldest = self._ranges.popitem(last=False)
             self._held -= len(oldest)
 
-    def read_again(self, session: str, file: LogFile, rows: Sequence[tuple[str, str, int, int, bytes]]) -> None:
+    def read_unknown(self, session: str) -> None:
+        """Append the lines that were not known when they came, and are now."""
+        for file in self._catalogue.log_files(session, UNKNOWN):
+            rows = self._engine.run(
+                f"SELECT event_type, file, generation, line_offset, line FROM {parquet([self._files.path(file)])}"
+            )
+            if all(of_file_type(event_type) for event_type, *_ in rows):
+                self._read_again(session, file, rows)
+
+    def _read_again(self, session: str, file: LogFile, rows: Sequence[tuple[str, str, int, int, bytes]]) -> None:
         """Decode lines that were kept because their event type was unknown when they came."""
         groups: dict[str, Group] = {}
         written: list[Path] = []

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from raytrail.entities import Entity, installed
-from raytrail.errors import StoreDamaged
+from raytrail.errors import NotFoundError, StoreDamaged
 from raytrail.fold import merge, show
 from raytrail.fold.layout import find
 from raytrail.fold.literals import literal, quote
@@ -89,6 +89,40 @@ class Figures:
         self._ledgers = ledgers
         self._snapshot = snapshot
         self._known: dict[str, dict[str, Any]] = {}  # the figures that no session keeps itself
+
+    def every(self) -> list[Cluster]:
+        """Return every session, newest first."""
+        with self._catalogue.reading():
+            names = self._catalogue.query("SELECT session FROM sessions")
+            clusters = [self.of(session) for (session,) in names]
+        return sorted(
+            clusters,
+            key=lambda cluster: (cluster.began_ms or cluster.last_event_ms or 0, cluster.session),
+            reverse=True,
+        )
+
+    def find(self, id: str) -> Cluster:
+        """
+        Return the session that is meant, as `Store.find` says.
+
+        Raises:
+            NotFoundError: None is meant, or several are.
+        """
+        if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", id):
+            return self.of(id)
+        every = self.every()
+        if id == "latest" and every:
+            return every[0]
+        for cluster in every:
+            if cluster.cluster == id and id:
+                return cluster
+        near = [cluster for cluster in every if id in cluster.session]
+        if len(near) == 1:
+            return near[0]
+        known = ", ".join(cluster.session for cluster in (near or every)[:5]) or "none yet"
+        raise NotFoundError(
+            f"cluster {id!r}: {'not one but several have it' if near else 'not in the store'}; there are {known}"
+        )
 
     def of(self, session: str) -> Cluster:
         """Return a session's figures."""

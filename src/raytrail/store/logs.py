@@ -236,6 +236,20 @@ class Logs:
                     at = frame.end
                     yield low, piece
 
+    def read(self, session: str, log: Log, start: int, end: int | None) -> Iterator[bytes]:
+        """Yield a range of a log as `pieces` does, with a line in place of what is missing that says so."""
+        end = log.size if end is None else min(end, log.size)
+        at = start
+        for offset, data in self.pieces(session, log, start, end):
+            if offset > at:
+                yield _gap(at, offset)
+            yield data
+            at = offset + len(data)
+        if at < end:
+            yield _gap(at, end)
+        elif at >= log.size and log.skipped_bytes:
+            yield _gap(at, at + log.skipped_bytes, "were over the agent's limit")
+
     def bodies(self, session: str) -> Iterator[Body]:
         """Yield the bodies of a session."""
         if self._catalogue.keeps_logs:
@@ -434,3 +448,7 @@ def _matches(parts: list[str], globs: list[str]) -> bool:
 
 def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _gap(start: int, end: int, why: str = "are missing") -> bytes:
+    return f"\n[raytrail: {end - start} bytes at offset {start} {why}]\n".encode()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,18 +11,14 @@ from typing import IO
 
 from raytrail import disk
 from raytrail.config import StoreConfig
-from raytrail.entities import Entity, installed, of_file_type
-from raytrail.errors import NotFoundError, StoreDamaged, StoreError, StoreLocked
+from raytrail.errors import NotFoundError, StoreDamaged, StoreError
 from raytrail.event import LOG, Chunk, Unreadable
-from raytrail.fold import merge, show
-from raytrail.fold.layout import shown
-from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import Moment
-from raytrail.store import ask
-from raytrail.store.append import UNKNOWN, Appender
+from raytrail.store.append import Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
-from raytrail.store.engine import Engine, Rows, parquet
+from raytrail.store.directory import lock, refuse_nameless, sweep
+from raytrail.store.engine import Engine, Rows
 from raytrail.store.faults import Faults, halved
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.files import Files
@@ -38,6 +31,7 @@ from raytrail.store.older import unfold
 from raytrail.store.read import Snapshot
 from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
+from raytrail.store.sql import Sql
 from raytrail.store.states import States
 from raytrail.store.verify import Finding, verify
 
@@ -57,17 +51,16 @@ class Store:
         self._lock = threading.RLock()
         self._counts: dict[object, int] = {}
         self._faults = Faults()
-        self._asked: Engine | None = None
         self._lock_file: IO[str] | None = None
         if write:
             for name in ("log", "state", "tmp"):
                 disk.make_private_directory(root / name)
-            self._lock_file = _locked(root)
+            self._lock_file = lock(root)
         elif not (root / "catalogue.sqlite").exists():
             raise NotFoundError(f"{root}: no store there; fill one with `raytrail import` or `raytrail history`")
         try:
             if write:
-                _refuse_nameless(root)
+                refuse_nameless(root)
             self._catalogue = Catalogue(root / "catalogue.sqlite", write=write)
         except StoreError:
             if self._lock_file is not None:
@@ -78,10 +71,11 @@ class Store:
         self._files = Files(root, self._engine)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
+        self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
         self._ledgers = Ledgers(self._catalogue, self._engine)
         self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
         if write:
-            self._sweep()
+            sweep(root, self._catalogue)
             self._appender = Appender(root, self._catalogue, self._engine, self._files, self._logs)
             self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes, self._faults)
             self._live = LiveFold(root, self._catalogue, self._engine, self._files)
@@ -115,8 +109,7 @@ class Store:
             self._live.delete_retired()
         self._readers.close()
         self._engine.close()
-        if self._asked is not None:
-            self._asked.close()
+        self._sql.close()
         self._catalogue.close()
         if self._lock_file is not None:
             self._lock_file.close()
@@ -338,7 +331,7 @@ class Store:
         """
         with self._lock:
             self._files.paths(self._catalogue.log_files(session))
-            self._read_unknown(session)
+            self._appender.read_unknown(session)
             self._live.forget(session)
             with self._catalogue.transaction() as db:
                 old = db.execute("SELECT path FROM state WHERE session = ?", (session,)).fetchall()
@@ -373,14 +366,7 @@ class Store:
 
     def clusters(self) -> list[Cluster]:
         """Return every session, newest first."""
-        with self._catalogue.reading():
-            names = self._catalogue.query("SELECT session FROM sessions")
-            clusters = [self._figures.of(session) for (session,) in names]
-        return sorted(
-            clusters,
-            key=lambda cluster: (cluster.began_ms or cluster.last_event_ms or 0, cluster.session),
-            reverse=True,
-        )
+        return self._figures.every()
 
     def find(self, id: str) -> Cluster:
         """
@@ -390,21 +376,7 @@ class Store:
         Raises:
             NotFoundError: None is meant, or several are.
         """
-        if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", id):
-            return self._figures.of(id)
-        every = self.clusters()
-        if id == "latest" and every:
-            return every[0]
-        for cluster in every:
-            if cluster.cluster == id and id:
-                return cluster
-        near = [cluster for cluster in every if id in cluster.session]
-        if len(near) == 1:
-            return near[0]
-        known = ", ".join(cluster.session for cluster in (near or every)[:5]) or "none yet"
-        raise NotFoundError(
-            f"cluster {id!r}: {'not one but several have it' if near else 'not in the store'}; there are {known}"
-        )
+        return self._figures.find(id)
 
     def ledger(self, session: str) -> list[LedgerRow]:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""
@@ -498,17 +470,7 @@ class Store:
 
     def read_log(self, session: str, log: Log, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield a range of a log as `log_pieces` does, with a line in place of what is missing that says so."""
-        end = log.size if end is None else min(end, log.size)
-        at = start
-        for offset, data in self.log_pieces(session, log, start, end):
-            if offset > at:
-                yield _gap(at, offset)
-            yield data
-            at = offset + len(data)
-        if at < end:
-            yield _gap(at, end)
-        elif at >= log.size and log.skipped_bytes:
-            yield _gap(at, at + log.skipped_bytes, "were over the agent's limit")
+        return self._logs.read(session, log, start, end)
 
     def sql(self, statement: str) -> Rows:
         """
@@ -522,75 +484,4 @@ class Store:
             UnreadableError: It cannot be worked out for what it meets.
             StoreUnavailable: There is no room, or the disk fails.
         """
-        with self._lock:
-            if self._asked is None:
-                self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
-        known = {entity.name: entity for entity in installed().values()}
-        asked = ask.tables(self._asked.tree(statement), known)
-        sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
-        return self._asked.ask({name: self._unite(known[name], sessions) for name in asked}, statement)
-
-    def _unite(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
-        """Return the relation of an entity's last states in all of these sessions."""
-        names = ", ".join(quote(column.name) for column in shown(entity))
-        parts = [
-            f"SELECT {literal(cluster)} AS cluster, {literal(session)} AS session, {names} FROM "
-            f"({show.view(entity, f'{self._read_from_files(session).source(entity)} s')})"
-            for session, cluster in sessions
-        ] or [
-            "SELECT '' AS cluster, '' AS session, * FROM "
-            f"({show.view(entity, f'({merge.empty(entity, partial=False)}) s')})"
-        ]
-        return f"({' UNION ALL BY NAME '.join(parts)})"
-
-    def _read_from_files(self, session: str) -> Snapshot:
-        """Return a session's last states as an engine sees them that has nothing attached."""
-        return Snapshot(self._engine, session, None, self._states, attach=False)
-
-    def _sweep(self) -> None:
-        """Delete what a crash left behind: files that the catalogue does not name."""
-        named = {
-            path
-            for (path,) in self._catalogue.query(
-                "SELECT path FROM log UNION SELECT path FROM state UNION SELECT path FROM bodies"
-            )
-        }
-        for kind in ("log", "logs", "state"):
-            for path in (self._root / kind).glob("*/*"):
-                if str(path.relative_to(self._root)) not in named:
-                    path.unlink()
-        for path in (self._root / "tmp").iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def _read_unknown(self, session: str) -> None:
-        """Append the lines that were not known when they came, and are now."""
-        for file in self._catalogue.log_files(session, UNKNOWN):
-            rows = self._engine.run(
-                f"SELECT event_type, file, generation, line_offset, line FROM {parquet([self._files.path(file)])}"
-            )
-            if all(of_file_type(event_type) for event_type, *_ in rows):
-                self._appender.read_again(session, file, rows)
-
-
-def _locked(root: Path) -> IO[str]:
-    """Return a file that nobody else writes to the store for as long as it is open."""
-    file = os.fdopen(disk.open_private(root / "lock", os.O_WRONLY), "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise StoreLocked(f"{root}: another process writes to this store; stop it, or open another store") from None
-    return file
-
-
-def _refuse_nameless(root: Path) -> None:
-    """Refuse a store whose catalogue is gone: with a new one, all its files would be leftovers."""
-    if not (root / "catalogue.sqlite").exists() and any(root.glob("log/*/*")):
-        raise StoreError(
-            f"{root / 'catalogue.sqlite'}: it is gone, and what it names is not; bring it back from a copy, or move "
-            "the store away and import again"
-        )
-
-
-def _gap(start: int, end: int, why: str = "are missing") -> bytes:
-    return f"\n[raytrail: {end - start} bytes at offset {start} {why}]\n".encode()
+        return self._sql.answer(statement)

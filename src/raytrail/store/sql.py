@@ -1,0 +1,79 @@
+"""SQL over all sessions, asked by others: each entity is a view of its last states in all of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from raytrail.config import StoreConfig
+from raytrail.entities import Entity, installed
+from raytrail.fold import merge, show
+from raytrail.fold.layout import shown
+from raytrail.fold.literals import literal, quote
+from raytrail.store import ask
+from raytrail.store.catalogue import Catalogue
+from raytrail.store.engine import Engine, Rows
+from raytrail.store.read import Snapshot
+from raytrail.store.states import States
+
+
+class Sql:
+    """
+    What answers SELECTs over all sessions of a store.
+
+    Args:
+        root: The store's directory. The engine that answers can read its log and its states, and nothing else.
+        config: The settings of that engine, which is made at the first question.
+        catalogue: The store's catalogue.
+        engine: The store's own engine, by which the states are looked up.
+        states: The store's states.
+    """
+
+    def __init__(self, root: Path, config: StoreConfig, catalogue: Catalogue, engine: Engine, states: States) -> None:
+        self._root = root
+        self._config = config
+        self._catalogue = catalogue
+        self._engine = engine
+        self._states = states
+        self._opening = threading.Lock()
+        self._asked: Engine | None = None
+
+    def close(self) -> None:
+        """Close its engine, if it has one."""
+        if self._asked is not None:
+            self._asked.close()
+
+    def answer(self, statement: str) -> Rows:
+        """
+        Answer one SELECT, as `Store.sql` says.
+
+        Raises:
+            ConfigError: It is not one SELECT, or asks for what is not there.
+            UnreadableError: It cannot be worked out for what it meets.
+            StoreUnavailable: There is no room, or the disk fails.
+        """
+        with self._opening:
+            if self._asked is None:
+                self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
+        known = {entity.name: entity for entity in installed().values()}
+        asked = ask.tables(self._asked.tree(statement), known)
+        sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
+        return self._asked.ask({name: self._unite(known[name], sessions) for name in asked}, statement)
+
+    def _unite(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
+        """Return the relation of an entity's last states in all of these sessions."""
+        names = ", ".join(quote(column.name) for column in shown(entity))
+        parts = [
+            f"SELECT {literal(cluster)} AS cluster, {literal(session)} AS session, {names} FROM "
+            f"({show.view(entity, f'{self._read_from_files(session).source(entity)} s')})"
+            for session, cluster in sessions
+        ] or [
+            "SELECT '' AS cluster, '' AS session, * FROM "
+            f"({show.view(entity, f'({merge.empty(entity, partial=False)}) s')})"
+        ]
+        return f"({' UNION ALL BY NAME '.join(parts)})"
+
+    def _read_from_files(self, session: str) -> Snapshot:
+        """Return a session's last states as an engine sees them that has nothing attached."""
+        return Snapshot(self._engine, session, None, self._states, attach=False)

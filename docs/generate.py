@@ -147,6 +147,12 @@ Ray's own types are {_listed(export.RAY_TYPES)}.
 {_table(("variable", "with it"), harmful)}"""
 
 
+def _words(names: Iterable[str], joint: str) -> str:
+    """Return names as a sentence lists them, e.g. ``A, B and C``."""
+    *some, last = names
+    return f"{', '.join(some)} {joint} {last}" if some else last
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
@@ -283,13 +289,14 @@ def _entity(entity: Entity) -> str:
     ]
     lines = [MADE, f"# {entity.plural}", "", _text(entity.doc), ""]
     if entity.event_types:
-        lines.append(f"- Ray's `source_type`: {', '.join(f'`{event_type}`' for event_type in entity.event_types)}")
-        lines.append(f"- event type: [`{_type(entity)}`](../schema/{_type(entity)}.json)")
+        source_types = _words((f"`{event_type}`" for event_type in entity.event_types), "or")
+        lines.append(f"- Ray's `source_type` is {source_types}")
+        lines.append(f"- the event type is [`{_type(entity)}`](../schema/{_type(entity)}.json)")
     lines.append(f"- one row for each {' and '.join(f'`{name}`' for name in entity.key)}")
     life = entity.life
     if life.state:
         verb = "ends" if len(life.terminal) == 1 else "end"
-        lines.append(f"- its state is in `{life.state}`; {', '.join(life.terminal)} {verb} its life")
+        lines.append(f"- its state is in `{life.state}`, and {_words(life.terminal, 'and')} {verb} its life")
     if life.closing:
         lines.append("- open at the end of its session, it is closed, and `inferred` says why")
     lines += ["", f"    raytrail list {entity.plural}", f"    raytrail sql 'FROM {entity.name}'", ""]
@@ -313,7 +320,7 @@ def _column(column: Column | Derived) -> tuple[str, ...]:
 def _meaning(column: Column | Derived) -> str:
     """Return what a column means, with the names of its enumeration where that leaves any out."""
     untold = [value for value in column.values if not re.search(rf"\b{value}\b", column.doc)]
-    return _text(column.doc) + (f" One of {_listed(column.values)}; newer Rays may have more." if untold else "")
+    return _text(column.doc) + (f" One of {_listed(column.values)}. Newer Rays may have more." if untold else "")
 
 
 def _origin(column: Column) -> str:

@@ -153,7 +153,7 @@ LAST = Column("last_event_s", "int", "= timestamp", "max", "Timestamp of its las
 COMMON = (EXTRA, FIRST, LAST)
 """Columns that every entity has."""
 INFERRED = Derived(
-    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended; else null.", stored=True
+    "inferred", "text", "inferred", "Why Raytrail closed it, where no event said that it ended. Else null.", stored=True
 )
 INFERRED_MS = "_inferred_ms"
 """The stored column that says from when on a state counts as closed: Ray concludes an end some time after it."""

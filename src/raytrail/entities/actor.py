@@ -28,7 +28,7 @@ def _restarts(reason: str) -> tuple[Column, Derived]:
         f"num_restarts_due_to_{name}",
         "int",
         f"CASE WHEN _restart_reason IS NOT NULL THEN coalesce(len(_restarting_{name}), 0) END",
-        f"How often it restarted for {reason}; only Ray's HTTP export tells.",
+        f"How often it restarted for {reason}. Only Ray's HTTP export tells.",
     )
     return column, due
 
@@ -47,7 +47,7 @@ ACTOR = Entity(
         source="the GCS",
         when="each change of state",
         latency="milliseconds",
-        missed="when within a second it was, in files; Ray's HTTP export tells",
+        missed="when within a second it was, which Ray's HTTP export tells",
     ),
     columns=(
         Column("actor_id", "id", "event_data.actor_id", "key", "The actor."),
@@ -62,7 +62,7 @@ ACTOR = Entity(
             values=("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD"),
         ),
         Column("name", "text", "event_data.name", "last", "The name given to it."),
-        Column("node_id", "id", "event_data.node_id", "last", "Where it lives, or lived last."),
+        Column("node_id", "id", "event_data.node_id", "last", "The node that it lives on, or lived on last."),
         Column(
             "pid",
             "int",
@@ -77,23 +77,29 @@ ACTOR = Entity(
             "serialized_runtime_env", "text", "event_data.serialized_runtime_env", "last", "Its runtime environment."
         ),
         Column("required_resources", "json", "event_data.required_resources", "last", "Amounts by resource."),
-        Column("_death_cause", "json", "event_data.death_cause", "last", "Why it died; empty while it lives."),
-        Column("is_detached", "bool", "event_data.is_detached", "last", "Whether it outlives its job."),
-        Column("placement_group_id", "id", "event_data.placement_group_id", "last", "Where it was placed."),
-        Column("repr_name", "text", "event_data.repr_name", "last", "What its ``__repr__`` says."),
+        Column("_death_cause", "json", "event_data.death_cause", "last", "Why it died. Empty while it lives."),
+        Column("is_detached", "bool", "event_data.is_detached", "last", "True if it outlives its job."),
+        Column(
+            "placement_group_id",
+            "id",
+            "event_data.placement_group_id",
+            "last",
+            "The placement group that it was placed in.",
+        ),
+        Column("repr_name", "text", "event_data.repr_name", "last", "The text that its ``__repr__`` returns."),
         Column("labels", "json", "event_data.labels", "last", "Labels given by libraries."),
         Column("label_selector", "json", "event_data.label_selector", "last", "Labels that its node must have."),
         Column(
-            "worker_id", "id", "event_data.worker_id", "last", "Its worker, now or last; only Ray's HTTP export tells."
+            "worker_id", "id", "event_data.worker_id", "last", "Its worker, now or last. Only Ray's HTTP export tells."
         ),
-        Column("port", "int", "event_data.port", "last", "Where its worker listens, likewise."),
-        Column("parent_id", "id", "event_data.parent_id", "last", "What created it, likewise."),
+        Column("port", "int", "event_data.port", "last", "The port that its worker listens on, likewise."),
+        Column("parent_id", "id", "event_data.parent_id", "last", "The id of its creator, likewise."),
         Column(
             "call_site",
             "text",
             "event_data.call_site",
             "last",
-            "Where it was created, likewise, and only with `RAY_record_task_actor_creation_sites`.",
+            "The place in the code that created it, likewise, and only with `RAY_record_task_actor_creation_sites`.",
         ),
         Column(
             "_node_ids",
@@ -126,7 +132,7 @@ ACTOR = Entity(
             "int",
             f"= CASE WHEN state = 'ALIVE' THEN {_WHEN_MS} END",
             "min",
-            "When it was first alive; to the second, of Ray's files.",
+            "When it was first alive. Ray's files tell it to the second.",
         ),
         Column(
             "_restarting",
@@ -142,7 +148,7 @@ ACTOR = Entity(
             "int",
             f"= CASE WHEN state = 'DEAD' THEN {_WHEN_MS} END",
             "min",
-            "When it was first dead; to the second, of Ray's files.",
+            "When it was first dead. Ray's files tell it to the second.",
         ),
     ),
     derived=(
@@ -160,13 +166,13 @@ ACTOR = Entity(
             "end_time_ms",
             "int",
             "CASE WHEN state = 'DEAD' THEN _dead_ms END",
-            "When it died; to the second, of Ray's files.",
+            "When it died. Ray's files tell it to the second.",
         ),
         Derived(
             "changed_ms",
             "int",
             "coalesce(_time_ns // 1000000, last_event_s * 1000)",
-            "When it changed last; to the second, of Ray's files.",
+            "When it changed last. Ray's files tell it to the second.",
         ),
     ),
     when=_WHEN_MS,

@@ -15,7 +15,8 @@ _SOURCES = ("COMMON", "CORE_WORKER", "GCS", "RAYLET", "CLUSTER_LIFECYCLE", "AUTO
 CLUSTER_EVENT = Entity(
     name="cluster_event",
     plural="cluster_events",
-    doc="What Ray tells people: a node or worker that died, a job that began or ended, what the autoscaler did.",
+    doc="A message of Ray's to people, such as that a node or worker died, a job began or ended, or the "
+    "autoscaler acted.",
     event_types=_SOURCES,
     file_types=("CLUSTER_EVENT",),
     key=("event_id",),
@@ -32,7 +33,7 @@ CLUSTER_EVENT = Entity(
             "text",
             "source_type",
             "max",
-            "Who says so: GCS, RAYLET, AUTOSCALER, JOBS, ...",
+            "Its writer, such as GCS, RAYLET, AUTOSCALER or JOBS.",
             values=_SOURCES,
         ),
         Column(
@@ -43,8 +44,8 @@ CLUSTER_EVENT = Entity(
             "INFO, WARNING, ERROR, FATAL, DEBUG or TRACE.",
             values=("INFO", "WARNING", "ERROR", "FATAL", "DEBUG", "TRACE"),
         ),
-        Column("label", "text", "label", "max", "What kind of event it is, e.g. RAY_NODE_REMOVED."),
-        Column("_message", "text", "message", "max", "What happened, newlines escaped."),
+        Column("label", "text", "label", "max", "The kind of event, such as RAY_NODE_REMOVED."),
+        Column("_message", "text", "message", "max", "The message, with newlines escaped."),
         Column("custom_fields", "json", "custom_fields", "max", "More of it, such as ids.", unset="{}"),
         Column("_host_name", "text", "host_name", "max", "The host, of C++."),
         Column("_source_hostname", "text", "source_hostname", "max", "The host, of Python."),
@@ -52,19 +53,19 @@ CLUSTER_EVENT = Entity(
         Column("_source_pid", "int", "source_pid", "max", "The process, of Python."),
     ),
     derived=(
-        Derived("time_ms", "int", "first_event_s * 1000", "When it happened; Ray writes whole seconds."),
+        Derived("time_ms", "int", "first_event_s * 1000", "When it happened. Ray writes whole seconds."),
         Derived(
             "time",
             "text",
             "strftime(make_timestamp(first_event_s * 1000000), '%Y-%m-%d %H:%M:%S')",
-            "The same as Ray's dashboard shows it, which takes its server's time zone; here it is UTC.",
+            "The same as Ray's dashboard shows it, but in UTC. The dashboard takes its server's time zone.",
         ),
         Derived(
             "message",
             "text",
             # as _restore_newline in ray/dashboard/modules/event/event_utils.py, Ray 2.60
             r"replace(replace(_message, '\n', chr(10)), '\r', chr(10))",
-            "What happened.",
+            "The message.",
         ),
         Derived("host_name", "text", "coalesce(_host_name, _source_hostname)", "The host that says so."),
         Derived("pid", "int", "coalesce(_pid, _source_pid)", "The process that says so."),

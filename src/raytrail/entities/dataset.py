@@ -13,9 +13,9 @@ DATASET = Entity(
     key=("dataset_id",),
     emitted=Emitted(
         source="Ray Data's `_StatsActor`",
-        when="a dataset is registered; it, or one of its operators, changes state",
+        when="a dataset is registered, or it or one of its operators changes state",
         latency="at once",
-        missed="how far it is: see `dataset_progress`",
+        missed="how far it is, which `dataset_progress` tells",
     ),
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
@@ -52,8 +52,8 @@ DATASET = Entity(
             "json",
             "event_data.topology",
             "last",
-            "Its operators: name, id, uuid, inputs, sub-stages, state and times. "
-            "Ray writes their arguments only once: see `operator_args`.",
+            "Its operators, each with name, id, uuid, inputs, sub-stages, state and times. Ray writes their "
+            "arguments only once, and `operator_args` has them.",
         ),
         Column(
             "operator_args",

@@ -11,16 +11,17 @@ from raytrail.entities import Column, Emitted, Entity, Life
 DATASET_PROGRESS = Entity(
     name="dataset_progress",
     plural="datasets_progress",
-    doc="How far a Ray Data dataset is. Written where Raytrail's hooks are on: at each change of state, and every five "
-    "seconds while it runs. `operators_progress` has a row for each operator.",
+    doc="How far a Ray Data dataset is. Raytrail's hooks, where they are on, write it at each change of state, "
+    "and every five seconds while it runs. `operators_progress` has a row for each operator.",
     event_types=("EXPORT_DATASET_PROGRESS",),
     file_types=("DATASET_PROGRESS",),
     key=("dataset_id",),
     emitted=Emitted(
         source="Ray Data's `_StatsActor`, by Raytrail's hooks",
-        when="Ray Data reports anything new: at each change of state, and every 5 s",
+        when="Ray Data reports anything new, which it does at each change of state, and every 5 s",
         latency="at once",
-        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`; what happened within the 5 s",
+        missed="what happened within the 5 s, and everything unless the hooks are on, by `raytrail run` or "
+        "`sources.types`",
     ),
     columns=(
         Column("dataset_id", "text", "event_data.dataset_id", "key", "The dataset."),
@@ -44,7 +45,8 @@ DATASET_PROGRESS = Entity(
             "json",
             "event_data.operators",
             "last",
-            "Its operators, from its input on: id, name, state, progress, total, total rows and blocks queued.",
+            "Its operators, from its input on, each with id, name, state, progress, total, total rows and blocks "
+            "queued.",
         ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),
     ),

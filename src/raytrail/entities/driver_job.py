@@ -7,16 +7,16 @@ from raytrail.entities import Column, Derived, Emitted, Entity, Life
 DRIVER_JOB = Entity(
     name="driver_job",
     plural="driver_jobs",
-    doc="A driver's job. The GCS writes its start and its end; Ray's own internal jobs have no event.",
+    doc="A driver's job. The GCS writes its start and its end. Ray's own internal jobs have no event.",
     event_types=("EXPORT_DRIVER_JOB",),
     file_types=("DRIVER_JOB",),
     key=("job_id",),
     emitted=Emitted(
-        source="the GCS", when="a driver begins; it ends", latency="milliseconds", missed="jobs of Ray's own"
+        source="the GCS", when="a driver begins or ends", latency="milliseconds", missed="jobs of Ray's own"
     ),
     columns=(
         Column("job_id", "id", "event_data.job_id", "key", "The job."),
-        Column("is_dead", "bool", "event_data.is_dead", "max", "Whether its driver has gone."),
+        Column("is_dead", "bool", "event_data.is_dead", "max", "True once its driver has gone."),
         Column("driver_pid", "int", "event_data.driver_pid", "last", "Process of the driver."),
         Column("driver_ip_address", "text", "event_data.driver_ip_address", "last", "Address of the driver's node."),
         Column(
@@ -24,12 +24,12 @@ DRIVER_JOB = Entity(
             "id",
             "event_data.driver_node_id",
             "last",
-            "The driver's node; only Ray's HTTP export tells.",
+            "The driver's node. Only Ray's HTTP export tells.",
         ),
         Column("entrypoint", "text", "event_data.entrypoint", "last", "The command that was run."),
         Column("start_time_ms", "int", "event_data.start_time", "max", "When it began.", unset="0"),
         Column("end_time_ms", "int", "event_data.end_time", "max", "When it ended.", unset="0"),
-        Column("metadata", "json", "event_data.config.metadata", "last", "What its user said of it."),
+        Column("metadata", "json", "event_data.config.metadata", "last", "The metadata that its user gave it."),
         Column(
             "runtime_env",
             "text",
@@ -57,7 +57,7 @@ DRIVER_JOB = Entity(
             "status",
             "text",
             "CASE WHEN is_dead THEN 'SUCCEEDED' ELSE 'RUNNING' END",
-            "RUNNING or SUCCEEDED: a driver's exit code is not known, and Ray says the same.",
+            "RUNNING or SUCCEEDED. A driver's exit code is not known, and Ray says the same.",
             values=("RUNNING", "SUCCEEDED"),
         ),
     ),

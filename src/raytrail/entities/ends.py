@@ -87,7 +87,7 @@ _BY_ACTOR = f"{_WORKER_DIED}CASE {_EXIT_TYPE} {_NUMBERS} END || ' with error_mes
 TASK_ENDS = (
     End(
         "worker died",
-        "An event told how its worker ended: FAILED at that very time, in Ray's words.",
+        "An event told how its worker ended. It is FAILED at that very time, in Ray's words.",
         _WORKER_TOLD,
         _ns("w.end_time_ms"),
         WORKER_DEAD_DELAY_MS,
@@ -95,8 +95,8 @@ TASK_ENDS = (
     ),
     End(
         "job ended",
-        "Its driver has gone, it had a worker, and no event tells of workers: FAILED at the job's end, as the "
-        "raylet ends the job's workers then. Not in a job with a detached actor.",
+        "Its driver has gone, it had a worker, and no event tells of workers. It is FAILED at the job's end, "
+        "as the raylet ends the job's workers then. Not in a job with a detached actor.",
         # where no event tells of workers: the raylet ends those of a finished job, which Ray hears of first
         f"d.is_dead AND s.worker_id IS NOT NULL AND w.worker_id IS NULL AND NOT ({_JOB_OUTLIVED}) "
         f"AND NOT {_NODE_DIED_FIRST.format('d.end_time_ms')}",
@@ -107,8 +107,8 @@ TASK_ENDS = (
     ),
     End(
         "job ended",
-        "Its driver has gone, and it is open when Ray looks: FAILED at the job's end. What begins later is not "
-        "touched: detached actors, and what they submit, outlive the job.",
+        "Its driver has gone, and it is open when Ray looks. It is FAILED at the job's end. Tasks that begin "
+        "later are not touched, as detached actors, and what they submit, outlive the job.",
         "d.is_dead",
         _ns("d.end_time_ms"),
         JOB_DONE_DELAY_MS,
@@ -120,7 +120,7 @@ TASK_ENDS = (
     ),
     End(
         "actor died",
-        "Its actor died, it had a worker, and no event tells of workers: FAILED at the actor's death.",
+        "Its actor died, it had a worker, and no event tells of workers. It is FAILED at the actor's death.",
         # likewise: its worker died with the actor
         "s.worker_id IS NOT NULL AND w.worker_id IS NULL AND a.state = 'DEAD' AND s.type = 'ACTOR_TASK' "
         f"AND NOT {_NODE_DIED_FIRST.format('a._dead_ms')}",
@@ -130,8 +130,8 @@ TASK_ENDS = (
     ),
     End(
         "node died",
-        "Its node died, and its owner did not tell what became of it: FAILED at the node's death. Ray leaves it "
-        "open until its job ends.",
+        "Its node died, and its owner did not tell what became of it. It is FAILED at the node's death. Ray "
+        "leaves it open until its job ends.",
         f"s.worker_id IS NOT NULL AND n.state = 'DEAD' AND NOT {_WORKER_TOLD}",
         f"greatest({_ns('n.end_time_ms')}, {task_sql.LAST_OF_S})",
         LEFT_OPEN_MS,
@@ -147,7 +147,8 @@ NODE_ENDS = (
     # while the GCS lives it says so itself, within seconds; it does not where it ended with the node
     End(
         "raylet gone",
-        "The agent on it saw that its raylet had gone, and the GCS did not tell: DEAD when the raylet was last seen.",
+        "The agent on it saw that its raylet had gone, and the GCS did not tell. It is DEAD when the raylet "
+        "was last seen.",
         "r.gone_ms >= coalesce(r.seen_ms, 0)",
         _ns("r.gone_ms"),
         NODE_SILENT_MS,
@@ -174,12 +175,18 @@ ACTOR_ENDS = (
     # the GCS says so itself at once: this is for where it could not
     End(
         "job ended",
-        "Its driver has gone: DEAD at the job's end. Not in a job with a detached actor.",
+        "Its driver has gone. It is DEAD at the job's end. Not in a job with a detached actor.",
         f"d.is_dead AND NOT ({_JOB_OUTLIVED})",
         _ns("d.end_time_ms"),
         0,
     ),
-    End("node died", "Its node died: DEAD with it.", "n.state = 'DEAD' AND s.state = 'ALIVE'", _ns("n.end_time_ms"), 0),
+    End(
+        "node died",
+        "Its node died. It is DEAD with it.",
+        "n.state = 'DEAD' AND s.state = 'ALIVE'",
+        _ns("n.end_time_ms"),
+        0,
+    ),
 )
 
 # Ray's own list of workers keeps those of a node that died as alive, so that only their state says that they are not
@@ -187,7 +194,7 @@ WORKER_BESIDE = (Beside("n", "node", "n.node_id = s.node_id", _NODE),)
 WORKER_ENDS = (
     End(
         "node died",
-        "Its node died: its state is DEAD. Ray's own list keeps it, and so does the State API.",
+        "Its node died. Its state is DEAD. Ray's own list keeps it, and so does the State API.",
         "n.state = 'DEAD'",
         _ns("n.end_time_ms"),
         0,
@@ -202,18 +209,22 @@ OBJECT_BESIDE = (
 )
 OBJECT_ENDS = (
     End(
-        "worker died", "The worker that refers to it ended: DELETED then.", "w.state = 'DEAD'", _ns("w.end_time_ms"), 0
+        "worker died",
+        "The worker that refers to it ended. It is DELETED then.",
+        "w.state = 'DEAD'",
+        _ns("w.end_time_ms"),
+        0,
     ),
     End(
         "job ended",
-        "The driver that refers to it has gone: DELETED at the job's end.",
+        "The driver that refers to it has gone. It is DELETED at the job's end.",
         "d.is_dead AND s.type = 'DRIVER'",
         _ns("d.end_time_ms"),
         0,
     ),
     End(
         "node died",
-        "The node of the worker that refers to it died: DELETED then.",
+        "The node of the worker that refers to it died. It is DELETED then.",
         "n.state = 'DEAD'",
         _ns("n.end_time_ms"),
         0,

@@ -23,28 +23,29 @@ JOB = Entity(
     name="job",
     plural="jobs",
     doc=(
-        "A job as Ray shows it: a submission job with the driver that it ran, or a driver that was not submitted. A "
-        "submission of which only its driver tells (Ray's HTTP export says no more) has that one's state."
+        "A job as Ray shows it. That is a submission job with the driver that it ran, or a driver that was not "
+        "submitted. A submission has its driver's state where only the driver tells of it, as in Ray's HTTP "
+        "export."
     ),
     event_types=(),
     file_types=(),
     key=("job_id", "submission_id"),
     columns=(
-        Column("job_id", "id", "", "key", "The driver's job; null where a submission ran no driver."),
-        Column("submission_id", "text", "", "key", "The submission; null for a driver that was not submitted."),
+        Column("job_id", "id", "", "key", "The driver's job. Null where a submission ran no driver."),
+        Column("submission_id", "text", "", "key", "The submission. Null for a driver that was not submitted."),
         Column("type", "text", "", "last", "DRIVER or SUBMISSION.", values=("DRIVER", "SUBMISSION")),
         Column("status", "text", "", "last", "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.", values=JOB_STATUSES),
         Column("entrypoint", "text", "", "last", "The command that was run."),
-        Column("message", "text", "", "last", "What Ray says of its status."),
+        Column("message", "text", "", "last", "Ray's words about its status."),
         Column("error_type", "text", "", "last", "Why it failed.", values=JOB_ERROR_TYPES),
         Column("driver_info", "json", "", "last", "Id, address and process of its driver."),
         Column("start_time_ms", "int", "", "last", "When it began."),
         Column("end_time_ms", "int", "", "last", "When it ended."),
-        Column("metadata", "json", "", "last", "What its user said of it."),
+        Column("metadata", "json", "", "last", "The metadata that its user gave it."),
         Column("runtime_env", "json", "", "last", "Its runtime environment."),
         Column("driver_agent_http_address", "text", "", "last", "The dashboard agent beside its driver."),
-        Column("driver_node_id", "text", "", "last", "Where its driver runs."),
-        Column("driver_exit_code", "int", "", "last", "What its command returned."),
+        Column("driver_node_id", "text", "", "last", "The node that its driver runs on."),
+        Column("driver_exit_code", "int", "", "last", "The exit code of its command."),
     ),
     sort=("coalesce(lower(hex(job_id)), '')", "submission_id"),
     life=Life(state="status", terminal=("STOPPED", "SUCCEEDED", "FAILED")),

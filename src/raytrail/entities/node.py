@@ -13,18 +13,18 @@ NODE = Entity(
     file_types=("NODE",),
     key=("node_id",),
     emitted=Emitted(
-        source="the GCS", when="a node joins; it is found dead", latency="milliseconds", missed="nothing known"
+        source="the GCS", when="a node joins, or is found dead", latency="milliseconds", missed="nothing known"
     ),
     columns=(
         Column("node_id", "id", "event_data.node_id", "key", "The node."),
         Column("node_ip", "text", "event_data.node_manager_address", "last", "Its address."),
         Column("node_name", "text", "event_data.node_name", "last", "Its name, by default its address."),
-        Column("is_head_node", "bool", "event_data.is_head_node", "last", "Whether the GCS runs on it."),
+        Column("is_head_node", "bool", "event_data.is_head_node", "last", "True if the GCS runs on it."),
         Column("state", "text", "event_data.state", "last", "ALIVE or DEAD.", values=("ALIVE", "DEAD")),
-        Column("hostname", "text", "event_data.hostname", "last", "Its host's name; only Ray's HTTP export tells."),
+        Column("hostname", "text", "event_data.hostname", "last", "Its host's name. Only Ray's HTTP export tells."),
         Column("instance_id", "text", "event_data.instance_id", "last", "The cloud's name for it, likewise."),
         Column(
-            "instance_type", "text", "event_data.instance_type_name", "last", "What the cloud calls such, likewise."
+            "instance_type", "text", "event_data.instance_type_name", "last", "The cloud's name for its kind, likewise."
         ),
         Column("resources_total", "json", "event_data.resources_total", "last", "Amounts by resource."),
         Column("labels", "json", "event_data.labels", "last", "Its labels."),

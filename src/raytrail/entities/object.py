@@ -19,9 +19,9 @@ OBJECT = Entity(
     name="object",
     plural="objects",
     doc=(
-        "An object, as one worker refers to it: so Ray's State API lists them, and one that three workers refer to has "
-        "three sizes, reasons and ends. It is there as long as one of these rows is not DELETED. Ray exports none: "
-        "Raytrail asks the raylets for them, with `OBJECT` among `sources.types`."
+        "An object, as one worker refers to it. Ray's State API lists them the same way. An object that three "
+        "workers refer to has three sizes, reasons and ends. It is there as long as one of these rows is not "
+        "DELETED. Ray exports none. Raytrail asks the raylets for them, with `OBJECT` among `sources.types`."
     ),
     event_types=("EXPORT_OBJECT",),
     file_types=("OBJECT",),
@@ -30,14 +30,14 @@ OBJECT = Entity(
     emitted=Emitted(
         source="the agent, which asks its node's raylet every `sources.object_seconds`, or less often",
         when="a worker's reference has come, changed or gone",
-        latency="one such interval; 10 s with 10,000 references",
-        missed="everything, unless `OBJECT` is among `sources.types`; objects that live shorter than the interval, "
-        "which `object_gaps` counts",
+        latency="one such interval, or 10 s with 10,000 references",
+        missed="objects that live shorter than the interval, which `object_gaps` counts, and everything unless "
+        "`OBJECT` is among `sources.types`",
     ),
     columns=(
         Column("object_id", "id", _field("object_id"), "key", "The object."),
-        Column("worker_id", "id", _field("worker_id"), "key", "Who refers to it."),
-        Column("object_size", "int", _field("object_size"), "last", "Its size in bytes; -1 while that is not known."),
+        Column("worker_id", "id", _field("worker_id"), "key", "The worker that refers to it."),
+        Column("object_size", "int", _field("object_size"), "last", "Its size in bytes. -1 while that is not known."),
         Column(
             "task_status",
             "text",
@@ -52,8 +52,8 @@ OBJECT = Entity(
             "text",
             _field("reference_type"),
             "last",
-            "Why it is kept: ACTOR_HANDLE, PINNED_IN_MEMORY, LOCAL_REFERENCE, USED_BY_PENDING_TASK or "
-            "CAPTURED_IN_OBJECT.",
+            "The reason why it is kept, which is ACTOR_HANDLE, PINNED_IN_MEMORY, LOCAL_REFERENCE, "
+            "USED_BY_PENDING_TASK or CAPTURED_IN_OBJECT.",
             values=(
                 "ACTOR_HANDLE",
                 "PINNED_IN_MEMORY",
@@ -63,7 +63,13 @@ OBJECT = Entity(
                 "UNKNOWN_STATUS",
             ),
         ),
-        Column("call_site", "text", _field("call_site"), "last", "Where it was made; Ray seldom records that."),
+        Column(
+            "call_site",
+            "text",
+            _field("call_site"),
+            "last",
+            "The place in the code that made it. Ray seldom records that.",
+        ),
         Column("type", "text", _field("type"), "last", "WORKER or DRIVER.", values=("WORKER", "DRIVER")),
         Column("pid", "int", _field("pid"), "last", "The worker's process."),
         Column("ip", "text", _field("ip"), "last", "The worker's address."),
@@ -75,7 +81,7 @@ OBJECT = Entity(
             "bool",
             "= task_status != 'NIL'",
             "max",
-            "Whether this worker owns it: only an owner knows the state of its task. Not told of actor handles.",
+            "True if this worker owns it. Only an owner knows the state of its task. Not told of actor handles.",
         ),
         Column(
             "_change",

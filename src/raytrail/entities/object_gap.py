@@ -13,8 +13,8 @@ OBJECT_GAP = Entity(
     name="object_gap",
     plural="object_gaps",
     doc=(
-        "What is not known of a node's objects: written where some lived and died between two answers of the raylet, "
-        "or where an answer was cut short. Comes with `objects`."
+        "A gap in what is known of a node's objects. It is written where some lived and died between two "
+        "answers of the raylet, or where an answer was cut short. It comes with `objects`."
     ),
     event_types=("EXPORT_OBJECT_GAP",),
     file_types=("OBJECT_GAP",),
@@ -37,7 +37,7 @@ OBJECT_GAP = Entity(
             "About how many objects its store created in that time that no answer shows. Copies from other nodes, and "
             "what came back from disk, are created, too.",
         ),
-        Column("truncated", "bool", _field("truncated"), "max", "Whether the answer was cut short."),
+        Column("truncated", "bool", _field("truncated"), "max", "True if the answer was cut short."),
         Column("listed_references", "int", _field("listed_references"), "max", "References in the answer."),
         Column("total_references", "int", _field("total_references"), "max", "References that there were."),
     ),

@@ -36,7 +36,7 @@ OPERATOR_EVENT = Entity(
         ),
         Column("event_time_ms", "int", "event_data.event_time", "key", "When it was found.", scale=1000),
         Column("operator_name", "text", "event_data.operator_name", "max", "The operator's name."),
-        Column("message", "text", "event_data.message", "max", "What was found."),
+        Column("message", "text", "event_data.message", "max", "The finding, in words."),
     ),
     sort=("dataset_id", "event_time_ms"),
 )

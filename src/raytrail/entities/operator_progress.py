@@ -15,7 +15,7 @@ OPERATOR_PROGRESS = Entity(
         Column("dataset_id", "text", "", "key", "Its dataset."),
         Column("operator_id", "text", "", "key", "The operator, by `id` in its dataset's topology."),
         Column("position", "int", "", "last", "Its place in the dataset, the input being 0."),
-        Column("name", "text", "", "last", "Its name; null until the dataset runs."),
+        Column("name", "text", "", "last", "Its name. Null until the dataset runs."),
         Column(
             "state",
             "text",

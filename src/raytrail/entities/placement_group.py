@@ -17,7 +17,7 @@ PLACEMENT_GROUP = Entity(
     name="placement_group",
     plural="placement_groups",
     doc=(
-        "A placement group. Ray exports none: Raytrail asks the GCS for them, with `PLACEMENT_GROUP` among "
+        "A placement group. Ray exports none. Raytrail asks the GCS for them, with `PLACEMENT_GROUP` among "
         "`sources.types`."
     ),
     event_types=("EXPORT_PLACEMENT_GROUP",),
@@ -26,9 +26,9 @@ PLACEMENT_GROUP = Entity(
     emitted=Emitted(
         source="the agent on the head node, which asks the GCS every `sources.placement_group_seconds`",
         when="one has changed",
-        latency="one such interval; what happened between two answers is written afterwards, at the time that Ray says",
-        missed="everything, unless `PLACEMENT_GROUP` is among `sources.types`; the moment of a removal, "
-        "but for the interval",
+        latency="one such interval, and what happened between two answers is then written at the time that Ray says",
+        missed="the moment of a removal, but for the interval, and everything unless `PLACEMENT_GROUP` is among "
+        "`sources.types`",
     ),
     columns=(
         Column("placement_group_id", "id", _field("placement_group_id"), "key", "The placement group."),
@@ -51,13 +51,17 @@ PLACEMENT_GROUP = Entity(
             "PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.",
             values=("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"),
         ),
-        Column("bundles", "json", _field("bundles"), "last", "Its bundles: what each holds, and on which node."),
-        Column("is_detached", "bool", _field("is_detached"), "last", "Whether it outlives its creator."),
+        Column("bundles", "json", _field("bundles"), "last", "Its bundles, with what each holds, and on which node."),
+        Column("is_detached", "bool", _field("is_detached"), "last", "True if it outlives its creator."),
         Column("stats", "json", _field("stats"), "last", "How it was scheduled."),
         Column("ray_namespace", "text", _field("ray_namespace"), "last", "The namespace of its name."),
-        Column("creator_job_dead", "bool", _field("creator_job_dead"), "last", "Whether its job has ended."),
+        Column("creator_job_dead", "bool", _field("creator_job_dead"), "last", "True once its job has ended."),
         Column(
-            "creator_actor_dead", "bool", _field("creator_actor_dead"), "last", "Whether its actor has, or none is."
+            "creator_actor_dead",
+            "bool",
+            _field("creator_actor_dead"),
+            "last",
+            "True once its actor has ended, or if there is none.",
         ),
         Column("soft_target_node_id", "id", _field("soft_target_node_id"), "last", "The node that it was wished on."),
         Column("topology_strategy", "json", _field("topology_strategy"), "last", "A strategy for each topology label."),
@@ -83,7 +87,7 @@ PLACEMENT_GROUP = Entity(
             "int",
             _field("since_ns"),
             "max",
-            "When this state began, where the GCS keeps that; else it is when it was seen.",
+            "When this state began, where the GCS keeps that. Else it is when the state was seen.",
             unset="0",
         ),
         Column("_time_ns", "int", "time_ns", "max", "When it was written."),

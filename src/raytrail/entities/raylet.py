@@ -16,7 +16,7 @@ RAYLET = Entity(
     emitted=Emitted(
         source="the agent",
         when="every minute while it runs, and when it has gone",
-        latency="`agent.report_seconds`; its end is told when it was missed twice",
+        latency="`agent.report_seconds`, and its end once it was missed twice",
         missed=(
             "an end that came while no agent ran is told by the next one, once nothing was written into the session's "
             "directory for five minutes"
@@ -29,14 +29,16 @@ RAYLET = Entity(
             "int",
             "event_data.seen_ms",
             "max",
-            "When it was last seen to run; where the agent sees files alone, when its session's directory was written.",
+            "When it was last seen to run. An agent that sees files alone takes when its session's directory was "
+            "written.",
         ),
         Column(
             "gone_ms",
             "int",
             "event_data.gone_ms",
             "max",
-            "When it ended: when it was last seen, or its session's directory was last written before it was missed.",
+            "When it ended, which is when it was last seen, or its session's directory was last written before it "
+            "was missed.",
         ),
         Column("reported_ms", "int", "event_data.reported_ms", "max", "When the agent reported last."),
     ),

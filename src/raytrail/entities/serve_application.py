@@ -13,9 +13,9 @@ SERVE_APPLICATION = Entity(
     key=("name",),
     emitted=Emitted(
         source="Serve's controller, by Raytrail's hooks",
-        when="each change of status, message or route; it is deleted",
+        when="each change of status, message or route, and its deletion",
         latency="at once",
-        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`",
+        missed="everything, unless the hooks are on, by `raytrail run` or `sources.types`",
     ),
     columns=(
         Column("name", "text", "event_data.name", "key", "The application."),
@@ -24,7 +24,7 @@ SERVE_APPLICATION = Entity(
             "text",
             "event_data.status",
             "last",
-            "NOT_STARTED, DEPLOYING, RUNNING, DEPLOY_FAILED, UNHEALTHY or DELETING, as in Serve; DELETED at last.",
+            "NOT_STARTED, DEPLOYING, RUNNING, DEPLOY_FAILED, UNHEALTHY or DELETING, as in Serve, and DELETED at last.",
             values=("NOT_STARTED", "DEPLOYING", "RUNNING", "DEPLOY_FAILED", "UNHEALTHY", "DELETING", "DELETED"),
         ),
         Column(
@@ -32,7 +32,7 @@ SERVE_APPLICATION = Entity(
             "text",
             "event_data.message",
             "latest",
-            "What Serve says of its status.",
+            "Serve's words about its status.",
             formerly=("_message", "_said"),
         ),
         Column(
@@ -48,7 +48,7 @@ SERVE_APPLICATION = Entity(
             "int",
             "event_data.last_deployed_time_s",
             "last",
-            "When it was deployed last, as Serve counts it: `serve.run` again does not.",
+            "When it was deployed last, as Serve counts it. A further `serve.run` does not count.",
             scale=1000,
         ),
         Column(
@@ -56,7 +56,7 @@ SERVE_APPLICATION = Entity(
             "text",
             "event_data.source",
             "last",
-            "Where it comes from: imperative (Python) or declarative (a config). Serve's REST API says `source`.",
+            "The way it was deployed, imperative (Python) or declarative (a config). Serve's REST API says `source`.",
             values=("unknown", "imperative", "declarative"),
         ),
         Column(
@@ -64,7 +64,7 @@ SERVE_APPLICATION = Entity(
             "bool",
             "event_data.external_scaler_enabled",
             "last",
-            "Whether it is scaled from outside.",
+            "True if it is scaled from outside.",
         ),
         Column(
             "deployed_app_config",
@@ -88,7 +88,7 @@ SERVE_APPLICATION = Entity(
             "bool",
             "event_data.polled",
             "max",
-            "Whether any of it was found by asking Serve now and then, as no hook was there: what was between two "
+            "True if any of it was found by asking Serve now and then, as no hook was there. Anything between two "
             "answers is missing.",
         ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),

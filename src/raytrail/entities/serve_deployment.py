@@ -28,9 +28,9 @@ SERVE_DEPLOYMENT = Entity(
     key=("app_name", "name"),
     emitted=Emitted(
         source="Serve's controller, by Raytrail's hooks",
-        when="each change of status, message or target; it is deleted",
+        when="each change of status, message or target, and its deletion",
         latency="at once",
-        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`",
+        missed="everything, unless the hooks are on, by `raytrail run` or `sources.types`",
     ),
     columns=(
         Column("app_name", "text", "event_data.app_name", "key", "Its application."),
@@ -40,7 +40,7 @@ SERVE_DEPLOYMENT = Entity(
             "text",
             "event_data.status",
             "last",
-            "UPDATING, UPSCALING, DOWNSCALING, HEALTHY, UNHEALTHY or DEPLOY_FAILED, as in Serve; DELETED at last.",
+            "UPDATING, UPSCALING, DOWNSCALING, HEALTHY, UNHEALTHY or DEPLOY_FAILED, as in Serve, and DELETED at last.",
             values=("UPDATING", "UPSCALING", "DOWNSCALING", "HEALTHY", "UNHEALTHY", "DEPLOY_FAILED", "DELETED"),
         ),
         Column(
@@ -48,7 +48,7 @@ SERVE_DEPLOYMENT = Entity(
             "text",
             "event_data.status_trigger",
             "last",
-            "What brought it to that status.",
+            "The cause of that status.",
             values=_TRIGGERS,
         ),
         Column(
@@ -56,7 +56,7 @@ SERVE_DEPLOYMENT = Entity(
             "text",
             "event_data.message",
             "latest",
-            "What Serve says of its status.",
+            "Serve's words about its status.",
             formerly=("_message", "_said"),
         ),
         Column(
@@ -69,13 +69,19 @@ SERVE_DEPLOYMENT = Entity(
             "last",
             "Its options, from code, config and defaults. Not where they are too long for an event.",
         ),
-        Column("required_resources", "json", "event_data.required_resources", "last", "What each replica needs."),
+        Column(
+            "required_resources",
+            "json",
+            "event_data.required_resources",
+            "last",
+            "The resources that each replica needs.",
+        ),
         Column(
             "docs_path",
             "text",
             "event_data.docs_path",
             "latest",
-            "Where FastAPI serves its documentation.",
+            "The path at which FastAPI serves its documentation.",
             formerly=("_docs", "_documented"),
         ),
         Column(
@@ -83,7 +89,7 @@ SERVE_DEPLOYMENT = Entity(
             "bool",
             "event_data.polled",
             "max",
-            "Whether any of it was found by asking Serve now and then, as no hook was there: what was between two "
+            "True if any of it was found by asking Serve now and then, as no hook was there. Anything between two "
             "answers is missing.",
         ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),

@@ -7,7 +7,8 @@ from raytrail.entities import Column, Derived, Emitted, Entity, Life
 SERVE_INSTANCE = Entity(
     name="serve_instance",
     plural="serve_instances",
-    doc="Ray Serve on a cluster: its controller, and how its proxies listen. Written where Raytrail's hooks are on.",
+    doc="Ray Serve on a cluster, with its controller, and how its proxies listen. Written where Raytrail's "
+    "hooks are on.",
     event_types=("EXPORT_SERVE_INSTANCE",),
     file_types=("SERVE_INSTANCE",),
     key=("controller_actor_id",),
@@ -15,7 +16,7 @@ SERVE_INSTANCE = Entity(
         source="Serve's controller, by Raytrail's hooks",
         when="it begins, its options change, it is shut down",
         latency="at once",
-        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`",
+        missed="everything, unless the hooks are on, by `raytrail run` or `sources.types`",
     ),
     columns=(
         Column("controller_actor_id", "text", "event_data.actor_id", "key", "The controller's actor, as hex."),
@@ -24,7 +25,7 @@ SERVE_INSTANCE = Entity(
             "text",
             "event_data.state",
             "last",
-            "RUNNING, and SHUT_DOWN at last; words of ours.",
+            "RUNNING, and SHUT_DOWN at last. The words are ours.",
             values=("RUNNING", "SHUT_DOWN"),
         ),
         Column("actor_name", "text", "event_data.actor_name", "last", "The name of the controller's actor."),
@@ -38,7 +39,7 @@ SERVE_INSTANCE = Entity(
             "text",
             "event_data.proxy_location",
             "last",
-            "Where proxies run: Disabled, HeadOnly or EveryNode, which is each node with a replica.",
+            "Disabled, HeadOnly or EveryNode, by the nodes that proxies run on. EveryNode is each node with a replica.",
             values=("Disabled", "HeadOnly", "EveryNode"),
         ),
         Column("http_options", "json", "event_data.http_options", "last", "How proxies listen, as far as it was said."),
@@ -48,7 +49,7 @@ SERVE_INSTANCE = Entity(
             "float",
             "event_data.target_capacity",
             "latest",
-            "Percent of the replicas that are to run; null is all.",
+            "Percent of the replicas that are to run. Null is all.",
             formerly=("_capacity", "_capacity_said"),
         ),
         Column(
@@ -63,7 +64,7 @@ SERVE_INSTANCE = Entity(
             "bool",
             "event_data.polled",
             "max",
-            "Whether any of it was found by asking Serve now and then, as no hook was there: what was between two "
+            "True if any of it was found by asking Serve now and then, as no hook was there. Anything between two "
             "answers is missing.",
         ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),

@@ -7,15 +7,16 @@ from raytrail.entities import Column, Derived, Emitted, Entity, Life
 SERVE_PROXY = Entity(
     name="serve_proxy",
     plural="serve_proxies",
-    doc="A proxy of Ray Serve: an actor that takes requests on its node. Written where Raytrail's hooks are on.",
+    doc="A proxy of Ray Serve, which is an actor that takes requests on its node. Written where Raytrail's "
+    "hooks are on.",
     event_types=("EXPORT_SERVE_PROXY",),
     file_types=("SERVE_PROXY",),
     key=("node_id", "actor_id"),
     emitted=Emitted(
         source="Serve's controller, by Raytrail's hooks",
-        when="each change of status or of its actor; it is stopped",
+        when="each change of status or of its actor, and its stop",
         latency="at once",
-        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`",
+        missed="everything, unless the hooks are on, by `raytrail run` or `sources.types`",
     ),
     columns=(
         Column("node_id", "text", "event_data.node_id", "key", "The node that it runs on, as hex."),
@@ -25,7 +26,7 @@ SERVE_PROXY = Entity(
             "text",
             "event_data.status",
             "last",
-            "STARTING, HEALTHY, UNHEALTHY, DRAINING or DRAINED, as in Serve; STOPPED at last.",
+            "STARTING, HEALTHY, UNHEALTHY, DRAINING or DRAINED, as in Serve, and STOPPED at last.",
             values=("STARTING", "HEALTHY", "UNHEALTHY", "DRAINING", "DRAINED", "STOPPED"),
         ),
         Column("actor_name", "text", "event_data.actor_name", "last", "The name of that actor."),
@@ -38,7 +39,7 @@ SERVE_PROXY = Entity(
             "bool",
             "event_data.polled",
             "max",
-            "Whether any of it was found by asking Serve now and then, as no hook was there: what was between two "
+            "True if any of it was found by asking Serve now and then, as no hook was there. Anything between two "
             "answers is missing.",
         ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),

@@ -13,9 +13,9 @@ SERVE_REPLICA = Entity(
     key=("replica_id", "deployment_name", "app_name"),
     emitted=Emitted(
         source="Serve's controller, by Raytrail's hooks",
-        when="each change of state or of its actor; it has stopped",
+        when="each change of state or of its actor, and its stop",
         latency="at once",
-        missed="everything, unless the hooks are on: `raytrail run`, or `sources.types`",
+        missed="everything, unless the hooks are on, by `raytrail run` or `sources.types`",
     ),
     columns=(
         Column("replica_id", "text", "event_data.replica_id", "key", "The replica, one of its deployment's."),
@@ -26,7 +26,7 @@ SERVE_REPLICA = Entity(
             "text",
             "event_data.state",
             "last",
-            "STARTING, UPDATING, RECOVERING, RUNNING, PENDING_MIGRATION or STOPPING, as in Serve; STOPPED at last.",
+            "STARTING, UPDATING, RECOVERING, RUNNING, PENDING_MIGRATION or STOPPING, as in Serve, and STOPPED at last.",
             values=("STARTING", "UPDATING", "RECOVERING", "RUNNING", "PENDING_MIGRATION", "STOPPING", "STOPPED"),
         ),
         Column("actor_id", "text", "event_data.actor_id", "last", "The actor that it is, as hex."),
@@ -42,7 +42,7 @@ SERVE_REPLICA = Entity(
             "int",
             "event_data.start_time_s",
             "last",
-            "When it was started; after a crash of the controller, when that found it again.",
+            "When it was started, or after a crash of the controller, when that found it again.",
             unset="0",
             scale=1000,
         ),
@@ -51,14 +51,14 @@ SERVE_REPLICA = Entity(
             "json",
             "event_data.outbound_deployments",
             "last",
-            "The deployments that it calls: name and application of each.",
+            "The deployments that it calls, each with its name and application.",
         ),
         Column(
             "polled",
             "bool",
             "event_data.polled",
             "max",
-            "Whether any of it was found by asking Serve now and then, as no hook was there: what was between two "
+            "True if any of it was found by asking Serve now and then, as no hook was there. Anything between two "
             "answers is missing.",
         ),
         Column("updated_ns", "int", "time_ns", "max", "When its last event was written."),

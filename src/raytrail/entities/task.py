@@ -41,11 +41,11 @@ TASK = Entity(
     file_types=("TASK",),
     key=("task_id", "attempt_number"),
     emitted=Emitted(
-        source="every core worker: the owner (a driver or worker) and the executor, each its part",
-        when="each change of an attempt's state, and its profile events; several in one line",
-        latency="one report interval: 0.5 s with `raytrail run`, 1 s by default; of what is posted, 1 s more",
-        missed="what a killed process had not reported; with Ray's default batch, the backlog of a driver that makes "
-        "more than 2,500 tasks/s, when it ends",
+        source="the core workers of the owner (a driver or worker) and of the executor, each its part",
+        when="each change of an attempt's state, and its profile events, several in one line",
+        latency="one report interval (0.5 s with `raytrail run`, 1 s by default), and 1 s more where it is posted",
+        missed="what a killed process had not reported, and with Ray's default batch, the backlog of a driver that "
+        "makes more than 2,500 tasks/s, when it ends",
     ),
     columns=(
         Column("task_id", "id", "event_data.task_id", "key", "The task."),
@@ -59,12 +59,16 @@ TASK = Entity(
             "NORMAL_TASK, ACTOR_CREATION_TASK, ACTOR_TASK or DRIVER_TASK.",
             values=TASK_TYPES,
         ),
-        Column("func_or_class_name", "text", _info("func_or_class_name"), "max", "What is called."),
-        Column("_name", "text", _info("name"), "max", "The name given to it; only Ray's HTTP export tells."),
+        Column(
+            "func_or_class_name", "text", _info("func_or_class_name"), "max", "The function or class that is called."
+        ),
+        Column("_name", "text", _info("name"), "max", "The name given to it. Only Ray's HTTP export tells."),
         Column("language", "text", _info("language"), "max", "PYTHON, JAVA or CPP.", values=LANGUAGES),
         Column("actor_id", "id", _info("actor_id"), "max", "The actor that it creates or calls."),
         Column("parent_task_id", "id", _info("parent_task_id"), "max", "The task that submitted it."),
-        Column("placement_group_id", "id", _info("placement_group_id"), "max", "Where it was placed."),
+        Column(
+            "placement_group_id", "id", _info("placement_group_id"), "max", "The placement group that it was placed in."
+        ),
         Column("required_resources", "json", _info("required_resources"), "max", "Amounts by resource."),
         Column("_runtime_env_info", "json", _info("runtime_env_info"), "max", "Its runtime environment."),
         Column("labels", "json", _info("labels"), "max", "Labels given by libraries, such as Ray Data's operator."),
@@ -74,17 +78,22 @@ TASK = Entity(
             "json",
             _info("fallback_strategy"),
             "max",
-            "Labels that will do as well; only Ray's HTTP export tells.",
+            "Labels that will do as well. Only Ray's HTTP export tells.",
         ),
         Column(
             "call_site",
             "text",
             _info("call_site"),
             "max",
-            "Where it was called; only Ray's HTTP export tells, and only with `RAY_record_task_actor_creation_sites`.",
+            "The place in the code that called it. Only Ray's HTTP export tells, and only with "
+            "`RAY_record_task_actor_creation_sites`.",
         ),
-        Column("node_id", "id", _update("node_id"), "max", "Where it ran.", since=("submitted_to_worker_ns",)),
-        Column("worker_id", "id", _update("worker_id"), "max", "Who ran it.", since=("submitted_to_worker_ns",)),
+        Column(
+            "node_id", "id", _update("node_id"), "max", "The node that it ran on.", since=("submitted_to_worker_ns",)
+        ),
+        Column(
+            "worker_id", "id", _update("worker_id"), "max", "The worker that ran it.", since=("submitted_to_worker_ns",)
+        ),
         Column("worker_pid", "int", _update("worker_pid"), "max", "Process of the worker.", since=("running_ns",)),
         Column(
             "_error_type",
@@ -100,26 +109,28 @@ TASK = Entity(
             "text",
             _update("error_info.error_message"),
             "max",
-            "What the error said.",
+            "The text of the error.",
             since=("failed_ns",),
         ),
-        Column("is_debugger_paused", "bool", _update("is_debugger_paused"), "max", "Whether a debugger holds it."),
+        Column("is_debugger_paused", "bool", _update("is_debugger_paused"), "max", "True while a debugger holds it."),
         Column(
             "_own_repr_name",
             "text",
             _update("actor_repr_name"),
             "max",
-            "What its actor's ``__repr__`` says; only Ray's HTTP export tells.",
+            "The text that its actor's ``__repr__`` returns. Only Ray's HTTP export tells.",
             since=("running_ns",),
         ),
         _log_file(
-            "stdout_file", "File of its output; where Ray leaves it out, filled in when sealed.", task_sql.output("out")
+            "stdout_file",
+            "File of its output. It is filled in when sealed, where Ray leaves it out.",
+            task_sql.output("out"),
         ),
-        _log_offset("stdout_start", "Where in the file its output begins, in bytes."),
-        _log_offset("stdout_end", "Where in the file its output ends, in bytes."),
+        _log_offset("stdout_start", "The byte of the file at which its output begins."),
+        _log_offset("stdout_end", "The byte of the file at which its output ends."),
         _log_file("stderr_file", "File of its errors, likewise.", task_sql.output("err")),
-        _log_offset("stderr_start", "Where in the file its errors begin, in bytes."),
-        _log_offset("stderr_end", "Where in the file its errors end, in bytes."),
+        _log_offset("stderr_start", "The byte of the file at which its errors begin."),
+        _log_offset("stderr_end", "The byte of the file at which its errors end."),
         *(
             Column(
                 task_sql.time(number),
@@ -149,7 +160,11 @@ TASK = Entity(
             "Address of its node.",
         ),
         Column(
-            "_profile_events", "spans", "event_data.profile_events.events", "union", "What the process did, and when."
+            "_profile_events",
+            "spans",
+            "event_data.profile_events.events",
+            "union",
+            "The profile events of the process.",
         ),
         Column(
             "_span_name",
@@ -163,8 +178,8 @@ TASK = Entity(
             "text",
             f"= {task_sql.CREATOR}",
             "max",
-            "When a process had created the actor, and which. Ray 2.48 creates one that restarts in the same attempt: "
-            "the last process is the one that Ray shows.",
+            "When a process had created the actor, and which. Ray 2.48 creates one that restarts in the same "
+            "attempt. The last process is the one that Ray shows.",
         ),
         Column(
             "_actor_name",
@@ -187,7 +202,7 @@ TASK = Entity(
             "text",
             "= NULL::VARCHAR",
             "max",
-            "What its actor's ``__repr__`` says, likewise.",
+            "The text that its actor's ``__repr__`` returns, likewise.",
             filled="a.repr_name",
         ),
     ),
@@ -217,13 +232,15 @@ TASK = Entity(
             "Why it failed.",
             values=TASK_ERROR_TYPES,
         ),
-        Derived("error_message", "text", task_sql.ERROR_MESSAGE, "What the error said."),
+        Derived("error_message", "text", task_sql.ERROR_MESSAGE, "The text of the error."),
         Derived("creation_time_ms", "int", task_sql.ms("pending_args_avail_ns"), "When it was submitted."),
         Derived("start_time_ms", "int", task_sql.ms("running_ns"), "When it began to run."),
         Derived("end_time_ms", "int", task_sql.ms("coalesce(failed_ns, finished_ns)"), "When it finished or failed."),
         Derived("events", "json", f"to_json({task_sql.EVENTS})", "Its states, each with the time that it was entered."),
-        Derived("profiling_data", "json", task_sql.PROFILE, "What the process did, and when, in milliseconds."),
-        Derived("task_log_info", "json", task_sql.LOG_INFO, "Where its output is."),
+        Derived(
+            "profiling_data", "json", task_sql.PROFILE, "The profile events of the process, with times in milliseconds."
+        ),
+        Derived("task_log_info", "json", task_sql.LOG_INFO, "The files of its output, and the places in them."),
     ),
     ignored=("event_data.task_info.task_id",),
     sort=("job_id", "pending_args_avail_ns", "task_id"),

@@ -44,7 +44,7 @@ TRAIN_RUN = Entity(
             "text",
             "event_data.status_detail",
             "latest",
-            "What Ray says of its status.",
+            "Ray's words about its status.",
             formerly=("_detail", "_said"),
         ),
         Column("start_time_ns", "int", "event_data.start_time_ns", "max", "When it began.", unset="0"),

@@ -19,17 +19,18 @@ WORKER = Entity(
     name="worker",
     plural="workers",
     doc=(
-        "A worker process, or a driver. Ray writes none: Raytrail asks the GCS for them, with `WORKER` among "
+        "A worker process, or a driver. Ray writes none. Raytrail asks the GCS for them, with `WORKER` among "
         "`sources.types`, or takes what Ray's HTTP export posts."
     ),
     event_types=("EXPORT_WORKER",),
     file_types=("WORKER",),
     key=("worker_id",),
     emitted=Emitted(
-        source="the agent on the head node, which asks the GCS every `sources.worker_seconds`; or Ray's HTTP export",
+        source="the agent on the head node, which asks the GCS every `sources.worker_seconds`, or Ray's HTTP export",
         when="one has begun, changed or ended",
-        latency="one such interval; its beginning and its end are written at the time that Ray says",
-        missed="everything, unless `WORKER` is among `sources.types` or events are posted; drivers, of what is posted",
+        latency="one such interval, but its beginning and its end are written at the time that Ray says",
+        missed="everything, unless `WORKER` is among `sources.types` or events are posted, and drivers where they are "
+        "posted",
     ),
     columns=(
         Column("worker_id", "id", _field("worker_id"), "key", "The worker."),
@@ -42,12 +43,12 @@ WORKER = Entity(
             values=("WORKER", "DRIVER", "SPILL_WORKER", "RESTORE_WORKER"),
         ),
         # one that was dead once stays dead
-        Column("is_alive", "bool", _field("is_alive"), "min", "Whether it is alive."),
+        Column("is_alive", "bool", _field("is_alive"), "min", "True while it is alive."),
         Column("node_id", "id", _field("node_id"), "max", "Its node."),
         Column("ip", "text", _field("ip"), "max", "Its node's address."),
-        Column("job_id", "id", _field("job_id"), "max", "The job it works for; only Ray's HTTP export tells."),
+        Column("job_id", "id", _field("job_id"), "max", "The job it works for. Only Ray's HTTP export tells."),
         # of a driver that has ended the GCS knows neither any more: 0 is what it says then, and so does Ray's list
-        Column("pid", "int", _field("pid"), "last", "Its process; 0 for a driver that has ended."),
+        Column("pid", "int", _field("pid"), "last", "Its process. 0 for a driver that has ended."),
         Column(
             "exit_type",
             "text",
@@ -73,16 +74,16 @@ WORKER = Entity(
             "When its process had started.",
             unset="-1",
         ),
-        Column("start_time_ms", "int", _field("start_time_ms"), "last", "When it was ready; 0 likewise."),
+        Column("start_time_ms", "int", _field("start_time_ms"), "last", "When it was ready. 0 likewise."),
         Column("end_time_ms", "int", _field("end_time_ms"), "max", "When it ended.", unset="0"),
-        Column("debugger_port", "int", _field("debugger_port"), "last", "Where its debugger listens."),
+        Column("debugger_port", "int", _field("debugger_port"), "last", "The port that its debugger listens on."),
         Column("num_paused_threads", "int", _field("num_paused_threads"), "last", "Threads that wait for a debugger."),
         Column(
             "_since_ns",
             "int",
             _field("since_ns"),
             "max",
-            "When this began, where the GCS keeps that; else it is when it was seen.",
+            "When this began, where the GCS keeps that. Else it is when it was seen.",
             unset="0",
         ),
         Column("_time_ns", "int", "time_ns", "max", "When it was written."),

@@ -292,6 +292,9 @@ def _entity(entity: Entity) -> str:
         source_types = _words((f"`{event_type}`" for event_type in entity.event_types), "or")
         lines.append(f"- Ray's `source_type` is {source_types}")
         lines.append(f"- the event type is [`{_type(entity)}`](../schema/{_type(entity)}.json)")
+    if entity.posted:
+        types = _words((f"`{event.event_type}`" for event in entity.posted), "and")
+        lines.append(f"- [Ray's HTTP export](../../how-to/http-events.md) tells of it by {types}")
     lines.append(f"- one row for each {' and '.join(f'`{name}`' for name in entity.key)}")
     life = entity.life
     if life.state:

@@ -52,7 +52,7 @@ SESSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,200}")
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _SEGMENT = re.compile(r"([^:,]*):([0-9]{1,10}):([0-9]{1,19}):([0-9]{1,19})")
 _MOST_GENERATION = 2**31
-_MOST_OFFSET = 2**50
+MOST_OFFSET = 2**50
 """A petabyte: far beyond any file, and within 64 bits where those of thousands are added up."""
 _SURROGATES: Final = "surrogatepass"
 _LONGEST_NAME = 1000
@@ -181,7 +181,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
                 0 <= segment.generation < _MOST_GENERATION
                 and segment.start >= 0
                 and segment.length > 0
-                and segment.end <= _MOST_OFFSET
+                and segment.end <= MOST_OFFSET
             ):
                 raise EventError(f"chunk with a range {tuple(segment)!r:.{MOST_HEADERS_SHOWN}} that no file has")
         if self.segments and sum(segment.length for segment in self.segments) != len(self.data):

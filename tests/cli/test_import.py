@@ -80,7 +80,7 @@ def test_what_kuberay_collected_comes_in_whole_and_once_under_its_clusters_name(
     first = run("import", tmp_path, code=1)
     [events] = re.findall(rf"^{posted.SESSION}: ([\d,]+) new events, \1 in all$", first.stdout, re.MULTILINE)
     assert first.stderr == ""
-    assert f"{posted.SESSION}/aa/node_events/aa-2026-11-23-09-0.jsonl at 0: expected a time" in first.stdout
+    assert f"{posted.SESSION}/aa/node_events/aa-2026-11-23-09-0.jsonl at 0: missing, empty or longer" in first.stdout
     assert f"0 new events, {events} in all\n" in run("import", tmp_path, code=1).stdout
     [cluster] = json.loads(run("clusters", "--format", "json").stdout)
     assert (cluster["cluster"], cluster["session"]) == ("team-a_prod", posted.SESSION)

@@ -1,14 +1,18 @@
 """Every entity against `raytrail.testing.check_entity`, with made-up events and with those of a real session."""
 
 import base64
+import json
+import random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.sources import posted
 
-from raytrail.entities import installed
+from raytrail.entities import installed, posted_event
 from raytrail.entities.enumerations import TASK_STATES
 from raytrail.fold.layout import stored
+from raytrail.fold.lines import sort_out
 from raytrail.testing import check_entity
 from raytrail.testing.entities import line
 
@@ -228,6 +232,33 @@ STRATEGIES = {
 
 def test_every_entity_with_events_has_a_strategy():
     assert STRATEGIES.keys() == {entity.name for entity in installed().values() if not entity.view}
+
+
+@pytest.fixture(scope="module")
+def captured():
+    """Lines that a real Ray posted, with their types, by the entity that they tell of and what they are about."""
+    told = {}
+    for one in (event for batch in posted.captured() for event in batch):
+        entity, event = posted_event(one["eventType"])
+        [key] = {
+            field.path for field in event.columns if field.kind == "id" and entity.column(field.column).merge == "key"
+        }
+        line = json.dumps(one, separators=(",", ":")).encode()
+        told.setdefault(entity.name, {}).setdefault(one[event.body][key], []).append((one["eventType"], line))
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [entity.name for entity in installed().values() if entity.posted])
+def test_the_fold_of_what_is_posted_minds_neither_order_nor_form(name, captured):
+    entity = installed()[name]
+    chance = random.Random(name)
+    # those of which the most is told, and others
+    keys = sorted(captured[name], key=lambda key: len(captured[name][key]), reverse=True)
+    for key in [*keys[:2], *chance.sample(keys, min(2, len(keys)))]:
+        lines = captured[name][key][:12]
+        as_files = [line for event_type, event in lines[::2] for line in sort_out(event_type, event).lines]
+        check_entity(entity, as_files, posted=lines, seed=chance.randrange(2**32))
 
 
 def test_every_entity_with_events_says_who_writes_them():

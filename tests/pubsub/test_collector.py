@@ -6,6 +6,7 @@ import re
 import tracemalloc
 
 import pytest
+from tests.sources import posted
 
 from raytrail.config import StoreConfig
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
@@ -251,3 +252,27 @@ async def test_static_headers_say_what_records_do_not():
     await Collector(publisher).take(headers, WHOLE)
     [chunk] = publisher.published
     assert (chunk.cluster, chunk.session, chunk.node_id) == ("my own", SESSION, "ab")
+
+
+@pytest.mark.parametrize("shape", ["as Ray posts them", "parsed", "as text"])
+def test_events_of_rays_http_export_say_their_type_and_session(shape):
+    events = [
+        posted.event("TASK_DEFINITION_EVENT", "taskDefinitionEvent", {"taskId": "AQ=="}, message="line", eventId="a"),
+        posted.event("NODE_DEFINITION_EVENT", "nodeDefinitionEvent", {"nodeId": "AQ=="}, message="", eventId="b"),
+    ]
+    path = f"/tmp/ray/{posted.SESSION}/logs/export_events/event_EXPORT_X_0123.log"
+    records = {
+        "as Ray posts them": events,
+        "parsed": [{**one, "file": path, "host": "h"} for one in events],
+        "as text": [{"message": json.dumps(one), "host": "h"} for one in events],
+    }[shape]
+    chunks = from_message(json.dumps(records).encode())
+    if shape == "parsed":
+        assert {chunk.event_type for chunk in chunks} == {"X"}, "the file's name says the type"
+    else:
+        assert [chunk.event_type for chunk in chunks] == ["TASK_DEFINITION_EVENT", "NODE_DEFINITION_EVENT"]
+    assert {chunk.session for chunk in chunks} == {posted.SESSION}
+    assert chunks[0].segments[0].file.startswith("1795421410-collector-")
+    lines = [json.loads(line) for chunk in chunks for line in chunk.data.splitlines()]
+    assert [line["eventId"] for line in lines] == ["a", "b"]
+    assert [line["eventType"] for line in lines] == [one["eventType"] for one in events]

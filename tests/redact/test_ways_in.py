@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +12,7 @@ from tests.sources.posted import SESSION, event
 from raytrail.cli import main
 from raytrail.config import TailConfig
 from raytrail.pubsub.collector import Collector
+from raytrail.redact import Redactor
 from raytrail.sources.event_file import EventFiles
 from raytrail.sources.receiver import Intake
 from raytrail.sources.set_aside import SetAside
@@ -59,6 +60,7 @@ def posted():
         "taskType": "NORMAL_TASK",
         "serializedRuntimeEnv": environment,
         "taskName": f"train(token='{SECRET}')",
+        "refIds": {"operator": b64encode(f"Read postgres://me:{SECRET}@db/x".encode()).decode()},
     }
     return [
         event("DRIVER_JOB_DEFINITION_EVENT", "driverJobDefinitionEvent", job, eventId="e1", nodeId=NODE),
@@ -89,9 +91,60 @@ def test_what_rays_http_export_posts(events, shipped, tmp_path):
     intake.close()
     assert any(SECRET.encode() in path.read_bytes() for path in events.iterdir())
     data = shipped()
-    assert b"EXPORT_DRIVER_JOB" in data
-    assert b"EXPORT_TASK" in data
+    events = sorted((json.loads(line) for line in data.splitlines()), key=lambda one: one["eventId"])
+    assert [one["eventType"] for one in events] == [one["eventType"] for one in posted()]
     assert SECRET.encode() not in data
+    [label] = events[1]["taskDefinitionEvent"]["refIds"].values()
+    assert b64decode(label).decode() == f"Read postgres://me:{'*' * len(SECRET)}@db/x"
+
+
+def test_a_name_of_ones_own_is_masked_as_ray_posts_it_too():
+    line = json.dumps(posted()[1]).encode() + b"\n"
+    masked = Redactor(("serialized_runtime_env",))(line, "TASK_DEFINITION_EVENT")
+    assert set(json.loads(masked)["taskDefinitionEvent"]["serializedRuntimeEnv"]) == {"*"}
+
+
+@pytest.mark.parametrize(
+    "entrypoint",
+    [f"K={SECRET} python x.py", f"cd x && K={SECRET} python x.py", f"cd x >y 2>&1; python x.py --token {SECRET}"],
+)
+@pytest.mark.parametrize("escape", [False, True])
+def test_an_entrypoint_is_masked_as_ray_posts_it_and_as_a_collector_in_go_writes_it(entrypoint, escape):
+    job = {"jobId": "AQ==", "entrypoint": entrypoint}
+    text = json.dumps(event("DRIVER_JOB_DEFINITION_EVENT", "driverJobDefinitionEvent", job), sort_keys=True)
+    for character in "<>&" if escape else "":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    masked = Redactor()(text.encode() + b"\n", "DRIVER_JOB_DEFINITION_EVENT")
+    assert SECRET.encode() not in masked
+    assert len(masked) == len(text) + 1
+    json.loads(masked)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"hf_token": SECRET},
+        {"a": "x", "url": f"https://me:{SECRET}@host/é\n"},
+        {"a": f'{{"password": "{SECRET}\\n"}}'},
+        {"a": "b", "c": f"export TOKEN={SECRET}"},
+    ],
+)
+@pytest.mark.parametrize("name", ["refIds", "ref_ids"])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_labels_in_base64_are_masked_as_labels_of_event_files_are(labels, name, separators):
+    """A masked label is as long as it was, and says what it says in a line of a file, where that is as long."""
+    posted = {name: {key: b64encode(value.encode()).decode() for key, value in labels.items()}, "callSite": "x"}
+    text = json.dumps({"actorDefinitionEvent": posted}, separators=separators).encode() + b"\n"
+    masked = Redactor()(text, "ACTOR_DEFINITION_EVENT")
+    assert len(masked) == len(text)
+    shown = json.loads(masked)["actorDefinitionEvent"][name]
+    file_line = json.dumps({"labels": labels}, ensure_ascii=False).encode() + b"\n"
+    in_file = json.loads(Redactor()(file_line, "ACTOR"))["labels"]
+    for key, value in labels.items():
+        said = b64decode(shown[key])
+        assert SECRET.encode() not in said
+        assert len(said) == len(value.encode())
+        assert said.decode() == in_file[key] or set(said) == set(b"*")
 
 
 def test_what_kuberay_has_collected(tmp_path, monkeypatch):

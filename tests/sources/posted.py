@@ -1,10 +1,12 @@
 """What Ray's HTTP export posts: events that a real Ray 2.60 did, and made-up ones."""
 
 import json
+import lzma
 import tarfile
 from pathlib import Path
 
-CAPTURES = Path(__file__).parents[1] / "captures" / "ray-2.60.tar.xz"
+_CAPTURES = Path(__file__).parents[1] / "captures"
+CAPTURES = _CAPTURES / "ray-2.60.tar.xz"
 SESSION = "session_2026-11-23_08-08-44_501906_11619"
 
 
@@ -14,6 +16,22 @@ def captured():
         member = archive.extractfile("ray_events/all_batches.jsonl")
         assert member is not None
         return [json.loads(line)["events"] for line in member]
+
+
+def captured_lines():
+    """Return the lines of event files that `captured` events were converted to on their node, by the events' ids."""
+    with lzma.open(_CAPTURES / "ray-2.60-lines.ndjson.xz") as file:
+        return {one["id"]: one["lines"] for one in map(json.loads, file)}
+
+
+def odd():
+    """
+    Return events that are odd in some way: what is odd, the event, and its lines, or why it had none.
+
+    The lines are those that a receiver made of them when it still converted events on the node.
+    """
+    with lzma.open(_CAPTURES / "odd-ray-events.ndjson.xz") as file:
+        return [json.loads(line) for line in file]
 
 
 def event(kind, field, body, **fields):

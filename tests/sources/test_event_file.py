@@ -126,9 +126,9 @@ def test_half_a_line_of_a_process_before_this_one_spoils_no_other(tmp_path):
 
 def test_lines_of_one_event_are_written_as_they_are_and_a_prefix_tells_writers_apart(tmp_path):
     events = EventFiles(tmp_path, prefix="0")
-    assert events.append_lines("A", b"1\n2\n")
+    assert events.append_lines("A", b"1\n2\n", 2) == 2
     events.close()
-    assert events.append_lines("A", b"3\n")
+    assert events.append_lines("A", b"3\n", 1) == 1
     [path] = tmp_path.iterdir()
     assert (path.name, path.read_bytes()) == (f"event_EXPORT_A_0{os.getpid()}.log", b"1\n2\n3\n")
 

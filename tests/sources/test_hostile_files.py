@@ -10,7 +10,9 @@ from tests.sources.test_serve_poll import ANSWER
 
 from raytrail.config import SourcesConfig
 from raytrail.errors import SourceTaken
-from raytrail.sources import kuberay, probe
+from raytrail.kuberay import layout as kuberay
+from raytrail.kuberay.reading import read
+from raytrail.sources import probe
 from raytrail.sources.event_file import EventFiles
 from raytrail.sources.probe import Probe
 from raytrail.sources.recall import recall
@@ -129,13 +131,14 @@ def test_of_a_copy_of_a_bucket_files_alone_are_read_and_the_rest_is_said(tmp_pat
     (nodes / os.fsdecode(b"\xff.jsonl")).write_bytes(b"no event\n")
     [session] = kuberay.find(kuberay.below(tmp_path / "bucket"))
     unread = []
-    in_time(lambda: list(kuberay.convert(session, tmp_path / "out", unread.append)) or [0])
+    keep = {"cluster": "", "redact": lambda data, _: data, "wants": lambda _: True, "unread": unread.append}
+    pieces = in_time(lambda: list(read(session, **keep)))
     what = "a FIFO" if kind == "FIFO" else "a link"
     assert [(one.file.place, one.reason) for one in unread] == [
         (f"{SESSION}/aa/node_events/1.jsonl", f"cannot be read: {what}, and no file")
     ]
-    [path] = (tmp_path / "out").rglob("*.log")
-    assert b"node_events/\\\\xff.jsonl at 0: " in path.read_bytes()
-    assert b"secret" not in path.read_bytes()
+    [chunk] = [chunk for piece in pieces for chunk in piece.chunks]
+    assert b"node_events/\\\\xff.jsonl at 0: " in chunk.data
+    assert b"secret" not in chunk.data
     for file in session.files:
         assert kuberay.report(SESSION, file, 1)

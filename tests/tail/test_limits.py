@@ -2,8 +2,10 @@
 
 import pytest
 
-from raytrail.tail import limits
+from raytrail.config import TailConfig
+from raytrail.tail import limits, turns
 from raytrail.tail.limits import Limits
+from raytrail.tail.selection import wants_type
 
 
 @pytest.fixture
@@ -62,3 +64,18 @@ def test_over_any_time_the_rate_is_kept(clock):
             read += 7
         clock.now += 0.01
     assert 50 * 100 <= read <= 50 * 101 + 7
+
+
+def test_what_ray_posts_shares_the_limits_the_rank_and_the_selection_of_what_its_files_tell(clock):
+    bound = Limits({"TASK": 100}, {})
+    bound.spend("TASK_LIFECYCLE_EVENT", 300, 0)
+    assert bound.wait_seconds("TASK") == bound.wait_seconds("ACTOR_TASK_DEFINITION_EVENT") > 0
+    assert bound.wait_seconds("ACTOR_LIFECYCLE_EVENT") == 0
+    ranks = {name: turns._priority(("g", name)) for name in ("TASK", "TASK_PROFILE_EVENT", "NODE_DEFINITION_EVENT")}
+    assert ranks == {"TASK": 1, "TASK_PROFILE_EVENT": 1, "NODE_DEFINITION_EVENT": 0}
+    some = TailConfig(event_types=("TASK",), without_event_types=("NODE",))
+    assert wants_type(some, "TASK_DEFINITION_EVENT")
+    assert not wants_type(some, "ACTOR_DEFINITION_EVENT")
+    assert not wants_type(TailConfig(without_event_types=("NODE",)), "NODE_LIFECYCLE_EVENT")
+    assert wants_type(TailConfig(event_types=("TASK_DEFINITION_EVENT",)), "TASK_DEFINITION_EVENT")
+    assert not wants_type(TailConfig(event_types=("TASK_DEFINITION_EVENT",)), "TASK")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,16 +17,19 @@ from rich.console import Console
 
 from raytrail import disk
 from raytrail.cli.ledger import complete, details, show
-from raytrail.config import Config, TailConfig, store_dir
+from raytrail.config import Config, TailConfig
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.event import COLLECTED, SESSION_NAME, Chunk
+from raytrail.kuberay import layout as kuberay
+from raytrail.kuberay.files import File, Unread
+from raytrail.kuberay.layout import Collected
+from raytrail.kuberay.reading import read
 from raytrail.pubsub import open_bucket
 from raytrail.pubsub.url import shown_whole
-from raytrail.sources import kuberay
-from raytrail.sources.kuberay import Collected
-from raytrail.sources.kuberay_files import File, Unread
+from raytrail.redact import Redactor
 from raytrail.store import Cluster, Filter, LedgerRow, Store
 from raytrail.tail import Checkpoint, Session, Tailer, locate, running
+from raytrail.tail.selection import wants_log, wants_type
 from raytrail.terminal import note, options, printing, stores
 from raytrail.terminal.progress import progress
 
@@ -197,20 +199,43 @@ def _look_into_bucket(url: str) -> list[Collected]:
 
 
 def _ship_collected(collected: Collected, store: Store, config: Config) -> list[str]:
-    """Append what KubeRay collected of a session. It is first written as the event files that it stands for."""
-    tail = msgspec.structs.replace(config.tail, cluster=config.tail.cluster or collected.cluster)
+    """Append what KubeRay collected of a session, and return the names of the sessions that it belongs to."""
+    cluster = config.tail.cluster or collected.cluster
+    collected = collected._replace(logs=tuple(log for log in collected.logs if wants_log(config.tail, log.name)))
     before, unread = _broken_before(collected.session, store), list[Unread]()
-    with tempfile.TemporaryDirectory(prefix="import-", dir=store_dir(config)) as root:
-        left_bytes = collected.read_bytes
-        with progress(left_bytes, "reading") as advance:
-            for read in kuberay.convert(collected, Path(root), unread.append):
-                left_bytes -= read
-                advance(read, left_bytes)
-        # an event names its session, whichever folder it is in
-        sessions = _ship(sorted(Path(root).iterdir()), store, config, tail)
+    sessions: dict[str, None] = {}
+    redact = Redactor(config.tail.redact)
+    pieces = read(
+        collected,
+        cluster=cluster,
+        redact=redact,
+        wants=partial(wants_type, config.tail),
+        unread=unread.append,
+        redact_logs=redact if config.tail.redact_logs else lambda data, _: data,
+    )
+    with progress(collected.size_bytes, "importing") as advance:
+        left_bytes = collected.size_bytes
+
+        def batches() -> Iterator[list[Chunk]]:
+            nonlocal left_bytes
+            batch: list[Chunk] = []
+            size = 0
+            for piece in pieces:
+                batch += piece.chunks
+                size += sum(len(chunk.data) for chunk in piece.chunks)
+                left_bytes -= piece.read_bytes
+                advance(piece.read_bytes, left_bytes)
+                if size >= config.store.batch_bytes:
+                    yield batch
+                    batch, size = [], 0
+            if batch:
+                yield batch
+
+        for batch in _appended(store, batches()):
+            sessions |= dict.fromkeys(chunk.session for chunk in batch)
     if reports := _reports(collected, unread, before):
         report = Chunk(
-            cluster=tail.cluster,
+            cluster=cluster,
             session=collected.session,
             node_id="",
             event_type="FILE",
@@ -218,8 +243,8 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
             data=b"".join(reports),
         )
         _say(store, [report], {collected.session: _unread(collected.session, store)})
-        sessions.append(collected.session)
-    return sessions
+        sessions[collected.session] = None
+    return list(sessions)
 
 
 def _broken_before(session: str, store: Store) -> set[str]:
@@ -277,7 +302,7 @@ def _reports(collected: Collected, unread: Iterable[Unread], before: Set[str]) -
     """Return the reports of a session's files, of those that ended early and of those that no longer do."""
     now_ms = time.time_ns() // 1_000_000
     broken = {ending.file: ending for ending in unread}
-    files = (*collected.files, *collected.answers)
+    files = (*collected.files, *collected.answers, *(piece.file for piece in collected.logs))
     mended = [file for file in files if file not in broken and kuberay.file_id(collected.session, file) in before]
     endings: list[Unread | File] = [*broken.values(), *mended]
     return [kuberay.report(collected.session, ending, now_ms) for ending in endings]

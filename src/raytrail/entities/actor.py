@@ -1,12 +1,13 @@
 """
 An actor, from ``EXPORT_ACTOR`` (`ExportActorData`, export_actor_data.proto).
 
-Or from Ray's HTTP export (`raytrail.sources.ray_event`), which tells nanoseconds and why an actor restarts.
+Or from Ray's HTTP export (`ActorDefinitionEvent`, `ActorLifecycleEvent`), which tells nanoseconds and why an actor
+restarts.
 """
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity, Life
+from raytrail.entities import Column, Derived, Emitted, Entity, Life, Posted, PostedEvent
 from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS
 
 _WHEN_MS = "coalesce(_time_ns // 1000000, timestamp * 1000)"
@@ -36,6 +37,46 @@ def _restarts(reason: str) -> tuple[Column, Derived]:
 _FOR_LINEAGE, _NUM_FOR_LINEAGE = _restarts("LINEAGE_RECONSTRUCTION")
 _FOR_PREEMPTION, _NUM_FOR_PREEMPTION = _restarts("NODE_PREEMPTION")
 
+_POSTED = (
+    PostedEvent(
+        event_type="ACTOR_DEFINITION_EVENT",
+        body="actorDefinitionEvent",
+        columns=(
+            Posted("actor_id", "actorId", "id"),
+            Posted("job_id", "jobId", "id"),
+            Posted("class_name", "className", "text"),
+            Posted("name", "name", "text"),
+            Posted("ray_namespace", "rayNamespace", "text"),
+            Posted("serialized_runtime_env", "serializedRuntimeEnv", "text"),
+            Posted("placement_group_id", "placementGroupId", "id or none"),
+            Posted("call_site", "callSite", "text"),
+            Posted("parent_id", "parentId", "id or none"),
+            Posted("is_detached", "isDetached", "bool"),
+            Posted("required_resources", "requiredResources", "amounts", default="{}"),
+            Posted("labels", "refIds", "texts in base64", default="{}"),
+            Posted("label_selector", "labelSelector", "json", default="{}"),
+            Posted("_time_ns", "", "time_ns"),
+        ),
+    ),
+    PostedEvent(
+        event_type="ACTOR_LIFECYCLE_EVENT",
+        body="actorLifecycleEvent",
+        columns=(Posted("actor_id", "actorId", "id"),),
+        each="stateTransitions",
+        of_each=(
+            Posted("state", "state", "text"),
+            Posted("node_id", "nodeId", "id or none"),
+            Posted("worker_id", "workerId", "id or none"),
+            Posted("repr_name", "reprName", "text"),
+            Posted("pid", "pid", "int", unset="0"),
+            Posted("port", "port", "int", unset="0"),
+            Posted("_restart_reason", "restartReason", "text"),
+            Posted("_death_cause", "deathCause", "messages"),
+            Posted("_time_ns", "", "time_ns"),
+        ),
+    ),
+)
+
 ACTOR = Entity(
     name="actor",
     plural="actors",
@@ -49,6 +90,7 @@ ACTOR = Entity(
         latency="milliseconds",
         missed="when within a second it was, which Ray's HTTP export tells",
     ),
+    posted=_POSTED,
     columns=(
         Column("actor_id", "id", "event_data.actor_id", "key", "The actor."),
         Column("job_id", "id", "event_data.job_id", "last", "The driver job that created it."),

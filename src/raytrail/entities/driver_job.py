@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity, Life
+from raytrail.entities import Beside, Column, Derived, Emitted, Entity, Life, Posted, PostedEvent
+
+_POSTED = (
+    PostedEvent(
+        event_type="DRIVER_JOB_DEFINITION_EVENT",
+        body="driverJobDefinitionEvent",
+        columns=(
+            Posted("job_id", "jobId", "id"),
+            Posted("driver_pid", "driverPid", "int", unset="0"),
+            Posted("driver_node_id", "driverNodeId", "id or none"),
+            Posted("entrypoint", "entrypoint", "text"),
+            Posted("metadata", "config.metadata", "json", default="{}"),
+            Posted("runtime_env", "config.serializedRuntimeEnv", "text"),
+        ),
+    ),
+    PostedEvent(
+        event_type="DRIVER_JOB_LIFECYCLE_EVENT",
+        body="driverJobLifecycleEvent",
+        columns=(Posted("job_id", "jobId", "id"),),
+        each="stateTransitions",
+        of_each=(
+            Posted("is_dead", "state", "equals", "FINISHED"),
+            Posted("start_time_ms", "timestamp", "time_ms", when=("state", "CREATED")),
+            Posted("end_time_ms", "timestamp", "time_ms", when=("state", "FINISHED")),
+        ),
+        states=("CREATED", "FINISHED"),
+    ),
+)
 
 DRIVER_JOB = Entity(
     name="driver_job",
@@ -14,11 +41,19 @@ DRIVER_JOB = Entity(
     emitted=Emitted(
         source="the GCS", when="a driver begins or ends", latency="milliseconds", missed="jobs of Ray's own"
     ),
+    posted=_POSTED,
     columns=(
         Column("job_id", "id", "event_data.job_id", "key", "The job."),
         Column("is_dead", "bool", "event_data.is_dead", "max", "True once its driver has gone."),
         Column("driver_pid", "int", "event_data.driver_pid", "last", "Process of the driver."),
-        Column("driver_ip_address", "text", "event_data.driver_ip_address", "last", "Address of the driver's node."),
+        Column(
+            "driver_ip_address",
+            "text",
+            "event_data.driver_ip_address",
+            "last",
+            "Address of the driver's node. It is filled in from the node where Ray's HTTP export tells of the job.",
+            filled="coalesce(s.driver_ip_address, n.node_ip)",
+        ),
         Column(
             "driver_node_id",
             "id",
@@ -64,4 +99,5 @@ DRIVER_JOB = Entity(
     when="coalesce(CASE WHEN is_dead THEN end_time_ms ELSE start_time_ms END, timestamp * 1000)",
     sort=("job_id",),
     life=Life(state="status", terminal=("SUCCEEDED",), closing=(("is_dead", "true"), ("end_time_ms", "{end_ms}"))),
+    beside=(Beside("n", "node", "n.node_id = s.driver_node_id", ("node_id", "node_ip")),),
 )

@@ -190,7 +190,7 @@ ACTOR_ENDS = (
 )
 
 # Ray's own list of workers keeps those of a node that died as alive, so that only their state says that they are not
-WORKER_BESIDE = (Beside("n", "node", "n.node_id = s.node_id", _NODE),)
+WORKER_BESIDE = (Beside("n", "node", "n.node_id = s.node_id", (*_NODE, "node_ip")),)
 WORKER_ENDS = (
     End(
         "node died",

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity, Life
+from raytrail.entities import Column, Derived, Emitted, Entity, Life, Posted, PostedEvent
 from raytrail.entities.ends import NODE_BESIDE, NODE_ENDS
+
+_POSTED = (
+    PostedEvent(
+        event_type="NODE_DEFINITION_EVENT",
+        body="nodeDefinitionEvent",
+        columns=(
+            Posted("node_id", "nodeId", "id"),
+            Posted("node_ip", "nodeIpAddress", "text"),
+            Posted("node_name", "nodeName", "text"),
+            Posted("start_time_ms", "startTimestamp", "time_ms"),
+            Posted("hostname", "hostname", "text"),
+            Posted("instance_id", "instanceId", "text"),
+            Posted("instance_type", "instanceTypeName", "text"),
+            Posted("labels", "labels", "json", default="{}"),
+        ),
+    ),
+    PostedEvent(
+        event_type="NODE_LIFECYCLE_EVENT",
+        body="nodeLifecycleEvent",
+        columns=(Posted("node_id", "nodeId", "id"),),
+        each="stateTransitions",
+        of_each=(
+            Posted("state", "state", "text"),
+            Posted("resources_total", "resources", "amounts"),
+            # the resource that only the head node has
+            Posted("is_head_node", "resources", "has", "node:__internal_head__"),
+            Posted("end_time_ms", "timestamp", "time_ms", when=("state", "DEAD")),
+            Posted("_death_reason", "deathInfo.reason", "text"),
+            Posted("_death_message", "deathInfo.reasonMessage", "text"),
+        ),
+        blank=("aliveSubState",),
+    ),
+)
 
 NODE = Entity(
     name="node",
@@ -15,6 +48,7 @@ NODE = Entity(
     emitted=Emitted(
         source="the GCS", when="a node joins, or is found dead", latency="milliseconds", missed="nothing known"
     ),
+    posted=_POSTED,
     columns=(
         Column("node_id", "id", "event_data.node_id", "key", "The node."),
         Column("node_ip", "text", "event_data.node_manager_address", "last", "Its address."),

@@ -1,12 +1,15 @@
 """
 One attempt of a task, from ``EXPORT_TASK`` (`ExportTaskEventData`, export_task_event.proto).
 
-Or from Ray's HTTP export, whose events `raytrail.sources.ray_event` puts into the same words.
+Or from Ray's HTTP export (`TaskDefinitionEvent`, `ActorTaskDefinitionEvent`, `TaskLifecycleEvent`,
+`TaskProfileEvents`, in events_*_event.proto).
 """
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity, Life, Moments, task_sql
+from typing import Any
+
+from raytrail.entities import Column, Derived, Emitted, Entity, Life, Moments, Posted, PostedEvent, task_sql
 from raytrail.entities.ends import TASK_BESIDE, TASK_ENDS
 from raytrail.entities.enumerations import LANGUAGES, TASK_ERROR_TYPES, TASK_STATES, TASK_TYPES
 
@@ -33,6 +36,101 @@ def _log_offset(name: str, doc: str) -> Column:
     return Column(f"_{name}", "int", _update(f"task_log_info.{name}"), "max", doc, unset, since=since)
 
 
+def _posted(*columns: Posted, event_type: str, body: str, **more: Any) -> PostedEvent:
+    """Return the declaration of an event type that names its attempt as all but profile events do."""
+    return PostedEvent(
+        event_type=event_type,
+        body=body,
+        columns=(
+            Posted("task_id", "taskId", "id"),
+            Posted("attempt_number", "taskAttempt", "int", default="0"),
+            Posted("job_id", "jobId", "id"),
+            *columns,
+        ),
+        **more,
+    )
+
+
+def _definition(event_type: str, body: str, *columns: Posted) -> PostedEvent:
+    return _posted(
+        *columns,
+        Posted("language", "language", "text"),
+        Posted("parent_task_id", "parentTaskId", "id"),
+        Posted("placement_group_id", "placementGroupId", "id or none"),
+        Posted("required_resources", "requiredResources", "amounts", default="{}"),
+        Posted("_runtime_env_info", "serializedRuntimeEnv", "runtime env"),
+        Posted("labels", "refIds", "texts in base64", default="{}"),
+        Posted("label_selector", "labelSelector", "json", default="{}"),
+        Posted(
+            "fallback_strategy",
+            "fallbackStrategy",
+            "messages",
+            # left out where it has no options. A driver has none at all
+            default='{"options":[]}',
+            default_unless=("taskType", "DRIVER_TASK"),
+        ),
+        Posted("call_site", "callSite", "text"),
+        event_type=event_type,
+        body=body,
+        ignored=("isDetachedActor",),  # the actor's own events say so
+        rest="event_data.task_info",
+    )
+
+
+_POSTED = (
+    _definition(
+        "TASK_DEFINITION_EVENT",
+        "taskDefinitionEvent",
+        Posted("type", "taskType", "text"),
+        Posted("func_or_class_name", "taskFunc", "function"),
+        Posted("_name", "taskName", "text"),
+        Posted("actor_id", "taskId", "creates actor", when=("taskType", "ACTOR_CREATION_TASK")),
+    ),
+    _definition(
+        "ACTOR_TASK_DEFINITION_EVENT",
+        "actorTaskDefinitionEvent",
+        Posted("type", "taskId", "constant", "ACTOR_TASK"),
+        Posted("func_or_class_name", "actorFunc", "function"),
+        Posted("_name", "actorTaskName", "text"),
+        Posted("actor_id", "actorId", "id"),
+    ),
+    PostedEvent(
+        event_type="TASK_PROFILE_EVENT",
+        body="taskProfileEvents",
+        columns=(
+            Posted("task_id", "taskId", "id"),
+            Posted("attempt_number", "attemptNumber", "int", default="0"),
+            Posted("job_id", "jobId", "id"),
+            Posted("_profile_component_id", "profileEvents.componentId", "id"),
+            Posted("_profile_component_type", "profileEvents.componentType", "text"),
+            Posted("_profile_node_ip_address", "profileEvents.nodeIpAddress", "text"),
+            Posted("_profile_events", "profileEvents.events", "spans"),
+        ),
+        required=("profileEvents",),
+    ),
+    _posted(
+        Posted("node_id", "nodeId", "id or none"),
+        Posted("worker_id", "workerId", "id or none"),
+        Posted("worker_pid", "workerPid", "int", unset="0"),
+        Posted("_error_type", "rayErrorInfo.errorType", "text"),
+        Posted("_error_message", "rayErrorInfo.errorMessage", "text"),
+        Posted("is_debugger_paused", "isDebuggerPaused", "bool"),
+        Posted("_own_repr_name", "actorReprName", "text"),
+        *(
+            Posted(f"_{name}_{what}", f"taskLogInfo.{name}{what.title()}", "text" if what == "file" else "int")
+            for name in ("stdout", "stderr")
+            for what in ("file", "start", "end")
+        ),
+        event_type="TASK_LIFECYCLE_EVENT",
+        body="taskLifecycleEvent",
+        times="stateTransitions",
+        times_at=_update("state_ts_ns"),
+        states=("NIL", *(name for _, name in TASK_STATES)),
+        ignored=("rayErrorInfo.*",),  # the actor's own events tell the rest about its death
+        rest="event_data.state_updates",
+    ),
+)
+
 TASK = Entity(
     name="task",
     plural="tasks",
@@ -47,6 +145,7 @@ TASK = Entity(
         missed="what a killed process had not reported, and with Ray's default batch, the backlog of a driver that "
         "makes more than 2,500 tasks/s, when it ends",
     ),
+    posted=_POSTED,
     columns=(
         Column("task_id", "id", "event_data.task_id", "key", "The task."),
         Column("attempt_number", "int", "event_data.attempt_number", "key", "0 for the first attempt."),

@@ -1,12 +1,12 @@
 """
-A worker process, from ``EXPORT_WORKER``, which `raytrail.sources.workers` and `raytrail.sources.ray_event` write.
+A worker process, from ``EXPORT_WORKER``, which `raytrail.sources.workers` writes, or from Ray's HTTP export.
 
 Source: `WorkerTableData` (gcs.proto), as the GCS answers it; `WorkerDefinitionEvent` and `WorkerLifecycleEvent`.
 """
 
 from __future__ import annotations
 
-from raytrail.entities import Column, Derived, Emitted, Entity, Life
+from raytrail.entities import Column, Derived, Emitted, Entity, Life, Posted, PostedEvent
 from raytrail.entities.ends import WORKER_BESIDE, WORKER_ENDS
 from raytrail.entities.enumerations import WORKER_EXIT_TYPES
 
@@ -14,6 +14,37 @@ from raytrail.entities.enumerations import WORKER_EXIT_TYPES
 def _field(name: str) -> str:
     return f"event_data.{name}"
 
+
+_POSTED = (
+    PostedEvent(
+        event_type="WORKER_DEFINITION_EVENT",
+        body="workerDefinitionEvent",
+        columns=(
+            Posted("worker_id", "workerId", "id"),
+            Posted("node_id", "nodeId", "id or none"),
+            Posted("worker_type", "workerType", "text"),
+            Posted("pid", "pid", "int", unset="0"),
+            Posted("_time_ns", "", "time_ns"),
+        ),
+    ),
+    PostedEvent(
+        event_type="WORKER_LIFECYCLE_EVENT",
+        body="workerLifecycleEvent",
+        columns=(Posted("worker_id", "workerId", "id"), Posted("job_id", "jobId", "id or none")),
+        each="stateTransitions",
+        of_each=(
+            Posted("is_alive", "state", "equals", "ALIVE"),
+            Posted("worker_launch_time_ms", "workerLaunchTimeMs", "int", unset="0"),
+            Posted("worker_launched_time_ms", "workerLaunchedTimeMs", "int", unset="0"),
+            Posted("start_time_ms", "startTimeMs", "int", unset="0"),
+            Posted("end_time_ms", "endTimeMs", "int", unset="0"),
+            Posted("exit_type", "deathInfo.exitType", "text"),
+            Posted("exit_detail", "deathInfo.exitDetail", "text"),
+            Posted("_since_ns", "", "time_ns"),
+            Posted("_time_ns", "", "time_ns"),
+        ),
+    ),
+)
 
 WORKER = Entity(
     name="worker",
@@ -32,6 +63,7 @@ WORKER = Entity(
         missed="everything, unless `WORKER` is among `sources.types` or events are posted, and drivers where they are "
         "posted",
     ),
+    posted=_POSTED,
     columns=(
         Column("worker_id", "id", _field("worker_id"), "key", "The worker."),
         Column(
@@ -45,7 +77,14 @@ WORKER = Entity(
         # one that was dead once stays dead
         Column("is_alive", "bool", _field("is_alive"), "min", "True while it is alive."),
         Column("node_id", "id", _field("node_id"), "max", "Its node."),
-        Column("ip", "text", _field("ip"), "max", "Its node's address."),
+        Column(
+            "ip",
+            "text",
+            _field("ip"),
+            "max",
+            "Its node's address. It is filled in from the node where Ray's HTTP export tells of the worker.",
+            filled="coalesce(s.ip, n.node_ip)",
+        ),
         Column("job_id", "id", _field("job_id"), "max", "The job it works for. Only Ray's HTTP export tells."),
         # of a driver that has ended the GCS knows neither any more: 0 is what it says then, and so does Ray's list
         Column("pid", "int", _field("pid"), "last", "Its process. 0 for a driver that has ended."),

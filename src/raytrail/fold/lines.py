@@ -11,17 +11,19 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from raytrail.entities import EXTRA, MOST_SECONDS, Column, of_file_type
+from raytrail.entities import EXTRA, MOST_SECONDS, Column, of_file_type, posted_event
 from raytrail.errors import EventError
 from raytrail.event import UNDECODABLE
 from raytrail.fold.decode import SPAN_LIMITS
 from raytrail.fold.layout import in_log, plant
+from raytrail.fold.ray_event import file_lines
+from raytrail.fold.strict import Field, Span, count_rows, optional, posted_decoder, raw, required, struct
 
 _SPAN = {"event_name": "text", "start_time": "int", "end_time": "int", "extra_data": "text"}
 _OF_ALL = ("source_type", "timestamp")  # every line has them, whatever its columns are
@@ -31,18 +33,11 @@ _TOP = (*_OF_ALL, "event_id")
 class Sorted(NamedTuple):
     """What became of one line."""
 
-    line: bytes
-    """The line as the engine may read it, without its newline; empty where it was set aside."""
+    lines: tuple[bytes, ...]
+    """It as the engine may read it, without newlines: one line, or several of an event that was posted. Else none."""
     verdict: Literal["good", "unknown", "rejected"]
     reason: str
     """Why it was set aside."""
-
-
-class _Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    event_name: msgspec.Raw = msgspec.Raw()
-    start_time: msgspec.Raw = msgspec.Raw()
-    end_time: msgspec.Raw = msgspec.Raw()
-    extra_data: msgspec.Raw = msgspec.Raw()
 
 
 @cache
@@ -79,87 +74,73 @@ def _decoder(file_type: str) -> msgspec.json.Decoder[Any]:
     known = event_types(file_type)
     fields = [
         *_fields({name: node for name, node in tree.items() if name not in _OF_ALL}, "", _keys(file_type)),
-        _required("source_type", Literal[known]),
-        _required("timestamp", Annotated[int, msgspec.Meta(ge=0, le=MOST_SECONDS)]),
+        required("source_type", Literal[known]),
+        required("timestamp", Annotated[int, msgspec.Meta(ge=0, le=MOST_SECONDS)]),
     ]
     if "event_id" not in tree:
-        fields.append(_raw("event_id"))
-    return msgspec.json.Decoder(_struct(fields))
+        fields.append(raw("event_id"))
+    return msgspec.json.Decoder(struct(fields))
 
 
-def _struct(fields: Iterable[_Field]) -> type[msgspec.Struct]:
-    """Return the type of an object with these fields and no others."""
-    ordered = sorted(fields, key=lambda field: field.default is not msgspec.NODEFAULT)
-    # Ray's names need not be Python's
-    members = [
-        (f"f{number}", field.kind, msgspec.field(name=field.name, default=field.default))
-        for number, field in enumerate(ordered)
-    ]
-    return msgspec.defstruct("Object", members, forbid_unknown_fields=True, frozen=True, gc=False)
-
-
-def _fields(tree: dict[str, Any], path: str, keys: frozenset[str]) -> Iterator[_Field]:
+def _fields(tree: dict[str, Any], path: str, keys: frozenset[str]) -> Iterator[Field]:
     """Yield the fields of an object that lies at a path; a key, and what it lies in, must be there."""
     for name, node in tree.items():
         below = f"{path}{name}"
         if isinstance(node, dict):
-            kind = _struct(_fields(node, f"{below}.", keys))
+            kind = struct(_fields(node, f"{below}.", keys))
             holds_key = any(key.startswith(f"{below}.") for key in keys)
-            yield _required(name, kind) if holds_key else _optional(name, kind)
+            yield required(name, kind) if holds_key else optional(name, kind)
         elif node is not None and node.type == "spans":
-            yield _required(name, list[_Span]) if below in keys else _optional(name, list[_Span])
+            yield required(name, list[Span]) if below in keys else optional(name, list[Span])
         else:
-            yield _required(name, msgspec.Raw) if below in keys else _raw(name)
+            yield required(name, msgspec.Raw) if below in keys else raw(name)
 
 
-class _Field(NamedTuple):
-    """A field of an object in a line."""
+def check(file_type: str, data: bytes | memoryview) -> int | None:
+    """
+    Return how many rows whole lines give, if the engine can read them all and they have no field that we do not know.
 
-    name: str
-    kind: Any
-    default: Any
-
-
-def _required(name: str, kind: Any) -> _Field:
-    return _Field(name, kind, msgspec.NODEFAULT)
-
-
-def _optional(name: str, kind: Any) -> _Field:
-    return _Field(name, kind | None, None)
-
-
-def _raw(name: str) -> _Field:
-    """Return a field that may be missing and hold anything: the engine reads its value."""
-    return _Field(name, msgspec.Raw, msgspec.Raw())
-
-
-def check(file_type: str, data: bytes | memoryview) -> bool:
-    """Return whether every line is one that the engine can read, with no field that we do not know."""
+    Else it returns None. It may be that some of them can be read, and that one was.
+    """
     try:
-        _decoder(file_type).decode_lines(data)
+        if told := posted_event(file_type):
+            return count_rows(told[1], posted_decoder(*told).decode_lines(data))
+        return len(_decoder(file_type).decode_lines(data))
     except UNDECODABLE:
-        return False
-    return True
+        return None
 
 
 def sort_out(file_type: str, line: bytes) -> Sorted:
-    """Return what is to be done with one line: read it, perhaps mended, or set it aside."""
+    """
+    Return what is to be done with one line: read it, perhaps mended, or set it aside.
+
+    An event of Ray's HTTP export becomes lines of its entity's event files.
+    """
     try:
         event = msgspec.json.decode(line)
-    except UNDECODABLE as error:
-        return Sorted(b"", "rejected", str(error) or "it nests too deep")
-    try:
-        source_type = _source_type(event)
-        if source_type not in event_types(file_type):
-            return Sorted(b"", "unknown", f"event type {source_type!r} is not known to this version")
-        mended = _mended(file_type, event)
+        told = posted_event(file_type)
+        if told is None:
+            return _sort_event(file_type, event)
+        file_type = told[0].file_types[0]
+        parts = [_sort_event(file_type, msgspec.json.decode(part)) for part in file_lines(*told, event)]
     except EventError as error:
-        return Sorted(b"", "rejected", str(error))
-    try:
-        # encoded anew: a field given twice, which the engine refuses, is there once
-        return Sorted(msgspec.json.encode(mended), "good", "")
+        return Sorted((), "rejected", str(error))
+    except UNDECODABLE as error:
+        return Sorted((), "rejected", str(error) or "it nests too deep")
     except (RecursionError, ValueError, OverflowError) as error:
-        return Sorted(b"", "rejected", str(error))
+        return Sorted((), "rejected", str(error))
+    return next(
+        (part for part in parts if part.verdict != "good"),
+        Sorted(tuple(line for part in parts for line in part.lines), "good", ""),
+    )
+
+
+def _sort_event(file_type: str, event: Any) -> Sorted:
+    source_type = _source_type(event)
+    if source_type not in event_types(file_type):
+        return Sorted((), "unknown", f"event type {source_type!r} is not known to this version")
+    # encoded anew: a field given twice, which the engine refuses, is there once
+    return Sorted((msgspec.json.encode(_mended(file_type, event)),), "good", "")
 
 
 def _source_type(event: Any) -> str:

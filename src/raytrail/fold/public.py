@@ -77,20 +77,23 @@ def public_events(chunk: Chunk) -> Iterator[dict[str, Any]]:
     """Yield the chunk's events in their public form; lines that are not events are left out, and so are logs."""
     entities = {t: entity for entity in of_file_type(chunk.event_type) for t in entity.event_types}
     for line in () if chunk.event_type == LOG else chunk.data.splitlines():
-        good = sort_out(chunk.event_type, line)
-        if good.verdict != "good":
-            continue
-        event = msgspec.json.decode(good.line)
-        entity = entities[event["source_type"]]
-        yield {
-            "event_type": event_type(event["source_type"]),
-            "event_id": msgspec.json.decode(line).get("event_id"),
-            "timestamp_s": event["timestamp"],
-            "cluster": chunk.cluster,
-            "session": chunk.session,
-            "node_id": chunk.node_id,
-            entity.name: _fields(entity, event),
-        }
+        for good in sort_out(chunk.event_type, line).lines:
+            event = msgspec.json.decode(good)
+            entity = entities[event["source_type"]]
+            yield {
+                "event_type": event_type(event["source_type"]),
+                "event_id": _event_id(line),
+                "timestamp_s": event["timestamp"],
+                "cluster": chunk.cluster,
+                "session": chunk.session,
+                "node_id": chunk.node_id,
+                entity.name: _fields(entity, event),
+            }
+
+
+def _event_id(line: bytes) -> Any:
+    event = msgspec.json.decode(line)
+    return event.get("event_id") or event.get("eventId")
 
 
 def _fields(entity: Entity, event: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -42,6 +42,8 @@ class Stored(NamedTuple):
     path: str
     """In the bucket."""
     size_bytes: int
+    version: str
+    """Another one whenever its content may be another."""
 
 
 class Bucket:
@@ -70,7 +72,7 @@ class Bucket:
         below = re.compile("[^/]*".join(map(re.escape, self.path.split("*"))) + "/" if self.path else "")
         with self.ours():
             for some in obstore.list(self.client, folder or None, chunk_size=_LISTED_AT_ONCE):
-                yield from (Stored(meta["path"], meta["size"]) for meta in some if below.match(meta["path"]))
+                yield from (_stored(meta) for meta in some if below.match(meta["path"]))
 
     def open(self, stored: Stored) -> io.BufferedReader:
         """
@@ -101,6 +103,10 @@ class Bucket:
             raise BrokerUnavailable(
                 f"{self.shown} does not answer: {words}; look after it, or the way to it"
             ) from error
+
+
+def _stored(meta: Mapping[str, Any]) -> Stored:
+    return Stored(meta["path"], meta["size"], f"{meta['size']}-{meta.get('e_tag') or meta['last_modified']}")
 
 
 class _Reading(io.RawIOBase):

@@ -5,6 +5,7 @@ A record is one line of an event file, in one of these shapes:
 
     {"message": "<line>", "file": "<path>", ...}      Vector's file source; `log` and `path` with Fluent Bit
     {"event_data": {...}, ..., "file": "<path>"}      the line as an object, which a parser of the collector made
+    {"eventId": ..., "sessionName": ..., ...}         an event of Ray's HTTP export, likewise, or as Ray posts it
     <line>                                            rsyslog, Vector with ``codec = "text"``
 
 and a message holds one, or NDJSON of many, or a JSON array of them. The line may be under ``message``, ``log``
@@ -40,7 +41,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from raytrail import records
+from raytrail import ray_event, records
 from raytrail.errors import EventError, RaytrailError
 from raytrail.event import SESSION_NAME, UNDECODABLE, UNKNOWN_SESSION, Chunk, Segment, encoded, unquoted
 from raytrail.pubsub import Publisher
@@ -85,7 +86,16 @@ _NOBODY = Sender()
 
 class _Head(msgspec.Struct, frozen=True):
     source_type: str = ""
-    timestamp: int = 0
+    timestamp: int | str = 0
+    eventType: str = ""
+    """Ray's HTTP export says the type by this name, and the session by the next."""
+    sessionName: str = ""
+
+    @property
+    def began_s(self) -> int:
+        """When the event was made, in seconds since the epoch, or 0."""
+        at = self.timestamp
+        return at if isinstance(at, int) else ray_event.in_ns(at) // 1_000_000_000
 
 
 class Collector:
@@ -159,7 +169,7 @@ def from_message(value: bytes, sender: Sender = _NOBODY, *, redact: Redactor | N
             if event_type == UNKNOWN and path:
                 left_out[path] = left_out.get(path, 0) + 1
                 continue
-            key = (session[1] if session else sender.session or UNKNOWN_SESSION, event_type)
+            key = (session[1] if session else sender.session or _session(line), event_type)
             gathered.setdefault(key, []).append(line)
         if len(gathered) > MOST_KINDS:
             raise EventError(f"more than {MOST_KINDS} sessions and event types at once; send them one after the other")
@@ -223,7 +233,7 @@ def _lines(record: bytes) -> tuple[list[bytes], str]:
     except UNDECODABLE:
         return [record + b"\n"], ""
     path = next(filter(None, (_text(fields.get(name)) for name in _PATHS)), "")
-    if "event_data" in fields:
+    if "event_data" in fields or {"eventId", "eventType"} <= fields.keys():
         if _ADDED.isdisjoint(fields):
             return [record + b"\n"], path
         kept = {name: value for name, value in fields.items() if name not in _ADDED}
@@ -262,12 +272,21 @@ def _head(line: bytes) -> _Head:
 
 
 def _event_type(line: bytes) -> str:
-    source, export, name = _head(line).source_type.partition("EXPORT_")
-    return _FILE_TYPES.get(name, name) if export and not source else UNKNOWN
+    head = _head(line)
+    source, export, name = head.source_type.partition("EXPORT_")
+    if export and not source:
+        return _FILE_TYPES.get(name, name)
+    return head.eventType if head.eventType in ray_event.FILE_TYPES else UNKNOWN
+
+
+def _session(line: bytes) -> str:
+    """Return the session that an event names itself, as those of Ray's HTTP export do."""
+    name = _head(line).sessionName
+    return name if SESSION_NAME.fullmatch(name) else UNKNOWN_SESSION
 
 
 def _chunk(sender: Sender, session: str, event_type: str, data: bytes, redact: Redactor) -> Chunk:
-    began = _head(data[: data.index(b"\n")]).timestamp
+    began = _head(data[: data.index(b"\n")]).began_s
     name = hashlib.blake2b(encoded(session) + b"\n" + data, digest_size=16).hexdigest()
     return Chunk(
         cluster=sender.cluster,

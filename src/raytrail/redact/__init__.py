@@ -12,13 +12,15 @@ word is looked at only where one stands.
 from __future__ import annotations
 
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import groupby
 
+import msgspec
 from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
-from raytrail.event import LOG
+from raytrail.event import LOG, UNDECODABLE
 from raytrail.redact import command, names, shapes, urls
 from raytrail.redact.escapes import unquoted, without_needless_escapes
 from raytrail.redact.quoted import (
@@ -50,7 +52,15 @@ _WORD_BYTES = 4
 _COMMAND_BYTES = 128 * 1024  # Linux takes no longer one, in MAX_ARG_STRLEN
 # ends of names: their beginnings are those of other names in every line of Ray's, which makes the search slow
 _COMMANDS = {b"trypoint": b"entrypoint", b"n_options": b"run_options", b"py_executable": b"py_executable"}
-_WITH_ENTRYPOINT = ("DRIVER_JOB", "SUBMISSION_JOB", "SET_ASIDE")
+_WITH_ENTRYPOINT = (
+    "DRIVER_JOB",
+    "SUBMISSION_JOB",
+    "DRIVER_JOB_DEFINITION_EVENT",
+    "SUBMISSION_JOB_DEFINITION_EVENT",
+    "SET_ASIDE",
+)
+# what libraries say of a task or an actor, which Ray posts in base64. It is mostly empty, and then no word stands there
+_LABELS = tuple(b'%b":%b{"' % (name, space) for name in (b"refIds", b"ref_ids") for space in (b"", b" "))
 _ESCAPE, _OF_LETTERS = b"\\u00", b"24567"
 _QUERIES = (b"sig=", b"ignature=")
 _BEARER = b"earer "
@@ -129,12 +139,15 @@ class Redactor:
     """
 
     def __init__(self, names: Iterable[str] = DEFAULT) -> None:
-        self._exact = {form.encode() for name in names for form in (name, name.lower(), name.upper())}
+        # events that Ray posts have the names of the protocol in camel case
+        forms = (form for name in names for form in (name, name.lower(), name.upper(), _camel(name)))
+        self._exact = {form.encode() for form in forms}
         self._secret: dict[bytes, bool] = {}
         # All tasks of a job have the same runtime environment: from a name with its value, and what stands just before
         # it, to the value with its strings masked.
         self._known: dict[bytes, bytes] = {}
         self._commands: dict[tuple[bytes, int], Spans] = {}
+        self._labels: dict[bytes, bytes] = {}
         takes = list(self._list_takes().items()) if self._exact else []
         self._searches = [
             (
@@ -181,6 +194,7 @@ class Redactor:
         takes |= dict.fromkeys(map(str.encode, names.NO_PARTS))
         for word in _COMMANDS:
             takes.setdefault(word, self._take_command)
+        takes |= dict.fromkeys(_LABELS, self._take_labels)
         takes |= dict.fromkeys(_QUERIES, _take_query)
         takes |= {
             _ESCAPE: self._take_escape,
@@ -297,6 +311,41 @@ class Redactor:
             self._commands[text, slashes] = known
         return known
 
+    def _take_labels(self, lines: _Lines, start: int, end: int) -> int:
+        """Mask the texts of an object of texts in base64, each by what it says and by its name."""
+        data, begins = lines.data, end - 2
+        closes = data.find(b"}", end) + 1
+        text = data[begins:closes]
+        masked = self._labels.get(text)
+        if masked is None:
+            masked = self._mask_labels(text)
+            if len(self._labels) >= _KNOWN or len(text) > _KNOWN_BYTES:
+                self._labels.clear()
+            self._labels[text] = masked
+        if masked != text:
+            lines.patches.append((begins, masked))
+        return closes or end
+
+    def _mask_labels(self, text: bytes) -> bytes:
+        try:
+            labels = msgspec.json.decode(text, type=dict[str, str])
+            plain = {name: b64decode(value, validate=True).decode() for name, value in labels.items()}
+        except (*UNDECODABLE, ValueError):
+            return text  # they are none, and nobody reads them
+        masked = text
+        for name, value in plain.items():
+            line = msgspec.json.encode({"labels": {name: value}})
+            hidden = self(line, "TASK")
+            if hidden == line:
+                continue
+            [[said]] = [
+                list(one.values()) for one in msgspec.json.decode(hidden, type=dict[str, dict[str, str]]).values()
+            ]
+            length = len(value.encode())
+            instead = said.encode() if len(said.encode()) == length else b"*" * length
+            masked = masked.replace(labels[name].encode(), b64encode(instead))
+        return masked
+
     def _take_escape(self, lines: _Lines, start: int, end: int) -> int:
         """Mask a line once more as it is without its needless escapes."""
         data = lines.data
@@ -313,6 +362,10 @@ class Redactor:
 def _parts(items: list[tuple[bytes, _Take | None]], most: int) -> Iterator[list[tuple[bytes, _Take | None]]]:
     for _, some in groupby(enumerate(items), key=lambda numbered: numbered[0] // most):
         yield [item for _, item in some]
+
+
+def _camel(name: str) -> str:
+    return re.sub("_([a-z])", lambda match: match[1].upper(), name)
 
 
 @cache

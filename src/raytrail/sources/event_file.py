@@ -86,16 +86,17 @@ class EventFiles:
         except Exception:  # noqa: BLE001 (whatever it is, Ray goes on)
             self.lost += 1
             return False
-        return self.append_lines(event_type, line)
+        return self.append_lines(event_type, line, 1) == 1
 
-    def append_lines(self, event_type: str, lines: bytes) -> bool:
-        """Write whole lines of one event at once, and say whether they are in the file. It never raises."""
+    def append_lines(self, event_type: str, lines: bytes, count: int) -> int:
+        """Write so many whole lines at once, and say how many of them are in the file. It never raises."""
         try:
             with self._lock:
-                return self._write(event_type, lines)
+                written = self._write(event_type, lines, count)
         except Exception:  # noqa: BLE001 (whatever it is, Ray goes on)
-            self.lost += 1
-            return False
+            written = 0
+        self.lost += count - written
+        return written
 
     def close(self) -> None:
         """Let go of the files. The next event opens them again."""
@@ -109,14 +110,13 @@ class EventFiles:
         self._open: dict[str, _Open] = {}
         self._closed_until: dict[str, float] = {}
 
-    def _write(self, event_type: str, line: bytes) -> bool:
+    def _write(self, event_type: str, lines: bytes, count: int) -> int:
         # a directory that is not there is not asked for at each event
         if time.monotonic() < self._closed_until.get(event_type, 0.0):
-            self.lost += 1
-            return False
+            return 0
         try:
             file = self._open.get(event_type)
-            if file is not None and file.size + len(line) > self._rotation_bytes:
+            if file is not None and file.size + len(lines) > self._rotation_bytes:
                 self._rotate(self._open.pop(event_type))
                 file = None
             if file is None:
@@ -125,11 +125,14 @@ class EventFiles:
                 disk.make_directories(directory, root)
                 name = f"event_EXPORT_{event_type}_{self._prefix}{os.getpid()}.log"
                 file = self._open[event_type] = _Open(directory / name, root)
-            file.write(line)
-        except Exception:  # whatever it is, it is not tried again at each event. The caller counts it
+            written = file.write(lines)
+        except Exception:  # whatever it is, it is not tried again at each event
             self._closed_until[event_type] = time.monotonic() + _RETRY_SECONDS
             raise
-        return True
+        if written == len(lines):
+            return count
+        self._closed_until[event_type] = time.monotonic() + _RETRY_SECONDS
+        return lines.count(b"\n", 0, written)
 
     def _rotate(self, file: _Open) -> None:
         file.close()
@@ -168,13 +171,20 @@ class _Open:
         # a process before this one, with the same id, may have been killed while it wrote it
         self._torn = self.size > 0 and os.pread(self._fd, 1, self.size - 1) != b"\n"
 
-    def write(self, line: bytes) -> None:
-        """Append a line. A part of it that a full disk took is left, and the next line begins anew."""
-        written = os.write(self._fd, b"\n" + line if self._torn else line)
+    def write(self, lines: bytes) -> int:
+        """
+        Append lines, and return how many bytes of them are there.
+
+        A part of a line that a full disk took is left, and the next line begins anew.
+        """
+        ending = b"\n" if self._torn else b""
+        written = os.write(self._fd, ending + lines)
         self.size += written
-        torn, self._torn = self._torn, written < len(line) + self._torn
-        if self._torn:
-            raise OSError(f"{self.path}: {written} of {len(line) + torn} bytes were written")
+        if written < len(ending):
+            return 0
+        written -= len(ending)
+        self._torn = written < len(lines) and not lines.endswith(b"\n", 0, written)
+        return written
 
     def close(self) -> None:
         """Let go of it."""

@@ -20,26 +20,23 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from raytrail import disk, records
+from raytrail import disk, ray_event, records
 from raytrail.errors import EventError
-from raytrail.event import SET_ASIDE, UNDECODABLE
+from raytrail.event import SET_ASIDE
 from raytrail.posts import Refused, check_length, check_token, come_back, too_slow
-from raytrail.sources import set_aside
 from raytrail.sources.address import EXAMPLE, PATH, url, where
 from raytrail.sources.event_file import EventFiles, session_root, written_files
 from raytrail.sources.http_server import Handler, Server
-from raytrail.sources.ray_event import Converter, session_name
 from raytrail.sources.set_aside import SetAside
 from raytrail.tokens import Guard, Tries
 
@@ -53,11 +50,6 @@ _PIECE_BYTES = 1 << 16
 _IDS = 200_000  # Ray's aggregator holds 100,000 events at most, and sends no other batch before one is taken
 _RECALLED_BYTES = 64 << 20
 _SESSIONS = 8
-
-_ID = re.compile(rb'^\{"event_id":"((?:[^"\\]|\\.)+)"', re.MULTILINE)
-_ADDRESS = re.compile(
-    rb'^\{.*"source_type":"EXPORT_NODE".*"node_id":"([^"]+)","node_manager_address":"([^"]+)"', re.MULTILINE
-)
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +66,6 @@ class Intake:
     def __init__(self, temp_dirs: Sequence[Path], set_aside: SetAside) -> None:
         self._temp_dirs, self._set_aside = tuple(temp_dirs), set_aside
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
-        self._converter = Converter()
         self._lock = threading.Lock()
         self._told_at = -60.0
 
@@ -89,8 +80,13 @@ class Intake:
             batch = records.array(body)
         except EventError as error:
             raise EventError(f"expected a JSON array of Ray's events: {error}") from error
+        heads = ray_event.of_array(body)
+        refused: dict[int, str] = {}
+        groups = ray_event.by_type(heads, batch, refused.__setitem__)
         with self._lock:
-            return all(self._append_event(raw) for raw in batch)
+            asides = [self._put_aside(batch[number], reason) for number, reason in refused.items()]
+            taken = [self._append(*group, batch, numbers) for group, numbers in groups.items()]
+            return all(asides) and all(taken)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -99,19 +95,18 @@ class Intake:
                 session.files.close()
             self._sessions.clear()
 
-    def _append_event(self, raw: msgspec.Raw) -> bool:
-        try:
-            event = self._converter.convert(msgspec.json.decode(raw))
-        except (EventError, *UNDECODABLE) as error:
-            return self._put_aside(raw, str(error))
-        session = self._open_session(event.session)
-        if event.id in session.ids:
-            session.ids.move_to_end(event.id)
-            return True
-        if not session.files.append_lines(event.event_type, event.lines):
-            return False
-        session.remember(event.id)
-        return True
+    def _append(
+        self, session_name: str, event_type: str, batch: Sequence[msgspec.Raw], numbers: Mapping[str, int]
+    ) -> bool:
+        """Append events of a type, which are given by their ids and their numbers in the batch, if they are new."""
+        session = self._open_session(session_name)
+        ids = [id for id in numbers if id not in session.ids]
+        lines = ray_event.as_lines([batch[numbers[id]] for id in ids])
+        written = session.files.append_lines(event_type, lines, len(ids)) if ids else 0
+        for id in numbers.keys() - ids if len(ids) < len(numbers) else ():
+            session.ids.move_to_end(id)
+        session.remember(ids[:written])
+        return written == len(ids)
 
     def _open_session(self, name: str) -> _Session:
         session = self._sessions.get(name)
@@ -119,7 +114,6 @@ class Intake:
             there = (temp_dir for temp_dir in self._temp_dirs if (temp_dir / name).is_dir())
             directory = next(there, self._temp_dirs[0]) / name / "logs" / "export_events"
             session = self._sessions[name] = _Session(directory)
-            self._converter.addresses.update(session.addresses)
             if len(self._sessions) > _SESSIONS:
                 _, oldest = self._sessions.popitem(last=False)
                 oldest.files.close()
@@ -127,13 +121,13 @@ class Intake:
         return session
 
     def _put_aside(self, raw: msgspec.Raw, reason: str) -> bool:
-        session, id = self._choose_session(raw), set_aside.event_id(raw)
+        session, id = self._choose_session(raw), ray_event.digest(raw)
         if session is not None:
             if id in session.ids:
                 return True
-            if not session.files.append_lines(SET_ASIDE, set_aside.line(raw, reason)):
+            if not session.files.append_lines(SET_ASIDE, ray_event.set_aside_line(raw, reason), 1):
                 return False
-            session.remember(id)
+            session.remember([id])
         if time.monotonic() - self._told_at > 60:
             self._told_at = time.monotonic()
             log.warning("an event that Ray posted cannot be read: %s; it is kept in %s", reason, self._set_aside.path)
@@ -146,7 +140,9 @@ class Intake:
 
     def _choose_session(self, raw: msgspec.Raw) -> _Session | None:
         """Return the session whose ledger names what cannot be read: the one it says, else the newest there is."""
-        name = session_name(raw) or next(reversed(self._sessions), "") or next(map(_latest, self._temp_dirs), "")
+        name = (
+            ray_event.session_name(raw) or next(reversed(self._sessions), "") or next(map(_latest, self._temp_dirs), "")
+        )
         return self._open_session(name) if name else None
 
 
@@ -164,7 +160,6 @@ class _Session:
     def __init__(self, directory: Path) -> None:
         self.files = EventFiles(directory, prefix=PREFIX)
         self.ids: OrderedDict[str, None] = OrderedDict()
-        self.addresses: dict[str, str] = {}
         for path, start in _newest(directory):
             try:
                 with open(disk.open_file(path, session_root(directory)), "rb") as file:
@@ -172,17 +167,13 @@ class _Session:
                     data = file.read()
             except OSError:  # rotated away just now, or no file any more
                 continue
-            # a line that was cut off when its writer was killed is none: it is sent again
-            data = data[: data.rfind(b"\n") + 1]
-            for match in _ID.finditer(data):
-                self.remember(msgspec.json.decode(b'"%s"' % match[1]))
-            for match in _ADDRESS.finditer(data):
-                self.addresses[match[1].decode()] = match[2].decode()
+            self.remember(head.id for head in ray_event.of_whole_lines(data) if head.id)
 
-    def remember(self, id: str) -> None:
-        """Remember an event as written, and forget the oldest where there are too many."""
-        self.ids[id] = None
-        if len(self.ids) > _IDS:
+    def remember(self, ids: Iterable[str]) -> None:
+        """Remember events as written, and forget the oldest where there are too many."""
+        for id in ids:
+            self.ids[id] = None
+        while len(self.ids) > _IDS:
             self.ids.popitem(last=False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from raytrail import disk
-from raytrail.event import SET_ASIDE, UNDECODABLE
+from raytrail.event import UNDECODABLE
 
 MOST_BYTES = 10 << 20
 """At what size the file is renamed to ``.1``, in place of the one before it."""
@@ -46,30 +45,6 @@ class SetAside:
         with open(disk.open_private(self.path, os.O_WRONLY | os.O_APPEND), "ab") as file:
             file.write(line)
         self.events += 1
-
-
-def line(event: bytes | msgspec.Raw, reason: str) -> bytes:
-    """
-    Return the line of a session's event file that says of an event that it cannot be read: always the same for it.
-
-    The event is not in it: what cannot be read may hold secrets where nobody looks for them, and lines leave the node.
-
-    Args:
-        event: As it came.
-        reason: Why.
-    """
-    record = {
-        "event_id": event_id(event),
-        "source_type": f"EXPORT_{SET_ASIDE}",
-        "timestamp": 0,
-        "event_data": {"reason": reason},
-    }
-    return msgspec.json.encode(record) + b"\n"
-
-
-def event_id(event: bytes | msgspec.Raw) -> str:
-    """Return what an event goes by that may not say so itself."""
-    return hashlib.blake2b(bytes(event), digest_size=18).hexdigest()
 
 
 def _readable(event: bytes | msgspec.Raw) -> msgspec.Raw | str:

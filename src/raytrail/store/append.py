@@ -16,7 +16,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -24,7 +23,7 @@ from raytrail import disk
 from raytrail.entities import Entity, of_file_type
 from raytrail.errors import StoreUnavailable
 from raytrail.event import LOG, SET_ASIDE, UNDECODABLE, Chunk, Segment
-from raytrail.fold.decode import beyond_limits, decode, extremes, line_type
+from raytrail.fold.decode import beyond_limits, extremes
 from raytrail.fold.lines import check, sort_out
 from raytrail.fold.literals import literal
 from raytrail.fold.sessions import of_many
@@ -34,6 +33,7 @@ from raytrail.store.engine import Engine, UnreadableError, lines, parquet
 from raytrail.store.files import Files, Written, delete, make_durable, measure
 from raytrail.store.logs import Logs
 from raytrail.store.ranges import NOTHING, Extent, FileKey, Ranges
+from raytrail.store.spools import Spools
 
 UNKNOWN = "unknown"
 """The log of what this version cannot decode, kept as lines until one that can."""
@@ -176,103 +176,62 @@ class Appender:
     def _write_known(self, groups: Sequence[Group], entities: tuple[Entity, ...], written: list[Path]) -> None:
         """Decode the lines of groups of one event type, each of another session."""
         mark = _marker(entities, many=len(groups) > 1)
-        spool = self._new_spool()
-        longest = 0
-        try:
-            # one after another, as the interpreter would have it anyway: so it is with one, the engine with others
-            with self._ready, spool.open("wb") as file:
+        with self._spools(groups[0].event_type) as spools:
+            try:
+                # one after another, as the interpreter would have it anyway: so it is with one, the engine with others
+                with self._ready, spools.opened():
+                    for group in groups:
+                        _fill(spools, group, mark)
+                self._decode(groups, entities, spools, written)
+                return
+            except UnreadableError:
+                # the check let something pass that the engine refuses: sort every line, and if need be halve
                 for group in groups:
-                    longest = max(longest, self._fill(file, group, mark))
-            self._decode(groups, entities, spool, longest, written)
-        except UnreadableError:
-            # the check let something pass that the engine refuses: sort every line, and if need be halve
+                    group.clear()
+        if len(groups) > 1:
             for group in groups:
-                group.clear()
-            if len(groups) > 1:
-                for group in groups:
-                    self._write_known([group], entities, written)
-            else:
-                self._decode_sorted(groups[0], entities, spool, groups[0].lines(), written, mark)
-        finally:
-            spool.unlink(missing_ok=True)
+                self._write_known([group], entities, written)
+        else:
+            self._write_sorted(groups[0], entities, groups[0].lines(), written, mark)
 
-    def _fill(self, spool: IO[bytes], group: Group, mark: _Mark) -> int:
-        """Write a group's good lines, and return how long the longest may be."""
-        longest = 0
-        suspects: list[Line] = []
-        for segment, data in group.pieces:
-            longest = max(longest, len(data))
-            if check(group.event_type, data):
-                spool.write(mark(group.session, segment, data))
-                group.good += data.count(b"\n")
-            else:
-                suspects += lines_of(segment, data)
-        for good in self._sort_lines(group, suspects, mark):
-            longest = max(longest, len(good))
-            spool.write(good)
-            group.good += 1
-        return longest
-
-    def _sort_lines(self, group: Group, suspects: Iterable[Line], mark: _Mark) -> list[bytes]:
-        good = []
-        for line in suspects:
-            sorted_out = sort_out(group.event_type, line.data)
-            if sorted_out.verdict == "good":
-                place = Segment(line.file, line.generation, line.offset, len(line.data) + 1)
-                good.append(mark(group.session, place, sorted_out.line + b"\n"))
-            elif sorted_out.verdict == "unknown":
-                group.unknown.append(line)
-            else:
-                group.rejected.append(Rejected(line, sorted_out.reason))
-        return good
-
-    def _decode_sorted(
-        self,
-        group: Group,
-        entities: tuple[Entity, ...],
-        spool: Path,
-        every: list[Line],
-        written: list[Path],
-        mark: _Mark,
+    def _write_sorted(
+        self, group: Group, entities: tuple[Entity, ...], every: list[Line], written: list[Path], mark: _Mark
     ) -> None:
         unknown, rejected = len(group.unknown), len(group.rejected)
-        good = self._sort_lines(group, every, mark)
-        group.good = len(good)
-        spool.write_bytes(b"".join(good))
-        try:
-            self._decode([group], entities, spool, max(map(len, good), default=0), written)
-        except UnreadableError as error:
-            del group.unknown[unknown:], group.rejected[rejected:]
-            if len(every) == 1:
-                group.rejected.append(Rejected(every[0], str(error)))
+        group.good = group.rows = 0
+        with self._spools(group.event_type) as spools:
+            with spools.opened():
+                for line in every:
+                    _sort(spools, group, line, mark)
+            try:
+                self._decode([group], entities, spools, written)
                 return
-            half = len(every) // 2
-            for part in (every[:half], every[half:]):
-                self._decode_sorted(group, entities, spool, part, written, mark)
+            except UnreadableError as error:
+                del group.unknown[unknown:], group.rejected[rejected:]
+                if len(every) == 1:
+                    group.rejected.append(Rejected(every[0], str(error)))
+                    return
+        half = len(every) // 2
+        for part in (every[:half], every[half:]):
+            self._write_sorted(group, entities, part, written, mark)
 
     def _decode(
-        self,
-        groups: Sequence[Group],
-        entities: tuple[Entity, ...],
-        spool: Path,
-        longest: int,
-        written: list[Path],
+        self, groups: Sequence[Group], entities: tuple[Entity, ...], spools: Spools, written: list[Path]
     ) -> None:
-        """Decode the good lines of groups, which are in the spool, into files."""
+        """Decode the good lines of groups, which are in the spools, into files."""
         by_session: dict[str, list[tuple[str, Written]]] = {group.session: [] for group in groups}
         made: list[Path] = []
         try:
             for entity in entities:
-                variant = of_many(entity) if len(groups) > 1 else entity
-                select = decode(variant, lines(spool, line_type(variant), longest))
-                most = max(group.good for group in groups)
+                select = spools.decoded(of_many(entity) if len(groups) > 1 else entity)
+                most = max(group.rows for group in groups)
                 for file in self._files.write("log", entity.name, by_session, select, most, extremes(entity)):
                     made.append(file.path)
                     by_session[file.session].append((entity.name, file))
                     if wrong := beyond_limits(entity, file.statistics):
                         raise UnreadableError(wrong)
             for group in groups:
-                if (rows := sum(file.rows for _, file in by_session[group.session])) != group.good:
+                if (rows := sum(file.rows for _, file in by_session[group.session])) != group.rows:
                     raise UnreadableError(f"{group.good} lines gave {rows} rows")
         except BaseException:
             delete(made)
@@ -301,6 +260,9 @@ class Appender:
             spool.unlink(missing_ok=True)
         written.append(file.path)
         group.files.append((UNKNOWN, file))
+
+    def _spools(self, event_type: str) -> Spools:
+        return Spools(event_type, self._new_spool)
 
     def _new_spool(self) -> Path:
         spool = self._root / "tmp" / f"spool-{os.getpid()}-{next(self._serial)}.ndjson"
@@ -422,6 +384,43 @@ def _reason(line: bytes) -> str:
 
 def _place(piece: tuple[Segment, bytes]) -> Segment:
     return piece[0]
+
+
+def _fill(spools: Spools, group: Group, mark: _Mark) -> None:
+    """Write a group's good lines."""
+    suspects: list[Line] = []
+    for segment, data in group.pieces:
+        rows = check(group.event_type, data)
+        if rows is None:
+            suspects += lines_of(segment, data)
+        else:
+            spools.add_checked(mark(group.session, segment, data))
+            group.good += data.count(b"\n")
+            group.rows += rows
+    for line in suspects:
+        whole = line.data + b"\n"
+        rows = check(group.event_type, whole)
+        if rows is None:
+            _sort(spools, group, line, mark)
+        else:
+            spools.add_checked(mark(group.session, line.segment, whole))
+            group.good += 1
+            group.rows += rows
+
+
+def _sort(spools: Spools, group: Group, line: Line, mark: _Mark) -> None:
+    """Look at one line, and write it, perhaps mended, or set it aside."""
+    sorted_out = sort_out(group.event_type, line.data)
+    if sorted_out.verdict == "unknown":
+        group.unknown.append(line)
+    elif sorted_out.verdict == "rejected":
+        group.rejected.append(Rejected(line, sorted_out.reason))
+    else:
+        for number, mended in enumerate(sorted_out.lines):
+            # an event may give several rows, and each has a place of its own
+            spools.add_mended(mark(group.session, line.segment._replace(start=line.offset + number), mended + b"\n"))
+        group.good += 1
+        group.rows += len(sorted_out.lines)
 
 
 _Mark = Callable[[str, Segment, bytes], bytes]

@@ -29,6 +29,11 @@ class Line(NamedTuple):
     offset: int
     data: bytes
 
+    @property
+    def segment(self) -> Segment:
+        """Its range, with its newline."""
+        return Segment(self.file, self.generation, self.offset, len(self.data) + 1)
+
 
 class Rejected(NamedTuple):
     """A line that cannot be read."""
@@ -62,6 +67,8 @@ class Group:
         self.body: tuple[Path, list[Frame]] | None = None
         self.good = 0
         """How many lines are to be decoded."""
+        self.rows = 0
+        """How many rows they give."""
         self.events = 0
 
     @property
@@ -85,7 +92,7 @@ class Group:
         """Forget what was found out of its lines."""
         self.unknown.clear()
         self.rejected.clear()
-        self.good = 0
+        self.good = self.rows = 0
 
 
 class Part:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from raytrail.entities import installed, of_file_type
+from raytrail.entities import Entity, of_file_type
 from raytrail.event import COLLECTED, LOG
 from raytrail.store.catalogue import AT_ONCE, Catalogue
 from raytrail.store.engine import Engine, Run
@@ -136,10 +136,21 @@ def ledger(catalogue: Catalogue, session: str, source: LedgerSource) -> list[Led
             session,
         )
     }
+    event_types = sorted(counts.keys() | extents.keys() | reported.keys())
+    inferred: dict[str, int] = {}
+    for entity in {entity for event_type in event_types for entity in of_file_type(event_type)}:
+        inferred_by = _tells_end(entity, event_types)
+        inferred[inferred_by] = inferred.get(inferred_by, 0) + source.inferred(entity.name)
     return [
-        _row(catalogue, session, source, event_type, extents.get(event_type, NOTHING), counts)
-        for event_type in sorted(extents.keys() | counts.keys() | reported.keys())
+        _row(catalogue, session, source, event_type, extents.get(event_type, NOTHING), counts, inferred)
+        for event_type in event_types
     ]
+
+
+def _tells_end(entity: Entity, event_types: Collection[str]) -> str:
+    """Return the one of these event types whose row says how many states of an entity no event ended."""
+    posted = reversed([event.event_type for event in entity.posted])
+    return next(event_type for event_type in (*posted, *entity.file_types) if event_type in event_types)
 
 
 class Ledgers:
@@ -352,6 +363,7 @@ def _row(
     event_type: str,
     extent: Extent,
     counts: Mapping[str, list[int]],
+    inferred: Mapping[str, int],
 ) -> LedgerRow:
     reported = source.reported.get(event_type) or Reported()
     # there may be a million files that nobody has reported, so their sums have to do
@@ -387,7 +399,7 @@ def _row(
         lost_bytes=sums.lost,
         unread_bytes=sums.unread,
         unread=tuple(reported.unread),
-        inferred=sum(source.inferred(entity.name) for entity in of_file_type(event_type) if entity.name in installed()),
+        inferred=inferred.get(event_type, 0),
     )
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from raytrail import disk
+from raytrail import disk, ray_event
 from raytrail.event import UNDECODABLE, FileId
 from raytrail.tail.birth import birth_ns
 from raytrail.tail.checkpoint import Mark
@@ -37,7 +37,20 @@ _SEEK_DATA = getattr(os, "SEEK_DATA", None)
 # C++ sorts its keys, so the line's own `timestamp` is the last thing in it. Python's is before `event_data`. Either way
 # it is found without a look at `event_data`, which may hold the word too, and be 20 MB long.
 _TIMESTAMP_LAST = re.compile(rb'"timestamp":\s*(\d{1,10})\s*\}\s*\Z')
-_TIMESTAMP_FIRST = re.compile(rb'\s*\{(?:\s*"\w+":\s*"[^"\\]*",)*\s*"timestamp":\s*(\d{1,10})\s*[,}]')
+# What Ray posts has a text there.
+_TIMESTAMP_FIRST = re.compile(
+    rb'\s*\{(?:\s*"\w+":\s*"[^"\\]*",)*?\s*"timestamp":\s*(?:(\d{1,10})|"([\d.:TZ-]{20,30})")\s*[,}]'
+)
+
+
+def _began_s(head: bytes, tail: bytes) -> int:
+    """Return the timestamp of a line, by its beginning and its end, in seconds since the epoch, or 0."""
+    if last := _TIMESTAMP_LAST.search(tail):
+        return int(last[1])
+    first = _TIMESTAMP_FIRST.match(head)
+    if first is None:
+        return 0
+    return int(first[1]) if first[1] else ray_event.in_ns(first[2].decode()) // 1_000_000_000
 
 
 class Changed(Exception):
@@ -193,8 +206,7 @@ class EventFile:
         if not ended:
             digest.update(b"\n")  # it is then the same file where the newline comes after all
         self._head = (len(head), zlib.crc32(head))
-        timestamp = _TIMESTAMP_LAST.search(tail) or _TIMESTAMP_FIRST.match(head)
-        return f"{int(timestamp[1]) if timestamp else 0:010d}-{digest.hexdigest()}"
+        return f"{_began_s(head, tail):010d}-{digest.hexdigest()}"
 
     def _identify_log(self, session: str) -> FileId:
         self._note_size(os.fstat(self._open_fd).st_size)

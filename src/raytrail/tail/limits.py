@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
+from raytrail.ray_event import FILE_TYPES
+
 ALL = "ALL"
 """Stands for all event types together."""
 
@@ -55,7 +57,9 @@ class Limits:
             bucket.spend(amount)
 
     def _find_buckets(self, event_type: str, events: int, size: int) -> Iterator[tuple[_Bucket, int]]:
+        # an event that Ray posted tells what a file's event does, and shares its limit
+        names = dict.fromkeys((event_type, FILE_TYPES.get(event_type, event_type), ALL))
         for buckets, amount in ((self._events, events), (self._bytes, size)):
-            for name in (event_type, ALL):
+            for name in names:
                 if name in buckets:
                     yield buckets[name], amount

@@ -7,17 +7,20 @@ from fnmatch import fnmatchcase
 
 from raytrail.config import TailConfig
 from raytrail.event import LOG, SET_ASIDE
-from raytrail.tail.discovery import FileName
+from raytrail.ray_event import FILE_TYPES
+from raytrail.tail.discovery import FileName, parse_log
 
 
 def wants_type(config: TailConfig, event_type: str) -> bool:
     """Say whether events of a type are shipped."""
+    # an event that Ray posted tells what a file's event does
+    names = {event_type, FILE_TYPES.get(event_type, event_type)}
     # a line that could not be read may be of any type
-    selected = not config.event_types or event_type in (*config.event_types, SET_ASIDE)
+    selected = not config.event_types or not names.isdisjoint((*config.event_types, SET_ASIDE))
     return (
         config.export
         and selected
-        and event_type not in config.without_event_types
+        and names.isdisjoint(config.without_event_types)
         and (config.logs or event_type != LOG)
     )
 
@@ -28,6 +31,11 @@ def wants_file(config: TailConfig, name: FileName) -> bool:
         return wants_type(config, name.event_type)
     include, exclude = config.log_include, config.log_exclude
     return (not include or _matches(name.stem, include)) and not _matches(name.stem, exclude)
+
+
+def wants_log(config: TailConfig, name: str) -> bool:
+    """Say whether a log is shipped, by its name relative to ``logs/``."""
+    return wants_file(config, parse_log(name))
 
 
 def _matches(name: str, globs: Iterable[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from raytrail.event import LOG
+from raytrail.ray_event import FILE_TYPES
 from raytrail.tail.directory import Directory
 from raytrail.tail.file import EventFile
 from raytrail.tail.limits import Limits
@@ -95,4 +96,4 @@ class Turns:
 
 def _priority(group: Group) -> int:
     """Return the rank of a group's event type. The lowest is read first."""
-    return {"TASK": 1, LOG: 2}.get(group[1], 0)
+    return {"TASK": 1, LOG: 2}.get(FILE_TYPES.get(group[1], group[1]), 0)

@@ -13,19 +13,23 @@ import msgspec
 from raytrail.config import StoreConfig
 from raytrail.entities import Entity
 from raytrail.event import Chunk, Segment
+from raytrail.fold.layout import plant
+from raytrail.fold.lines import sort_out
 from raytrail.store import Store
 
 SESSION = "session_2026-01-01_00-00-00_000000_1"
 
 
-def chunk(entity: Entity, lines: Sequence[bytes], *, file: str = "0000000000-0", start: int = 0) -> Chunk:
-    """Make a chunk of lines that stand one after the other in a file."""
+def chunk(
+    entity: Entity, lines: Sequence[bytes], *, file: str = "0000000000-0", start: int = 0, event_type: str = ""
+) -> Chunk:
+    """Make a chunk of lines that stand one after the other in a file, by default one of Ray's own."""
     data = b"".join(line + b"\n" for line in lines)
     return Chunk(
         cluster="",
         session=SESSION,
         node_id="",
-        event_type=entity.file_types[0],
+        event_type=event_type or entity.file_types[0],
         segments=(Segment(file, 0, start, len(data)),),
         data=data,
     )
@@ -72,25 +76,26 @@ def _ordered(row: dict[str, Any]) -> dict[str, Any]:
     return {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in row.items()}
 
 
-def check_entity(entity: Entity, events: Sequence[bytes], *, seed: int = 0) -> None:
+def check_entity(
+    entity: Entity, events: Sequence[bytes], *, posted: Sequence[tuple[str, bytes]] = (), seed: int = 0
+) -> None:
     """
     Check that events of an entity fold to the same states whatever becomes of them on the way.
 
     Args:
         entity: The entity.
         events: Lines as Ray writes them, in the order of their file.
+        posted: Lines as Ray posts them, each with its event type, in the order of the files of these types.
         seed: Chooses how they are split, shuffled and repeated.
 
     Raises:
-        AssertionError: Order, repetition, splitting, or what was folded before it was sealed matters.
+        AssertionError: Order, repetition, splitting, or what was folded before it was sealed matters. Or what was
+            posted says something else in the words of Ray's files.
     """
     chosen = random.Random(seed)
+    pieces = _pieces(entity, [*(("", event) for event in events), *posted])
     # as an import does: sealed from its log alone
-    whole = states(entity, [[chunk(entity, events)]], seal=True, fold=False)
-    pieces, start = [], 0
-    for event in events:
-        pieces.append(chunk(entity, [event], start=start))
-        start += len(event) + 1
+    whole = states(entity, [pieces], seal=True, fold=False)
     again = [chosen.choice(pieces) for _ in pieces]
     mixed = [*pieces, *again]
     chosen.shuffle(mixed)
@@ -99,9 +104,14 @@ def check_entity(entity: Entity, events: Sequence[bytes], *, seed: int = 0) -> N
     assert states(entity, batches, seal=True) == whole, (
         "sealed states depend on order, repetition, splitting, or whether they were folded before"
     )
+    if posted:
+        as_files = [part for piece in pieces for part in _in_words_of_files(entity, piece)]
+        assert states(entity, [as_files], seal=True) == whole, "what was posted and what files say of it differ"
     # the same bytes under another file's name are other events with the same content: repetition within the fold
     copied = [
-        chunk(entity, [event], file="0000000000-0", start=start + at * 1_000_000) for at, event in enumerate(events)
+        msgspec.structs.replace(piece, segments=(segment._replace(start=segment.start + 1_000_000 * (1 + at)),))
+        for at, piece in enumerate(pieces)
+        for segment in piece.segments
     ]
     assert _bare(states(entity, [*batches, copied], seal=True)) == _bare(whole), "repeated events change the states"
     if not entity.life.closing:
@@ -110,6 +120,34 @@ def check_entity(entity: Entity, events: Sequence[bytes], *, seed: int = 0) -> N
     ended = [row for row in whole if row["inferred"] is None]
     keys = [[row[name] for name in entity.key] for row in ended]
     assert [row for row in live if [row[n] for n in entity.key] in keys] == ended, "live and sealed states differ"
+
+
+def _pieces(entity: Entity, lines: Sequence[tuple[str, bytes]]) -> list[Chunk]:
+    """Return a chunk of each line. The lines of each event type lie in a file of their own."""
+    pieces: list[Chunk] = []
+    ends: dict[str, Segment] = {}
+    for event_type, event in lines:
+        before = ends.setdefault(event_type, Segment(f"0000000000-{len(ends)}", 0, 0, 0))
+        piece = chunk(entity, [event], file=before.file, start=before.end, event_type=event_type)
+        [ends[event_type]] = piece.segments
+        pieces.append(piece)
+    return pieces
+
+
+def _in_words_of_files(entity: Entity, piece: Chunk) -> list[Chunk]:
+    """Return an event that was posted as lines of Ray's files, in the order of its rows."""
+    if piece.event_type == entity.file_types[0]:
+        return [piece]
+    [segment] = piece.segments
+    # what a line of a file says may be longer than what was posted
+    start, parts = segment.start * 100, []
+    for mended in sort_out(piece.event_type, piece.data.removesuffix(b"\n")).lines:
+        fields = msgspec.json.decode(mended)
+        for path, value in fields.pop("_extra", {}).items():
+            plant(fields, path, value)
+        parts.append(chunk(entity, [msgspec.json.encode(fields)], file=segment.file, start=start))
+        start += len(parts[-1].data)
+    return parts
 
 
 def _bare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What Ray's dashboard asks beside the State and Jobs APIs."""
 
 import base64
+import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -8,7 +9,6 @@ from tests.server.conftest import MADE, b64
 
 from raytrail.server.ray import dashboard
 from raytrail.server.ray.timezones import local_zone
-from raytrail.sources.ray_event import Converter
 
 pytestmark = pytest.mark.anyio
 
@@ -398,7 +398,7 @@ async def test_what_rays_http_export_tells_of_an_actor_is_shown(made, made_clien
             "stateTransitions": [{**move, "nodeId": b64(NODE)} for move in moves],
         },
     }
-    made.append([chunk("ACTOR", Converter().convert(event).lines)])
+    made.append([chunk("ACTOR_LIFECYCLE_EVENT", json.dumps(event).encode() + b"\n")])
     made.fold()
     [shown] = (await ask(made_client, "logical/actors"))["actors"].values()
     began = 1767225600000

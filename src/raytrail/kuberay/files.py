@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import IO, Any, NamedTuple
 
 import msgspec
@@ -19,6 +22,7 @@ _MOST_LINE_BYTES = 64 << 20
 _MOST_TEXT_BYTES = 512 << 20  # an hour's events in one array, or an answer
 _JSON = json.JSONDecoder()
 _BETWEEN = re.compile(rb"[ \t\r\n,]*")
+_AHEAD = 8
 _GZIP = b"\x1f\x8b"
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # with a header and a trailer of gzip's
 
@@ -31,6 +35,8 @@ class File(NamedTuple):
     size_bytes: int
     open: Callable[[], IO[bytes]]
     """Several are opened at once, each in a thread."""
+    version: str = ""
+    """Another one whenever its content may be another."""
 
     @property
     def of_job(self) -> bool:
@@ -60,12 +66,21 @@ def words_of(error: OSError | ConfigError) -> str:
 
 
 class Block(NamedTuple):
-    """Some lines of a file."""
+    """Some lines of a file, or elements of an array."""
 
-    lines: list[tuple[int, bytes]]
-    """Each with its offset in what the file holds."""
+    lines: list[bytes]
+    offset: int
+    """Where the first of them begins, in what the file holds."""
+    offsets: list[int]
+    """Where each of them begins. Empty where one comes after the other, with a newline between them."""
     read_bytes: int
     """How many bytes of the file have been read since the last block."""
+
+    def offset_of(self, number: int) -> int:
+        """Return where a line begins, in what the file holds."""
+        if self.offsets:
+            return self.offsets[number]
+        return self.offset + sum(len(line) + 1 for line in self.lines[:number])
 
 
 def blocks(
@@ -88,11 +103,11 @@ def blocks(
         is_array = is_array or (not (offset or rest or whole) and data.lstrip().startswith(b"["))
         rest += data
         end = 0 if whole or is_array else rest.rfind(b"\n") + 1
-        yield Block(_lines(rest[:end], offset), content.read_bytes - before)
+        yield _block(rest[:end], offset, content.read_bytes - before)
         before, offset, rest = content.read_bytes, offset + end, rest[end:]
         if len(rest) > (most := _MOST_TEXT_BYTES if whole or is_array else _MOST_LINE_BYTES):
             unread(Unread(file, offset, len(rest), f"a line of more than {most} bytes"))
-            yield Block([], file.size_bytes - before)
+            yield Block([], offset, [], file.size_bytes - before)
             return
     last, torn = _elements(rest) if is_array else _last_line(rest, offset, whole=whole)
     if content.reason or torn:
@@ -104,17 +119,26 @@ def blocks(
                 content.reason or "torn: its end is missing",
             )
         )
-    yield Block(last, file.size_bytes - before)
+    yield _placed(last, offset, file.size_bytes - before)
 
 
-def _lines(data: bytes, offset: int) -> list[tuple[int, bytes]]:
-    """Return lines with their offsets, blank ones apart."""
-    lines = []
-    for line in data.split(b"\n"):
+def _block(data: bytes, offset: int, read_bytes: int) -> Block:
+    """Return whole lines, blank ones apart."""
+    lines = data.split(b"\n")
+    lines.pop()
+    if all(map(bytes.strip, lines)):
+        return Block(lines, offset, [], read_bytes)
+    placed = []
+    at = offset
+    for line in lines:
         if line.strip():
-            lines.append((offset, line))
-        offset += len(line) + 1
-    return lines
+            placed.append((at, line))
+        at += len(line) + 1
+    return _placed(placed, offset, read_bytes)
+
+
+def _placed(lines: list[tuple[int, bytes]], offset: int, read_bytes: int) -> Block:
+    return Block([line for _, line in lines], offset, [at for at, _ in lines], read_bytes)
 
 
 def _last_line(line: bytes, offset: int, *, whole: bool) -> tuple[list[tuple[int, bytes]], bytes]:
@@ -229,3 +253,35 @@ def _up_to_error(member: Any, data: bytes) -> Iterator[bytes]:
     """
     for index in range(len(data)):
         yield member.decompress(data[index : index + 1])
+
+
+def opened(files: Iterable[File]) -> Iterator[tuple[File, IO[bytes] | str]]:
+    """
+    Open files in their order, and the next few while one is read: a bucket takes its time for each.
+
+    If one cannot be opened, the reason comes in its place.
+    """
+    rest, coming = iter(files), deque[tuple[File, "Future[IO[bytes]]"]]()
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        try:
+            while True:
+                coming += ((file, pool.submit(file.open)) for file in islice(rest, _AHEAD - len(coming)))
+                if not coming:
+                    return
+                file, opened = coming.popleft()
+                try:
+                    raw = opened.result()
+                except (OSError, ConfigError) as error:
+                    yield file, words_of(error)
+                else:
+                    with raw:
+                        yield file, raw
+        finally:
+            for _, opened in coming:
+                opened.cancel()
+                opened.add_done_callback(_close)
+
+
+def _close(opened: Future[IO[bytes]]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().close()

@@ -1,4 +1,4 @@
-"""What KubeRay's history server has collected becomes the event files that a receiver would have written."""
+"""What KubeRay's history server has collected becomes chunks, as of the event files of a receiver."""
 
 import gzip
 import io
@@ -12,10 +12,16 @@ import pytest
 from tests.sources import collected
 from tests.sources.posted import SESSION
 
+from raytrail.config import StoreConfig
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.sources import kuberay, kuberay_files
+from raytrail.event import Chunk
+from raytrail.kuberay import files as kuberay_files
+from raytrail.kuberay import layout as kuberay
+from raytrail.kuberay import reading
+from raytrail.redact import Redactor
 from raytrail.sources.receiver import Intake
 from raytrail.sources.set_aside import SetAside
+from raytrail.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +38,41 @@ def lines(directory):
     return Counter(line for path in directory.iterdir() for line in path.read_bytes().splitlines())
 
 
-def converted(collected, into):
-    """Convert, and return what was read, and where reading ended early: place, offset, length, reason."""
-    unread = []
-    read = sum(kuberay.convert(collected, into, unread.append))
-    return read, [(one.file.place, one.offset, one.length, one.reason) for one in unread]
+def pieces(collected, unread):
+    return reading.read(collected, cluster="prod", redact=lambda data, _: data, wants=lambda _: True, unread=unread)
 
 
-def events_of(into, session=SESSION):
-    return into / session / "logs" / "export_events"
+class Read:
+    """What was read: the bytes, the chunks, and where reading ended early (place, offset, length, reason)."""
+
+    def __init__(self, collected):
+        unread = []
+        read = list(pieces(collected, unread.append))
+        self.bytes = sum(piece.read_bytes for piece in read)
+        self.chunks = [chunk for piece in read for chunk in piece.chunks]
+        self.unread = [(one.file.place, one.offset, one.length, one.reason) for one in unread]
+
+    def lines(self, session=SESSION, event_type=None):
+        return Counter(
+            line
+            for chunk in self.chunks
+            if chunk.session == session and event_type in (None, chunk.event_type)
+            for line in chunk.data.splitlines()
+        )
 
 
 def test_a_copy_of_a_bucket_says_what_a_receiver_would_have_written(bucket, captured, tmp_path):
     [session] = find(bucket)
     assert (session.session, session.cluster) == (SESSION, "team-a_nightly-x7k2p")
-    assert converted(session, tmp_path / "out") == (session.read_bytes, [])
+    read = Read(session)
+    assert (read.bytes, read.unread) == (session.size_bytes, [])
+    for chunk in read.chunks:
+        chunk.check()
 
     intake = Intake([tmp_path], SetAside(tmp_path / "aside"))
     for batch in captured:
         assert intake.take(json.dumps(batch).encode())
-    assert lines(events_of(tmp_path / "out")) == lines(events_of(tmp_path))
+    assert read.lines() == lines(tmp_path / SESSION / "logs" / "export_events")
     assert not (tmp_path / "aside").exists()
 
 
@@ -95,7 +116,8 @@ def test_files_are_found_by_their_names_alone_wherever_they_are_kept():
     [session] = kuberay.find(kuberay_files.File(name, 7, Path) for name in names)
     assert (session.session, session.cluster) == (SESSION, "team-a_prod")
     assert [file.name for file in session.files] == [names[1], names[0]]
-    assert session.read_bytes == 3 * 7
+    assert [log.name for log in session.logs] == ["x.jsonl"]
+    assert session.size_bytes == 3 * 7
 
 
 def test_the_next_files_are_opened_while_one_is_read_and_none_stays_open(tmp_path):
@@ -107,9 +129,9 @@ def test_the_next_files_are_opened_while_one_is_read_and_none_stays_open(tmp_pat
         return opened[-1]
 
     files = tuple(kuberay_files.File(f"x/job_events/{number}.jsonl", 3, open_) for number in range(16))
-    converting = kuberay.convert(kuberay.Collected(SESSION, "", files), tmp_path, pytest.fail)
-    assert next(converting) == 3
-    converting.close()
+    read = pieces(kuberay.Collected(SESSION, "", files), pytest.fail)
+    assert next(read).read_bytes == 3
+    read.close()
     assert len(opened) == 8
     assert all(file.closed for file in opened)
 
@@ -140,20 +162,45 @@ def encoded(*events):
 def test_a_line_that_is_no_event_is_a_line_of_its_session_with_the_reason_and_the_rest_goes_on(tmp_path, defined, lay):
     good, late = defined[0], defined[1]
     session = lay(encoded(good) + b"no json\n\n" + encoded({**good, "eventId": ""}, good, late))
-    _, unread = converted(session, tmp_path / "out")
-    assert unread == []
-    events = events_of(tmp_path / "out")
-    [aside] = events.glob("event_EXPORT_SET_ASIDE_*")
-    said = [json.loads(line) for line in aside.read_bytes().splitlines()]
+    read = Read(session)
+    assert read.unread == []
+    said = [json.loads(line) for line in read.lines(event_type="SET_ASIDE")]
     place = f"{SESSION}/aa/node_events/aa-2026-11-23-08-1.jsonl"
     at = len(encoded(good))
     assert [one["event_data"]["reason"].partition(" (")[0] for one in said] == [
         f"{place} at {at}: JSON is malformed: invalid character",
-        f"{place} at {at + 9}: missing or empty - at $.eventId",
+        f"{place} at {at + 9}: missing, empty or longer than 1000 characters - at $.eventId",
     ]
-    assert sum(lines(events).values()) == 2 + 2
-    converted(session, tmp_path / "again")
-    assert lines(events_of(tmp_path / "again")) == lines(events), "the same file always says the same"
+    assert sum(read.lines().values()) == 2 + 2
+    assert Read(session).chunks == read.chunks, "the same file always says the same"
+
+
+def test_a_file_that_has_grown_says_again_what_it_said_and_then_the_rest(tmp_path, defined, lay):
+    before = Read(lay(encoded(*defined[:4])))
+    after = Read(lay(encoded(*defined[:4], defined[1], *defined[4:9])))
+    [(old, new)] = zip(_whole(before), _whole(after), strict=True)
+    assert new.segments[0][:3] == old.segments[0][:3]
+    assert new.data.startswith(old.data)
+    assert new.data.count(b"\n") == 9
+
+
+def _whole(read):
+    """What was read of each virtual file, as one chunk."""
+    of_file = {}
+    for chunk in read.chunks:
+        [segment] = chunk.segments
+        of_file.setdefault(segment.file, []).append(chunk)
+    return [
+        Chunk(
+            cluster="",
+            session=SESSION,
+            node_id="",
+            event_type=chunks[0].event_type,
+            segments=(chunks[0].segments[0]._replace(length=sum(len(one.data) for one in chunks)),),
+            data=b"".join(one.data for one in chunks),
+        )
+        for chunks in of_file.values()
+    ]
 
 
 def test_an_event_is_of_the_session_that_it_names_whoevers_folder_it_is_in(tmp_path, defined, lay):
@@ -161,11 +208,12 @@ def test_an_event_is_of_the_session_that_it_names_whoevers_folder_it_is_in(tmp_p
     other = "session_2026-11-23_09-00-00_000001_1"
     mine, later = defined[0], {**defined[1], "sessionName": other}
     session = lay(encoded(mine, later))
-    converted(session, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [SESSION, other]
-    for name in (SESSION, other):
-        assert sum(lines(events_of(tmp_path / "out", name)).values()) == 1
-    assert not list((tmp_path / "out").rglob("*SET_ASIDE*"))
+    read = Read(session)
+    assert [(chunk.session, chunk.event_type) for chunk in read.chunks] == [
+        (SESSION, "TASK_DEFINITION_EVENT"),
+        (other, "TASK_DEFINITION_EVENT"),
+    ]
+    assert len({segment.file for chunk in read.chunks for segment in chunk.segments}) == 2
 
 
 GZ = f"{SESSION}/aa/node_events/aa-2026-11-23-08-1.jsonl.gz"
@@ -201,13 +249,13 @@ def test_what_can_be_read_of_a_broken_file_is_taken_in_and_the_rest_is_said(
 ):
     content = encoded(*defined[:3])
     session = lay(make(content), name)
-    read, unread = converted(session, tmp_path / "out")
-    assert read == session.read_bytes
-    assert sum(lines(events_of(tmp_path / "out")).values()) == taken
+    read = Read(session)
+    assert read.bytes == session.size_bytes
+    assert sum(read.lines().values()) == taken
     if reason is None:
-        assert unread == []
+        assert read.unread == []
     else:
-        [(place, offset, length, said)] = unread
+        [(place, offset, length, said)] = read.unread
         assert (place, said.startswith(reason)) == (name, True)
         if taken == 2:
             assert (offset, length) == (
@@ -223,14 +271,14 @@ def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, defined, lay):
     session = lay(gzip.compress(good + bytes(200_000_000)), GZ)
     tracemalloc.start()
     try:
-        read, unread = converted(session, tmp_path / "out")
+        read = Read(session)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 180_000_000
-    assert read == session.read_bytes
-    assert sum(lines(events_of(tmp_path / "out")).values()) == 2
-    [(place, offset, _, said)] = unread
+    assert read.bytes == session.size_bytes
+    assert sum(read.lines().values()) == 2
+    [(place, offset, _, said)] = read.unread
     assert (place, offset, said) == (GZ, len(good), "a line of more than 67108864 bytes")
 
 
@@ -253,14 +301,14 @@ def test_a_file_that_cannot_be_opened_ends_no_other(tmp_path, defined, lay):
     folder = f"/b/{SESSION}/aa/job_events/01000000"
     broken = [kuberay_files.File(f"{folder}/{make.__name__}.jsonl", 7, make) for make in (refuse, vanish, fail)]
     session = session._replace(files=(*broken, *session.files))
-    read, unread = converted(session, tmp_path / "out")
-    assert read == session.read_bytes
-    assert [(length, reason) for _, _, length, reason in unread] == [
+    read = Read(session)
+    assert read.bytes == session.size_bytes
+    assert [(length, reason) for _, _, length, reason in read.unread] == [
         (7, "cannot be read: Permission denied"),
         (7, "cannot be read: s3://b/x was deleted while the bucket was read; begin again"),
         (7, "cannot be read: Input/output error"),
     ]
-    assert sum(lines(events_of(tmp_path / "out")).values()) == 1
+    assert sum(read.lines().values()) == 1
 
 
 def test_a_bucket_that_is_away_ends_it(tmp_path):
@@ -269,7 +317,7 @@ def test_a_bucket_that_is_away_ends_it(tmp_path):
 
     file = kuberay_files.File(f"/b/{SESSION}/aa/node_events/x.jsonl", 7, away)
     with pytest.raises(BrokerUnavailable):
-        list(kuberay.convert(kuberay.Collected(SESSION, "", (file,)), tmp_path, pytest.fail))
+        list(pieces(kuberay.Collected(SESSION, "", (file,)), pytest.fail))
 
 
 def test_a_file_that_vanished_since_it_was_listed_and_a_folder_that_cannot_be_listed_are_said(
@@ -287,8 +335,7 @@ def test_a_file_that_vanished_since_it_was_listed_and_a_folder_that_cannot_be_li
 
     monkeypatch.setattr("os.walk", walk)
     [session] = kuberay.find([*files, *kuberay.below(tmp_path)])
-    _, unread = converted(session, tmp_path / "out")
-    assert sorted(reason for *_, reason in unread) == [
+    assert sorted(reason for *_, reason in Read(session).unread) == [
         "cannot be read: No such file or directory",
         "cannot be read: Permission denied",
     ]
@@ -308,13 +355,12 @@ def test_the_folders_and_arrays_of_older_collectors_are_read(tmp_path, defined, 
         (folder / name).write_bytes(data)
     [session] = find(tmp_path)
     assert (session.session, session.cluster, len(session.files)) == (SESSION, "nightly_team-a", 2)
-    _, unread = converted(session, tmp_path / "out")
+    read = Read(session)
     expected = tmp_path / "expected" / SESSION / "aa" / "node_events" / "x.jsonl"
     expected.parent.mkdir(parents=True)
     expected.write_bytes(encoded(*(batch if whole else batch[:-1])))
-    converted(*find(tmp_path / "expected"), tmp_path / "lines")
-    assert lines(events_of(tmp_path / "out")) == lines(events_of(tmp_path / "lines"))
-    assert [reason for *_, reason in unread] == ([] if whole else ["torn: its end is missing"])
+    assert _parsed(read) == _parsed(Read(*find(tmp_path / "expected")))
+    assert [reason for *_, reason in read.unread] == ([] if whole else ["torn: its end is missing"])
 
 
 def test_the_layout_of_its_newest_release_is_read(tmp_path, defined, lay):
@@ -327,6 +373,7 @@ def test_the_layout_of_its_newest_release_is_read(tmp_path, defined, lay):
     for other in (
         "aa/logs/events/event_GCS.log.chunks/00000000000000000000",
         "aa/logs/job-driver-x.log.chunks/00000000000000004096",
+        "aa/logs/export_events/event_EXPORT_TASK_1.log",
         "fetched_endpoints/restful__timezone",
         "fetched_endpoints/restful__api__v0__cluster_metadata",
     ):
@@ -334,6 +381,55 @@ def test_the_layout_of_its_newest_release_is_read(tmp_path, defined, lay):
     (tmp_path / "bucket/cluster-metadata/raycluster/team-a_prod").mkdir(parents=True)
     (tmp_path / "bucket/cluster-metadata/raycluster/team-a_prod" / SESSION).touch()
     assert (session.cluster, len(session.files), len(session.answers)) == ("team-a_prod", 3, 2)
+    [log] = session.logs
+    assert (log.node_id, log.name, log.offset) == ("aa", "job-driver-x.log", 4096)
     assert len(find(tmp_path / "bucket")) == 1
-    assert converted(session, tmp_path / "out") == (session.read_bytes, [])
-    assert sum(lines(events_of(tmp_path / "out")).values()) == 3
+    read = Read(session)
+    assert (read.bytes, read.unread) == (session.size_bytes, [])
+    assert sum(read.lines(event_type="TASK_DEFINITION_EVENT").values()) == 3
+    assert [chunk.segments[0][2:] for chunk in read.chunks if chunk.event_type == "LOG"] == [(4096, 3)]
+
+
+def _parsed(read):
+    return [json.loads(line) for line in read.lines()]
+
+
+def test_logs_are_read_whole_or_in_pieces_and_an_agent_could_have_shipped_them(tmp_path, defined, lay):
+    node, worker = "ab" * 28, f"worker-{'cd' * 28}-01000000-77"
+    text = b"".join(b"line %d of a log\n" % number for number in range(100_000))
+    lay(encoded(defined[0]))
+    for name, data in {
+        f"{node}/logs/{worker}.out": text,
+        f"{node}/logs/old/{worker}.err": b"an error\n",
+        f"{node}/logs/serve/controller_17.log.1": b"old",
+        f"{node}/logs/raylet.out.chunks/00000000000000000000": text[:70_000],
+        f"{node}/logs/raylet.out.chunks/00000000000000070000": text[70_000:90_000],
+        f"{node}/logs/raylet.out": text[:80_000],  # again, as another release stores it
+        f"{node}/logs/secret.log": b"token=hunter2Xy9z8\n",
+    }.items():
+        session = lay(data, f"{SESSION}/{name}")
+    stored = _stored(
+        session._replace(logs=[log for log in session.logs if log.name != "secret.log"]), tmp_path / "store"
+    )
+    assert stored == {
+        (node, f"{worker}.out"): text,
+        (node, f"old/{worker}.err"): b"an error\n",
+        (node, "serve/controller_17.log.1"): b"old",
+        (node, "raylet.out"): text[:90_000],
+    }
+    masked = _stored(session, tmp_path / "masked", redact_logs=Redactor())
+    assert masked[node, "secret.log"] == b"token=" + b"*" * 12 + b"\n"
+
+
+def _stored(session, directory, **options):
+    read = reading.read(
+        session, cluster="", redact=lambda data, _: data, wants=lambda _: True, unread=pytest.fail, **options
+    )
+    with Store.open(directory, StoreConfig(threads=1), write=True) as store:
+        store.append([chunk for piece in read for chunk in piece.chunks])
+        store.seal(SESSION)
+        [row] = [row for row in store.ledger(SESSION) if row.event_type == "LOG"]
+        assert row.missing_bytes == 0
+        return {
+            (log.node_id, log.name): b"".join(store.read_log(SESSION, log)) for log in store.logs(SESSION, every=True)
+        }

@@ -1,0 +1,104 @@
+"""What the engine reads by column out of events that Ray posts is what it read out of the lines once made of them."""
+
+import json
+
+import duckdb
+import pytest
+from tests.sources import posted
+
+from raytrail.entities import posted_event
+from raytrail.fold.decode import beyond_limits, decode, line_type
+from raytrail.fold.lines import check, sort_out
+from raytrail.fold.posted import decode_posted, posted_type
+from raytrail.store.engine import lines
+
+ODD = posted.odd()
+
+
+@pytest.fixture(scope="module")
+def captured():
+    return [one for batch in posted.captured() for one in batch]
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read the rows of the log as the engine does, of lines that each have a place of their own."""
+    with duckdb.connect(config={"threads": 1}) as engine:
+
+        def read(select, columns, placed):
+            spool = tmp_path / "spool"
+            spool.write_bytes(
+                b"".join(b'{"_file":"f","_offset":%d,' % place + line[1:] + b"\n" for place, line in placed)
+            )
+            result = engine.execute(select(lines(spool, columns, 1 << 20)))
+            names = [column[0] for column in result.description]
+            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+        yield read
+
+
+def rows_of_posted(read, event_type, events):
+    """The rows of events, and those that cannot be read by column."""
+    entity, event = posted_event(event_type)
+    placed, odd = [], []
+    for place, one in enumerate(events):
+        line = encode(one)
+        (placed if check(event_type, line) else odd).append((place * 1000, line))
+    return read(lambda source: decode_posted(entity, event, source), posted_type(entity, event), placed), odd
+
+
+def rows_of_lines(read, event_type, events):
+    """The rows of the lines that were once made of events."""
+    [entity, _] = posted_event(event_type)
+    good = [
+        (place * 1000 + number, sort_out(entity.file_types[0], encode(line)).lines[0])
+        for place, lines in enumerate(events)
+        for number, line in enumerate(lines)
+    ]
+    return read(lambda source: decode(entity, source), line_type(entity), good)
+
+
+def encode(event):
+    return json.dumps(event, separators=(",", ":")).encode()
+
+
+def test_every_captured_event_gives_the_rows_of_the_lines_that_were_once_made_of_it(captured, read):
+    before = posted.captured_lines()
+    for event_type in sorted({one["eventType"] for one in captured}):
+        events = [one for one in captured if one["eventType"] == event_type]
+        rows, odd = rows_of_posted(read, event_type, events)
+        places = {place // 1000 for place, _ in odd}
+        lines = [before[one["eventId"]] if place not in places else [] for place, one in enumerate(events)]
+        assert rows == rows_of_lines(read, event_type, lines)
+        # of all that a real Ray posts, only the causes of death are messages that files have under other names
+        assert not odd or event_type == "ACTOR_LIFECYCLE_EVENT"
+        assert all(b'"deathCause"' in line for _, line in odd)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd["case"])
+def test_an_odd_event_gives_the_rows_of_the_lines_that_were_once_made_of_it_or_is_noticed(odd, read):
+    event_type = odd["event"].get("eventType") or odd["event"]["event_type"]
+    [entity, _] = posted_event(event_type)
+    expected = check(event_type, encode(odd["event"]))
+    if expected is None:
+        return  # noticed by the check
+    try:
+        rows, _ = rows_of_posted(read, event_type, [odd["event"]])
+    except duckdb.Error:
+        return  # noticed by the engine
+    if len(rows) != expected:
+        return  # noticed by who counts
+    extremes = {f'"{name}"': {"min": value, "max": value} for name, value in rows[0].items() if isinstance(value, int)}
+    if beyond_limits(entity, extremes):
+        return
+    assert odd["lines"] is not None
+    assert rows == rows_of_lines(read, event_type, [odd["lines"]])
+
+
+def test_most_odd_events_are_read_by_column_or_noticed_before_they_are():
+    taken = [
+        odd["case"]
+        for odd in ODD
+        if check(odd["event"].get("eventType", "TASK_DEFINITION_EVENT"), encode(odd["event"]))
+    ]
+    assert len(ODD) * 0.4 < len(taken) < len(ODD) * 0.8

@@ -1,0 +1,101 @@
+"""What a reader of KubeRay's collection has read, kept across restarts. Whatever it forgets is only read again."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from raytrail import disk
+from raytrail.errors import ConfigError
+from raytrail.kuberay.files import File
+
+_COMMIT_SECONDS = 1.0
+
+
+class Places:
+    """
+    The versions of files that were read to their end, and are safe with whoever took their events.
+
+    Args:
+        path: The SQLite file. None keeps nothing beyond this process.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._committed_at = 0.0
+        try:
+            if path is not None:
+                disk.make_private_directory(path.parent)
+                disk.create_private(path)
+            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+            self._db.execute("CREATE TABLE IF NOT EXISTS files(name TEXT PRIMARY KEY, version TEXT, broken INTEGER)")
+            self._db.execute("CREATE TABLE IF NOT EXISTS sessions(session TEXT PRIMARY KEY, last_ns INTEGER)")
+            self._files = {
+                name: (version, bool(broken)) for name, version, broken in self._db.execute("SELECT * FROM files")
+            }
+            self._last_ns: dict[str, int] = dict(self._db.execute("SELECT * FROM sessions").fetchall())
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"{path}: {error}; remove it: all files are read again, the store drops repeats"
+            ) from error
+
+    def new(self, files: Iterable[File]) -> tuple[File, ...]:
+        """Return the files that were not read in the version that is there."""
+        return tuple(file for file in files if self._files.get(file.name, ("", False))[0] != file.version)
+
+    def was_broken(self, file: File) -> bool:
+        """Return whether an older version of a file could not be read to its end."""
+        return self._files.get(file.name, ("", False))[1]
+
+    def done(self, file: File, *, broken: bool) -> None:
+        """Note that a file was read, and what came of it is safe."""
+        self._files[file.name] = (file.version, broken)
+        self._begin()
+        self._db.execute("INSERT OR REPLACE INTO files VALUES(?, ?, ?)", (file.name, file.version, broken))
+        if time.monotonic() - self._committed_at >= _COMMIT_SECONDS:
+            self.commit()
+
+    def last_ns(self, session: str) -> int:
+        """Return when the last thing happened in a session that is known of, in nanoseconds since the epoch."""
+        return self._last_ns.get(session, 0)
+
+    def happened(self, session: str, at_ns: int) -> None:
+        """Note that something happened in a session."""
+        if at_ns > self.last_ns(session):
+            self._last_ns[session] = at_ns
+            self._begin()
+            self._db.execute("INSERT OR REPLACE INTO sessions VALUES(?, ?)", (session, at_ns))
+
+    def keep(self, names: set[str]) -> None:
+        """Forget the files that are not there any more, which are all but these."""
+        gone = self._files.keys() - names
+        if gone:
+            self._begin()
+            self._db.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in gone])
+            for name in gone:
+                del self._files[name]
+
+    def clear(self) -> None:
+        """Forget all, so that all files are read again."""
+        self.keep(set())
+        self.commit()
+
+    def commit(self) -> None:
+        """Write down what was noted."""
+        self._committed_at = time.monotonic()
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Write down what was noted, and let go of the file."""
+        self.commit()
+        self._db.close()
+
+    def _begin(self) -> None:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN")

@@ -70,7 +70,7 @@ def test_settings_that_change_are_taken_without_a_new_agent(receiving, tmp_path)
         ({}, lambda _: gone(second)),
     )
     [path] = (tmp_path / "ray" / SESSION / "logs" / "export_events").iterdir()
-    assert [json.loads(line)["event_id"] for line in path.read_bytes().splitlines()] == ["n1", "n2", "n3"]
+    assert [json.loads(line)["eventId"] for line in path.read_bytes().splitlines()] == ["n1", "n2", "n3"]
 
 
 def test_an_address_that_cannot_be_had_leaves_the_one_before_it(receiving):
@@ -98,9 +98,9 @@ def test_an_agent_ships_what_was_posted_to_it_up_to_its_end(start, ray_dir, ship
     agent.process.terminate()
     assert agent.process.wait(30) == 0
     ids = [
-        json.loads(line)["event_id"]
+        json.loads(line)["eventId"]
         for chunk in shipped(tmp_path / "sent")
-        if (chunk.session, chunk.event_type) == (SESSION, "NODE")
+        if (chunk.session, chunk.event_type) == (SESSION, "NODE_DEFINITION_EVENT")
         for line in chunk.data.splitlines()
     ]
     assert ids == ["n1"]

@@ -389,9 +389,9 @@ def test_what_ray_posted_is_in_the_files_of_receivers_once_and_nowhere_else(stor
     for event_type in ("TASK", "ACTOR", "NODE", "DRIVER_JOB"):
         written = [path for path in events.glob(f"event_EXPORT_{event_type}*.log") if path.stat().st_size]
         assert written, event_type
-        assert all(f"{event_type}_0" in path.name for path in written)
+        assert all("_EVENT_0" in path.name for path in written)
     lines = [line for path in events.glob("event_EXPORT_*_0[0-9]*.log") for line in path.read_bytes().splitlines()]
-    ids = [json.loads(line)["event_id"] for line in lines]
+    ids = [json.loads(line)["eventId"] for line in lines]
     assert len(set(ids)) == len(ids)
 
 

@@ -104,4 +104,4 @@ def test_an_agent_ships_what_was_posted_to_it_up_to_its_end(start, ray_dir, ship
         for line in chunk.data.splitlines()
     ]
     assert ids == ["n1"]
-    assert "expected an object, got int" in (tmp_path / "set-aside.ndjson").read_text()
+    assert "Expected `object`, got `int`" in (tmp_path / "set-aside.ndjson").read_text()

@@ -4,6 +4,7 @@
 #   make test-conclusions  what a living Ray and its history say side by side, at each moment of some ten minutes
 #   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
 #   make fuzz    a server, and then a history, that is sent what means harm, each for FUZZ_SECONDS (1800)
+#   make release-notes  the newest section of CHANGELOG.md
 #   make brokers the real servers that tests and benchmarks start: Kafka's jars, and Debian's packages as root
 # 3.11.7 comes last: Hypothesis trips over a bug of that CPython now and then (gh-106905)
 PYTHONS := python3.12 python3.13 python3.10 $(wildcard $(PYENV_ROOT)/versions/3.12.*/bin/python) python3 python3.11
@@ -21,7 +22,7 @@ BENCH_ARGS ?=
 # a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs bench clean
+.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs release-notes bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
@@ -73,6 +74,9 @@ types: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
+
+release-notes:
+	@awk '/^## / { if (found) exit; found = 1 } found' CHANGELOG.md
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench $(BENCH_ARGS)

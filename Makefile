@@ -44,7 +44,7 @@ brokers:
 	sh tests/brokers/fetch.sh
 
 test: $(VENV)/.installed brokers
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore $(CONCLUSIONS) --cov --cov-report=
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore $(CONCLUSIONS) --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 test-fast: $(VENV)/.installed

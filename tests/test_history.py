@@ -28,6 +28,8 @@ from raytrail.pubsub.groups import group_of
 from raytrail.store import Store
 from raytrail.testing.entities import SESSION, chunk, line
 
+pytestmark = pytest.mark.slow
+
 TASK = installed()["task"]
 CONFIG = StoreConfig(threads=1, batch_seconds=0.05, fold_seconds=0.05)
 LINES = [line(TASK, 1795419640, {"task_id": "AQ==", "attempt_number": n}) for n in (1, 2, 3)]

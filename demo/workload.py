@@ -1,7 +1,8 @@
 """
 Half a minute of what goes on in a Ray cluster: tasks and actors that work, fail, retry and die, and more.
 
-Needs a running Ray, found by RAY_ADDRESS; `lab.ray_cluster` starts one. When this ends, a
+Needs a running Ray, found by RAY_ADDRESS; `lab.ray_cluster` starts one. An argument says how many of the first,
+small tasks there are, instead of 300. When this ends, a
 detached actor is alive, and two tasks are open: one runs for long, one never can.
 """
 
@@ -141,8 +142,8 @@ def wait_for(condition, seconds=60):
         time.sleep(0.1)
 
 
-def tasks(directory):
-    print("squares:", sum(ray.get([square.remote(number) for number in range(300)])))
+def tasks(directory, squares):
+    print("squares:", sum(ray.get([square.remote(number) for number in range(squares)])))
     print("nested:", ray.get(total.remote(20)))
     print("failed:", {failure(boom.remote(number)) for number in range(5)})
     tries = directory / "tries"
@@ -215,7 +216,7 @@ def main():
     try:
         ray.init(namespace="demo", log_to_driver=False, job_config=ray.job_config.JobConfig(metadata={"of": "demo"}))
         with tempfile.TemporaryDirectory() as directory:
-            tasks(Path(directory))
+            tasks(Path(directory), int(sys.argv[1]) if sys.argv[1:] else 300)
             actors()
             groups()
         impossible = square.options(resources={"unobtainium": 1}).remote(1)

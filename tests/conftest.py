@@ -4,21 +4,37 @@ import logging
 import os
 import signal
 import subprocess
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 from tests.brokers.s3 import S3, started
 from tests.rights import lacking
 
-LONGEST = (
-    *("test_survival", "ray/test_live", "ray/test_head_restart", "pubsub/test_kafka", "sources/test_live"),
-    "pubsub/test_ray",
-    *("sources/test_hooked_ray", "entities/test_contract", "tail/test_tailer_machine", "cli/test_ray_run"),
-    *("pubsub/test_objects", "test_docs", "cli/test_agent", "collectors/test_rsyslog", "store/test_fold"),
-    *("server/ray/test_ray_clients", "pubsub/test_redis", "test_killed", "lab/test_ray_cluster"),
-    *("cli/test_ask", "store/test_border", "cli/test_stop"),
-)
-"""The files that take longest, each as a whole on one of the processes: they begin first, and short ones fill in."""
+WAITING = {
+    **{"test_survival": 220, "pubsub/test_kafka": 155, "ray/test_live": 130, "pubsub/test_ray": 95},
+    **{"ray/test_head_restart": 85, "sources/test_live": 80, "sources/test_hooked_ray": 80, "pubsub/test_redis": 75},
+    **{"pubsub/test_objects": 70, "test_docs": 60, "cli/test_agent": 60, "cli/test_ray_run": 55, "test_killed": 45},
+    **{"tail/test_tailer_machine": 45, "collectors/test_rsyslog": 45, "pubsub/test_nats": 20, "cli/test_stop": 17},
+    **{"lab/test_ray_cluster": 15},
+}
+"""
+The files that mostly wait for somebody else's process, with their seconds on a quiet machine, longest first. Each is as
+a whole on one of pytest's processes.
+"""
+COMPUTING = {
+    **{"cli/test_ask": 45, "entities/test_contract": 45, "store/test_many": 25, "server/ray/test_ray_clients": 25},
+    **{"store/test_fold": 25, "server/ray/test_state": 20, "server/ray/test_logs": 20, "server/ray/test_dashboard": 20},
+    **{"store/test_border": 15, "store/test_conclude": 12, "server/ray/test_status": 12, "store/test_older_store": 12},
+    **{"store/test_owners": 12, "redact/test_corpus": 10, "test_history": 10, "store/test_ask": 10},
+}
+"""The files that mostly compute, likewise. Those that are in neither take some seconds, and compute."""
+OTHER_SECONDS = 1.5
+FOLDING = ("store", "server")
+"""
+Where a test with a directory of its own makes a store in it, and half a second goes into what the engine plans: such
+tests are slow, as there are hundreds.
+"""
 
 
 def pytest_configure():
@@ -29,8 +45,19 @@ def pytest_configure():
 
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
-    turn = {here / f"{name}.py": number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: turn.get(item.path, len(turn)))
+    waiting, computing = ({here / f"{name}.py": of[name] for name in of} for of in (WAITING, COMPUTING))
+    others = dict.fromkeys((item.path for item in items if item.path not in waiting), OTHER_SECONDS)
+    turn = turns(waiting) | turns({**computing, **others, **computing})
+    items.sort(key=lambda item: turn[item.path])
+    for item in items:
+        if item.path.relative_to(here).parts[0] in FOLDING and "tmp_path" in item.fixturenames:
+            item.add_marker("slow")
+
+
+def turns(seconds):
+    """Return the share of all these files' time that is over when each begins: so that all kinds run side by side."""
+    begins = accumulate(seconds.values(), initial=0)
+    return {path: begin / sum(seconds.values()) for path, begin in zip(seconds, begins, strict=False)}
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ class Line:
         if not (self.store / "catalogue.sqlite").exists():
             return False
         with Store.open(self.store, StoreConfig(threads=1)) as store:
-            return [cluster.events for cluster in store.clusters()] == [sum(written["events"].values())]
+            return [*store.events().values()] == [sum(written["events"].values())]
 
     def log_bytes(self):
         """Return how many bytes of logs are in the store."""

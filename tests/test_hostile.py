@@ -26,6 +26,8 @@ from raytrail.pubsub.collector import from_message
 from raytrail.store import Store
 from raytrail.testing.entities import SESSION, chunk
 
+pytestmark = pytest.mark.slow
+
 CONFIG = StoreConfig(threads=1, batch_seconds=0.02, fold_seconds=0.1)
 TASK = installed()["task"]
 

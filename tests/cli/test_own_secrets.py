@@ -68,6 +68,7 @@ def test_no_error_of_a_url_tells_what_is_secret_in_it(scheme, caplog):
     assert not holds(caplog.text, SECRET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["kafka", "nats", "redis", "http", "ray", "s3"])
 async def test_no_error_of_a_broker_that_is_away_tells_what_is_secret_in_its_url(scheme, caplog, chunk_of_a_task):
     caplog.set_level(logging.DEBUG)

@@ -61,6 +61,7 @@ class Read:
         )
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_bucket_says_what_a_receiver_would_have_written(bucket, captured, tmp_path):
     [session] = find(bucket)
     assert (session.session, session.cluster) == (SESSION, "team-a_nightly-x7k2p")
@@ -266,6 +267,7 @@ def test_what_can_be_read_of_a_broken_file_is_taken_in_and_the_rest_is_said(
             assert (offset, length) == (0, len(make(content)))
 
 
+@pytest.mark.slow
 def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, defined, lay):
     good = encoded(*defined[:2])
     session = lay(gzip.compress(good + bytes(200_000_000)), GZ)

@@ -14,6 +14,8 @@ from lab.ray_cluster import ray_cluster
 from lab.record import record, record_logs
 
 WORKLOAD = Path(__file__).parents[2] / "demo" / "workload.py"
+SQUARES = "100"
+"""So many tasks are more than Ray lists where nobody says how many. It is asked for all of them some hundred times."""
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +25,7 @@ def recorded_session():
     temp_dir = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
     try:
         with ray_cluster(temp_dir=temp_dir) as cluster:
-            cluster.run([sys.executable, WORKLOAD], timeout_seconds=240)
+            cluster.run([sys.executable, WORKLOAD, SQUARES], timeout_seconds=240)
             wait_until_quiet(cluster)
             recorded = record(cluster.dashboard_url, temp_dir / "recorded.json")
             recorded["logs"] = record_logs(cluster.dashboard_url, recorded)

@@ -119,6 +119,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event_type", ["SUBMISSION_JOB", "LOG"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_line_takes_time_in_proportion_to_its_length(name, event_type):

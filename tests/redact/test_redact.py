@@ -46,6 +46,7 @@ def test_values_are_masked_at_any_depth_of_quoting_and_nothing_else_is(depth):
     assert out["env_vars"]["EMPTY"] == ""
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 @given(
     st.dictionaries(st.text(), st.text(min_size=1), max_size=4),

@@ -58,6 +58,7 @@ async def test_the_page_of_a_cluster_shows_its_states_commands_and_ledger(client
     assert "DRIVER_JOB 1 9.8 kB 9.8 kB 9.8 kB 0 B 18 0 0 0" in seen
 
 
+@pytest.mark.slow
 async def test_the_links_of_a_page_lead_somewhere(client):
     for start in ("/", "/clusters/varied/about", "/clusters/varied/at/1795419650000/about"):
         page = await client.get(start)

@@ -83,6 +83,9 @@ class Agent:
             "0.2",
             "--placement-group-seconds",
             "0.2",
+            # Serve's first answer, while it starts, is slow, and fifty times as long is waited after it
+            "--wait-seconds",
+            "1",
             "--receiver",
             receiver,
         ]

@@ -176,6 +176,7 @@ def test_a_refusal_says_what_to_ask(asked, question, says):
     assert str(refused.value) == says
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [100, 3_000, 300_000])
 @pytest.mark.parametrize(
     "make", [lambda n: "SELECT " + "(" * n + "1" + ")" * n, lambda n: "SELECT 1" + " + 1" * n, lambda n: "-" * n]
@@ -221,6 +222,7 @@ PHRASES = ["read_text('/etc/hostname')", "'/etc/passwd'", "range(3)", "COPY (SEL
 WORDS = st.sampled_from([*KEYWORDS.split(), *SIGNS.split(" "), *PHRASES])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(words=st.lists(WORDS, max_size=14), text=st.text(max_size=20))
 def test_no_text_does_more_than_ask(asked, root, words, text):

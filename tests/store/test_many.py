@@ -9,9 +9,11 @@ import time
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from lab.generate import generate
 from tests.line import SEED
 
+from raytrail.cli import main
 from raytrail.config import StoreConfig, TailConfig
 from raytrail.entities import installed
 from raytrail.errors import StoreDamaged
@@ -118,6 +120,24 @@ def test_what_many_take_to_be_planned_is_what_a_few_take(sessions, tmp_path, mon
     assert statements(8) < 2 * statements(1)
 
 
+def test_to_go_on_with_an_import_that_was_cut_short_is_no_more_work_than_to_begin_it(sessions, tmp_path, monkeypatch):
+    planned = []
+    query = Engine.query
+    monkeypatch.setattr(Engine, "query", lambda self, sql, params=(): planned.append(sql) or query(self, sql, params))
+
+    def statements(root):
+        """Return how many statements an import takes."""
+        planned.clear()
+        done = CliRunner().invoke(main, ["import", str(sessions), "--store", str(root)])
+        assert done.exit_code == 0, done.output
+        return len(planned)
+
+    with Store.open(tmp_path / "cut short", CONFIG, write=True) as store:
+        store.append(chunks(sessions, tmp_path))
+        assert store.events() == {cluster.session: cluster.events for cluster in store.clusters()}
+    assert statements(tmp_path / "cut short") <= statements(tmp_path / "whole")
+
+
 def test_no_line_of_many_sessions_is_looked_at_by_itself(tmp_path, task, monkeypatch):
     looked_at, lines = [], append.lines_of
     monkeypatch.setattr(append, "lines_of", lambda *piece: looked_at.append(piece) or lines(*piece))
@@ -191,7 +211,7 @@ def test_an_import_that_is_killed_and_run_again_leaves_each_session_once_and_no_
         # anywhere from its first file to its last
         wanted, deadline = chosen.randrange(1, 900), time.monotonic() + 120
         while process.poll() is None and len(list(store.rglob("*.parquet"))) < wanted and time.monotonic() < deadline:
-            time.sleep(0.001)
+            time.sleep(0.005)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

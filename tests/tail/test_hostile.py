@@ -252,6 +252,7 @@ def test_of_directories_of_logs_so_many_are_followed(tail, logs, monkeypatch, ca
     assert sum("it is one of more than 5 directories of logs; it is not read" in one for one in caplog.messages) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [b"", line("a")], ids=["nothing", "a line"])
 @pytest.mark.parametrize("holes_are_seen", [True, False])
 def test_a_file_of_terabytes_without_a_line_holds_up_none_beside_it(tail, logs, monkeypatch, first, holes_are_seen):
@@ -317,6 +318,7 @@ def test_bytes_that_are_no_text_are_written_in_hex(name, text):
     assert disk.escape_name(os.fsdecode(name)) == text
 
 
+@pytest.mark.slow
 @given(st.sets(NAMES, max_size=6), st.sets(NAMES, max_size=3), st.sets(NAMES, max_size=3))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_files_and_directories_are_called_all_arrive(tmp_path_factory, names, within, sessions):

@@ -297,6 +297,7 @@ class Followed:
         self.begin()
 
 
+@pytest.mark.slow
 @given(actions=ACTIONS, inotify=st.booleans())
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_written_rotated_moved_and_restarted_every_byte_comes_once(tmp_path_factory, actions, inotify):

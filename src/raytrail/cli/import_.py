@@ -83,7 +83,7 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
     """
     there = _look(paths)
     with stores.writing(config) as store:
-        before = {cluster.session: cluster.events for cluster in store.clusters()}
+        before = store.events()
         sessions = _ship(there.on_disk, store, config, config.tail) if there.on_disk else []
         for collected in there.collected:
             sessions += _ship_collected(collected, store, config)

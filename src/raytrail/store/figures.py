@@ -135,7 +135,8 @@ class Figures:
             known = self._known.get(session, {})
         if known.get("mark") != mark:
             try:
-                worked_out = self._work_out([session], _OfOne(self._snapshot(session), self._ledgers))[session]
+                source = _OfOne(self._snapshot(session), self._ledgers, self._find_begun(session))
+                worked_out = self._work_out([session], source)[session]
                 known = self._known[session] = {**worked_out.figures, "mark": mark}
             except StoreDamaged as damage:
                 known = {**UNKNOWN, "damaged": str(damage)}
@@ -166,6 +167,12 @@ class Figures:
             inferred=known["inferred"],
             damaged=known.get("damaged", ""),
         )
+
+    def _find_begun(self, session: str) -> list[str]:
+        """Return the entities of which a session has an event."""
+        sql = "SELECT entity FROM log WHERE session = ? UNION SELECT entity FROM state WHERE session = ?"
+        begun = {name for (name,) in self._catalogue.query(sql, session, session)}
+        return [name for name, entity in installed().items() if name in begun and not entity.view]
 
     def ended_ms(self, session: str) -> int | None:
         """Return when a session's last node died, or None while one is alive, or where no event says."""
@@ -321,10 +328,10 @@ class _Files:
 class _OfOne:
     """A session that lives, or that somebody else has sealed."""
 
-    def __init__(self, snapshot: Snapshot, ledgers: Ledgers) -> None:
+    def __init__(self, snapshot: Snapshot, ledgers: Ledgers, entities: Collection[str]) -> None:
         self._snapshot = snapshot
         self._ledgers = ledgers
-        self.entities: Collection[str] = [name for name, entity in installed().items() if not entity.view]
+        self.entities = entities
 
     def __call__(self, entity: Entity, names: Sequence[str] | None) -> str:
         session = literal(self._snapshot.session)

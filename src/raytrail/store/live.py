@@ -151,10 +151,25 @@ class LiveFold:
         self._engine.run(
             f"CREATE OR REPLACE TABLE {batch} AS SELECT *, {known.key} AS key_hash FROM ({merge.folded(entity, log)})"
         )
-        self._engine.run(
+        [(known_before,)] = self._engine.run(
             f"CREATE OR REPLACE TABLE {touched} AS SELECT * EXCLUDE (folded_s) FROM {known.table} "
             f"WHERE key_hash IN (SELECT key_hash FROM {batch})"
         )
+        if known_before:
+            self._join(entity, known, batch, touched)
+        self._engine.run(f"DROP TABLE {touched}")
+        done = f"({entity.life.complete})" if entity.life.complete else "false"
+        if entity.life.complete:
+            self._close(session, progress, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
+        progress.changed.add(entity.name)
+        self._engine.run(
+            f"INSERT INTO {known.table} BY NAME SELECT *, {int(time.time())} AS folded_s "
+            f"FROM {batch} WHERE {done} IS NOT TRUE"
+        )
+        self._engine.run(f"DROP TABLE {batch}")
+
+    def _join(self, entity: Entity, known: _Open, batch: str, touched: str) -> None:
+        """Move the states that a batch goes on with from the open ones into the batch, each joined to what is new."""
         again = f"key_hash IN (SELECT key_hash FROM {touched})"
         both = (
             f"(SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {again} "
@@ -165,16 +180,7 @@ class LiveFold:
         self._engine.run(f"DELETE FROM {known.table} WHERE {again}")
         self._engine.run(f"DELETE FROM {batch} WHERE {again}")
         self._engine.run(f"INSERT INTO {batch} BY NAME FROM {touched}_joined")
-        done = f"({entity.life.complete})" if entity.life.complete else "false"
-        if entity.life.complete:
-            self._close(session, progress, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
-        progress.changed.add(entity.name)
-        self._engine.run(
-            f"INSERT INTO {known.table} BY NAME SELECT *, {int(time.time())} AS folded_s "
-            f"FROM {batch} WHERE {done} IS NOT TRUE"
-        )
-        for table in (batch, touched, f"{touched}_joined"):
-            self._engine.run(f"DROP TABLE {table}")
+        self._engine.run(f"DROP TABLE {touched}_joined")
 
     def _split_into_passes(self, entity: Entity, logs: list[LogFile]) -> Iterator[str]:
         """Yield relations that hold these logs in all, each of keys of its own and of events that fit in memory."""

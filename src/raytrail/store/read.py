@@ -256,11 +256,11 @@ class Snapshot:
         Return the relation of an entity's states, with at least these stored columns and those of the conditions. If a
         condition asks for an id and an index has it, only the states of that id are in it.
         """
-        if entity.view or (self.at_ms is not None and not entity.moments):
-            return self.source(entity)
-        table = self._find_numbered(entity)
         read = show.read_from(entity, [find(entity, condition.column) for condition in where])
         names = [*dict.fromkeys([*names, *read])]
+        if entity.view or (self.at_ms is not None and not entity.moments):
+            return self.source(entity, names)
+        table = self._find_numbered(entity)
         if not table:
             return self._rewind(entity, self._select_last(entity, names), names)
         for condition in ids_of(entity, where):

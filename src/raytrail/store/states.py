@@ -91,6 +91,8 @@ class States:
             last = self.last(session, entity, read_by_times(entity, by, wanted))
             return f"({at_times(entity, by, last, moment, wanted)})"
         logs = self._catalogue.log_files(session, entity.name)
+        if not logs:
+            return _no_states(entity)
 
         def from_events(names: Collection[str] | None) -> str:
             return self._fold_logs(entity, logs, names, moment.past_ms(entity.when))
@@ -106,8 +108,9 @@ class States:
         sealed = [file for file in files if (file.entity, file.kind) == (entity.name, "sealed")]
         if sealed:
             return self._read_sealed(entity, self._files.paths(sealed))
-        if any(file.kind == "sealed" for file in files):
-            return f"({merge.empty(entity, partial=False)})"
+        begun = any(file.entity == entity.name for file in files) or self._catalogue.log_files(session, entity.name)
+        if not begun or any(file.kind == "sealed" for file in files):
+            return _no_states(entity)
         now_ms = time.time_ns() // 1_000_000
         from_events = partial(self._read_living, session, entity)
         return f"({concluded(entity, from_events, self._relate_others(session, None), now_ms=now_ms, names=names)})"
@@ -236,3 +239,12 @@ class States:
             "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL", [name]
         )
         return _Attached(name, {table: frozenset(names) for table, names in columns})
+
+
+def _no_states(entity: Entity) -> str:
+    """
+    Return the relation of an entity of which a session has no event.
+
+    It is short. What its states would follow from is not read, and a statement is planned in less time.
+    """
+    return f"({merge.empty(entity, partial=False)})"

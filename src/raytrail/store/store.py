@@ -368,6 +368,14 @@ class Store:
         """Return every session, newest first."""
         return self._figures.every()
 
+    def events(self) -> dict[str, int]:
+        """Return how many events of each session are stored, without a look at its states as `clusters` takes."""
+        return dict(
+            self._catalogue.query(
+                "SELECT session, coalesce(sum(events), 0) FROM counts WHERE event_type != 'FILE' GROUP BY session"
+            )
+        )
+
     def find(self, id: str) -> Cluster:
         """
         Return the session that is meant: by its name, a part of it that no other has, its cluster's name (the newest

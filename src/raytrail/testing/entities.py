@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,20 +55,16 @@ def line(entity: Entity, timestamp_s: int, event_data: dict[str, Any], *, time_n
 
 
 def states(
-    entity: Entity, batches: Sequence[Sequence[Chunk]], *, seal: bool, fold: bool = True
+    store: Store, session: str, entity: Entity, batches: Sequence[Sequence[Chunk]], *, seal: bool, fold: bool = True
 ) -> list[dict[str, Any]]:
-    """Return what these batches add up to in an empty store, folded after each or not, and sealed or not."""
-    with (
-        TemporaryDirectory() as directory,
-        Store.open(Path(directory), StoreConfig(threads=1), write=True) as store,
-    ):
-        for batch in batches:
-            store.append(batch)
-            if fold:
-                store.fold()
-        if seal:
-            store.seal(SESSION)
-        rows = store.snapshot(SESSION).rows(entity.name)
+    """Return what these batches add up to in a session of their own, folded after each or not, and sealed or not."""
+    for batch in batches:
+        store.append([msgspec.structs.replace(chunk, session=session) for chunk in batch])
+        if fold:
+            store.fold()
+    if seal:
+        store.seal(session)
+    rows = store.snapshot(session).rows(entity.name)
     # the members of a union have no order of their own
     return sorted((_ordered(row) for row in rows), key=lambda row: [str(row[name]) for name in entity.key])
 
@@ -92,31 +89,40 @@ def check_entity(
         AssertionError: Order, repetition, splitting, or what was folded before it was sealed matters. Or what was
             posted says something else in the words of Ray's files.
     """
+    with (
+        TemporaryDirectory() as directory,
+        Store.open(Path(directory), StoreConfig(threads=1), write=True) as store,
+    ):
+        sessions = (f"{SESSION}{number}" for number in itertools.count())
+        pieces = _pieces(entity, [*(("", event) for event in events), *posted])
+        _check(entity, pieces, seed, lambda batches, **how: states(store, next(sessions), entity, batches, **how))
+
+
+def _check(entity: Entity, pieces: Sequence[Chunk], seed: int, add_up: Callable[..., list[dict[str, Any]]]) -> None:
     chosen = random.Random(seed)
-    pieces = _pieces(entity, [*(("", event) for event in events), *posted])
     # as an import does: sealed from its log alone
-    whole = states(entity, [pieces], seal=True, fold=False)
+    whole = add_up([pieces], seal=True, fold=False)
     again = [chosen.choice(pieces) for _ in pieces]
     mixed = [*pieces, *again]
     chosen.shuffle(mixed)
     cut = chosen.randint(0, len(mixed))
     batches = [batch for batch in (mixed[:cut], mixed[cut:]) if batch]
-    assert states(entity, batches, seal=True) == whole, (
+    assert add_up(batches, seal=True) == whole, (
         "sealed states depend on order, repetition, splitting, or whether they were folded before"
     )
-    if posted:
-        as_files = [part for piece in pieces for part in _in_words_of_files(entity, piece)]
-        assert states(entity, [as_files], seal=True) == whole, "what was posted and what files say of it differ"
+    as_files = [part for piece in pieces for part in _in_words_of_files(entity, piece)]
+    if as_files != pieces:
+        assert add_up([as_files], seal=True) == whole, "what was posted and what files say of it differ"
     # the same bytes under another file's name are other events with the same content: repetition within the fold
     copied = [
         msgspec.structs.replace(piece, segments=(segment._replace(start=segment.start + 1_000_000 * (1 + at)),))
         for at, piece in enumerate(pieces)
         for segment in piece.segments
     ]
-    assert _bare(states(entity, [*batches, copied], seal=True)) == _bare(whole), "repeated events change the states"
+    assert _bare(add_up([*batches, copied], seal=True)) == _bare(whole), "repeated events change the states"
     if not entity.life.closing:
         return
-    live = states(entity, batches, seal=False)
+    live = add_up(batches, seal=False)
     ended = [row for row in whole if row["inferred"] is None]
     keys = [[row[name] for name in entity.key] for row in ended]
     assert [row for row in live if [row[n] for n in entity.key] in keys] == ended, "live and sealed states differ"

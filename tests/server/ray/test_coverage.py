@@ -25,6 +25,7 @@ def covered():
     return covered
 
 
+@pytest.mark.slow
 async def test_every_column_says_how_it_comes_to_be_known(client, covered):
     resources, columns = await covered(client)
     for noun, resource in RESOURCES.items():

@@ -49,6 +49,7 @@ async def ask(client, path):
     return answer.json()["data"]
 
 
+@pytest.mark.slow
 async def test_actors_are_those_of_the_state_api(client, said):
     actors = (await client.get("/clusters/varied/logical/actors")).json()["data"]["actors"]
     assert set(actors) == {row["actor_id"] for row in said["actors"]}

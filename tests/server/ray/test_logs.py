@@ -388,6 +388,7 @@ async def test_the_log_of_a_job_whose_name_has_a_slash_is_found(cluster, add, wr
             assert [text async for text in socket] == ["hi\n"]
 
 
+@pytest.mark.slow
 @given(
     data=st.lists(st.sampled_from([b"\n", b"x", b"line\n", b"y" * 50]), max_size=40).map(b"".join),
     lines=st.integers(1, 20),

@@ -111,7 +111,7 @@ class TailConfig(_Table, frozen=True, kw_only=True):
     Let the kernel name the files that grew. When it is off, or where there is no inotify, the agent looks at all of
     them each time.
     """
-    chunk_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 512 * 1024
     """The most bytes in a chunk. A longer line makes a chunk of its own."""
     max_line_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     """The longest line that is shipped. A longer one is reported as skipped, and the file goes on after it."""

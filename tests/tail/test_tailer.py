@@ -173,7 +173,7 @@ def test_a_line_that_is_too_long_is_never_in_memory(tail, events, monkeypatch):
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, n, at: sizes.append(n) or pread(fd, n, at))
     assert tail(max_line_bytes=2_000_000).ship() == line(2)
-    assert max(sizes) <= 256 * 1024
+    assert max(sizes) <= 512 * 1024
 
 
 def test_only_the_wanted_event_types_are_read(tail, events):

@@ -191,7 +191,7 @@ class AgentConfig(_Table, frozen=True, kw_only=True):
     End when Ray on this node has ended. The agent ships what is left, then exits. An agent that is told to stop while
     Ray runs waits for Ray to stop first, `drain_seconds` at most. That serves where both are told at the same time.
     """
-    in_flight_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
+    in_flight_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 10 * 1024 * 1024
     """
     The most bytes that are read and not yet acknowledged. At the limit, reading stops, since the file is the buffer.
     """

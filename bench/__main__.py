@@ -67,7 +67,7 @@ class Measured:
         }
 
 
-def tailer(data, state, chunk_bytes=256 * 1024):
+def tailer(data, state, chunk_bytes=512 * 1024):
     config = TailConfig(
         temp_dir=str(data), sessions="all", state_dir=str(state), inotify=False, chunk_bytes=chunk_bytes
     )
@@ -75,7 +75,7 @@ def tailer(data, state, chunk_bytes=256 * 1024):
     return Tailer(config, checkpoint), checkpoint
 
 
-def chunks(data, work, chunk_bytes=256 * 1024):
+def chunks(data, work, chunk_bytes=512 * 1024):
     """Yield the chunks of all files, as the agent reads them."""
     tail, checkpoint = tailer(data, work / "state", chunk_bytes)
     tail.look()

@@ -49,7 +49,7 @@ def test_a_size_may_have_a_unit_wherever_it_is_said(tmp_path, text, size):
 
 def test_a_default_is_shown_as_people_write_it():
     shown = {one.key: one.shown_default for one in settings()}
-    assert shown["tail.chunk_bytes"] == "256 KiB"
+    assert shown["tail.chunk_bytes"] == "512 KiB"
     assert shown["tail.rotation_bytes"] == "100 MB"
     assert (shown["tail.redact"], shown["tail.event_types"], shown["tail.export"]) == ("env_vars", "", "true")
     assert (shown["store.threads"], shown["tail.poll_seconds"]) == ("one a core", "0.18")

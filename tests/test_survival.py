@@ -104,11 +104,11 @@ def arrivals(broker, topic):
     """Count how often each event is in the topic, by its file, generation and offset."""
     times = Counter()
     for message in broker.messages(topic):
-        headers = dict(message.headers())
-        if "raytrail-line" in headers:
-            ranges, data = headers["raytrail-line"].rsplit(b" ", 2)[1], message.value() + b"\n"
-        else:
+        headers = dict(message.headers() or ())
+        if headers:
             ranges, data = headers["segments"], message.value()
+        else:
+            ranges, data = message.key().rsplit(b" ", 2)[1], message.value() + b"\n"
         begin = 0
         for one in filter(None, ranges.decode().split(",")):
             file, generation, start, length = one.split(":")

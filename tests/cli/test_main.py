@@ -132,4 +132,4 @@ def test_help_shows_the_common_settings_and_help_all_every_one(run):
     of_the_agent = [one for one in settings() if one.table in ("tail", "sources", "agent")]
     assert all(one.flag in whole for one in of_the_agent)
     assert "Settings in [tail]" in whole
-    assert "[default: 256 KiB]" in whole
+    assert "[default: 512 KiB]" in whole

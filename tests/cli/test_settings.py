@@ -127,7 +127,7 @@ def test_a_commands_flags_are_those_of_the_settings_it_minds(run):
     text = run("agent", "--help-all").stdout
     assert "--poll-seconds SECONDS" in text
     assert "--inotify / --no-inotify" in text
-    assert "[default: 256 KiB]" in text
+    assert "[default: 512 KiB]" in text
     assert "--port" not in text
     assert "--store DIR" in run("list", "--help").stdout
 

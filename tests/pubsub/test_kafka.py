@@ -382,6 +382,46 @@ async def test_a_chunk_over_the_topics_limit_is_refused_and_those_sent_with_it_a
     assert long not in await read(url, [*sent, chunk(99), chunk(100)])
 
 
+@pytest.mark.parametrize("batches", [True, False])
+async def test_lines_that_find_no_room_in_the_client_follow_in_order_once_there_is_some(kafka, monkeypatch, batches):
+    if not batches:  # as in a client before 2.12
+        monkeypatch.setattr("raytrail.pubsub.kafka.Producer", _Producer)
+    topic = uuid4().hex
+    url = kafka.url(topic, envelope="event", partitions=1, **{"queue.buffering.max.messages": 7})
+    sent = [chunk(0, file=file, data=b"".join(b'{"n":%d}\n' % number for number in range(50))) for file in "ab"]
+    async with aclosing(connect(url)) as pubsub:
+        await asyncio.gather(*map(pubsub.publish, sent))
+    numbers = [json.loads(message.value())["n"] for message in kafka.messages(topic)]
+    assert numbers == [*range(50), *range(50)]
+    assert in_order(await read(url, sent), sent, files=2)
+
+
+@pytest.mark.parametrize("batches", [True, False])
+async def test_a_line_that_the_client_refuses_is_refused_in_the_middle_of_a_chunk(kafka, monkeypatch, batches):
+    if not batches:
+        monkeypatch.setattr("raytrail.pubsub.kafka.Producer", _Producer)
+    topic = uuid4().hex
+    url = kafka.url(topic, envelope="event", partitions=1, **{"message.max.bytes": 5000})
+    lines = [b'{"n":%d}\n' % number for number in range(20)]
+    long = [*lines[:10], b'{"x":"%b"}\n' % (b"x" * 6000), *lines[10:]]
+    async with aclosing(connect(url)) as pubsub:
+        await pubsub.publish(chunk(0, data=b"".join(lines)))
+        with pytest.raises(ChunkRefused):
+            await pubsub.publish(chunk(1, file="long", data=b"".join(long)))
+        await pubsub.publish(chunk(2, data=b"".join(lines)))
+        sizes = [len(message.value()) for message in kafka.messages(topic)]
+    assert max(sizes) < 100
+    assert {chunk(0, data=b"".join(lines)), chunk(2, data=b"".join(lines))} <= set(
+        await read(url, [chunk(0, data=b"".join(lines)), chunk(2, data=b"".join(lines))])
+    )
+
+
+class _Producer(Producer):
+    """The client as it was before it took batches."""
+
+    produce_batch = None
+
+
 async def test_events_are_plain_json_for_whoever_else_reads_them(kafka):
     topic = uuid4().hex
     url = kafka.url(topic, envelope="event", partitions=1)
@@ -395,22 +435,23 @@ async def test_events_are_plain_json_for_whoever_else_reads_them(kafka):
         await pubsub.publish(sent)
     messages = kafka.messages(topic)
     assert [json.loads(message.value()) for message in messages] == [{"n": number} for number in range(5)]
-    assert {message.key() for message in messages} == {b"1795420800-a"}
-    header = rb'["1","Z\u00fcrich","s","n","TASK"] 1795420800-b:2:0:8 3/5'
-    assert messages[2].headers() == [("raytrail-line", header)]
+    assert messages[2].key() == rb'["1","Z\u00fcrich","s","n","TASK"] 1795420800-b:2:0:8 3/5'
+    assert not any(message.headers() for message in messages)
     assert await read(url, [sent]) == [sent]
 
 
 @pytest.mark.slow
-async def test_a_chunk_that_came_in_part_is_given_all_the_same(kafka):
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_a_chunk_that_came_in_part_is_given_all_the_same(kafka, earlier):
     topic = uuid4().hex
     url = kafka.url(topic, partitions=1)
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(0))
     producer = Producer({"bootstrap.servers": f"127.0.0.1:{kafka.port}"})
     for line, place in (("1/3", 100), ("2/3", 116), ("1/2", 100), ("2/2", 116), ("2/3", 200)):
-        header = f'["1","c","s","{"0b" * 28}","TASK"] f:0:{place}:17 {line}'
-        producer.produce(topic, b'{"number":00000}', b"k", headers={"raytrail-line": header})
+        of_line = f'["1","c","s","{"0b" * 28}","TASK"] f:0:{place}:17 {line}'
+        key, headers = (b"k", {"raytrail-line": of_line}) if earlier else (of_line, {"traceparent": "00-1"})
+        producer.produce(topic, b'{"number":00000}', key, headers=headers)
     producer.flush()
     came = []
     async with aclosing(connect(url)) as pubsub, aclosing(pubsub.subscribe("history")) as deliveries:
@@ -473,18 +514,20 @@ async def test_what_is_no_chunk_comes_as_what_cannot_be_read_and_stops_nobody(ka
     producer.produce(topic, chunk(1).data, b"k", headers=newer)
     producer.produce(topic, b"{}", b"k", headers={"raytrail-line": "[] f:0:0:3 1"})
     producer.produce(topic, b"{}", b"k", headers={"raytrail-line": "[1,2,3,4,5] f:0:0:3 1/1"})
+    producer.produce(topic, b"{}", b'["1",2,3,4,5] f:0:0:3 1/1')
+    producer.produce(topic, b'{"event_id":1}', b'["1","s"] of somebody else 1/1')
     producer.produce(topic, b"{}", b"k", headers=dict(chunk(1).headers(), session=b"\xff"))
     producer.flush()
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(1))
         async with aclosing(pubsub.subscribe("history")) as deliveries:
-            came = [await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS) for _ in range(6)]
+            came = [await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS) for _ in range(8)]
             for delivery in came:
                 await delivery.ack()
         await pubsub.publish(chunk(2))
         async with aclosing(pubsub.subscribe("history")) as deliveries:  # all before it is acknowledged
             assert (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk == chunk(2)
-    first, newer_one, cut, numbers, _, last = [delivery.chunk for delivery in came]
+    first, newer_one, cut, numbers, in_key, foreign, _, last = [delivery.chunk for delivery in came]
     assert [first, last] == [chunk(0), chunk(1)]
     assert newer_one.reason == "chunk format '2' is not '1'; a newer agent wrote it: upgrade the reader"
     assert (newer_one.headers, newer_one.data) == (newer, chunk(1).data)
@@ -493,6 +536,10 @@ async def test_what_is_no_chunk_comes_as_what_cannot_be_read_and_stops_nobody(ka
         "header raytrail-line=b'[] f:0:0:3 1': not enough values to unpack (expected 2, got 1); it was cut or altered"
     )
     assert numbers.reason.endswith("Expected `str`, got `int` - at `$[0]`; it was cut or altered")
+    assert in_key.reason == (
+        "key b'[\"1\",2,3,4,5] f:0:0:3 1/1': Expected `str`, got `int` - at `$[1]`; it was cut or altered"
+    )
+    assert foreign.event_type == "UNKNOWN"
 
 
 async def test_what_a_collector_wrote_is_read(kafka):
@@ -845,5 +892,5 @@ def test_a_last_line_that_has_no_newline_is_a_message_with_its_own_length_where_
     data = b'{"event_data":{},"timestamp":1}'
     segments = (Segment("0000000001-f", 0, 40, len(data)),)
     chunk = Chunk(cluster="c", session="session_1", node_id="", event_type="TASK", segments=segments, data=data)
-    [(_, value, headers)] = lines_of(chunk)
-    assert Chunk.from_wire({name: text.decode() for name, text in headers}, value) == chunk
+    [message] = lines_of(chunk)
+    assert Chunk.from_wire({name: text.decode() for name, text in message["headers"]}, message["value"]) == chunk

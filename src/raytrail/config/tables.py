@@ -91,7 +91,7 @@ class TailConfig(Table, frozen=True, kw_only=True):
     Let the kernel name the files that grew. When it is off, or where there is no inotify, the agent looks at all of
     them each time.
     """
-    chunk_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 512 * 1024
     """The most bytes in a chunk. A longer line makes a chunk of its own."""
     max_line_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     """The longest line that is shipped. A longer one is reported as skipped, and the file goes on after it."""
@@ -171,7 +171,7 @@ class AgentConfig(Table, frozen=True, kw_only=True):
     End when Ray on this node has ended. The agent ships what is left, then exits. An agent that is told to stop while
     Ray runs waits for Ray to stop first, `drain_seconds` at most. That serves where both are told at the same time.
     """
-    in_flight_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
+    in_flight_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 10 * 1024 * 1024
     """
     The most bytes that are read and not yet acknowledged. At the limit, reading stops, since the file is the buffer.
     """

@@ -2,17 +2,18 @@
 Chunks through a Kafka topic, as ``kafka://host:9092[,host2:9092]/topic``.
 
 A message is a chunk. The chunk's lines are the value, its headers are the message's, and its first file is the key.
-The partition is the CRC-32 of the key, modulo the number of partitions, as librdkafka would choose by itself. A chunk
+The partition is the CRC-32 of that file, modulo the number of partitions, as librdkafka would choose by itself. A chunk
 may hold lines of several files. A file's lines may therefore be in several partitions, between which Kafka keeps no
 order.
 
 With ``envelope=event`` a message is one line, for readers that know nothing of us (ClickHouse, Spark, Flink). The
-value is its JSON, with no newline. It has one header, ``raytrail-line``, by which our own reader joins a chunk's
-lines again:
+value is its JSON, with no newline, and there are no headers. The partition is that of the chunk's first file. The key
+is another one for each line. By it our own reader joins a chunk's lines again:
 
     ["<version>","<cluster>","<session>","<node id>","<event type>"] <the line's segments> <number>/<lines of the chunk>
 
-Readers take both forms, whatever their URL says. Logs are no events, and always come in chunks.
+Agents of earlier builds sent this text as a header, ``raytrail-line``, and had the file as the key. Readers take all
+forms, whatever their URL says. Logs are no events, and always come in chunks.
 
 The readers of a group share its partitions. A history's group begins with its ``--group`` and ends in its store's id.
 If there are ACLs, allow a history's user Read on all groups that begin so (``--resource-pattern-type prefixed``).
@@ -159,11 +160,10 @@ class KafkaPubSub:
 
     async def _queue(self, sender: Sender, chunk: Chunk, deadline: float) -> Sent:
         """Queue all messages of a chunk, as there is room for them."""
-        sent = sender.begin(key_of(chunk))
         line_by_line = self._settings.envelope == "event" and chunk.event_type != LOG
-        messages = by_line(chunk) if line_by_line else iter((as_one(chunk),))
+        sent = sender.begin(key_of(chunk), by_line(chunk) if line_by_line else as_one(chunk))
         try:
-            while not sender.produce(messages, sent):
+            while not sender.produce(sent):
                 if time.monotonic() > deadline:
                     raise self._drop(self._cluster.slow())
                 await asyncio.sleep(POLL_SECONDS)

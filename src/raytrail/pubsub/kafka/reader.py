@@ -17,7 +17,7 @@ from raytrail.errors import EventError
 from raytrail.event import Chunk, Segment, Unreadable, header_text, received
 from raytrail.pubsub import Delivery
 from raytrail.pubsub.collector import from_message
-from raytrail.pubsub.kafka.wire import HEADERS, LINE, read_line_header
+from raytrail.pubsub.kafka.wire import HEADERS, LINE, find_line_place, read_line_place
 from raytrail.redact import Redactor
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ _COMMIT_SECONDS = 1.0
 SESSION_MS = 10_000
 _SETTLE_SECONDS = 5.0  # how long a reader that leaves waits for the brokers to write down how far it is
 _JOIN_SECONDS = 1.0  # how long a reader waits for the rest of a chunk that came line by line
+_ChunkId = tuple[str, str, str, str, int]
+"""Cluster, session, node, event type and number of lines: no agent has two such chunks under way in a partition."""
 
 
 class _Held:
@@ -34,7 +36,7 @@ class _Held:
         self.end = self.committed = first
         self._redact = redact
         self._unacked: dict[tuple[int, int], None] = {}
-        self._joining: dict[bytes, _Joining] = {}
+        self._joining: dict[_ChunkId, _Joining] = {}
 
     @property
     def position(self) -> int:
@@ -46,8 +48,8 @@ class _Held:
         offset, value = message.offset(), message.value() or b""
         place = f"topic {message.topic()}, partition {message.partition()}, offset {offset}"
         sent: dict[str, bytes] = {name: header or b"" for name, header in message.headers() or ()}
-        if LINE in sent:
-            given = self._line(message.key() or b"", sent[LINE], value, offset, place)
+        if of_line := find_line_place(sent, message.key() or b""):
+            given = self._line(*of_line, value, offset, place)
         elif "raytrail-version" in sent:
             # without what somebody's tracing added
             headers = {name: sent[name] for name in HEADERS if name in sent}
@@ -63,30 +65,31 @@ class _Held:
         self.end = offset + 1
         return given
 
-    def _line(self, key: bytes, header: bytes, value: bytes, offset: int, place: str) -> list[Delivery]:
+    def _line(self, stands: str, of_line: bytes, value: bytes, offset: int, place: str) -> list[Delivery]:
         """Return what a message completes that is one line of a chunk."""
         try:
-            headers, number, count = read_line_header(header)
+            headers, number, count = read_line_place(stands, of_line)
             chunk = Chunk.from_wire(headers, value + b"\n")
         except EventError as error:
-            said = {LINE: header_text(header)}
+            said = {LINE: header_text(of_line)}
             unreadable = Unreadable(place=place, reason=str(error), headers=said, data=value)
             return [self._give(unreadable, [(offset, 0)])]
-        return self._join(key, number, count, offset, chunk)
+        return self._join(number, count, offset, chunk)
 
     def joined(self, before: float) -> list[Delivery]:
         """Return what came in part before that time: its writer may be dead."""
         late = [key for key, joining in self._joining.items() if joining.began < before]
         return [self._part(key) for key in late]
 
-    def _join(self, key: bytes, number: int, count: int, offset: int, chunk: Chunk) -> list[Delivery]:
+    def _join(self, number: int, count: int, offset: int, chunk: Chunk) -> list[Delivery]:
         given: list[Delivery] = []
+        key = chunk.cluster, chunk.session, chunk.node_id, chunk.event_type, count
         joining = self._joining.get(key)
-        if joining is not None and not joining.goes_on(number, count, chunk):
+        if joining is not None and not joining.goes_on(number):
             given.append(self._part(key))
             joining = None
         if joining is None:
-            joining = self._joining[key] = _Joining(number, count)
+            joining = self._joining[key] = _Joining(number)
         joining.chunks.append(chunk)
         joining.places.append((offset, 0))
         self._unacked[offset, 0] = None
@@ -94,7 +97,7 @@ class _Held:
             given.append(self._part(key))
         return given
 
-    def _part(self, key: bytes) -> Delivery:
+    def _part(self, key: _ChunkId) -> Delivery:
         joining = self._joining.pop(key)
         return self._give(joining.chunk(), joining.places)
 
@@ -110,21 +113,15 @@ class _Held:
 class _Joining:
     """Lines of one chunk that came as messages of their own."""
 
-    def __init__(self, first: int, count: int) -> None:
+    def __init__(self, first: int) -> None:
         self.began = time.monotonic()
         self.chunks: list[Chunk] = []
         self.places: list[tuple[int, int]] = []
-        self._first, self._count = first, count
+        self._first = first
 
-    def goes_on(self, number: int, count: int, chunk: Chunk) -> bool:
+    def goes_on(self, number: int) -> bool:
         """Say whether that is the next line."""
-        last = self.chunks[-1]
-        return (number, count) == (self._first + len(self.chunks), self._count) and (
-            chunk.cluster,
-            chunk.session,
-            chunk.node_id,
-            chunk.event_type,
-        ) == (last.cluster, last.session, last.node_id, last.event_type)
+        return number == self._first + len(self.chunks)
 
     def chunk(self) -> Chunk:
         """Return the lines as one chunk."""

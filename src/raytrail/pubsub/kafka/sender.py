@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -36,22 +36,29 @@ class Sender:
         self._hear = hear
         self.heard: list[Sent] = []
         self._client, self._topic, self._partitions = client, topic, partitions
+        # one call for many messages, since 2.12 of the client
+        self._produce_batch = getattr(client, "produce_batch", None)
         self._known_until: dict[int, float] = {}
         self._loop = asyncio.get_running_loop()
         self._under_way = 0
         self._timer = self._loop.call_later(_IDLE_SECONDS, self._poll)
         self._ending = threading.Thread(target=self._end, name="raytrail-kafka-sender", daemon=True)
 
-    def begin(self, key: str) -> Sent:
-        """Begin a chunk, of which all messages have that key."""
+    def begin(self, key: str, messages: Sequence[WireMessage]) -> Sent:
+        """Begin a chunk, all of whose messages go to the partition of that key."""
         if not self._under_way and not self.stopped:
             self._timer.cancel()
             self._timer = self._loop.call_later(POLL_SECONDS, self._poll)
         self._under_way += 1
-        return Sent(self, zlib.crc32(key.encode()) % self._partitions)
+        return Sent(self, zlib.crc32(key.encode()) % self._partitions, messages)
 
-    def produce(self, messages: Iterator[WireMessage], sent: Sent) -> bool:
-        """Queue messages; return whether it is done with them. Call it again with the rest if not."""
+    def produce(self, sent: Sent) -> bool:
+        """
+        Queue the messages of a chunk; return whether it is done with them. Call it again if not.
+
+        Raises:
+            KafkaException: The client does not take one of them.
+        """
         if sent.goes_first:
             if not sent.reported:
                 return False
@@ -60,23 +67,45 @@ class Sender:
             sent.goes_first = False
             self._know(sent.partition)
         elif not sent.queued and time.monotonic() >= self._known_until.get(sent.partition, 0.0):
-            sent.goes_first = self._queue(itertools.islice(itertools.chain(sent.waiting, messages), 1), sent)
+            sent.goes_first = self._queue(sent, 1)
             return False
-        return self._queue(itertools.chain(sent.waiting, messages), sent)
+        return self._queue(sent, len(sent.waiting))
 
-    def _queue(self, messages: Iterator[WireMessage], sent: Sent) -> bool:
-        """Queue messages; return whether there was room for all."""
+    def _queue(self, sent: Sent, most: int) -> bool:
+        """Queue so many messages at most; return whether there was room for them."""
+        messages, sent.waiting = sent.waiting[:most], sent.waiting[most:]
+        if self._produce_batch is None or len(messages) == 1:
+            refused = self._put_each(messages, sent)
+        else:
+            refused = self._put_all(messages, sent, self._produce_batch)
+        sent.waiting = [*refused, *sent.waiting]
+        return not refused
+
+    def _put_each(self, messages: Sequence[WireMessage], sent: Sent) -> Sequence[WireMessage]:
+        """Queue messages one by one; return those that there was no room for."""
         produce, topic, partition, report = self._client.produce, self._topic, sent.partition, sent.report
-        for message in messages:
-            key, value, headers = message
+        for number, message in enumerate(messages):
             try:
-                produce(topic, value, key, partition, on_delivery=report, headers=headers)
+                produce(topic, partition=partition, on_delivery=report, **message)
             except BufferError:
-                sent.waiting = (message,)
-                return False
+                return messages[number:]
             sent.queued += 1
-        sent.waiting = ()
-        return True
+        return ()
+
+    def _put_all(self, messages: Sequence[Any], sent: Sent, produce_batch: Callable[..., int]) -> Sequence[WireMessage]:
+        """Queue messages, none of which has headers, by one call; return those that there was no room for."""
+        count = produce_batch(self._topic, messages, sent.partition, on_delivery=sent.report)
+        sent.queued += count
+        if count == len(messages):
+            return ()
+        # It writes into each that it did not take why. They are not always the last ones: one may be too long, and
+        # the next one not.
+        refused = [message for message in messages if "_error" in message]
+        for message in refused:
+            error = message.pop("_error")
+            if error.code() != KafkaError._QUEUE_FULL:
+                raise KafkaException(error)
+        return refused
 
     def _know(self, partition: int) -> None:
         self._known_until[partition] = time.monotonic() + _KNOWN_SECONDS
@@ -125,14 +154,14 @@ class Sent:
 
     __slots__ = ("_heard", "_sender", "_whole", "error", "goes_first", "partition", "queued", "stored", "waiting")
 
-    def __init__(self, sender: Sender, partition: int) -> None:
+    def __init__(self, sender: Sender, partition: int, messages: Sequence[WireMessage]) -> None:
         self.stored: asyncio.Future[KafkaError | None] = asyncio.get_running_loop().create_future()
         self.partition = partition
         self.queued = 0
         self.goes_first = False
         """Whether only its first message is queued, until the partition's leader has taken that."""
-        self.waiting: tuple[WireMessage, ...] = ()
-        """The message that there was no room for."""
+        self.waiting = messages
+        """The messages that are not queued yet."""
         self.error: KafkaError | None = None
         self._heard = 0
         self._whole = False

@@ -59,7 +59,12 @@ class StateFile(NamedTuple):
 
     entity: str
     kind: str
-    """``closed`` and ``open`` hold partial states of a live session, ``sealed`` the states of a sealed one."""
+    """
+    ``closed`` and ``open`` hold partial states of a live session, ``sealed`` the states of a sealed one.
+
+    ``superseded`` names rows of ``closed`` files whose keys have later ones. ``cache`` is the tables of a sealed
+    session.
+    """
     path: str
     rows: int
     bytes: int | None

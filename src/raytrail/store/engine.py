@@ -337,18 +337,23 @@ def _errors(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         raise StoreUnavailable(f"{str(error).splitlines()[0]}; make room, or mend the store's disk") from error
 
 
-def parquet(paths: Iterable[str | Path], *, by_session: bool = False) -> str:
+def parquet(paths: Iterable[str | Path], *, by_session: bool = False, numbered: bool = False) -> str:
     """
     Return the relation of Parquet files that have the same columns.
 
     Args:
         paths: The files.
         by_session: Whether the column `SESSION` gives the session of each row, which is the name of a file's directory.
+        numbered: Whether ``_file`` gives the name of each row's file, and ``_row`` its number in it.
     """
     listed = ", ".join(literal(str(path)) for path in paths)
-    extra = ", filename = true" if by_session else ""
+    extra = ", filename = true" if by_session or numbered else ""
+    extra += ", file_row_number = true" if numbered else ""
     # a path may hold `=`, which is not a partition
     files = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true{extra})"
+    if numbered:
+        place = "parse_filename(filename) AS _file, file_row_number AS _row"
+        return f"(SELECT * EXCLUDE (filename, file_row_number), {place} FROM {files})"
     if not by_session:
         return files
     return f"(SELECT * EXCLUDE (filename), split_part(filename, '/', -2) AS {SESSION.name} FROM {files})"

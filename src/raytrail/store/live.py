@@ -1,9 +1,9 @@
 """
 Fold of a session that still grows: what was appended joins what is known.
 
-States that expect no more events go to ``closed`` files and are not touched again. All others are in memory, and in one
-``open`` file, which is written anew when the fold is committed. A straggler of a closed state starts an open one of the
-same key, which sealing joins to it. Both kinds of files hold partial states.
+States that expect no more events go to ``closed`` files. All others are in memory, and in one ``open`` file, which is
+written anew when the fold is committed. If an event of a closed state comes after all, the state is taken back, and its
+closed row is ``superseded`` (`raytrail.store.closed`). Both kinds of files hold partial states.
 
 A round costs what it brings, however many states are open. The ``open`` file costs what is open: while that is much
 (a driver that submitted a million tasks, an agent that catches up), it is written more rarely, and what was folded
@@ -12,9 +12,10 @@ since counts as not folded: a crash folds it again.
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from raytrail.entities import Entity, installed
@@ -22,6 +23,7 @@ from raytrail.fold import merge
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.older import filled, filled_log
 from raytrail.store.catalogue import Catalogue, LogFile, name_state
+from raytrail.store.closed import SUPERSEDED, Closed
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.files import Files, Written, delete, make_durable, measure
 
@@ -47,6 +49,9 @@ LITTLE_OPEN = 100_000
 SMALL_FILES = 48
 """How many small files of one kind are let be before they are written together as one."""
 
+SMALL_ROWS = 200_000
+"""Fewer rows make a small file of closed states."""
+
 SMALL_LOG_EVENTS = 10_000
 """Fewer events make a small file of the log: those of a backlog are larger, and not worth to be written twice."""
 
@@ -54,13 +59,24 @@ MOST_COMMITTING = 0.2
 """The share of the time that may go into writing what is open."""
 
 
+_OfKind = dict[tuple[str, str], list[Written]]
+"""The files that were written of an entity and kind, by their names."""
+
+
 class _Open:
     """The open states of an entity in a session, as a table of partial states, each with its key's hash."""
 
-    def __init__(self, table: str, key: str) -> None:
+    def __init__(self, table: str, key: str, closed: Closed | None) -> None:
         self.table = table
         self.key = key
         """The expression of the hash."""
+        self.closed = closed
+        """The closed ones. None where none of the entity ever is."""
+
+    def drop(self, engine: Engine) -> None:
+        engine.run(f"DROP TABLE IF EXISTS {self.table}")
+        if self.closed:
+            self.closed.drop()
 
 
 class _Session:
@@ -127,7 +143,7 @@ class LiveFold:
         """Drop what is held in memory of a session, back to its last commit."""
         progress = self._sessions.pop(session, _Session())
         for known in progress.open.values():
-            self._engine.run(f"DROP TABLE IF EXISTS {known.table}")
+            known.drop(self._engine)
         delete(file.path for _, file in progress.closed)
 
     def retire(self, paths: list[Path]) -> None:
@@ -147,29 +163,21 @@ class LiveFold:
 
     def _fold(self, session: str, progress: _Session, entity: Entity, log: str) -> None:
         known = self._open(session, progress, entity)
-        batch, touched = f"{known.table}_batch", f"{known.table}_touched"
+        batch = f"{known.table}_batch"
         self._engine.run(
             f"CREATE OR REPLACE TABLE {batch} AS SELECT *, {known.key} AS key_hash FROM ({merge.folded(entity, log)})"
         )
-        [(known_before,)] = self._engine.run(
+        self._join(session, progress, entity, known, batch)
+
+    def _join(self, session: str, progress: _Session, entity: Entity, known: _Open, batch: str) -> None:
+        """Join a table of new partial states to what is known, and drop it."""
+        touched = f"{known.table}_touched"
+        self._engine.run(
             f"CREATE OR REPLACE TABLE {touched} AS SELECT * EXCLUDE (folded_s) FROM {known.table} "
             f"WHERE key_hash IN (SELECT key_hash FROM {batch})"
         )
-        if known_before:
-            self._join(entity, known, batch, touched)
-        self._engine.run(f"DROP TABLE {touched}")
-        done = f"({entity.life.complete})" if entity.life.complete else "false"
-        if entity.life.complete:
-            self._close(session, progress, entity, f"SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {done}")
-        progress.changed.add(entity.name)
-        self._engine.run(
-            f"INSERT INTO {known.table} BY NAME SELECT *, {int(time.time())} AS folded_s "
-            f"FROM {batch} WHERE {done} IS NOT TRUE"
-        )
-        self._engine.run(f"DROP TABLE {batch}")
-
-    def _join(self, entity: Entity, known: _Open, batch: str, touched: str) -> None:
-        """Move the states that a batch goes on with from the open ones into the batch, each joined to what is new."""
+        if known.closed and (names := known.closed.find(batch)):
+            known.closed.take_back(batch, self._find_closed(session, progress, entity, names), touched)
         again = f"key_hash IN (SELECT key_hash FROM {touched})"
         both = (
             f"(SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {again} "
@@ -180,7 +188,16 @@ class LiveFold:
         self._engine.run(f"DELETE FROM {known.table} WHERE {again}")
         self._engine.run(f"DELETE FROM {batch} WHERE {again}")
         self._engine.run(f"INSERT INTO {batch} BY NAME FROM {touched}_joined")
-        self._engine.run(f"DROP TABLE {touched}_joined")
+        done = f"({entity.life.complete})" if entity.life.complete else "false"
+        if entity.life.complete:
+            self._close(session, progress, entity, f"{batch} WHERE {done}")
+        progress.changed.add(entity.name)
+        self._engine.run(
+            f"INSERT INTO {known.table} BY NAME SELECT *, {int(time.time())} AS folded_s "
+            f"FROM {batch} WHERE {done} IS NOT TRUE"
+        )
+        for table in (batch, touched, f"{touched}_joined"):
+            self._engine.run(f"DROP TABLE {table}")
 
     def _split_into_passes(self, entity: Entity, logs: list[LogFile]) -> Iterator[str]:
         """Yield relations that hold these logs in all, each of keys of its own and of events that fit in memory."""
@@ -215,62 +232,105 @@ class LiveFold:
     def _select_events(self, entity: Entity, logs: list[LogFile]) -> str:
         return filled_log(entity, parquet(self._files.paths(logs)))
 
-    def _close(self, session: str, progress: _Session, entity: Entity, select: str) -> None:
-        progress.closed += [(entity.name, file) for file in self._write(session, entity, "closed", select)]
+    def _close(self, session: str, progress: _Session, entity: Entity, states: str) -> None:
+        """Write states to a closed file: a table of ours with a condition."""
+        columns = "COLUMNS(lambda name: name NOT IN ('key_hash', 'folded_s'))"
+        for file in self._write(session, entity, "closed", f"SELECT {columns} FROM {states}"):
+            progress.closed.append((entity.name, file))
+            if closed := progress.open[entity.name].closed:
+                closed.add(file.path, f"SELECT key_hash FROM {states}")
+
+    def _find_closed(self, session: str, progress: _Session, entity: Entity, names: Collection[str]) -> list[Path]:
+        """Return the places of closed files by their names, those among them that are not committed."""
+        committed = [f for f in self._catalogue.state_files(session, entity.name) if Path(f.path).name in names]
+        return self._files.paths(committed) + [file.path for _, file in progress.closed if file.path.name in names]
 
     def _commit(self, session: str, progress: _Session) -> None:
         began = time.monotonic()
-        opened: list[tuple[str, Written]] = []
+        written: _OfKind = {}
         for name in sorted(progress.changed):
-            entity, known = installed()[name], progress.open[name]
-            if entity.life.settled:
-                settled = (
-                    f"FROM {known.table} WHERE {entity.life.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
-                )
-                self._close(session, progress, entity, f"SELECT * EXCLUDE (key_hash, folded_s) {settled}")
-                self._engine.run(f"DELETE {settled}")
-            select = f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}"
-            opened += [(name, file) for file in self._write(session, entity, "open", select)]
-        make_durable([file.path for _, file in (*progress.closed, *opened)])
-        old: list[Path] = []
+            written |= self._write_known(session, progress, installed()[name])
+        make_durable([file.path for _, file in progress.closed] + _paths(written))
         with self._catalogue.transaction() as db:
-            for name in progress.changed:
-                old += [
-                    self._root / path
-                    for (path,) in db.execute(
-                        "DELETE FROM state WHERE session = ? AND entity = ? AND kind = 'open' RETURNING path",
-                        (session, name),
-                    )
-                ]
-            for kind, files in (("closed", progress.closed), ("open", opened)):
-                for name, file in files:
-                    name_state(db, session, self._files.state(name, kind, file))
+            old = self._name_in_place(db, session, written)
+            for name, file in progress.closed:
+                name_state(db, session, self._files.state(name, "closed", file))
             db.executemany("UPDATE log SET folded = 1 WHERE id = ?", [(id,) for id in progress.logs])
         changed, progress.closed, progress.logs, progress.changed = progress.changed, [], [], set()
         self.retire(old)
         for name in changed:
-            self._gather_closed(session, installed()[name])
+            if closed := progress.open[name].closed:
+                self._gather_closed(session, installed()[name], closed)
         progress.committed_at = time.monotonic()
-        progress.committing_seconds = (
-            progress.committed_at - began if sum(file.rows for _, file in opened) > LITTLE_OPEN else 0.0
-        )
+        opened = sum(file.rows for (_, kind), files in written.items() if kind == "open" for file in files)
+        progress.committing_seconds = progress.committed_at - began if opened > LITTLE_OPEN else 0.0
+
+    def _write_known(self, session: str, progress: _Session, entity: Entity) -> _OfKind:
+        """Close what has settled of an entity, and write what is open, and what is superseded if that has changed."""
+        known = progress.open[entity.name]
+        if entity.life.settled:
+            settled = f"{known.table} WHERE {entity.life.settled} AND folded_s < {int(time.time()) - SETTLE_SECONDS}"
+            self._close(session, progress, entity, settled)
+            self._engine.run(f"DELETE FROM {settled}")
+        select = f"SELECT * EXCLUDE (key_hash, folded_s) FROM {known.table}"
+        written = {(entity.name, "open"): self._write(session, entity, "open", select)}
+        return written | (self._write_superseded(session, entity, known.closed) if known.closed else {})
+
+    def _write_superseded(self, session: str, entity: Entity, closed: Closed) -> _OfKind:
+        """Write what is superseded of an entity, if that has changed."""
+        if not closed.changed:
+            return {}
+        closed.changed = False
+        select = f"FROM {closed.superseded} ORDER BY _file, _row"
+        return {(entity.name, SUPERSEDED): self._files.write("state", f"{entity.name}-{SUPERSEDED}", [session], select)}
+
+    def _name_in_place(self, db: sqlite3.Connection, session: str, written: _OfKind) -> list[Path]:
+        """Name files as the only ones of their kinds, and return those that were before."""
+        old: list[Path] = []
+        for (name, kind), files in written.items():
+            rows = db.execute(
+                "DELETE FROM state WHERE session = ? AND entity = ? AND kind = ? RETURNING path", (session, name, kind)
+            )
+            old += [self._root / path for (path,) in rows]
+            for file in files:
+                name_state(db, session, self._files.state(name, kind, file))
+        return old
 
     def _open(self, session: str, progress: _Session, entity: Entity) -> _Open:
         """Return what is open, read back from the last commit where this process has nothing."""
         if entity.name not in progress.open:
             key = f"hash({', '.join(quote(name) for name in entity.key)})"
             table = f"open_{entity.name}_{time.monotonic_ns()}"
-            files = [f for f in self._catalogue.state_files(session, entity.name) if f.kind == "open"]
+            states = self._catalogue.state_files(session, entity.name)
+            opened, closed, superseded = (
+                self._files.paths(state for state in states if state.kind == kind)
+                for kind in ("open", "closed", SUPERSEDED)
+            )
             source = (
-                f"FROM {filled(entity, parquet(self._files.paths(files)), partial=True)}"
-                if files
+                f"FROM {filled(entity, parquet(opened), partial=True)}"
+                if opened
                 else f"FROM ({merge.empty(entity, partial=True)})"
             )
             self._engine.run(
                 f"CREATE TABLE {table} AS SELECT *, {key} AS key_hash, {int(time.time())} AS folded_s {source}"
             )
-            progress.open[entity.name] = _Open(table, key)
+            known = _Open(
+                table, key, Closed(self._engine, key) if entity.life.complete or entity.life.settled else None
+            )
+            progress.open[entity.name] = known
+            if known.closed:
+                known.closed.load(closed, superseded)
+                self._join_twice(session, progress, entity, known, known.closed)
         return progress.open[entity.name]
+
+    def _join_twice(self, session: str, progress: _Session, entity: Entity, known: _Open, closed: Closed) -> None:
+        """Join open states to closed ones of the same keys, which an older version left beside each other."""
+        if closed.find(known.table):
+            batch = f"{known.table}_twice"
+            twice = closed.among_closed
+            self._engine.run(f"CREATE TABLE {batch} AS SELECT * EXCLUDE (folded_s) FROM {known.table} WHERE {twice}")
+            self._engine.run(f"DELETE FROM {known.table} WHERE {twice}")
+            self._join(session, progress, entity, known, batch)
 
     def _write(self, session: str, entity: Entity, kind: str, select: str) -> list[Written]:
         # sorted by pieces: a sealed session is their sequence, in which a query still skips
@@ -278,22 +338,26 @@ class LiveFold:
         order = ", ".join(map(quote, entity.sort))
         return self._files.write("state", f"{entity.name}-{kind}", [session], f"{select} ORDER BY {order}")
 
-    def _gather_closed(self, session: str, entity: Entity) -> None:
-        small = [
-            f for f in self._catalogue.state_files(session, entity.name) if f.kind == "closed" and f.rows < 200_000
-        ]
-        if len(small) < SMALL_FILES:
+    def _gather_closed(self, session: str, entity: Entity, closed: Closed) -> None:
+        states = [f for f in self._catalogue.state_files(session, entity.name) if f.kind == "closed"]
+        small = [state for state in states if state.rows < SMALL_ROWS]
+        chosen = {*(small if len(small) >= SMALL_FILES else ()), *closed.find_worn(states)}
+        if not chosen:
             return
-        paths = self._files.paths(small)
-        [file] = self._write(session, entity, "closed", f"SELECT * FROM {parquet(paths)}")
-        make_durable([file.path])
+        old = self._files.paths(chosen)
+        gathered = self._write(session, entity, "closed", closed.select_current(old))
+        closed.replace(old, [file.path for file in gathered])
+        superseded = self._write_superseded(session, entity, closed)
+        make_durable([file.path for file in gathered] + _paths(superseded))
         with self._catalogue.transaction() as db:
             db.executemany(
                 "DELETE FROM state WHERE session = ? AND entity = ? AND path = ?",
-                [(session, entity.name, file.path) for file in small],
+                [(session, entity.name, state.path) for state in chosen],
             )
-            name_state(db, session, self._files.state(entity.name, "closed", file))
-        self.retire(paths)
+            for file in gathered:
+                name_state(db, session, self._files.state(entity.name, "closed", file))
+            old += self._name_in_place(db, session, superseded)
+        self.retire(old)
 
     def _gather_log(self, session: str) -> None:
         unfolded = {file.id for file in self._catalogue.log_files(session, unfolded=True)}
@@ -313,6 +377,10 @@ class LiveFold:
                     (session, name, path, gathered.rows, *measure(gathered.path)),
                 )
             self.retire(paths)
+
+
+def _paths(written: _OfKind) -> list[Path]:
+    return [file.path for files in written.values() for file in files]
 
 
 def _events(files: Iterable[LogFile]) -> int:

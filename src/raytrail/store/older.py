@@ -15,6 +15,7 @@ from raytrail.entities import Entity, installed
 from raytrail.errors import StoreDamaged
 from raytrail.fold import merge
 from raytrail.store.catalogue import Catalogue, StateFile
+from raytrail.store.closed import partial_states
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.files import Files
 
@@ -65,7 +66,8 @@ def unfold(root: Path, catalogue: Catalogue, engine: Engine, files: Files) -> li
 
 def _usable(partials: Partials, entity: Entity, files: Files, states: Sequence[StateFile]) -> bool:
     try:
-        return partials.usable(entity, files.paths(states))
+        files.paths(states)
+        return partials.usable(entity, files.paths(partial_states(states)))
     except StoreDamaged as error:
         log.warning("%s, which is done now", error)
         return False

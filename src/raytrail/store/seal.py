@@ -23,6 +23,7 @@ from raytrail.fold.older import filled, filled_log
 from raytrail.fold.sessions import SESSION, of_many
 from raytrail.fold.tally import tally, tally_name
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
+from raytrail.store.closed import SUPERSEDED
 from raytrail.store.engine import Engine, group_rows, parquet
 from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
 
@@ -219,7 +220,8 @@ class Sealer:
         logs: dict[str, list[LogFile]] = {}
         for session in sessions:
             for state in self._catalogue.state_files(session):
-                if state.entity in installed():
+                # what is superseded says nothing that later rows do not, and folding both gives the same
+                if state.entity in installed() and state.kind != SUPERSEDED:
                     folded.setdefault(state.entity, []).append(state)
             for log in self._catalogue.log_files(session, unfolded=True):
                 if log.entity in installed() and log.entity not in folded:

@@ -23,6 +23,7 @@ from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import Moment, at_times, read_by_times
 from raytrail.fold.older import filled, filled_log
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile
+from raytrail.store.closed import current, partial_states
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.files import Files
 from raytrail.store.older import Partials
@@ -132,10 +133,10 @@ class States:
 
     def _read_living(self, session: str, entity: Entity, names: Collection[str] | None) -> str:
         """Return the relation of a living session's states as events left them, with these columns at least."""
-        files = [file for file in self._catalogue.state_files(session, entity.name) if file.kind != "cache"]
-        paths = self._files.paths(files)
+        states = self._catalogue.state_files(session, entity.name)
+        paths = self._files.paths(partial_states(states))
         if paths and self._partials.usable(entity, paths):
-            return f"({merge.bare(entity, parquet(paths), names)})"
+            return f"({merge.bare(entity, current(self._files, states), names)})"
         # not folded yet, or by another version: the log says the same, if more slowly
         logs = self._catalogue.log_files(session, entity.name)
         waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if paths else []

@@ -75,15 +75,17 @@ class Closed:
         """The names of the files by their numbers. Files that were written together as one have several."""
         name = f"closed_{time.monotonic_ns()}"
         self._keys, self._found, self.superseded = f"{name}_keys", f"{name}_found", f"{name}_superseded"
+        self._rows = 0
+        """The number of superseded rows."""
         self.changed = False
-        """Whether rows are superseded that no file says so of."""
+        """Whether they are others than a file says."""
         engine.run(f"CREATE TABLE {self._keys}(key_hash UBIGINT, file INTEGER)")
         engine.run(f"CREATE TABLE {self.superseded}(_file VARCHAR, _row BIGINT)")
 
     def load(self, closed: Sequence[Path], superseded: Sequence[Path]) -> None:
         """Take over what files say."""
         if superseded:
-            self._engine.run(f"INSERT INTO {self.superseded} FROM {parquet(superseded)}")
+            [(self._rows,)] = self._engine.run(f"INSERT INTO {self.superseded} FROM {parquet(superseded)}")
         if closed:
             self._names = [path.name for path in closed]
             numbers = ", ".join(f"({literal(name)}, {number})" for number, name in enumerate(self._names))
@@ -125,9 +127,10 @@ class Closed:
             f"INSERT INTO {into} BY NAME SELECT * EXCLUDE (_file, _row), {self._key} AS key_hash "
             f"FROM {parquet(closed, numbered=True)} SEMI JOIN {self._found} USING (_file, _row)"
         )
-        self._engine.run(f"INSERT INTO {self.superseded} SELECT _file, _row FROM {self._found}")
+        [(rows,)] = self._engine.run(f"INSERT INTO {self.superseded} SELECT _file, _row FROM {self._found}")
         self._engine.run(f"DELETE FROM {self._keys} WHERE {_among(self._found)}")
         self._engine.run(f"DROP TABLE {self._found}")
+        self._rows += rows
         self.changed = True
 
     def select_current(self, closed: Iterable[Path]) -> str:
@@ -136,6 +139,8 @@ class Closed:
 
     def find_worn(self, closed: Sequence[StateFile]) -> list[StateFile]:
         """Return those of these files that are to be written anew without their superseded rows."""
+        if self._rows <= FEW_SUPERSEDED:
+            return []
         counts = dict(self._engine.run(f"SELECT _file, count(*) FROM {self.superseded} GROUP BY _file"))
         gone = {file: counts.get(Path(file.path).name, 0) for file in closed}
         worn = [file for file, rows in gone.items() if rows >= file.rows * WORN]
@@ -147,6 +152,7 @@ class Closed:
         self._names = [new[0].name if new and name in names else name for name in self._names]
         listed = ", ".join(map(literal, names))
         [(rows,)] = self._engine.run(f"DELETE FROM {self.superseded} WHERE _file IN ({listed})")
+        self._rows -= rows
         self.changed |= rows > 0
 
     def drop(self) -> None:

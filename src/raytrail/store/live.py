@@ -172,22 +172,16 @@ class LiveFold:
     def _join(self, session: str, progress: _Session, entity: Entity, known: _Open, batch: str) -> None:
         """Join a table of new partial states to what is known, and drop it."""
         touched = f"{known.table}_touched"
-        self._engine.run(
+        [(rows,)] = self._engine.run(
             f"CREATE OR REPLACE TABLE {touched} AS SELECT * EXCLUDE (folded_s) FROM {known.table} "
             f"WHERE key_hash IN (SELECT key_hash FROM {batch})"
         )
-        if known.closed and (names := known.closed.find(batch)):
-            known.closed.take_back(batch, self._find_closed(session, progress, entity, names), touched)
-        again = f"key_hash IN (SELECT key_hash FROM {touched})"
-        both = (
-            f"(SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {again} "
-            f"UNION ALL BY NAME SELECT * EXCLUDE (key_hash) FROM {touched})"
-        )
-        joined = f"SELECT *, {known.key} AS key_hash FROM ({merge.fold(entity, both)})"
-        self._engine.run(f"CREATE OR REPLACE TABLE {touched}_joined AS {joined}")
-        self._engine.run(f"DELETE FROM {known.table} WHERE {again}")
-        self._engine.run(f"DELETE FROM {batch} WHERE {again}")
-        self._engine.run(f"INSERT INTO {batch} BY NAME FROM {touched}_joined")
+        returned = known.closed.find(batch) if known.closed else ()
+        if known.closed and returned:
+            known.closed.take_back(batch, self._find_closed(session, progress, entity, returned), touched)
+        if rows or returned:
+            self._join_touched(entity, known, batch, touched)
+        self._engine.run(f"DROP TABLE {touched}")
         done = f"({entity.life.complete})" if entity.life.complete else "false"
         if entity.life.complete:
             self._close(session, progress, entity, f"{batch} WHERE {done}")
@@ -196,8 +190,23 @@ class LiveFold:
             f"INSERT INTO {known.table} BY NAME SELECT *, {int(time.time())} AS folded_s "
             f"FROM {batch} WHERE {done} IS NOT TRUE"
         )
-        for table in (batch, touched, f"{touched}_joined"):
-            self._engine.run(f"DROP TABLE {table}")
+        self._engine.run(f"DROP TABLE {batch}")
+
+    def _join_touched(self, entity: Entity, known: _Open, batch: str, touched: str) -> None:
+        """Join what a batch has of the keys of known states to these, in the batch alone."""
+        again = f"key_hash IN (SELECT key_hash FROM {touched})"
+        both = (
+            f"(SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {again} "
+            f"UNION ALL BY NAME SELECT * EXCLUDE (key_hash) FROM {touched})"
+        )
+        joined = f"{touched}_joined"
+        self._engine.run(
+            f"CREATE OR REPLACE TABLE {joined} AS SELECT *, {known.key} AS key_hash FROM ({merge.fold(entity, both)})"
+        )
+        self._engine.run(f"DELETE FROM {known.table} WHERE {again}")
+        self._engine.run(f"DELETE FROM {batch} WHERE {again}")
+        self._engine.run(f"INSERT INTO {batch} BY NAME FROM {joined}")
+        self._engine.run(f"DROP TABLE {joined}")
 
     def _split_into_passes(self, entity: Entity, logs: list[LogFile]) -> Iterator[str]:
         """Yield relations that hold these logs in all, each of keys of its own and of events that fit in memory."""

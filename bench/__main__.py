@@ -1,7 +1,7 @@
 """
 What the line costs and how fast it answers, on this machine.
 
-    make bench                                    everything, with a million tasks
+    make bench                                    everything, mostly with a million tasks
     make bench BENCH_ARGS='query --tasks 7200000'
 
 Each measurement runs in a process of its own, several times; medians are printed. CPU seconds are user and system
@@ -21,15 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from lab.generate import SESSION, generate
 
-from bench import agent, gcs, pairs, polling, profiles, sessions
+from bench import agent, first, gcs, kuberay, pairs, polling, profiles, receiver, sessions
 from bench.polling import quantiles, serving
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
@@ -194,48 +193,6 @@ def measure_replay(data, work):
     return measured.figures(len(tasks), "tasks", **{"events/s/core": events / measured.cpu})
 
 
-def measure_first(data, work):
-    """Files of a session that is over, to the first answer of a server that runs, and of one that is started then."""
-    running, later = work / "running", work / "later"
-    Store.open(running, TWO, write=True).close()
-    with serving(running) as (_, url):
-        began = time.perf_counter()
-        with importing(data, running):
-            while not first_answer(url):
-                time.sleep(0.05)
-            answered = time.perf_counter() - began
-    began = time.perf_counter()
-    with importing(data, later):
-        pass
-    imported = time.perf_counter() - began
-    with serving(later) as (_, url):
-        assert first_answer(url)
-        return {
-            "first answer of a server that runs, s": answered,
-            "import, s": imported,
-            "first answer of a server started then, s": time.perf_counter() - began,
-        }
-
-
-@contextmanager
-def importing(data, store):
-    command = [sys.executable, "-m", "raytrail", "import", str(data / SESSION), "--store", str(store), "--threads", "2"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        yield
-    assert process.returncode == 0
-
-
-def first_answer(url):
-    """Ask for tasks, and say whether there are any: those of a session that is imported are all there, or none."""
-    try:
-        with urllib.request.urlopen(f"{url}/clusters/{SESSION}/api/v0/tasks?detail=True", timeout=120) as answer:
-            return json.load(answer)["data"]["result"]["total"] > 0
-    except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise
-        return False
-
-
 def measure_query(data, work):
     """A sealed session: the engine's answers, and the server's over HTTP."""
     store_dir = work / "store"
@@ -353,6 +310,9 @@ MEASUREMENTS = {
     for name, function in {
         **globals(),
         **vars(agent),
+        **vars(first),
+        **vars(kuberay),
+        **vars(receiver),
         **vars(gcs),
         **vars(profiles),
         **vars(pairs),
@@ -367,6 +327,8 @@ LISTED = (
     "rebuild",
     "replay",
     "first",
+    "kuberay",
+    "receiver",
     "sessions",
     "query",
     "polling",
@@ -381,12 +343,47 @@ LISTED = (
 )
 
 
+SIZES = {"kuberay": kuberay.SIZES, "receiver": receiver.SIZES}
+PREPARED = {"kuberay": kuberay.prepare, "receiver": kuberay.prepare}
+"""What makes the data of those that are not of Ray's own files."""
+
+
 def fresh(name, data, work):
     """Measure in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--child", name, str(data), str(work)], stdout=subprocess.PIPE, check=True
     )
     return json.loads(done.stdout)
+
+
+def prepare(data, tasks):
+    """Make the session's files if they are not there, and return how many attempts, events and bytes they are."""
+    if not (data / "generated.json").exists():
+        made = generate(data, tasks=tasks)
+        (data / "generated.json").write_text(
+            json.dumps({"events": made.events, "bytes": made.bytes, "attempts": made.attempts})
+        )
+    made = json.loads((data / "generated.json").read_text())
+    return made["attempts"], sum(made["events"].values()), sum(made["bytes"].values())
+
+
+def repeat(name, data, root, runs, keep):
+    """Measure some times, and return the figures of each."""
+    figures = []
+    for _ in range(1 if name == "query" else runs):
+        work = root / "query" if name == "query" and keep else Path(tempfile.mkdtemp(dir=root))
+        work.mkdir(exist_ok=True)
+        figures.append(fresh(name, data, work))
+        if name != "query" or not keep:
+            shutil.rmtree(work)
+    return figures
+
+
+def report(runs):
+    """Print the medians."""
+    for figure, value in runs[0].items():
+        middle = value if isinstance(value, list) else statistics.median(run[figure] for run in runs)
+        print(f"  {figure:48} {show(middle)}", flush=True)
 
 
 def show(value):
@@ -400,7 +397,8 @@ def main():
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("measurement", nargs="*", metavar="NAME", help=f"one or more of {', '.join(LISTED)} (all)")
-    parser.add_argument("--tasks", type=int, default=1_000_000, help="tasks of the made-up session (1000000)")
+    sizes = "; ".join(f"{name}: {', '.join(map(str, counts))}" for name, counts in SIZES.items())
+    parser.add_argument("--tasks", type=int, help=f"tasks of the made-up session (1000000; {sizes})")
     parser.add_argument("--runs", type=int, default=3, help="runs of each; medians are printed (3)")
     parser.add_argument("--keep", type=Path, help="where to keep the data and the store of `query` for the next time")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -410,31 +408,19 @@ def main():
         print(json.dumps(MEASUREMENTS[name](Path(data), Path(work))))
         return
     root = args.keep or Path(tempfile.mkdtemp(prefix="raytrail-bench-"))
-    data = root / f"data-{args.tasks}"
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     try:
-        if not (data / "generated.json").exists():
-            made = generate(data, tasks=args.tasks)
-            (data / "generated.json").write_text(
-                json.dumps({"events": made.events, "bytes": made.bytes, "attempts": made.attempts})
-            )
-        made = json.loads((data / "generated.json").read_text())
-        events, size = sum(made["events"].values()), sum(made["bytes"].values())
-        print(
-            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
-            f"{made['attempts']:,} task attempts, {events:,} events, {size / 1e6:,.0f} MB, {size / events:.0f} B/event"
-        )
         for name in args.measurement or LISTED:
-            runs = []
-            for _ in range(1 if name == "query" else args.runs):
-                work = root / "query" if name == "query" and args.keep else Path(tempfile.mkdtemp(dir=root))
-                work.mkdir(exist_ok=True)
-                runs.append(fresh(name, data, work))
-                if name != "query" or not args.keep:
-                    shutil.rmtree(work)
-            print(f"\n{name}: {MEASUREMENTS[name].__doc__}")
-            for figure, first in runs[0].items():
-                middle = first if isinstance(first, list) else statistics.median(run[figure] for run in runs)
-                print(f"  {figure:48} {show(middle)}", flush=True)
+            for tasks in [args.tasks] if args.tasks else SIZES.get(name, [1_000_000]):
+                data = root / f"data-{tasks}"
+                attempts, events, size = PREPARED.get(name, prepare)(data, tasks)
+                print(f"\n{name}: {MEASUREMENTS[name].__doc__}")
+                print(
+                    f"  {attempts:,} task attempts, {events:,} events, {size / 1e6:,.0f} MB, "
+                    f"{size / events:.0f} B/event; load {os.getloadavg()[0]:.1f}",
+                    flush=True,
+                )
+                report(repeat(name, data, root, args.runs, args.keep))
     finally:
         if not args.keep:
             shutil.rmtree(root, ignore_errors=True)

@@ -2,7 +2,7 @@
 RayEvents of a session that is over, as a Ray 2.60 posts them over HTTP, with the numbers they must add up to.
 
     lay_bucket(tmp_path, tasks=50_000)             files as KubeRay's collector leaves them in a bucket
-    posts(tasks=50_000, events=1000)               the bodies of requests, as Ray's aggregator sends them
+    bodies(posted(tmp_path), size=1000)            the bodies of requests, as Ray's aggregator sends them
     python -m lab.ray_events --help                a bucket, as a process of its own
 
 The forms, counts and sizes are those of a real Ray. An attempt has a definition, three lifecycles and a profile, of
@@ -69,7 +69,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
 
 
-class Event(NamedTuple):
+class _Event(NamedTuple):
     """An event, where it was posted, and which of the collector's directories it belongs to."""
 
     node: str
@@ -93,7 +93,7 @@ def lay_bucket(directory: Path, *, tasks: int, seed: int = 0, cluster: str = CLU
     Raises:
         FileExistsError: The session is there.
     """
-    session = Session(tasks=tasks, seed=seed)
+    session = _Session(tasks=tasks, seed=seed)
     markers = directory / "log" / "cluster-metadata" / "raycluster" / f"default_{cluster}"
     markers.mkdir(parents=True, exist_ok=True)
     (markers / session.name).touch(exist_ok=False)
@@ -102,22 +102,33 @@ def lay_bucket(directory: Path, *, tasks: int, seed: int = 0, cluster: str = CLU
     return session.made(sum(sizes), len(sizes))
 
 
-def posts(*, tasks: int, events: int, seed: int = 0) -> Iterator[bytes]:
+def posted(directory: Path) -> list[str]:
     """
-    Yield the bodies of requests, each with so many events, in the order in which they happened.
+    Return the events of a bucket in the order in which they happened, each as the JSON that Ray made of it.
 
     Args:
-        tasks: Calls of tasks and actor methods.
-        events: The most events of a request. Ray's aggregator sends 1,000.
-        seed: The same one gives the same bytes.
+        directory: The bucket's root, or a part of it.
     """
-    session = Session(tasks=tasks, seed=seed)
-    happened = sorted((event for part in session.parts() for event in part), key=lambda event: event.time_ns)
-    for start in range(0, len(happened), events):
-        yield json.dumps([_as_posted(event.fields) for event in happened[start : start + events]]).encode()
+    events = [
+        json.loads(line) for path in sorted(directory.rglob("*.jsonl")) for line in path.read_bytes().splitlines()
+    ]
+    events.sort(key=lambda event: str(event["timestamp"]))
+    return [json.dumps(_in_rays_order(event)) for event in events]
 
 
-class Session:
+def bodies(events: Sequence[str], size: int) -> Iterator[bytes]:
+    """
+    Yield the bodies of requests.
+
+    Args:
+        events: The events, each as JSON.
+        size: The most events of a request. Ray's aggregator sends 1,000.
+    """
+    for start in range(0, len(events), size):
+        yield f"[{', '.join(events[start : start + size])}]".encode()
+
+
+class _Session:
     """
     A session, which is simulated once.
 
@@ -138,7 +149,7 @@ class Session:
         self.job_states: Counter[str] = Counter()
         self._tasks = tasks
 
-    def parts(self) -> Iterator[list[Event]]:
+    def parts(self) -> Iterator[list[_Event]]:
         """Yield the events of the nodes, and then those of each job. No two parts share a directory."""
         yield list(self._node_events())
         workers = [
@@ -153,7 +164,7 @@ class Session:
 
     def event(
         self, node: _Node, directory: str, time_ns: int, kind: str, field: str, body: _Body, source: str = "CORE_WORKER"
-    ) -> Event:
+    ) -> _Event:
         """Return an event that was posted on a node."""
         self.events += 1
         fields = {
@@ -167,7 +178,7 @@ class Session:
             "sourceType": source,
             "timestamp": _time(time_ns),
         }
-        return Event(node.id.hex(), directory, time_ns, fields)
+        return _Event(node.id.hex(), directory, time_ns, fields)
 
     def made(self, size: int, files: int) -> Made:
         """Return the figures, once all parts were taken."""
@@ -189,7 +200,7 @@ class Session:
             nodes=len(self.nodes),
         )
 
-    def _node_events(self) -> Iterator[Event]:
+    def _node_events(self) -> Iterator[_Event]:
         for number, node in enumerate(self.nodes):
             definition = {
                 "nodeId": _base64(node.id),
@@ -209,7 +220,7 @@ class Session:
             lifecycle = {"nodeId": _base64(node.id), "stateTransitions": [alive]}
             yield self._node_event(_BEGAN_NS + _US, "NODE_LIFECYCLE_EVENT", "nodeLifecycleEvent", lifecycle)
 
-    def _node_event(self, time_ns: int, kind: str, field: str, body: _Body) -> Event:
+    def _node_event(self, time_ns: int, kind: str, field: str, body: _Body) -> _Event:
         """Return an event of the GCS, which is on the first node."""
         return self.event(self.nodes[0], "node_events", time_ns, kind, field, body, "GCS")
 
@@ -250,7 +261,7 @@ class _Attempt(NamedTuple):
 class _Job:
     """A driver job, its actors and its tasks."""
 
-    def __init__(self, session: Session, number: int, workers: Sequence[Sequence[_Worker]]) -> None:
+    def __init__(self, session: _Session, number: int, workers: Sequence[Sequence[_Worker]]) -> None:
         self._session, self._number, self._workers = session, number, workers
         self._random = session.random
         self._id = (number + 1).to_bytes(4, "little")
@@ -258,7 +269,7 @@ class _Job:
         self._actors: list[_Actor] = []
         self._ended_ns = 0
 
-    def events(self, tasks: int, actors: int) -> Iterator[Event]:
+    def events(self, tasks: int, actors: int) -> Iterator[_Event]:
         """Yield all events of the job, whose number of tasks and actors is given."""
         yield from self._begin()
         for number in range(max(actors, 1)):
@@ -269,7 +280,7 @@ class _Job:
             yield from self._task(number, time_ns)
         yield from self._end(self._ended_ns + _MS)
 
-    def _begin(self) -> Iterator[Event]:
+    def _begin(self) -> Iterator[_Event]:
         began = _BEGAN_NS + 2 * _SECOND
         definition = {
             "jobId": _base64(self._id),
@@ -281,17 +292,17 @@ class _Job:
         yield self._by_gcs(began, "DRIVER_JOB_DEFINITION_EVENT", "driverJobDefinitionEvent", definition)
         yield self._job_state(began + _US, "CREATED")
 
-    def _end(self, time_ns: int) -> Iterator[Event]:
+    def _end(self, time_ns: int) -> Iterator[_Event]:
         for actor in self._actors:
             yield self._dead_actor(actor, time_ns)
         yield self._job_state(time_ns + _US, "FINISHED")
         self._session.job_states["FINISHED"] += 1
 
-    def _job_state(self, time_ns: int, state: str) -> Event:
+    def _job_state(self, time_ns: int, state: str) -> _Event:
         body = {"jobId": _base64(self._id), "stateTransitions": [_transition(time_ns, state)]}
         return self._by_gcs(time_ns, "DRIVER_JOB_LIFECYCLE_EVENT", "driverJobLifecycleEvent", body)
 
-    def _begin_actor(self, number: int) -> Iterator[Event]:
+    def _begin_actor(self, number: int) -> Iterator[_Event]:
         id = self._random.randbytes(12) + self._id
         node = self._session.nodes[self._random.randrange(NODES)]
         worker = _Worker(node, self._random.randbytes(28), self._random.randrange(10_000, 60_000))
@@ -314,16 +325,16 @@ class _Job:
             restarting = _transition(began + 800 * _MS, "RESTARTING", **_NOBODY)
             yield self._actor_states(actor, began + 900 * _MS, restarting, again)
 
-    def _dead_actor(self, actor: _Actor, time_ns: int) -> Event:
+    def _dead_actor(self, actor: _Actor, time_ns: int) -> _Event:
         self._session.actor_states["DEAD"] += 1
         cause = {"actorDiedErrorContext": _owner_died(actor, self._id)}
         return self._actor_states(actor, time_ns, _transition(time_ns, "DEAD", **_NOBODY, deathCause=cause))
 
-    def _actor_states(self, actor: _Actor, time_ns: int, *transitions: _Body) -> Event:
+    def _actor_states(self, actor: _Actor, time_ns: int, *transitions: _Body) -> _Event:
         body = {"actorId": _base64(actor.id), "stateTransitions": list(transitions)}
         return self._by_gcs(time_ns, "ACTOR_LIFECYCLE_EVENT", "actorLifecycleEvent", body)
 
-    def _task(self, number: int, time_ns: int) -> Iterator[Event]:
+    def _task(self, number: int, time_ns: int) -> Iterator[_Event]:
         """Yield the events of a task, which is tried again in half of the cases where it fails."""
         task, name, worker, actor = self._called(number)
         fails, opened = self._random.random() < FAILURE_RATIO, self._random.random() < OPEN_RATIO
@@ -343,7 +354,7 @@ class _Job:
         worker = self._random.choice(self._workers[self._random.randrange(NODES)])
         return self._random.randbytes(8) + b"\xff" * 12 + self._id, f"fn_{number % 40}", worker, None
 
-    def _attempt(self, attempt: _Attempt, time_ns: int, state: str, message: str) -> Generator[Event, None, int]:
+    def _attempt(self, attempt: _Attempt, time_ns: int, state: str, message: str) -> Generator[_Event, None, int]:
         """Yield the events of an attempt, and return when it ended."""
         kind, field, body = _task_definition(attempt)
         yield self._on_head(time_ns, kind, field, body)
@@ -371,7 +382,7 @@ class _Job:
         self._session.task_states[state] += 1
         return ended
 
-    def _running(self, attempt: _Attempt, time_ns: int) -> Event:
+    def _running(self, attempt: _Attempt, time_ns: int) -> _Event:
         worker = attempt.worker
         log = f"/tmp/ray/{self._session.name}/logs/worker-{worker.id.hex()}-{self._id.hex()}-{worker.pid}"
         places = dict.fromkeys(("stdoutStart", "stdoutEnd", "stderrStart", "stderrEnd"), "30")
@@ -385,18 +396,18 @@ class _Job:
         }
         return self._on_worker(attempt, time_ns, "TASK_LIFECYCLE_EVENT", "taskLifecycleEvent", body)
 
-    def _task_states(self, time_ns: int, attempt: _Attempt, *transitions: _Body, **more: Any) -> Event:
+    def _task_states(self, time_ns: int, attempt: _Attempt, *transitions: _Body, **more: Any) -> _Event:
         """Return the states that the owner of a task tells."""
         body = {**attempt.event_id(), "stateTransitions": list(transitions), **more}
         return self._on_head(time_ns, "TASK_LIFECYCLE_EVENT", "taskLifecycleEvent", body)
 
-    def _on_head(self, time_ns: int, kind: str, field: str, body: _Body) -> Event:
+    def _on_head(self, time_ns: int, kind: str, field: str, body: _Body) -> _Event:
         return self._session.event(self._session.nodes[0], self._directory, time_ns, kind, field, body)
 
-    def _on_worker(self, attempt: _Attempt, time_ns: int, kind: str, field: str, body: _Body) -> Event:
+    def _on_worker(self, attempt: _Attempt, time_ns: int, kind: str, field: str, body: _Body) -> _Event:
         return self._session.event(attempt.worker.node, self._directory, time_ns, kind, field, body)
 
-    def _by_gcs(self, time_ns: int, kind: str, field: str, body: _Body) -> Event:
+    def _by_gcs(self, time_ns: int, kind: str, field: str, body: _Body) -> _Event:
         return self._session.event(self._session.nodes[0], self._directory, time_ns, kind, field, body, "GCS")
 
 
@@ -501,9 +512,9 @@ def _transition(time_ns: int, state: str, **more: Any) -> _Body:
     return {"state": state, "timestamp": _time(time_ns), **more}
 
 
-def _write(root: Path, events: Sequence[Event]) -> Iterator[int]:
+def _write(root: Path, events: Sequence[_Event]) -> Iterator[int]:
     """Write the files of some directories, and yield the size of each."""
-    directories: dict[tuple[str, str], list[Event]] = {}
+    directories: dict[tuple[str, str], list[_Event]] = {}
     for event in events:
         directories.setdefault((event.node, event.directory), []).append(event)
     for (node, name), among in directories.items():
@@ -522,7 +533,7 @@ def _as_collected(fields: _Body) -> str:
     return json.dumps(fields, separators=(",", ":"), sort_keys=True) + "\n"
 
 
-def _as_posted(fields: _Body) -> _Body:
+def _in_rays_order(fields: _Body) -> _Body:
     """Return an event with its fields in Ray's order."""
     first = {name: fields[name] for name in _ORDER}
     last = {name: fields[name] for name in ("nodeId", "message")}

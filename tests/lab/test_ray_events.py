@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from click.testing import CliRunner
-from lab.ray_events import lay_bucket, posts
+from lab.ray_events import bodies, lay_bucket, posted
 
 from raytrail.cli import main
 from raytrail.store import Store
@@ -49,12 +49,13 @@ def test_an_attempt_has_five_events_of_the_size_that_rays_have(bucket):
 
 def test_what_is_posted_is_what_is_in_the_bucket(bucket):
     directory, made = bucket
-    batches = [json.loads(body) for body in posts(tasks=500, events=100, seed=SEED)]
+    batches = [json.loads(body) for body in bodies(posted(directory), size=100)]
     assert {len(batch) for batch in batches[:-1]} == {100}
-    posted = [event for batch in batches for event in batch]
-    assert [event["timestamp"] for event in posted] == sorted(event["timestamp"] for event in posted)
-    assert len(posted) == made.events
-    by_id = {event["eventId"]: event for event in posted}
+    events = [event for batch in batches for event in batch]
+    assert [event["timestamp"] for event in events] == sorted(event["timestamp"] for event in events)
+    assert {tuple(event)[:3] for event in events} == {("eventId", "sourceType", "eventType")}
+    assert len(events) == made.events
+    by_id = {event["eventId"]: event for event in events}
     assert by_id == {event["eventId"]: event for event in map(json.loads, lines(directory))}
 
 

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from tests.damage import flip
 
+from raytrail.config import StoreConfig
 from raytrail.entities import installed
 from raytrail.errors import StoreDamaged
 from raytrail.store import Filter, Store
@@ -53,7 +55,12 @@ class Feed:
 
     def imported(self):
         """What all of it adds up to when it is imported at once."""
-        return states(TASK, [[one for batch in self.batches for one in batch]], seal=True, fold=False)
+        batch = [one for batch in self.batches for one in batch]
+        with (
+            TemporaryDirectory() as directory,
+            Store.open(Path(directory), StoreConfig(threads=1), write=True) as store,
+        ):
+            return states(store, SESSION, TASK, [batch], seal=True, fold=False)
 
 
 @pytest.fixture

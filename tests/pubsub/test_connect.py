@@ -18,8 +18,8 @@ def test_an_unknown_scheme_names_the_known_ones():
         connect("kafkaa://x")
     assert str(caught.value) == (
         "no pub/sub backend for 'kafkaa://x': scheme 'kafkaa' is not among ['az', 'file', 'gs', 'http', "
-        "'https', 'kafka', 'memory', 'nats', 'ray', 'redis', 's3', 'stdout']; install a package that brings it, or "
-        "mend the URL"
+        "'https', 'kafka', 'kuberay+az', 'kuberay+file', 'kuberay+gs', 'kuberay+s3', 'memory', 'nats', 'ray', 'redis', "
+        "'s3', 'stdout']; install a package that brings it, or mend the URL"
     )
 
 

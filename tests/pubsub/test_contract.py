@@ -3,13 +3,14 @@
 import itertools
 from contextlib import aclosing
 from functools import partial
+from typing import ClassVar
 from uuid import uuid4
 
 import pytest
 
 from raytrail import testing
 from raytrail.event import Chunk
-from raytrail.pubsub import Delivery, connect
+from raytrail.pubsub import Delivery, Guarantee, connect
 from raytrail.pubsub.memory import MemoryPubSub
 from raytrail.testing import check_pubsub
 
@@ -33,7 +34,7 @@ async def test_keeps_its_promises(url):
 class Listening(MemoryPubSub):
     """At-most-once: who joins hears what comes from then on."""
 
-    guarantee = "at-most-once"
+    guarantee: ClassVar[Guarantee] = "at-most-once"
 
     async def subscribe(self, group, *, from_start=False):
         heard = len(self._log.chunks)
@@ -47,7 +48,7 @@ class Listening(MemoryPubSub):
 
 async def test_a_backend_that_is_at_most_once_is_asked_for_no_more():
     url = f"memory://{uuid4().hex}"
-    await check_pubsub(lambda: Listening(url))
+    await check_pubsub(lambda: Listening(url))  # type: ignore[arg-type, return-value]  # `guarantee` is a ClassVar
 
 
 class Losing(MemoryPubSub):

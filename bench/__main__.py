@@ -25,6 +25,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lab.generate import SESSION, generate
 
@@ -179,7 +180,8 @@ def measure_rebuild_only(data, work):
 
 def measure_replay(data, work):
     """For comparison: what a history server does that replays events one by one (json.loads, a dict a task)."""
-    tasks, events = {}, 0
+    tasks: dict[tuple[str, int], dict[str, Any]] = {}
+    events = 0
     with Measured() as measured:
         for path in sorted((data / SESSION / "logs" / "export_events").glob("event_EXPORT_TASK_*")):
             with path.open("rb") as file:
@@ -220,6 +222,8 @@ def measure_query_only(data, work):
         job = max(jobs, key=lambda row: row["count"])["job_id"]
         figures["tasks of the largest job"] = max(row["count"] for row in jobs)
         ids = [row["task_id"] for row in snapshot.rows("task", columns=["task_id"], limit=50, offset=1000)]
+        assert cluster.began_ms is not None
+        assert cluster.ended_ms is not None
         middle_ms = (cluster.began_ms + cluster.ended_ms) // 2
         in_job = Filter("job_id", "=", job)
         failed = [in_job, Filter("state", "=", "FAILED")]

@@ -217,7 +217,8 @@ def event_files(work):
 def measure_steady(_, work):
     """Agent: 10,000 events a second over 500 files to a real Kafka; from the write to a consumer."""
     pad = "x" * 700
-    took, stop = [], threading.Event()
+    took: list[float] = []
+    stop = threading.Event()
     with kafka(work) as broker:
         name = topic(broker, "steady")
 

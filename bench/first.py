@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -45,11 +46,17 @@ def make_store(directory):
     Store.open(directory, StoreConfig(threads=2), write=True).close()
 
 
+class Import(subprocess.Popen):
+    """The command, whose `usage` is set in the end."""
+
+    usage: resource.struct_rusage
+
+
 @contextmanager
 def importing(source, store):
-    """Import with the command, and yield its process, whose `usage` is set in the end."""
+    """Import with the command, and yield its process."""
     command = [sys.executable, "-m", "raytrail", "import", str(source), "--store", str(store), "--threads", "2"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with Import(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         yield process
         _, status, process.usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from lab.ray_cluster import ray_cluster
 
@@ -144,7 +145,8 @@ def measure_gcs(data, work):
             answer(process)
         ask(publisher, [SECONDS, PACE])  # what runs for the first time is slow
         answer(publisher)
-        took, published = {"idle": [], "paced": [], "full": []}, {"paced": [], "full": []}
+        took: dict[str, list[float]] = {"idle": [], "paced": [], "full": []}
+        published: dict[str, list[Any]] = {"paced": [], "full": []}
         lines = dict.fromkeys(took, 0)
         for _ in range(ROUNDS):  # in turn, as Ray and the machine are not the same for long
             for load, pace in (("idle", None), ("paced", PACE), ("full", 0)):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 
 from lab.ports import free_port
 from lab.ray_cluster import ray_cluster
@@ -68,7 +69,7 @@ class Driven:
     def __init__(self, stack, port, **cluster):
         self.cluster = stack.enter_context(ray_cluster(num_cpus=2, **cluster))
         command = [sys.executable, "-c", DRIVER, self.cluster.address, str(port)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = stack.enter_context(subprocess.Popen(command, env=self.cluster.environment, **pipes))
         stack.callback(self.process.stdin.close)
 
@@ -90,7 +91,7 @@ def awake(process):
 
 def paired(alone, accompanied, whats, beside=nullcontext):
     """Return the rates of each pair of slices: `alone` by itself, and `accompanied` with what goes on `beside` it."""
-    pairs = {what: [] for what in whats}
+    pairs: dict[str, list[tuple[float, float]]] = {what: [] for what in whats}
     for turn in range(PAIRS):
         rates = {}
         for driven in (alone, accompanied) if turn % 2 else (accompanied, alone):

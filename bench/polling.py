@@ -37,7 +37,10 @@ def serving(root):
     command = [sys.executable, "-m", "raytrail", "serve", "--store", str(root), "--port", "0", "--threads", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            yield process, re.search(r"serving on (\S+)", process.stderr.readline())[1].rstrip("/")
+            assert process.stderr
+            served = re.search(r"serving on (\S+)", process.stderr.readline())
+            assert served
+            yield process, served[1].rstrip("/")
         finally:
             process.terminate()
 
@@ -73,11 +76,14 @@ def measure(root, names):
 
 
 async def browse(url, names):
-    first, again, errors = [], [], 0
+    first: list[float] = []
+    again: list[float] = []
+    errors = 0
 
     async def browser(n, client):
         nonlocal errors
-        base, etags = f"{url}/clusters/{names[n % len(names)]}/", {}
+        base = f"{url}/clusters/{names[n % len(names)]}/"
+        etags: dict[str, str] = {}
         await asyncio.sleep(SECONDS * n / BROWSERS)
         for poll in range(POLLS):
             began = time.perf_counter()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from lab.ray_cluster import ray_cluster
 
@@ -65,8 +66,9 @@ def measured(profile=None, **more):
     """Return the figures of one fresh Ray: `profile` of `raytrail run`, or no export at all."""
     with ray_cluster(num_cpus=2, export=profile is not None, profile=profile or "full", **more) as cluster:
         command = [sys.executable, "-c", DRIVER, cluster.address]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         driver = subprocess.Popen(command, env=cluster.environment, **pipes)
+        assert driver.stdin
         try:
             figures = {}
             for what in ("tasks", "calls"):
@@ -117,7 +119,7 @@ def written(directory):
 
 def measure_profiles(_, work):
     """Ray: no-op tasks and actor calls without export and with each profile, in turn; a fresh Ray each."""
-    runs = {name: [] for name in (None, *export.PROFILES)}
+    runs: dict[str | None, list[Any]] = {name: [] for name in (None, *export.PROFILES)}
     for turn in range(TURNS):
         order = list(runs) if turn % 2 else list(reversed(runs))
         for name in order:

@@ -21,7 +21,7 @@ from typing import Any
 import click
 import msgspec
 
-from raytrail import cli, config, errors, export
+from raytrail import cli, config, errors, exit_codes, export
 from raytrail.config import ServerConfig
 from raytrail.entities import COMMON, INFERRED, Column, Derived, Entity, installed
 from raytrail.fold import merge
@@ -353,7 +353,7 @@ def _declared() -> list[Any]:
 
     with tempfile.TemporaryDirectory() as directory, Store.open(Path(directory, "store"), write=True) as store:
         Path(directory, "index.html").touch()
-        routes = application.app(store, ServerConfig(dashboard=directory), take).routes
+        routes: list[Any] = application.app(store, ServerConfig(dashboard=directory), take).routes
     undocumented = [route.path for route in routes if not route.declared.doc]
     if undocumented:
         raise SystemExit(f"docs/generate.py: the functions that answer {undocumented} have no docstring")
@@ -553,8 +553,8 @@ def _errors() -> str:
     tree = doc[doc.index("RaytrailError") :].rstrip()
     rows = []
     for kind in _kinds(errors.RaytrailError):
-        code = cli.USAGE if issubclass(kind, errors.ConfigError) else cli.BROKEN
-        code = cli.DIFFERENT if issubclass(kind, errors.NotFoundError) else code
+        code = exit_codes.USAGE if issubclass(kind, errors.ConfigError) else exit_codes.BROKEN
+        code = exit_codes.DIFFERENT if issubclass(kind, errors.NotFoundError) else code
         rows.append((f"`{kind.__name__}`", _sentence(kind), "yes" if kind.retryable else "", str(code)))
     epilog = cli._EPILOG.partition("Exit codes:\n")[2].rstrip()
     return f"""{MADE}

@@ -28,7 +28,7 @@ class Browser:
 
     def __init__(self, page):
         self.page = page
-        self.errors = []
+        self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(f"{page.url}: {error}"))
         page.on("response", self._note)
 

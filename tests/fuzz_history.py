@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests import hostile
 from tests.histories import TASK, until
@@ -37,7 +38,8 @@ class Sender:
     """A broker that yields what is put into it, and counts what was acknowledged."""
 
     def __init__(self):
-        self.waiting, self.acked, self.sent = asyncio.Queue(), 0, 0
+        self.waiting: asyncio.Queue[Any] = asyncio.Queue()
+        self.acked, self.sent = 0, 0
 
     def put(self, one):
         self.sent += 1
@@ -107,7 +109,8 @@ async def one_round(store, chance, number):
 
 def run(root, seconds, seed):
     """Fuzz for so long, and return what happened."""
-    chance, told, expected, number = random.Random(seed), Counter(), 0, 0
+    told: Counter[str] = Counter()
+    chance, expected, number = random.Random(seed), 0, 0
     ends, began = time.monotonic() + seconds, 0.0
     while time.monotonic() < ends:
         with Store.open(root, CONFIG, write=True) as store:

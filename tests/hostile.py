@@ -10,8 +10,10 @@ from raytrail.event import Chunk, Segment
 from raytrail.testing.entities import SESSION
 
 WHOLE = (0, 1, -1, 127, 2**31 - 1, 2**31, 2**53, 2**62, 2**63 - 1, -(2**63), 2**63, 2**64, 10**30, 1795419640)
-TEXTS = ("", "a", "ALIVE", "DEAD", "FINISHED", "FAILED", "0", "-1", "9" * 40, "1e400", "nan", "\0", "\ud800", "'", '"')
-TEXTS += ("\\", "💥", "a" * 3000, "{", "%s", "../..", "2026-01-01T00:00:00Z", "true", "\n", "\x7f", "AQ==", "====")
+TEXTS = (
+    *("", "a", "ALIVE", "DEAD", "FINISHED", "FAILED", "0", "-1", "9" * 40, "1e400", "nan", "\0", "\ud800", "'", '"'),
+    *("\\", "💥", "a" * 3000, "{", "%s", "../..", "2026-01-01T00:00:00Z", "true", "\n", "\x7f", "AQ==", "===="),
+)
 NAMES = ("", " ", "session 1", "-x", "é", "x" * 300, "a\n", "..", "../x", "a/b", "\0", "\udcff", "a,b", "a:b", '"')
 TYPES = ("TASK", "ACTOR", "NODE", "DRIVER_JOB", "FILE", "LOG", "SET_ASIDE", "COLLECTED", "NEW_TYPE")
 

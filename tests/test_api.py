@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars
@@ -21,6 +22,7 @@ from raytrail.config import AgentConfig, TailConfig
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.pubsub import connect
 from raytrail.store import Snapshot, Store
+from raytrail.table import Table
 from raytrail.tail import Checkpoint, Tailer
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "example"
@@ -86,7 +88,7 @@ def test_other_libraries_read_a_table_as_columns(cluster):
     assert arrow.schema.field("start_time_ms").type == pyarrow.int64()
     assert polars.DataFrame(tasks)["name"].to_list() == [row["name"] for row in tasks]
     assert tasks.polars().shape == tasks.pandas().shape == (len(tasks), len(tasks.columns))
-    assert duckdb.sql("SELECT count(*) FROM arrow").fetchall() == [(len(tasks),)]
+    assert duckdb.execute("SELECT count(*) FROM arrow").fetchall() == [(len(tasks),)]
 
 
 def test_a_stream_of_columns_needs_no_other_library(path):
@@ -108,7 +110,8 @@ def test_a_library_that_is_not_there_is_named(cluster, monkeypatch, how):
 def test_a_notebook_shows_a_table_and_nothing_of_it_as_markup(cluster):
     page = cluster.tasks(columns=["name", "task_id"])._repr_html_()
     assert page.count("<tr>") == 1 + len(cluster.tasks())
-    table = raytrail.api.Table("rows", ["a"], lambda most: [{"a": "<script>"}, {"a": None}, {"a": {"b": 1}}][:most])
+    rows: list[dict[str, Any]] = [{"a": "<script>"}, {"a": None}, {"a": {"b": 1}}]
+    table = Table("rows", ["a"], lambda most: rows[:most])
     assert "<td>&lt;script&gt;</td></tr><tr><td></td></tr><tr><td>{&quot;b&quot;:1}</td>" in table._repr_html_()
     assert repr(table) == "<3 rows: a>"
 

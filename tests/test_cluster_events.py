@@ -4,6 +4,7 @@ import json
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -83,11 +84,11 @@ async def test_they_are_listed_as_rays_own_code_lists_them(tmp_path, monkeypatch
     events = parse_event_strings([RAYLET, JOBS])
     for event in events:  # Ray sorts numbers and strings together, and fails
         event["timestamp"] = int(event["timestamp"])
-    of_ray = defaultdict(dict, {"global": {event["event_id"]: event for event in events}})
+    of_ray: dict[str, Any] = defaultdict(dict, {"global": {event["event_id"]: event for event in events}})
     option = ListApiOptions(limit=10, detail=detail, filters=filters)
     with ThreadPoolExecutor(1) as executor:
         theirs = await _list_cluster_events_impl(all_events=of_ray, executor=executor, option=option)
-    params = {"limit": 10, "detail": int(detail)}
+    params: dict[str, Any] = {"limit": 10, "detail": int(detail)}
     for part, values in zip(("keys", "predicates", "values"), zip(*filters, strict=True), strict=False):
         params[f"filter_{part}"] = list(values)
     with Store.open(imported(tmp_path), StoreConfig(threads=1)) as store:

@@ -1,5 +1,8 @@
 """Settings whose values must fit together."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from raytrail.config import HEARTBEAT_SECONDS, LEAST_QUIET_SECONDS, load, settings
@@ -35,11 +38,12 @@ def test_the_shortest_quiet_holds_two_signs_of_life():
 def test_a_size_may_have_a_unit_wherever_it_is_said(tmp_path, text, size):
     file = tmp_path / "raytrail.toml"
     file.write_text(f'[tail]\nchunk_bytes = "{text}"\n')
-    for said in (
+    cases: tuple[tuple[Path | None, dict[str, str], dict[str, Any]], ...] = (
         (file, {}, {}),
         (None, {"RAYTRAIL_TAIL_CHUNK_BYTES": text}, {}),
         (None, {}, {"tail": {"chunk_bytes": text}}),
-    ):
+    )
+    for said in cases:
         if size is None:
             with pytest.raises(ConfigError, match="int"):
                 load(*said)

@@ -13,7 +13,7 @@ def test_a_whole_file_system_is_synced_where_one_call_promises_that(tmp_path):
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     # of those on the same place, the last one is on top
     under = [(len(place), n, kind) for n, (_, place, kind, *_) in enumerate(mounts) if tmp_path.is_relative_to(place)]
-    kernel = tuple(map(int, re.match(r"(\d+)\.(\d+)", os.uname().release).groups()))
+    [kernel] = [tuple(map(int, numbers)) for numbers in re.findall(r"^(\d+)\.(\d+)", os.uname().release)]
     assert disk.sync_file_system(tmp_path) == (max(under)[2] in ("ext4", "xfs") and kernel >= (5, 8))
 
 

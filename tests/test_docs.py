@@ -64,7 +64,8 @@ def blocks(page):
 
 def steps(block):
     """Yield each command of a console block with what it is said to print."""
-    command, printed = "", []
+    command = ""
+    printed: list[str] = []
     for line in block.splitlines():
         if command.endswith("\\"):
             command = command[:-1] + line.lstrip("> ")

@@ -1,5 +1,7 @@
 """What Ray must be told, and how it meets what Ray is told already."""
 
+from typing import Any
+
 import pytest
 
 from raytrail.config import load
@@ -158,7 +160,7 @@ def test_other_modules_are_preloaded_as_well():
 
 def test_off_wins_over_all_that_is_set():
     on, _ = in_environment(settings(), {"RAY_preload_python_modules": "theirs"})
-    given = {"RAY_enable_export_api_write_config": "EXPORT_TASK", "RAY_enable_timeline": "0"}
+    given: dict[str, Any] = {"RAY_enable_export_api_write_config": "EXPORT_TASK", "RAY_enable_timeline": "0"}
     environ, said = in_environment(off(), {**on, **given})
     assert said == []  # what is lost was not wanted
     assert environ["RAY_enable_export_api_write"] == "0"

@@ -61,7 +61,7 @@ async def test_a_broker_that_refuses_for_good_ends_it(tmp_path):
     class Refused:
         async def subscribe(self, group, *, from_start=False):
             raise PublishError("topic: not allowed; ask for the right to read it")
-            yield
+            yield  # type: ignore[unreachable]  # makes it a generator
 
     with Store.open(tmp_path, CONFIG, write=True) as store, pytest.raises(PublishError, match="not allowed"):
         await history.run(Refused(), store, CONFIG, asyncio.Event(), group="history")

@@ -6,6 +6,7 @@ import random
 import tracemalloc
 from contextlib import contextmanager, suppress
 from itertools import count
+from typing import Any
 
 import msgspec
 import pytest
@@ -182,7 +183,12 @@ def test_any_event_of_rays_http_export_is_read_or_refused(seed):
     chance = random.Random(seed)
     event_type = chance.choice([event.event_type for event in POSTED])
     [body_name] = [event.body for event in POSTED if event.event_type == event_type]
-    event = {"eventId": "AQ==", "sessionName": SESSION, "eventType": event_type, "timestamp": "2026-01-31T12:00:00Z"}
+    event: dict[str, Any] = {
+        "eventId": "AQ==",
+        "sessionName": SESSION,
+        "eventType": event_type,
+        "timestamp": "2026-01-31T12:00:00Z",
+    }
     body = hostile.value(chance)
     event[body_name] = {
         **(body if isinstance(body, dict) else {}),

@@ -28,6 +28,7 @@ from tests.brokers.kafka import Kafka
 from tests.brokers.proxy import Proxy
 from tests.line import SEED, Line, wait_for
 
+from raytrail.event import Chunk, Unreadable
 from raytrail.pubsub import connect
 
 KILLS = 10
@@ -73,12 +74,18 @@ def begin(line, *state, **how):
     wait_for(lambda: list(line.root.parent.rglob("state/checkpoint.sqlite")), 60, "a checkpoint")
 
 
+class Through(Line):
+    """A line through a topic."""
+
+    topic: str
+
+
 @contextmanager
 def line(root, broker, **settings):
     """A line through a topic of its own. `settings` are in the agent's URL."""
     topic = uuid4().hex
     reader = {"proxied": True} if settings.get("proxied") else READER
-    line = Line(root / "line", broker.url(topic, **settings), broker.url(topic, **reader))
+    line = Through(root / "line", broker.url(topic, **settings), broker.url(topic, **reader))
     line.topic = topic
     try:
         yield line
@@ -102,7 +109,7 @@ def end(line, broker, written, agents=("agent",), refused=None):
 
 def arrivals(broker, topic):
     """Count how often each event is in the topic, by its file, generation and offset."""
-    times = Counter()
+    times: Counter[tuple[str, int, int]] = Counter()
     for message in broker.messages(topic):
         headers = dict(message.headers() or ())
         if headers:
@@ -224,7 +231,7 @@ def test_a_line_over_the_brokers_limit_is_kept_aside_and_all_others_arrive(kafka
 
 async def read(url):
     """Return all chunks that are there."""
-    chunks = []
+    chunks: list[Chunk | Unreadable] = []
     async with aclosing(connect(url)) as pubsub, aclosing(pubsub.subscribe("reader", from_start=True)) as deliveries:
         while True:
             try:

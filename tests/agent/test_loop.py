@@ -234,7 +234,9 @@ async def test_its_last_report_is_not_an_earlier_one(tailed, path):
     assert broker.reports[-1]["published_events"] == 4
 
 
-async def test_its_last_report_is_not_an_earlier_one_where_it_is_told_to_stop_while_it_reads(tailed, path, monkeypatch):
+async def test_its_last_report_is_not_an_earlier_one_where_it_is_told_to_stop_while_it_reads(
+    tailed: tuple[Tailer, Checkpoint], path, monkeypatch
+):
     """It has looked at all there is and found nothing; a line is written, and then it is told to stop."""
     broker, stop, take = Broker(), asyncio.Event(), tailed[0].take
     loop = asyncio.get_running_loop()
@@ -273,10 +275,10 @@ async def test_a_report_that_fails_is_sent_again(tailed, path):
     assert broker.reports[0]["published_events"] == 3
 
 
-async def test_drain_publishes_what_is_there_and_returns(tailed, path):
+async def test_drain_publishes_what_is_there_and_returns(tailed: tuple[Tailer, Checkpoint], path):
     broker = Broker()
     append(path, [*lines(0, 100, 300), b"half"])
-    done = []
+    done: list[int] = []
     assert await asyncio.wait_for(agent.drain(*tailed, broker, AGENT, done.append), 10) == 4
     assert broker.lines == lines(0, 100, 300)
     assert sum(done) == len(b"".join(lines(0, 100, 300)))
@@ -295,14 +297,18 @@ async def test_drain_looks_at_everything_whenever_the_next_look_was_due(tailed, 
     assert broker.lines == lines(0, 3)
 
 
-async def test_all_that_was_acknowledged_is_checkpointed_at_the_end(tailed, path, monkeypatch):
+async def test_all_that_was_acknowledged_is_checkpointed_at_the_end(
+    tailed: tuple[Tailer, Checkpoint], path, monkeypatch
+):
     monkeypatch.setattr(Checkpoint, "due", False)
     append(path, lines(0, 3))
     await agent.drain(*tailed, Broker(), AGENT, lambda _: None)
     assert not tailed[1]._dirty
 
 
-async def test_an_agent_that_is_cancelled_has_checkpointed_what_was_acknowledged(tailed, path, tmp_path):
+async def test_an_agent_that_is_cancelled_has_checkpointed_what_was_acknowledged(
+    tailed: tuple[Tailer, Checkpoint], path, tmp_path
+):
     broker = Broker()
     append(path, lines(0, 3))
     task = asyncio.create_task(agent.run(*tailed, broker, lambda: AGENT, asyncio.Event()))

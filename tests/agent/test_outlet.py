@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from raytrail.agent.outlet import Outlet
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, PublishError
 from raytrail.event import Chunk, Segment
+from raytrail.pubsub import Guarantee
 
 
 class Broker:
     """Keeps what it is sent, but refuses chunks with certain lines, and is away or slow as told."""
 
-    guarantee = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     def __init__(self, refuses=()):
         self.chunks = []
@@ -36,6 +37,9 @@ class Broker:
         if self.refuses & set(chunk.data.splitlines(keepends=True)):
             raise ChunkRefused(f"a chunk of {len(chunk.data)} bytes is refused")
         self.chunks.append(chunk)
+
+    def subscribe(self, group, *, from_start=False):
+        raise AssertionError("an agent reads from a broker")
 
     async def aclose(self):
         self.closed += 1

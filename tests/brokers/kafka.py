@@ -9,10 +9,11 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from lab.ports import free_port, free_ports
 from tests.brokers.freeze import freeze
@@ -42,6 +43,7 @@ def keep_classes():
         broker = Kafka(Path(directory), classes=f"-XX:ArchiveClassesAtExit={part}")
         try:
             broker.start()
+            assert broker.process
             broker.process.terminate()  # killed, it would write nothing
             broker.process.wait(START_SECONDS)
         finally:
@@ -63,6 +65,9 @@ class Kafka:
         settings: More lines of server.properties.
     """
 
+    admin: AdminClient
+    """Its client, where who started it put it here."""
+
     def __init__(self, directory, controller=None, node=1, classes="", **settings):
         needed()
         if not classes:
@@ -70,7 +75,8 @@ class Kafka:
             classes = f"-XX:SharedArchiveFile={CLASSES}"
         self.classes = classes
         directory.mkdir(exist_ok=True)
-        self.directory, self.process = directory, None
+        self.directory = directory
+        self.process: subprocess.Popen | None = None
         self.port, self.sasl_port, self.behind_port, self.proxied_port = free_ports(4)
         self.controller_port = controller.controller_port if controller else free_port()
         listeners = {"PLAINTEXT": self.port, "SASL_PLAINTEXT": self.sasl_port, "PROXIED": self.behind_port}
@@ -133,7 +139,9 @@ class Kafka:
 
     def wait(self):
         """Return an admin client once it is up."""
-        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "logger": logging.getLogger("test")})
+        config: dict[str, Any] = {"bootstrap.servers": f"127.0.0.1:{self.port}", "logger": logging.getLogger("test")}
+        admin = AdminClient(config)
+        assert self.process
         deadline = time.monotonic() + START_SECONDS
         while True:
             if self.process.poll() is not None:
@@ -153,7 +161,7 @@ class Kafka:
         partitions = list(consumer.list_topics(topic, timeout=START_SECONDS).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
         ends = [consumer.get_watermark_offsets(TopicPartition(topic, partition))[1] for partition in partitions]
-        messages = []
+        messages: list[Message] = []
         while len(messages) < sum(ends):
             messages += consumer.consume(sum(ends) - len(messages), 1)
         consumer.close()
@@ -166,6 +174,7 @@ class Kafka:
         try:
             yield
         finally:
+            assert self.process
             self.process.send_signal(signal.SIGCONT)
 
     def kill(self):

@@ -4,16 +4,27 @@ import asyncio
 import signal
 import time
 from contextlib import aclosing
+from typing import TypeVar
 
 import pytest
 from tests.brokers.freeze import freeze
 
 from raytrail.errors import BrokerUnavailable
-from raytrail.event import Chunk, Segment
+from raytrail.event import Chunk, Segment, Unreadable
 from raytrail.pubsub import connect
 
 DEADLINE_SECONDS = 60
 AGAIN_SECONDS = 0.1
+
+
+Kind = TypeVar("Kind")
+
+
+def connected(kind: type[Kind], url: str) -> Kind:
+    """Make the backend that the URL names, which is of this kind: for those who look into it."""
+    pubsub = connect(url)
+    assert isinstance(pubsub, kind)
+    return pubsub
 
 
 def chunk(number, *, file="file0", data=b""):
@@ -42,7 +53,7 @@ async def until_stored(pubsub, wanted):
 
 async def take(deliveries, count):
     """Take and acknowledge so many deliveries; return their chunks."""
-    chunks = []
+    chunks: list[Chunk | Unreadable] = []
     while len(chunks) < count:
         delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
         chunks.append(delivery.chunk)

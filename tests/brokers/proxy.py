@@ -31,7 +31,7 @@ class Proxy:
         self._thawed = asyncio.Event()
         self._thawed.set()
         self._connections = set()
-        self._server = None
+        self._server: asyncio.Server | None = None
         self._closed = False
 
     async def __aenter__(self):
@@ -40,6 +40,7 @@ class Proxy:
 
     async def __aexit__(self, *_):
         self._closed = True
+        assert self._server
         self._server.close()
         for connection in self._connections:
             connection.cancel()
@@ -99,7 +100,7 @@ class Proxy:
     async def _pump(self, reader, delay, forward):
         """Forward what is read, so much later, until the end or until `forward` says that it is enough."""
         clock = asyncio.get_running_loop().time
-        under_way = asyncio.Queue()
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
         async def read():
             data = b"-"

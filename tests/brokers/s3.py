@@ -22,7 +22,8 @@ class S3:
     """An S3 with one bucket, ``bucket``."""
 
     def __init__(self, directory):
-        self.files, self.log, self.process = directory / "files", directory / "s3.log", None
+        self.files, self.log = directory / "files", directory / "s3.log"
+        self.process: subprocess.Popen | None = None
         (self.files / "bucket").mkdir(parents=True)
         self.port = free_port()
 
@@ -61,6 +62,7 @@ class S3:
                 time.sleep(0.02)
 
     def kill(self):
+        assert self.process
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 

@@ -216,8 +216,9 @@ class Running:
         code = self.process.wait(seconds)
         for reader in self._readers:
             reader.join()
-        self.process.stdout.close()
-        self.process.stderr.close()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream
+            stream.close()
         return code
 
 

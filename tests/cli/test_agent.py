@@ -474,6 +474,7 @@ class Raylet:
         self.process = subprocess.Popen(arguments, executable="/bin/sh", stdin=subprocess.PIPE)
 
     def end(self):
+        assert self.process.stdin
         self.process.stdin.close()
         self.process.wait(10)
 

@@ -97,7 +97,7 @@ def test_parquet_holds_typed_columns_and_replaces_its_file_at_once(run, make, hi
     target.write_text("old")
     run("list", "tasks", "--format", "parquet", "--output", target)
     query = f"SELECT task_id, worker_pid + 1, start_time_ms, required_resources FROM '{target}' ORDER BY 1"
-    [first, *rest] = duckdb.sql(query).fetchall()
+    [first, *rest] = duckdb.execute(query).fetchall()
     assert first == (make.task_id(1), 4712, make.BEGAN_S * 1000 + 1_100, '{"CPU":1}')
     assert len(rest) == 4
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -498,7 +498,7 @@ def test_sql_hands_on_moments_with_a_time_zone_in_every_format(run, history, tmp
     assert run("sql", query, "--format", "csv").stdout == "moment\n1970-01-01 00:00:01+00\n"
     output = tmp_path / "moments.parquet"
     run("sql", query, "--format", "parquet", "--output", str(output))
-    found = duckdb.sql(f"SELECT epoch(moment), typeof(moment) FROM '{output}'").fetchall()
+    found = duckdb.execute(f"SELECT epoch(moment), typeof(moment) FROM '{output}'").fetchall()
     assert found == [(1, "TIMESTAMP WITH TIME ZONE")]
 
 

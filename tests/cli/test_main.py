@@ -23,24 +23,30 @@ def test_every_file_is_a_command_and_every_command_a_file():
     assert files == set(NAMES)
 
 
+def command_of(name):
+    command = main.get_command(click.Context(main), name)
+    assert command
+    return command
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_short_help_in_the_list_is_the_first_sentence_of_the_commands_own(name):
-    command = main.get_command(click.Context(main), name)
+    command = command_of(name)
     sentence = next(text for section in COMMANDS.values() for key, text in section.items() if key == name)
     assert command.name == name
-    assert inspect.cleandoc(command.help).split("\n\n")[0].replace("\n", " ") == sentence
+    assert inspect.cleandoc(command.help or "").split("\n\n")[0].replace("\n", " ") == sentence
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_says_what_it_is_for(name):
-    command = main.get_command(click.Context(main), name)
+    command = command_of(name)
     assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
 
 
 @pytest.mark.parametrize(("begun", "meant"), [("ta", {"tasks"}), ("driver-j", {"driver_jobs"}), ("xyz", set())])
 def test_the_shell_completes_nouns(begun, meant):
     for name in ("list", "get", "summary"):
-        command = main.get_command(click.Context(main), name)
+        command = command_of(name)
         [noun] = [parameter for parameter in command.params if parameter.name == "noun"]
         completed = {item.value for item in noun.shell_complete(click.Context(command), begun)}
         assert completed == (meant & {"tasks", "actors", "objects"} if name == "summary" else meant)
@@ -118,6 +124,8 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(history):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        assert process.stdout
+        assert process.stderr
         assert process.stdout.readline() == "range\n"
         process.stdout.close()
         assert process.stderr.read() == ""

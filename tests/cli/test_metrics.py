@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import ExitStack
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -223,13 +224,14 @@ async def test_an_agent_whose_loop_does_not_turn_is_not_well_but_has_figures(mon
 async def test_neither_password_nor_query_of_a_url_is_told():
     destination = Destination("", TailConfig(), AgentConfig(to="memory://name"))
     secret = destination._replace(agent=AgentConfig(to="kafka://me:geheim@host:9092/topic?sasl.password=geheim"))
-    from raytrail.agent.agent import Shipping
+    from raytrail.agent.destination import Shipping
     from raytrail.pubsub import connect
 
     shipping = Shipping(destination, connect("memory://name"))
     shipping.destination = secret
     try:
-        with answering("127.0.0.1:0", SimpleNamespace(shippings={"": shipping})) as url:
+        agent: Any = SimpleNamespace(shippings={"": shipping})
+        with answering("127.0.0.1:0", agent) as url:
             text = (await ask(f"{url}/healthz")).text
             assert json.loads(text)["destinations"]["default"]["to"] == "kafka://me:***@host:9092/topic"
             assert "geheim" not in text + (await ask(f"{url}/metrics")).text

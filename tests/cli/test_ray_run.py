@@ -178,6 +178,7 @@ def test_a_command_that_is_not_there_or_cannot_be_executed_is_told_as_by_a_shell
 def test_a_signal_reaches_the_command_itself(environ, number):
     command = [sys.executable, "-m", "raytrail", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
     try:
         assert int(process.stdout.readline()) == process.pid
         process.send_signal(number)

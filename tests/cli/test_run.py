@@ -283,7 +283,7 @@ def test_a_systemd_that_does_not_listen_holds_nobody_up(monkeypatch, tmp_path):
 def unit(name):
     """Return a unit's settings, each as the list of its values."""
     text = (UNITS / name).read_text()
-    found = {}
+    found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line and line[0] not in "#[":
             key, _, value = line.partition("=")

@@ -11,7 +11,7 @@ from raytrail.store import Store
 
 def answers(store):
     """Every state of each session, and how many events of each type made them or were rejected."""
-    found = {}
+    found: dict[tuple[str, ...], object] = {}
     with Store.open(store, StoreConfig(threads=1), write=True) as opened:
         for session in [cluster.session for cluster in opened.clusters()]:
             opened.rebuild(session)

@@ -13,12 +13,19 @@ from tests.line import Line, wait_for
 TOKEN = "only-for-this-test"
 
 
+class Served(Line):
+    """A line whose history is fed by a server, which may be ended and started again."""
+
+    port: int
+    served: list[subprocess.Popen]
+
+
 @pytest.fixture
 def line(tmp_path, monkeypatch):
     port = free_port()
     monkeypatch.setenv("RAYTRAIL_SERVER_INGEST_TOKEN", TOKEN)
     monkeypatch.setenv("RAYTRAIL_HTTP_TOKEN", TOKEN)
-    line = Line(tmp_path / "line", f"http://127.0.0.1:{port}/ingest", f"file://{tmp_path}/events")
+    line = Served(tmp_path / "line", f"http://127.0.0.1:{port}/ingest", f"file://{tmp_path}/events")
     line.port, line.served = port, []
     yield line
     line.end()

@@ -14,8 +14,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -115,7 +117,7 @@ def fluent_bit(temp_dir, **changed):
 
 
 SESSION = "session_2026-11-20_10-00-00_000000_1"
-FORMS = {
+FORMS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "vector.yaml": (vector, {}),
     "Vector, everything by default": (vector, {"encoding": {"codec": "json"}, "framing": {}, "compression": "none"}),
     "Vector, lines as they are": (

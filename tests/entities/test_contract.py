@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.sources import posted
+from tests.sources.posted import declared_event
 
-from raytrail.entities import installed, posted_event
+from raytrail.entities import installed
 from raytrail.entities.enumerations import TASK_STATES
 from raytrail.fold.layout import stored
 from raytrail.fold.lines import sort_out
@@ -237,12 +238,11 @@ def test_every_entity_with_events_has_a_strategy():
 @pytest.fixture(scope="module")
 def captured():
     """Lines that a real Ray posted, with their types, by the entity that they tell of and what they are about."""
-    told = {}
+    told: dict[str, dict[str, list[tuple[str, bytes]]]] = {}
     for one in (event for batch in posted.captured() for event in batch):
-        entity, event = posted_event(one["eventType"])
-        [key] = {
-            field.path for field in event.columns if field.kind == "id" and entity.column(field.column).merge == "key"
-        }
+        entity, event = declared_event(one["eventType"])
+        keys = {column.name for column in entity.columns if column.merge == "key"}
+        [key] = {field.path for field in event.columns if field.kind == "id" and field.column in keys}
         line = json.dumps(one, separators=(",", ":")).encode()
         told.setdefault(entity.name, {}).setdefault(one[event.body][key], []).append((one["eventType"], line))
     return told

@@ -1,10 +1,12 @@
 """The names of enumerations, beside those of the Ray that is installed."""
 
 import warnings
+from enum import Enum
+from itertools import chain
 
 import pytest
 
-from raytrail.entities import installed
+from raytrail.entities import Column, Derived, installed
 
 pytest.importorskip("ray")
 
@@ -82,13 +84,13 @@ def declared():
     return {
         (one.name, column.name): set(column.values)
         for one in installed().values()
-        for column in (*one.columns, *one.derived)
+        for column in chain[Column | Derived](one.columns, one.derived)
         if column.values
     }
 
 
 def names(enumeration):
-    if isinstance(enumeration, type):
+    if isinstance(enumeration, type) and issubclass(enumeration, Enum):
         return {member.value for member in enumeration}
     return {name for name in enumeration.keys() if not name.endswith("UNSPECIFIED") or name == "UNSPECIFIED"}  # noqa: SIM118 (protobuf's, not a dict)
 

@@ -1,12 +1,13 @@
 """What the engine reads by column out of events that Ray posts is what it read out of the lines once made of them."""
 
 import json
+from typing import Any
 
 import duckdb
 import pytest
 from tests.sources import posted
+from tests.sources.posted import declared_event
 
-from raytrail.entities import posted_event
 from raytrail.fold.decode import beyond_limits, decode, line_type
 from raytrail.fold.lines import check, sort_out
 from raytrail.fold.posted import decode_posted, posted_type
@@ -39,8 +40,9 @@ def read(tmp_path):
 
 def rows_of_posted(read, event_type, events):
     """The rows of events, and those that cannot be read by column."""
-    entity, event = posted_event(event_type)
-    placed, odd = [], []
+    entity, event = declared_event(event_type)
+    placed: list[tuple[int, bytes]] = []
+    odd: list[tuple[int, bytes]] = []
     for place, one in enumerate(events):
         line = encode(one)
         (placed if check(event_type, line) else odd).append((place * 1000, line))
@@ -49,7 +51,7 @@ def rows_of_posted(read, event_type, events):
 
 def rows_of_lines(read, event_type, events):
     """The rows of the lines that were once made of events."""
-    [entity, _] = posted_event(event_type)
+    [entity, _] = declared_event(event_type)
     good = [
         (place * 1000 + number, sort_out(entity.file_types[0], encode(line)).lines[0])
         for place, lines in enumerate(events)
@@ -78,7 +80,7 @@ def test_every_captured_event_gives_the_rows_of_the_lines_that_were_once_made_of
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd["case"])
 def test_an_odd_event_gives_the_rows_of_the_lines_that_were_once_made_of_it_or_is_noticed(odd, read):
     event_type = odd["event"].get("eventType") or odd["event"]["event_type"]
-    [entity, _] = posted_event(event_type)
+    [entity, _] = declared_event(event_type)
     expected = check(event_type, encode(odd["event"]))
     if expected is None:
         return  # noticed by the check
@@ -88,7 +90,9 @@ def test_an_odd_event_gives_the_rows_of_the_lines_that_were_once_made_of_it_or_i
         return  # noticed by the engine
     if len(rows) != expected:
         return  # noticed by who counts
-    extremes = {f'"{name}"': {"min": value, "max": value} for name, value in rows[0].items() if isinstance(value, int)}
+    extremes: dict[str, dict[str, Any]] = {
+        f'"{name}"': {"min": value, "max": value} for name, value in rows[0].items() if isinstance(value, int)
+    }
     if beyond_limits(entity, extremes):
         return
     assert odd["lines"] is not None

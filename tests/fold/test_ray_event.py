@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 from tests.sources import posted
-from tests.sources.posted import event
+from tests.sources.posted import declared_event, event
 
 from raytrail import ray_event as heads
-from raytrail.entities import installed, posted_event
+from raytrail.entities import installed
 from raytrail.entities.enumerations import TASK_STATES
 from raytrail.errors import EventError
 from raytrail.fold import ray_event
@@ -23,7 +23,7 @@ def captured():
 
 
 def lines_of(one):
-    return [json.loads(line) for line in file_lines(*posted_event(one["eventType"]), one)]
+    return [json.loads(line) for line in file_lines(*declared_event(one["eventType"]), one)]
 
 
 def sorted_out(event_type, line):
@@ -33,9 +33,10 @@ def sorted_out(event_type, line):
 
 
 def test_every_captured_event_says_what_the_lines_say_that_were_once_made_of_it(captured):
-    types, before = Counter(), posted.captured_lines()
+    types: Counter[str] = Counter()
+    before = posted.captured_lines()
     for one in captured:
-        [entity, _] = posted_event(one["eventType"])
+        [entity, _] = declared_event(one["eventType"])
         expected = [row for line in before[one["eventId"]] for row in sorted_out(entity.file_types[0], line)]
         for row in expected:
             _leave_out_what_is_empty(row)
@@ -53,7 +54,7 @@ def _leave_out_what_is_empty(row):
 @pytest.mark.parametrize("odd", posted.odd(), ids=lambda odd: odd["case"])
 def test_an_odd_event_says_what_the_lines_say_that_were_once_made_of_it(odd):
     event_type = odd["event"].get("eventType") or odd["event"]["event_type"]
-    [entity, _] = posted_event(event_type)
+    [entity, _] = declared_event(event_type)
     if odd["lines"] is None:
         assert sorted_out(event_type, odd["event"]) == "rejected"
         return
@@ -81,7 +82,7 @@ def test_names_of_fields_may_be_those_of_the_protocol(captured):
 
 
 def test_the_states_of_a_task_have_the_numbers_that_files_have():
-    _, lifecycle = posted_event("TASK_LIFECYCLE_EVENT")
+    _, lifecycle = declared_event("TASK_LIFECYCLE_EVENT")
     assert [(n, name) for n, name in enumerate(lifecycle.states) if n] == list(TASK_STATES)
 
 
@@ -149,7 +150,7 @@ def test_what_labels_will_do_as_well_is_left_out_where_there_are_none():
 
     assert told() == {"options": []}
     assert told(taskType="DRIVER_TASK") is None
-    given = {"options": [{"labelSelector": {"labelConstraints": []}}]}
+    given: dict[str, list[dict[str, dict[str, list[str]]]]] = {"options": [{"labelSelector": {"labelConstraints": []}}]}
     assert told(fallbackStrategy=given) == {"options": [{"label_selector": {"label_constraints": []}}]}
 
 

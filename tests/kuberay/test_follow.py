@@ -19,6 +19,7 @@ from raytrail.config import StoreConfig
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import COLLECTED
 from raytrail.kuberay import layout
+from raytrail.kuberay.files import Unread
 from raytrail.kuberay.follow import KubeRay
 from raytrail.kuberay.reading import read
 from raytrail.pubsub import connect
@@ -307,7 +308,7 @@ def test_a_bucket_that_grows_under_a_history_that_is_killed_is_stored_once_and_a
     imported = tmp_path / "imported"
     with Store.open(imported, StoreConfig(threads=1), write=True) as whole:
         [part] = layout.find(layout.below(root))
-        unread = []
+        unread: list[Unread] = []
         pieces = read(part, cluster="c", redact=default(), wants=lambda _: True, unread=unread.append)
         whole.append([chunk for piece in pieces for chunk in piece.chunks])
         assert not unread
@@ -324,11 +325,11 @@ def test_a_bucket_that_grows_under_a_history_that_is_killed_is_stored_once_and_a
                     if row != other
                 ]
                 assert not differing, entity
-            [ledger, expected] = [
+            [ledger, of_import] = [
                 [
                     (row.event_type, row.stored_events, row.stored_bytes, row.missing_bytes)
                     for row in opened.ledger(SESSION)
                 ]
                 for opened in (followed, whole)
             ]
-            assert ledger == expected
+            assert ledger == of_import

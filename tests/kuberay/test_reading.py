@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.sources import collected
@@ -18,6 +19,7 @@ from raytrail.event import Chunk
 from raytrail.kuberay import files as kuberay_files
 from raytrail.kuberay import layout as kuberay
 from raytrail.kuberay import reading
+from raytrail.kuberay.files import Unread
 from raytrail.redact import Redactor
 from raytrail.sources.receiver import Intake
 from raytrail.sources.set_aside import SetAside
@@ -46,7 +48,7 @@ class Read:
     """What was read: the bytes, the chunks, and where reading ended early (place, offset, length, reason)."""
 
     def __init__(self, collected):
-        unread = []
+        unread: list[Unread] = []
         read = list(pieces(collected, unread.append))
         self.bytes = sum(piece.read_bytes for piece in read)
         self.chunks = [chunk for piece in read for chunk in piece.chunks]
@@ -114,7 +116,8 @@ def test_an_array_of_many_events_takes_time_by_its_length():
 def test_files_are_found_by_their_names_alone_wherever_they_are_kept():
     path = f"cluster-history/raycluster/team-a/prod/{SESSION}/aa"
     names = [f"s3://b/{path}/{name}" for name in ("job_events/AQ==/1.jsonl", "node_events/2.jsonl.gz", "logs/x.jsonl")]
-    [session] = kuberay.find(kuberay_files.File(name, 7, Path) for name in names)
+    unopened: Any = Path
+    [session] = kuberay.find(kuberay_files.File(name, 7, unopened) for name in names)
     assert (session.session, session.cluster) == (SESSION, "team-a_prod")
     assert [file.name for file in session.files] == [names[1], names[0]]
     assert [log.name for log in session.logs] == ["x.jsonl"]
@@ -187,7 +190,7 @@ def test_a_file_that_has_grown_says_again_what_it_said_and_then_the_rest(tmp_pat
 
 def _whole(read):
     """What was read of each virtual file, as one chunk."""
-    of_file = {}
+    of_file: dict[str, list[Chunk]] = {}
     for chunk in read.chunks:
         [segment] = chunk.segments
         of_file.setdefault(segment.file, []).append(chunk)
@@ -425,7 +428,12 @@ def test_logs_are_read_whole_or_in_pieces_and_an_agent_could_have_shipped_them(t
 
 def _stored(session, directory, **options):
     read = reading.read(
-        session, cluster="", redact=lambda data, _: data, wants=lambda _: True, unread=pytest.fail, **options
+        session,
+        cluster="",
+        redact=lambda data, _: data,
+        wants=lambda _: True,
+        unread=lambda one: pytest.fail(str(one)),
+        **options,
     )
     with Store.open(directory, StoreConfig(threads=1), write=True) as store:
         store.append([chunk for piece in read for chunk in piece.chunks])

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from typing import Any
 
 import pytest
 from lab.generate import BACKUPS, _LiveFiles, generate, write_live
@@ -31,7 +32,8 @@ def event_lines(session_dir):
 
 def fold_tasks(attempts, ended_jobs, found):
     """Count attempts by what they say, and return how many are in each state, before and after their jobs' ends."""
-    states, final_states = Counter(), Counter()
+    states: Counter[str] = Counter()
+    final_states: Counter[str] = Counter()
     for attempt in attempts:
         info = attempt["task_info"]
         found["functions"][info["func_or_class_name"]] += 1
@@ -46,9 +48,12 @@ def fold_tasks(attempts, ended_jobs, found):
 
 def fold(session_dir):
     """The numbers of a `Generated`, by the plainest of folds."""
-    found = {name: Counter() for name in ("events", "bytes", "files", "functions", "types", "tasks_by_job", "errors")}
-    attempts, actors, ids, spans, duplicates = {}, {}, set(), 0, 0
-    last = {
+    counted = ("events", "bytes", "files", "functions", "types", "tasks_by_job", "errors")
+    found: dict[str, Counter[str | None]] = {name: Counter() for name in counted}
+    attempts: dict[tuple[str, int], dict[str, Any]] = {}
+    actors: dict[str, Any] = {}
+    ids, spans, duplicates = set(), 0, 0
+    last: dict[str, dict[str, Any]] = {
         "NODE": {},
         "SUBMISSION_JOB": {},
         "DATASET_METADATA": {},
@@ -173,7 +178,7 @@ def test_lines_are_encoded_as_ray_encodes_them(tmp_path):
 
 def test_lines_of_a_file_are_in_the_order_of_time(tmp_path):
     generated = generate(tmp_path, tasks=1500, files=6, jobs=3, actors=60, tasks_per_second=40)
-    last = {}
+    last: dict[str, int] = {}
     for name, line in event_lines(generated.directory):
         timestamp = json.loads(line)["timestamp"]
         assert timestamp >= last.get(name, 0), name
@@ -185,7 +190,7 @@ def test_lines_of_a_file_are_in_the_order_of_time(tmp_path):
 @pytest.mark.parametrize("rate", [30, 0.05])  # the slow one: much befalls an actor between two tasks
 def test_an_actor_goes_through_its_states_as_ray_lets_it(tmp_path, rate):
     generated = generate(tmp_path, tasks=3000, files=4, jobs=2, actors=200, tasks_per_second=rate)
-    actors = {}
+    actors: dict[str, list[str]] = {}
     for _, line in event_lines(generated.directory):
         event = json.loads(line)
         if event["source_type"] == "EXPORT_ACTOR":

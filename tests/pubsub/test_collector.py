@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import tracemalloc
+from typing import Any
 
 import pytest
 from tests.sources import posted
@@ -22,7 +23,9 @@ BEGAN = 1795419640
 
 def line(number, kind="EXPORT_TASK", **data):
     """A line as Ray's C++ writes it."""
-    event = {"event_data": {"task_id": "A" * 32, "attempt_number": number, "job_id": "AQAAAA==", **data}}
+    event: dict[str, Any] = {
+        "event_data": {"task_id": "A" * 32, "attempt_number": number, "job_id": "AQAAAA==", **data}
+    }
     event |= {"event_id": f"{number:036x}", "source_type": kind, "timestamp": BEGAN + number}
     return json.dumps(event, separators=(",", ":"))
 

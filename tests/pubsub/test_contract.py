@@ -9,7 +9,7 @@ import pytest
 
 from raytrail import testing
 from raytrail.event import Chunk
-from raytrail.pubsub import Delivery, connect
+from raytrail.pubsub import Delivery, Guarantee, connect
 from raytrail.pubsub.memory import MemoryPubSub
 from raytrail.testing import check_pubsub
 
@@ -33,7 +33,7 @@ async def test_keeps_its_promises(url):
 class Listening(MemoryPubSub):
     """At-most-once: who joins hears what comes from then on."""
 
-    guarantee = "at-most-once"
+    guarantee: Guarantee = "at-most-once"
 
     async def subscribe(self, group, *, from_start=False):
         heard = len(self._log.chunks)

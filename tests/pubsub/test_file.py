@@ -13,19 +13,22 @@ import threading
 import time
 import zlib
 from contextlib import aclosing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.brokers.promises import connected
 
 from raytrail import event
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import UNKNOWN_SESSION, Chunk, Segment, Unreadable
-from raytrail.pubsub import connect, file
-from raytrail.pubsub.file import frames, layout, retention, writer
+from raytrail.pubsub import file
+from raytrail.pubsub.file import FilePubSub, frames, layout, retention, writer
 from raytrail.pubsub.file import place as places
 
 pytestmark = pytest.mark.anyio
 
+connect = partial(connected, FilePubSub)
 SECONDS = 10  # a deadline, not a wait
 
 
@@ -52,7 +55,7 @@ async def take(url, count, group="g", *, ack=True, from_start=False):
 
 
 async def take_from(deliveries, count, *, ack=True):
-    taken = []
+    taken: list[Chunk | Unreadable] = []
     while len(taken) < count:
         delivery = await asyncio.wait_for(anext(deliveries), SECONDS)
         taken.append(delivery.chunk)
@@ -134,10 +137,10 @@ async def test_what_is_published_while_sizes_are_taken_keeps_its_order(url, tmp_
             publisher._writer.append([one])
 
     monkeypatch.setattr(frames.Source, "look", look_and_publish)
-    order = []
+    order: list[Chunk | Unreadable] = []
     while len(order) < 2:
         for source in place.look():
-            order += [Chunk.from_wire(frame.headers, frame.data) for frame in source.read()]
+            order += [Chunk.from_wire(frame.headers or {}, frame.data) for frame in source.read()]
     assert order == [chunk(2), chunk(3)]
     place.leave()
     await old.aclose()
@@ -369,6 +372,7 @@ async def test_a_chunk_of_a_newer_format_comes_as_what_cannot_be_read_and_stops_
                     {**chunk(1).headers(), "raytrail-version": "2"},
                     chunk(1).data,
                 )
+                assert isinstance(newer.chunk, Unreadable)
                 assert newer.chunk.reason == ("chunk format '2' is not '1'; a newer agent wrote it: upgrade the reader")
                 assert newer.chunk.place.startswith(f"{tmp_path}/")
                 for delivery in (first, newer, last):
@@ -539,6 +543,7 @@ async def test_a_disk_that_cannot_sync_fails_every_publish_of_the_group(url, tmp
         f"{first}: 3 chunks could not be stored: [Errno 5] Input/output error; "
         f"make room or mend the disk, then send them again"
     )
+    assert isinstance(outcomes[0], BrokerUnavailable)
     assert outcomes[0].retryable
     assert first.stat().st_size == size, "what was not stored is cut off"
     await asyncio.gather(*(pubsub.publish(chunk(number)) for number in range(1, 4)))
@@ -978,6 +983,7 @@ asyncio.run(main(*sys.argv[1:]))
 def running(printed, script, *arguments):
     """A process that prints numbers, all of which are added up; killed at the end, at whatever it does."""
     with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout
         numbers = (int(line) for line in process.stdout if line.endswith(b"\n"))
         try:
             yield lambda count: printed.update(itertools.islice(numbers, count))
@@ -995,7 +1001,8 @@ def number_of(taken):
 
 async def read_all(url, group, wanted):
     """Read as `group` until all that is `wanted` has come."""
-    pubsub, came = connect(url), []
+    pubsub = connect(url)
+    came: list[int] = []
     async with aclosing(pubsub.subscribe(group)) as deliveries:
         while not wanted.issubset(came):
             delivery = await asyncio.wait_for(anext(deliveries), SECONDS)
@@ -1008,7 +1015,8 @@ async def read_all(url, group, wanted):
 @pytest.mark.slow
 async def test_nothing_that_was_published_is_lost_or_torn_when_publishers_are_killed(tmp_path):
     url, chance = f"file://{tmp_path}?file_bytes=4000000", random.Random(1)
-    stored, first = set(), 0
+    stored: set[int] = set()
+    first = 0
     came = set()
     reading = asyncio.ensure_future(read_all(url, "live", set()))
     for _ in range(12):
@@ -1029,7 +1037,9 @@ async def test_nothing_that_was_published_is_lost_or_torn_when_publishers_are_ki
 
 @pytest.mark.slow
 async def test_nothing_is_lost_when_readers_are_killed(tmp_path):
-    url, came, stored = f"file://{tmp_path}?file_bytes=1000000", set(), set()
+    url = f"file://{tmp_path}?file_bytes=1000000"
+    came: set[int] = set()
+    stored: set[int] = set()
     with running(stored, PUBLISHER, url, "0") as take_printed:
         for _ in range(6):
             with running(came, READER, url) as take_read:

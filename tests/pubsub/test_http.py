@@ -18,7 +18,7 @@ from tests.serving import served
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
 from raytrail.event import Chunk, Segment
-from raytrail.pubsub import connect
+from raytrail.pubsub import Guarantee, connect
 from raytrail.pubsub.collector import Collector
 from raytrail.server.ingest import ingest
 from raytrail.testing import check_pubsub
@@ -30,6 +30,9 @@ LINES = b'{"event_id": "1"}\n{"event_id": "2"}\n'
 
 class Endpoint:
     """Answers with what it was told, else 200; remembers what came."""
+
+    port: int
+    url: str
 
     def __init__(self):
         self.came = []
@@ -64,7 +67,7 @@ def chunk(data=LINES, *, file="a", start=0, **fields):
 class Through:
     """Publishes by HTTP to a server of ours, and reads what that writes to."""
 
-    guarantee = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     def __init__(self, url, behind):
         self._http, self._behind = connect(url), connect(behind)

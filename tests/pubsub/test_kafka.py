@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -32,7 +33,7 @@ from tests.brokers.proxy import Proxy
 from tests.histories import check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
-from raytrail.event import Chunk, Segment
+from raytrail.event import Chunk, Segment, Unreadable
 from raytrail.pubsub import connect
 from raytrail.pubsub.kafka.wire import by_line as lines_of
 from raytrail.testing import check_pubsub
@@ -121,7 +122,7 @@ async def test_nothing_is_lost_when_the_broker_is_killed_while_it_is_written_to_
         assert sum(await asyncio.gather(*under_way)) == 0, "failed, though it was back in time"
         assert len(mortal.messages(topic)) == len(sent), "sent again, it was stored again"
 
-        came = []
+        came: list[Chunk | Unreadable] = []
         deliveries = pubsub.subscribe("history")
         while len(came) < 300:
             delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
@@ -226,7 +227,7 @@ async def test_the_first_of_a_partition_is_not_lost_where_its_leader_takes_the_s
     kafka.admin.create_topics([NewTopic(topic, 1)])[topic].result()
     url = kafka.url(topic, proxied=True, partitions=1, envelope=envelope)
     sent = numbered(60, files=3)
-    refused = []
+    refused: list[bytes] = []
 
     def refuse_first(data):
         if data[4:6] != b"\0\0" or refused:  # no Produce
@@ -419,7 +420,7 @@ async def test_a_line_that_the_client_refuses_is_refused_in_the_middle_of_a_chun
 class _Producer(Producer):
     """The client as it was before it took batches."""
 
-    produce_batch = None
+    produce_batch = None  # type: ignore[assignment]  # which is what it lacked
 
 
 async def test_events_are_plain_json_for_whoever_else_reads_them(kafka):
@@ -450,10 +451,10 @@ async def test_a_chunk_that_came_in_part_is_given_all_the_same(kafka, earlier):
     producer = Producer({"bootstrap.servers": f"127.0.0.1:{kafka.port}"})
     for line, place in (("1/3", 100), ("2/3", 116), ("1/2", 100), ("2/2", 116), ("2/3", 200)):
         of_line = f'["1","c","s","{"0b" * 28}","TASK"] f:0:{place}:17 {line}'
-        key, headers = (b"k", {"raytrail-line": of_line}) if earlier else (of_line, {"traceparent": "00-1"})
-        producer.produce(topic, b'{"number":00000}', key, headers=headers)
+        headers: dict[str, str | bytes | None] = {"raytrail-line": of_line} if earlier else {"traceparent": "00-1"}
+        producer.produce(topic, b'{"number":00000}', b"k" if earlier else of_line, headers=headers)
     producer.flush()
-    came = []
+    came: list[Chunk | Unreadable] = []
     async with aclosing(connect(url)) as pubsub, aclosing(pubsub.subscribe("history")) as deliveries:
         while len(came) < 4:
             came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
@@ -485,7 +486,7 @@ async def test_a_chunk_whose_publisher_was_killed_in_the_middle_comes_in_part_an
             publisher.stdin.close()
             first = (await asyncio.wait_for(coming, DEADLINE_SECONDS)).chunk
             assert publisher.returncode is None
-        parts = [first]
+        parts: list[Any] = [first]
         await pubsub.publish(whole)  # as the agent does that is started next
         while parts[-1] != whole:
             parts.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
@@ -529,16 +530,21 @@ async def test_what_is_no_chunk_comes_as_what_cannot_be_read_and_stops_nobody(ka
             assert (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk == chunk(2)
     first, newer_one, cut, numbers, in_key, foreign, _, last = [delivery.chunk for delivery in came]
     assert [first, last] == [chunk(0), chunk(1)]
+    assert isinstance(newer_one, Unreadable)
     assert newer_one.reason == "chunk format '2' is not '1'; a newer agent wrote it: upgrade the reader"
     assert (newer_one.headers, newer_one.data) == (newer, chunk(1).data)
     assert newer_one.place == f"topic {topic}, partition 0, offset 1"
+    assert isinstance(cut, Unreadable)
     assert cut.reason == (
         "header raytrail-line=b'[] f:0:0:3 1': not enough values to unpack (expected 2, got 1); it was cut or altered"
     )
+    assert isinstance(numbers, Unreadable)
     assert numbers.reason.endswith("Expected `str`, got `int` - at `$[0]`; it was cut or altered")
+    assert isinstance(in_key, Unreadable)
     assert in_key.reason == (
         "key b'[\"1\",2,3,4,5] f:0:0:3 1/1': Expected `str`, got `int` - at `$[1]`; it was cut or altered"
     )
+    assert isinstance(foreign, Chunk)
     assert foreign.event_type == "UNKNOWN"
 
 
@@ -586,7 +592,8 @@ async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafk
     url = kafka.url(**{"session.timeout.ms": 30_000})  # a machine that stalls takes no partitions away
     sent = numbered(400, files=20)
     held = sent[180:200]  # the last ones of each file: they come to whoever has its partition next
-    taken, readers = [[], []], []
+    taken: list[list[Chunk]] = [[], []]
+    readers: list[asyncio.Task[None]] = []
 
     async def reading(mine, holds=()):
         left = set(holds)
@@ -702,9 +709,9 @@ async def test_who_is_not_let_in_is_told_and_an_agent_that_worked_outlives_it(ka
         right.allow(AclOperation.WRITE)
         await until_allowed(pubsub, chunk(0))
         right.take(AclOperation.WRITE)
-        with pytest.raises(BrokerUnavailable) as caught:
+        with pytest.raises(BrokerUnavailable) as refused:
             await asyncio.wait_for(publish_for_ever(pubsub), DEADLINE_SECONDS)
-        assert str(caught.value).endswith("; allow this user Describe, and Write or Read, on the topic")
+        assert str(refused.value).endswith("; allow this user Describe, and Write or Read, on the topic")
         right.allow(AclOperation.WRITE)
         await until_stored(pubsub, chunk(2))
     assert (await read(kafka.url(topic), [chunk(2)]))[-1] == chunk(2)
@@ -721,7 +728,7 @@ async def test_who_may_no_longer_read_reads_on_once_he_may_again(kafka):
     async with aclosing(connect(kafka.url(topic))) as publisher, aclosing(connect(url)) as pubsub:
         await asyncio.gather(*map(publisher.publish, sent[:10]))
         deadline = time.monotonic() + DEADLINE_SECONDS
-        came = []
+        came: list[Chunk | Unreadable] = []
         while not came:
             with suppress(ConfigError):  # rights hold some time after they were given
                 deliveries = pubsub.subscribe("history")
@@ -892,5 +899,6 @@ def test_a_last_line_that_has_no_newline_is_a_message_with_its_own_length_where_
     data = b'{"event_data":{},"timestamp":1}'
     segments = (Segment("0000000001-f", 0, 40, len(data)),)
     chunk = Chunk(cluster="c", session="session_1", node_id="", event_type="TASK", segments=segments, data=data)
-    [message] = lines_of(chunk)
+    messages: Any = lines_of(chunk)
+    [message] = messages
     assert Chunk.from_wire({name: text.decode() for name, text in message["headers"]}, message["value"]) == chunk

@@ -39,7 +39,8 @@ class Server:
     """One nats-server with JetStream on disk."""
 
     def __init__(self, directory, *arguments):
-        self.directory, self.arguments, self.process = directory, arguments, None
+        self.directory, self.arguments = directory, arguments
+        self.process: subprocess.Popen | None = None
         self.port = free_port()
 
     def url(self, stream=None, *, user="", **settings):
@@ -61,6 +62,7 @@ class Server:
                 time.sleep(0.05)
 
     def kill(self):
+        assert self.process
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
@@ -158,7 +160,7 @@ async def test_two_readers_of_a_group_share_what_there_is(server):
     sent = [chunk(number) for number in range(300)]
     async with aclosing(connect(url)) as pubsub:
         await asyncio.gather(*map(pubsub.publish, sent))
-        taken = [[], []]
+        taken: list[list[Chunk]] = [[], []]
 
         async def take(mine):
             async with aclosing(pubsub.subscribe("shared")) as deliveries:

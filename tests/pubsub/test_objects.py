@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from contextlib import aclosing
+from functools import partial
 from urllib.parse import urlencode
 
 import pytest
@@ -20,19 +21,20 @@ import obstore
 from azure.storage.blob import BlobServiceClient
 from lab.ports import free_port
 from tests.brokers.freeze import freeze
-from tests.brokers.promises import check_away_at_first, check_killed, chunk, read
+from tests.brokers.promises import check_away_at_first, check_killed, chunk, connected, read
 from tests.brokers.s3 import BROKERS, DEADLINE_SECONDS, S3, SECRET, needed, started
 from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ConfigError
-from raytrail.event import Chunk
-from raytrail.pubsub import connect
+from raytrail.event import Chunk, Unreadable
+from raytrail.pubsub.objects import ObjectsPubSub
 from raytrail.pubsub.objects.reader import Following
 from raytrail.pubsub.objects.wire import decode, encode
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
+connect = partial(connected, ObjectsPubSub)
 AZURITE = BROKERS / "azurite" / "node_modules" / ".bin" / "azurite-blob"
 
 
@@ -135,7 +137,7 @@ async def test_an_object_is_lines_for_whoever_reads_them(server):
         sent = [chunk(n, data=b'{"number":%d}\n' % (n + 1000)) for n in range(50)]
         await asyncio.gather(*map(pubsub.publish, sent), pubsub.publish(odd))
     (path,) = server.objects(url)  # gathered
-    rows = duckdb.sql(
+    rows = duckdb.execute(
         f"SELECT number FROM read_json('{path}', format='nd', compression='zstd', columns={{number: 'INT'}}) "
         f"WHERE number IS NOT NULL ORDER BY number"
     ).fetchall()
@@ -312,6 +314,7 @@ async def test_what_is_none_of_ours_comes_as_what_cannot_be_read_and_stops_nobod
             odd, good = [(await anext(deliveries)).chunk for _ in range(2)]
     assert good == chunk(1)
     assert odd.data == b"garbage"
+    assert isinstance(odd, Unreadable)
     assert f"object {path.relative_to(server.files / 'bucket')} is none of ours: " in odd.reason
 
 
@@ -338,6 +341,7 @@ async def test_a_place_that_is_none_is_set_aside_and_the_group_begins_anew(serve
         async with aclosing(pubsub.subscribe("history")) as deliveries:
             odd, again = [await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS) for _ in range(2)]
             assert (odd.chunk.data, again.chunk) == (place, chunk(0))
+            assert isinstance(odd.chunk, Unreadable)
             assert f"object {path.relative_to(server.files / 'bucket')} is no place of a group: " in odd.chunk.reason
             await odd.ack()
             await again.ack()
@@ -353,6 +357,7 @@ def test_the_chunks_before_a_head_that_is_none_are_read(head):
     body = encode([chunk(0)], "none")
     *chunks, odd = decode(body + head + b"\nx\n", ".ndjson", "object")
     assert chunks == [chunk(0)]
+    assert isinstance(odd, Unreadable)
     assert odd.data == head + b"\nx\n"
     assert odd.place == f"object, at {len(body)}"
 
@@ -364,6 +369,7 @@ def test_an_object_that_holds_more_than_can_be_is_not_unpacked(monkeypatch, comp
     assert decode(body, suffix, "object") == [chunk(0)]
     monkeypatch.setattr("raytrail.pubsub.objects.wire._MOST_BYTES", 20)
     [odd] = decode(body, suffix, "object")
+    assert isinstance(odd, Unreadable)
     assert "it holds more than 20 bytes" in odd.reason
     assert odd.data == body
 

@@ -18,15 +18,17 @@ from uuid import uuid4
 import msgspec
 import pytest
 from lab.ray_cluster import ray_cluster
+from tests.brokers.promises import connected
 from tests.line import Line, wait_for
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, EventError
-from raytrail.event import Chunk, Segment
-from raytrail.pubsub import connect
-from raytrail.pubsub.ray import acks, gcs, sender, wire
+from raytrail.event import Chunk, Segment, Unreadable
+from raytrail.pubsub import Delivery
+from raytrail.pubsub.ray import RayPubSub, acks, gcs, sender, wire
 from raytrail.pubsub.ray.gcs import Gcs
 from raytrail.testing import check_pubsub
 
+connect = partial(connected, RayPubSub)
 DEADLINE_SECONDS = 30
 
 
@@ -79,7 +81,7 @@ def chunk(number, file="file0", data=b""):
 @contextlib.asynccontextmanager
 async def listening(pubsub, group="history"):
     """Yield a queue of what the group hears, and does not ack by itself."""
-    queue = asyncio.Queue()
+    queue: asyncio.Queue[Delivery] = asyncio.Queue()
 
     async def listen():
         async with aclosing(pubsub.subscribe(group)) as deliveries:
@@ -213,7 +215,8 @@ async def test_without_a_history_nothing_is_stored_and_with_one_it_is_when_acked
 @against_ray
 async def test_other_groups_hear_and_their_acks_count_for_nothing(url):
     async with aclosing(connect(f"{url}?timeout_seconds=3")) as agent, aclosing(connect(url)) as reader:
-        async with listening(reader, "a") as a, listening(reader, "b") as b, acking(reader, history := []):
+        history: list[Chunk | Unreadable] = []
+        async with listening(reader, "a") as a, listening(reader, "b") as b, acking(reader, history):
             await soon(stored(agent, chunk(0)))
             assert history == [chunk(0)]
             for heard in (a, b):
@@ -253,7 +256,7 @@ async def test_a_reader_that_is_behind_is_waited_for(url):
         publishing += [asyncio.create_task(agent.publish(chunk(number))) for number in range(1, 4)]
         await asyncio.sleep(7)  # more than two time-outs
         assert [task.done() for task in publishing] == [True, False, False, False]
-        came = []
+        came: list[Chunk | Unreadable] = []
         while len(came) < 3:
             delivery = await soon(anext(deliveries))
             came.append(delivery.chunk)
@@ -300,6 +303,7 @@ async def test_nothing_is_lost_when_readers_are_killed(url):
                 sys.executable, "-c", READER, url, stdout=subprocess.PIPE, start_new_session=True
             )
             for _ in range(4):
+                assert reader.stdout
                 number, acked = (await soon(reader.stdout.readline())).split()
                 if acked == b"True":
                     safe.add(int(number))
@@ -308,7 +312,8 @@ async def test_nothing_is_lost_when_readers_are_killed(url):
             await reader.wait()
         assert not all(task.done() for task in publishing)
         began = time.monotonic()
-        async with aclosing(connect(url)) as history, acking(history, heard := []):
+        heard: list[Chunk | Unreadable] = []
+        async with aclosing(connect(url)) as history, acking(history, heard):
             await soon(asyncio.gather(*publishing))
             await soon(stored(agent, chunk(40)))
             # nothing more waits in the GCS for those that are gone
@@ -327,7 +332,8 @@ async def test_nothing_is_lost_when_readers_are_killed(url):
 @against_ray
 async def test_chunks_published_at_once_stay_in_order(url):
     sent = [chunk(number, file=f"file{number % 7}", data=b"x" * 50_000 + b"\n") for number in range(200)]
-    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard := []):
+    heard: list[Chunk | Unreadable] = []
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard):
         await soon(asyncio.gather(*(agent.publish(one) for one in sent)))
     assert heard == sent
 
@@ -368,7 +374,8 @@ async def test_a_group_that_acks_has_one_reader(url):
                     await soon(anext(reader.subscribe("history")))
                 assert str(caught.value) == refusal
             await soon(stored(agent, chunk(1)))
-        async with acking(other, heard := []):
+        heard: list[Chunk | Unreadable] = []
+        async with acking(other, heard):
             await soon(stored(agent, chunk(2)))
         assert heard == [chunk(2)]
 
@@ -405,7 +412,8 @@ async def test_of_two_readers_that_come_at_once_one_stays(url):
 @against_ray
 async def test_a_chunk_too_long_is_refused_and_the_next_one_is_not(url):
     long = chunk(0, data=os.urandom(32 * 1024**2))
-    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard := []):
+    heard: list[Chunk | Unreadable] = []
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard):
         publishing = asyncio.create_task(agent.publish(long))
         with pytest.raises(ChunkRefused) as caught:
             await agent.publish(chunk(0, data=long.data + b"\n"))
@@ -421,11 +429,13 @@ async def test_a_message_of_somebody_else_comes_as_what_cannot_be_read_and_stops
     async with aclosing(connect(f"{url}?acks=none")) as agent, aclosing(connect(f"{url}?acks=none")) as reader:
         await agent.publish(chunk(0))
         reading = asyncio.create_task(anext(reader.subscribe("any")))
+        assert agent._sender._gcs
         while not reading.done():
             await agent._sender._gcs.publish(agent._topic.chunks, b"\x93\x01\x02\x03")
             await asyncio.wait([reading], timeout=0.2)
         delivery = reading.result()
         await delivery.ack()
+        assert isinstance(delivery.chunk, Unreadable)
         assert delivery.chunk.reason == (
             f"a message at {url} is not ours: Expected `array` of at least length 5, got 3; a newer agent or reader "
             f"wrote it: upgrade, or take another topic"
@@ -534,7 +544,8 @@ async def test_ray_itself_notices_nothing(cluster, url):
     before = [path.read_bytes() for path in logs]
     sent = [chunk(number, data=os.urandom(5000).hex().encode() + b"\n") for number in range(200)]
     agents = [connect(url) for _ in range(4)]
-    async with aclosing(connect(url)) as history, acking(history, heard := []):
+    heard: list[Chunk | Unreadable] = []
+    async with aclosing(connect(url)) as history, acking(history, heard):
         for start in range(0, 200, 4):
             some = sent[start : start + 4]
             await soon(asyncio.gather(*(agent.publish(one) for agent, one in zip(agents, some, strict=True))))
@@ -551,7 +562,7 @@ async def test_ray_itself_notices_nothing(cluster, url):
 @contextlib.asynccontextmanager
 async def relay(port, target):
     """Pass connections to `port` on to `target`; yield the port, and what cuts those that there are."""
-    writers = []
+    writers: list[asyncio.StreamWriter] = []
 
     async def pump(reader, writer):
         with contextlib.suppress(OSError):
@@ -591,7 +602,8 @@ async def test_a_gcs_that_comes_later_and_goes_in_between_loses_nothing(cluster)
             assert time.monotonic() - began < 5
         for round in range(2):
             async with relay(port, cluster.address):
-                async with acking(history, heard := []):
+                heard: list[Chunk | Unreadable] = []
+                async with acking(history, heard):
                     await soon(stored(agent, chunk(round)))
                 assert set(heard) == {chunk(round)}
                 publishing = asyncio.create_task(agent.publish(chunk(9)))
@@ -615,6 +627,7 @@ async def test_a_connection_that_is_cut_while_a_chunk_is_packed_has_it_published
             def cut_and_pack(*args):
                 loop.call_soon_threadsafe(cut)
                 deadline = time.monotonic() + DEADLINE_SECONDS
+                assert agent._sender._listening
                 while not agent._sender._listening.done() and time.monotonic() < deadline:
                     time.sleep(0.01)
                 return pack(*args)
@@ -666,7 +679,8 @@ async def test_a_reader_hears_from_the_moment_that_it_is_known(url, monkeypatch)
         await subscribe(gcs, *keys)
 
     monkeypatch.setattr(Gcs, "subscribe", slow)
-    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard := []):
+    heard: list[Chunk | Unreadable] = []
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard):
         await soon(agent.publish(chunk(0)))
     assert heard == [chunk(0)]
 

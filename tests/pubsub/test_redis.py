@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from contextlib import aclosing, suppress
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -22,17 +23,20 @@ from tests.brokers.promises import (
     check_hanging,
     check_killed,
     chunk,
+    connected,
     read,
     until_stored,
 )
 from tests.histories import check_a_copy_is_refused, check_an_old_store_goes_on, check_each_gets_all
 
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError
-from raytrail.pubsub import connect
+from raytrail.event import Unreadable
+from raytrail.pubsub.redis import RedisPubSub
 from raytrail.testing import check_pubsub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
+connect = partial(connected, RedisPubSub)
 BEHIND = (
     "more than the 20000 it may, since the groups ['behind'] have not acknowledged them; start their readers, or "
     "remove those no longer used with XGROUP DESTROY"
@@ -45,7 +49,8 @@ class Server:
     """One redis-server with its files in a directory of its own."""
 
     def __init__(self, directory, *arguments):
-        self.directory, self.arguments, self.process = directory, arguments, None
+        self.directory, self.arguments = directory, arguments
+        self.process: subprocess.Popen | None = None
         self.port = free_port()
 
     def url(self, stream=None, *, user="", **settings):
@@ -78,6 +83,7 @@ class Server:
             time.sleep(0.02)
 
     def kill(self):
+        assert self.process
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
@@ -105,7 +111,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def own(tmp_path):
     """Make a server with arguments of its own."""
-    made = []
+    made: list[Server] = []
 
     def make(*arguments):
         (tmp_path / str(len(made))).mkdir()
@@ -114,7 +120,7 @@ def own(tmp_path):
 
     yield make
     for server in made:
-        if server.process.poll() is None:
+        if server.process and server.process.poll() is None:
             server.kill()
 
 
@@ -209,6 +215,7 @@ async def test_an_entry_that_is_no_chunk_comes_as_what_cannot_be_read_and_stops_
     assert good == chunk(0)
     assert (odd.headers, odd.data) == ({"a": "b"}, b"")
     assert (other.headers, other.data) == ({"\ufffd": "\ufffd", "raytrail-version": "1"}, b"x")
+    assert isinstance(other, Unreadable)
     assert other.place.startswith(f"redis://127.0.0.1:{server.port}")
 
 

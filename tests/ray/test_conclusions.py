@@ -124,7 +124,7 @@ def run():
         wait_for((root / "store").exists, "the history has made no store")
         commands.append(stack.enter_context(running("serve", settings, root)))
         wait_for(lambda: "http://" in commands[-1].said(), "the server does not listen")
-        url = re.search(r"http://[^\s/]+", commands[-1].said())[0]
+        [url, *_] = re.findall(r"http://[^\s/]+", commands[-1].said())
         history = f"{url}/clusters/{cluster.session_dir.name}"
         asking = Asking(cluster, history, commands)
         recorded = live_through(asking, second, third, root)
@@ -289,28 +289,31 @@ def driver(cluster, root, *nodes):
             stderr=errors,
             text=True,
         )
+    assert process.stdin
+    assert process.stdout
+    to, answers = process.stdin, process.stdout
 
     def done(step):
-        for line in process.stdout:
+        for line in answers:
             if line == f"did {step}\n":
                 return
         raise AssertionError(f"{step}: {(root / 'driver.err').read_text()}")
 
     def do(step):
-        process.stdin.write(f"{step}\n")
-        process.stdin.flush()
+        to.write(f"{step}\n")
+        to.flush()
         done(step)
 
     try:
         done("connect")
         yield do
-        process.stdin.close()
+        to.close()
         process.wait(STEP_SECONDS)
     finally:
         process.kill()  # does nothing where it has ended
         process.wait()
-        process.stdout.close()
-        process.stdin.close()
+        answers.close()
+        to.close()
 
 
 class Command(NamedTuple):

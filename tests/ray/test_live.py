@@ -96,7 +96,7 @@ async def test_a_summary_is_as_ray_gave_it(resource, client, then, live):
 
     def told(answer):
         cluster = answer["result"]["node_id_to_summary"]["cluster"]
-        states = Counter()
+        states: Counter[tuple[str, str]] = Counter()
         for name, group in cluster["summary"].items():
             for state, count in group["state_counts"].items():
                 states[names.get(name, name), state] += count

@@ -280,7 +280,8 @@ def _filled(data: object, text: str) -> object:
         return {key: _filled(value, text) for key, value in data.items()}
     if isinstance(data, list):
         return [_filled(value, text) for value in data]
-    return {"{}": text, "<{}>": json.dumps({"x": text})}.get(data, data)
+    forms: dict[object, object] = {"{}": text, "<{}>": json.dumps({"x": text})}
+    return forms.get(data, data)
 
 
 ORDINARY = (

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError
 from raytrail.server import app, application, serve
 from raytrail.server.ray import routes
+from raytrail.server.ray.state import find_rows
 from raytrail.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -197,7 +199,7 @@ async def test_few_requests_read_the_store_at_once(made):
                 inside -= 1
             return []
 
-    transport = httpx.ASGITransport(app(Slow(), ServerConfig()))
+    transport = httpx.ASGITransport(app(Slow(), ServerConfig()))  # type: ignore[arg-type]  # all of a Store that is asked
     async with httpx.AsyncClient(transport=transport, base_url="http://history") as client:
         asked = [asyncio.create_task(client.get("/api/clusters")) for _ in range(3 * application.QUERIES_AT_ONCE)]
         for _ in range(application.QUERIES_AT_ONCE):
@@ -213,12 +215,11 @@ async def test_few_requests_read_the_store_at_once(made):
 async def test_who_asks_for_few_rows_does_not_wait_for_those_who_ask_for_many(client, monkeypatch):
     lock, entered, leave = threading.Lock(), threading.Semaphore(0), threading.Event()
     inside, most = 0, 0
-    find = routes.find_rows
 
     def slow(snapshot, query):
         nonlocal inside, most
         if query.limit <= application.LARGE_ROWS:
-            return find(snapshot, query)
+            return find_rows(snapshot, query)
         with lock:
             inside += 1
             most = max(most, inside)
@@ -226,7 +227,7 @@ async def test_who_asks_for_few_rows_does_not_wait_for_those_who_ask_for_many(cl
         assert leave.wait(30)
         with lock:
             inside -= 1
-        return find(snapshot, query)
+        return find_rows(snapshot, query)
 
     monkeypatch.setattr(routes, "find_rows", slow)
     url = "/clusters/varied/api/v0/tasks?limit="
@@ -273,7 +274,8 @@ async def test_an_answer_that_takes_too_long_does_not_hold_up_the_end(monkeypatc
 
     stop = asyncio.Event()
     url = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(Stuck(), ServerConfig(port=0), ready=url.set_result, stop=stop))
+    store: Any = Stuck()
+    serving = asyncio.create_task(serve(store, ServerConfig(port=0), ready=url.set_result, stop=stop))
     async with httpx.AsyncClient(base_url=await url) as client:
         asked = asyncio.create_task(client.get("/api/clusters"))
         assert await asyncio.to_thread(entered.wait, 30)

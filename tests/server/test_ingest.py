@@ -68,8 +68,8 @@ async def broker():
 
 def serving(take, *, token="", **bounds):
     """The port of a server that takes bodies."""
-    bounds = Bounds(**{"body_bytes": LIMIT, "memory_bytes": 8 * LIMIT, **bounds})
-    return served(ingest(take, Tries(), token=token, bounds=bounds))
+    within = Bounds(**{"body_bytes": LIMIT, "memory_bytes": 8 * LIMIT, **bounds})
+    return served(ingest(take, Tries(), token=token, bounds=within))
 
 
 @pytest.fixture
@@ -404,7 +404,8 @@ async def test_the_server_asks_for_the_token_of_its_settings(made, broker):
     ("host", "token", "warned"), [("127.0.0.1", "", False), ("0.0.0.0", "secret", False), ("0.0.0.0", "", True)]
 )
 async def test_a_server_that_lets_everybody_in_says_so(made, broker, host, token, warned, caplog):
-    ready, stop = asyncio.Future(), asyncio.Event()
+    ready: asyncio.Future[str] = asyncio.Future()
+    stop = asyncio.Event()
     config = ServerConfig(host=host, port=0, ingest_token=token, open=True)
     serving = asyncio.create_task(serve(made, config, ready=ready.set_result, stop=stop, take=Collector(broker).take))
     url = await asyncio.wait_for(ready, 10)

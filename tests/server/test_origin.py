@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -47,7 +48,7 @@ THEIRS = [
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
 ]
-SETTINGS = {"origins": ("https://allowed.example",)}
+SETTINGS: dict[str, Any] = {"origins": ("https://allowed.example",)}
 
 
 def encoded(headers):

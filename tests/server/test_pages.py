@@ -5,6 +5,7 @@ import hashlib
 import re
 from html import unescape
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from msgspec.structs import fields
@@ -103,13 +104,13 @@ async def test_what_others_wrote_is_only_text(made, chunk, add, task, made_clien
 
 def test_every_name_on_a_page_of_a_cluster_is_only_text():
     hostile = "<script>alert(1)</script>'\"&{name}"
-    figures = dict.fromkeys((field.name for field in fields(Cluster)), 1)
+    figures: dict[str, Any] = dict.fromkeys((field.name for field in fields(Cluster)), 1)
     known = Cluster(**figures | dict.fromkeys(("session", "cluster", "damaged"), hostile))
-    place = {"file": hostile, "generation": 0}
+    place: dict[str, Any] = {"file": hostile, "generation": 0}
     missing = Missing(**place, name=hostile, start=0, end=5)
     rejected = Rejected(**place, offset=0, length=5, reason=hostile)
     unread = Unread(**place, name=hostile, start=0, end=5, reason=hostile)
-    row = dict.fromkeys((field.name for field in fields(LedgerRow)), 1) | {"event_type": hostile}
+    row: dict[str, Any] = dict.fromkeys((field.name for field in fields(LedgerRow)), 1) | {"event_type": hostile}
     ledger = [LedgerRow(**row | {"missing": (missing,), "rejected": (rejected,), "unread": (unread,)})]
     counts = {resource.noun: [{"count": 1, state: hostile}] for resource, state, _ in pages.COUNTED}
     where = {"url": hostile, "home": hostile, "root": hostile}

@@ -20,7 +20,7 @@ def routes(tmp_path_factory):
     """All that a server answers which takes events and has Ray's dashboard."""
     dashboard = tmp_path_factory.mktemp("dashboard")
     (dashboard / "index.html").touch()
-    return app(None, ServerConfig(dashboard=str(dashboard)), take).routes
+    return app(None, ServerConfig(dashboard=str(dashboard)), take).routes  # type: ignore[arg-type]  # none is asked
 
 
 def cells(path):

@@ -56,6 +56,7 @@ def rows(tmp_path_factory):
         with Store.open(tmp_path_factory.mktemp("store"), StoreConfig(threads=1), write=True) as store:
             for path in sorted(directory.glob("event_EXPORT_*")):
                 data, name = path.read_bytes(), discovery.parse(path.name)
+                assert name
                 segments = (Segment(f"{path.name}-0", 0, 0, len(data)),)
                 store.append(
                     [

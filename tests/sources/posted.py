@@ -5,9 +5,18 @@ import lzma
 import tarfile
 from pathlib import Path
 
+from raytrail.entities import Entity, PostedEvent, posted_event
+
 _CAPTURES = Path(__file__).parents[1] / "captures"
 CAPTURES = _CAPTURES / "ray-2.60.tar.xz"
 SESSION = "session_2026-11-23_08-08-44_501906_11619"
+
+
+def declared_event(event_type) -> tuple[Entity, PostedEvent]:
+    """Return the entity that events of this type tell of, and what is declared of the type; there is one."""
+    declared = posted_event(event_type)
+    assert declared
+    return declared
 
 
 def captured():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import pytest
 from tests.sources.test_serve_poll import ANSWER
@@ -68,7 +69,7 @@ def test_an_answer_that_says_of_nothing_we_know_says_nothing():
 
 
 def broken_serve():
-    answer = copy.deepcopy(ANSWER)
+    answer: dict[str, Any] = copy.deepcopy(ANSWER)
     del answer["applications"]["shop"]["status"], answer["applications"]["shop"]["message"]
     return json.dumps(answer).encode()
 

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,9 @@ def test_an_event_is_a_line_as_ray_writes_them(tmp_path):
     assert events.append("SERVE_REPLICA", {"state": "STOPPED"})
     (path,) = (tmp_path / "logs" / "export_events").iterdir()
     assert path.name == f"event_EXPORT_SERVE_REPLICA_{os.getpid()}.log"
-    assert discovery.parse(path.name).event_type == "SERVE_REPLICA"
+    name = discovery.parse(path.name)
+    assert name
+    assert name.event_type == "SERVE_REPLICA"
     first, second = lines(path)
     assert first["source_type"] == "EXPORT_SERVE_REPLICA"
     assert first["event_data"] == {"state": "RUNNING", "odd": "x", "text": "é\n"}
@@ -38,7 +41,7 @@ def test_an_event_is_a_line_as_ray_writes_them(tmp_path):
 def test_what_no_text_can_be_is_written_all_the_same(tmp_path):
     events = EventFiles(tmp_path)
     data = {"text": "caf\udce9", "number": 1 << 80, 7: "seven"}
-    assert events.append("A", data)
+    assert events.append("A", data)  # type: ignore[arg-type]  # a name that is no text
     (path,) = tmp_path.iterdir()
     assert [line["event_data"] for line in lines(path)] == [{"text": "caf\udce9", "number": 1 << 80, "7": "seven"}]
 
@@ -85,7 +88,7 @@ def test_what_cannot_be_written_as_json_is_left_out(tmp_path):
 
     events = EventFiles(tmp_path)
     assert not events.append("A", {"odd": Odd()})
-    loop = {}
+    loop: dict[str, Any] = {}
     loop["loop"] = loop
     assert not events.append("A", loop)
     assert events.append("A", {})

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -55,7 +56,7 @@ def session(store):
 @pytest.fixture(scope="module")
 def written(hooked_session):
     """The events of each type, in the order of their files."""
-    events = {}
+    events: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((hooked_session[0] / "logs" / "export_events").iterdir()):
         kind = path.name.removeprefix("event_EXPORT_").rpartition("_")[0]
         if kind in TYPES:
@@ -168,7 +169,7 @@ def test_serve_status_shows_a_cluster_that_is_gone(store, hooked_session):
     try:
         assert started.wait(30)
         address = f"{urls[0]}/clusters/latest/at/{hooked_session[1]['broken']['at_ms']}"
-        command = [Path(sys.executable).with_name("serve"), "status", "-a", address]
+        command = [str(Path(sys.executable).with_name("serve")), "status", "-a", address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     finally:
         loop.call_soon_threadsafe(stop.set)
@@ -261,11 +262,11 @@ def test_datasets_were_then_where_ray_data_said(step, store, session, told):
         )
         for one in told["answer"]
     )
-    fields = ("name", "state", "progress", "total", "total_rows", "queued_blocks")
+    numbers = ("name", "state", "progress", "total", "total_rows", "queued_blocks")
     assert [
-        (row["dataset_id"], row["operator_id"], *map(row.get, fields)) for row in then.rows("operator_progress")
+        (row["dataset_id"], row["operator_id"], *map(row.get, numbers)) for row in then.rows("operator_progress")
     ] == [
-        (dataset["dataset"], operator["operator"], *map(operator.get, fields))
+        (dataset["dataset"], operator["operator"], *map(operator.get, numbers))
         for dataset in sorted(told["answer"], key=lambda one: one["dataset"])
         for operator in dataset["operators"]
     ]

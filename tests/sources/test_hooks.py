@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,7 @@ def test_what_is_told_already_is_not_told_again(thing, source, tmp_path):
 )
 def test_a_type_is_off_unless_it_is_switched_on(types, on, monkeypatch):
     monkeypatch.setenv("RAYTRAIL_SOURCES_TYPES", types)
-    laid = []
+    laid: list[Any] = []
     hooks.lay("SERVE_REPLICA", laid.append)
     assert bool(laid) is on
 
@@ -127,7 +128,7 @@ def test_a_wrong_setting_is_one_line_and_no_event(monkeypatch, caplog):
     monkeypatch.setenv("RAYTRAIL_SOURCES_TYPE", "SERVE_REPLICA")
     with pytest.raises(ConfigError):
         hooks.on("SERVE_REPLICA")
-    laid = []
+    laid: list[Any] = []
     hooks.lay("SERVE_REPLICA", laid.append)
     assert not laid
     [record] = caplog.records

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from typing import Any
 
 import pytest
 from tests.sources import posted
@@ -11,6 +12,7 @@ from tests.sources.test_serve_poll import ANSWER
 from raytrail.config import SourcesConfig
 from raytrail.errors import SourceTaken
 from raytrail.kuberay import layout as kuberay
+from raytrail.kuberay.files import Unread
 from raytrail.kuberay.reading import read
 from raytrail.sources import probe
 from raytrail.sources.event_file import EventFiles
@@ -130,8 +132,13 @@ def test_of_a_copy_of_a_bucket_files_alone_are_read_and_the_rest_is_said(tmp_pat
     put(kind, nodes / "1.jsonl", b'{"secret": 1}\n')
     (nodes / os.fsdecode(b"\xff.jsonl")).write_bytes(b"no event\n")
     [session] = kuberay.find(kuberay.below(tmp_path / "bucket"))
-    unread = []
-    keep = {"cluster": "", "redact": lambda data, _: data, "wants": lambda _: True, "unread": unread.append}
+    unread: list[Unread] = []
+    keep: dict[str, Any] = {
+        "cluster": "",
+        "redact": lambda data, _: data,
+        "wants": lambda _: True,
+        "unread": unread.append,
+    }
     pieces = in_time(lambda: list(read(session, **keep)))
     what = "a FIFO" if kind == "FIFO" else "a link"
     assert [(one.file.place, one.reason) for one in unread] == [

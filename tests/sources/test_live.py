@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -56,7 +57,7 @@ OUTPUT = {
 CANNOT_SAY = {
     **CANNOT_BY_HTTP,
     # Ray 2.55 posts of a task's output no more than it writes; 2.60 posts all
-    "tasks": CANNOT_BY_HTTP["tasks"] | (OUTPUT if RELEASE < (2, 60) else {}),
+    "tasks": {**CANNOT_BY_HTTP["tasks"], **(OUTPUT if RELEASE < (2, 60) else {})},
 }
 DEADLINE_SECONDS = 120
 WORKLOAD = Path(__file__).parent / "workloads" / "probed_wl.py"
@@ -164,7 +165,7 @@ def differences(session_dir, answers, at_ms):
 
 def agreed(cluster):
     """Wait until our rows are Ray's, and return its answers and the moment."""
-    last = {}
+    last: dict[str, Any] = {}
 
     def agree():
         last["live"] = {one: cluster.ask(f"/api/v0/{one}?detail=1")["data"]["result"]["result"] for one in RESOURCES}
@@ -220,17 +221,20 @@ class Driver:
 
     def __init__(self, cluster, workload=WORKLOAD, *words):
         command = [sys.executable, workload, *words]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(list(map(str, command)), env=cluster.environment, text=True, **pipes)
+        assert self._process.stdin
+        assert self._process.stdout
+        self._in, self._out = self._process.stdin, self._process.stdout
 
     def until(self, said):
         # Ray prints what it has to say there, too
-        while (line := self._process.stdout.readline()) != f"{said}\n":
+        while (line := self._out.readline()) != f"{said}\n":
             assert line, "it has ended"
 
     def go_on(self):
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        self._in.write("\n")
+        self._in.flush()
 
     def end(self):
         self._process.kill()

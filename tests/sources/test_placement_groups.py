@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -66,7 +67,9 @@ tables = st.dictionaries(
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(tables, min_size=1, max_size=5))
 def test_the_events_add_up_to_what_ray_would_list_last(rows, tmp_path_factory, tables):
-    directory, live, seen = tmp_path_factory.mktemp("events"), {}, set()
+    directory = tmp_path_factory.mktemp("events")
+    live: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
     groups = PlacementGroups(EventFiles(directory), directory)
     for table in tables:
         answer = [group(number, state, **said) for number, (state, said) in table.items()]

@@ -33,7 +33,7 @@ def clock(monkeypatch):
     """A clock that goes on only when it is told to: wall and CPU time, by name."""
     now = {"monotonic": 100.0, "process_time": 1.0}
     for name in now:
-        monkeypatch.setattr(probe.time, name, lambda name=name: now[name])
+        monkeypatch.setattr(f"raytrail.sources.probe.time.{name}", lambda name=name: now[name])
     return now
 
 
@@ -70,7 +70,7 @@ def test_what_this_rays_answers_do_not_have_is_said_once_and_the_others_are_aske
     tmp_path, pipe, monkeypatch, caplog
 ):
     node = _Node(3, pipe[1])
-    node.workers = lambda: [gcs_pb2.PlacementGroupTableData()]
+    monkeypatch.setattr(node, "workers", lambda: [gcs_pb2.PlacementGroupTableData()], raising=False)
     monkeypatch.setattr(probe, "RayNode", lambda *_: node)
     sources = SourcesConfig(placement_group_seconds=0.01, worker_seconds=0.01)
     probe.run(Probe(str(tmp_path), "h:1", "aa", 0, ("PLACEMENT_GROUP", "WORKER"), sources), pipe[0])
@@ -95,6 +95,7 @@ def pipe():
 def raylet():
     program = "import time; print('up', flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", program, "--node_id=abc"], stdout=subprocess.PIPE)
+    assert process.stdout
     assert process.stdout.readline() == b"up\n"
     yield process
     process.kill()
@@ -151,6 +152,7 @@ def test_the_lock_dies_with_the_process_that_held_it(tmp_path):
         "    print('held', flush=True); time.sleep(600)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert holder.stdout
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(SourceTaken), probe._alone(probing):
         pass
@@ -176,7 +178,7 @@ def test_serve_is_left_to_its_hooks_even_where_they_begin_while_it_answers(tmp_p
 
     poll = ServePoll(EventFiles(tmp_path), tmp_path, ("SERVE_INSTANCE",))
     for _ in range(2):
-        probe._ask_serve(Node(), poll)
+        probe._ask_serve(Node(), poll)  # type: ignore[arg-type]  # all of a RayNode that is asked
     [path] = tmp_path.iterdir()
     assert len(path.read_text().splitlines()) == len(asked) == 1
 

@@ -415,6 +415,7 @@ signal.pause()
 def test_a_batch_whose_answer_a_kill_took_is_in_the_files_once(begin, temp_dir, captured):
     batch = json.dumps(captured[3]).encode()
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(temp_dir)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
     try:
         with pytest.raises(OSError, match=r"."):
             post(process.stdout.readline().strip(), batch)

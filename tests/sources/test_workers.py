@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -55,7 +56,9 @@ tables = st.dictionaries(st.integers(1, 4), st.tuples(st.booleans(), st.integers
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(tables, min_size=1, max_size=5))
 def test_the_events_add_up_to_what_ray_would_list_last(rows, tmp_path_factory, tables):
-    directory, live, dead = tmp_path_factory.mktemp("events"), {}, set()
+    directory = tmp_path_factory.mktemp("events")
+    live: dict[str, dict[str, Any]] = {}
+    dead: set[int] = set()
     workers = Workers(EventFiles(directory))
     for table in tables:
         answer = []

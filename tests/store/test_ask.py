@@ -6,6 +6,7 @@ import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -258,7 +259,7 @@ def test_a_question_without_end_is_given_up(root, asked, question):
     ],
 )
 def test_a_question_fills_neither_memory_nor_disk(root, asked, question):
-    bounds = {"memory_bytes": 256 * 1024**2, "sql_spill_bytes": 16 * 1024**2, "threads": 2}
+    bounds: dict[str, Any] = {"memory_bytes": 256 * 1024**2, "sql_spill_bytes": 16 * 1024**2, "threads": 2}
     with Store.open(root, StoreConfig(**bounds)) as store, pytest.raises(ConfigError) as error:
         store.sql(question)
     assert str(error.value) == (
@@ -281,8 +282,8 @@ def test_ctrl_c_while_the_engine_is_being_asked_gives_the_question_up(asked, mon
     interrupted = threading.Event()
 
     class Pool(ThreadPoolExecutor):
-        def submit(self, *given):
-            super().submit(*given)
+        def submit(self, *given, **how):
+            super().submit(*given, **how)
             assert begun.wait(60)
             raise KeyboardInterrupt
 
@@ -297,5 +298,5 @@ def test_ctrl_c_while_the_engine_is_being_asked_gives_the_question_up(asked, mon
     begun = threading.Event()
     monkeypatch.setattr("raytrail.store.engine.ThreadPoolExecutor", Pool)
     with pytest.raises(KeyboardInterrupt):
-        engine._within(StoreConfig(), Cursor(), work)
+        engine._within(StoreConfig(), Cursor(), work)  # type: ignore[arg-type]  # it is only asked to stop
     assert interrupted.is_set()

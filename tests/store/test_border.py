@@ -73,10 +73,11 @@ def test_a_chunk_that_cannot_be_is_set_aside_once_with_its_reason_and_its_neighb
 
 
 def test_what_arrives_in_place_of_a_chunk_says_where_it_lay_and_is_counted_by_the_session_that_it_names(store):
-    newer = received({"raytrail-version": "2", "session": SESSION}, b"{}\n", "topic, offset 7")
+    headers = {"raytrail-version": "2", "session": SESSION}
+    newer = received(headers, b"{}\n", "topic, offset 7")
     store.append([newer, received({"session": "no session"}, b"", "topic, offset 8")])
     unknown, named = store.set_aside()
-    assert (named.session, named.place, named.headers) == (SESSION, "topic, offset 7", dict(newer.headers))
+    assert (named.session, named.place, named.headers) == (SESSION, "topic, offset 7", headers)
     assert (unknown.session, unknown.place) == (UNKNOWN_SESSION, "topic, offset 8")
     [rejected] = ledger(store)["SET_ASIDE"].rejected
     assert rejected.reason == (

@@ -110,7 +110,8 @@ def wrong_outcomes(root, known, directory):
     """Turn each of 200 bits by chance, in a copy for each, and return what came of those that were not seen."""
     by_chance = random.Random(17)
     files = {kind: sorted(root.glob(pattern)) for kind, pattern in KINDS.items()}
-    wrong, errors = [], Counter()
+    wrong = []
+    errors: Counter[str] = Counter()
     for number in range(FLIPS):
         kind = [*KINDS][number % len(KINDS)]
         path = root / SUMS if number % 50 == 4 else by_chance.choice(files[kind])

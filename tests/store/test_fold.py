@@ -2,6 +2,7 @@
 
 import base64
 from copy import deepcopy
+from typing import Any
 
 import duckdb
 import pytest
@@ -604,7 +605,7 @@ def test_a_reader_in_another_place_sees_what_is_folded_and_what_is_sealed(tmp_pa
 
 ID = "07" * 24
 INFO = {"type": "NORMAL_TASK", "func_or_class_name": "f"}
-QUESTIONS = (
+QUESTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"limit": 3},
     {"limit": 3, "offset": 2},
@@ -655,7 +656,13 @@ def test_a_few_of_many_are_those_that_come_first_of_all(at_ms, cached, store, ev
         store.seal(SESSION)
         store.cache(SESSION)
     snapshot = store.snapshot(SESSION, at_ms)
-    for asked in ({}, {"order": ["-pid"]}, {"where": [Filter("pid", "!=", 0)]}, {"order": ["pid", "-actor_id"]}):
+    questions: tuple[dict[str, Any], ...] = (
+        {},
+        {"order": ["-pid"]},
+        {"where": [Filter("pid", "!=", 0)]},
+        {"order": ["pid", "-actor_id"]},
+    )
+    for asked in questions:
         every = snapshot.rows("actor", **asked)
         assert {row["state"] for row in every} == {"DEAD" if at_ms is None else "RESTARTING"}
         order = [name.removeprefix("-") for name in asked.get("order", ["actor_id"])]
@@ -681,7 +688,7 @@ def test_what_was_counted_when_it_was_sealed_is_what_counting_gives_at_every_mom
     monkeypatch.setattr(seal, "TALLY_SAVES", 0)
     monkeypatch.setattr(tally, "TALLY_STEPS", 3)
     moments = [None, *(T0 * 1000 + ms for ms in range(-500, 10_000, 1000))]
-    wheres = (
+    wheres: tuple[list[Filter], ...] = (
         [],
         [Filter("type", "!=", "DRIVER_TASK"), Filter("name", "=", "F", ignore_case=True)],
         [Filter("job_id", "=", "01000000"), Filter("state", "!=", "FAILED")],

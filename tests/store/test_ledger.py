@@ -223,7 +223,7 @@ def test_files_that_nobody_reported_cost_no_question_each(store, task):
         data += line
     whole = Chunk(cluster="", session=SESSION, node_id="", event_type="TASK", segments=tuple(pieces), data=data)
     store.append([whole])
-    asked = []
+    asked: list[str] = []
     store._catalogue._db.set_trace_callback(asked.append)
     [row] = store.ledger(SESSION)
     store._catalogue._db.set_trace_callback(None)

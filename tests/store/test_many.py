@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from raytrail.config import StoreConfig, TailConfig
 from raytrail.entities import installed
 from raytrail.errors import StoreDamaged
 from raytrail.store import Store, UnreadableError, append
+from raytrail.store.batch import lines_of
 from raytrail.store.engine import Engine
 from raytrail.tail import Checkpoint, Tailer
 from raytrail.testing.entities import chunk
@@ -139,8 +141,8 @@ def test_to_go_on_with_an_import_that_was_cut_short_is_no_more_work_than_to_begi
 
 
 def test_no_line_of_many_sessions_is_looked_at_by_itself(tmp_path, task, monkeypatch):
-    looked_at, lines = [], append.lines_of
-    monkeypatch.setattr(append, "lines_of", lambda *piece: looked_at.append(piece) or lines(*piece))
+    looked_at = []
+    monkeypatch.setattr(append, "lines_of", lambda *piece: looked_at.append(piece) or lines_of(*piece))
     names = [name(number) for number in range(5)]
     with Store.open(tmp_path, CONFIG, write=True) as store:
         store.append([of(session, task(1), task(2)) for session in names])
@@ -199,7 +201,7 @@ def test_an_import_that_is_killed_and_run_again_leaves_each_session_once_and_no_
     sessions, store = tmp_path / "ray", tmp_path / "store"
     events = {}
     for number in range(60):
-        shape = {"tasks": 5, "files": 2, "jobs": 1, "actors": 1, "nodes": 1}
+        shape: dict[str, Any] = {"tasks": 5, "files": 2, "jobs": 1, "actors": 1, "nodes": 1}
         made = generate(sessions, seed=number, session=name(number), **shape)
         events[made.session] = sum(made.events.values())
     command = [sys.executable, "-m", "raytrail", "import", str(sessions), "--store", str(store)]

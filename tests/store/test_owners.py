@@ -178,7 +178,7 @@ def followed(tmp_path, directory):
     config = TailConfig(
         temp_dir=str(directory.path.parent), sessions="all", poll_seconds=1e-9, sweep_seconds=1e-9, inotify=False
     )
-    tailers = []
+    tailers: list[tuple[Tailer, Checkpoint]] = []
 
     def followed():
         if not tailers:

@@ -245,7 +245,9 @@ def test_a_raylet_is_known_by_its_socket_once_however_many_are_connected_to_it(p
     line = "0: 2 0 10000 1 1 5 /tmp/ray/{}/sockets/{}\n"
     table = line.format(SESSION, "raylet") * 3 + line.format(SESSION, "raylet.1") + line.format(SESSION, "plasma_store")
     (proc / "net" / "unix").write_text(table)
-    assert running(proc).sockets == {SESSION: 2}
+    runs = running(proc)
+    assert runs
+    assert runs.sockets == {SESSION: 2}
 
 
 def raylet(proc: Path, pid: int, node_id: str, *more: str) -> None:
@@ -253,7 +255,9 @@ def raylet(proc: Path, pid: int, node_id: str, *more: str) -> None:
 
 
 def living(directory: Path, proc: Path) -> set[str]:
-    return set(discovery.living(SESSION, directory, nodes(directory), running(proc)))
+    runs = running(proc)
+    assert runs
+    return set(discovery.living(SESSION, directory, nodes(directory), runs))
 
 
 def test_the_nodes_whose_raylets_run_are_told_by_their_processes(proc, temp_dir):

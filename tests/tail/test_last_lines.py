@@ -19,7 +19,7 @@ FIRST = b'{"event_data":{},"timestamp":1795419639}\n'
 @pytest.fixture
 def living(monkeypatch):
     """The sessions whose raylet runs, for as long as the test says so."""
-    living = set()
+    living: set[str] = set()
     monkeypatch.setattr(discovery, "running", lambda: Running((), dict.fromkeys(living, 1), Path("/proc")))
     return living
 

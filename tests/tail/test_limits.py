@@ -1,5 +1,7 @@
 """Speed limits delay, and drop nothing."""
 
+from typing import Any
+
 import pytest
 
 from raytrail.config import TailConfig
@@ -71,7 +73,9 @@ def test_what_ray_posts_shares_the_limits_the_rank_and_the_selection_of_what_its
     bound.spend("TASK_LIFECYCLE_EVENT", 300, 0)
     assert bound.wait_seconds("TASK") == bound.wait_seconds("ACTOR_TASK_DEFINITION_EVENT") > 0
     assert bound.wait_seconds("ACTOR_LIFECYCLE_EVENT") == 0
-    ranks = {name: turns._priority(("g", name)) for name in ("TASK", "TASK_PROFILE_EVENT", "NODE_DEFINITION_EVENT")}
+    whose: Any = "any directory"
+    names = ("TASK", "TASK_PROFILE_EVENT", "NODE_DEFINITION_EVENT")
+    ranks = {name: turns._priority((whose, name)) for name in names}
     assert ranks == {"TASK": 1, "TASK_PROFILE_EVENT": 1, "NODE_DEFINITION_EVENT": 0}
     some = TailConfig(event_types=("TASK",), without_event_types=("NODE",))
     assert wants_type(some, "TASK_DEFINITION_EVENT")

@@ -27,7 +27,7 @@ def logs(events):
 
 def shipped(chunks):
     """Put each log together again from its segments, by its id and generation."""
-    found = defaultdict(bytearray)
+    found: dict[tuple[str, int], bytearray] = defaultdict(bytearray)
     for chunk in chunks:
         assert chunk.event_type == "LOG"
         for segment, data in chunk.parts():

@@ -1,5 +1,7 @@
 """Tables that fit the terminal, and rows for programs."""
 
+from typing import Any
+
 import pytest
 from rich.console import Console
 
@@ -99,7 +101,7 @@ def test_off_a_terminal_nothing_is_cut(capsys):
 
 def test_numbers_stand_to_the_right_and_times_are_readable(terminal, capsys):
     terminal(80)
-    rows = [{"n": 5, "at_ms": 1_795_419_718_123}, {"n": 12345, "at_ms": None}]
+    rows: list[dict[str, Any]] = [{"n": 5, "at_ms": 1_795_419_718_123}, {"n": 12345, "at_ms": None}]
     table([Field("n"), Field("at_ms")], rows)
     assert lines(capsys) == ["    n  at_ms", "    5  2026-11-23 07:41:58.123Z", "12345"]
 

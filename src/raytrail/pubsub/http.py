@@ -34,7 +34,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -74,7 +74,7 @@ class HttpPubSub:
     Agents publish to it, and nobody reads from it.
     """
 
-    guarantee: ClassVar[Guarantee] = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -57,7 +57,7 @@ class MemoryPubSub:
     A group has one reader at a time. A second reader is refused with a ``ConfigError``.
     """
 
-    guarantee: ClassVar[Guarantee] = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     _logs: ClassVar[defaultdict[str, _Log]] = defaultdict(_Log)  # the broker: it outlives its connections
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncGenerator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 
@@ -31,7 +31,7 @@ class StdoutPubSub:
     be lost with the process that reads it.
     """
 
-    guarantee: ClassVar[Guarantee] = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     def __init__(self, url: str) -> None:
         address, self._settings = parse(url, _Settings)

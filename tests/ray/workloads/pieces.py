@@ -103,4 +103,4 @@ def on(node_id, *, soft=False):
 
 def connect():
     """Join the cluster, without what its workers print."""
-    ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")  # type: ignore[arg-type]  # Ray takes names, too

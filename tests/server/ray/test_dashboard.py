@@ -3,6 +3,7 @@
 import base64
 import json
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from tests.server.conftest import MADE, b64
@@ -384,7 +385,7 @@ async def test_what_rays_http_export_tells_of_an_actor_is_shown(made, made_clien
     """Its port and worker, when it changed to the millisecond, and how often it restarted and why."""
     worker = base64.b64encode(b"\x04" * 28).decode()
     at = "2026-01-01T00:00:0{}.{}789Z"
-    moves = [
+    moves: list[dict[str, Any]] = [
         {"state": "ALIVE", "timestamp": at.format(1, "123456"), "pid": 7, "port": 10002, "workerId": worker},
         {"state": "RESTARTING", "timestamp": at.format(2, "223456"), "restartReason": "NODE_PREEMPTION"},
         {"state": "ALIVE", "timestamp": at.format(3, "323456"), "pid": 8, "port": 10003, "workerId": worker},

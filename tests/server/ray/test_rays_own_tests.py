@@ -6,6 +6,7 @@ look at a cluster from outside; written anew, as theirs start the cluster that t
 """
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -57,11 +58,18 @@ def test_parent_task_id(listed):
     assert all(child.job_id == parent.job_id for child in children)
 
 
+def attempts_of(task, then):
+    """Get a task that has more than one attempt: a list of them."""
+    attempts: Any = ray_state.get_task(task, address=then)
+    assert isinstance(attempts, list)
+    return attempts
+
+
 def test_list_get_task_multiple_attempt_all_failed(listed, then):
     attempts = listed("tasks", ("state", "=", "FAILED"), ("name", "=", "A.m"), detail=True)
     task, count = Counter(one.task_id for one in attempts).most_common(1)[0]
     assert count == 2
-    attempts = ray_state.get_task(task, address=then)
+    attempts = attempts_of(task, then)
     assert {one.attempt_number: one.state for one in attempts} == {0: "FAILED", 1: "FAILED"}
     assert all(one.error_type and one.error_message for one in attempts)
 
@@ -74,7 +82,7 @@ def test_list_get_task_multiple_attempt_finished_after_retry(listed, then):
         assert (one.error_type is None) == (one.state == "FINISHED")
         assert one.creation_time_ms <= one.end_time_ms
         assert [event["state"] for event in one.events][-1] == one.state
-    assert len(ray_state.get_task(attempts[0].task_id, address=then)) == 3
+    assert len(attempts_of(attempts[0].task_id, then)) == 3
 
 
 def test_list_actor_tasks(listed, said):
@@ -102,7 +110,9 @@ def test_actor_task_with_repr_name(listed, said):
 def test_list_get_actors(listed, then, said):
     alive = listed("actors", ("state", "=", "ALIVE"))
     assert {row.actor_id for row in alive} == {row["actor_id"] for row in said["actors"] if row["state"] == "ALIVE"}
-    assert ray_state.get_actor(alive[0].actor_id, address=then).actor_id == alive[0].actor_id
+    actor = ray_state.get_actor(alive[0].actor_id, address=then)
+    assert actor
+    assert actor.actor_id == alive[0].actor_id
 
 
 def test_list_actors_namespace(listed, said):
@@ -122,7 +132,9 @@ def test_list_get_nodes(listed, then, said):
 def test_list_jobs(listed, then, said):
     submitted = {row["submission_id"] for row in said["jobs"] if row["submission_id"]}
     assert {job.submission_id for job in listed("jobs") if job.submission_id} == submitted
-    assert ray_state.get_job(min(submitted), address=then).submission_id == min(submitted)
+    job = ray_state.get_job(min(submitted), address=then)
+    assert job
+    assert job.submission_id == min(submitted)
 
 
 @pytest.mark.parametrize("noun", ["tasks", "actors"])

@@ -1,5 +1,7 @@
 """Serve's REST API over HTTP, on events made by hand; tests/sources/test_hooked_ray.py has Serve's own answers."""
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("ray.serve")
@@ -9,7 +11,7 @@ from ray.serve.schema import ServeInstanceDetails
 pytestmark = pytest.mark.anyio
 
 PATH = "/clusters/latest/api/serve/applications/"
-NO_SERVE = {"controller_info": {}, "proxies": {}, "applications": {}, "target_capacity": None}
+NO_SERVE: dict[str, Any] = {"controller_info": {}, "proxies": {}, "applications": {}, "target_capacity": None}
 
 
 def application(**fields):

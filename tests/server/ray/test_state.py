@@ -260,7 +260,7 @@ async def test_an_attempt_whose_owner_said_nothing_is_not_shown(add, task, made_
 async def test_what_labels_will_do_as_well_is_rays_default_where_there_is_none_to_fall_back_from(
     add, task, made_client
 ):
-    given = {"options": [{"label_selector": {}}]}
+    given: dict[str, list[dict[str, dict[str, str]]]] = {"options": [{"label_selector": {}}]}
     add(
         task(1),
         task(2, label_selector={"zone": "a"}),

@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from asking import post, say, tell
 from ray.serve._private.version import DeploymentVersion
@@ -18,7 +19,9 @@ from ray import serve
 
 SMALL = {"num_cpus": 0.1}
 # neither is yet so in Ray 2.48
-SCALED = {"external_scaler_enabled": True} if "external_scaler_enabled" in signature(serve.run).parameters else {}
+SCALED: dict[str, Any] = (
+    {"external_scaler_enabled": True} if "external_scaler_enabled" in signature(serve.run).parameters else {}
+)
 ROUTED = "route_prefix" in signature(DeploymentVersion).parameters
 
 port = int(sys.argv[1])

@@ -59,7 +59,6 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 from raytrail.errors import BrokerUnavailable, ConfigError
@@ -88,7 +87,7 @@ class FilePubSub:
     come again.
     """
 
-    guarantee: ClassVar[Guarantee] = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     damaged_bytes: int
     """Bytes that this connection's subscriptions found damaged, and went on after."""

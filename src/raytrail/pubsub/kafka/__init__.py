@@ -38,7 +38,7 @@ import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
@@ -84,7 +84,7 @@ class KafkaPubSub:
     every second, when partitions go to another reader, and when a reader leaves.
     """
 
-    guarantee: ClassVar[Guarantee] = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

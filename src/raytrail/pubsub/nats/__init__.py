@@ -36,7 +36,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import msgspec
 import nats.errors
@@ -73,7 +73,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class NatsPubSub:
     """A JetStream stream, as ``nats://[user:password@|token@]host[:4222][,...]/stream?retain_bytes=...``."""
 
-    guarantee: ClassVar[Guarantee] = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     def __init__(self, url: str) -> None:
         address, self._settings = parse(url, _Settings)

@@ -44,7 +44,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -81,7 +81,7 @@ class _Settings(BucketSettings, frozen=True, kw_only=True, forbid_unknown_fields
 class ObjectsPubSub:
     """A folder of a bucket, as ``s3://bucket/prefix?endpoint=...``, ``gs://bucket/prefix`` or ``az://container/prefix``."""
 
-    guarantee: ClassVar[Guarantee] = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     def __init__(self, url: str) -> None:
         self._bucket, self._settings = open_bucket(url, _Settings)

@@ -51,7 +51,7 @@ import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import msgspec
 
@@ -89,7 +89,7 @@ class RayPubSub:
     them hears everything.
     """
 
-    guarantee: ClassVar[Guarantee] = "at-most-once"
+    guarantee: Guarantee = "at-most-once"
 
     missed_chunks: int
     """Chunks that subscriptions of this connection did not hear, though earlier ones of the same producer. At most:

@@ -35,7 +35,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import msgspec
 from redis import exceptions
@@ -74,7 +74,7 @@ class RedisPubSub:
     refused with a ``ConfigError``. Acks are written down at most every 50 ms, and when the reader leaves.
     """
 
-    guarantee: ClassVar[Guarantee] = "at-least-once"
+    guarantee: Guarantee = "at-least-once"
 
     def __init__(self, url: str) -> None:
         address, settings = parse(url, _Settings)

@@ -40,6 +40,9 @@ class Followed:
 
     async def take(self, until, *, ack=lambda _: True):
         """Return the chunks up to where `until` says so of them."""
+        return await asyncio.wait_for(self._take(until, ack), 300)
+
+    async def _take(self, until, ack):
         chunks = []
         async with aclosing(KubeRay(self.url, **self.options).subscribe("g")) as deliveries:
             async for delivery in deliveries:
@@ -221,31 +224,20 @@ async def test_a_bucket_is_followed_and_one_that_is_away_is_waited_for(s3, captu
     collected.lay(s3.files / "bucket" / folder, captured[:3])
     scheme, _, rest = s3.place(folder).partition("://")
     pubsub = KubeRay(f"kuberay+{scheme}://{rest}&poll_seconds=0.05")
-    wanted = {one["eventId"] for batch in captured[:3] for one in batch}
-    async with aclosing(pubsub.subscribe("g")) as deliveries:
+
+    async def see(deliveries, events):
         seen = set()
-        async for delivery in deliveries:
+        while not seen >= {one["eventId"] for one in events}:
+            delivery = await asyncio.wait_for(anext(deliveries), 300)
             seen |= ids([delivery.chunk])
             await delivery.ack()
-            if seen == wanted:
-                break
-        late = captured[3]
-        file = (
-            s3.files
-            / "bucket"
-            / folder
-            / collected.CLUSTER
-            / SESSION
-            / "aa"
-            / "node_events"
-            / "aa-2026-11-23-09-1.jsonl"
-        )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(one) + "\n" for one in late))
-        async for delivery in deliveries:
-            seen = ids([delivery.chunk]) if seen == wanted else seen | ids([delivery.chunk])
-            if seen >= {one["eventId"] for one in late}:
-                break
+
+    async with aclosing(pubsub.subscribe("g")) as deliveries:
+        await see(deliveries, [one for batch in captured[:3] for one in batch])
+        node = s3.files / "bucket" / folder / collected.CLUSTER / SESSION / "aa" / "node_events"
+        node.mkdir(parents=True, exist_ok=True)
+        (node / "aa-2026-11-23-09-1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in captured[3]))
+        await see(deliveries, captured[3])
     away = KubeRay("kuberay+s3://bucket/x?endpoint=http://127.0.0.1:9&aws_region=x&timeout_seconds=1")
     with pytest.raises(BrokerUnavailable):
         async with aclosing(away.subscribe("g")) as deliveries:

@@ -226,7 +226,7 @@ async def test_a_bucket_is_followed_and_one_that_is_away_is_waited_for(s3, captu
     pubsub = KubeRay(f"kuberay+{scheme}://{rest}&poll_seconds=0.05")
 
     async def see(deliveries, events):
-        seen = set()
+        seen: set[str] = set()
         while not seen >= {one["eventId"] for one in events}:
             delivery = await asyncio.wait_for(anext(deliveries), 300)
             seen |= ids([delivery.chunk])

@@ -30,7 +30,7 @@ from raytrail.redact import Redactor
 from raytrail.store import Cluster, Filter, LedgerRow, Store
 from raytrail.tail import Checkpoint, Session, Tailer, locate, running
 from raytrail.tail.selection import wants_log, wants_type
-from raytrail.terminal import note, options, printing, stores
+from raytrail.terminal import note, options, printing, service, stores
 from raytrail.terminal.progress import progress
 
 _Unread = Mapping[tuple[str, int], tuple[int, int, str]]
@@ -92,6 +92,7 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
         living = [session for session in sessions if seen is not None and seen.alive(session)]
         for session in living:
             note(f"{session} is alive on this machine: not sealed; import it again when it has ended")
+        service.give_memory_back()
         ledgers = store.seal_all(session for session in sessions if session not in living)
         store.cache_all()
         store.fold()

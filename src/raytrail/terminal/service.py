@@ -152,6 +152,17 @@ def keep_memory() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
+def give_memory_back() -> None:
+    """
+    Have the C library give memory that is freed back to the kernel, before something else needs as much of it.
+
+    Without this, sealing a large import has 100 MB more at its peak, of lines that were appended long ago.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
 def collect_seldom() -> None:
     """
     Have Python look for garbage in cycles once 200,000 objects came to be, not 700.

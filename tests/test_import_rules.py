@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "export": {"config"},
     "ray_event": {"event"},
     "entities": {"event"},
-    "fold": {"entities", "event", "words"},
+    "fold": {"entities", "ray_event", "event", "words"},
     "sources": {"event", "config", "disk", "records", "posts", "tokens", "ray_calls", "ray_event"},
     "kuberay": {"pubsub", "sources", "tail", "redact", "ray_event", "event", "disk"},
     "words": set(),

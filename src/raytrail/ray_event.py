@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -181,15 +182,32 @@ def time_ns(event: bytes) -> int:
 
 
 def in_ns(text: str) -> int:
-    """Return a time as Ray writes it (RFC 3339, in UTC), in nanoseconds since the epoch, or 0 where it is none."""
-    told = _TIME.fullmatch(text)
-    if told is None:
-        return 0
+    """Return a time as Ray writes it, in nanoseconds since the epoch, or 0 where it is none, or before the epoch."""
     try:
-        began = datetime.strptime(told[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
-    except ValueError:
+        return max(0, parse_time(text))
+    except EventError:
         return 0
-    return max(0, int(began.timestamp())) * 1_000_000_000 + int((told[2] or "").ljust(9, "0"))
+
+
+def parse_time(text: str) -> int:
+    """
+    Return a time as Ray writes it (RFC 3339, in UTC), in nanoseconds since the epoch.
+
+    Raises:
+        EventError: It is none.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise EventError(f"expected a time as 2026-01-31T12:00:00.123456789Z, got {text!r:.80}")
+    try:
+        return _seconds(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+    except (ValueError, OverflowError):
+        raise EventError(f"there is no such time as {text}") from None
+
+
+@lru_cache(maxsize=1000)
+def _seconds(text: str) -> int:
+    return int(datetime.strptime(f"{text}+0000", "%Y-%m-%dT%H:%M:%S%z").timestamp())
 
 
 class _Time(msgspec.Struct):

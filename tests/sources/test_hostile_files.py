@@ -14,6 +14,7 @@ from raytrail.errors import SourceTaken
 from raytrail.kuberay import layout as kuberay
 from raytrail.kuberay.files import Unread
 from raytrail.kuberay.reading import read
+from raytrail.kuberay.report import report_collected
 from raytrail.sources import probe
 from raytrail.sources.event_file import EventFiles
 from raytrail.sources.probe import Probe
@@ -148,4 +149,4 @@ def test_of_a_copy_of_a_bucket_files_alone_are_read_and_the_rest_is_said(tmp_pat
     assert b"node_events/\\\\xff.jsonl at 0: " in chunk.data
     assert b"secret" not in chunk.data
     for file in session.files:
-        assert kuberay.report(SESSION, file, 1)
+        assert report_collected(SESSION, file)

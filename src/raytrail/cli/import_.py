@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -23,7 +22,8 @@ from raytrail.event import COLLECTED, SESSION_NAME, Chunk
 from raytrail.kuberay import layout as kuberay
 from raytrail.kuberay.files import File, Unread
 from raytrail.kuberay.layout import Collected
-from raytrail.kuberay.reading import read
+from raytrail.kuberay.reading import Piece, read
+from raytrail.kuberay.report import collected_id, report_collected
 from raytrail.pubsub import open_bucket
 from raytrail.pubsub.url import shown_whole
 from raytrail.redact import Redactor
@@ -215,24 +215,8 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
         redact_logs=redact if config.tail.redact_logs else lambda data, _: data,
     )
     with progress(collected.size_bytes, "importing") as advance:
-        left_bytes = collected.size_bytes
-
-        def batches() -> Iterator[list[Chunk]]:
-            nonlocal left_bytes
-            batch: list[Chunk] = []
-            size = 0
-            for piece in pieces:
-                batch += piece.chunks
-                size += sum(len(chunk.data) for chunk in piece.chunks)
-                left_bytes -= piece.read_bytes
-                advance(piece.read_bytes, left_bytes)
-                if size >= config.store.batch_bytes:
-                    yield batch
-                    batch, size = [], 0
-            if batch:
-                yield batch
-
-        for batch in _appended(store, batches()):
+        batches = _gathered(pieces, config.store.batch_bytes, collected.size_bytes, advance)
+        for batch in _appended(store, batches):
             sessions |= dict.fromkeys(chunk.session for chunk in batch)
     if reports := _reports(collected, unread, before):
         report = Chunk(
@@ -301,12 +285,11 @@ class _Report(msgspec.Struct, frozen=True):
 
 def _reports(collected: Collected, unread: Iterable[Unread], before: Set[str]) -> list[bytes]:
     """Return the reports of a session's files, of those that ended early and of those that no longer do."""
-    now_ms = time.time_ns() // 1_000_000
     broken = {ending.file: ending for ending in unread}
     files = (*collected.files, *collected.answers, *(piece.file for piece in collected.logs))
-    mended = [file for file in files if file not in broken and kuberay.file_id(collected.session, file) in before]
+    mended = [file for file in files if file not in broken and collected_id(collected.session, file) in before]
     endings: list[Unread | File] = [*broken.values(), *mended]
-    return [kuberay.report(collected.session, ending, now_ms) for ending in endings]
+    return [report_collected(collected.session, ending) for ending in endings]
 
 
 def _ship(paths: Sequence[Path], store: Store, config: Config, tail: TailConfig) -> list[str]:
@@ -348,6 +331,24 @@ def _appended(store: Store, batches: Iterable[list[Chunk]]) -> Iterator[list[Chu
         if appending is not None:
             appending.result()
             yield waiting
+
+
+def _gathered(
+    pieces: Iterable[Piece], batch_bytes: int, left_bytes: int, advance: Callable[[int, int], None]
+) -> Iterator[list[Chunk]]:
+    """Yield the chunks of pieces in batches, and tell how far they are read."""
+    batch: list[Chunk] = []
+    size = 0
+    for piece in pieces:
+        batch += piece.chunks
+        size += sum(len(chunk.data) for chunk in piece.chunks)
+        left_bytes -= piece.read_bytes
+        advance(piece.read_bytes, left_bytes)
+        if size >= batch_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _batches(tailer: Tailer, batch_bytes: int, most_bytes: int) -> Iterator[list[Chunk]]:

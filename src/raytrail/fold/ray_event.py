@@ -13,7 +13,6 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,9 +21,9 @@ import msgspec
 from raytrail.entities import Column, Entity, Posted, PostedEvent, PostedKind
 from raytrail.errors import EventError
 from raytrail.fold.layout import plant
+from raytrail.ray_event import parse_time
 
 _EMPTY: tuple[Any, ...] = ("", 0, "0", None, {}, [], "UNSPECIFIED")
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 _UPPER = re.compile("([A-Z])")
 _NIL = re.compile("/*(w==|8=)?")
 """Base64 of bytes that are all ones, which is an id of nothing."""
@@ -203,7 +202,11 @@ class _Message:
 
     def time(self, name: str) -> int:
         """Take a time, in nanoseconds since the epoch."""
-        return _time_ns(self.text(name), f"{self.at}.{name}")
+        text = self.text(name)
+        try:
+            return parse_time(text)
+        except EventError as error:
+            raise EventError(f"{error} - at {self.at}.{name}") from None
 
     def message(self, name: str) -> _Message | None:
         """Take a message, or None where it is unset. What of it is not taken is among the `rest`."""
@@ -258,21 +261,6 @@ def _nested(value: Any) -> Any:
     if isinstance(value, dict):
         return dict(sorted((_snake(key), _nested(inner)) for key, inner in value.items()))
     return [_nested(item) for item in value] if isinstance(value, list) else value
-
-
-@lru_cache(maxsize=1000)
-def _seconds(text: str) -> int:
-    return int(datetime.strptime(f"{text}+0000", "%Y-%m-%dT%H:%M:%S%z").timestamp())
-
-
-def _time_ns(text: str, at: str) -> int:
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise EventError(f"expected a time as 2026-01-31T12:00:00.123456789Z, got {text!r:.80} - at {at}")
-    try:
-        return _seconds(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
-    except (ValueError, OverflowError):
-        raise EventError(f"there is no such time as {text} - at {at}") from None
 
 
 def _amounts(message: _Message, name: str, _: str) -> dict[str, Any]:

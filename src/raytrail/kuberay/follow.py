@@ -27,6 +27,7 @@ from raytrail.kuberay.files import File, Unread
 from raytrail.kuberay.layout import Collected
 from raytrail.kuberay.places import Places
 from raytrail.kuberay.reading import Piece, Redact, read
+from raytrail.kuberay.report import report_collected
 from raytrail.pubsub import Delivery, Guarantee, open_bucket
 from raytrail.pubsub.url import shown
 from raytrail.redact import default
@@ -202,14 +203,13 @@ class _Reader:
             yield Delivery(chunk, partial(self._acknowledge_once, file, []))
 
     def _report(self, file: File, broken: Unread | None) -> Chunk:
-        now_ms = time.time_ns() // 1_000_000
         return Chunk(
             cluster=self._cluster,
             session=self._part.session,
             node_id="",
             event_type="FILE",
             segments=(),
-            data=layout.report(self._part.session, broken or file, now_ms),
+            data=report_collected(self._part.session, broken or file),
         )
 
     async def _acknowledge_once(self, file: File, done: list[bool]) -> None:

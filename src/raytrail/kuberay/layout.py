@@ -17,7 +17,6 @@ The layout is that of KubeRay 1.6 to 1.8 (historyserver/pkg/storage/clusterlogs,
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -25,11 +24,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-import msgspec
-
 from raytrail import disk
-from raytrail.event import COLLECTED, MOST_OFFSET
-from raytrail.kuberay.files import OF_NODE, File, Unread
+from raytrail.event import MOST_OFFSET
+from raytrail.kuberay.files import OF_NODE, File
 
 _ROOT = "cluster-history"
 _SESSION = r"(?P<session>session_[^/]+)/"
@@ -138,38 +135,3 @@ def _cluster(above: PurePosixPath) -> str:
         below = parts[parts.index(_ROOT) + 1 :]
         return f"{below[1]}_{below[-1]}" if len(below) > 2 else below[-1] if below else ""
     return above.name
-
-
-def report(session: str, unread: Unread | File, now_ms: int) -> bytes:
-    """
-    Return the line that says of one of its files that reading it ended early, or, of a mere file, that it did not.
-
-    None of its bytes is stored, but what became of them, and so there is nothing to count but what was not read.
-
-    Args:
-        session: The session of its folder.
-        unread: The place where reading ended, or the file that was read whole.
-        now_ms: When that was.
-    """
-    file = unread if isinstance(unread, File) else unread.file
-    ending = f"{now_ms:013d}"
-    if isinstance(unread, Unread):
-        ending += f" {unread.offset:020d} {unread.length:020d} {unread.reason}"
-    event_data = {
-        "file": file_id(session, file),
-        "generation": 0,
-        "name": file.place,
-        "event_type": COLLECTED,
-        "node_id": "",
-        "written_bytes": 0,
-        "unread": ending,
-        "reported_ms": now_ms,
-    }
-    event = {"event_data": event_data, "source_type": "RAYTRAIL_FILE", "timestamp": now_ms // 1000}
-    return msgspec.json.encode(event) + b"\n"
-
-
-def file_id(session: str, file: File) -> str:
-    """Return what one of its files goes by in the ledger."""
-    digest = hashlib.blake2b(f"{session}\n{COLLECTED} {file.place}".encode(errors="surrogateescape"), digest_size=16)
-    return f"{0:010d}-{digest.hexdigest()}"

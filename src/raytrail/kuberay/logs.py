@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
-
-import msgspec
 
 from raytrail.errors import ConfigError
-from raytrail.event import LOG, Chunk, Segment
+from raytrail.event import LOG, Chunk, FileId, Segment
 from raytrail.kuberay.files import File, Unread, opened, words_of
 from raytrail.kuberay.layout import LogPiece
+from raytrail.kuberay.report import file_id, report_line
 from raytrail.tail.discovery import parse_log
 
 _BLOCK_BYTES = 1 << 20
-
-
-class Told(NamedTuple):
-    """Some of a file: chunks, and how many bytes of it have been read since the last."""
-
-    file: File
-    chunks: list[Chunk]
-    read_bytes: int
 
 
 def read_logs(
@@ -32,9 +21,9 @@ def read_logs(
     pieces: Sequence[LogPiece],
     redact: Callable[[bytes, str], bytes],
     unread: Callable[[Unread], None],
-) -> Iterator[Told]:
+) -> Iterator[tuple[File, list[Chunk], int]]:
     """
-    Yield the chunks of logs, and reports of them.
+    Yield some of a log at a time: its file, chunks and reports of it, and how many bytes have been read since the last.
 
     Args:
         session: The session of their folder.
@@ -45,7 +34,7 @@ def read_logs(
     """
     for piece, (file, raw) in zip(pieces, opened(piece.file for piece in pieces), strict=True):
         at, reason = piece.offset, raw if isinstance(raw, str) else ""
-        id = _file_id(session, piece)
+        id = file_id(f"{session}\n{piece.node_id}\n{piece.name}")
 
         def chunk(event_type: str, data: bytes, *segments: Segment, node_id: str = piece.node_id) -> Chunk:
             return Chunk(
@@ -67,29 +56,20 @@ def read_logs(
                 break
             segment = Segment(id, 0, at, len(data))
             at += len(data)
-            yield Told(file, [chunk(LOG, redact(data, LOG), segment)], len(data))
+            yield file, [chunk(LOG, redact(data, LOG), segment)], len(data)
         if reason:
             unread(Unread(file, at - piece.offset, max(0, piece.offset + file.size_bytes - at), reason))
         read = at - piece.offset
-        yield Told(file, [chunk("FILE", _report(id, piece, at))] if read else [], max(0, file.size_bytes - read))
+        yield file, [chunk("FILE", _report(id, piece, at))] if read else [], max(0, file.size_bytes - read)
 
 
-def _file_id(session: str, piece: LogPiece) -> str:
-    text = f"{session}\n{piece.node_id}\n{piece.name}"
-    return f"{0:010d}-{hashlib.blake2b(text.encode(errors='surrogateescape'), digest_size=16).hexdigest()}"
-
-
-def _report(id: str, piece: LogPiece, end: int) -> bytes:
+def _report(id: FileId, piece: LogPiece, end: int) -> bytes:
     now_ms = time.time_ns() // 1_000_000
-    event_data = {
-        "file": id,
-        "generation": 0,
+    fields = {
         "name": parse_log(piece.name).stem,
         "seen": f"{now_ms:013d} {piece.name}",
         "event_type": LOG,
         "node_id": piece.node_id,
         "written_bytes": end,
-        "reported_ms": now_ms,
     }
-    event = {"event_data": event_data, "source_type": "RAYTRAIL_FILE", "timestamp": now_ms // 1000}
-    return msgspec.json.encode(event) + b"\n"
+    return report_line(id, now_ms, fields)

@@ -19,6 +19,7 @@ from raytrail.event import SET_ASIDE, Chunk, Segment
 from raytrail.kuberay.files import Block, File, Unread, blocks, opened
 from raytrail.kuberay.layout import Collected
 from raytrail.kuberay.logs import read_logs
+from raytrail.kuberay.report import file_id
 from raytrail.sources import endpoints
 
 Redact = Callable[[bytes, str], bytes]
@@ -86,8 +87,8 @@ def read(
             chunks = []
             unread(Unread(file, 0, len(body), str(error)))
         yield Piece(file, chunks, read_bytes, last_ns)
-    for told in read_logs(collected.session, cluster, collected.logs, redact_logs, unread):
-        yield Piece(*told, last_ns)
+    for some in read_logs(collected.session, cluster, collected.logs, redact_logs, unread):
+        yield Piece(*some, last_ns)
 
 
 class Reading:
@@ -158,9 +159,8 @@ class Reading:
         before = self._ends.get((session, event_type))
         if before is None:
             text = f"{session}\n{self._file.place}\n{event_type}\n{version}"
-            name = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
-            began_s = min(ray_event.time_ns(data[: data.index(b"\n")]) // 1_000_000_000, 9_999_999_999)
-            before = Segment(f"{began_s:010d}-{name}", 0, 0, 0)
+            began_s = ray_event.time_ns(data[: data.index(b"\n")]) // 1_000_000_000
+            before = Segment(file_id(text, began_s), 0, 0, 0)
         segment = Segment(before.file, 0, before.end, len(data))
         self._ends[session, event_type] = segment
         return Chunk(

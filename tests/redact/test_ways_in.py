@@ -127,6 +127,8 @@ def test_an_entrypoint_is_masked_as_ray_posts_it_and_as_a_collector_in_go_writes
         {"a": "x", "url": f"https://me:{SECRET}@host/é\n"},
         {"a": f'{{"password": "{SECRET}\\n"}}'},
         {"a": "b", "c": f"export TOKEN={SECRET}"},
+        {"a }": "b", "c{": f"export TOKEN={SECRET}"},  # a brace in a name ends nothing
+        {"a": f"TOKEN={SECRET}", "b": f"TOKEN={SECRET} and more"},  # one text begins as the other does
     ],
 )
 @pytest.mark.parametrize("name", ["refIds", "ref_ids"])
@@ -177,3 +179,12 @@ def test_what_foreign_collectors_post():
     assert chunk.event_type == "ACTOR"
     assert SECRET.encode() not in chunk.data
     assert chunk.segments[0].length == len(line) + 1 == len(chunk.data)
+
+
+def test_a_label_whose_base64_is_spelt_with_escapes_is_masked_too():
+    encoded = b64encode(f"?TOKEN={SECRET}???".encode()).decode()
+    assert "/" in encoded
+    text = b'{"refIds":{"a":"%b"}}\n' % encoded.replace("/", "\\/").encode()
+    masked = Redactor()(text, "TASK_DEFINITION_EVENT")
+    assert len(masked) == len(text)
+    assert set(json.loads(masked)["refIds"]["a"]) == {"*"}

@@ -2,13 +2,17 @@
 
 import asyncio
 import gzip
+import io
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from itertools import count
 
 import pytest
 from tests.line import SEED
@@ -19,7 +23,7 @@ from raytrail.config import StoreConfig
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import COLLECTED
 from raytrail.kuberay import layout
-from raytrail.kuberay.files import Unread
+from raytrail.kuberay.files import File, Unread
 from raytrail.kuberay.follow import KubeRay
 from raytrail.kuberay.reading import read
 from raytrail.pubsub import connect
@@ -118,6 +122,68 @@ async def test_without_a_place_to_remember_all_comes_again_under_the_same_ranges
     put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:3])
     first = await follow.take(lambda chunks: len(ids(chunks)) == 3)
     assert await follow.take(lambda chunks: len(ids(chunks)) == 3) == first
+
+
+async def test_an_ack_that_comes_after_the_end_is_lost(root, put, defined, tmp_path):
+    follow = Followed(root, tmp_path / "places")
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:2])
+    async with aclosing(KubeRay(follow.url, **follow.options).subscribe("g")) as deliveries:
+        delivery = await anext(deliveries)
+    await delivery.ack()
+    assert await follow.take(lambda chunks: len(ids(chunks)) == 2) == [delivery.chunk]
+
+
+async def test_an_ack_that_cannot_be_written_down_is_warned_of_and_stops_nothing(root, put, defined, tmp_path, caplog):
+    follow = Followed(root, tmp_path / "places")
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:2])
+    put("aa/node_events/aa-2026-11-23-08-2.jsonl", defined[2:4])
+    async with aclosing(KubeRay(follow.url, **follow.options).subscribe("g")) as deliveries:
+        await (await anext(deliveries)).ack()
+        [path] = (tmp_path / "places").glob("*.sqlite")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("DROP TABLE files")
+        await (await anext(deliveries)).ack()
+    assert caplog.messages == [
+        f"{path}: no such table: files; files whose place was not written are read again after a restart"
+    ]
+
+
+async def test_a_reader_that_is_cancelled_while_it_reads_ends_as_such(root, put, defined):
+    reading, go_on = threading.Event(), threading.Event()
+
+    def wants(_):
+        reading.set()
+        return go_on.wait(300)
+
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:2])
+    deliveries = KubeRay(Followed(root).url, wants=wants).subscribe("g")
+    waiting = asyncio.create_task(anext(deliveries))
+    await asyncio.to_thread(reading.wait, 300)
+    waiting.cancel()
+    asyncio.get_running_loop().call_later(0.2, go_on.set)  # the thread cannot be cancelled: it ends by itself
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await deliveries.aclose()
+
+
+async def test_a_collection_is_listed_no_further_once_its_reader_is_cancelled(tmp_path, monkeypatch):
+    listing, ended = threading.Event(), threading.Event()
+
+    def endless(directory):
+        listing.set()
+        try:
+            yield from (File(f"{directory}/{number}", 0, io.BytesIO) for number in count())
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(layout, "below", endless)  # a disk that is too slow to be waited for
+    deliveries = KubeRay(Followed(tmp_path).url).subscribe("g")
+    waiting = asyncio.create_task(anext(deliveries))
+    await asyncio.to_thread(listing.wait, 300)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await asyncio.to_thread(ended.wait, 300)
 
 
 async def test_a_file_that_grows_says_its_beginning_again_under_the_same_ranges(root, put, defined, tmp_path):

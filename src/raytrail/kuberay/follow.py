@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -90,6 +92,8 @@ class KubeRay:
         """
         Yield chunks of the files that `group` has not read, and then of those that come or change.
 
+        An ack that comes after the generator was closed is lost, and its file is read again.
+
         Args:
             group: Who reads.
             from_start: Forget what the group has read.
@@ -112,14 +116,16 @@ class KubeRay:
                 for part in await asyncio.to_thread(self._look, places):
                     cluster = self._cluster or part.cluster
                     reader = _Reader(part, cluster, places)
-                    pieces = read(
-                        part,
-                        cluster=cluster,
-                        redact=self._redact,
-                        wants=self._wants,
-                        unread=reader.note,
-                        redact_logs=self._redact_logs,
-                        since_ns=places.last_ns(part.session),
+                    pieces = _Pieces(
+                        read(
+                            part,
+                            cluster=cluster,
+                            redact=self._redact,
+                            wants=self._wants,
+                            unread=reader.note,
+                            redact_logs=self._redact_logs,
+                            since_ns=places.last_ns(part.session),
+                        )
                     )
                     try:
                         async for piece, is_last in _with_last(pieces):
@@ -137,7 +143,9 @@ class KubeRay:
         """Return the sessions with the files that are to be read now."""
         parts = []
         names: set[str] = set()
-        for found in layout.find(self._files()):
+        # whoever waited for this may have been cancelled meanwhile: a large bucket takes minutes to list
+        files = takewhile(lambda _: not places.closed, self._files())
+        for found in layout.find(files):
             if not SESSION_NAME.fullmatch(found.session):
                 continue
             logs = {piece.file.name: piece for piece in found.logs if self._wants_log(piece.name)}
@@ -164,13 +172,31 @@ class KubeRay:
         """Hold nothing, so there is nothing to let go of."""
 
 
-async def _with_last(pieces: Iterator[Piece]) -> AsyncGenerator[tuple[Piece, bool], None]:
+class _Pieces:
+    """Pieces, each read in whatever thread, one at a time: whoever waits for one may be cancelled, and close them."""
+
+    def __init__(self, pieces: Generator[Piece, None, None]) -> None:
+        self._pieces = pieces
+        self._lock = threading.Lock()
+
+    def read(self) -> Piece | None:
+        """Return the next one, or None at the end."""
+        with self._lock:
+            return next(self._pieces, None)
+
+    def close(self) -> None:
+        """Close the files, once the piece that is being read has been."""
+        with self._lock:
+            self._pieces.close()
+
+
+async def _with_last(pieces: _Pieces) -> AsyncGenerator[tuple[Piece, bool], None]:
     """Yield pieces, and whether each is the last one of its file: once that is acknowledged, so is the file."""
-    piece = await asyncio.to_thread(next, pieces, None)
+    piece = await asyncio.to_thread(pieces.read)
     while piece is not None:
-        following = await asyncio.to_thread(next, pieces, None)
+        following = await asyncio.to_thread(pieces.read)
         while following is not None and following.file.name == piece.file.name and not following.chunks:
-            following = await asyncio.to_thread(next, pieces, None)
+            following = await asyncio.to_thread(pieces.read)
         yield piece, following is None or following.file.name != piece.file.name
         piece = following
 

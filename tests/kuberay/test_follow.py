@@ -1,6 +1,7 @@
 """A collection of KubeRay that grows while it is followed: all of it, once, whatever happens to the reader."""
 
 import asyncio
+import errno
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ from tests.line import SEED
 from tests.sources import collected
 from tests.sources.posted import SESSION
 
+from raytrail import disk
 from raytrail.config import StoreConfig
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import COLLECTED
@@ -214,6 +216,33 @@ async def test_a_torn_file_is_named_and_then_no_more(root, put, defined, tmp_pat
     mended = await follow.take(reported)
     assert len(ids(mended)) == 3
     assert len(reported(mended)[0]["unread"].split()) == 1
+
+
+async def test_a_file_that_cannot_be_read_is_tried_again_and_named_once(root, put, defined, tmp_path, monkeypatch):
+    follow = Followed(root, tmp_path / "places")
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:1])
+    put("bb/node_events/bb-2026-11-23-08-1.jsonl", defined[1:3])
+    opening, tries = disk.open_file, []
+
+    def open_file(path, *rest):  # a disk that fails, or a right that is missing
+        if path.name.startswith("bb"):
+            tries.append(path)
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opening(path, *rest)
+
+    def unread(chunks):
+        return [one["event_data"]["unread"].partition(" ")[2] for one in lines(chunks, "FILE")]
+
+    monkeypatch.setattr(disk, "open_file", open_file)
+    first = await follow.take(unread)
+    assert ids(first) == {defined[0]["eventId"]}
+    assert [text[42:] for text in unread(first)] == ["cannot be read: Permission denied"]
+    assert len(tries) == 2, "it may have been deleted since it was listed"
+    put("aa/node_events/zz-2026-11-23-08-2.jsonl", defined[3:4])  # which is read after the other
+    assert unread(await follow.take(ids)) == []
+    monkeypatch.setattr(disk, "open_file", opening)
+    mended = await follow.take(unread)
+    assert (ids(mended), unread(mended)) == ({one["eventId"] for one in defined[1:3]}, [""])
 
 
 async def test_an_answer_takes_the_place_of_the_one_before_also_in_an_idle_cluster(root, put, defined, tmp_path):

@@ -2,9 +2,10 @@
 KubeRay's collection as a source of chunks, which is followed: ``kuberay+s3://bucket/log``, ``gs``, ``az`` or ``file``.
 
 The collector uploads a new file of a node every few minutes, and answers of Ray's dashboard in the place of older ones.
-A reader lists what there is every ``poll_seconds`` (30), and reads the files that are new or have changed. It writes
-nothing there, so the right to list and read is enough. What it has read is remembered in a file of the history's.
-Without that, it reads all again. The history drops what it has.
+A reader lists what there is every ``poll_seconds`` (30), and reads the files that are new or have changed. A file that
+cannot be read is tried again each time, and reported from the second time on. The reader writes nothing there, so the
+right to list and read is enough. What it has read is remembered in a file of the history's. Without that, it reads all
+again. The history drops what it has.
 
 The URL's query may say what that of a bucket may (see `raytrail.pubsub.objects`), ``timeout_seconds``, ``endpoint`` and
 settings of obstore, and ``poll_seconds``.
@@ -207,6 +208,8 @@ class _Reader:
     def __init__(self, part: Collected, cluster: str, places: Places) -> None:
         self._part, self._cluster, self._places = part, cluster, places
         self._broken: dict[str, Unread] = {}
+        self._reported: set[str] = set()
+        """The files that the ledger names as not read to their end, once all chunks are acknowledged."""
         self._left: dict[str, int] = {}
         """How many chunks of a file are not acknowledged, and one more until it was read to its end."""
 
@@ -217,15 +220,24 @@ class _Reader:
     def deliver(self, piece: Piece, *, is_last: bool) -> Iterator[Delivery]:
         """Yield the chunks of a piece, and, after a file's last one, that it could not be read whole, or now could."""
         file, chunks = piece.file, list(piece.chunks)
-        broken = self._broken.get(file.name)
-        if is_last and (broken is not None or self._places.was_broken(file)):
-            chunks.append(self._report(file, broken))
+        if is_last:
+            chunks += self._report_end(file)
         self._places.happened(self._part.session, piece.last_ns)
         self._left[file.name] = self._left.get(file.name, 1) + len(chunks)
         if is_last:
             self._acknowledge(file)
         for chunk in chunks:
             yield Delivery(chunk, partial(self._acknowledge_once, file, []))
+
+    def _report_end(self, file: File) -> list[Chunk]:
+        """Return the report of a file that could not be read to its end, or now could."""
+        broken, known = self._broken.get(file.name), self._places.was_broken(file)
+        if broken is None:
+            return [self._report(file, None)] if known else []
+        if broken.comes_again and not known and not self._places.was_closed(file):
+            return []  # it may have been deleted since it was listed, or its disk may have failed this once
+        self._reported.add(file.name)
+        return [] if broken.comes_again and known else [self._report(file, broken)]
 
     def _report(self, file: File, broken: Unread | None) -> Chunk:
         now_ms = time.time_ns() // 1_000_000
@@ -247,7 +259,10 @@ class _Reader:
         self._left[file.name] -= 1
         if not self._left[file.name]:
             del self._left[file.name]
-            self._places.done(file, broken=file.name in self._broken)
+            broken = self._broken.get(file.name)
+            self._places.done(
+                file, broken=file.name in self._reported, closed=broken is not None and broken.comes_again
+            )
 
 
 def _settings(url: str) -> tuple[str, float]:

@@ -44,7 +44,7 @@ class Places:
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
             self._db.execute("CREATE TABLE IF NOT EXISTS files(name TEXT PRIMARY KEY, version TEXT, broken INTEGER)")
             self._db.execute("CREATE TABLE IF NOT EXISTS sessions(session TEXT PRIMARY KEY, last_ns INTEGER)")
-            self._files = {
+            self._files: dict[str, tuple[str, bool]] = {
                 name: (version, bool(broken)) for name, version, broken in self._db.execute("SELECT * FROM files")
             }
             self._last_ns: dict[str, int] = dict(self._db.execute("SELECT * FROM sessions").fetchall())
@@ -55,16 +55,28 @@ class Places:
 
     def new(self, files: Iterable[File]) -> tuple[File, ...]:
         """Return the files that were not read in the version that is there."""
-        return tuple(file for file in files if self._files.get(file.name, ("", False))[0] != file.version)
+        return tuple(file for file in files if not file.version or self._version(file) != file.version)
+
+    def was_closed(self, file: File) -> bool:
+        """Return whether the try before could not read a file, and another may."""
+        return self._version(file) == ""
 
     def was_broken(self, file: File) -> bool:
-        """Return whether an older version of a file could not be read to its end."""
+        """Return whether it was reported that a file could not be read to its end."""
         return self._files.get(file.name, ("", False))[1]
 
-    def done(self, file: File, *, broken: bool) -> None:
-        """Note that a file was read, and what came of it is safe."""
-        self._files[file.name] = (file.version, broken)
-        self._write("INSERT OR REPLACE INTO files VALUES(?, ?, ?)", [(file.name, file.version, broken)])
+    def done(self, file: File, *, broken: bool, closed: bool = False) -> None:
+        """
+        Note that a file was read, and what came of it is safe.
+
+        Args:
+            file: The file.
+            broken: Whether it was reported that it could not be read to its end.
+            closed: Whether it is to be tried again.
+        """
+        version = "" if closed else file.version
+        self._files[file.name] = (version, broken)
+        self._write("INSERT OR REPLACE INTO files VALUES(?, ?, ?)", [(file.name, version, broken)])
         if time.monotonic() - self._committed_at >= _COMMIT_SECONDS:
             self.commit()
 
@@ -102,6 +114,9 @@ class Places:
             self._commit()
             self.closed = True
             self._db.close()
+
+    def _version(self, file: File) -> str | None:
+        return self._files[file.name][0] if file.name in self._files else None
 
     def _commit(self) -> None:
         if self.closed or not self._db.in_transaction:

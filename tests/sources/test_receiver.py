@@ -170,6 +170,17 @@ def test_what_names_no_session_is_a_line_of_the_newest_one(begin, temp_dir):
     assert list((temp_dir / SESSION / "logs" / "export_events").glob("event_EXPORT_SET_ASIDE_0*.log"))
 
 
+def test_what_could_not_be_set_aside_is_once_it_can(begin, tmp_path, temp_dir):
+    bad = body({"sessionName": SESSION, "eventType": "NODE_DEFINITION_EVENT"})
+    (tmp_path / "set-aside.ndjson").mkdir()
+    intake = begin()
+    assert not intake.take(bad)
+    (tmp_path / "set-aside.ndjson").rmdir()
+    assert intake.take(bad)
+    assert intake.take(bad)
+    assert len(set_aside(tmp_path)) == 1
+
+
 def test_what_is_set_aside_has_a_limit(begin, tmp_path, monkeypatch):
     monkeypatch.setattr("raytrail.sources.set_aside.MOST_BYTES", 1000)
     intake = begin()

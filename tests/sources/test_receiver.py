@@ -18,6 +18,7 @@ import pytest
 from tests.sources.posted import SESSION, event
 
 from raytrail.errors import ConfigError, EventError
+from raytrail.event import SESSION_NAME
 from raytrail.sources.address import url, where
 from raytrail.sources.receiver import Intake, Receiver, _Room
 from raytrail.sources.set_aside import SetAside
@@ -145,6 +146,15 @@ def test_a_bad_event_is_set_aside_alone_and_the_batch_goes_on(begin, temp_dir, t
         ("Expected `object`, got `int`", 7),
     ]
     assert not (tmp_path / "etc").exists()
+
+
+def test_a_session_has_the_longest_name_that_is_read_again_or_is_set_aside(begin, temp_dir, tmp_path):
+    longest = f"session_{'x' * 193}"
+    assert SESSION_NAME.fullmatch(longest)
+    assert not SESSION_NAME.fullmatch(f"{longest}x")
+    assert begin().take(body(node("n1", sessionName=longest), node("n2", sessionName=f"{longest}x")))
+    assert written(temp_dir, longest) == ["n1"]
+    assert [one["event"]["eventId"] for one in set_aside(tmp_path)] == ["n2"]
 
 
 def test_what_is_set_aside_is_a_line_of_its_session_too_once_and_without_what_it_holds(begin, temp_dir, tmp_path):

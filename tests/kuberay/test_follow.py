@@ -306,6 +306,17 @@ async def test_one_that_is_not_there_and_one_that_is_misspelt_are_refused(tmp_pa
             connect(url)
 
 
+async def test_a_group_whose_file_cannot_be_used_is_not_being_read(root, put, defined, tmp_path):
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:1])
+    (tmp_path / "places").write_text("no directory")
+    pubsub = KubeRay(Followed(root).url, places=tmp_path / "places")
+    with pytest.raises(ConfigError, match="remove it: all files are read again"):
+        await anext(pubsub.subscribe("g"))
+    (tmp_path / "places").unlink()
+    async with aclosing(pubsub.subscribe("g")) as deliveries:
+        assert ids([(await anext(deliveries)).chunk]) == {defined[0]["eventId"]}
+
+
 async def test_it_is_read_only(root, put, defined):
     put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:1])
     follow = Followed(root)

@@ -107,8 +107,8 @@ class KubeRay:
             raise ConfigError(
                 f"group {group!r} of {shown(self._url)} is being read; close that reader, or use another group"
             )
-        self._reading.add(group)
         places = Places(self._place(group))
+        self._reading.add(group)
         try:
             if from_start:
                 places.clear()

@@ -3,9 +3,9 @@ KubeRay's collection as a source of chunks, which is followed: ``kuberay+s3://bu
 
 The collector uploads a new file of a node every few minutes, and answers of Ray's dashboard in the place of older ones.
 A reader lists what there is every ``poll_seconds`` (30), and reads the files that are new or have changed. A file that
-cannot be read is tried again each time, and reported from the second time on. The reader writes nothing there, so the
-right to list and read is enough. What it has read is remembered in a file of the history's. Without that, it reads all
-again. The history drops what it has.
+cannot be read is tried again the next time. It is then reported, and tried every ten minutes. The reader writes nothing
+there, so the right to list and read is enough. What it has read is remembered in a file of the history's. Without that,
+it reads all again. The history drops what it has.
 
 The URL's query may say what that of a bucket may (see `raytrail.pubsub.objects`), ``timeout_seconds``, ``endpoint`` and
 settings of obstore, and ``poll_seconds``.
@@ -37,6 +37,7 @@ from raytrail.redact import default
 PREFIX = "kuberay+"
 _POLL_SECONDS = 30.0
 _LEAST_POLL_SECONDS = 0.05
+_RETRY_SECONDS = 600.0  # a bucket bills each try, and all its old files may be in an archive
 
 
 class KubeRay:
@@ -112,9 +113,12 @@ class KubeRay:
         try:
             if from_start:
                 places.clear()
+            retry_at = 0.0
             while True:
                 began = time.monotonic()
-                for part in await asyncio.to_thread(self._look, places):
+                retry = began >= retry_at
+                retry_at = began + _RETRY_SECONDS if retry else retry_at
+                for part in await asyncio.to_thread(partial(self._look, places, retry=retry)):
                     cluster = self._cluster or part.cluster
                     reader = _Reader(part, cluster, places)
                     pieces = _Pieces(
@@ -140,10 +144,11 @@ class KubeRay:
             places.close()
             self._reading.remove(group)
 
-    def _look(self, places: Places) -> list[Collected]:
+    def _look(self, places: Places, *, retry: bool) -> list[Collected]:
         """Return the sessions with the files that are to be read now."""
         parts = []
         names: set[str] = set()
+        choose = partial(places.new, retry=retry)
         # whoever waited for this may have been cancelled meanwhile: a large bucket takes minutes to list
         files = takewhile(lambda _: not places.closed, self._files())
         for found in layout.find(files):
@@ -153,9 +158,9 @@ class KubeRay:
             names.update(file.name for file in (*found.files, *found.answers))
             names.update(logs)
             new = found._replace(
-                files=places.new(found.files),
-                answers=places.new(found.answers),
-                logs=tuple(logs[file.name] for file in places.new(piece.file for piece in logs.values())),
+                files=choose(found.files),
+                answers=choose(found.answers),
+                logs=tuple(logs[file.name] for file in choose(piece.file for piece in logs.values())),
             )
             if new.files or new.answers or new.logs:
                 parts.append(new)

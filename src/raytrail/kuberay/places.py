@@ -53,9 +53,20 @@ class Places:
                 f"{path}: {error}; remove it: all files are read again, the store drops repeats"
             ) from error
 
-    def new(self, files: Iterable[File]) -> tuple[File, ...]:
-        """Return the files that were not read in the version that is there."""
-        return tuple(file for file in files if not file.version or self._version(file) != file.version)
+    def new(self, files: Iterable[File], *, retry: bool) -> tuple[File, ...]:
+        """
+        Return the files that were not read in the version that is there.
+
+        Args:
+            files: The files that are there.
+            retry: Whether those are among them that were tried and reported.
+        """
+        return tuple(
+            file
+            for file in files
+            if (not file.version or self._version(file) != file.version)
+            and (retry or not (self.was_closed(file) and self.was_broken(file)))
+        )
 
     def was_closed(self, file: File) -> bool:
         """Return whether the try before could not read a file, and another may."""

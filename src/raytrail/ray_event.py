@@ -38,7 +38,7 @@ Each of Ray's types that event files can say, with the event type of these.
 Ray 2.60 defines events of placement groups and submission jobs, too, and sends none.
 """
 
-_SESSION = re.compile(r"session_[A-Za-z0-9_.-]{1,200}")
+_SESSION = re.compile(r"session_[A-Za-z0-9_.-]{1,193}")  # as long as `SESSION_NAME` has it
 _TYPE = re.compile(r"[A-Z][A-Z0-9_]{0,100}")
 LONGEST_ID = 1000
 """The longest id that is taken, in characters."""

@@ -1,25 +1,31 @@
 """A collection of KubeRay that grows while it is followed: all of it, once, whatever happens to the reader."""
 
 import asyncio
+import errno
 import gzip
+import io
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from itertools import count
 
 import pytest
 from tests.line import SEED
 from tests.sources import collected
 from tests.sources.posted import SESSION
 
+from raytrail import disk
 from raytrail.config import StoreConfig
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import COLLECTED
 from raytrail.kuberay import layout
-from raytrail.kuberay.files import Unread
+from raytrail.kuberay.files import File, Unread
 from raytrail.kuberay.follow import KubeRay
 from raytrail.kuberay.reading import read
 from raytrail.pubsub import connect
@@ -120,6 +126,68 @@ async def test_without_a_place_to_remember_all_comes_again_under_the_same_ranges
     assert await follow.take(lambda chunks: len(ids(chunks)) == 3) == first
 
 
+async def test_an_ack_that_comes_after_the_end_is_lost(root, put, defined, tmp_path):
+    follow = Followed(root, tmp_path / "places")
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:2])
+    async with aclosing(KubeRay(follow.url, **follow.options).subscribe("g")) as deliveries:
+        delivery = await anext(deliveries)
+    await delivery.ack()
+    assert await follow.take(lambda chunks: len(ids(chunks)) == 2) == [delivery.chunk]
+
+
+async def test_an_ack_that_cannot_be_written_down_is_warned_of_and_stops_nothing(root, put, defined, tmp_path, caplog):
+    follow = Followed(root, tmp_path / "places")
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:2])
+    put("aa/node_events/aa-2026-11-23-08-2.jsonl", defined[2:4])
+    async with aclosing(KubeRay(follow.url, **follow.options).subscribe("g")) as deliveries:
+        await (await anext(deliveries)).ack()
+        [path] = (tmp_path / "places").glob("*.sqlite")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("DROP TABLE files")
+        await (await anext(deliveries)).ack()
+    assert caplog.messages == [
+        f"{path}: no such table: files; files whose place was not written are read again after a restart"
+    ]
+
+
+async def test_a_reader_that_is_cancelled_while_it_reads_ends_as_such(root, put, defined):
+    reading, go_on = threading.Event(), threading.Event()
+
+    def wants(_):
+        reading.set()
+        return go_on.wait(300)
+
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:2])
+    deliveries = KubeRay(Followed(root).url, wants=wants).subscribe("g")
+    waiting = asyncio.create_task(anext(deliveries))
+    await asyncio.to_thread(reading.wait, 300)
+    waiting.cancel()
+    asyncio.get_running_loop().call_later(0.2, go_on.set)  # the thread cannot be cancelled: it ends by itself
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await deliveries.aclose()
+
+
+async def test_a_collection_is_listed_no_further_once_its_reader_is_cancelled(tmp_path, monkeypatch):
+    listing, ended = threading.Event(), threading.Event()
+
+    def endless(directory):
+        listing.set()
+        try:
+            yield from (File(f"{directory}/{number}", 0, io.BytesIO) for number in count())
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(layout, "below", endless)  # a disk that is too slow to be waited for
+    deliveries = KubeRay(Followed(tmp_path).url).subscribe("g")
+    waiting = asyncio.create_task(anext(deliveries))
+    await asyncio.to_thread(listing.wait, 300)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await asyncio.to_thread(ended.wait, 300)
+
+
 async def test_a_file_that_grows_says_its_beginning_again_under_the_same_ranges(root, put, defined, tmp_path):
     follow = Followed(root, tmp_path / "places")
     name = "aa/node_events/aa-2026-11-23-08-1.jsonl"
@@ -148,6 +216,39 @@ async def test_a_torn_file_is_named_and_then_no_more(root, put, defined, tmp_pat
     mended = await follow.take(reported)
     assert len(ids(mended)) == 3
     assert len(reported(mended)[0]["unread"].split()) == 1
+
+
+async def test_a_file_that_cannot_be_read_is_tried_again_and_named_once(root, put, defined, tmp_path, monkeypatch):
+    follow = Followed(root, tmp_path / "places")
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:1])
+    put("bb/node_events/bb-2026-11-23-08-1.jsonl", defined[1:3])
+    opening, tries = disk.open_file, []
+
+    def open_file(path, *rest):  # a disk that fails, or a right that is missing
+        if path.name.startswith("bb"):
+            tries.append(path)
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opening(path, *rest)
+
+    def unread(chunks):
+        return [one["event_data"]["unread"].partition(" ")[2] for one in lines(chunks, "FILE")]
+
+    monkeypatch.setattr(disk, "open_file", open_file)
+
+    def ack(chunk):
+        if chunk.event_type == "FILE":
+            put("aa/node_events/zz-2026-11-23-08-2.jsonl", defined[3:4])  # which is read after the other
+        return True
+
+    first = await follow.take(lambda chunks: defined[3]["eventId"] in ids(chunks), ack=ack)
+    assert [text[42:] for text in unread(first)] == ["cannot be read: Permission denied"]
+    assert len(tries) == 2, "it may have been deleted since it was listed, and is then left alone for a while"
+    put("aa/node_events/zz-2026-11-23-08-3.jsonl", defined[4:5])
+    assert unread(await follow.take(ids)) == []
+    assert len(tries) == 3
+    monkeypatch.setattr(disk, "open_file", opening)
+    mended = await follow.take(unread)
+    assert (ids(mended), unread(mended)) == ({one["eventId"] for one in defined[1:3]}, [""])
 
 
 async def test_an_answer_takes_the_place_of_the_one_before_also_in_an_idle_cluster(root, put, defined, tmp_path):
@@ -209,6 +310,17 @@ async def test_one_that_is_not_there_and_one_that_is_misspelt_are_refused(tmp_pa
     for url in ("kuberay+file://host/x", "kuberay+file:///x?poll_seconds=often", "kuberay+s3://b/x?pol_seconds=1"):
         with pytest.raises(ConfigError):
             connect(url)
+
+
+async def test_a_group_whose_file_cannot_be_used_is_not_being_read(root, put, defined, tmp_path):
+    put("aa/node_events/aa-2026-11-23-08-1.jsonl", defined[:1])
+    (tmp_path / "places").write_text("no directory")
+    pubsub = KubeRay(Followed(root).url, places=tmp_path / "places")
+    with pytest.raises(ConfigError, match="remove it: all files are read again"):
+        await anext(pubsub.subscribe("g"))
+    (tmp_path / "places").unlink()
+    async with aclosing(pubsub.subscribe("g")) as deliveries:
+        assert ids([(await anext(deliveries)).chunk]) == {defined[0]["eventId"]}
 
 
 async def test_it_is_read_only(root, put, defined):

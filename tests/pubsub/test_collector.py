@@ -279,3 +279,12 @@ def test_events_of_rays_http_export_say_their_type_and_session(shape):
     lines = [json.loads(line) for chunk in chunks for line in chunk.data.splitlines()]
     assert [line["eventId"] for line in lines] == ["a", "b"]
     assert [line["eventType"] for line in lines] == [one["eventType"] for one in events]
+
+
+def test_an_event_of_rays_http_export_may_have_the_names_of_its_protobuf():
+    names = {"eventId": "event_id", "eventType": "event_type", "sessionName": "session_name"}
+    event = posted.event("NODE_DEFINITION_EVENT", "node_definition_event", {"node_id": "AQ=="}, message="m")
+    kept = {names.get(name, name): value for name, value in event.items()}
+    [chunk] = from_message(json.dumps(kept).encode())
+    assert (chunk.event_type, chunk.session) == ("NODE_DEFINITION_EVENT", posted.SESSION)
+    assert json.loads(chunk.data)["node_definition_event"] == {"node_id": "AQ=="}

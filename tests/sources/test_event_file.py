@@ -55,6 +55,20 @@ def test_the_directory_is_asked_for_once_there_is_an_event(tmp_path):
     assert len(asked) == 1
 
 
+def test_only_so_many_files_are_open_however_many_types_there_are(tmp_path):
+    events = EventFiles(tmp_path)
+    types = [f"TYPE_{number}" for number in range(200)]
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        for event_type in types:
+            assert events.append("A", {})
+            assert events.append(event_type, {})
+    assert len(os.listdir("/proc/self/fd")) - before < 100
+    assert len(lines(tmp_path / f"event_EXPORT_A_{os.getpid()}.log")) == 400
+    assert {len(lines(tmp_path / f"event_EXPORT_{event_type}_{os.getpid()}.log")) for event_type in types} == {2}
+    events.close()
+
+
 def test_a_full_file_is_renamed_and_only_so_many_are_kept(tmp_path):
     events = EventFiles(tmp_path, rotation_bytes=400, rotation_files=2)
     for number in range(10):

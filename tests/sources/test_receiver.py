@@ -18,6 +18,7 @@ import pytest
 from tests.sources.posted import SESSION, event
 
 from raytrail.errors import ConfigError, EventError
+from raytrail.event import SESSION_NAME
 from raytrail.sources.address import url, where
 from raytrail.sources.receiver import Intake, Receiver, _Room
 from raytrail.sources.set_aside import SetAside
@@ -147,6 +148,15 @@ def test_a_bad_event_is_set_aside_alone_and_the_batch_goes_on(begin, temp_dir, t
     assert not (tmp_path / "etc").exists()
 
 
+def test_a_session_has_the_longest_name_that_is_read_again_or_is_set_aside(begin, temp_dir, tmp_path):
+    longest = f"session_{'x' * 193}"
+    assert SESSION_NAME.fullmatch(longest)
+    assert not SESSION_NAME.fullmatch(f"{longest}x")
+    assert begin().take(body(node("n1", sessionName=longest), node("n2", sessionName=f"{longest}x")))
+    assert written(temp_dir, longest) == ["n1"]
+    assert [one["event"]["eventId"] for one in set_aside(tmp_path)] == ["n2"]
+
+
 def test_what_is_set_aside_is_a_line_of_its_session_too_once_and_without_what_it_holds(begin, temp_dir, tmp_path):
     secret = {**job("j1"), "eventType": "soon", "message": "token=hunter2"}
     other = {**secret, "sessionName": "session_2026-11-24_00-00-00_000000_1"}
@@ -168,6 +178,17 @@ def test_what_names_no_session_is_a_line_of_the_newest_one(begin, temp_dir):
     (temp_dir / "session_latest").symlink_to(temp_dir / SESSION)
     assert begin().take(body(7))
     assert list((temp_dir / SESSION / "logs" / "export_events").glob("event_EXPORT_SET_ASIDE_0*.log"))
+
+
+def test_what_could_not_be_set_aside_is_once_it_can(begin, tmp_path, temp_dir):
+    bad = body({"sessionName": SESSION, "eventType": "NODE_DEFINITION_EVENT"})
+    (tmp_path / "set-aside.ndjson").mkdir()
+    intake = begin()
+    assert not intake.take(bad)
+    (tmp_path / "set-aside.ndjson").rmdir()
+    assert intake.take(bad)
+    assert intake.take(bad)
+    assert len(set_aside(tmp_path)) == 1
 
 
 def test_what_is_set_aside_has_a_limit(begin, tmp_path, monkeypatch):

@@ -59,10 +59,21 @@ class Unread(NamedTuple):
     """Bytes that are there and were not read, as far as that is known."""
     reason: str
 
+    @property
+    def comes_again(self) -> bool:
+        """Whether another try may read it."""
+        return isinstance(self.reason, Closed)
 
-def words_of(error: OSError | ConfigError) -> str:
+
+class Closed(str):
+    """The reason why a file cannot be read. It lies outside of the file, so another try may read it."""
+
+    __slots__ = ()
+
+
+def words_of(error: OSError | ConfigError) -> Closed:
     """Return the reason why a file cannot be read."""
-    return f"cannot be read: {(error.strerror if isinstance(error, OSError) else None) or error}"
+    return Closed(f"cannot be read: {(error.strerror if isinstance(error, OSError) else None) or error}")
 
 
 class Block(NamedTuple):

@@ -2,9 +2,10 @@
 KubeRay's collection as a source of chunks, which is followed: ``kuberay+s3://bucket/log``, ``gs``, ``az`` or ``file``.
 
 The collector uploads a new file of a node every few minutes, and answers of Ray's dashboard in the place of older ones.
-A reader lists what there is every ``poll_seconds`` (30), and reads the files that are new or have changed. It writes
-nothing there, so the right to list and read is enough. What it has read is remembered in a file of the history's.
-Without that, it reads all again. The history drops what it has.
+A reader lists what there is every ``poll_seconds`` (30), and reads the files that are new or have changed. A file that
+cannot be read is tried again the next time. It is then reported, and tried every ten minutes. The reader writes nothing
+there, so the right to list and read is enough. What it has read is remembered in a file of the history's. Without that,
+it reads all again. The history drops what it has.
 
 The URL's query may say what that of a bucket may (see `raytrail.pubsub.objects`), ``timeout_seconds``, ``endpoint`` and
 settings of obstore, and ``poll_seconds``.
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -35,6 +38,7 @@ from raytrail.redact import default
 PREFIX = "kuberay+"
 _POLL_SECONDS = 30.0
 _LEAST_POLL_SECONDS = 0.05
+_RETRY_SECONDS = 600.0  # a bucket bills each try, and all its old files may be in an archive
 
 
 class KubeRay:
@@ -91,6 +95,8 @@ class KubeRay:
         """
         Yield chunks of the files that `group` has not read, and then of those that come or change.
 
+        An ack that comes after the generator was closed is lost, and its file is read again.
+
         Args:
             group: Who reads.
             from_start: Forget what the group has read.
@@ -103,24 +109,29 @@ class KubeRay:
             raise ConfigError(
                 f"group {group!r} of {shown(self._url)} is being read; close that reader, or use another group"
             )
-        self._reading.add(group)
         places = Places(self._place(group))
+        self._reading.add(group)
         try:
             if from_start:
                 places.clear()
+            retry_at = 0.0
             while True:
                 began = time.monotonic()
-                for part in await asyncio.to_thread(self._look, places):
+                retry = began >= retry_at
+                retry_at = began + _RETRY_SECONDS if retry else retry_at
+                for part in await asyncio.to_thread(partial(self._look, places, retry=retry)):
                     cluster = self._cluster or part.cluster
                     reader = _Reader(part, cluster, places)
-                    pieces = read(
-                        part,
-                        cluster=cluster,
-                        redact=self._redact,
-                        wants=self._wants,
-                        unread=reader.note,
-                        redact_logs=self._redact_logs,
-                        since_ns=places.last_ns(part.session),
+                    pieces = _Pieces(
+                        read(
+                            part,
+                            cluster=cluster,
+                            redact=self._redact,
+                            wants=self._wants,
+                            unread=reader.note,
+                            redact_logs=self._redact_logs,
+                            since_ns=places.last_ns(part.session),
+                        )
                     )
                     try:
                         async for piece, is_last in _with_last(pieces):
@@ -134,20 +145,23 @@ class KubeRay:
             places.close()
             self._reading.remove(group)
 
-    def _look(self, places: Places) -> list[Collected]:
+    def _look(self, places: Places, *, retry: bool) -> list[Collected]:
         """Return the sessions with the files that are to be read now."""
         parts = []
         names: set[str] = set()
-        for found in layout.find(self._files()):
+        choose = partial(places.new, retry=retry)
+        # whoever waited for this may have been cancelled meanwhile: a large bucket takes minutes to list
+        files = takewhile(lambda _: not places.closed, self._files())
+        for found in layout.find(files):
             if not SESSION_NAME.fullmatch(found.session):
                 continue
             logs = {piece.file.name: piece for piece in found.logs if self._wants_log(piece.name)}
             names.update(file.name for file in (*found.files, *found.answers))
             names.update(logs)
             new = found._replace(
-                files=places.new(found.files),
-                answers=places.new(found.answers),
-                logs=tuple(logs[file.name] for file in places.new(piece.file for piece in logs.values())),
+                files=choose(found.files),
+                answers=choose(found.answers),
+                logs=tuple(logs[file.name] for file in choose(piece.file for piece in logs.values())),
             )
             if new.files or new.answers or new.logs:
                 parts.append(new)
@@ -165,13 +179,31 @@ class KubeRay:
         """Hold nothing, so there is nothing to let go of."""
 
 
-async def _with_last(pieces: Iterator[Piece]) -> AsyncGenerator[tuple[Piece, bool], None]:
+class _Pieces:
+    """Pieces, each read in whatever thread, one at a time: whoever waits for one may be cancelled, and close them."""
+
+    def __init__(self, pieces: Generator[Piece, None, None]) -> None:
+        self._pieces = pieces
+        self._lock = threading.Lock()
+
+    def read(self) -> Piece | None:
+        """Return the next one, or None at the end."""
+        with self._lock:
+            return next(self._pieces, None)
+
+    def close(self) -> None:
+        """Close the files, once the piece that is being read has been."""
+        with self._lock:
+            self._pieces.close()
+
+
+async def _with_last(pieces: _Pieces) -> AsyncGenerator[tuple[Piece, bool], None]:
     """Yield pieces, and whether each is the last one of its file: once that is acknowledged, so is the file."""
-    piece = await asyncio.to_thread(next, pieces, None)
+    piece = await asyncio.to_thread(pieces.read)
     while piece is not None:
-        following = await asyncio.to_thread(next, pieces, None)
+        following = await asyncio.to_thread(pieces.read)
         while following is not None and following.file.name == piece.file.name and not following.chunks:
-            following = await asyncio.to_thread(next, pieces, None)
+            following = await asyncio.to_thread(pieces.read)
         yield piece, following is None or following.file.name != piece.file.name
         piece = following
 
@@ -182,6 +214,8 @@ class _Reader:
     def __init__(self, part: Collected, cluster: str, places: Places) -> None:
         self._part, self._cluster, self._places = part, cluster, places
         self._broken: dict[str, Unread] = {}
+        self._reported: set[str] = set()
+        """The files that the ledger names as not read to their end, once all chunks are acknowledged."""
         self._left: dict[str, int] = {}
         """How many chunks of a file are not acknowledged, and one more until it was read to its end."""
 
@@ -192,15 +226,24 @@ class _Reader:
     def deliver(self, piece: Piece, *, is_last: bool) -> Iterator[Delivery]:
         """Yield the chunks of a piece, and, after a file's last one, that it could not be read whole, or now could."""
         file, chunks = piece.file, list(piece.chunks)
-        broken = self._broken.get(file.name)
-        if is_last and (broken is not None or self._places.was_broken(file)):
-            chunks.append(self._report(file, broken))
+        if is_last:
+            chunks += self._report_end(file)
         self._places.happened(self._part.session, piece.last_ns)
         self._left[file.name] = self._left.get(file.name, 1) + len(chunks)
         if is_last:
             self._acknowledge(file)
         for chunk in chunks:
             yield Delivery(chunk, partial(self._acknowledge_once, file, []))
+
+    def _report_end(self, file: File) -> list[Chunk]:
+        """Return the report of a file that could not be read to its end, or now could."""
+        broken, known = self._broken.get(file.name), self._places.was_broken(file)
+        if broken is None:
+            return [self._report(file, None)] if known else []
+        if broken.comes_again and not known and not self._places.was_closed(file):
+            return []  # it may have been deleted since it was listed, or its disk may have failed this once
+        self._reported.add(file.name)
+        return [] if broken.comes_again and known else [self._report(file, broken)]
 
     def _report(self, file: File, broken: Unread | None) -> Chunk:
         return Chunk(
@@ -221,7 +264,10 @@ class _Reader:
         self._left[file.name] -= 1
         if not self._left[file.name]:
             del self._left[file.name]
-            self._places.done(file, broken=file.name in self._broken)
+            broken = self._broken.get(file.name)
+            self._places.done(
+                file, broken=file.name in self._reported, closed=broken is not None and broken.comes_again
+            )
 
 
 def _settings(url: str) -> tuple[str, float]:

@@ -64,6 +64,8 @@ _TOLD_PATHS = 3
 _TOLD_CHARACTERS = 300
 _ADDED = {*_LINES, *_PATHS, "host", "hostname", "date", "offset", "tag", "@timestamp"}
 """What collectors put beside the fields of an event."""
+_EVENTS = ({"event_data"}, {"eventId", "eventType"}, {"event_id", "event_type", "session_name"})
+"""Fields that an event has: one of a file, one of Ray's HTTP export, and one whose names Ray was told to keep."""
 
 _FILE = re.compile(r"(?:^|/)event_EXPORT_([A-Z][A-Z0-9_]*?)(?:_\d+)?(?:\.\d+)?\.log(?:\.\d+)?")
 _SESSION = re.compile(r"(?:^|/)(session_\d[^/]*)/")
@@ -84,12 +86,11 @@ class Sender(NamedTuple):
 _NOBODY = Sender()
 
 
-class _Head(msgspec.Struct, frozen=True):
+class _Head(ray_event.Head):
+    """The head of a line, of an event file or of Ray's HTTP export."""
+
     source_type: str = ""
     timestamp: int | str = 0
-    eventType: str = ""
-    """Ray's HTTP export says the type by this name, and the session by the next."""
-    sessionName: str = ""
 
     @property
     def began_s(self) -> int:
@@ -233,7 +234,7 @@ def _lines(record: bytes) -> tuple[list[bytes], str]:
     except UNDECODABLE:
         return [record + b"\n"], ""
     path = next(filter(None, (_text(fields.get(name)) for name in _PATHS)), "")
-    if "event_data" in fields or {"eventId", "eventType"} <= fields.keys():
+    if any(names <= fields.keys() for names in _EVENTS):
         if _ADDED.isdisjoint(fields):
             return [record + b"\n"], path
         kept = {name: value for name, value in fields.items() if name not in _ADDED}
@@ -276,12 +277,12 @@ def _event_type(line: bytes) -> str:
     source, export, name = head.source_type.partition("EXPORT_")
     if export and not source:
         return _FILE_TYPES.get(name, name)
-    return head.eventType if head.eventType in ray_event.FILE_TYPES else UNKNOWN
+    return head.type if head.type in ray_event.FILE_TYPES else UNKNOWN
 
 
 def _session(line: bytes) -> str:
     """Return the session that an event names itself, as those of Ray's HTTP export do."""
-    name = _head(line).sessionName
+    name = _head(line).session
     return name if SESSION_NAME.fullmatch(name) else UNKNOWN_SESSION
 
 

@@ -28,6 +28,7 @@ import msgspec
 from raytrail import disk
 
 _RETRY_SECONDS = 5.0
+_OPEN_FILES = 32  # more than Ray has event types: a sender may make up any number of them
 
 _JSON = msgspec.json.Encoder(enc_hook=str)
 
@@ -115,16 +116,19 @@ class EventFiles:
         if time.monotonic() < self._closed_until.get(event_type, 0.0):
             return 0
         try:
-            file = self._open.get(event_type)
+            file = self._open.pop(event_type, None)
             if file is not None and file.size + len(lines) > self._rotation_bytes:
-                self._rotate(self._open.pop(event_type))
+                self._rotate(file)
                 file = None
             if file is None:
                 directory = self._directory if isinstance(self._directory, Path) else self._directory()
                 root = session_root(directory)
                 disk.make_directories(directory, root)
                 name = f"event_EXPORT_{event_type}_{self._prefix}{os.getpid()}.log"
-                file = self._open[event_type] = _Open(directory / name, root)
+                file = _Open(directory / name, root)
+            self._open[event_type] = file  # the one that was written last is the last
+            if len(self._open) > _OPEN_FILES:
+                self._open.pop(next(iter(self._open))).close()
             written = file.write(lines)
         except Exception:  # whatever it is, it is not tried again at each event
             self._closed_until[event_type] = time.monotonic() + _RETRY_SECONDS

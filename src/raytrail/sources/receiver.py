@@ -122,20 +122,21 @@ class Intake:
 
     def _put_aside(self, raw: msgspec.Raw, reason: str) -> bool:
         session, id = self._choose_session(raw), ray_event.digest(raw)
-        if session is not None:
-            if id in session.ids:
-                return True
-            if not session.files.append_lines(SET_ASIDE, ray_event.set_aside_line(raw, reason), 1):
-                return False
-            session.remember([id])
+        if session is not None and id in session.ids:
+            return True
         if time.monotonic() - self._told_at > 60:
             self._told_at = time.monotonic()
             log.warning("an event that Ray posted cannot be read: %s; it is kept in %s", reason, self._set_aside.path)
+        # first: once its line is written, it is taken for one that is safe
         try:
             self._set_aside.put(raw, reason)
         except OSError as error:
             log.error("%s: %s; make room, or mend it: Ray sends the batch again", self._set_aside.path, error)
             return False
+        if session is not None:
+            if not session.files.append_lines(SET_ASIDE, ray_event.set_aside_line(raw, reason), 1):
+                return False
+            session.remember([id])
         return True
 
     def _choose_session(self, raw: msgspec.Raw) -> _Session | None:

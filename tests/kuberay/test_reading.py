@@ -426,6 +426,26 @@ def test_logs_are_read_whole_or_in_pieces_and_an_agent_could_have_shipped_them(t
     assert masked[node, "secret.log"] == b"token=" + b"*" * 12 + b"\n"
 
 
+def test_of_a_log_no_more_is_taken_than_a_setting_lets_and_the_rest_is_said(tmp_path, defined, lay):
+    lay(encoded(defined[0]))
+    text = b"0123456789" * 30
+    for offset in (0, 100, 200):
+        session = lay(text[offset : offset + 100], f"{SESSION}/aa/logs/raylet.out.chunks/{offset:020}")
+    unread: list[kuberay_files.Unread] = []
+    read = reading.read(
+        session, cluster="", redact=lambda data, _: data, wants=lambda _: True, unread=unread.append, log_bytes=150
+    )
+    pieces = list(read)
+    assert sum(piece.read_bytes for piece in pieces) == session.size_bytes
+    with Store.open(tmp_path / "store", StoreConfig(threads=1), write=True) as store:
+        store.append([chunk for piece in pieces for chunk in piece.chunks])
+        store.seal(SESSION)
+        [log] = store.logs(SESSION, every=True)
+        assert b"".join(store.read_log(SESSION, log)).startswith(text[:150])
+        [row] = [row for row in store.ledger(SESSION) if row.event_type == "LOG"]
+    assert (row.written_bytes, row.stored_bytes, row.skipped_bytes, row.missing_bytes) == (300, 150, 150, 0)
+
+
 def _stored(session, directory, **options):
     read = reading.read(
         session,

@@ -36,6 +36,7 @@ from raytrail.terminal import note, options, service, stores
     "tail.logs",
     "tail.log_include",
     "tail.log_exclude",
+    "tail.log_file_bytes",
 )
 def history(url: str, group: str, config: Config) -> None:
     """
@@ -77,6 +78,7 @@ def _open(url: str, config: Config) -> PubSub:
         wants=partial(wants_type, config.tail),
         wants_log=partial(wants_log, config.tail),
         redact_logs=redact if config.tail.redact_logs else None,
+        log_bytes=config.tail.log_file_bytes,
         cluster=config.tail.cluster,
         places=store_dir(config),
     )

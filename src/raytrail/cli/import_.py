@@ -213,6 +213,7 @@ def _ship_collected(collected: Collected, store: Store, config: Config) -> list[
         wants=partial(wants_type, config.tail),
         unread=unread.append,
         redact_logs=redact if config.tail.redact_logs else lambda data, _: data,
+        log_bytes=config.tail.log_file_bytes,
     )
     with progress(collected.size_bytes, "importing") as advance:
         batches = _gathered(pieces, config.store.batch_bytes, collected.size_bytes, advance)

@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from raytrail.errors import ConfigError
-from raytrail.event import SESSION_NAME, Chunk
+from raytrail.event import MOST_OFFSET, SESSION_NAME, Chunk
 from raytrail.kuberay import layout
 from raytrail.kuberay.files import File, Unread
 from raytrail.kuberay.layout import Collected
@@ -54,6 +54,7 @@ class KubeRay:
         wants: Callable[[str], bool] | None = None,
         wants_log: Callable[[str], bool] | None = None,
         redact_logs: Redact | None = None,
+        log_bytes: int = MOST_OFFSET,
         cluster: str = "",
         places: Path | None = None,
     ) -> None:
@@ -66,6 +67,7 @@ class KubeRay:
             wants: Whether events of a type are taken. None: all are.
             wants_log: Whether a log of that name is taken. None: none is.
             redact_logs: Masks what is secret in logs. None: nothing is masked there.
+            log_bytes: The most bytes of one log that are taken.
             cluster: The name of all clusters. Empty: each has that of its folder.
             places: The directory for the file that says what was read. None: that is forgotten with this process.
 
@@ -77,6 +79,7 @@ class KubeRay:
         self._wants = wants or (lambda _: True)
         self._wants_log = wants_log or (lambda _: False)
         self._redact_logs: Redact = redact_logs or (lambda data, _: data)
+        self._log_bytes = log_bytes
         self._places = places
         inner, self._poll_seconds = _settings(url)
         self._files = _files_of_directory(inner) if inner.startswith("file:") else _files_of_bucket(inner)
@@ -130,6 +133,7 @@ class KubeRay:
                             wants=self._wants,
                             unread=reader.note,
                             redact_logs=self._redact_logs,
+                            log_bytes=self._log_bytes,
                             since_ns=places.last_ns(part.session),
                         )
                     )

@@ -21,6 +21,7 @@ def read_logs(
     pieces: Sequence[LogPiece],
     redact: Callable[[bytes, str], bytes],
     unread: Callable[[Unread], None],
+    most_bytes: int,
 ) -> Iterator[tuple[File, list[Chunk], int]]:
     """
     Yield some of a log at a time: its file, chunks and reports of it, and how many bytes have been read since the last.
@@ -31,6 +32,7 @@ def read_logs(
         pieces: The logs.
         redact: Masks what is secret, or nothing.
         unread: Takes what cannot be read of a file.
+        most_bytes: The most bytes of one log that are taken.
     """
     for piece, (file, raw) in zip(pieces, opened(piece.file for piece in pieces), strict=True):
         at, reason = piece.offset, raw if isinstance(raw, str) else ""
@@ -46,9 +48,9 @@ def read_logs(
                 data=data,
             )
 
-        while not isinstance(raw, str):
+        while not isinstance(raw, str) and at < most_bytes:
             try:
-                data = raw.read(_BLOCK_BYTES)
+                data = raw.read(min(_BLOCK_BYTES, most_bytes - at))
             except (OSError, ConfigError) as error:
                 reason = words_of(error)
                 break
@@ -60,10 +62,13 @@ def read_logs(
         if reason:
             unread(Unread(file, at - piece.offset, max(0, piece.offset + file.size_bytes - at), reason))
         read = at - piece.offset
-        yield file, [chunk("FILE", _report(id, piece, at))] if read else [], max(0, file.size_bytes - read)
+        end = piece.offset + file.size_bytes if not reason and at >= most_bytes else at
+        skipped = max(0, end - most_bytes)
+        reports = [chunk("FILE", _report(id, piece, end, skipped))] if read or skipped else []
+        yield file, reports, max(0, file.size_bytes - read)
 
 
-def _report(id: FileId, piece: LogPiece, end: int) -> bytes:
+def _report(id: FileId, piece: LogPiece, end: int, skipped: int) -> bytes:
     now_ms = time.time_ns() // 1_000_000
     fields = {
         "name": parse_log(piece.name).stem,
@@ -71,5 +76,6 @@ def _report(id: FileId, piece: LogPiece, end: int) -> bytes:
         "event_type": LOG,
         "node_id": piece.node_id,
         "written_bytes": end,
+        "skipped_bytes": skipped,
     }
     return report_line(id, now_ms, fields)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from raytrail import ray_event
 from raytrail.errors import EventError
-from raytrail.event import SET_ASIDE, Chunk, Segment
+from raytrail.event import MOST_OFFSET, SET_ASIDE, Chunk, Segment
 from raytrail.kuberay.files import Block, File, Unread, blocks, opened
 from raytrail.kuberay.layout import Collected
 from raytrail.kuberay.logs import read_logs
@@ -45,6 +45,7 @@ def read(
     wants: Callable[[str], bool],
     unread: Callable[[Unread], None],
     redact_logs: Redact = lambda data, _: data,
+    log_bytes: int = MOST_OFFSET,
     since_ns: int = 0,
 ) -> Generator[Piece, None, None]:
     """
@@ -60,6 +61,7 @@ def read(
         wants: Whether events of a type are taken.
         unread: Takes what cannot be read of a file.
         redact_logs: Masks what is secret in logs.
+        log_bytes: The most bytes of one log that are taken.
         since_ns: When the last thing happened that was read before.
 
     Raises:
@@ -87,7 +89,7 @@ def read(
             chunks = []
             unread(Unread(file, 0, len(body), str(error)))
         yield Piece(file, chunks, read_bytes, last_ns)
-    for some in read_logs(collected.session, cluster, collected.logs, redact_logs, unread):
+    for some in read_logs(collected.session, cluster, collected.logs, redact_logs, unread, log_bytes):
         yield Piece(*some, last_ns)
 
 

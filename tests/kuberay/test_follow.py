@@ -11,7 +11,7 @@ import time
 from contextlib import aclosing
 
 import pytest
-from tests.line import SEED
+from tests.line import SEED, catches, wait_for
 from tests.sources import collected
 from tests.sources.posted import SESSION
 
@@ -290,6 +290,8 @@ def test_a_bucket_that_grows_under_a_history_that_is_killed_is_stored_once_and_a
         while stored() < wanted and time.monotonic() < deadline:
             assert history.poll() is None, history.stderr.read()
             time.sleep(0.2)
+        # one that was begun when all was stored already may not be up yet
+        wait_for(lambda: history.poll() is not None or catches(history.pid, signal.SIGTERM), 60, "the history is up")
         history.terminate()
         _, said = history.communicate(timeout=120)
         assert history.returncode == 0, said

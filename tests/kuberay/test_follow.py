@@ -219,7 +219,7 @@ async def test_it_is_read_only(root, put, defined):
         await connect(follow.url).publish(chunk)
 
 
-async def test_a_bucket_is_followed_and_one_that_is_away_is_waited_for(s3, captured):
+async def test_a_bucket_is_followed_and_one_that_is_away_is_told_from_one_that_is_wrong(s3, captured):
     folder = "followed"
     collected.lay(s3.files / "bucket" / folder, captured[:3])
     scheme, _, rest = s3.place(folder).partition("://")

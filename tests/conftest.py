@@ -15,8 +15,13 @@ WAITING = {
     **{"test_survival": 220, "pubsub/test_kafka": 155, "ray/test_live": 130, "pubsub/test_ray": 95},
     **{"ray/test_head_restart": 85, "sources/test_live": 80, "sources/test_hooked_ray": 80, "pubsub/test_redis": 75},
     **{"pubsub/test_objects": 70, "test_docs": 60, "cli/test_agent": 60, "cli/test_ray_run": 55, "test_killed": 45},
-    **{"tail/test_tailer_machine": 45, "collectors/test_rsyslog": 45, "pubsub/test_nats": 20, "cli/test_stop": 17},
-    **{"lab/test_ray_cluster": 15},
+    **{
+        "tail/test_tailer_machine": 45,
+        "collectors/test_rsyslog": 45,
+        "kuberay/test_follow": 25,
+        "pubsub/test_nats": 20,
+    },
+    **{"cli/test_stop": 17, "lab/test_ray_cluster": 15},
 }
 """
 The files that mostly wait for somebody else's process, with their seconds on a quiet machine, longest first. Each is as
@@ -32,8 +37,8 @@ COMPUTING = {
 OTHER_SECONDS = 1.5
 FOLDING = ("store", "server")
 """
-Where a test with a directory of its own makes a store in it, and half a second goes into what the engine plans: such
-tests are slow, as there are hundreds.
+The rooms in which a test with a directory of its own makes a store in it. The engine takes half a second to plan what
+that needs, and there are hundreds of such tests. They are marked as slow.
 """
 
 
@@ -46,8 +51,8 @@ def pytest_configure():
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     waiting, computing = ({here / f"{name}.py": of[name] for name in of} for of in (WAITING, COMPUTING))
-    others = dict.fromkeys((item.path for item in items if item.path not in waiting), OTHER_SECONDS)
-    turn = turns(waiting) | turns({**computing, **others, **computing})
+    others = {item.path: OTHER_SECONDS for item in items if item.path not in waiting | computing}
+    turn = turns(waiting) | turns(computing | others)
     items.sort(key=lambda item: turn[item.path])
     for item in items:
         if item.path.relative_to(here).parts[0] in FOLDING and "tmp_path" in item.fixturenames:
@@ -55,7 +60,7 @@ def pytest_collection_modifyitems(items):
 
 
 def turns(seconds):
-    """Return the share of all these files' time that is over when each begins: so that all kinds run side by side."""
+    """Return the share of all these files' time that is over when each begins. By it all kinds run side by side."""
     begins = accumulate(seconds.values(), initial=0)
     return {path: begin / sum(seconds.values()) for path, begin in zip(seconds, begins, strict=False)}
 

@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -179,6 +180,19 @@ async def test_a_file_goes_to_the_partition_that_librdkafka_itself_chooses(kafka
     producer.flush()
     assert ours == theirs
     assert len(set(ours.values())) > 1
+
+
+@pytest.mark.slow
+async def test_all_lines_of_a_file_go_to_its_partition_whatever_their_keys(kafka):
+    topic = uuid4().hex
+    sent = [chunk(0, file=f"file{number}", data=b"{}\n" * 5) for number in range(30)]
+    async with aclosing(connect(kafka.url(topic, partitions=7, envelope="event"))) as pubsub:
+        await asyncio.gather(*map(pubsub.publish, sent))
+    partitions = {
+        (message.key().split()[1].partition(b":")[0], message.partition()) for message in kafka.messages(topic)
+    }
+    files = [one.segments[0].file.encode() for one in sent]
+    assert partitions == {(file, crc32(file) % 7) for file in files}
 
 
 @pytest.mark.slow

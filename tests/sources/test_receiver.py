@@ -105,6 +105,13 @@ def test_names_of_fields_may_be_those_of_the_protocol(begin, temp_dir):
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == [event, node("n2")]
 
 
+def test_an_event_of_a_type_that_nothing_here_knows_is_kept_as_it_came(begin, temp_dir):
+    newer = event("PLATFORM_EVENT", "platformEvent", {"objectKind": "Pod"}, eventId="p1")
+    assert begin().take(body(newer, node("n1")))
+    [path] = (temp_dir / SESSION / "logs" / "export_events").glob("event_EXPORT_PLATFORM_EVENT_0*.log")
+    assert json.loads(path.read_bytes()) == newer
+
+
 def test_what_the_receiver_of_an_older_version_wrote_is_known(begin, temp_dir):
     before = temp_dir / SESSION / "logs" / "export_events" / "event_EXPORT_NODE_0123.log"
     before.write_text('{"event_id":"n1","source_type":"EXPORT_NODE","timestamp":1,"event_data":{"node_id":"Tg=="}}\n')

@@ -143,6 +143,15 @@ def test_an_actor_that_was_posted_has_its_times_to_the_millisecond_and_why_it_re
     assert only(store, "actor", T0 * 1000 + 450)["num_restarts"] == 2
 
 
+def test_a_driver_of_which_only_the_node_is_told_has_the_address_of_that_node(store, event):
+    put(store, "driver_job", event("driver_job", T0, job_id=JOB, driver_node_id=NODE))
+    assert only(store, "driver_job")["driver_ip_address"] is None
+    put(store, "node", event("node", T0, node_id=NODE, node_manager_address="192.0.2.7"))
+    assert only(store, "driver_job")["driver_ip_address"] == "192.0.2.7"
+    store.seal(SESSION)
+    assert only(store, "driver_job")["driver_ip_address"] == "192.0.2.7"
+
+
 def test_folding_again_and_restarting_change_nothing(tmp_path, task, config):
     lines = [
         task(n, task_info={"type": "NORMAL_TASK", "func_or_class_name": "f"}, state_updates=times(pending=n))

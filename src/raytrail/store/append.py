@@ -144,7 +144,7 @@ class Appender:
                 db.execute(
                     "UPDATE counts SET events = events + ?, unknown = unknown - ?, rejected = rejected + ? "
                     "WHERE session = ? AND event_type = ?",
-                    (group.events, len(group.pieces), len(group.rejected), session, group.event_type),
+                    (group.events, group.events + len(group.rejected), len(group.rejected), session, group.event_type),
                 )
         (self._root / file.path).unlink(missing_ok=True)
 

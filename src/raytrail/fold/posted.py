@@ -257,7 +257,7 @@ _EXPRESSIONS: dict[PostedKind, Callable[[str, str], str]] = {
     "time_ms": lambda field, _: f"{_ns(field)} // 1000000",
     "function": _called,
     # the id of a task is 8 bytes of its own, and then its actor's (TaskID, id.h)
-    "creates actor": lambda field, _: f"from_base64({field})[9:]",
+    "creates actor": lambda field, _: f"nullif(from_base64({field})[9:], ''::BLOB)",
     "runtime env": _runtime_env,
     "constant": lambda _, argument: literal(argument),
     "equals": lambda field, argument: f"coalesce({field}, '') = {literal(argument)}",

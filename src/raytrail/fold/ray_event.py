@@ -181,7 +181,9 @@ class _Message:
     def text(self, name: str) -> str:
         """Take a string, an id or the name of an enumeration's value."""
         self._taken.add(name)
-        value = self._fields.get(name, "")
+        value = self._fields.get(name)
+        if value is None:  # protobuf's JSON may say so of what is unset
+            return ""
         if not isinstance(value, str):
             raise EventError(f"expected a string, got {type(value).__name__} - at {self.at}.{name}")
         return value

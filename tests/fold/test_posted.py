@@ -116,6 +116,7 @@ def test_most_odd_events_are_read_by_column_or_noticed_before_they_are():
         ("TASK_DEFINITION_EVENT", '"requiredResources":{"CPU":%s}', "1", '"1"'),
         ("TASK_DEFINITION_EVENT", '"requiredResources":{"CPU":%s}', "0.5", "true"),
         ("TASK_DEFINITION_EVENT", '"refIds":{"a":%s}', '"AQ=="', "null"),
+        ("TASK_DEFINITION_EVENT", '"taskFunc":{"javaFunctionDescriptor":{"className":%s}}', '"1"', "1"),
         ("TASK_LIFECYCLE_EVENT", '"isDebuggerPaused":%s', "true", "1"),
         ("TASK_LIFECYCLE_EVENT", '"isDebuggerPaused":%s', "false", '"true"'),
         ("TASK_PROFILE_EVENT", '"profileEvents":{"events":[{"startTime":%s}]}', '"1"', "1.5"),

@@ -73,6 +73,10 @@ _SPAN = struct(
     )
 )
 _OBJECT = struct((), closed=False)
+_CALLED = struct((optional("className", str), optional("functionName", str)), closed=False)
+_FUNCTION = struct(
+    (optional(f"{language}FunctionDescriptor", _CALLED) for language in ("python", "java", "cpp")), closed=False
+)
 _KINDS: dict[PostedKind, Any] = {
     "int": _INT,
     "bool": bool,
@@ -81,7 +85,8 @@ _KINDS: dict[PostedKind, Any] = {
     # the engine would make a number of "1" and of true, and nothing of null
     "amounts": dict[str, float],
     "texts in base64": dict[str, str],
-    **dict.fromkeys(("json", "function", "has"), _OBJECT),
+    "function": _FUNCTION,
+    **dict.fromkeys(("json", "has"), _OBJECT),
 }
 """What a field holds, by its kind. All others are texts."""
 

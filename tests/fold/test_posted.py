@@ -150,3 +150,13 @@ def test_what_is_null_or_too_short_is_the_same_in_both_ways(event_type, told, re
     assert not odd
     [line] = sort_out(event_type, encode(one)).lines
     assert rows == read(lambda source: decode(entity, source), line_type(entity), [(0, line)])
+
+
+@pytest.mark.parametrize("time", ["2026-02-30T08:10:10Z", "2026-11-23T08:60:10Z"])
+def test_a_time_that_is_none_is_noticed_though_no_row_has_it(time, read):
+    event_type = "DRIVER_JOB_LIFECYCLE_EVENT"
+    [_, event] = declared_event(event_type)
+    moved = {"state": "CREATED", "timestamp": "2026-11-23T08:10:10Z"}
+    body = {"jobId": "AQAAAA==", event.each: [moved]}
+    assert len(rows_of_posted(read, event_type, [posted.event(event_type, event.body, body)])[0]) == 1
+    assert rows_of_posted(read, event_type, [posted.event(event_type, event.body, body, timestamp=time)]) == ([], [])

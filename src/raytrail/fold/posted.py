@@ -101,6 +101,8 @@ def decode_posted(entity: Entity, event: PostedEvent, source: str) -> str:
         *map(_is_time, sorted(times)),
         *(f"{time} BETWEEN '{_EARLIEST}' AND '{_LATEST}'" for time in sorted({at, "timestamp"})),
     ]
+    if event.each:  # no row has the event's own time, so nothing else asks whether there is such a day
+        good.append("try_cast(timestamp AS TIMESTAMP_NS) IS NOT NULL")
     return f"SELECT {', '.join(columns)} FROM {source} WHERE {' AND '.join(good)}"
 
 

@@ -106,3 +106,57 @@ def test_most_odd_events_are_read_by_column_or_noticed_before_they_are():
         if check(odd["event"].get("eventType", "TASK_DEFINITION_EVENT"), encode(odd["event"]))
     ]
     assert len(ODD) * 0.4 < len(taken) < len(ODD) * 0.8
+
+
+@pytest.mark.parametrize(
+    ("event_type", "field", "usual", "odd"),
+    [
+        ("TASK_DEFINITION_EVENT", '"taskAttempt":%s', "1", "1.5"),
+        ("TASK_DEFINITION_EVENT", '"taskAttempt":%s', '"1"', '"0x10"'),
+        ("TASK_DEFINITION_EVENT", '"requiredResources":{"CPU":%s}', "1", '"1"'),
+        ("TASK_DEFINITION_EVENT", '"requiredResources":{"CPU":%s}', "0.5", "true"),
+        ("TASK_DEFINITION_EVENT", '"refIds":{"a":%s}', '"AQ=="', "null"),
+        ("TASK_DEFINITION_EVENT", '"taskFunc":{"javaFunctionDescriptor":{"className":%s}}', '"1"', "1"),
+        ("TASK_LIFECYCLE_EVENT", '"isDebuggerPaused":%s', "true", "1"),
+        ("TASK_LIFECYCLE_EVENT", '"isDebuggerPaused":%s', "false", '"true"'),
+        ("TASK_PROFILE_EVENT", '"profileEvents":{"events":[{"startTime":%s}]}', '"1"', "1.5"),
+        ("TASK_PROFILE_EVENT", '"profileEvents":{"events":[{"startTime":%s}]}', "1", "null"),
+        ("TASK_PROFILE_EVENT", '"profileEvents":{"events":[{"eventName":%s}]}', '"5"', "5"),
+    ],
+)
+def test_a_value_that_the_engine_would_make_another_of_is_noticed_by_the_check(event_type, field, usual, odd):
+    [_, event] = declared_event(event_type)
+    line = encode(posted.event(event_type, event.body, {"taskId": "AQ=="}))
+
+    def rows(value):
+        return check(event_type, line.replace(b'"AQ=="', b'"AQ==",' + (field % value).encode()))
+
+    assert (rows(usual), rows(odd)) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "told"),
+    [
+        ("TASK_DEFINITION_EVENT", {"taskName": None, "callSite": None, "jobId": None, "serializedRuntimeEnv": None}),
+        ("TASK_DEFINITION_EVENT", {"taskType": "ACTOR_CREATION_TASK"}),
+        ("TASK_LIFECYCLE_EVENT", {"nodeId": None, "actorReprName": None, "workerPid": None}),
+    ],
+    ids=["definition with null", "an id too short to have an actor in it", "lifecycle with null"],
+)
+def test_what_is_null_or_too_short_is_the_same_in_both_ways(event_type, told, read):
+    [entity, event] = declared_event(event_type)
+    one = posted.event(event_type, event.body, {"taskId": "AQ==", **told})
+    rows, odd = rows_of_posted(read, event_type, [one])
+    assert not odd
+    [line] = sort_out(event_type, encode(one)).lines
+    assert rows == read(lambda source: decode(entity, source), line_type(entity), [(0, line)])
+
+
+@pytest.mark.parametrize("time", ["2026-02-30T08:10:10Z", "2026-11-23T08:60:10Z"])
+def test_a_time_that_is_none_is_noticed_though_no_row_has_it(time, read):
+    event_type = "DRIVER_JOB_LIFECYCLE_EVENT"
+    [_, event] = declared_event(event_type)
+    moved = {"state": "CREATED", "timestamp": "2026-11-23T08:10:10Z"}
+    body = {"jobId": "AQAAAA==", event.each: [moved]}
+    assert len(rows_of_posted(read, event_type, [posted.event(event_type, event.body, body)])[0]) == 1
+    assert rows_of_posted(read, event_type, [posted.event(event_type, event.body, body, timestamp=time)]) == ([], [])

@@ -147,6 +147,19 @@ def test_lines_that_were_unknown_are_read_by_a_rebuild_of_a_version_that_knows_t
     assert store.snapshot(SESSION).count("task") == 2
 
 
+def test_lines_that_are_still_unknown_to_a_rebuild_stay_counted_as_such(store, task):
+    future = b'{"event_data":{},"source_type":"EXPORT_FUTURE","timestamp":1}'
+    store.append([chunk(TASK, [task(1), future, future])])
+    for _ in range(2):
+        store.rebuild(SESSION)
+        assert (row(store).stored_events, row(store).unknown_events) == (1, 2)
+
+
+def test_an_empty_line_is_rejected_and_no_event(store, task):
+    store.append([chunk(TASK, [task(1), b"", task(2)])])
+    assert (row(store).stored_events, row(store).rejected_events) == (2, 1)
+
+
 def test_what_the_check_let_pass_and_the_engine_refuses_is_counted_once(store, task):
     refused = task(1)[:-1].replace(b'"attempt_number":0', b'"attempt_number":99999999999999999999') + b"}"
     unknown = b'{"event_data":{},"source_type":"EXPORT_FUTURE","timestamp":1}'

@@ -12,9 +12,10 @@ from tests.damage import flip
 
 from raytrail.config import StoreConfig
 from raytrail.entities import installed
-from raytrail.errors import StoreDamaged
+from raytrail.errors import StoreDamaged, StoreUnavailable
 from raytrail.store import Filter, Store
 from raytrail.store.closed import SUPERSEDED, Closed
+from raytrail.store.engine import Engine
 from raytrail.testing import check_entity
 from raytrail.testing.entities import SESSION, chunk, states
 
@@ -187,6 +188,26 @@ def test_an_attempt_returns_before_it_was_committed_that_it_is_closed(store, tas
     assert (len(rows(store)), rows(store)[1]) == (2, expected[1])
     store.seal(SESSION)
     assert_says(store, expected)
+
+
+@pytest.mark.parametrize("step", ["_touched AS", "_touched_joined AS", "_found AS"])
+def test_a_fold_that_fails_half_way_leaves_no_table_in_memory(store, task, feed, monkeypatch, step):
+    whole = parts(task, 1)
+    feed(store, *whole[:3], task(2, state_updates=EXECUTOR))
+
+    def full(engine, sql, params=(), query=Engine.query):
+        rows = query(engine, sql, params)
+        if step in sql:
+            raise StoreUnavailable("memory: full; make room")
+        return rows
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Engine, "query", full)
+        with pytest.raises(StoreUnavailable):
+            feed(store, whole[3], task(2, state_updates=OWNER))
+    assert store._engine.run("SELECT table_name FROM duckdb_tables()") == []
+    store.fold()
+    assert store.snapshot(SESSION).count("task") == 2
 
 
 def test_an_attempt_returns_to_a_store_that_was_opened_again(tmp_path, task, feed, config):

@@ -194,6 +194,7 @@ def test_an_integer_that_cannot_be_is_set_aside_in_its_session_alone(tmp_path, t
         store.append([of(session, task(2), *([beyond] if session == names[2] else ())) for session in names])
         found = {cluster.session: (cluster.events, cluster.rejected) for cluster in store.clusters()}
     assert found == {session: (1, int(session == names[2])) for session in names}
+    assert not unnamed(tmp_path)
 
 
 @pytest.mark.slow

@@ -96,18 +96,20 @@ def _fields(tree: dict[str, Any], path: str, keys: frozenset[str]) -> Iterator[F
             yield required(name, msgspec.Raw) if below in keys else raw(name)
 
 
-def check(file_type: str, data: bytes | memoryview) -> int | None:
+def check(file_type: str, data: bytes) -> int | None:
     """
     Return how many rows whole lines give, if the engine can read them all and they have no field that we do not know.
 
     Else it returns None. It may be that some of them can be read, and that one was.
     """
+    told = posted_event(file_type)
     try:
-        if told := posted_event(file_type):
-            return count_rows(told[1], posted_decoder(*told).decode_lines(data))
-        return len(_decoder(file_type).decode_lines(data))
+        decoded = (posted_decoder(*told) if told else _decoder(file_type)).decode_lines(data)
     except UNDECODABLE:
         return None
+    if len(decoded) != data.count(b"\n") + (not data.endswith(b"\n")):
+        return None  # an empty line, which the decoder passes over
+    return count_rows(told[1], decoded) if told else len(decoded)
 
 
 def sort_out(file_type: str, line: bytes) -> Sorted:

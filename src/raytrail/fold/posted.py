@@ -101,6 +101,8 @@ def decode_posted(entity: Entity, event: PostedEvent, source: str) -> str:
         *map(_is_time, sorted(times)),
         *(f"{time} BETWEEN '{_EARLIEST}' AND '{_LATEST}'" for time in sorted({at, "timestamp"})),
     ]
+    if event.each:  # no row has the event's own time, so nothing else asks whether there is such a day
+        good.append("try_cast(timestamp AS TIMESTAMP_NS) IS NOT NULL")
     return f"SELECT {', '.join(columns)} FROM {source} WHERE {' AND '.join(good)}"
 
 
@@ -257,7 +259,7 @@ _EXPRESSIONS: dict[PostedKind, Callable[[str, str], str]] = {
     "time_ms": lambda field, _: f"{_ns(field)} // 1000000",
     "function": _called,
     # the id of a task is 8 bytes of its own, and then its actor's (TaskID, id.h)
-    "creates actor": lambda field, _: f"from_base64({field})[9:]",
+    "creates actor": lambda field, _: f"nullif(from_base64({field})[9:], ''::BLOB)",
     "runtime env": _runtime_env,
     "constant": lambda _, argument: literal(argument),
     "equals": lambda field, argument: f"coalesce({field}, '') = {literal(argument)}",

@@ -20,6 +20,7 @@ from raytrail.entities import EXTRA, Column, Entity, Type, installed, of_file_ty
 from raytrail.errors import ConfigError
 from raytrail.event import LOG, Chunk
 from raytrail.fold.lines import sort_out
+from raytrail.fold.ray_event import row_ids
 from raytrail.words import instead
 
 SCHEMA_VERSION = 1
@@ -77,12 +78,13 @@ def public_events(chunk: Chunk) -> Iterator[dict[str, Any]]:
     """Yield the chunk's events in their public form; lines that are not events are left out, and so are logs."""
     entities = {t: entity for entity in of_file_type(chunk.event_type) for t in entity.event_types}
     for line in () if chunk.event_type == LOG else chunk.data.splitlines():
-        for good in sort_out(chunk.event_type, line).lines:
-            event = msgspec.json.decode(good)
+        rows = sort_out(chunk.event_type, line).lines
+        for id, row in zip(_ids(line, len(rows)), rows, strict=True):
+            event = msgspec.json.decode(row)
             entity = entities[event["source_type"]]
             yield {
                 "event_type": event_type(event["source_type"]),
-                "event_id": _event_id(line),
+                "event_id": id,
                 "timestamp_s": event["timestamp"],
                 "cluster": chunk.cluster,
                 "session": chunk.session,
@@ -91,9 +93,13 @@ def public_events(chunk: Chunk) -> Iterator[dict[str, Any]]:
             }
 
 
-def _event_id(line: bytes) -> Any:
+def _ids(line: bytes, rows: int) -> list[Any]:
+    """Return the ids of the rows that an event gives. Mostly that is one, which has the event's own."""
+    if not rows:
+        return []
     event = msgspec.json.decode(line)
-    return event.get("event_id") or event.get("eventId")
+    own = event.get("event_id") or event.get("eventId")
+    return row_ids(own, rows)
 
 
 def _fields(entity: Entity, event: dict[str, Any]) -> dict[str, Any]:

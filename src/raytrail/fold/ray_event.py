@@ -53,14 +53,19 @@ def file_lines(entity: Entity, event: PostedEvent, posted: Any) -> list[bytes]:
     if not rows:
         raise EventError(f"nothing has changed - at {body.at}")
     lines = []
-    for number, row in enumerate(rows, 1):
+    for row_id, row in zip(row_ids(id, len(rows)), rows, strict=True):
         line = {
-            "event_id": id if number == len(rows) else f"{id}.{number}",
+            "event_id": row_id,
             "source_type": entity.event_types[0],
             "timestamp": row.time_ns // 1_000_000_000,
         }
         lines.append(msgspec.json.encode(line | row.fields))
     return lines
+
+
+def row_ids(id: str, rows: int) -> list[str]:
+    """Return the ids of an event's rows. The last alone has the event's own."""
+    return [*(f"{id}.{number}" for number in range(1, rows)), id]
 
 
 class _Row(NamedTuple):
@@ -180,7 +185,9 @@ class _Message:
     def text(self, name: str) -> str:
         """Take a string, an id or the name of an enumeration's value."""
         self._taken.add(name)
-        value = self._fields.get(name, "")
+        value = self._fields.get(name)
+        if value is None:  # protobuf's JSON may say so of what is unset
+            return ""
         if not isinstance(value, str):
             raise EventError(f"expected a string, got {type(value).__name__} - at {self.at}.{name}")
         return value

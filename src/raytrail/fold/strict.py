@@ -65,14 +65,28 @@ _UNREAD = ("severity", "sourceType", "message", "nodeId")
 _KEY = Annotated[str, msgspec.Meta(min_length=1)]
 _NOTHING = struct(())
 _BLANK = Literal["", "UNSPECIFIED"]
-_SPAN = struct(map(raw, ("startTime", "endTime", "eventName", "extraData")))
+_INT = int | Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,19}\Z")]
+_SPAN = struct(
+    (
+        *(Field(name, int | str, 0) for name in ("startTime", "endTime")),  # there are many, and a pattern is dear
+        *(Field(name, str, "") for name in ("eventName", "extraData")),
+    )
+)
 _OBJECT = struct((), closed=False)
+_CALLED = struct((optional("className", str), optional("functionName", str)), closed=False)
+_FUNCTION = struct(
+    (optional(f"{language}FunctionDescriptor", _CALLED) for language in ("python", "java", "cpp")), closed=False
+)
 _KINDS: dict[PostedKind, Any] = {
-    "int": msgspec.Raw,
-    "bool": msgspec.Raw,
+    "int": _INT,
+    "bool": bool,
     "spans": list[_SPAN],  # type: ignore[valid-type]
     "messages": _NOTHING,
-    **dict.fromkeys(("json", "amounts", "texts in base64", "function", "has"), _OBJECT),
+    # the engine would make a number of "1" and of true, and nothing of null
+    "amounts": dict[str, float],
+    "texts in base64": dict[str, str],
+    "function": _FUNCTION,
+    **dict.fromkeys(("json", "has"), _OBJECT),
 }
 """What a field holds, by its kind. All others are texts."""
 

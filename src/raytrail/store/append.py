@@ -144,7 +144,7 @@ class Appender:
                 db.execute(
                     "UPDATE counts SET events = events + ?, unknown = unknown - ?, rejected = rejected + ? "
                     "WHERE session = ? AND event_type = ?",
-                    (group.events, len(group.pieces), len(group.rejected), session, group.event_type),
+                    (group.events, group.events + len(group.rejected), len(group.rejected), session, group.event_type),
                 )
         (self._root / file.path).unlink(missing_ok=True)
 
@@ -225,8 +225,9 @@ class Appender:
             for entity in entities:
                 select = spools.decoded(of_many(entity) if len(groups) > 1 else entity)
                 most = max(group.rows for group in groups)
-                for file in self._files.write("log", entity.name, by_session, select, most, extremes(entity)):
-                    made.append(file.path)
+                files = self._files.write("log", entity.name, by_session, select, most, extremes(entity))
+                made += [file.path for file in files]
+                for file in files:
                     by_session[file.session].append((entity.name, file))
                     if wrong := beyond_limits(entity, file.statistics):
                         raise UnreadableError(wrong)

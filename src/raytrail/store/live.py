@@ -72,9 +72,17 @@ class _Open:
         """The expression of the hash."""
         self.closed = closed
         """The closed ones. None where none of the entity ever is."""
+        self.batch = f"{table}_batch"
+        """The table of new partial states, while they are joined."""
+        self.touched = f"{table}_touched"
+        """The same of known ones that they touch."""
+        self.joined = f"{table}_touched_joined"
+        """The same of both together."""
 
     def drop(self, engine: Engine) -> None:
-        engine.run(f"DROP TABLE IF EXISTS {self.table}")
+        # a join that failed half-way leaves its own tables
+        for table in (self.table, self.batch, self.touched, self.joined):
+            engine.run(f"DROP TABLE IF EXISTS {table}")
         if self.closed:
             self.closed.drop()
 
@@ -163,24 +171,22 @@ class LiveFold:
 
     def _fold(self, session: str, progress: _Session, entity: Entity, log: str) -> None:
         known = self._open(session, progress, entity)
-        batch = f"{known.table}_batch"
-        self._engine.run(
-            f"CREATE OR REPLACE TABLE {batch} AS SELECT *, {known.key} AS key_hash FROM ({merge.folded(entity, log)})"
-        )
-        self._join(session, progress, entity, known, batch)
+        select = f"SELECT *, {known.key} AS key_hash FROM ({merge.folded(entity, log)})"
+        self._engine.run(f"CREATE TABLE {known.batch} AS {select}")
+        self._join(session, progress, entity, known)
 
-    def _join(self, session: str, progress: _Session, entity: Entity, known: _Open, batch: str) -> None:
-        """Join a table of new partial states to what is known, and drop it."""
-        touched = f"{known.table}_touched"
+    def _join(self, session: str, progress: _Session, entity: Entity, known: _Open) -> None:
+        """Join new partial states to what is known, and drop their table."""
+        batch, touched = known.batch, known.touched
         [(rows,)] = self._engine.run(
-            f"CREATE OR REPLACE TABLE {touched} AS SELECT * EXCLUDE (folded_s) FROM {known.table} "
+            f"CREATE TABLE {touched} AS SELECT * EXCLUDE (folded_s) FROM {known.table} "
             f"WHERE key_hash IN (SELECT key_hash FROM {batch})"
         )
         returned = known.closed.find(batch) if known.closed else ()
         if known.closed and returned:
             known.closed.take_back(batch, self._find_closed(session, progress, entity, returned), touched)
         if rows or returned:
-            self._join_touched(entity, known, batch, touched)
+            self._join_touched(entity, known)
         self._engine.run(f"DROP TABLE {touched}")
         done = f"({entity.life.complete})" if entity.life.complete else "false"
         if entity.life.complete:
@@ -192,16 +198,16 @@ class LiveFold:
         )
         self._engine.run(f"DROP TABLE {batch}")
 
-    def _join_touched(self, entity: Entity, known: _Open, batch: str, touched: str) -> None:
+    def _join_touched(self, entity: Entity, known: _Open) -> None:
         """Join what a batch has of the keys of known states to these, in the batch alone."""
+        batch, touched, joined = known.batch, known.touched, known.joined
         again = f"key_hash IN (SELECT key_hash FROM {touched})"
         both = (
             f"(SELECT * EXCLUDE (key_hash) FROM {batch} WHERE {again} "
             f"UNION ALL BY NAME SELECT * EXCLUDE (key_hash) FROM {touched})"
         )
-        joined = f"{touched}_joined"
         self._engine.run(
-            f"CREATE OR REPLACE TABLE {joined} AS SELECT *, {known.key} AS key_hash FROM ({merge.fold(entity, both)})"
+            f"CREATE TABLE {joined} AS SELECT *, {known.key} AS key_hash FROM ({merge.fold(entity, both)})"
         )
         self._engine.run(f"DELETE FROM {known.table} WHERE {again}")
         self._engine.run(f"DELETE FROM {batch} WHERE {again}")
@@ -335,11 +341,10 @@ class LiveFold:
     def _join_twice(self, session: str, progress: _Session, entity: Entity, known: _Open, closed: Closed) -> None:
         """Join open states to closed ones of the same keys, which an older version left beside each other."""
         if closed.find(known.table):
-            batch = f"{known.table}_twice"
-            twice = closed.among_closed
-            self._engine.run(f"CREATE TABLE {batch} AS SELECT * EXCLUDE (folded_s) FROM {known.table} WHERE {twice}")
-            self._engine.run(f"DELETE FROM {known.table} WHERE {twice}")
-            self._join(session, progress, entity, known, batch)
+            twice = f"{known.table} WHERE {closed.among_closed}"
+            self._engine.run(f"CREATE TABLE {known.batch} AS SELECT * EXCLUDE (folded_s) FROM {twice}")
+            self._engine.run(f"DELETE FROM {twice}")
+            self._join(session, progress, entity, known)
 
     def _write(self, session: str, entity: Entity, kind: str, select: str) -> list[Written]:
         # sorted by pieces: a sealed session is their sequence, in which a query still skips

@@ -4,8 +4,8 @@ KubeRay's collection as a source of chunks, which is followed: ``kuberay+s3://bu
 The collector uploads a new file of a node every few minutes, and answers of Ray's dashboard in the place of older ones.
 A reader lists what there is every ``poll_seconds`` (30), and reads the files that are new or have changed. A file that
 cannot be read is tried again the next time. It is then reported, and tried every ten minutes. The reader writes nothing
-there, so the right to list and read is enough. What it has read is remembered in a file of the history's. Without that,
-it reads all again. The history drops what it has.
+there, so the right to list and read is enough. The history keeps in its store which files were read. Without that, all
+are read again, and the history stores nothing twice.
 
 The URL's query may say what that of a bucket may (see `raytrail.pubsub.objects`), ``timeout_seconds``, ``endpoint`` and
 settings of obstore, and ``poll_seconds``.
@@ -42,7 +42,7 @@ _RETRY_SECONDS = 600.0  # a bucket bills each try, and all its old files may be 
 
 
 class KubeRay:
-    """A collection, which is only read."""
+    """What KubeRay's collector has stored. It can be read, and nothing can be published there."""
 
     guarantee: Guarantee = "at-least-once"
 

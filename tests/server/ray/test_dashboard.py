@@ -76,6 +76,18 @@ async def test_some_actors_are_asked_for_by_their_ids(made_client, add):
     assert (await ask(made_client, f"logical/actors/{unknown}"))["detail"] is None
 
 
+async def test_many_actors_are_found_by_their_ids_where_the_cluster_has_more_than_are_read_at_once(
+    made_client, add, monkeypatch
+):
+    for module in ("actors", "dashboard"):
+        monkeypatch.setattr(f"raytrail.server.ray.{module}.ACTORS_SHOWN", 2)
+    add(node(), *(actor(number) for number in range(1, 6)))
+    known = [f"{number:024x}01000000" for number in range(1, 6)]
+    others = [f"{number:032x}" for number in range(dashboard.ASKED_ALONE)]
+    actors = (await ask(made_client, f"logical/actors?ids={','.join([*known, *others])}"))["actors"]
+    assert [id for id, shown in actors.items() if shown] == known
+
+
 @pytest.mark.parametrize(
     ("cause", "detail"),
     [

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from raytrail.server.context import Answer, View, encode, ray_answer
 from raytrail.server.ray import jobs
-from raytrail.server.ray.actors import on_page_of, read_actors
+from raytrail.server.ray.actors import ACTORS_SHOWN, on_page_of, read_actors
 from raytrail.server.ray.nodes import living_workers, read_nodes, shown_hostname, shown_node, shown_worker
 from raytrail.server.ray.status import format_status, logical_resources, object_bytes, read_status, status_report
 from raytrail.server.ray.timezones import local_zone
@@ -74,8 +74,11 @@ def _all_actors(view: View) -> Response:
     """Every actor for the dashboard."""
     if "ids" in view.params:
         ids = dict.fromkeys(view.param("ids").split(","))
-        each = [[Filter("actor_id", "=", id)] for id in ids] if len(ids) <= ASKED_ALONE else [[]]
-        listed = {actor["actorId"]: actor for where in each for actor in read_actors(view, *where)}
+        many = len(ids) > ASKED_ALONE
+        listed = {actor["actorId"]: actor for actor in read_actors(view)} if many else {}
+        if not many or len(listed) >= ACTORS_SHOWN:  # a cluster may have more actors than are read at once
+            for id in ids.keys() - listed.keys():
+                listed |= {actor["actorId"]: actor for actor in read_actors(view, Filter("actor_id", "=", id))}
         actors: dict[str, Any] = {id: listed.get(id) for id in ids}
     else:
         actors = {actor["actorId"]: actor for actor in read_actors(view)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -16,7 +17,7 @@ from raytrail.entities import entity as entity_of
 from raytrail.event import UNDECODABLE
 from raytrail.fold import show
 from raytrail.fold.layout import find, shown, stored
-from raytrail.fold.literals import quote
+from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_times
 from raytrail.fold.sessions import of_session
 from raytrail.fold.tally import TALLY, UNTIL, tally_columns, tally_name
@@ -30,6 +31,8 @@ FEW_ROWS = 20_000
 """Up to how many rows of a table are found by their numbers before anything else of them is read."""
 FEW_KEYS = 1_000
 """The same where they have no numbers, and are found by their keys."""
+
+_WORD = re.compile(r"\w+")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -380,17 +383,23 @@ class Snapshot:
     @_or_of_files
     def query(self, statement: str, params: Sequence[Any] = ()) -> Rows:
         """
-        Run a SELECT over views named after the entities, ids as hex text.
+        Run a SELECT over views named after the entities, each with ``session`` before its columns, ids as hex text.
 
         Raises:
             UnreadableError: The statement is wrong.
         """
+        # a view that is not asked need not be planned
+        named = set(_WORD.findall(statement.lower()))
         views = ", ".join(
-            f"{quote(entity.name)} AS ({show.view(entity, f'{self.source(entity)} s')})"
+            f"{quote(entity.name)} AS (SELECT {literal(self.session)} AS session, * FROM "
+            f"({show.view(entity, f'{self.source(entity)} s')}))"
             for entity in installed().values()
+            if entity.name in named
         )
         with self._states.asking(self.session):
-            return self._engine.query(f"WITH {views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params)
+            return self._engine.query(
+                f"{'WITH ' if views else ''}{views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params
+            )
 
 
 def _by_number(table: str, rows: Sequence[int]) -> str:

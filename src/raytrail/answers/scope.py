@@ -1,0 +1,44 @@
+"""What a question is about: one session of a cluster, at one moment or at last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from raytrail.fold.literals import literal
+from raytrail.store import Cluster, Snapshot, Store
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Scope(NamedTuple):
+    """One session of a cluster, at one moment."""
+
+    store: Store
+    """The history. Other sessions of it are asked for what is compared."""
+    cluster: Cluster
+    """The session's figures, at last."""
+    snapshot: Snapshot
+    """The session at the moment that is asked for."""
+
+    @property
+    def of_session(self) -> str:
+        """The condition of a query that reads this session alone, in `raytrail sql` as here."""
+        return f"session = {literal(self.cluster.session)}"
+
+    def ask(self, kind: type[T], statement: str, params: Sequence[Any] = ()) -> list[T]:
+        """
+        Return the rows of one SELECT over views named after the entities, each as a struct.
+
+        Args:
+            kind: The struct. The columns are named as its fields.
+            statement: A question that `raytrail sql` answers, too, with the same rows where no moment is asked for.
+            params: The values of its question marks.
+
+        Raises:
+            UnreadableError: The statement is wrong.
+        """
+        answer = self.snapshot.query(statement, params)
+        return [kind(**dict(zip(answer.columns, row, strict=True))) for row in answer.rows]

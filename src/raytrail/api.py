@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from raytrail.answers.scope import COUNTED
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
@@ -44,15 +45,6 @@ from raytrail.words import instead
 
 Condition: TypeAlias = tuple[str, Op, Any]
 """A column, an operator and a value, e.g. ``("start_time_ms", ">", 1_795_387_214_000)``."""
-
-COUNTED: Mapping[str, tuple[Filter, ...]] = {
-    "task": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")),
-}
-"""
-The rows that Ray's own ``list`` and ``summary`` count, by entity. All rows of other entities count.
-
-The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
-"""
 
 
 def open(store: str | os.PathLike[str]) -> History:

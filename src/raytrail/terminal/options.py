@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from raytrail import config as settings_of
-from raytrail import export
+from raytrail import export, times
 from raytrail.config import Setting
 from raytrail.sources import address
-from raytrail.terminal import times
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 

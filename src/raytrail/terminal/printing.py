@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raytrail import words
+from raytrail import times, words
 from raytrail.config import StoreConfig
 from raytrail.fold.literals import literal
 from raytrail.store.engine import Engine, copy_parquet, lines
-from raytrail.terminal import note, times
+from raytrail.terminal import note
 
 TEXT_CELLS = 40
 """Widest that a text of no fixed length may be in a table for people."""

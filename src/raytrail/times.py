@@ -1,4 +1,4 @@
-"""Moments on the command line: the one parser of TIME, and how times are printed."""
+"""Moments: the one parser of TIME, for commands and addresses, and how times are written."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ from raytrail.fold.literals import literal, quote
 from raytrail.fold.rollup import duration_of, read_of
 from raytrail.store import Run, Snapshot
 
-MOST_SLICES = 1_500
+MOST_SLICES = 1_200
 """Up to so many attempts are shown one by one."""
 MOST_ROWS = 200
 """Most rows of an answer."""
-MOST_CELLS = 36_000
+MOST_CELLS = 34_000
 """Most steps of all rows of an answer: each is two characters."""
 MOST_FUNCTIONS = 50
 """Most functions of the statistics of a selection."""

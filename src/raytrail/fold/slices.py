@@ -45,7 +45,7 @@ MOST_BANDS = 1000
 """Lanes are summed up by worker up to so many of these, else by node."""
 CELLS_SAVE = 4
 """A level is kept where there are so many slices to each of its cells, on average."""
-PARTS = 2
+PARTS = 4
 """And where its steps cut a slice into no more parts than these, on average."""
 
 

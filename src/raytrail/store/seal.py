@@ -20,6 +20,7 @@ from raytrail.fold import merge
 from raytrail.fold.conclude import concluded, follows
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.older import filled, filled_log
+from raytrail.fold.rollup import ROLLUPS, rollup, rollup_name
 from raytrail.fold.sessions import SESSION, of_many
 from raytrail.fold.tally import tally, tally_name
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
@@ -38,6 +39,12 @@ MOST_EVENTS = 50_000
 
 TALLY_SAVES = 100
 """A tally is kept where there are so many states of each kind, on average. Reading one of fewer saves nothing."""
+
+ROLLUP_SAVES = 2
+"""A rollup is kept where there are so many states to each of its rows, on average."""
+
+FEW_ROWS = 10_000
+"""Or where it has no more rows than these, which take no room."""
 
 
 def in_turn(entities: Iterable[Entity]) -> dict[Entity, list[str]]:
@@ -206,6 +213,17 @@ class Sealer:
         self._engine.run(f"CREATE INDEX {quote(f'{entity.name}_by_id')} ON {table}({quote(entity.key[0])})")
         if entity.moments and entity.moments.tallied:
             self._tally(entity, table, entity.moments)
+        if entity.work:
+            for name in ROLLUPS:
+                self._roll_up(entity, name, table)
+
+    def _roll_up(self, entity: Entity, name: str, table: str) -> None:
+        """Sum the states of a table up, unless the sums are nearly as many."""
+        rolled_up = f"caching.{quote(rollup_name(entity, name))}"
+        self._engine.run(f"CREATE TABLE {rolled_up} AS {rollup(entity, name, table)}")
+        [(sums, rows)] = self._engine.run(f"SELECT (SELECT count(*) FROM {rolled_up}), count(*) FROM {table}")
+        if sums > max(FEW_ROWS, rows // ROLLUP_SAVES):
+            self._engine.run(f"DROP TABLE {rolled_up}")
 
     def _tally(self, entity: Entity, table: str, by: Moments) -> None:
         """Count the states of a table, unless nearly each is one of its kind."""

@@ -27,7 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from raytrail.answers.scope import COUNTED
+from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
+from raytrail.answers.scope import COUNTED, Scope
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
@@ -231,6 +232,21 @@ class Cluster:
         """Return how many rows there are. The arguments and errors are those of `rows`."""
         entity = entity_of(noun)
         return self._snapshot.count(entity.name, self._make_conditions(entity, where, equal, every=every))
+
+    def failures(self, *, job: str = "", limit: int = SHOWN) -> Table:
+        """
+        Return what failed, grouped by what it has in common, the groups with the most failures first.
+
+        Args:
+            job: A job: its id, or that of its submission. Empty means all.
+            limit: The most groups.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConfigError: The limit is not from 1 to 500.
+        """
+        scope = Scope(self._store, self.figures, self._snapshot)
+        return of_structs("groups of failures", FailureGroup, lambda: failures_of(scope, job=job, limit=limit).groups)
 
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""

@@ -14,7 +14,7 @@ import msgspec
 from raytrail.entities import Entity, installed
 from raytrail.errors import NotFoundError, StoreDamaged
 from raytrail.fold import merge, show
-from raytrail.fold.layout import find
+from raytrail.fold.layout import find, shown
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.sessions import SESSION, of_many
 from raytrail.store.catalogue import Catalogue
@@ -130,7 +130,7 @@ class Figures:
             "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
         )
         known = msgspec.json.decode(summary) if summary else {}
-        mark = self._make_mark(session)
+        mark = self.mark(session)
         if known.get("mark") != mark:
             known = self._known.get(session, {})
         if known.get("mark") != mark:
@@ -195,14 +195,14 @@ class Figures:
         ledgers, summaries = dict[str, list[LedgerRow]](), list[tuple[str, str]]()
         for session, worked_out in self._work_out(sessions, _Files(files, self._catalogue, self._engine)).items():
             ledgers[session] = worked_out.ledger
-            summary = {**worked_out.figures, "mark": self._make_mark(session)}
+            summary = {**worked_out.figures, "mark": self.mark(session)}
             summaries.append((msgspec.json.encode(summary).decode(), session))
         with self._catalogue.transaction() as db:
             db.executemany("UPDATE sessions SET summary = ? WHERE session = ?", summaries)
         self._ledgers.keep(ledgers)
         return ledgers
 
-    def _make_mark(self, session: str) -> str:
+    def mark(self, session: str) -> str:
         """Return what tells one fold of a session from the next."""
         paths = self._catalogue.query(
             "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session
@@ -341,6 +341,30 @@ class _OfOne:
         self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
     ) -> Mapping[str, list[LedgerRow]]:
         return {self._snapshot.session: self._ledgers.of(self._snapshot)}
+
+
+def views(files: Mapping[str, Sequence[Path]], names: Collection[str], catalogue: Catalogue, engine: Engine) -> str:
+    """
+    Return the beginning of a statement over views of entities, each with ``session`` before its columns.
+
+    Args:
+        files: The files of the sealed states of sessions, by entity.
+        names: The entities.
+        catalogue: The store's catalogue.
+        engine: Reads the files.
+    """
+    source = _Files(files, catalogue, engine)
+    relations = {
+        name: f"({_view(entity, source)})" if entity.view else source(entity, None)
+        for name, entity in installed().items()
+        if name in names
+    }
+    return "WITH " + ", ".join(
+        f"{quote(name)} AS (SELECT {SESSION.name} AS session, "
+        f"{', '.join(f'{show.public(column)} AS {quote(column.name)}' for column in shown(installed()[name]))} "
+        f"FROM {relation} s)"
+        for name, relation in relations.items()
+    )
 
 
 def _view(entity: Entity, source: _Source) -> str:

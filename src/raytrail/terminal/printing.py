@@ -183,6 +183,11 @@ def write_json(rows: Iterable[Any], output: Path | None = None) -> None:
         file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
+def write_object(answer: Any) -> None:
+    """Write one answer as JSON, indented, as the page of that answer gives it."""
+    click.echo(msgspec.json.format(msgspec.json.encode(answer)).decode())
+
+
 def _encode(row: Any) -> str:
     try:
         return msgspec.json.encode(row).decode()
@@ -261,6 +266,11 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, (dict, list)):
         return msgspec.json.encode(value).decode()
     return " ".join(_printable(str(value)).split())
+
+
+def plain(text: str) -> str:
+    """Return a text of several lines without what colours or steers a terminal."""
+    return _printable(text)
 
 
 def _printable(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from raytrail.answers.scope import COUNTED_TASKS, Scope
+from raytrail.answers.scope import Scope
 from raytrail.entities import MOST_SECONDS, Work, entity
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.fold import slices as drawn
@@ -140,6 +140,14 @@ class Slices(msgspec.Struct, frozen=True, kw_only=True):
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     """Which process worked on what, in a window of time."""
 
+    job: str
+    """The driver job that alone is shown. Empty: all."""
+    node: str
+    """The node, likewise."""
+    actor: str
+    """The actor, likewise."""
+    worker: str
+    """The worker, likewise."""
     from_ms: int
     """When the window begins, in milliseconds since 1970."""
     to_ms: int
@@ -345,6 +353,7 @@ def timeline(
         slices = None if bins else _read_slices(tables, window)
         numbers = bins[1] if bins else slices[1] if slices else []
         return Timeline(
+            **chosen._asdict(),
             from_ms=window.from_ms,
             to_ms=window.to_ms,
             first_ms=window.first_ms,
@@ -700,7 +709,7 @@ def _percentile_ms(buckets: Counter[int], percent: int) -> float | None:
 
 def _where(scope: Scope, window: _Window) -> str:
     return (
-        f"WHERE {scope.of_session} AND {COUNTED_TASKS}{window.chosen.of_tasks()}\n"
+        f"WHERE {scope.of_session} AND {WORK.counted}{window.chosen.of_tasks()}\n"
         f"  AND coalesce(start_time_ms, end_time_ms) < {window.to_ms} "
         f"AND coalesce(end_time_ms, {window.to_ms}) >= {window.from_ms}"
     )

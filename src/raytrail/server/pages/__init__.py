@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from raytrail import times, words
+from raytrail.server.pages.drawing import draw
 from raytrail.server.pages.filters import lasted, missing_lines, moment, moment_text, number, unreadable_lines
 from raytrail.store import Cluster
 
@@ -109,6 +110,7 @@ def _templates() -> Environment:
         moment=moment,
         moment_text=moment_text,
         tone=words.tone,
+        drawing=draw,
         span=times.show_span,
         missing_lines=missing_lines,
         unreadable_lines=unreadable_lines,

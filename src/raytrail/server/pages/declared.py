@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about
+from raytrail.server.pages import about, run
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE,)
+PAGES: tuple[Page, ...] = (about.PAGE, run.PAGE)

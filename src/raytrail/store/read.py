@@ -32,6 +32,8 @@ FEW_ROWS = 20_000
 """Up to how many rows of a table are found by their numbers before anything else of them is read."""
 FEW_KEYS = 1_000
 """The same where they have no numbers, and are found by their keys."""
+LATE_ROWS = 200_000
+"""Up to how many states that were to change after a moment are taken off a rollup, and added as they were."""
 
 _WORD = re.compile(r"\w+")
 
@@ -378,6 +380,32 @@ class Snapshot:
         if not self._attach or self._moment is not None:
             return None
         return self._states.table(self.session, rollup_name(entity_of(noun), name), ROLLUPS[name].columns)
+
+    def rolled_back(self, name: str, noun: str = "task") -> str | None:
+        """
+        Return what `rollup` does, and of a moment shortly before the end, as before a shutdown, what it was then.
+
+        The sums of the few states that were to change are taken off, and those of what they were then are added. Rows
+        of the same thing may therefore be several, and their numbers add up. The latest time may be a later one.
+
+        Returns:
+            None where there is no rollup, its numbers do not add up, or many states were to change.
+        """
+        entity, moment, added = entity_of(noun), self._moment, ROLLUPS[name].added
+        last = self.at_last().rollup(name, noun)
+        table, by = self._find_table(entity), entity.moments
+        if moment is None or not (last and table and by and added):
+            return last if moment is None else None
+        late = f"(SELECT * FROM {table} WHERE {quote(by.latest)} > {moment.last_ns})"
+        [(rows,)] = self.run(f"SELECT count(*) FROM {late}")
+        if rows > LATE_ROWS:
+            return None
+        taken_off = ", ".join(f"-{quote(c)}" if c in added else quote(c) for c in ROLLUPS[name].columns)
+        then = self._rewind(entity, late, read_of(entity))
+        return (
+            f"(FROM {last} UNION ALL SELECT {taken_off} FROM ({rollup(entity, name, late)}) "
+            f"UNION ALL FROM ({rollup(entity, name, then)}))"
+        )
 
     def rolled_up(self, name: str, noun: str = "task") -> str:
         """Return the relation of what states add up to: the table that `rollup` returns, else the states are summed."""

@@ -27,9 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from raytrail.answers import Scope
 from raytrail.answers.functions import FunctionRow, functions
 from raytrail.answers.nodes import NodeRow, nodes
+from raytrail.answers.scope import COUNTED, Scope
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
@@ -50,15 +50,6 @@ Condition: TypeAlias = tuple[str, Op, Any]
 
 ALL_ROWS = 1_000_000
 """The most rows of a table that a question makes."""
-
-COUNTED: Mapping[str, tuple[Filter, ...]] = {
-    "task": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")),
-}
-"""
-The rows that Ray's own ``list`` and ``summary`` count, by entity. All rows of other entities count.
-
-The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
-"""
 
 
 def open(store: str | os.PathLike[str]) -> History:

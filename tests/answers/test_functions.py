@@ -98,6 +98,8 @@ def test_a_sealed_session_answers_the_same_from_its_sums_at_last_and_before_its_
         assert (answered.tasks, answered.failed, answered.sql) == (expected.tasks, expected.failed, expected.sql)
         assert len(answered.functions) == len(expected.functions)
         for row, other in zip(answered.functions, expected.functions, strict=True):
+            assert row.last_ms is not None
+            assert other.last_ms is not None
             assert other.last_ms <= row.last_ms <= (BEGAN_MS + 60_000 if expected is live[0] else before)
             for name in set(row.__struct_fields__) - {"last_ms"}:
                 expected_value = getattr(other, name)

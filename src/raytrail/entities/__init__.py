@@ -366,6 +366,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The column of the node that it works on."""
     worker: str
     """The expression of the process that works on it."""
+    pid: str
+    """The column of its number on its node."""
     actor: str
     """The column of the actor that it is of."""
     queued_ns: str
@@ -388,6 +390,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     At any moment it is in the last of them whose time had come.
     """
+    waits: tuple[tuple[str, tuple[str, ...]], ...]
+    """What it can wait for before it works, each with the states in which it does."""
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):

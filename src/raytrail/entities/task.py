@@ -368,6 +368,7 @@ TASK = Entity(
         function="func_or_class_name",
         node="node_id",
         worker=task_sql.WORKER,
+        pid="worker_pid",
         actor="actor_id",
         queued_ns="pending_args_avail_ns",
         began_ns="running_ns",
@@ -377,5 +378,17 @@ TASK = Entity(
         failed="failed_ns IS NOT NULL",
         retried="attempt_number > 0",
         states=tuple((name, task_sql.time(number)) for number, name in task_sql.IN_ORDER),
+        waits=(
+            ("arguments", ("PENDING_ARGS_AVAIL",)),
+            ("node", ("PENDING_NODE_ASSIGNMENT",)),
+            (
+                "object store",
+                (
+                    *("PENDING_OBJ_STORE_MEM_AVAIL", "PENDING_ARGS_FETCH"),
+                    *("PENDING_ACTOR_TASK_ARGS_FETCH", "GETTING_AND_PINNING_ARGS"),
+                ),
+            ),
+            ("worker", ("SUBMITTED_TO_WORKER", "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY")),
+        ),
     ),
 )

@@ -142,7 +142,7 @@ def _states(work: Work, by: Moments, source: str) -> str:
         f"(SELECT {low} AS all_low, {step} AS all_step {counted})"
     )
     stays = " UNION ALL ".join(
-        _stays(work, source, state, quote(entered), _least([column for _, column in work.states[place + 1 :]]))
+        _stays(work, source, state, quote(entered), least([column for _, column in work.states[place + 1 :]]))
         for place, (state, entered) in enumerate(work.states)
     )
     bins = " UNION ALL ".join(
@@ -175,7 +175,8 @@ def _stays(work: Work, source: str, state: str, entered: str, left: str) -> str:
     )
 
 
-def _least(columns: Sequence[str]) -> str:
+def least(columns: Sequence[str]) -> str:
+    """Return the expression of the first of the times in some columns, which is null where there is none."""
     return f"least({', '.join(map(quote, columns))})" if columns else "NULL::BIGINT"
 
 

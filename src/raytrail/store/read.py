@@ -15,7 +15,7 @@ import msgspec
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
 from raytrail.event import UNDECODABLE
-from raytrail.fold import show
+from raytrail.fold import show, slices
 from raytrail.fold.layout import find, shown, stored
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_times
@@ -367,7 +367,7 @@ class Snapshot:
         """
         Return the table of what states add up to, for `run` and the like: it answers in milliseconds for millions.
 
-        `raytrail.fold.rollup.ROLLUPS` has the columns of each.
+        `raytrail.fold.rollup.ROLLUPS` and `raytrail.fold.slices.COLUMNS` have the columns of each.
 
         Args:
             name: The rollup, such as ``functions``.
@@ -379,7 +379,8 @@ class Snapshot:
         """
         if not self._attach or self._moment is not None:
             return None
-        return self._states.table(self.session, rollup_name(entity_of(noun), name), ROLLUPS[name].columns)
+        columns = ROLLUPS[name].columns if name in ROLLUPS else slices.COLUMNS[name]
+        return self._states.table(self.session, rollup_name(entity_of(noun), name), columns)
 
     def rolled_back(self, name: str, noun: str = "task") -> str | None:
         """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timezone
 
-from raytrail.store import Cluster
+from raytrail import times
+from raytrail.store import Cluster, LedgerRow
 
 
 def number(count: int) -> str:
@@ -32,3 +34,30 @@ def moment(ms: int) -> datetime | None:
         return datetime.fromtimestamp(ms / 1000, timezone.utc)
     except (OverflowError, ValueError, OSError):
         return None
+
+
+def moment_text(ms: int) -> str:
+    """Return a time as people write it, in UTC; as a number beyond the year 9999."""
+    return times.show(ms, digits=3 * (ms % 1000 != 0)).removesuffix("Z") if moment(ms) else str(ms)
+
+
+def missing_lines(ledger: Iterable[LedgerRow]) -> list[str]:
+    """Return a line for each range of a file that is missing."""
+    return [
+        f"{gap.name} ({gap.file}): bytes {number(gap.start)} to {number(gap.end)}"
+        for row in ledger
+        for gap in row.missing
+    ]
+
+
+def unreadable_lines(ledger: Iterable[LedgerRow]) -> list[str]:
+    """Return a line for each line, and for each end of a file, that cannot be read."""
+    ledger = list(ledger)
+    return [
+        *(f"{line.file} at {number(line.offset)}: {line.reason}" for row in ledger for line in row.rejected),
+        *(
+            f"{end.name} ({end.file}) from {number(end.start)} to {number(end.end)}: {end.reason}"
+            for row in ledger
+            for end in row.unread
+        ),
+    ]

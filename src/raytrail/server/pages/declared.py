@@ -1,0 +1,8 @@
+"""All pages, in the order of the bar's tabs."""
+
+from __future__ import annotations
+
+from raytrail.server.pages import about
+from raytrail.server.pages.page import Page
+
+PAGES: tuple[Page, ...] = (about.PAGE,)

@@ -8,10 +8,11 @@ import msgspec
 
 from raytrail.answers.jobs import driver_jobs
 from raytrail.answers.order import order_by, ordered
-from raytrail.answers.scope import COUNTED_TASKS, Scope
+from raytrail.answers.scope import Scope
 from raytrail.answers.spans import (
     ARGUMENTS_NS,
     ASSIGNMENT_NS,
+    COUNTED,
     FUNCTION,
     RUNNING_NS,
     WAITING_NS,
@@ -98,7 +99,7 @@ def functions(
         NotFoundError: There is no such job.
     """
     jobs = driver_jobs(scope, job)
-    condition = f"{scope.of_session} AND {COUNTED_TASKS}{of_jobs(jobs)}"
+    condition = f"{scope.of_session} AND {COUNTED}{of_jobs(jobs)}"
     statement = _statement(condition)
     rows = _read_rollup(scope, jobs)
     rows = ordered(scope.ask(FunctionRow, statement) if rows is None else rows, FunctionRow, order)

@@ -9,8 +9,8 @@ import msgspec
 
 from raytrail.answers.jobs import driver_jobs
 from raytrail.answers.order import ordered
-from raytrail.answers.scope import COUNTED_TASKS, Scope
-from raytrail.answers.spans import FUNCTION, RUNNING_NS, Sums, of_jobs
+from raytrail.answers.scope import Scope
+from raytrail.answers.spans import COUNTED, FUNCTION, RUNNING_NS, Sums, of_jobs
 from raytrail.entities.node import NODE
 from raytrail.errors import NotFoundError
 from raytrail.fold.literals import literal
@@ -255,7 +255,7 @@ def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) 
         "t.error_type, t.actor_id,\n  t.start_time_ms, t.end_time_ms,\n"
         "  (SELECT max_by(a.state, a.attempt_number) FROM task a "
         f"WHERE a.{scope.of_session} AND a.task_id = t.task_id AND a.attempt_number > t.attempt_number) AS again\n"
-        f"FROM task t WHERE t.{scope.of_session} AND {COUNTED_TASKS} AND node_id = {literal(row.node_id)} AND {_LOST}\n"
+        f"FROM task t WHERE t.{scope.of_session} AND {COUNTED} AND node_id = {literal(row.node_id)} AND {_LOST}\n"
         f"ORDER BY end_time_ms, task_id, attempt_number LIMIT {MOST_LOST}"
     )
     actors = (
@@ -329,7 +329,7 @@ def _all_of_nodes(scope: Scope, jobs: Sequence[str]) -> str:
     count(DISTINCT function) AS functions, sum(ran) AS ran
   FROM (SELECT node_id, state, {FUNCTION} AS function, {_LOST} AS lost,
       {RUNNING_NS} AS ran
-    FROM task WHERE {scope.of_session} AND {COUNTED_TASKS}{of_jobs(jobs)} AND node_id IS NOT NULL)
+    FROM task WHERE {scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND node_id IS NOT NULL)
   GROUP BY node_id"""
 
 
@@ -337,7 +337,7 @@ def _lost_of_nodes(scope: Scope, jobs: Sequence[str]) -> str:
     """Return the SELECT of what was lost with each node, where the rest is summed up already."""
     return (
         "SELECT node_id, 0 AS tasks, 0 AS failed, count(*) AS lost, 0 AS functions, 0 AS ran "
-        f"FROM task WHERE {scope.of_session} AND {COUNTED_TASKS}{of_jobs(jobs)} AND state = 'FAILED' "
+        f"FROM task WHERE {scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND state = 'FAILED' "
         f"AND node_id IS NOT NULL AND {_LOST} GROUP BY node_id"
     )
 
@@ -378,7 +378,7 @@ def _functions_of_nodes(scope: Scope, jobs: Sequence[str], sums: Sums | None) ->
 SELECT t.node_id, node_name, function, count(*) AS tasks, count(*) FILTER (t.state = 'FAILED') AS failed,
   count(ran) AS ended, coalesce(sum(ran), 0) / 1e6 AS running_total_ms, quantile_disc(ran, 0.5) / 1e6 AS running_p50_ms
 FROM (SELECT node_id, state, {FUNCTION} AS function, {RUNNING_NS} AS ran
-  FROM task WHERE {scope.of_session} AND {COUNTED_TASKS}{of_jobs(jobs)} AND node_id IS NOT NULL) t
+  FROM task WHERE {scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND node_id IS NOT NULL) t
 LEFT JOIN (SELECT node_id, node_name FROM node WHERE {scope.of_session}) n ON n.node_id = t.node_id
 GROUP BY ALL"""
     rows = scope.ask(_Ran, statement) if sums is None else _read_functions(scope, sums)

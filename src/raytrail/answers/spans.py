@@ -13,6 +13,8 @@ from raytrail.fold.rollup import ROLLUPS, percentiles, running_ns, waiting_ns
 _WORK = TASK.work
 assert _WORK is not None, "a task waits and works"
 
+COUNTED = _WORK.counted
+"""The attempts that Ray's own list and summary count."""
 FUNCTION = f"coalesce({_WORK.function}, '')"
 RUNNING_NS = running_ns(_WORK)
 """From the start to the end."""

@@ -54,8 +54,8 @@ def read_of(entity: Entity) -> tuple[str, ...]:
     if entity.work is None or entity.moments is None:
         raise ValueError(f"{entity.name}: nothing of it is summed up")
     work, by = entity.work, entity.moments
-    expressions = [getattr(work, name) for name in work.__struct_fields__ if name != "states"]
-    read = (reads(entity, expression) for expression in expressions)
+    expressions = (getattr(work, name) for name in work.__struct_fields__)
+    read = (reads(entity, expression) for expression in expressions if isinstance(expression, str))
     return tuple(dict.fromkeys([*chain(*read), *(column for _, column in work.states), by.earliest, by.latest]))
 
 

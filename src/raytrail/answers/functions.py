@@ -19,6 +19,7 @@ from raytrail.answers.spans import (
     Sums,
     of_jobs,
 )
+from raytrail.fold.literals import literal
 
 MOST_FUNCTIONS = 500
 """Most functions of an answer, unless more are asked for."""
@@ -69,6 +70,8 @@ class Functions(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     job: str
     """The job. Empty means all."""
+    order: str
+    """The column that they are sorted by, with ``-`` before one that descends."""
     functions: tuple[FunctionRow, ...]
     all_functions: int
     """How many functions there are, those among them that are not shown."""
@@ -106,12 +109,22 @@ def functions(
     return Functions(
         session=scope.cluster.session,
         job=job,
+        order=order,
         functions=tuple(rows[:limit]),
         all_functions=len(rows),
         tasks=sum(row.tasks for row in rows),
         failed=sum(row.failed for row in rows),
         running_total_ms=sum(row.running_total_ms for row in rows),
         sql=f"{statement}\nORDER BY {order_by(order)}, function LIMIT {limit:d}",
+    )
+
+
+def failed_sql(session: str, function: str) -> str:
+    """Return the question in SQL for the failed attempts of a function."""
+    return (
+        "SELECT end_time_ms, name, error_type, error_message, task_id, attempt_number, node_id FROM task\n"
+        f"WHERE session = {literal(session)} AND {COUNTED} AND state = 'FAILED' AND {FUNCTION} = {literal(function)}\n"
+        "ORDER BY end_time_ms LIMIT 1000"
     )
 
 

@@ -27,6 +27,12 @@ SLOW = 1.5
 """A node is slow at a function if its median is so many times that of the others."""
 SLOWER_MS = 1.0
 """And if it is longer by so much."""
+SURE = ((1600, 0.45), (400, 0.4), (100, 0.3), (45, 0.2), (LEAST_TASKS, 0.05))
+"""
+And if that is no chance: of so many attempts, all but the quickest share took longer than half of the others' did.
+
+By chance alone, as by tossing coins, it is so once in 30,000 nodes and functions (0.5 - 2 / sqrt(attempts)).
+"""
 
 _LOST = (
     "(error_type IN ('NODE_DIED', 'LOCAL_RAYLET_DIED') OR inferred = 'node died'"
@@ -107,6 +113,8 @@ class NodeFunction(msgspec.Struct, frozen=True, kw_only=True):
 
     Null where too few ended here or on all others.
     """
+    slow: bool
+    """Whether the node counts as slow at it: by so much, of so many attempts, that it is hardly chance."""
 
 
 class Nodes(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +123,8 @@ class Nodes(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     job: str
     """The job whose attempts are counted. Empty means all."""
+    order: str
+    """The column that they are sorted by. Empty has those first that died though nobody asked them to."""
     nodes: tuple[NodeRow, ...]
     all_nodes: int
     """How many nodes there are, those among them that are not shown."""
@@ -211,7 +221,7 @@ def nodes(scope: Scope, *, job: str = "", order: str = "", limit: int = MOST_NOD
     jobs = driver_jobs(scope, job)
     sums = Sums.of(scope, jobs)
     ran, sql = _functions_of_nodes(scope, jobs, sums)
-    slow = sorted((row for row in ran if is_slow(row)), key=lambda row: -(row.slower or 0))
+    slow = sorted((row for row in ran if row.slow), key=lambda row: -(row.slower or 0))
     rows = [_row(row, slow) for row in _read_nodes(scope, jobs, sums)]
     rows.sort(key=_by_interest)
     if order:
@@ -219,6 +229,7 @@ def nodes(scope: Scope, *, job: str = "", order: str = "", limit: int = MOST_NOD
     return Nodes(
         session=scope.cluster.session,
         job=job,
+        order=order,
         nodes=tuple(rows[:limit]),
         all_nodes=len(rows),
         dead=sum(row.state == "DEAD" for row in rows),
@@ -265,7 +276,7 @@ def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) 
     return Node(
         session=scope.cluster.session,
         job=job,
-        node=_row(row, [of for of in own if is_slow(of)]),
+        node=_row(row, [of for of in own if of.slow]),
         functions=tuple(own[:limit]),
         all_functions=len(own),
         lost_tasks=tuple(scope.ask(LostTask, lost)) if row.lost_tasks else (),
@@ -273,12 +284,6 @@ def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) 
         sql=sql,
         lost_sql=lost,
     )
-
-
-def is_slow(row: NodeFunction) -> bool:
-    """Return whether a node was slow at a function."""
-    longer_ms = (row.running_p50_ms or 0) - (row.others_p50_ms or 0)
-    return row.slower is not None and row.slower >= SLOW and longer_ms >= SLOWER_MS
 
 
 def _row(row: _Row, slow: Iterable[NodeFunction]) -> NodeRow:
@@ -369,14 +374,18 @@ class _Ran(msgspec.Struct):
     failed: int
     ended: int
     running_total_ms: float
-    running_p50_ms: float | None
+    quick_ns: tuple[int, ...] | None
+    """The durations of `_SHARES`."""
+
+
+_SHARES = (*sorted(share for _, share in SURE), 0.5)
 
 
 def _functions_of_nodes(scope: Scope, jobs: Sequence[str], sums: Sums | None) -> tuple[list[NodeFunction], str]:
     """Return each function on each node, beside the same on the others, and the question in SQL."""
     statement = f"""\
 SELECT t.node_id, node_name, function, count(*) AS tasks, count(*) FILTER (t.state = 'FAILED') AS failed,
-  count(ran) AS ended, coalesce(sum(ran), 0) / 1e6 AS running_total_ms, quantile_disc(ran, 0.5) / 1e6 AS running_p50_ms
+  count(ran) AS ended, coalesce(sum(ran), 0) / 1e6 AS running_total_ms, quantile_disc(ran, {list(_SHARES)}) AS quick_ns
 FROM (SELECT node_id, state, {FUNCTION} AS function, {RUNNING_NS} AS ran
   FROM task WHERE {scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND node_id IS NOT NULL) t
 LEFT JOIN (SELECT node_id, node_name FROM node WHERE {scope.of_session}) n ON n.node_id = t.node_id
@@ -394,9 +403,10 @@ def _read_functions(scope: Scope, sums: Sums) -> list[_Ran]:
     names = scope.snapshot.run(
         f"SELECT node_id, node_name FROM {scope.snapshot.source(NODE, ('node_id', 'node_name'))}"
     )
+    quick = f"CASE WHEN ran > 0 THEN [{', '.join(f'p{round(share * 100)}' for share in _SHARES)}] END"
     rows = scope.snapshot.run(
-        f"WITH sums AS ({sums.added_up(by)}), shares AS ({sums.percentiles(by, (0.5,))}) "
-        "SELECT s.node_id, s.function, attempts, failed, ran, running_ns / 1e6, p50 / 1e6 FROM sums s "
+        f"WITH sums AS ({sums.added_up(by)}), shares AS ({sums.percentiles(by, _SHARES)}) "
+        f"SELECT s.node_id, s.function, attempts, failed, ran, running_ns / 1e6, {quick} FROM sums s "
         "LEFT JOIN shares d ON d.function = s.function AND d.node_id = s.node_id AND d.measure = 'running' "
         "WHERE s.node_id IS NOT NULL"
     )
@@ -406,10 +416,10 @@ def _read_functions(scope: Scope, sums: Sums) -> list[_Ran]:
 
 def _beside_others(rows: Sequence[_Ran]) -> Iterable[NodeFunction]:
     """Yield one function on each of its nodes, beside the same on the others."""
-    enough = sorted(row.running_p50_ms for row in rows if row.ended >= LEAST_TASKS and row.running_p50_ms is not None)
+    enough = sorted(row.quick_ns[-1] for row in rows if row.ended >= LEAST_TASKS and row.quick_ns)
     for row in rows:
-        own = row.running_p50_ms if row.ended >= LEAST_TASKS else None
-        others = None if own is None else _median_without(enough, own)
+        own = row.quick_ns[-1] if row.quick_ns else None
+        others = None if own is None or row.ended < LEAST_TASKS else _median_without(enough, own)
         yield NodeFunction(
             node_id=row.node_id,
             node_name=row.node_name,
@@ -417,10 +427,20 @@ def _beside_others(rows: Sequence[_Ran]) -> Iterable[NodeFunction]:
             tasks=row.tasks,
             failed=row.failed,
             running_total_ms=row.running_total_ms,
-            running_p50_ms=row.running_p50_ms,
-            others_p50_ms=others,
+            running_p50_ms=None if own is None else own / 1e6,
+            others_p50_ms=None if others is None else others / 1e6,
             slower=own / others if own is not None and others else None,
+            slow=others is not None and _is_slow(row, others),
         )
+
+
+def _is_slow(row: _Ran, others_ns: float) -> bool:
+    """Return whether a node was slow at a function by so much that it is hardly chance."""
+    if not row.quick_ns:
+        return False
+    share = next(share for least, share in SURE if row.ended >= least)
+    own_ns, quick_ns = row.quick_ns[-1], row.quick_ns[_SHARES.index(share)]
+    return own_ns >= SLOW * others_ns and own_ns - others_ns >= SLOWER_MS * 1e6 and quick_ns > others_ns
 
 
 def _median_without(ordered: Sequence[float], value: float) -> float | None:

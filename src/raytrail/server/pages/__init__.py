@@ -18,7 +18,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from raytrail import times, words
-from raytrail.server.pages.filters import lasted, missing_lines, moment, moment_text, number, unreadable_lines
+from raytrail.answers.functions import failed_sql
+from raytrail.server.pages.filters import (
+    lasted,
+    missing_lines,
+    moment,
+    moment_text,
+    number,
+    percent,
+    resources,
+    unreadable_lines,
+)
 from raytrail.store import Cluster
 
 SHOWN = 500
@@ -110,10 +120,13 @@ def _templates() -> Environment:
         moment_text=moment_text,
         tone=words.tone,
         span=times.show_span,
+        duration=times.show_duration,
+        percent=percent,
+        resources=resources,
         missing_lines=missing_lines,
         unreadable_lines=unreadable_lines,
     )
-    environment.globals.update(state_query=state_query)
+    environment.globals.update(state_query=state_query, failed_sql=failed_sql)
     environment.globals["style"] = _style()
     return environment
 

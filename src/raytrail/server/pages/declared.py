@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about
+from raytrail.server.pages import about, functions, nodes
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE,)
+PAGES: tuple[Page, ...] = (about.PAGE, functions.PAGE, nodes.PAGE, nodes.ONE)

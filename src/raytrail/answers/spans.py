@@ -39,7 +39,7 @@ class Sums(NamedTuple):
     @classmethod
     def of(cls, scope: Scope, jobs: Sequence[str]) -> Sums | None:
         """Return the sums of these driver jobs, or of all where none is given. None means that there are none."""
-        functions, durations = (scope.snapshot.rolled_back(name) for name in ("functions", "durations"))
+        functions, durations = (scope.snapshot.rollup(name) for name in ("functions", "durations"))
         if functions is None or durations is None:
             return None
         listed = ", ".join(f"unhex({literal(job)})" for job in jobs)
@@ -47,15 +47,14 @@ class Sums(NamedTuple):
 
     def added_up(self, by: Sequence[str]) -> str:
         """Return the SELECT of all sums of what has the same values of some columns."""
-        added = ", ".join(f"sum({name})::BIGINT AS {name}" for name in ROLLUPS["functions"].added)
+        merged = ", ".join(f"{merge}({name})::BIGINT AS {name}" for name, merge in ROLLUPS["functions"].merged.items())
         return (
-            f"SELECT {', '.join(by)}, {added}, min(first_ns) AS first_ns, max(last_ns) AS last_ns "
+            f"SELECT {', '.join(by)}, {merged} "
             f"FROM {_named(self.functions)}{self.where} GROUP BY ALL HAVING sum(attempts) > 0"
         )
 
     def percentiles(self, by: tuple[str, ...], shares: tuple[float, ...]) -> str:
         """Return the SELECT of percentiles of durations in nanoseconds, likewise, with ``measure`` and ``p50``, ..."""
-        # a bucket may have become empty when sums were taken off
         counts = (
             f"(SELECT {', '.join(by)}, measure, bucket, sum(attempts) AS attempts "
             f"FROM {_named(self.durations)}{self.where} GROUP BY ALL HAVING sum(attempts) > 0)"

@@ -32,8 +32,8 @@ class Rollup(NamedTuple):
     """Its columns. Ids are bytes there."""
     select: Callable[[Work, Moments, str], str]
     """Makes the SELECT over the relation of the states."""
-    added: tuple[str, ...] = ()
-    """Those of its columns whose values of several rows add up. Empty where rows of some states cannot be taken off."""
+    merged: Mapping[str, str] = {}
+    """Its columns that are not keys, each with the aggregate that makes one of two rows' values."""
 
 
 def rollup_name(entity: Entity, name: str) -> str:
@@ -46,6 +46,33 @@ def rollup(entity: Entity, name: str, source: str) -> str:
     if entity.work is None or entity.moments is None:
         raise ValueError(f"{entity.name}: nothing of it is summed up")
     return ROLLUPS[name].select(entity.work, entity.moments, source)
+
+
+def at_moment(entity: Entity, name: str, table: str, changed: str, then: str, last_ns: int) -> str:
+    """
+    Return the SELECT of a rollup as it was at a moment, from the one of all.
+
+    Args:
+        entity: The entity.
+        name: The rollup.
+        table: The relation of the rollup of the last states.
+        changed: The relation of the last states to which something happened later.
+        then: The relation of these as they were at the moment.
+        last_ns: The last nanosecond of the moment.
+    """
+    merged, columns = ROLLUPS[name].merged, ROLLUPS[name].columns
+    if not merged:  # it is by time: what came later are other rows
+        return f"SELECT * FROM {table} WHERE low_ns + (bin + 1) * step_ns <= {last_ns + 1}"
+    signs = {"sum": "-", "min": "NULL::BIGINT + ", "max": "NULL::BIGINT + "}
+    less = ", ".join(f"{signs.get(merged.get(column, ''), '')}{quote(column)} AS {quote(column)}" for column in columns)
+    whole = ", ".join(
+        f"{merged[column]}({quote(column)}) AS {quote(column)}" if column in merged else quote(column)
+        for column in columns
+    )
+    return (
+        f"SELECT {whole} FROM (SELECT * FROM {table} UNION ALL SELECT {less} FROM ({rollup(entity, name, changed)}) "
+        f"UNION ALL SELECT * FROM ({rollup(entity, name, then)})) GROUP BY ALL HAVING sum(attempts) > 0"
+    )
 
 
 @cache
@@ -188,16 +215,18 @@ ROLLUPS: Mapping[str, Rollup] = {
             *("waiting_ns", "arguments_ns", "assignment_ns", "running_ns", "first_ns", "last_ns"),
         ),
         _functions,
-        (
-            *("attempts", "failed", "retried", "open", "waited", "ran"),
-            *("waiting_ns", "arguments_ns", "assignment_ns", "running_ns"),
-        ),
+        {
+            **dict.fromkeys(("attempts", "failed", "retried", "open", "waited", "ran"), "sum"),
+            **dict.fromkeys(("waiting_ns", "arguments_ns", "assignment_ns", "running_ns"), "sum"),
+            "first_ns": "min",
+            "last_ns": "max",
+        },
     ),
     "durations": Rollup(
         "How many of them waited, and ran, how long: by buckets of durations.",
         ("job_id", "function", "node_id", "measure", "bucket", "attempts"),
         _durations,
-        ("attempts",),
+        {"attempts": "sum"},
     ),
     "states": Rollup(
         "How many attempts entered each state, and left it, in each step of their job's life, or of all of them.",

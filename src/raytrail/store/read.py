@@ -15,11 +15,11 @@ import msgspec
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
 from raytrail.event import UNDECODABLE
-from raytrail.fold import show, slices
+from raytrail.fold import show
 from raytrail.fold.layout import find, shown, stored
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_times
-from raytrail.fold.rollup import ROLLUPS, read_of, rollup, rollup_name
+from raytrail.fold.rollup import ROLLUPS, at_moment, read_of, rollup, rollup_name
 from raytrail.fold.sessions import of_session
 from raytrail.fold.tally import TALLY, UNTIL, tally_columns, tally_name
 from raytrail.store.engine import Engine, Rows, Run
@@ -32,8 +32,6 @@ FEW_ROWS = 20_000
 """Up to how many rows of a table are found by their numbers before anything else of them is read."""
 FEW_KEYS = 1_000
 """The same where they have no numbers, and are found by their keys."""
-LATE_ROWS = 200_000
-"""Up to how many states that were to change after a moment are taken off a rollup, and added as they were."""
 
 _WORD = re.compile(r"\w+")
 
@@ -365,53 +363,45 @@ class Snapshot:
 
     def rollup(self, name: str, noun: str = "task") -> str | None:
         """
-        Return the table of what states add up to, for `run` and the like: it answers in milliseconds for millions.
+        Return the relation of what states add up to, for `run` and the like: it answers in milliseconds for millions.
 
-        `raytrail.fold.rollup.ROLLUPS` and `raytrail.fold.slices.COLUMNS` have the columns of each.
+        `raytrail.fold.rollup.ROLLUPS` has the columns of each.
 
         Args:
             name: The rollup, such as ``functions``.
             noun: The entity.
 
         Returns:
-            None where there is none: at an earlier moment, of a session that lives, or that an older version sealed.
-            Then `rolled_up` makes the same rows of the states.
+            None where there is no table of it: of a session that lives, or that an older version sealed. Then
+            `rolled_up` makes the same rows of the states.
         """
-        if not self._attach or self._moment is not None:
-            return None
-        columns = ROLLUPS[name].columns if name in ROLLUPS else slices.COLUMNS[name]
-        return self._states.table(self.session, rollup_name(entity_of(noun), name), columns)
+        entity = entity_of(noun)
+        table = self.table(name, ROLLUPS[name].columns, noun)
+        if table is None or self._moment is None or entity.moments is None:
+            return table
+        names = read_of(entity)
+        later = f"(SELECT * FROM {self._find_table(entity)} WHERE NOT {is_settled(entity.moments, self._moment)})"
+        then = self._rewind(entity, later, names)
+        return f"({at_moment(entity, name, table, later, then, self._moment.last_ns)})"
 
-    def rolled_back(self, name: str, noun: str = "task") -> str | None:
+    def table(self, name: str, columns: Iterable[str], noun: str = "task") -> str | None:
         """
-        Return what `rollup` does, and of a moment shortly before the end, as before a shutdown, what it was then.
+        Return a table that was made of an entity's last states when the session was sealed.
 
-        The sums of the few states that were to change are taken off, and those of what they were then are added. Rows
-        of the same thing may therefore be several, and their numbers add up. The latest time may be a later one.
+        Args:
+            name: Its name, after the entity's: a rollup, or one of `raytrail.fold.slices.COLUMNS`.
+            columns: The columns that it must have.
+            noun: The entity.
 
         Returns:
-            None where there is no rollup, its numbers do not add up, or many states were to change.
+            None where there is none.
         """
-        entity, moment, added = entity_of(noun), self._moment, ROLLUPS[name].added
-        last = self.at_last().rollup(name, noun)
-        table, by = self._find_table(entity), entity.moments
-        if moment is None or not (last and table and by and added):
-            return last if moment is None else None
-        late = f"(SELECT * FROM {table} WHERE {quote(by.latest)} > {moment.last_ns})"
-        [(rows,)] = self.run(f"SELECT count(*) FROM {late}")
-        if rows > LATE_ROWS:
-            return None
-        taken_off = ", ".join(f"-{quote(c)}" if c in added else quote(c) for c in ROLLUPS[name].columns)
-        then = self._rewind(entity, late, read_of(entity))
-        return (
-            f"(FROM {last} UNION ALL SELECT {taken_off} FROM ({rollup(entity, name, late)}) "
-            f"UNION ALL FROM ({rollup(entity, name, then)}))"
-        )
+        return self._states.table(self.session, rollup_name(entity_of(noun), name), columns) if self._attach else None
 
     def rolled_up(self, name: str, noun: str = "task") -> str:
-        """Return the relation of what states add up to: the table that `rollup` returns, else the states are summed."""
-        if table := self.rollup(name, noun):
-            return table
+        """Return the relation of what states add up to: that which `rollup` returns, else the states are summed."""
+        if relation := self.rollup(name, noun):
+            return relation
         entity = entity_of(noun)
         names = read_of(entity)
         columns = ", ".join(map(quote, names))

@@ -30,6 +30,7 @@ COMMANDS = {
         "exec": "Run a command on a cluster of the history as if it were there.",
         "summary": "Count tasks, actors or objects by name and state.",
         "functions": "Show which functions took the time.",
+        "diff": "Show what is different between two runs.",
         "logs": "List a cluster's logs, or print one.",
         "timeline": "Write what each process did, and when, to a file.",
         "sql": "Ask all clusters in SQL.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, functions, nodes
+from raytrail.server.pages import about, diff, functions, nodes
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE, functions.PAGE, nodes.PAGE, nodes.ONE)
+PAGES: tuple[Page, ...] = (about.PAGE, functions.PAGE, nodes.PAGE, nodes.ONE, diff.PAGE)

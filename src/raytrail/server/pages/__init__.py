@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from raytrail import times, words
+from raytrail.answers.functions import failed_sql
 from raytrail.answers.why import command
 from raytrail.server.pages.charts import progress_chart, spark
 from raytrail.server.pages.filters import (
@@ -29,6 +30,8 @@ from raytrail.server.pages.filters import (
     moment,
     moment_text,
     number,
+    percent,
+    resources,
     unreadable_lines,
 )
 from raytrail.store import Cluster
@@ -127,10 +130,13 @@ def _templates() -> Environment:
         moment_text=moment_text,
         tone=words.tone,
         span=times.show_span,
+        duration=times.show_duration,
+        percent=percent,
+        resources=resources,
         missing_lines=missing_lines,
         unreadable_lines=unreadable_lines,
     )
-    environment.globals.update(state_query=state_query)
+    environment.globals.update(state_query=state_query, failed_sql=failed_sql)
     environment.globals["style"] = _style()
     return environment
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, run
+from raytrail.server.pages import about, diff, functions, nodes, run
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE, run.PAGE)
+PAGES: tuple[Page, ...] = (about.PAGE, functions.PAGE, nodes.PAGE, nodes.ONE, run.PAGE, diff.PAGE)

@@ -28,9 +28,11 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from raytrail.answers import Scope
+from raytrail.answers.diff import Diff, diff
 from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
 from raytrail.answers.functions import FunctionRow, functions
 from raytrail.answers.nodes import NodeRow, nodes
+from raytrail.answers.run import Run, run_of
 from raytrail.answers.scope import COUNTED
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
@@ -138,6 +140,21 @@ class History:
         """
         figures = self._store.find(id)
         return Cluster(self._store, figures, self._store.snapshot(figures.session))
+
+    def diff(self, a: str = "", b: str = "latest") -> Diff:
+        """
+        Return what is different between two runs, as ``raytrail diff`` does. `raytrail.answers.diff` has the fields.
+
+        Args:
+            a: The run to compare with: ``<session>`` or ``<session>/<job>``. Empty means the run before `b` of the same
+                name.
+            b: The run that is asked about.
+
+        Raises:
+            ConfigError: One is a job, the other a whole session.
+            NotFoundError: There is no such run.
+        """
+        return diff(self._store, a, b)
 
     def sql(self, statement: str) -> Table:
         """
@@ -284,6 +301,18 @@ class Cluster:
         return of_structs(
             "groups of failures", FailureGroup, lambda: failures_of(self._scope, job=job, limit=limit).groups
         )
+
+    def run(self, job: str = "") -> Run:
+        """
+        Return a job, or all of it, as a run: ``run.why.sentence`` says how it ended, and why.
+
+        Args:
+            job: A job: its id, or that of its submission. Empty means the whole session.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        return run_of(self._scope, job)
 
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""

@@ -426,16 +426,16 @@ def _examples(run: Run) -> Mapping[str, dict[str, Any]]:
     """
     rows = run(
         "SELECT hash, arg_min(struct_pack(kind, error, text, frame, id, attempt_number, job_id, message), "
-        "(NOT counted, via != '', NOT asked, at_ms)) FROM every "
-        "WHERE hash IN (SELECT root FROM most) AND message IS NOT NULL GROUP BY hash"
+        "(message IS NULL, NOT counted, via != '', NOT asked, at_ms)) FROM every "
+        "WHERE hash IN (SELECT root FROM most) GROUP BY hash"
     )
     return {
         hash: {
-            **{name: first[name] for name in ("kind", "error", "text", "frame")},
+            **{name: first[name] or "" for name in ("kind", "error", "text", "frame")},
             "example_id": first["id"],
             "example_attempt": first["attempt_number"],
             "example_job_id": first["job_id"] or "",
-            "traceback": _shortened(first["message"]),
+            "traceback": _shortened(first["message"] or ""),
         }
         for hash, first in rows
     }

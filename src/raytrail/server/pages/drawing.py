@@ -54,10 +54,7 @@ def draw(answer: Timeline) -> Drawing:
     in_order = sorted(shapes, key=lambda kind: (kind == "failed", kind))  # failures on top
     return Drawing(
         height=max(1, len(answer.rows.label)) * ROW,
-        # failures on top
-        paths=tuple(
-            (kind, "".join(shapes[kind])) for kind in sorted(shapes, key=lambda kind: (kind == "failed", kind))
-        ),
+        paths=tuple((kind, "".join(shapes[kind])) for kind in in_order),
         labels=tuple((number * ROW, label) for number, label in enumerate(answer.rows.label)),
     )
 

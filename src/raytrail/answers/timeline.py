@@ -8,6 +8,7 @@ its columns are arrays, and a step of a row is two characters.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ MOST_ROWS = 200
 """Most rows of an answer."""
 MOST_CELLS = 34_000
 """Most steps of all rows of an answer: each is two characters."""
-MOST_FUNCTIONS = 50
+MOST_FUNCTIONS = 40
 """Most functions of the statistics of a selection."""
 MOST_PIXELS = 4_000
 """The widest that a row can be asked for."""
@@ -102,10 +103,11 @@ class Bins(msgspec.Struct, frozen=True, kw_only=True):
     """How many steps there are."""
     busy: tuple[str, ...]
     """
-    A text for each row: how busy it was, from 0, not at all, to 31; 32 more where something failed in that step.
+    A text for each row: how busy it was, from 0, not at all, to 31; 32 more where something failed in that step. The
+    square of it is in proportion to how many ran, so that little can be told from nothing.
     """
-    full: float
-    """How many attempts ran at a time, on average, in a step that is as busy as 31."""
+    full: tuple[float, ...]
+    """For each row, how many attempts ran on average in a step that is as busy as 31. It is one for all nodes."""
     function: tuple[str, ...]
     """A text for each row: the number in `Timeline.functions` of the function that took most of the step."""
 
@@ -349,7 +351,7 @@ def timeline(
         window = _find_window(tables, chosen, from_ms, to_ms)
         nodes, rows, rows_in_all, by = _choose_rows(scope, tables, window)
         sums = _sum_up(tables, window, rows, width)
-        bins = _draw_bins(sums, window, len(rows.label)) if sums else None
+        bins = _draw_bins(sums, window, len(rows.label), by) if sums else None
         slices = None if bins else _read_slices(tables, window)
         numbers = bins[1] if bins else slices[1] if slices else []
         return Timeline(
@@ -592,20 +594,22 @@ def _largest(tables: _Tables, summed: str, by: str = "busy_ns") -> Sequence[tupl
     ]
 
 
-def _draw_bins(sums: _Sums, window: _Window, rows: int) -> tuple[Bins, list[int]]:
+def _draw_bins(sums: _Sums, window: _Window, rows: int, by: Literal["worker", "node"]) -> tuple[Bins, list[int]]:
     """Return the steps as texts, and the numbers of the functions that they refer to."""
     counts = Counter(cell[2] for cell in sums.cells)
-    calls = [call for call, _ in counts.most_common(len(CHARACTERS) - 1)]
+    calls = sorted(counts, key=lambda call: (-counts[call], call))[: len(CHARACTERS) - 1]
     place = {call: number for number, call in enumerate(calls)}
-    most = max((cell[3] for cell in sums.cells), default=0) / sums.bin_ns
-    full = max(most, 1.0)
+    full = [1.0] * rows
+    for row, _, _, busy_ns, *_ in sums.cells:
+        full[row] = max(full[row], busy_ns / sums.bin_ns)
+    if by == "node":  # which are compared
+        full = [max(full, default=1.0)] * rows
     busy = [bytearray(b"0" * sums.bins) for _ in range(rows)]
     function = [bytearray(b"0" * sums.bins) for _ in range(rows)]
     characters = CHARACTERS.encode()
-    per_level = full * sums.bin_ns / LEVELS
-    for row, bin, call, busy_ns, attempts, failed in sums.cells:
-        # the least of it can be seen
-        level = min(LEVELS, max(1, round(busy_ns / per_level))) if busy_ns or attempts or failed else 0
+    for row, bin, call, busy_ns, _, failed in sums.cells:
+        level = round(LEVELS * math.sqrt(busy_ns / (full[row] * sums.bin_ns)))
+        level = min(LEVELS, max(1, level))  # the least of it can be seen
         busy[row][bin] = characters[level + (LEVELS + 1 if failed else 0)]
         function[row][bin] = characters[place.get(call, len(CHARACTERS) - 1)]
     return Bins(
@@ -613,7 +617,7 @@ def _draw_bins(sums: _Sums, window: _Window, rows: int) -> tuple[Bins, list[int]
         bin_us=sums.bin_ns / 1000,
         count=sums.bins,
         busy=tuple(text.decode() for text in busy),
-        full=round(full, 3),
+        full=tuple(round(most, 3) for most in full),
         function=tuple(text.decode() for text in function),
     ), calls
 

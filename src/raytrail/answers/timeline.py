@@ -62,7 +62,7 @@ WAITS = tuple(name for name, _ in WORK.waits)
 """What an attempt can wait for."""
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
+class TimelineNode(msgspec.Struct, frozen=True, kw_only=True):
     """A node that rows are of."""
 
     node_id: str
@@ -162,7 +162,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     """The moment that is shown, in milliseconds since 1970: nothing later is. Null at last, or now."""
     by: Literal["worker", "node"]
     """Whether a row is a worker, or a node where there are too many workers."""
-    nodes: tuple[Node, ...]
+    nodes: tuple[TimelineNode, ...]
     rows: Rows
     rows_in_all: int
     """How many rows there would be. Those of the window with most attempts are shown."""
@@ -478,7 +478,7 @@ def _find_window(tables: _Tables, chosen: Chosen, from_ms: int | None, to_ms: in
 
 def _choose_rows(
     scope: Scope, tables: _Tables, window: _Window
-) -> tuple[tuple[Node, ...], Rows, int, Literal["worker", "node"]]:
+) -> tuple[tuple[TimelineNode, ...], Rows, int, Literal["worker", "node"]]:
     """Return the rows of a window, and how many there would be. The table ``shown`` says the row of each lane."""
     chosen = f"FROM {tables.lanes} WHERE {window.chosen.condition()}"
     [(workers, nodes)] = tables.run(f"SELECT count(DISTINCT (node_id, worker_id)), count(DISTINCT (node_id,)) {chosen}")
@@ -506,7 +506,7 @@ def _choose_rows(
     return *_label(scope, listed), rows, "node" if by_node else "worker"
 
 
-def _label(scope: Scope, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Node, ...], Rows]:
+def _label(scope: Scope, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[TimelineNode, ...], Rows]:
     """Return the rows with the nodes' addresses and the actors' classes."""
     # they have the same at any moment, and at last nothing has to be worked out
     last = scope.snapshot.at_last()
@@ -522,7 +522,7 @@ def _label(scope: Scope, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Node, .
         return f"{classes.get(actor) or 'actor' if actor else 'worker'} {pid or worker[:8]}"
 
     nodes = {node: number for number, node in enumerate(dict.fromkeys(node or "" for node, *_ in rows))}
-    return tuple(Node(node_id=node, address=addresses.get(node, "")) for node in nodes), Rows(
+    return tuple(TimelineNode(node_id=node, address=addresses.get(node, "")) for node in nodes), Rows(
         node=tuple(nodes[node or ""] for node, *_ in rows),
         worker_id=tuple(worker or "" for _, worker, *_ in rows),
         pid=tuple(pid for _, _, pid, *_ in rows),

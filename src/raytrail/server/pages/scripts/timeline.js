@@ -377,9 +377,13 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); draw(); });
   new ResizeObserver(() => { if (place.clientWidth !== width) { resize(); if (data !== null) ask(false); } }).observe(place);
 
+  // of a cluster that lives, the page takes in its new self but for what is drawn here
+  const whole = () => !/[?&](from|to)=/.test(location.search);
+  new MutationObserver(() => { if (whole()) ask(true); }).observe(byId("newest"), { attributes: true });
+
   readColours();
   resize();
   from = Number(place.dataset.from);
   to = Number(place.dataset.to);
-  ask(!query.get("from") && !query.get("to"));
+  ask(whole());
 })();

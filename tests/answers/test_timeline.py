@@ -12,6 +12,7 @@ from raytrail.answers.timeline import CHARACTERS, LEVELS, MOST_SLICES, Chosen, s
 from raytrail.entities import installed
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.event import Chunk, Segment
+from raytrail.fold import slices as drawn
 from raytrail.store import Store
 
 TASK = installed()["task"]
@@ -150,12 +151,15 @@ def test_what_is_asked_for_must_be_there(small):
         timeline(scope, width=0)
 
 
-def test_many_attempts_are_steps_that_add_up_to_them(large):
+def test_many_attempts_are_steps_that_add_up_to_them(large, monkeypatch):
     without = timeline(scope_of(large, SESSION))
+    # of few thousand attempts, cells would save nothing
+    monkeypatch.setattr(drawn, "CELLS_SAVE", 0)
+    monkeypatch.setattr(drawn, "PARTS", 10**9)
     large.cache(SESSION)
     scope = scope_of(large, SESSION)
+    assert scope.snapshot.table(drawn.CELLS, drawn.COLUMNS[drawn.CELLS])
     answer = timeline(scope)
-    # of functions that took as much of a step, any may be the one that is named
     for name in {*answer.__struct_fields__} - {"bins", "functions"}:
         assert getattr(answer, name) == getattr(without, name), name
     bins = answer.bins
@@ -174,6 +178,13 @@ def test_many_attempts_are_steps_that_add_up_to_them(large):
         for step in text
     )
     assert ran_us * 1000 == pytest.approx(running, rel=0.1)
+    half = timeline(scope, from_ms=answer.from_ms, to_ms=answer.from_ms + 1500)
+    assert half.bins
+    [(attempts_of_half,)] = scope.snapshot.run(
+        f"SELECT count(*) FROM {scope.snapshot.source(TASK)} WHERE {COUNTED} AND coalesce(running_ns, failed_ns, "
+        f"finished_ns) < {answer.from_ms * 10**6 + int(half.bins.start_us + half.bins.bin_us * half.bins.count) * 1000}"
+    )
+    assert half.attempts == pytest.approx(attempts_of_half, abs=2)
     total = selection(scope).total
     assert (total.attempts, total.failed) == (attempts, failed)
     assert total.running_ms == pytest.approx(running / 1e6, rel=1e-6)
@@ -191,3 +202,7 @@ def test_zoomed_in_there_are_single_attempts(large):
         f"AND coalesce(failed_ns, finished_ns) >= {answer.from_ms * 10**6}"
     )
     assert answer.attempts == there > 0
+    # and the query that is shown says the same
+    assert len(large.sql(answer.sql).rows) == there
+    summed = selection(scope, from_ms=answer.from_ms, to_ms=answer.to_ms)
+    assert sum(row[1] for row in large.sql(summed.sql).rows) == summed.total.attempts == there

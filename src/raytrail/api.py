@@ -28,8 +28,10 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from raytrail.answers.diff import Diff, diff
+from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
 from raytrail.answers.functions import FunctionRow, functions
 from raytrail.answers.nodes import NodeRow, nodes
+from raytrail.answers.run import Run, run_of
 from raytrail.answers.scope import COUNTED, Scope
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
@@ -282,6 +284,34 @@ class Cluster:
             NotFoundError: There is no such job.
         """
         return of_structs("nodes", NodeRow, lambda: nodes(self._scope, job=job, limit=ALL_ROWS).nodes)
+
+    def failures(self, *, job: str = "", limit: int = SHOWN) -> Table:
+        """
+        Return what failed, grouped by what it has in common, the groups with the most failures first.
+
+        Args:
+            job: A job: its id, or that of its submission. Empty means all.
+            limit: The most groups.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConfigError: The limit is not from 1 to 500.
+        """
+        return of_structs(
+            "groups of failures", FailureGroup, lambda: failures_of(self._scope, job=job, limit=limit).groups
+        )
+
+    def run(self, job: str = "") -> Run:
+        """
+        Return a job, or all of it, as a run: ``run.why.sentence`` says how it ended, and why.
+
+        Args:
+            job: A job: its id, or that of its submission. Empty means the whole session.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        return run_of(self._scope, job)
 
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""

@@ -1,11 +1,11 @@
 """Sessions made by hand, for questions whose answers are known."""
 
 import pytest
-from tests.server.conftest import MADE, add, b64, chunk, made
+from tests.server.conftest import MADE, add, b64, capture, chunk, made, store, task
 
 from raytrail.answers import Scope
 
-__all__ = ["add", "chunk", "made"]
+__all__ = ["add", "capture", "chunk", "made", "store", "task"]
 
 BEGAN_S = 1_795_419_630
 JOB = "01000000"

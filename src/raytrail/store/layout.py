@@ -72,6 +72,16 @@ CREATE TABLE IF NOT EXISTS set_aside(
 """
 
 
+_SIGNATURES = """
+CREATE TABLE IF NOT EXISTS signed(session TEXT PRIMARY KEY, sealed_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signatures(
+  session TEXT NOT NULL, job_id TEXT NOT NULL, hash TEXT NOT NULL, error TEXT NOT NULL, text TEXT NOT NULL,
+  frame TEXT NOT NULL, count INTEGER NOT NULL, first_ms INTEGER, last_ms INTEGER,
+  PRIMARY KEY(session, job_id, hash)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS signatures_hash ON signatures(hash)
+"""
+
+
 class Migration(NamedTuple):
     """One step from a layout to the next."""
 
@@ -129,6 +139,10 @@ def _growth(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS grown(id INTEGER PRIMARY KEY, files TEXT)")
 
 
+def _signatures(db: sqlite3.Connection) -> None:
+    _run(db, _SIGNATURES)
+
+
 MIGRATIONS = (
     Migration("sessions, files of the log, states and logs, and the byte ranges that are stored", _first_tables, 1),
     Migration(
@@ -138,6 +152,7 @@ MIGRATIONS = (
         2,
     ),
     Migration("which files the newest batches brought ranges of", _growth, 2),
+    Migration("the signatures of the failures of sealed sessions", _signatures, 2),
 )
 """All that were ever made, oldest first."""
 

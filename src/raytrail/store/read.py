@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -15,7 +15,7 @@ import msgspec
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
 from raytrail.event import UNDECODABLE
-from raytrail.fold import show
+from raytrail.fold import failures, show
 from raytrail.fold.layout import find, shown, stored
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_times
@@ -440,16 +440,32 @@ class Snapshot:
         """
         # a view that is not asked need not be planned
         named = set(_WORD.findall(statement.lower()))
+        with self._states.asking(self.session):
+            return self._engine.query(self._over_views(statement, named), params)
+
+    def failures(self) -> str:
+        """Return the relation of what failed until the moment, with the columns of `raytrail.fold.failures`."""
+        names = [column.name for column in failures.COLUMNS]
+        table = self._states.table(self.session, failures.TABLE, names) if self._attach else None
+        if table is None:
+            return f"({self._over_views(failures.failures(), set(failures.READ))})"
+        if self.at_ms is None:
+            return table
+        until = f"<= {self.at_ms}"
+        return (
+            f"(SELECT * REPLACE (counted AND coalesce(at_ms {until}, false) AS counted, "
+            f"CASE WHEN recovered_ms {until} THEN recovered_ms END AS recovered_ms) FROM {table})"
+        )
+
+    def _over_views(self, statement: str, named: Collection[str]) -> str:
+        """Return a SELECT over views of these entities."""
         views = ", ".join(
             f"{quote(entity.name)} AS (SELECT {literal(self.session)} AS session, * FROM "
             f"({show.view(entity, f'{self.source(entity)} s')}))"
             for entity in installed().values()
             if entity.name in named
         )
-        with self._states.asking(self.session):
-            return self._engine.query(
-                f"{'WITH ' if views else ''}{views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params
-            )
+        return f"{'WITH ' if views else ''}{views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)"
 
 
 def _by_number(table: str, rows: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from raytrail.entities import Entity, Moments, Work, installed
 from raytrail.errors import StoreError
 from raytrail.fold import merge, slices
 from raytrail.fold.conclude import concluded, follows
+from raytrail.fold.failures import TABLE as FAILURES
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.older import filled, filled_log
 from raytrail.fold.rollup import ROLLUPS, rollup, rollup_name
@@ -180,13 +181,14 @@ class Sealer:
                     name_state(db, file.session, self._files.state(name, "sealed", file))
         return old
 
-    def cache(self, session: str, source: Callable[[Entity], str]) -> None:
+    def cache(self, session: str, source: Callable[[Entity], str], failures: str) -> None:
         """
         Copy a sealed session's states into tables, from which a few rows are read many times faster.
 
         Args:
             session: Its whole name.
             source: The relation of an entity's states, with every column.
+            failures: The relation of what failed in it.
         """
         path = self._root / "state" / session / f"{time.time_ns():020d}.duckdb"
         rows = {file.entity: file.rows for file in self._catalogue.state_files(session)}
@@ -195,6 +197,7 @@ class Sealer:
         try:
             entities = (entity for entity in installed().values() if entity.name in rows)
             self._engine.each(lambda entity: self._cache(entity, source(entity)), entities)
+            self._engine.run(f"CREATE TABLE caching.{quote(FAILURES)} AS FROM {failures}")
             self._engine.run("CHECKPOINT caching")
         except StoreError:
             self._engine.run("DETACH caching")

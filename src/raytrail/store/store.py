@@ -31,6 +31,7 @@ from raytrail.store.older import unfold
 from raytrail.store.read import Snapshot
 from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
+from raytrail.store.signatures import Signature, Signatures
 from raytrail.store.sql import Sql
 from raytrail.store.states import States
 from raytrail.store.verify import Finding, verify
@@ -73,6 +74,7 @@ class Store:
         self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
         self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
         self._ledgers = Ledgers(self._catalogue, self._engine)
+        self._signatures = Signatures(self._catalogue, self._engine, self.snapshot)
         self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
         if write:
             sweep(root, self._catalogue)
@@ -303,6 +305,7 @@ class Store:
         sealed = self._sealer.seal(sessions, quiet=quiet)
         self._live.retire(sealed.old)
         self._appender.forget(sessions)
+        self._signatures.keep(sessions, sealed.files)
         return self._figures.keep(sessions, sealed.files)
 
     def reopen(self, session: str) -> None:
@@ -320,7 +323,8 @@ class Store:
         with self._lock:
             kinds = {file.kind for file in self._catalogue.state_files(session)}
             if "sealed" in kinds and "cache" not in kinds:
-                self._sealer.cache(session, lambda entity: self._states.last(session, entity, attach=False))
+                of_files = Snapshot(self._engine, session, None, self._states, attach=False)
+                self._sealer.cache(session, of_files.source, of_files.failures())
 
     def rebuild(self, session: str) -> None:
         """
@@ -385,6 +389,25 @@ class Store:
             NotFoundError: None is meant, or several are.
         """
         return self._figures.find(id)
+
+    def signatures(self, session: str) -> list[Signature]:
+        """
+        Return the signatures of what failed in a session, job by job, the most frequent ones first.
+
+        Args:
+            session: Its whole name.
+        """
+        return self._signatures.of(session)
+
+    def all_signatures(self, sessions: Sequence[str], most: int) -> tuple[dict[str, list[Signature]], int]:
+        """
+        Return the signatures of what failed in sessions, and of how many sessions they are left out.
+
+        Args:
+            sessions: Their whole names, those first that matter most.
+            most: Of how many they may be worked out, as they live, or an older version sealed them.
+        """
+        return self._signatures.of_all(sessions, most)
 
     def ledger(self, session: str) -> list[LedgerRow]:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""

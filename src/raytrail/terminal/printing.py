@@ -268,6 +268,11 @@ def _cell(name: str, value: Any) -> str:
     return " ".join(_printable(str(value)).split())
 
 
+def plain(text: str) -> str:
+    """Return a text of several lines without what colours or steers a terminal."""
+    return _printable(text)
+
+
 def _printable(text: str) -> str:
     # Ray colours its error messages. Anything else that steers a terminal is somebody's trick
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _COLOUR.sub("", text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, diff, functions, nodes, run
+from raytrail.server.pages import about, diff, functions, nodes, run, sql
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE, run.PAGE, functions.PAGE, nodes.PAGE, nodes.ONE, diff.PAGE)
+PAGES: tuple[Page, ...] = (about.PAGE, run.PAGE, functions.PAGE, nodes.PAGE, nodes.ONE, diff.PAGE, sql.PAGE)

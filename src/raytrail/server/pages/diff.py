@@ -24,4 +24,5 @@ PAGE = Page(
         "b": "The run that is asked about, likewise. The latest session by default.",
     },
     over_store=True,
+    tab=False,  # of two runs that somebody chose, or of one and the one before it
 )

@@ -51,10 +51,9 @@ def test_bars_are_as_long_as_their_values_and_begin_at_zero():
 
 def test_a_line_goes_by_its_numbers_and_by_the_rows_where_there_are_none():
     rows = Rows(("at", "what", "n"), ("BIGINT", "VARCHAR", "DOUBLE"), [(0, "x", 1.0), (1, "y", 3.0), (4, "z", 2.0)])
-    chart = draw(rows, "line", x="at", y="n")
-    assert chart.points == ((0, 100), (25, 0), (100, 50))
-    assert draw(rows, "line", x="what", y="n").points == ((0, 100), (50, 0), (100, 50))
-    assert draw(Rows(("n",), ("BIGINT",), [(7,)]), "line").points == ((50, 50),)
+    assert [*draw(rows, "line", x="at", y="n").points] == [(0, 100), (25, 0), (100, 50)]
+    assert [*draw(rows, "line", x="what", y="n").points] == [(0, 100), (50, 0), (100, 50)]
+    assert [*draw(Rows(("n",), ("BIGINT",), [(7,)]), "line").points] == [(50, 50)]
 
 
 @pytest.mark.parametrize(

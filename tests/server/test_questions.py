@@ -19,7 +19,9 @@ async def test_functions_are_a_page_json_and_csv_that_say_the_same(client):
     rows = list(csv.DictReader(io.StringIO((await client.get(f"{CLUSTER}/functions.csv?order=-tasks")).text)))
     page = (await client.get(f"{CLUSTER}/functions?order=-tasks", headers=BROWSER)).text
     assert [row["function"] for row in rows] == [row["function"] for row in answered["functions"]]
-    assert [unescape(name) for name in re.findall(r'class="fn"><code>([^<]+)', page)] == [row["function"] for row in answered["functions"]]
+    assert [unescape(name) for name in re.findall(r'class="fn"><code>([^<]+)', page)] == [
+        row["function"] for row in answered["functions"]
+    ]
     [query] = re.findall(r'sql\?q=([^"]+)">its SQL', page)
     asked = (await client.get(f"/sql.json?q={unescape(query)}")).json()
     assert [row[0] for row in asked["rows"]] == [row["function"] for row in answered["functions"]]

@@ -96,6 +96,11 @@ def duration_ns(bucket: str) -> str:
     return f"CASE WHEN {bucket} = 0 THEN 0 ELSE round(pow({GROWTH}, {bucket}) * 2 / ({GROWTH} + 1))::BIGINT END"
 
 
+def duration_of(bucket: int) -> float:
+    """Return the same of a number, in nanoseconds."""
+    return GROWTH**bucket * 2 / (GROWTH + 1) if bucket else 0.0
+
+
 def percentiles(durations: str, by: tuple[str, ...], shares: tuple[float, ...]) -> str:
     """
     Return the SELECT of percentiles of durations, in nanoseconds: columns `by`, ``measure``, and ``p50`` and so on.

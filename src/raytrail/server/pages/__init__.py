@@ -22,6 +22,7 @@ from raytrail import times, words
 from raytrail.answers.functions import failed_sql
 from raytrail.answers.why import command
 from raytrail.server.pages.charts import progress_chart, spark
+from raytrail.server.pages.drawing import draw
 from raytrail.server.pages.filters import (
     ago,
     cell,
@@ -131,6 +132,7 @@ def _templates() -> Environment:
         moment=moment,
         moment_text=moment_text,
         tone=words.tone,
+        drawing=draw,
         span=times.show_span,
         duration=times.show_duration,
         percent=percent,

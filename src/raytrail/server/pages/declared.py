@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, diff, functions, nodes, run, sql
+from raytrail.server.pages import about, diff, functions, nodes, run, sql, timeline
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE, run.PAGE, functions.PAGE, nodes.PAGE, nodes.ONE, diff.PAGE, sql.PAGE)
+PAGES: tuple[Page, ...] = (
+    about.PAGE,
+    timeline.PAGE,
+    timeline.SELECTION,
+    functions.PAGE,
+    nodes.PAGE,
+    nodes.ONE,
+    run.PAGE,
+    diff.PAGE,
+    sql.PAGE,
+)

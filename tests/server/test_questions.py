@@ -48,7 +48,10 @@ async def test_two_runs_are_compared_by_a_link(client):
     assert (answered["a"]["job"], answered["b"]["session"]) == ("01000000", SESSION)
     page = await client.get(f"/diff?a={SESSION}/01000000&b={SESSION}/02000000", headers=BROWSER)
     assert (page.status_code, page.text.count('scope="row" class="fn"') > 5) == (200, True)
-    assert "name both runs" in (await client.get("/diff", headers=BROWSER)).text
+    nothing = await client.get("/diff", headers=BROWSER)
+    assert (nothing.status_code, "name both runs" in nothing.text) == (200, True)
+    wrong = await client.get(f"/diff?b={SESSION}/nothing", headers=BROWSER)
+    assert (wrong.status_code, f'value="{SESSION}/nothing"' in wrong.text) == (404, True)
 
 
 async def test_a_question_in_sql_is_a_link_and_what_is_wrong_with_it_stands_beside_it(client):

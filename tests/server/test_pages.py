@@ -73,7 +73,8 @@ async def test_the_links_of_a_page_lead_somewhere(client):
         links = {unescape(link) for link in re.findall(r'href=["\']([^"\']+)', page.text)}
         assert links
         for link in links:
-            assert (await client.get(page.url.join(link))).status_code == 200, link
+            asked = await client.get(page.url.join(link), headers={"accept": "text/html,*/*"})  # as a browser does
+            assert asked.status_code == 200, link
 
 
 async def test_the_page_of_a_moment_says_which(client):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, diff, functions, nodes, run, timeline
+from raytrail.server.pages import about, diff, functions, nodes, run, sql, timeline
 from raytrail.server.pages.page import Page
 
 PAGES: tuple[Page, ...] = (
@@ -14,4 +14,5 @@ PAGES: tuple[Page, ...] = (
     nodes.ONE,
     run.PAGE,
     diff.PAGE,
+    sql.PAGE,
 )

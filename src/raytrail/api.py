@@ -27,8 +27,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from raytrail.answers import Scope
 from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
-from raytrail.answers.scope import COUNTED, Scope
+from raytrail.answers.functions import FunctionRow, functions
+from raytrail.answers.nodes import NodeRow, nodes
+from raytrail.answers.scope import COUNTED
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
@@ -46,6 +49,9 @@ from raytrail.words import instead
 
 Condition: TypeAlias = tuple[str, Op, Any]
 """A column, an operator and a value, e.g. ``("start_time_ms", ">", 1_795_387_214_000)``."""
+
+ALL_ROWS = 1_000_000
+"""The most rows of a table that a question makes."""
 
 
 def open(store: str | os.PathLike[str]) -> History:
@@ -245,8 +251,41 @@ class Cluster:
             NotFoundError: There is no such job.
             ConfigError: The limit is not from 1 to 500.
         """
-        scope = Scope(self._store, self.figures, self._snapshot)
-        return of_structs("groups of failures", FailureGroup, lambda: failures_of(scope, job=job, limit=limit).groups)
+
+        def read() -> Sequence[FailureGroup]:
+            return failures_of(self._scope, job=job, limit=limit).groups
+
+        return of_structs("groups of failures", FailureGroup, read)
+
+    def functions(self, *, job: str = "", order: str = "-running_total_ms") -> Table:
+        """
+        Return each function with how often it was called and failed, and how long it waited and ran.
+
+        Args:
+            job: A driver job's id, or a submission's. Empty means all.
+            order: The column to sort by, with ``-`` before one that descends.
+
+        Raises:
+            ConfigError: There is no such column.
+            NotFoundError: There is no such job.
+        """
+
+        def read() -> Sequence[FunctionRow]:
+            return functions(self._scope, job=job, order=order, limit=ALL_ROWS).functions
+
+        return of_structs("functions", FunctionRow, read)
+
+    def node_report(self, *, job: str = "") -> Table:
+        """
+        Return each node with what ran on it, why it died, and what was lost with it. `nodes` gives their rows.
+
+        Args:
+            job: Count only the attempts of this job. Empty means all.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        return of_structs("nodes", NodeRow, lambda: nodes(self._scope, job=job, limit=ALL_ROWS).nodes)
 
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""
@@ -279,6 +318,10 @@ class Cluster:
     def __repr__(self) -> str:
         moment = "" if self.at_ms is None else f" at {self.at_ms} ms"
         return f"<cluster {self.session}{moment}>"
+
+    @property
+    def _scope(self) -> Scope:
+        return Scope(self._store, self.figures, self._snapshot)
 
     def _make_conditions(
         self, entity: Entity, where: Sequence[Condition], equal: Mapping[str, Any], *, every: bool

@@ -526,3 +526,16 @@ def test_who_wants_to_write_is_told_when_another_does(run, history):
     with Store.open(history, write=True):
         done = run("seal", code=3)
     assert "another process writes to this store" in done.stderr
+
+
+def test_functions_are_shown_with_their_share_and_as_the_same_rows_for_programs(run, make, history):
+    lines = run("functions").stdout.splitlines()
+    assert lines[0].split()[:6] == ["function", "tasks", "failed", "retried", "share", "ran"]
+    assert " ".join(lines[1].split()) == "f 4 0 0 80.0% 3.60 s 900 ms 900 ms 900 ms 100 ms 0 ms 0 ms 100 ms"
+    answered = json.loads(run("functions", "--job", "01000000", "--order", "-failed", "--format", "json").stdout)
+    assert [row["function"] for row in answered["functions"]] == ["boom", "f"]
+    asked = json.loads(run("sql", answered["sql"], "--format", "json").stdout)
+    assert [row["running_total_ms"] for row in asked] == [900, 3600]
+    [row, _] = csv.DictReader(io.StringIO(run("functions", "--format", "csv").stdout))
+    assert (row["function"], row["running_total_ms"]) == ("f", "3600.0")
+    assert "has no such job" in run("functions", "--job", "09000000", code=DIFFERENT).stderr

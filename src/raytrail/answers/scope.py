@@ -20,8 +20,6 @@ The rows that Ray's own ``list`` and ``summary`` count, by entity. All rows of o
 
 The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
 """
-COUNTED_TASKS = "type != 'DRIVER_TASK'"
-"""The same as the condition of a query over ``task``. A null is not counted either."""
 
 
 class Scope(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from raytrail.answers.scope import COUNTED_TASKS, Scope
+from raytrail.answers.scope import Scope
+from raytrail.answers.spans import COUNTED
 
 
 def step(scope: Scope, from_ms: int | None, *, before: bool) -> int | None:
@@ -28,7 +29,7 @@ def marks(scope: Scope) -> str:
     """Return the SELECT of the moments ``t``, in milliseconds, at which something failed or died, and its ``kind``."""
     of = scope.of_session
     return (
-        f"SELECT end_time_ms AS t, 'failure' AS kind FROM task WHERE {of} AND {COUNTED_TASKS} AND state = 'FAILED' "
+        f"SELECT end_time_ms AS t, 'failure' AS kind FROM task WHERE {of} AND {COUNTED} AND state = 'FAILED' "
         "UNION ALL "
         f"SELECT end_time_ms, 'node death' FROM node WHERE {of} AND state = 'DEAD' "
         "AND inferred IS NULL AND coalesce(json_extract_string(death_info, '$.reason'), '') != 'EXPECTED_TERMINATION' "

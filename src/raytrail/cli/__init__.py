@@ -30,6 +30,7 @@ COMMANDS = {
         "exec": "Run a command on a cluster of the history as if it were there.",
         "failures": "Group what failed by what it has in common.",
         "summary": "Count tasks, actors or objects by name and state.",
+        "functions": "Show which functions took the time.",
         "logs": "List a cluster's logs, or print one.",
         "timeline": "Write what each process did, and when, to a file.",
         "sql": "Ask all clusters in SQL.",

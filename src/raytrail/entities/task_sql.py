@@ -37,6 +37,8 @@ Ray takes the one with the highest number (`protobuf_to_task_state_dict`, ray/ut
 this order, but for GETTING_AND_PINNING_ARGS, which is numbered last though it comes before RUNNING: by Ray's
 rule a finished attempt that went through it would never read FINISHED.
 """
+IN_ORDER = tuple((number, _NAMES[number]) for number in reversed(RANK))
+"""The states, each after those that it takes the place of."""
 STATE = "CASE " + " ".join(f"WHEN {time(n)} IS NOT NULL THEN '{_NAMES[n]}'" for n in RANK) + " ELSE 'NIL' END"
 """The state that it is in."""
 
@@ -132,6 +134,8 @@ def _worker(of: str = "") -> str:
     return f"coalesce({of}worker_id, {of}_profile_component_id)"
 
 
+WORKER = _worker()
+"""The worker that ran it, likewise, of the columns of a state."""
 _LOG_NAME = f"'worker-' || lower(hex({_worker()})) || '-' || lower(hex(job_id)) || '-' || worker_pid"
 """How a worker that was started for a job names its log, for where nobody knows whose file it is."""
 LOG_INFO = (

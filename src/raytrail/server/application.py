@@ -21,7 +21,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -42,6 +42,7 @@ from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError, NotFoundError, StoreError
 from raytrail.server import pages
 from raytrail.server.auth import Access, check
+from raytrail.server.base_path import BasePath
 from raytrail.server.cache import AnswerCache
 from raytrail.server.connection import connections
 from raytrail.server.context import Answer, StoreView, View, encode
@@ -70,6 +71,10 @@ GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
 HEARD_BYTES = 4096
 """Most bytes of what somebody who follows a log says, none of which is listened to."""
+LIVE_SECONDS = 1.0
+"""How often a living cluster is looked at for who follows its page."""
+SILENT_SECONDS = 15
+"""How long such an answer may say nothing."""
 SHORT_TOKEN = 16
 """Characters below which a token can be guessed by who keeps asking."""
 CACHE_BYTES = 64 * 1024 * 1024
@@ -81,7 +86,14 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_host: bool = False) -> Starlette:
+def app(
+    store: Store,
+    config: ServerConfig,
+    take: Take | None = None,
+    *,
+    check_host: bool = False,
+    stop: asyncio.Event | None = None,
+) -> Starlette:
     """
     Make the ASGI application. It only reads the store.
 
@@ -90,9 +102,11 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
         config: Its settings.
         take: Stores what is posted to ``/ingest``; None: nothing is taken.
         check_host: Whether, without a token, only the server's own names are answered (`raytrail.server.auth`).
+        stop: Ends the answers that go on as long as a cluster lives.
     """
     build = find_build(config.dashboard)
-    server, tries = _Server(store, dashboard=build is not None), Tries(config.wrong_tokens_per_minute)
+    server = _Server(store, dashboard=build is not None, stop=stop or asyncio.Event())
+    tries = Tries(config.wrong_tokens_per_minute)
     routes = [
         NamedRoute(Route("/", server.home, api="ours")),
         NamedRoute(Route("/scripts/{name}", _script, api="ours")),
@@ -103,11 +117,16 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
         else NamedRoute(Route("/ingest", _no_ingest, api="ours", method="POST")),
         NamedRoute(Route("/api/clusters", server.clusters, api="ours")),
         NamedRoute(Route("/api/clusters/{id}", server.cluster, api="ours")),
+        NamedRoute(Route("/api/clusters/{id}/live", server.live, api="ours")),
         *_routes_of_clusters(server, build),
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_EveryAnswer), Middleware(Access, config=config, tries=tries, check_host=check_host)],
+        middleware=[
+            Middleware(BasePath, base_path=config.base_path),
+            Middleware(_EveryAnswer),
+            Middleware(Access, config=config, tries=tries, check_host=check_host),
+        ],
         exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
     )
 
@@ -168,7 +187,7 @@ async def serve(
             log.warning("server.%s is short enough to be guessed; give it %d random characters", name, 2 * SHORT_TOKEN)
     server = _Uvicorn(
         uvicorn.Config(
-            app(store, config, take, check_host=not config.open),
+            app(store, config, take, check_host=not config.open, stop=stop),
             lifespan="off",
             ssl_certfile=config.tls_certificate or None,
             ssl_keyfile=config.tls_key or None,
@@ -231,8 +250,9 @@ class _Uvicorn(uvicorn.Server):
 class _Server:
     """The endpoints: each a plain function, called on a thread, as few at a time as the engine can use."""
 
-    def __init__(self, store: Store, *, dashboard: bool) -> None:
+    def __init__(self, store: Store, *, dashboard: bool, stop: asyncio.Event) -> None:
         self._store = store
+        self._stop = stop
         self._dashboard = dashboard
         self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
@@ -277,7 +297,7 @@ class _Server:
             if etag and _knows(request, etag):
                 return Response(status_code=304, headers=_revalidated(etag))
             if answered := self._cache.get(etag):
-                return Response(answered.body, headers=_revalidated(etag), media_type=answered.media_type)
+                return Response(answered.body, headers={**answered.headers, **_revalidated(etag)})
 
             def work_out() -> Response:
                 try:
@@ -292,6 +312,26 @@ class _Server:
             return response
 
         return endpoint
+
+    async def live(self, request: Request) -> Response:
+        """An event `changed` whenever there is something new of a living cluster, as server-sent events."""
+        session = (await asyncio.to_thread(self._store.find, request.path_params["id"])).session
+        return StreamingResponse(self._changes(session), media_type="text/event-stream")
+
+    async def _changes(self, session: str) -> AsyncIterator[str]:
+        known, silent = await asyncio.to_thread(self._store.mark, session), 0.0
+        yield "retry: 5000\n\n"
+        while not await _is_set_within(self._stop, LIVE_SECONDS):
+            mark = await asyncio.to_thread(self._store.mark, session)
+            silent = 0 if mark != known else silent + LIVE_SECONDS
+            if mark != known:
+                yield "event: changed\ndata:\n\n"
+                if (await asyncio.to_thread(self._store.find, session)).sealed:
+                    yield "event: ended\ndata:\n\n"
+                    return
+            elif silent % SILENT_SECONDS < LIVE_SECONDS:
+                yield ":\n\n"  # a proxy closes what is silent for long
+            known = mark
 
     def follow(self, texts: Callable[[View], Iterator[str]]) -> Callable[[WebSocket], Awaitable[None]]:
         """Make the endpoint that sends what `texts` gives, piece by piece; at its end there is no more."""
@@ -356,6 +396,12 @@ class _Server:
     async def _call(self, function: Callable[[], T], large: bool = False) -> T:
         async with self._large if large else nullcontext(), self._slots:
             return await asyncio.to_thread(function)
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 def _params(request: HTTPConnection) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ from raytrail.fold import failures, show
 from raytrail.fold.layout import find, shown, stored
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_times
+from raytrail.fold.rollup import ROLLUPS, at_moment, read_of, rollup, rollup_name
 from raytrail.fold.sessions import of_session
 from raytrail.fold.tally import TALLY, UNTIL, tally_columns, tally_name
 from raytrail.store.engine import Engine, Rows, Run
@@ -359,6 +360,55 @@ class Snapshot:
         items = ", ".join(f"{show.raw(c)} AS {quote(c.name)}" for c in wanted)
         source = self._narrow(entity, where, show.read_from(entity, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
+
+    def rollup(self, name: str, noun: str = "task") -> str | None:
+        """
+        Return the relation of what states add up to, for `run` and the like: it answers in milliseconds for millions.
+
+        `raytrail.fold.rollup.ROLLUPS` has the columns of each.
+
+        Args:
+            name: The rollup, such as ``functions``.
+            noun: The entity.
+
+        Returns:
+            None where there is no table of it: of a session that lives, or that an older version sealed. Then
+            `rolled_up` makes the same rows of the states.
+        """
+        entity = entity_of(noun)
+        table = self.table(name, ROLLUPS[name].columns, noun)
+        if table is None or self._moment is None or entity.moments is None:
+            return table
+        names = read_of(entity)
+        later = f"(SELECT * FROM {self._find_table(entity)} WHERE NOT {is_settled(entity.moments, self._moment)})"
+        then = self._rewind(entity, later, names)
+        return f"({at_moment(entity, name, table, later, then, self._moment.last_ns)})"
+
+    def table(self, name: str, columns: Iterable[str], noun: str = "task") -> str | None:
+        """
+        Return a table that was made of an entity's last states when the session was sealed.
+
+        Args:
+            name: Its name, after the entity's: a rollup, or one of `raytrail.fold.slices.COLUMNS`.
+            columns: The columns that it must have.
+            noun: The entity.
+
+        Returns:
+            None where there is none.
+        """
+        return self._states.table(self.session, rollup_name(entity_of(noun), name), columns) if self._attach else None
+
+    def rolled_up(self, name: str, noun: str = "task") -> str:
+        """Return the relation of what states add up to: that which `rollup` returns, else the states are summed."""
+        if relation := self.rollup(name, noun):
+            return relation
+        entity = entity_of(noun)
+        names = read_of(entity)
+        columns = ", ".join(map(quote, names))
+        return (
+            f"(WITH summed AS MATERIALIZED (SELECT {columns} FROM {self._select_base(entity, names)}) "
+            f"SELECT * FROM ({rollup(entity, name, 'summed')}))"
+        )
 
     @contextmanager
     def steps(self) -> Iterator[Run]:

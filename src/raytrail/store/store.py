@@ -413,6 +413,10 @@ class Store:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""
         return self._ledgers.of(self.snapshot(session))
 
+    def mark(self, session: str) -> str:
+        """Return what is another text once something of a session was folded since."""
+        return self._figures.mark(session)
+
     def snapshot(self, session: str, at_ms: int | None = None) -> Snapshot:
         """
         Return a session as it was.

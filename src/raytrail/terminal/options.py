@@ -175,6 +175,13 @@ def cluster(command: Body) -> Body:
     )(command)
 
 
+def job(command: Body) -> Body:
+    """Add ``--job``."""
+    return click.option(
+        "--job", default="", metavar="ID", help="Only this job: a driver job's id, or a submission's. [default: all]"
+    )(command)
+
+
 def at(command: Body) -> Body:
     """Add ``--at``."""
     return click.option(

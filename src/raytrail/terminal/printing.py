@@ -183,6 +183,11 @@ def write_json(rows: Iterable[Any], output: Path | None = None) -> None:
         file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
+def write_object(answer: Any) -> None:
+    """Write one answer as JSON, indented, as the page of that answer gives it."""
+    click.echo(msgspec.json.format(msgspec.json.encode(answer)).decode())
+
+
 def _encode(row: Any) -> str:
     try:
         return msgspec.json.encode(row).decode()

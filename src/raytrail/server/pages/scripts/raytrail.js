@@ -105,7 +105,9 @@
         asking = false;
       }
     };
-    new EventSource(main.dataset.live).addEventListener("changed", refresh);
+    const changes = new EventSource(main.dataset.live);
+    changes.addEventListener("changed", refresh);
+    changes.addEventListener("ended", () => changes.close());
     document.addEventListener("visibilitychange", refresh);
   }
 

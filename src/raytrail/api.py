@@ -239,24 +239,6 @@ class Cluster:
         entity = entity_of(noun)
         return self._snapshot.count(entity.name, self._make_conditions(entity, where, equal, every=every))
 
-    def failures(self, *, job: str = "", limit: int = SHOWN) -> Table:
-        """
-        Return what failed, grouped by what it has in common, the groups with the most failures first.
-
-        Args:
-            job: A job: its id, or that of its submission. Empty means all.
-            limit: The most groups.
-
-        Raises:
-            NotFoundError: There is no such job.
-            ConfigError: The limit is not from 1 to 500.
-        """
-
-        def read() -> Sequence[FailureGroup]:
-            return failures_of(self._scope, job=job, limit=limit).groups
-
-        return of_structs("groups of failures", FailureGroup, read)
-
     def functions(self, *, job: str = "", order: str = "-running_total_ms") -> Table:
         """
         Return each function with how often it was called and failed, and how long it waited and ran.
@@ -286,6 +268,22 @@ class Cluster:
             NotFoundError: There is no such job.
         """
         return of_structs("nodes", NodeRow, lambda: nodes(self._scope, job=job, limit=ALL_ROWS).nodes)
+
+    def failures(self, *, job: str = "", limit: int = SHOWN) -> Table:
+        """
+        Return what failed, grouped by what it has in common, the groups with the most failures first.
+
+        Args:
+            job: A job: its id, or that of its submission. Empty means all.
+            limit: The most groups.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConfigError: The limit is not from 1 to 500.
+        """
+        return of_structs(
+            "groups of failures", FailureGroup, lambda: failures_of(self._scope, job=job, limit=limit).groups
+        )
 
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""

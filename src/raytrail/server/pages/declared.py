@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about
+from raytrail.server.pages import about, failures
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE,)
+PAGES: tuple[Page, ...] = (about.PAGE, failures.PAGE, failures.GROUP, failures.ALL)

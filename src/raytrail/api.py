@@ -31,6 +31,7 @@ from raytrail.answers import Scope
 from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
 from raytrail.answers.functions import FunctionRow, functions
 from raytrail.answers.nodes import NodeRow, nodes
+from raytrail.answers.run import Run, run_of
 from raytrail.answers.scope import COUNTED
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
@@ -284,6 +285,18 @@ class Cluster:
         return of_structs(
             "groups of failures", FailureGroup, lambda: failures_of(self._scope, job=job, limit=limit).groups
         )
+
+    def run(self, job: str = "") -> Run:
+        """
+        Return a job, or all of it, as a run: ``run.why.sentence`` says how it ended, and why.
+
+        Args:
+            job: A job: its id, or that of its submission. Empty means the whole session.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        return run_of(self._scope, job)
 
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 from msgspec.structs import fields
 
+from raytrail.answers.failures import FailureGroup, Failures, Part
 from raytrail.answers.overview import Counts, Overview, StateCount
+from raytrail.answers.progress import Mark, Progress
+from raytrail.answers.run import ApplicationRow, DatasetRow, JobRow, LogTail, Run
+from raytrail.answers.why import Evidence, Why
 from raytrail.server import pages
 from raytrail.server.pages.page import Frame, Tab
 from raytrail.store import Cluster, LedgerRow
@@ -115,10 +119,17 @@ async def test_steps_lead_from_failure_to_failure(client):
     rows = (await client.get("/clusters/varied/api/v0/tasks?detail=1&filter_keys=state&filter_predicates=%3D"
                              "&filter_values=FAILED&limit=1000")).json()["data"]["result"]["result"]  # fmt: skip
     ends = sorted({int(row["end_time_ms"]) for row in rows})
-    first = (await client.get(f"/clusters/varied/go?step=after&from={ends[0] - 1}&page=about")).headers["location"]
-    assert read_moment(first) == ends[0]
-    back = (await client.get(f"/clusters/varied/go?step=before&from={ends[-1] + 1}&page=about")).headers["location"]
-    assert read_moment(back) >= ends[-1]
+
+    async def step(to, from_ms):
+        answer = await client.get(f"/clusters/varied/go?step={to}&from={from_ms}&page=about")
+        return read_moment(answer.headers["location"])
+
+    moments = [await step("after", ends[0] - 1)]
+    for _ in range(4):
+        moments.append(await step("after", moments[-1]))
+    assert moments[0] == ends[0]
+    assert moments == sorted(set(moments))
+    assert [await step("before", moment) for moment in moments[1:]] == moments[:-1]
     same = (await client.get(f"/clusters/varied/go?step=before&from={ends[0] - 60_000}&page=about")).headers["location"]
     assert read_moment(same) == ends[0] - 60_000
 
@@ -164,13 +175,58 @@ def test_every_name_on_a_page_of_a_cluster_is_only_text():
     more: dict[str, Any] = {"tabs": tabs, "store_tabs": tabs, "scripts": (), "cluster": known, "at_ms": 5}
     more |= dict.fromkeys(texts, hostile)
     frame = Frame(**more, dashboard=True, live=True, final=False)
-    answer = Overview(cluster=known, at_ms=5, counts=counts, ledger=ledger)
-    page = pages.render("about.html", frame=frame, answer=answer)
+    answer = Overview(cluster=known, at_ms=5, counts=counts, ledger=ledger, run=run_with(hostile))
+    shown = (("about.html", answer), ("run.html", answer.run))
+    page = "".join(pages.render(template, frame=frame, answer=of) for template, of in shown)
     assert "<script>" not in page
     parser = Attributes()
     parser.feed(page)
     parser.close()
     assert not {name for name in parser.names if "alert" in name or "script" in name or "{" in name}
+
+
+def run_with(text):
+    """A run in which every text is the same."""
+    part = Part(name=text, count=1)
+    times: dict[str, Any] = dict.fromkeys(("at_ms", "began_ms", "ended_ms"), 5)
+    names = ("count", "own", "recovered", "functions_count", "nodes_count", "first_ms", "last_ms", "runs_seen")
+    numbers: dict[str, Any] = dict.fromkeys((*names, "share", "example_attempt"), 1)
+    group = FailureGroup(
+        **dict.fromkeys(("hash", "kind", "error", "text", "frame", "example_id", "example_job_id", "traceback"), text),
+        **numbers,
+        bins=(1, 2),
+        functions=(part,),
+        nodes=(part,),
+        consequences=(),
+        ended=True,
+        new=True,
+    )
+    counts: dict[str, Any] = dict.fromkeys(("count", "tasks", "recovered", "ended", "consequences", "groups_count"), 2)
+    failures = Failures(
+        session=text, job_id=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
+    )
+    job = JobRow(id=text, name=text, status=text, start_time_ms=1, end_time_ms=2)
+    mark = Mark(at_ms=5, kind=text, count=2)
+    row: dict[str, Any] = dict.fromkeys(("waiting", "running", "finished", "failed"), (1, 2))
+    why = Why(
+        status=text,
+        sentence=f"{text} `{text}`",
+        evidence=tuple(Evidence(kind=kind, text=text, at_ms=5, id=text) for kind in ("job", "failure", text)),
+    )
+    return Run(
+        **dict.fromkeys(("session", "cluster", "entrypoint"), text),
+        **times,
+        job=job,
+        job_ids=(text,),
+        metadata={text: text},
+        why=why,
+        progress=Progress(began_ms=1, step_ms=5, **row, marks=(mark,)),
+        failures=failures,
+        log=LogTail(name=text, node_id=text, lines=(text,), more=True),
+        jobs=(job,),
+        datasets=(DatasetRow(dataset_id=text, state=text, start_time_ms=1, end_time_ms=2),),
+        applications=(ApplicationRow(name=text, status=text, message=text),),
+    )
 
 
 async def test_a_page_may_fetch_nothing_and_carries_its_one_style(client, made_client):

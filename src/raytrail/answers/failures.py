@@ -435,7 +435,7 @@ def _groups(run: Run, limit: int, began_ms: int | None, ended_ms: int | None, to
         "CREATE TEMP TABLE most AS SELECT root, count(*) AS count, count(*) FILTER (via = '') AS own, "
         "count(recovered_ms) AS recovered, bool_and(ended) AS ended, min(at_ms) AS first_ms, max(at_ms) AS last_ms, "
         "count(DISTINCT function) AS functions, count(DISTINCT node_id) AS nodes FROM failed GROUP BY root "
-        f"ORDER BY ended, count DESC, root LIMIT {limit}"
+        f"ORDER BY ended, count DESC, first_ms, root LIMIT {limit}"
     )
     functions, nodes = _parts(run, "function"), _parts(run, "node_id")
     bins, consequences, examples = _bins(run, began_ms, ended_ms), _consequences(run), _examples(run)
@@ -458,7 +458,7 @@ def _groups(run: Run, limit: int, began_ms: int | None, ended_ms: int | None, to
             **examples[root],
         }
         for root, count, own, recovered, ended, first_ms, last_ms, functions_count, nodes_count in run(
-            "FROM most ORDER BY ended, count DESC, root"
+            "FROM most ORDER BY ended, count DESC, first_ms, root"
         )
     ]
 
@@ -512,16 +512,16 @@ def _examples(run: Run) -> Mapping[str, dict[str, Any]]:
     """
     rows = run(
         "SELECT hash, arg_min(struct_pack(kind, error, text, frame, id, attempt_number, job_id, message), "
-        "(NOT counted, via != '', NOT asked, at_ms)) FROM every "
-        "WHERE hash IN (SELECT root FROM most) AND message IS NOT NULL GROUP BY hash"
+        "(message IS NULL, NOT counted, via != '', NOT asked, at_ms)) FROM every "
+        "WHERE hash IN (SELECT root FROM most) GROUP BY hash"
     )
     return {
         hash: {
-            **{name: first[name] for name in ("kind", "error", "text", "frame")},
+            **{name: first[name] or "" for name in ("kind", "error", "text", "frame")},
             "example_id": first["id"],
             "example_attempt": first["attempt_number"],
             "example_job_id": first["job_id"] or "",
-            "traceback": _shortened(first["message"]),
+            "traceback": _shortened(first["message"] or ""),
         }
         for hash, first in rows
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from raytrail.answers.run import Run, run_of
 from raytrail.answers.scope import COUNTED, Scope
 from raytrail.entities import entity
 from raytrail.store import Cluster, LedgerRow
@@ -44,6 +45,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """The moment that is shown, in milliseconds since 1970. Null at last, or now."""
     counts: tuple[Counts, ...]
     """Tasks, actors, jobs and nodes by state, as Ray's own lists count them."""
+    run: Run
+    """The whole session as a run: how it ended and why, how it went on, and what failed in it."""
     ledger: tuple[LedgerRow, ...]
     """How complete its history is, by event type."""
 
@@ -54,6 +57,7 @@ def overview(scope: Scope) -> Overview:
         cluster=scope.cluster,
         at_ms=scope.snapshot.at_ms,
         counts=tuple(_count(scope, noun) for noun in NOUNS),
+        run=run_of(scope),
         ledger=tuple(scope.store.ledger(scope.cluster.session)),
     )
 

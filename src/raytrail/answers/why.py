@@ -177,7 +177,7 @@ def _though(failures: Failures) -> str:
         more = sum(group.count for group in lasting[1:])
         return f", though {_phrase(first)}" + (f", and {more:,} more failed" if more else "")
     if failures.recovered:
-        return f", after {_counted(failures.recovered, 'attempt')} that failed and were made good by a later one"
+        return f", after {_counted(failures.recovered, 'attempt')} that failed, of tasks that a later attempt made good"
     return ""
 
 
@@ -280,7 +280,7 @@ def _last_words(message: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    return _cut(next((line.strip() for line in text.splitlines() if line.strip()), ""))
+    return _cut(next((line.strip() for line in text.splitlines() if line.strip()), "")).rstrip(".")
 
 
 def _cut(text: str) -> str:

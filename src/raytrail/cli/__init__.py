@@ -25,6 +25,7 @@ COMMANDS = {
     },
     "Ask": {
         "clusters": "List the clusters of a history.",
+        "why": "Say how a job or a cluster ended, and why.",
         "list": "List tasks, actors, nodes, jobs, ... of a cluster, as they were at any time.",
         "get": "Show one task, actor, node, job, ... in full.",
         "exec": "Run a command on a cluster of the history as if it were there.",

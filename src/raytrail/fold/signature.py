@@ -66,6 +66,8 @@ _Q = "\x01"
 """Stands for a quote whose text is kept."""
 
 _MASKS: tuple[tuple[str, str], ...] = (
+    # Ray's advice
+    (r" (?:Some common causes include: |This can happen if the node was |Check cluster logs \().*", ""),
     # names that the code gives, not its data
     (r"'([A-Za-z_][\w.]*)'( object| has no attribute| is not defined| referenced| where it is not)", rf"{_Q}\1{_Q}\2"),
     (
@@ -130,7 +132,8 @@ def signatures(source: str) -> str:
     """
     return (
         f"WITH cut AS MATERIALIZED ({_cut(source)}), "
-        f"few AS MATERIALIZED (SELECT said, {_masked('said')} AS text FROM (SELECT DISTINCT said FROM cut)) "
+        f"few AS MATERIALIZED (SELECT said, {_shortened('text')} AS text "
+        f"FROM (SELECT said, {_masked('said')} AS text FROM (SELECT DISTINCT said FROM cut))) "
         f"SELECT id, {hashed('error', 'text', 'frame')} AS hash, error, text, frame FROM cut JOIN few USING (said)"
     )
 
@@ -237,4 +240,9 @@ def _error() -> str:
 def _masked(text: str) -> str:
     for pattern, stand_in in _MASKS:
         text = f"regexp_replace({text}, {literal(pattern)}, {literal(stand_in)}, 'g')"
-    return f"left(trim({text}), {TEXT_CHARACTERS})"
+    return f"trim({text})"
+
+
+def _shortened(text: str) -> str:
+    most = TEXT_CHARACTERS
+    return f"CASE WHEN length({text}) > {most} THEN left({text}, {most - 1}) || '…' ELSE {text} END"

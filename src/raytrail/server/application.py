@@ -48,9 +48,10 @@ from raytrail.server.connection import connections
 from raytrail.server.context import Answer, StoreView, View, encode
 from raytrail.server.dashboard_files import Build, find_build
 from raytrail.server.ingest import Bounds, Take, ingest
+from raytrail.server.openapi import describe
 from raytrail.server.pages import about
 from raytrail.server.pages.declared import PAGES
-from raytrail.server.pages.moments import PARAMETERS, go, read
+from raytrail.server.pages.moments import PARAMETERS, go, marks, read
 from raytrail.server.pages.page import iso
 from raytrail.server.ray import logs
 from raytrail.server.ray.routes import ROUTES
@@ -110,6 +111,7 @@ def app(
     routes = [
         NamedRoute(Route("/", server.home, api="ours")),
         NamedRoute(Route("/scripts/{name}", _script, api="ours")),
+        NamedRoute(Route("/openapi.json", _openapi, api="ours")),
         *_routes_over_store(server),
         NamedRoute(Route("/healthz", _healthz, api="ours")),
         ingest(take, tries, token=config.ingest_token, bounds=Bounds.of(config))
@@ -136,6 +138,7 @@ def _routes_of_clusters(server: _Server, build: Build | None) -> Iterator[BaseRo
     routes: tuple[Route[Answer], ...] = (
         *(build.routes() if build else (Route("/", about.PAGE.routes()[-1].handler, api="ours"),)),
         *(route for page in PAGES if not page.over_store for route in page.routes()),
+        Route("/marks", marks, api="ours"),
         Route("/go", go, api="ours", parameters=PARAMETERS),
         *ROUTES,
         Route("/{rest:path}", _not_served, api="ours"),
@@ -437,6 +440,11 @@ async def _no_ingest(request: Request) -> Response:
 async def _healthz(request: Request) -> Response:
     """`ok`, while the process answers."""
     return PlainTextResponse("ok\n")
+
+
+async def _openapi(request: Request) -> Response:
+    """The description of our own API, in OpenAPI 3.1."""
+    return encode(describe(PAGES))
 
 
 async def _script(request: Request) -> Response:

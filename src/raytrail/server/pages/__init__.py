@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -18,7 +19,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from raytrail import times, words
-from raytrail.server.pages.filters import lasted, missing_lines, moment, moment_text, number, unreadable_lines
+from raytrail.answers.why import command
+from raytrail.server.pages.charts import progress_chart, spark
+from raytrail.server.pages.filters import (
+    ago,
+    code,
+    lasted,
+    missing_lines,
+    moment,
+    moment_text,
+    number,
+    unreadable_lines,
+)
 from raytrail.store import Cluster
 
 SHOWN = 500
@@ -83,7 +95,7 @@ def state_query(column: str, state: str) -> str:
 
 def render(template: str, **values: object) -> str:
     """Return a page, of the template of that name beside this file."""
-    return _templates().get_template(template).render(values, most=SHOWN)
+    return _templates().get_template(template).render(values, most=SHOWN, now_ms=time.time_ns() // 1_000_000)
 
 
 @cache
@@ -103,7 +115,12 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        ago=ago,
+        code=code,
+        command=command,
         number=number,
+        progress_chart=progress_chart,
+        spark=spark,
         bytes=words.size,
         lasted=lasted,
         moment=moment,

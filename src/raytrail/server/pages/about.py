@@ -8,7 +8,7 @@ from raytrail.server.pages.page import Page, scope
 
 
 def _answer(view: View) -> Overview:
-    """One cluster: its counts by state, and its ledger."""
+    """One cluster: how it ended and why, its counts by state, its tasks over time, its jobs, failures and ledger."""
     return overview(scope(view))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, failures
+from raytrail.server.pages import about, failures, run
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE, failures.PAGE, failures.GROUP, failures.ALL)
+PAGES: tuple[Page, ...] = (about.PAGE, run.PAGE, failures.PAGE, failures.GROUP, failures.ALL)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
+from markupsafe import Markup, escape
+
 from raytrail import times
 from raytrail.store import Cluster, LedgerRow
 
@@ -34,6 +36,26 @@ def moment(ms: int) -> datetime | None:
         return datetime.fromtimestamp(ms / 1000, timezone.utc)
     except (OverflowError, ValueError, OSError):
         return None
+
+
+def ago(ms: int, now_ms: int) -> str:
+    """Return how long ago a time was, in its largest unit: ``3 h ago``."""
+    past = now_ms - ms
+    for unit_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
+        if abs(past) >= unit_ms:
+            count = abs(past) // unit_ms
+            return f"{count:,} {unit} ago" if past > 0 else f"in {count:,} {unit}"
+    return "just now"
+
+
+def code(text: str) -> Markup:
+    """Return a sentence as HTML: what stands between backticks in it is code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one of them ends nothing
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts)
+    )
 
 
 def moment_text(ms: int) -> str:

@@ -60,9 +60,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
     def routes(self) -> tuple[Route[Any], ...]:
         """Return its routes: the page, its JSON and its CSV."""
-        routes = [
-            Route(self._suffixed(".json"), _documented(self, self._json, "as JSON"), "ours", "GET", self.parameters)
-        ]
+        routes = [Route(self.json_path, _documented(self, self._json, "as JSON"), "ours", "GET", self.parameters)]
         if self.rows:
             csv_doc = "as CSV"
             routes.append(
@@ -77,6 +75,11 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
             for_browsers=self.for_browsers,
         )
         return (*routes, html)
+
+    @property
+    def json_path(self) -> str:
+        """Where its JSON is."""
+        return self._suffixed(".json")
 
     def _suffixed(self, suffix: str) -> str:
         return f"{self.path.rstrip('/') or '/index'}{suffix}"

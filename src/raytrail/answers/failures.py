@@ -18,7 +18,7 @@ from raytrail.store import Cluster, Run, Signature, Store
 BINS = 40
 """In how many parts of the time failures are counted."""
 
-SHOWN = 50
+SHOWN = 30
 """How many groups are shown, if nobody says how many."""
 
 MOST_SHOWN = 500

@@ -193,3 +193,11 @@ def test_functions_and_nodes_are_tables_of_what_they_did(cluster):
     [node] = cluster.node_report()
     assert (node["state"], node["failed"]) == ("DEAD", 3)
     assert cluster.functions(order="function")[0]["function"] == min(row["function"] for row in functions)
+
+
+def test_a_run_is_compared_with_itself(history):
+    answered = history.diff(SESSION, SESSION)
+    assert answered.functions
+    assert {row.change_ms for row in answered.functions} == {0}
+    with pytest.raises(NotFoundError, match="name both runs"):
+        history.diff()

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from raytrail.answers import Scope
+from raytrail.answers.diff import Diff, diff
 from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
 from raytrail.answers.functions import FunctionRow, functions
 from raytrail.answers.nodes import NodeRow, nodes
@@ -139,6 +140,21 @@ class History:
         """
         figures = self._store.find(id)
         return Cluster(self._store, figures, self._store.snapshot(figures.session))
+
+    def diff(self, a: str = "", b: str = "latest") -> Diff:
+        """
+        Return what is different between two runs, as ``raytrail diff`` does. `raytrail.answers.diff` has the fields.
+
+        Args:
+            a: The run to compare with: ``<session>`` or ``<session>/<job>``. Empty means the run before `b` of the same
+                name.
+            b: The run that is asked about.
+
+        Raises:
+            ConfigError: One is a job, the other a whole session.
+            NotFoundError: There is no such run.
+        """
+        return diff(self._store, a, b)
 
     def sql(self, statement: str) -> Table:
         """

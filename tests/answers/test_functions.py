@@ -80,3 +80,32 @@ def test_the_sql_gives_the_same_rows_and_a_moment_what_was_known_then(add, attem
     assert {name: getattr(answered.functions[0], name) for name in row} == row
     [then] = functions(scope(BEGAN_MS + 45)).functions
     assert (then.tasks, then.open) == (8, 4)
+
+
+def test_a_sealed_session_answers_the_same_from_its_sums_at_last_and_before_its_end(add, attempt, node, scope, made):
+    add(
+        node("aa" * 28, reason="EXPECTED_TERMINATION"),
+        *(attempt(number, "load", s1=0, s2=7, s8=10 + number, s11=1000 + 10 * number) for number in range(100)),
+        *(attempt(number, "late", s1=10_000, s8=10_010, s12=60_000, error="NODE_DIED") for number in range(100, 105)),
+    )
+    before = BEGAN_MS + 59_000
+    live = [functions(scope(at_ms)) for at_ms in (None, before)]
+    made.seal(scope().cluster.session)
+    made.cache(scope().cluster.session)
+    assert scope().snapshot.rollup("functions")
+    assert scope(before).snapshot.rollup("functions")
+    for expected, answered in zip(live, (functions(scope()), functions(scope(before))), strict=True):
+        assert (answered.tasks, answered.failed, answered.sql) == (expected.tasks, expected.failed, expected.sql)
+        assert len(answered.functions) == len(expected.functions)
+        for row, other in zip(answered.functions, expected.functions, strict=True):
+            assert row.last_ms is not None
+            assert other.last_ms is not None
+            assert other.last_ms <= row.last_ms <= (BEGAN_MS + 60_000 if expected is live[0] else before)
+            for name in set(row.__struct_fields__) - {"last_ms"}:
+                expected_value = getattr(other, name)
+                near = name.startswith(("running_p", "waiting_p")) and expected_value is not None
+                assert getattr(row, name) == (pytest.approx(expected_value, rel=0.021) if near else expected_value), (
+                    name
+                )
+    late = functions(scope(before)).functions[1]
+    assert (late.function, late.failed, late.open, late.running_p50_ms) == ("late", 0, 5, None)

@@ -8,6 +8,7 @@ from raytrail.answers.nodes import nodes
 from raytrail.errors import ConfigError, NotFoundError
 
 HEAD, LOST, SLOW = "aa" * 28, "bb" * 28, "cc" * 28
+LAST_MS = 1_795_419_690_500
 ACTOR = "0102030405060708090a0b0c01000000"
 
 
@@ -100,3 +101,24 @@ def test_a_node_that_only_its_tasks_tell_of_is_there(add, attempt, scope):
     add(attempt(1, node=SLOW, s1=0, s8=10, s11=20))
     [row] = nodes(scope()).nodes
     assert (row.node_id, row.state, row.tasks) == (SLOW, None, 1)
+
+
+def test_a_sealed_session_answers_the_same_from_its_sums(cluster, scope, made):
+    def told(scope):
+        return nodes(scope), one_node(scope, LOST)
+
+    live, live_node = told(scope())
+    made.seal(scope().cluster.session)
+    made.cache(scope().cluster.session)
+    assert scope().snapshot.rollup("functions")
+    sealed, sealed_node = told(scope(LAST_MS))
+    figures = ("tasks", "failed", "functions", "running_total_ms", "lost_tasks", "lost_actors", "slow_functions")
+    for one, other in zip(sealed.nodes, live.nodes, strict=True):
+        assert one.running_share == pytest.approx(other.running_share)
+        assert [getattr(one, name) for name in figures] == [getattr(other, name) for name in figures]
+    [slow] = sealed.slow
+    assert slow.slower == pytest.approx(live.slow[0].slower, rel=0.05)
+    assert sealed_node.lost_tasks == live_node.lost_tasks
+    assert [row.running_total_ms for row in sealed_node.functions] == [
+        row.running_total_ms for row in live_node.functions
+    ]

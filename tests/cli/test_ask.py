@@ -539,3 +539,14 @@ def test_functions_are_shown_with_their_share_and_as_the_same_rows_for_programs(
     [row, _] = csv.DictReader(io.StringIO(run("functions", "--format", "csv").stdout))
     assert (row["function"], row["running_total_ms"]) == ("f", "3600.0")
     assert "has no such job" in run("functions", "--job", "09000000", code=DIFFERENT).stderr
+
+
+def test_two_runs_are_shown_side_by_side(run, make, history):
+    done = run("diff", make.SESSION, make.SESSION)
+    a, b = done.stdout.splitlines()[1:3]
+    assert (a.split()[:2], b.split()[:2]) == (["a", make.SESSION], ["b", make.SESSION])
+    assert "f         0 ms" in done.stdout
+    answered = json.loads(run("diff", make.SESSION, make.SESSION, "--format", "json").stdout)
+    assert [(row["what"], row["function"]) for row in answered["failures"]] == [("same", "boom")]
+    assert len([*csv.DictReader(io.StringIO(run("diff", make.SESSION, "latest", "--format", "csv").stdout))]) == 2
+    assert "no earlier session of cluster 'lab'; name both runs" in run("diff", code=DIFFERENT).stderr

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from raytrail.answers.jobs import driver_jobs
+from raytrail.answers.order import ordered
 from raytrail.answers.scope import Scope
-from raytrail.answers.spans import COUNTED, FUNCTION, RUNNING_NS, of_jobs
-from raytrail.errors import ConfigError, NotFoundError
+from raytrail.answers.spans import COUNTED, FUNCTION, RUNNING_NS, Sums, of_jobs
+from raytrail.entities.node import NODE
+from raytrail.errors import NotFoundError
 from raytrail.fold.literals import literal
-from raytrail.words import instead
 
 MOST_NODES = 500
 """Most nodes of an answer, unless more are asked for."""
@@ -21,11 +22,17 @@ MOST_SLOW = 50
 MOST_LOST = 200
 """Most tasks, and most actors, that are named of what a node took with it."""
 LEAST_TASKS = 20
-"""Fewer finished attempts of a function on a node say nothing about how slow it is."""
+"""Fewer attempts of a function that ended on a node say nothing about how slow it is."""
 SLOW = 1.5
 """A node is slow at a function if its median is so many times that of the others."""
 SLOWER_MS = 1.0
 """And if it is longer by so much."""
+SURE = ((1600, 0.45), (400, 0.4), (100, 0.3), (45, 0.2), (LEAST_TASKS, 0.05))
+"""
+And if that is no chance: of so many attempts, all but the quickest share took longer than half of the others' did.
+
+By chance alone, as by tossing coins, it is so once in 30,000 nodes and functions (0.5 - 2 / sqrt(attempts)).
+"""
 
 _LOST = (
     "(error_type IN ('NODE_DIED', 'LOCAL_RAYLET_DIED') OR inferred = 'node died'"
@@ -97,15 +104,17 @@ class NodeFunction(msgspec.Struct, frozen=True, kw_only=True):
     running_total_ms: float
     """Their running time added up."""
     running_p50_ms: float | None
-    """The median of those that finished on this node."""
+    """The median of those that ended on this node."""
     others_p50_ms: float | None
-    """The median of the other nodes' medians, of nodes on which enough finished."""
+    """The median of the other nodes' medians, of nodes on which enough ended."""
     slower: float | None
     """
     How many times longer it took here: the one median by the other.
 
-    Null where too few finished here or on all others.
+    Null where too few ended here or on all others.
     """
+    slow: bool
+    """Whether the node counts as slow at it: by so much, of so many attempts, that it is hardly chance."""
 
 
 class Nodes(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +123,8 @@ class Nodes(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     job: str
     """The job whose attempts are counted. Empty means all."""
+    order: str
+    """The column that they are sorted by. Empty has those first that died though nobody asked them to."""
     nodes: tuple[NodeRow, ...]
     all_nodes: int
     """How many nodes there are, those among them that are not shown."""
@@ -208,21 +219,22 @@ def nodes(scope: Scope, *, job: str = "", order: str = "", limit: int = MOST_NOD
         NotFoundError: There is no such job.
     """
     jobs = driver_jobs(scope, job)
-    ran, sql = _functions_of_nodes(scope, jobs)
-    slow = sorted((row for row in ran if is_slow(row)), key=lambda row: -(row.slower or 0))
-    statement = _statement(scope, jobs)
-    rows = [_row(row, slow) for row in scope.ask(_Row, statement)]
+    sums = Sums.of(scope, jobs)
+    ran, sql = _functions_of_nodes(scope, jobs, sums)
+    slow = sorted((row for row in ran if row.slow), key=lambda row: -(row.slower or 0))
+    rows = [_row(row, slow) for row in _read_nodes(scope, jobs, sums)]
     rows.sort(key=_by_interest)
     if order:
-        rows = _sorted(rows, order)
+        rows = ordered(rows, NodeRow, order)
     return Nodes(
         session=scope.cluster.session,
         job=job,
+        order=order,
         nodes=tuple(rows[:limit]),
         all_nodes=len(rows),
         dead=sum(row.state == "DEAD" for row in rows),
         slow=tuple(slow[:MOST_SLOW]),
-        sql=statement,
+        sql=_statement(scope, _all_of_nodes(scope, jobs)),
         slow_sql=sql,
     )
 
@@ -241,12 +253,13 @@ def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) 
         NotFoundError: There is no such node, or no such job.
     """
     jobs = driver_jobs(scope, job)
-    rows = [row for row in scope.ask(_Row, _statement(scope, jobs)) if row.node_id.startswith(node_id.lower())]
+    sums = Sums.of(scope, jobs)
+    rows = [row for row in _read_nodes(scope, jobs, sums) if row.node_id.startswith(node_id.lower())]
     if len(rows) != 1:
         many = f"{len(rows)} nodes begin so; give more of the id" if rows else "the session has no such node"
         raise NotFoundError(f"node {node_id!r}: {many}")
     [row] = rows
-    ran, sql = _functions_of_nodes(scope, jobs)
+    ran, sql = _functions_of_nodes(scope, jobs, sums)
     own = sorted((of for of in ran if of.node_id == row.node_id), key=lambda of: -of.running_total_ms)
     lost = (
         f"{_with_lost_actors(scope)}SELECT t.task_id, t.attempt_number, t.job_id, {FUNCTION} AS function, "
@@ -263,7 +276,7 @@ def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) 
     return Node(
         session=scope.cluster.session,
         job=job,
-        node=_row(row, [of for of in own if is_slow(of)]),
+        node=_row(row, [of for of in own if of.slow]),
         functions=tuple(own[:limit]),
         all_functions=len(own),
         lost_tasks=tuple(scope.ask(LostTask, lost)) if row.lost_tasks else (),
@@ -271,12 +284,6 @@ def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) 
         sql=sql,
         lost_sql=lost,
     )
-
-
-def is_slow(row: NodeFunction) -> bool:
-    """Return whether a node was slow at a function."""
-    longer_ms = (row.running_p50_ms or 0) - (row.others_p50_ms or 0)
-    return row.slower is not None and row.slower >= SLOW and longer_ms >= SLOWER_MS
 
 
 def _row(row: _Row, slow: Iterable[NodeFunction]) -> NodeRow:
@@ -293,24 +300,55 @@ def _by_interest(row: NodeRow) -> tuple[object, ...]:
     return (not dead, not row.lost_tasks, not row.slow_functions, -row.running_total_ms, row.node_id)
 
 
-def _sorted(rows: Sequence[NodeRow], order: str) -> list[NodeRow]:
-    name = order.removeprefix("-")
-    columns = [column for column in NodeRow.__struct_fields__ if column != "resources"]
-    if name not in columns:
-        raise ConfigError(f"order {order!r}{instead(name, columns, 'the columns are')}")
-    known = [row for row in rows if getattr(row, name) is not None]
-    known.sort(key=lambda row: getattr(row, name), reverse=order.startswith("-"))
-    return [*known, *(row for row in rows if getattr(row, name) is None)]
-
-
 def _with_lost_actors(scope: Scope) -> str:
     return (
         f"WITH lost_actors AS (\n  SELECT actor_id, node_id FROM actor WHERE {scope.of_session} AND {_LOST_ACTORS})\n"
     )
 
 
-def _statement(scope: Scope, jobs: Sequence[str]) -> str:
-    """Return the SELECT of all nodes, with those that no event but a task's tells of."""
+def _read_nodes(scope: Scope, jobs: Sequence[str], sums: Sums | None) -> list[_Row]:
+    """Return all nodes, with those that no event but a task's tells of."""
+    if sums is None:
+        return scope.ask(_Row, _statement(scope, _all_of_nodes(scope, jobs)))
+    rows = {row.node_id: row for row in scope.ask(_Row, _statement(scope, _lost_of_nodes(scope, jobs)))}
+    added = scope.snapshot.run(
+        "SELECT lower(hex(node_id)), sum(attempts)::BIGINT, sum(failed)::BIGINT, count(*), sum(running_ns) / 1e6, "
+        "coalesce(sum(running_ns) / nullif(sum(sum(running_ns)) OVER (), 0), 0)::DOUBLE "
+        f"FROM ({sums.added_up(('node_id', 'function'))}) WHERE node_id IS NOT NULL GROUP BY node_id"
+    )
+    names = ("tasks", "failed", "functions", "running_total_ms", "running_share")
+    nameless = {**dict.fromkeys(_Row.__struct_fields__), "lost_tasks": 0, "lost_actors": 0, "lost_objects": 0}
+    for node_id, *figures in added:
+        known = dict(zip(names, figures, strict=True))
+        row = rows.get(node_id)
+        rows[node_id] = (
+            _Row(**{**nameless, "node_id": node_id, **known}) if row is None else msgspec.structs.replace(row, **known)
+        )
+    return list(rows.values())
+
+
+def _all_of_nodes(scope: Scope, jobs: Sequence[str]) -> str:
+    """Return the SELECT of what ran on each node."""
+    return f"""\
+  SELECT node_id, count(*) AS tasks, count(*) FILTER (state = 'FAILED') AS failed, count(*) FILTER (lost) AS lost,
+    count(DISTINCT function) AS functions, sum(ran) AS ran
+  FROM (SELECT node_id, state, {FUNCTION} AS function, {_LOST} AS lost,
+      {RUNNING_NS} AS ran
+    FROM task WHERE {scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND node_id IS NOT NULL)
+  GROUP BY node_id"""
+
+
+def _lost_of_nodes(scope: Scope, jobs: Sequence[str]) -> str:
+    """Return the SELECT of what was lost with each node, where the rest is summed up already."""
+    return (
+        "SELECT node_id, 0 AS tasks, 0 AS failed, count(*) AS lost, 0 AS functions, 0 AS ran "
+        f"FROM task WHERE {scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND state = 'FAILED' "
+        f"AND node_id IS NOT NULL AND {_LOST} GROUP BY node_id"
+    )
+
+
+def _statement(scope: Scope, of_nodes: str) -> str:
+    """Return the SELECT of all nodes, with what ran on each."""
     return f"""\
 {_with_lost_actors(scope)}SELECT coalesce(n.node_id, t.node_id) AS node_id, node_ip, node_name, instance_type,
   is_head_node, state, state_message, json_extract_string(death_info, '$.reason') AS death_reason,
@@ -321,12 +359,7 @@ def _statement(scope: Scope, jobs: Sequence[str]) -> str:
   coalesce(lost, 0) AS lost_tasks, coalesce(actors, 0) AS lost_actors, coalesce(objects, 0) AS lost_objects
 FROM (SELECT * FROM node WHERE {scope.of_session}) n
 FULL JOIN (
-  SELECT node_id, count(*) AS tasks, count(*) FILTER (state = 'FAILED') AS failed, count(*) FILTER (lost) AS lost,
-    count(DISTINCT function) AS functions, sum(ran) AS ran
-  FROM (SELECT node_id, state, {FUNCTION} AS function, {_LOST} AS lost,
-      {RUNNING_NS} AS ran
-    FROM task WHERE {scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND node_id IS NOT NULL)
-  GROUP BY node_id) t ON t.node_id = n.node_id
+{of_nodes}) t ON t.node_id = n.node_id
 LEFT JOIN (SELECT node_id, count(*) AS actors FROM lost_actors GROUP BY node_id) a ON a.node_id = n.node_id
 LEFT JOIN (
   SELECT node_id, count(*) AS objects FROM object WHERE {scope.of_session} AND inferred = 'node died'
@@ -339,35 +372,54 @@ class _Ran(msgspec.Struct):
     function: str
     tasks: int
     failed: int
-    finished: int
+    ended: int
     running_total_ms: float
-    running_p50_ms: float | None
+    quick_ns: tuple[int, ...] | None
+    """The durations of `_SHARES`."""
 
 
-def _functions_of_nodes(scope: Scope, jobs: Sequence[str]) -> tuple[list[NodeFunction], str]:
+_SHARES = (*sorted(share for _, share in SURE), 0.5)
+
+
+def _functions_of_nodes(scope: Scope, jobs: Sequence[str], sums: Sums | None) -> tuple[list[NodeFunction], str]:
     """Return each function on each node, beside the same on the others, and the question in SQL."""
     statement = f"""\
 SELECT t.node_id, node_name, function, count(*) AS tasks, count(*) FILTER (t.state = 'FAILED') AS failed,
-  count(ran) FILTER (t.state = 'FINISHED') AS finished, coalesce(sum(ran), 0) / 1e6 AS running_total_ms,
-  quantile_disc(ran, 0.5) FILTER (t.state = 'FINISHED') / 1e6 AS running_p50_ms
+  count(ran) AS ended, coalesce(sum(ran), 0) / 1e6 AS running_total_ms, quantile_disc(ran, {list(_SHARES)}) AS quick_ns
 FROM (SELECT node_id, state, {FUNCTION} AS function, {RUNNING_NS} AS ran
   FROM task WHERE {scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND node_id IS NOT NULL) t
 LEFT JOIN (SELECT node_id, node_name FROM node WHERE {scope.of_session}) n ON n.node_id = t.node_id
 GROUP BY ALL"""
+    rows = scope.ask(_Ran, statement) if sums is None else _read_functions(scope, sums)
     by_function = defaultdict[str, list[_Ran]](list)
-    for row in scope.ask(_Ran, statement):
+    for row in rows:
         by_function[row.function].append(row)
     return [beside for rows in by_function.values() for beside in _beside_others(rows)], statement
 
 
+def _read_functions(scope: Scope, sums: Sums) -> list[_Ran]:
+    """Return what sealing has summed up of each function on each node. Medians are within 2 %."""
+    by = ("function", "node_id")
+    names = scope.snapshot.run(
+        f"SELECT node_id, node_name FROM {scope.snapshot.source(NODE, ('node_id', 'node_name'))}"
+    )
+    quick = f"CASE WHEN ran > 0 THEN [{', '.join(f'p{round(share * 100)}' for share in _SHARES)}] END"
+    rows = scope.snapshot.run(
+        f"WITH sums AS ({sums.added_up(by)}), shares AS ({sums.percentiles(by, _SHARES)}) "
+        f"SELECT s.node_id, s.function, attempts, failed, ran, running_ns / 1e6, {quick} FROM sums s "
+        "LEFT JOIN shares d ON d.function = s.function AND d.node_id = s.node_id AND d.measure = 'running' "
+        "WHERE s.node_id IS NOT NULL"
+    )
+    name_of = dict(names)
+    return [_Ran(node_id.hex(), name_of.get(node_id), *figures) for node_id, *figures in rows]
+
+
 def _beside_others(rows: Sequence[_Ran]) -> Iterable[NodeFunction]:
     """Yield one function on each of its nodes, beside the same on the others."""
-    enough = sorted(
-        row.running_p50_ms for row in rows if row.finished >= LEAST_TASKS and row.running_p50_ms is not None
-    )
+    enough = sorted(row.quick_ns[-1] for row in rows if row.ended >= LEAST_TASKS and row.quick_ns)
     for row in rows:
-        own = row.running_p50_ms if row.finished >= LEAST_TASKS else None
-        others = None if own is None else _median_without(enough, own)
+        own = row.quick_ns[-1] if row.quick_ns else None
+        others = None if own is None or row.ended < LEAST_TASKS else _median_without(enough, own)
         yield NodeFunction(
             node_id=row.node_id,
             node_name=row.node_name,
@@ -375,10 +427,20 @@ def _beside_others(rows: Sequence[_Ran]) -> Iterable[NodeFunction]:
             tasks=row.tasks,
             failed=row.failed,
             running_total_ms=row.running_total_ms,
-            running_p50_ms=row.running_p50_ms,
-            others_p50_ms=others,
+            running_p50_ms=None if own is None else own / 1e6,
+            others_p50_ms=None if others is None else others / 1e6,
             slower=own / others if own is not None and others else None,
+            slow=others is not None and _is_slow(row, others),
         )
+
+
+def _is_slow(row: _Ran, others_ns: float) -> bool:
+    """Return whether a node was slow at a function by so much that it is hardly chance."""
+    if not row.quick_ns:
+        return False
+    share = next(share for least, share in SURE if row.ended >= least)
+    own_ns, quick_ns = row.quick_ns[-1], row.quick_ns[_SHARES.index(share)]
+    return own_ns >= SLOW * others_ns and own_ns - others_ns >= SLOWER_MS * 1e6 and quick_ns > others_ns
 
 
 def _median_without(ordered: Sequence[float], value: float) -> float | None:

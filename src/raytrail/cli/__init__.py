@@ -32,6 +32,7 @@ COMMANDS = {
         "failures": "Group what failed by what it has in common.",
         "summary": "Count tasks, actors or objects by name and state.",
         "functions": "Show which functions took the time.",
+        "diff": "Show what is different between two runs.",
         "logs": "List a cluster's logs, or print one.",
         "timeline": "Write what each process did, and when, to a file.",
         "sql": "Ask all clusters in SQL.",

@@ -374,6 +374,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The expression of when it began to wait."""
     began_ns: str
     """The expression of when it began to work."""
+    arguments_ns: str
+    """The expression of how much of the waiting was for arguments."""
+    assignment_ns: str
+    """The expression of how much of the waiting was for a node with room for it, or for its actor."""
     ended_ns: str
     """The expression of when it ended."""
     failed: str

@@ -73,6 +73,25 @@ When one that an end closes has failed.
 Only of an end that Ray told itself is it known that it was the end, whatever came after by other clocks.
 """
 
+
+def _part(start: str, end: str) -> str:
+    return f"greatest({end} - {start}, 0)"  # which is 0 where one is not known
+
+
+ARGUMENTS_NS = " + ".join(
+    (
+        _part("pending_args_avail_ns", "pending_node_assignment_ns"),
+        _part("pending_args_fetch_ns", "submitted_to_worker_ns"),
+        _part("getting_and_pinning_args_ns", "running_ns"),
+    )
+)
+"""How long it waited for arguments: until they existed, and until they were at its worker."""
+ASSIGNMENT_NS = _part(
+    "pending_node_assignment_ns",
+    "coalesce(pending_obj_store_mem_avail_ns, pending_args_fetch_ns, submitted_to_worker_ns)",
+)
+"""How long it waited until a node had room for it and a worker took it, or until its actor was there."""
+
 # -- processes and names
 
 CREATES = "task_id BETWEEN '{0}'::BLOB AND '{0}{1}'::BLOB".format(r"\xFF" * 8, r"\xFF" * 11 + r"\xFE")

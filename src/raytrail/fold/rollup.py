@@ -96,6 +96,11 @@ def duration_ns(bucket: str) -> str:
     return f"CASE WHEN {bucket} = 0 THEN 0 ELSE round(pow({GROWTH}, {bucket}) * 2 / ({GROWTH} + 1))::BIGINT END"
 
 
+def duration_of(bucket: int) -> float:
+    """Return the same of a number, in nanoseconds."""
+    return GROWTH**bucket * 2 / (GROWTH + 1) if bucket else 0.0
+
+
 def percentiles(durations: str, by: tuple[str, ...], shares: tuple[float, ...]) -> str:
     """
     Return the SELECT of percentiles of durations, in nanoseconds: columns `by`, ``measure``, and ``p50`` and so on.
@@ -140,8 +145,11 @@ def _functions(work: Work, by: Moments, source: str) -> str:
     waiting, running = waiting_ns(work), running_ns(work)
     return (
         f"SELECT {_named(work)}, count(*) AS attempts, count(*) FILTER ({work.failed}) AS failed, "
-        f"count(*) FILTER ({work.retried}) AS retried, count({waiting}) AS waited, count({running}) AS ran, "
-        f"coalesce(sum({waiting}), 0) AS waiting_ns, coalesce(sum({running}), 0) AS running_ns, "
+        f"count(*) FILTER ({work.retried}) AS retried, count(*) FILTER ({work.ended_ns} IS NULL) AS open, "
+        f"count({waiting}) AS waited, count({running}) AS ran, coalesce(sum({waiting}), 0) AS waiting_ns, "
+        f"coalesce(sum({work.arguments_ns}) FILTER ({waiting} IS NOT NULL), 0) AS arguments_ns, "
+        f"coalesce(sum({work.assignment_ns}) FILTER ({waiting} IS NOT NULL), 0) AS assignment_ns, "
+        f"coalesce(sum({running}), 0) AS running_ns, "
         f"min({quote(by.earliest)}) AS first_ns, max({quote(by.latest)}) AS last_ns "
         f"FROM {source} WHERE {work.counted} GROUP BY ALL ORDER BY ALL"
     )
@@ -208,12 +216,13 @@ ROLLUPS: Mapping[str, Rollup] = {
     "functions": Rollup(
         "How many attempts there are of each function of a job on a node, and how long they waited and ran.",
         (
-            *("job_id", "function", "node_id", "attempts", "failed", "retried", "waited", "ran"),
-            *("waiting_ns", "running_ns", "first_ns", "last_ns"),
+            *("job_id", "function", "node_id", "attempts", "failed", "retried", "open", "waited", "ran"),
+            *("waiting_ns", "arguments_ns", "assignment_ns", "running_ns", "first_ns", "last_ns"),
         ),
         _functions,
         {
-            **dict.fromkeys(("attempts", "failed", "retried", "waited", "ran", "waiting_ns", "running_ns"), "sum"),
+            **dict.fromkeys(("attempts", "failed", "retried", "open", "waited", "ran"), "sum"),
+            **dict.fromkeys(("waiting_ns", "arguments_ns", "assignment_ns", "running_ns"), "sum"),
             "first_ns": "min",
             "last_ns": "max",
         },

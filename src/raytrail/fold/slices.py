@@ -20,10 +20,11 @@ The tables of a sealed session, each after the name of the entity.
 
 calls   ``call``, a number, and the ``function`` that it stands for
 lanes   ``lane``, a number, and the ``node_id``, ``worker_id``, ``job_id`` and ``actor_id`` that it stands for, with the
-        worker's ``pid``, how many ``attempts`` were there, and the ``band`` of lanes that are summed up together
+        worker's ``pid``, how many ``attempts`` were there, ``first_ns`` and ``last_ns``, null where one is open,
+        and the ``band`` of lanes that are summed up together
 slices  one row an attempt that began or ended
 levels  the levels of the cells: when the first ``bin`` begins, and how long each is
-cells   the slices by ``level``, ``band``, ``call`` and ``bin``
+cells   the slices by ``level``, ``band`` and ``bin``, with the ``call`` that took most of it, and for how long
 """
 
 COLUMNS = {
@@ -31,20 +32,20 @@ COLUMNS = {
     LANES: ("lane", "band", "node_id", "worker_id", "job_id", "actor_id", "pid", "attempts", "first_ns", "last_ns"),
     SLICES: ("began_ns", "ended_ns", "lane", "call", "failed", "bucket", "source_row"),
     LEVELS: ("level", "begin_ns", "bin_ns"),
-    CELLS: ("level", "band", "call", "bin", "busy_ns", "attempts", "failed"),
+    CELLS: ("level", "band", "bin", "call", "call_ns", "busy_ns", "attempts", "failed"),
 }
 
-LEVEL_BINS = 2048
+LEVEL_BINS = 1024
 """In how many steps of the session's time the first level of cells is."""
-LEVEL_FACTOR = 8
+LEVEL_FACTOR = 4
 """How many times finer each next level is."""
 MOST_LEVELS = 4
 """The most of them."""
 MOST_BANDS = 1000
-"""Lanes are summed up one by one up to so many of them, else by job and node, else by node."""
+"""Lanes are summed up by worker up to so many of these, else by node."""
 CELLS_SAVE = 4
 """A level is kept where there are so many slices to each of its cells, on average."""
-PARTS = 2
+PARTS = 4
 """And where its steps cut a slice into no more parts than these, on average."""
 
 
@@ -64,18 +65,21 @@ def calls(work: Work, source: str) -> str:
 
 def lanes(work: Work, source: str) -> str:
     """Return the SELECT that numbers the processes of `source`, apart by job and actor."""
-    return (
-        "SELECT lane, CASE WHEN max(lane) OVER () < {most} THEN lane WHEN max(of_job) OVER () < {most} THEN of_job "
-        "ELSE of_node END::INTEGER AS band, * EXCLUDE (lane, of_job, of_node) FROM ("
-        "SELECT (row_number() OVER (ORDER BY node_id, first_ns, worker_id, job_id, actor_id) - 1)::INTEGER AS lane, "
-        "dense_rank() OVER (ORDER BY node_id, job_id) - 1 AS of_job, dense_rank() OVER (ORDER BY node_id) - 1 "
-        "AS of_node, * FROM ({lanes}))"
-    ).format(
-        most=MOST_BANDS,
-        lanes=f"SELECT {quote(work.node)} AS node_id, {work.worker} AS worker_id, {quote(work.job)} AS job_id, "
+    ended = work.ended_ns
+    every = (
+        f"SELECT {quote(work.node)} AS node_id, {work.worker} AS worker_id, {quote(work.job)} AS job_id, "
         f"{quote(work.actor)} AS actor_id, max({quote(work.pid)}) AS pid, count(*) AS attempts, "
-        f"min({_began(work)}) AS first_ns, max(coalesce({work.ended_ns}, {work.began_ns})) AS last_ns "
-        f"FROM {source} WHERE {work.counted} AND {_began(work)} IS NOT NULL GROUP BY ALL",
+        f"min({_began(work)}) AS first_ns, CASE WHEN count(*) = count({ended}) THEN max({ended}) END AS last_ns "
+        f"FROM {source} WHERE {work.counted} AND {_began(work)} IS NOT NULL GROUP BY ALL"
+    )
+    numbered = (
+        "SELECT row_number() OVER (ORDER BY node_id, first_ns, worker_id, job_id, actor_id) - 1 AS lane, "
+        "dense_rank() OVER (ORDER BY node_id, worker_id) - 1 AS of_worker, "
+        f"dense_rank() OVER (ORDER BY node_id) - 1 AS of_node, * FROM ({every})"
+    )
+    return (
+        f"SELECT lane::INTEGER AS lane, CASE WHEN max(of_worker) OVER () < {MOST_BANDS} THEN of_worker ELSE of_node "
+        f"END::INTEGER AS band, * EXCLUDE (lane, of_worker, of_node) FROM ({numbered}) ORDER BY lane"
     )
 
 
@@ -133,6 +137,14 @@ def cells(relation: str, by: Sequence[str], begin_ns: int, bin_ns: int, bins: in
     )
 
 
+def then(relation: str, last_ns: int) -> str:
+    """Return the relation of slices as they were at a moment, whose last nanosecond is given."""
+    return (
+        f"(SELECT * REPLACE (CASE WHEN ended_ns <= {last_ns} THEN ended_ns END AS ended_ns, "
+        f"failed AND ended_ns <= {last_ns} AS failed) FROM {relation} WHERE began_ns <= {last_ns})"
+    )
+
+
 def span(relation: str) -> str:
     """Return the SELECT of when the first of some slices began, when the last ended, and of how many they are."""
     return f"SELECT min(began_ns), max(coalesce(ended_ns, began_ns)), count(*) FROM {relation}"
@@ -142,9 +154,22 @@ def costs(relation: str, of_lanes: str, begin_ns: int, bin_ns: int) -> str:
     """Return the SELECT of how many cells a level would have, and of how many parts of slices they are the sums."""
     first = f"(began_ns - {begin_ns}) // {bin_ns}"
     return (
-        f"SELECT approx_count_distinct(hash(band, call, {first})), "
+        f"SELECT approx_count_distinct(hash(band, {first})), "
         f"sum((coalesce(ended_ns, began_ns) - {begin_ns}) // {bin_ns} - {first} + 1) "
         f"FROM {relation} JOIN {of_lanes} USING (lane)"
+    )
+
+
+def level_of_cells(level: int, relation: str, of_lanes: str, begin_ns: int, bin_ns: int, bins: int) -> str:
+    """
+    Return the SELECT of a level of cells. Of each it has the one function that took most of it: all of them would be
+    nearly as many as slices.
+    """
+    banded = f"(SELECT * FROM {relation} JOIN {of_lanes} USING (lane))"
+    return (
+        f"SELECT {level} AS level, band, bin, arg_max(call, busy_ns) AS call, max(busy_ns) AS call_ns, "
+        "sum(busy_ns)::BIGINT AS busy_ns, sum(attempts)::BIGINT AS attempts, sum(failed)::BIGINT AS failed "
+        f"FROM ({cells(banded, ('band', 'call'), begin_ns, bin_ns, bins)}) GROUP BY ALL ORDER BY bin, band"
     )
 
 

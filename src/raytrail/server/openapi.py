@@ -61,7 +61,7 @@ def _operation(path: str, page: Page, answer: Mapping[str, Any]) -> dict[str, An
                     "name": name,
                     "in": "path",
                     "required": True,
-                    "description": _WORDS[name],
+                    "description": _WORDS.get(name, f"The id of a {name}."),
                     "schema": {"type": "string"},
                 }
                 for name in names

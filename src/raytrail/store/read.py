@@ -361,6 +361,10 @@ class Snapshot:
         source = self._narrow(entity, where, show.read_from(entity, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
 
+    def table_of(self, noun: str) -> str | None:
+        """Return the table of an entity's last states, as they are stored, or None where the session has none."""
+        return self._find_table(entity_of(noun))
+
     def rollup(self, name: str, noun: str = "task") -> str | None:
         """
         Return the relation of what states add up to, for `run` and the like: it answers in milliseconds for millions.

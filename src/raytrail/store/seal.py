@@ -235,10 +235,8 @@ class Sealer:
             [(kinds, parts)] = self._engine.run(slices.costs(name[slices.SLICES], name[slices.LANES], low, bin_ns))
             if kinds * slices.CELLS_SAVE > rows or parts > rows * slices.PARTS:
                 break
-            banded = f"(SELECT * FROM {name[slices.SLICES]} JOIN {name[slices.LANES]} USING (lane))"
             bins = (high - low) // bin_ns + 1
-            cells = slices.cells(banded, ("band", "call"), low, bin_ns, bins)
-            summed = f"SELECT {level} AS level, * FROM ({cells}) ORDER BY bin"
+            summed = slices.level_of_cells(level, name[slices.SLICES], name[slices.LANES], low, bin_ns, bins)
             into = f"INSERT INTO {name[slices.CELLS]}" if level else f"CREATE TABLE {name[slices.CELLS]} AS"
             self._engine.run(f"{into} {summed}")
             self._engine.run(f"INSERT INTO {name[slices.LEVELS]} VALUES ({level}, {low}, {bin_ns})")

@@ -19,8 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from raytrail import times, words
+from raytrail.answers.functions import failed_sql
 from raytrail.answers.why import command
 from raytrail.server.pages.charts import progress_chart, spark
+from raytrail.server.pages.drawing import draw
 from raytrail.server.pages.filters import (
     ago,
     code,
@@ -29,6 +31,8 @@ from raytrail.server.pages.filters import (
     moment,
     moment_text,
     number,
+    percent,
+    resources,
     unreadable_lines,
 )
 from raytrail.store import Cluster
@@ -126,11 +130,15 @@ def _templates() -> Environment:
         moment=moment,
         moment_text=moment_text,
         tone=words.tone,
+        drawing=draw,
         span=times.show_span,
+        duration=times.show_duration,
+        percent=percent,
+        resources=resources,
         missing_lines=missing_lines,
         unreadable_lines=unreadable_lines,
     )
-    environment.globals.update(state_query=state_query)
+    environment.globals.update(state_query=state_query, failed_sql=failed_sql)
     environment.globals["style"] = _style()
     return environment
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, failures, run
+from raytrail.server.pages import about, diff, failures, functions, nodes, run, timeline
 from raytrail.server.pages.page import Page
 
-PAGES: tuple[Page, ...] = (about.PAGE, run.PAGE, failures.PAGE, failures.GROUP, failures.ALL)
+PAGES: tuple[Page, ...] = (
+    about.PAGE,
+    failures.PAGE,
+    timeline.PAGE,
+    timeline.SELECTION,
+    functions.PAGE,
+    nodes.PAGE,
+    nodes.ONE,
+    run.PAGE,
+    failures.GROUP,
+    failures.ALL,
+    diff.PAGE,
+)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 
 from markupsafe import Markup, escape
 
-from raytrail import times
+from raytrail import times, words
 from raytrail.store import Cluster, LedgerRow
 
 
@@ -83,3 +83,16 @@ def unreadable_lines(ledger: Iterable[LedgerRow]) -> list[str]:
             for end in row.unread
         ),
     ]
+
+
+def percent(share: float) -> str:
+    """Return a share of 0 to 1 as text: ``17.8 %``."""
+    return f"{share * 100:.1f} %"
+
+
+def resources(amounts: Mapping[str, float]) -> str:
+    """Return amounts of resources as text, memory in bytes as people write them."""
+    return ", ".join(
+        f"{name} {words.size(round(amount)) if name.endswith('memory') else f'{amount:g}'}"
+        for name, amount in amounts.items()
+    )

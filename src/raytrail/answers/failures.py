@@ -278,7 +278,7 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
         raise ConfigError(f"limit {limit!r} is not from 1 to {MOST_SHOWN}; give one that is")
     ids = driver_jobs(scope, job)
     began_ms, ended_ms = _span(scope, ids)
-    earlier = _earlier(scope)
+    earlier = scope.store.sealed_before(scope.cluster, RUNS)
     seen = Counter(hash for session in earlier for hash in {s.hash for s in scope.store.signatures(session)})
     with scope.snapshot.steps() as run:
         asked = f"counted AND coalesce({_of_job(job, ids)}, false) AS asked"
@@ -413,20 +413,6 @@ def _span(scope: Scope, ids: Sequence[str]) -> tuple[int | None, int | None]:
     if scope.snapshot.at_ms is not None:
         ended_ms = min(scope.snapshot.at_ms, ended_ms or scope.snapshot.at_ms)
     return began_ms, ended_ms
-
-
-def _earlier(scope: Scope) -> list[str]:
-    """Return the last sessions of the cluster's name before this one, the newest first, of those that are sealed."""
-    own = scope.cluster
-    if not own.cluster:
-        return []
-    every = [cluster for cluster in scope.store.clusters() if cluster.cluster == own.cluster and cluster.sealed]
-    before = [
-        cluster.session
-        for cluster in every
-        if (cluster.began_ms or 0, cluster.session) < (own.began_ms or 0, own.session)
-    ]
-    return before[:RUNS]
 
 
 def _groups(run: Run, limit: int, began_ms: int | None, ended_ms: int | None, total: int) -> list[dict[str, Any]]:

@@ -117,6 +117,8 @@ _MASKS: tuple[tuple[str, str], ...] = (
 )
 """What is masked, in this order, each with what stands for it."""
 
+HEAD_CHARACTERS, END_CHARACTERS = 4_000, 60_000
+"""How much of a text is looked at, of its beginning and of its end."""
 LINE_CHARACTERS = 600
 """How much of a line is looked at."""
 TEXT_CHARACTERS = 300
@@ -153,7 +155,10 @@ def _cut(source: str) -> str:
     An error is ``traced`` where its text is what Python prints. A line of it then begins with an exception's type.
     """
     steps = (
-        "SELECT id, coalesce(error_type, '') AS error_type, coalesce(message, '') AS message FROM {}",
+        f"SELECT id, coalesce(error_type, '') AS error_type, "
+        f"CASE WHEN length(message) > {HEAD_CHARACTERS + END_CHARACTERS} "
+        f"THEN left(message, {HEAD_CHARACTERS}) || chr(10) || right(message, {END_CHARACTERS}) "
+        "ELSE coalesce(message, '') END AS message FROM {}",
         # the codes that colour a terminal
         r"SELECT id, error_type, CASE WHEN contains(message, chr(27)) "
         r"THEN regexp_replace(message, '\x1b[^m]*m', '', 'g') ELSE message END AS plain FROM ({})",

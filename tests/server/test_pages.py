@@ -204,7 +204,7 @@ def run_with(text):
     )
     counts: dict[str, Any] = dict.fromkeys(("count", "tasks", "recovered", "ended", "consequences", "groups_count"), 2)
     failures = Failures(
-        session=text, job_id=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
+        session=text, job=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
     )
     job = JobRow(id=text, name=text, status=text, start_time_ms=1, end_time_ms=2)
     mark = Mark(at_ms=5, kind=text, count=2)

@@ -390,6 +390,16 @@ class Store:
         """
         return self._figures.find(id)
 
+    def sealed_before(self, cluster: Cluster, most: int) -> list[str]:
+        """
+        Return the last sealed sessions of a cluster's name that began before one of it, the newest first.
+
+        Args:
+            cluster: The session. One whose cluster has no name has none before it.
+            most: How many.
+        """
+        return self._figures.sealed_before(cluster, most)
+
     def signatures(self, session: str) -> list[Signature]:
         """
         Return the signatures of what failed in a session, job by job, the most frequent ones first.

@@ -29,7 +29,7 @@ from typing import Any
 
 from lab.generate import SESSION, generate
 
-from bench import agent, first, gcs, kuberay, pairs, polling, profiles, receiver, sessions
+from bench import agent, first, gcs, kuberay, landing, pairs, polling, profiles, receiver, sessions
 from bench.polling import quantiles, serving
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
@@ -321,6 +321,7 @@ MEASUREMENTS = {
         **vars(profiles),
         **vars(pairs),
         **vars(sessions),
+        **vars(landing),
     }.items()
     if name.startswith("measure_")
 }
@@ -334,6 +335,7 @@ LISTED = (
     "kuberay",
     "receiver",
     "sessions",
+    "landing",
     "query",
     "polling",
     "kafka",

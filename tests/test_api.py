@@ -184,3 +184,20 @@ async def publish(url, tmp_path):
     ):
         await drain(tailer, checkpoint, broker, AgentConfig(), lambda _: None)
     await broker.aclose()
+
+
+def test_functions_and_nodes_are_tables_of_what_they_did(cluster):
+    functions = cluster.functions()
+    assert sum(row["tasks"] for row in functions) == cluster.count("tasks")
+    assert functions.polars()["running_share"].sum() == pytest.approx(1)
+    [node] = cluster.node_report()
+    assert (node["state"], node["failed"]) == ("DEAD", 3)
+    assert cluster.functions(order="function")[0]["function"] == min(row["function"] for row in functions)
+
+
+def test_a_run_is_compared_with_itself(history):
+    answered = history.diff(SESSION, SESSION)
+    assert answered.functions
+    assert {row.change_ms for row in answered.functions} == {0}
+    with pytest.raises(NotFoundError, match="name both runs"):
+        history.diff()

@@ -27,6 +27,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from raytrail.answers import Scope
+from raytrail.answers.diff import Diff, diff
+from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
+from raytrail.answers.functions import FunctionRow, functions
+from raytrail.answers.nodes import NodeRow, nodes
+from raytrail.answers.run import Run, run_of
+from raytrail.answers.scope import COUNTED
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
@@ -45,14 +52,8 @@ from raytrail.words import instead
 Condition: TypeAlias = tuple[str, Op, Any]
 """A column, an operator and a value, e.g. ``("start_time_ms", ">", 1_795_387_214_000)``."""
 
-COUNTED: Mapping[str, tuple[Filter, ...]] = {
-    "task": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")),
-}
-"""
-The rows that Ray's own ``list`` and ``summary`` count, by entity. All rows of other entities count.
-
-The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
-"""
+ALL_ROWS = 1_000_000
+"""The most rows of a table that a question makes."""
 
 
 def open(store: str | os.PathLike[str]) -> History:
@@ -139,6 +140,21 @@ class History:
         """
         figures = self._store.find(id)
         return Cluster(self._store, figures, self._store.snapshot(figures.session))
+
+    def diff(self, a: str = "", b: str = "latest") -> Diff:
+        """
+        Return what is different between two runs, as ``raytrail diff`` does. `raytrail.answers.diff` has the fields.
+
+        Args:
+            a: The run to compare with: ``<session>`` or ``<session>/<job>``. Empty means the run before `b` of the same
+                name.
+            b: The run that is asked about.
+
+        Raises:
+            ConfigError: One is a job, the other a whole session.
+            NotFoundError: There is no such run.
+        """
+        return diff(self._store, a, b)
 
     def sql(self, statement: str) -> Table:
         """
@@ -240,6 +256,64 @@ class Cluster:
         entity = entity_of(noun)
         return self._snapshot.count(entity.name, self._make_conditions(entity, where, equal, every=every))
 
+    def functions(self, *, job: str = "", order: str = "-running_total_ms") -> Table:
+        """
+        Return each function with how often it was called and failed, and how long it waited and ran.
+
+        Args:
+            job: A driver job's id, or a submission's. Empty means all.
+            order: The column to sort by, with ``-`` before one that descends.
+
+        Raises:
+            ConfigError: There is no such column.
+            NotFoundError: There is no such job.
+        """
+
+        def read() -> Sequence[FunctionRow]:
+            return functions(self._scope, job=job, order=order, limit=ALL_ROWS).functions
+
+        return of_structs("functions", FunctionRow, read)
+
+    def node_report(self, *, job: str = "") -> Table:
+        """
+        Return each node with what ran on it, why it died, and what was lost with it. `nodes` gives their rows.
+
+        Args:
+            job: Count only the attempts of this job. Empty means all.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        return of_structs("nodes", NodeRow, lambda: nodes(self._scope, job=job, limit=ALL_ROWS).nodes)
+
+    def failures(self, *, job: str = "", limit: int = SHOWN) -> Table:
+        """
+        Return what failed, grouped by what it has in common, the groups with the most failures first.
+
+        Args:
+            job: A job: its id, or that of its submission. Empty means all.
+            limit: The most groups.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConfigError: The limit is not from 1 to 500.
+        """
+        return of_structs(
+            "groups of failures", FailureGroup, lambda: failures_of(self._scope, job=job, limit=limit).groups
+        )
+
+    def run(self, job: str = "") -> Run:
+        """
+        Return a job, or all of it, as a run: ``run.why.sentence`` says how it ended, and why.
+
+        Args:
+            job: A job: its id, or that of its submission. Empty means the whole session.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        return run_of(self._scope, job)
+
     def ledger(self) -> Table:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""
         return of_structs("event types", LedgerRow, lambda: self._store.ledger(self.session))
@@ -271,6 +345,10 @@ class Cluster:
     def __repr__(self) -> str:
         moment = "" if self.at_ms is None else f" at {self.at_ms} ms"
         return f"<cluster {self.session}{moment}>"
+
+    @property
+    def _scope(self) -> Scope:
+        return Scope(self._store, self.figures, self._snapshot)
 
     def _make_conditions(
         self, entity: Entity, where: Sequence[Condition], equal: Mapping[str, Any], *, every: bool

@@ -526,3 +526,27 @@ def test_who_wants_to_write_is_told_when_another_does(run, history):
     with Store.open(history, write=True):
         done = run("seal", code=3)
     assert "another process writes to this store" in done.stderr
+
+
+def test_functions_are_shown_with_their_share_and_as_the_same_rows_for_programs(run, make, history):
+    lines = run("functions").stdout.splitlines()
+    assert lines[0].split()[:6] == ["function", "tasks", "failed", "retried", "share", "ran"]
+    assert " ".join(lines[1].split()) == "f 4 0 0 80.0% 3.60 s 900 ms 900 ms 900 ms 100 ms 0 ms 0 ms 100 ms"
+    answered = json.loads(run("functions", "--job", "01000000", "--order", "-failed", "--format", "json").stdout)
+    assert [row["function"] for row in answered["functions"]] == ["boom", "f"]
+    asked = json.loads(run("sql", answered["sql"], "--format", "json").stdout)
+    assert [row["running_total_ms"] for row in asked] == [900, 3600]
+    [row, _] = csv.DictReader(io.StringIO(run("functions", "--format", "csv").stdout))
+    assert (row["function"], row["running_total_ms"]) == ("f", "3600.0")
+    assert "has no such job" in run("functions", "--job", "09000000", code=DIFFERENT).stderr
+
+
+def test_two_runs_are_shown_side_by_side(run, make, history):
+    done = run("diff", make.SESSION, make.SESSION)
+    a, b = done.stdout.splitlines()[1:3]
+    assert (a.split()[:2], b.split()[:2]) == (["a", make.SESSION], ["b", make.SESSION])
+    assert "f         0 ms" in done.stdout
+    answered = json.loads(run("diff", make.SESSION, make.SESSION, "--format", "json").stdout)
+    assert [(row["what"], row["function"]) for row in answered["failures"]] == [("same", "boom")]
+    assert len([*csv.DictReader(io.StringIO(run("diff", make.SESSION, "latest", "--format", "csv").stdout))]) == 2
+    assert "no earlier session of cluster 'lab'; name both runs" in run("diff", code=DIFFERENT).stderr

@@ -72,7 +72,10 @@ async def test_nothing_can_be_written(method, path, client):
 
 @pytest.mark.parametrize("moment", ["yesterday", "-5", "1.5", "²", "9" * 16, "9" * 5000])
 async def test_a_moment_that_is_none_is_refused(moment, client):
-    reason = f"moment '{moment}' is not in milliseconds since 1970; write 15 digits at most"
+    reason = (
+        f"moment '{moment}' is neither milliseconds since 1970, in 15 digits at most, nor a time such as "
+        "2026-11-29T03:12:00Z"
+    )
     assert refused(await client.get(f"/clusters/varied/at/{moment}/api/v0/tasks")) == (400, reason)
 
 

@@ -27,7 +27,7 @@ def test_what_was_asked_for_longest_ago_goes_first():
         Response(b"x" * 101),
         Response(b"no", 404),
         Response(b"no", headers={"Content-Disposition": "attachment"}),
-        HTMLResponse("page", headers={"Content-Security-Policy": "default-src 'none'"}),
+        HTMLResponse("page", headers={"Set-Cookie": "raytrail=1"}),
         StreamingResponse(iter([b"x"])),
     ],
 )

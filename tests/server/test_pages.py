@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from datetime import datetime
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
@@ -10,7 +11,13 @@ from typing import Any
 import pytest
 from msgspec.structs import fields
 
+from raytrail.answers.failures import FailureGroup, Failures, Part
+from raytrail.answers.overview import Counts, Overview, StateCount
+from raytrail.answers.progress import Mark, Progress
+from raytrail.answers.run import ApplicationRow, DatasetRow, JobRow, LogTail, Run
+from raytrail.answers.why import Evidence, Why
 from raytrail.server import pages
+from raytrail.server.pages.page import Frame, Tab
 from raytrail.store import Cluster, LedgerRow
 from raytrail.store.ledger import Missing, Rejected, Unread
 
@@ -70,8 +77,10 @@ async def test_the_links_of_a_page_lead_somewhere(client):
 
 
 async def test_the_page_of_a_moment_says_which(client):
-    seen = text(await client.get("/clusters/varied/at/1795419650000/about"))
-    assert "as it was at 2026-11-23 07:40:50 UTC see its very end" in seen
+    page = await client.get("/clusters/varied/at/1795419650000/about")
+    seen = text(page)
+    assert 'value="2026-11-23 07:40:50"' in page.text
+    assert "as it was at this time" in seen
     assert "265 FINISHED" in seen
     assert f"ray job list --address http://history/clusters/{SESSION}/at/1795419650000" in seen
     assert "at its very end" in text(await client.get("/clusters/varied/at/999999999999999/about"))
@@ -79,8 +88,56 @@ async def test_the_page_of_a_moment_says_which(client):
 
 async def test_a_moment_that_no_calendar_knows_is_shown_as_it_was_written(add, task, made_client):
     add(task(1))  # it lives, so that no moment is after its end
-    seen = text(await made_client.get("/clusters/latest/at/999999999999999/about"))
-    assert "as it was at 999999999999999 UTC see how it is now" in seen
+    page = await made_client.get("/clusters/latest/at/999999999999999/about")
+    assert 'value="999999999999999"' in page.text
+
+
+async def test_a_moment_in_an_address_may_be_a_time(client):
+    by_number = await client.get("/clusters/varied/at/1795419650000/api/v0/tasks")
+    for moment in ("2026-11-23T07:40:50Z", "2026-11-23T08:40:50+01:00", "2026-11-23T07:40:50"):
+        by_time = await client.get(f"/clusters/varied/at/{moment}/api/v0/tasks")
+        assert by_time.json() == by_number.json()
+
+
+@pytest.mark.parametrize(
+    ("asked", "leads"),
+    [
+        ("when=07:40:50&page=about", "at/2026-11-23T07:40:50Z/about"),
+        ("when=08:40:50&zone=Europe/Berlin&page=about", "at/2026-11-23T07:40:50Z/about"),
+        ("when=07:40:50Z&zone=Europe/Berlin&page=jobs/1&query=?a=b%26c=d", "at/2026-11-23T07:40:50Z/jobs/1?a=b&c=d"),
+        ("when=end&page=about", "final/about"),
+        ("when=&page=about", "about"),
+        ("when=end&page=//evil.example/", "final/evil.example/"),
+    ],
+)
+async def test_the_form_of_the_bar_leads_to_the_page_at_that_time(asked, leads, client):
+    answer = await client.get(f"/clusters/varied/go?{asked}")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/clusters/{SESSION}/{leads}")
+
+
+async def test_steps_lead_from_failure_to_failure(client):
+    rows = (await client.get("/clusters/varied/api/v0/tasks?detail=1&filter_keys=state&filter_predicates=%3D"
+                             "&filter_values=FAILED&limit=1000")).json()["data"]["result"]["result"]  # fmt: skip
+    ends = sorted({int(row["end_time_ms"]) for row in rows})
+
+    async def step(to, from_ms):
+        answer = await client.get(f"/clusters/varied/go?step={to}&from={from_ms}&page=about")
+        return read_moment(answer.headers["location"])
+
+    moments = [await step("after", ends[0] - 1)]
+    for _ in range(4):
+        moments.append(await step("after", moments[-1]))
+    assert moments[0] == ends[0]
+    assert moments == sorted(set(moments))
+    assert [await step("before", moment) for moment in moments[1:]] == moments[:-1]
+    same = (await client.get(f"/clusters/varied/go?step=before&from={ends[0] - 60_000}&page=about")).headers["location"]
+    assert read_moment(same) == ends[0] - 60_000
+
+
+def read_moment(location):
+    moment = re.fullmatch(r".*/at/([^/]+)/about", location)
+    assert moment
+    return round(datetime.fromisoformat(moment[1].replace("Z", "+00:00")).timestamp() * 1000)
 
 
 async def test_holes_are_shown_with_their_place(made, chunk, add, task, made_client):
@@ -98,7 +155,7 @@ async def test_what_others_wrote_is_only_text(made, chunk, add, task, made_clien
     add(task(1), cluster=hostile)
     for path in ("/", "/clusters/latest/about", "/clusters/<script>alert(1)<%2Fscript>/"):
         page = await made_client.get(path, headers={"accept": "text/html"})
-        assert "<script" not in page.text
+        assert "<script>" not in page.text
     assert hostile in text(await made_client.get("/clusters/latest/about"))
 
 
@@ -111,15 +168,65 @@ def test_every_name_on_a_page_of_a_cluster_is_only_text():
     rejected = Rejected(**place, offset=0, length=5, reason=hostile)
     unread = Unread(**place, name=hostile, start=0, end=5, reason=hostile)
     row: dict[str, Any] = dict.fromkeys((field.name for field in fields(LedgerRow)), 1) | {"event_type": hostile}
-    ledger = [LedgerRow(**row | {"missing": (missing,), "rejected": (rejected,), "unread": (unread,)})]
-    counts = {resource.noun: [{"count": 1, state: hostile}] for resource, state, _ in pages.COUNTED}
-    where = {"url": hostile, "home": hostile, "root": hostile}
-    page = pages.cluster(known, 5, counts, ledger, **where, dashboard=True)
-    assert "<script" not in page
+    ledger = (LedgerRow(**row | {"missing": (missing,), "rejected": (rejected,), "unread": (unread,)}),)
+    counts = (Counts(noun=hostile, column=hostile, total=1, states=(StateCount(state=hostile, count=1),)),)
+    texts = ("title", "root", "here", "home", "address", "name", "query", "json", "csv", "search")
+    tabs = (Tab(hostile, hostile, current=True),)
+    more: dict[str, Any] = {"tabs": tabs, "store_tabs": tabs, "scripts": (), "cluster": known, "at_ms": 5}
+    more |= dict.fromkeys(texts, hostile)
+    frame = Frame(**more, dashboard=True, live=True, final=False)
+    answer = Overview(cluster=known, at_ms=5, counts=counts, ledger=ledger, run=run_with(hostile))
+    shown = (("about.html", answer), ("run.html", answer.run))
+    page = "".join(pages.render(template, frame=frame, answer=of) for template, of in shown)
+    assert "<script>" not in page
     parser = Attributes()
     parser.feed(page)
     parser.close()
-    assert parser.names <= {"lang", "charset", "name", "content", "href", "class", "title", "datetime"}
+    assert not {name for name in parser.names if "alert" in name or "script" in name or "{" in name}
+
+
+def run_with(text):
+    """A run in which every text is the same."""
+    part = Part(name=text, count=1)
+    times: dict[str, Any] = dict.fromkeys(("at_ms", "began_ms", "ended_ms"), 5)
+    names = ("count", "own", "recovered", "functions_count", "nodes_count", "first_ms", "last_ms", "runs_seen")
+    numbers: dict[str, Any] = dict.fromkeys((*names, "share", "example_attempt"), 1)
+    group = FailureGroup(
+        **dict.fromkeys(("hash", "kind", "error", "text", "frame", "example_id", "example_job_id", "traceback"), text),
+        **numbers,
+        bins=(1, 2),
+        functions=(part,),
+        nodes=(part,),
+        consequences=(),
+        ended=True,
+        new=True,
+    )
+    counts: dict[str, Any] = dict.fromkeys(("count", "tasks", "recovered", "ended", "consequences", "groups_count"), 2)
+    failures = Failures(
+        session=text, job_id=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
+    )
+    job = JobRow(id=text, name=text, status=text, start_time_ms=1, end_time_ms=2)
+    mark = Mark(at_ms=5, kind=text, count=2)
+    row: dict[str, Any] = dict.fromkeys(("waiting", "running", "finished", "failed"), (1, 2))
+    why = Why(
+        status=text,
+        sentence=f"{text} `{text}`",
+        evidence=tuple(Evidence(kind=kind, text=text, at_ms=5, id=text) for kind in ("job", "failure", text)),
+    )
+    return Run(
+        **dict.fromkeys(("session", "cluster", "entrypoint"), text),
+        **times,
+        job=job,
+        job_ids=(text,),
+        metadata={text: text},
+        why=why,
+        progress=Progress(began_ms=1, step_ms=5, **row, marks=(mark,)),
+        failures=failures,
+        log=LogTail(name=text, node_id=text, lines=(text,), more=True),
+        jobs=(job,),
+        datasets=(DatasetRow(dataset_id=text, state=text, start_time_ms=1, end_time_ms=2),),
+        applications=(ApplicationRow(name=text, status=text, message=text),),
+    )
 
 
 async def test_a_page_may_fetch_nothing_and_carries_its_one_style(client, made_client):
@@ -130,12 +237,16 @@ async def test_a_page_may_fetch_nothing_and_carries_its_one_style(client, made_c
     ):
         [style] = re.findall(r"<style>(.*?)</style>", page.text, flags=re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        assert page.headers["content-security-policy"] == (
-            f"default-src 'none'; style-src 'sha256-{digest}'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; ")
+        assert policy.endswith("base-uri 'none'; form-action 'self'; frame-ancestors 'none'") == ("<form" in page.text)
+        assert "unsafe" not in policy
+        assert "http" not in policy
         assert page.headers["referrer-policy"] == "no-referrer"
-        assert not re.search(r"<script|<link|<img|style=|src=", page.text)
+        assert not re.search(r"<script>|<img|style=", page.text)
+        for link in re.findall(r"(?:src|<link rel=\"icon\" href)=\"([^\"]*)", page.text):
+            assert link.startswith("/scripts/")
+            assert (await client.get(link)).status_code == 200
 
 
 async def test_only_the_newest_are_listed_where_there_are_many(made, add, task, made_client, monkeypatch):

@@ -13,8 +13,8 @@ import msgspec
 
 from raytrail.errors import ConfigError
 from raytrail.store import Store
-from raytrail.store.overview import Overview, Run, Text
-from raytrail.store.overviews import SORTS, Brief, Look, RunOf
+from raytrail.store.overview import Overview, SessionJob, Text
+from raytrail.store.overviews import SORTS, Brief, JobRun, Look
 from raytrail.words import instead
 
 PAGE_ROWS = 200
@@ -61,7 +61,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int
     failed_jobs: int | None
     """None where an older version sealed it, and nothing was written to the history since."""
-    runs: tuple[Run, ...]
+    runs: tuple[SessionJob, ...]
     """Its newest jobs, the newest first."""
     tasks: int
     """Task attempts that Ray's own list counts."""
@@ -110,12 +110,12 @@ class Facet(msgspec.Struct, frozen=True, kw_only=True):
     """How many more values there are."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class JobRuns(msgspec.Struct, frozen=True, kw_only=True):
     """The last runs of one job, in whichever cluster."""
 
     name: str
     """The name that its user gave it, else the command that was run."""
-    runs: tuple[RunOf, ...]
+    runs: tuple[JobRun, ...]
     """The newest first."""
 
 
@@ -131,7 +131,7 @@ class Landing(msgspec.Struct, frozen=True, kw_only=True):
     """The number of this page, from 1."""
     pages: int
     facets: tuple[Facet, ...]
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobRuns, ...]
     """The jobs that ran last in these sessions, the newest first."""
 
 
@@ -185,7 +185,7 @@ def landing(
         page=page,
         pages=max(1, -(-len(groups) // rows)),
         facets=tuple(_make_facet(facet, briefs, chosen) for facet in _FACETS),
-        jobs=tuple(Job(name=job, runs=tuple(of_job)) for job, of_job in runs.items()),
+        jobs=tuple(JobRuns(name=job, runs=tuple(of_job)) for job, of_job in runs.items()),
     )
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from raytrail.fold.literals import literal
-from raytrail.store import Cluster, Snapshot, Store
+from raytrail.store import Cluster, Filter, Snapshot, Store
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+COUNTED: Mapping[str, tuple[Filter, ...]] = {
+    "task": (Filter("type", "!=", None), Filter("type", "!=", "DRIVER_TASK")),
+}
+"""
+The rows that Ray's own ``list`` and ``summary`` count, by entity. All rows of other entities count.
+
+The GCS shows no attempt of which it has only a part, and its clients leave drivers out (`exclude_driver`).
+"""
 
 
 class Scope(NamedTuple):

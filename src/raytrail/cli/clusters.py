@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 import msgspec
 
-from raytrail import words
+from raytrail import times, words
 from raytrail.config import Config
 from raytrail.store import Cluster
-from raytrail.terminal import note, options, printing, stores, times
+from raytrail.terminal import note, options, printing, stores
 from raytrail.terminal.printing import Field
 
 FIELDS = (

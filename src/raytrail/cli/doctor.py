@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import click
 
-from raytrail import words
+from raytrail import times, words
 from raytrail.config import Config, checkpoint_files
 from raytrail.export import (
     BATCH,
@@ -40,7 +40,7 @@ from raytrail.export import (
 )
 from raytrail.tail import discovery, processes
 from raytrail.tail.processes import Process, Session
-from raytrail.terminal import note, options, printing, times
+from raytrail.terminal import note, options, printing
 
 BACKUPS = 20
 """Backups that Ray keeps of each file. The next rotation deletes the oldest."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from raytrail import times
 from raytrail.config import Config
 from raytrail.entities import Entity, Type
 from raytrail.store import Filter, Snapshot
-from raytrail.terminal import note, nouns, options, printing, stores, times
+from raytrail.terminal import note, nouns, options, printing, stores
 from raytrail.terminal.printing import Field
 
 PAGE_ROWS = 50_000

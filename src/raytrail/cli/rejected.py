@@ -6,8 +6,9 @@ import sys
 
 import click
 
+from raytrail import times
 from raytrail.config import Config
-from raytrail.terminal import note, options, printing, stores, times
+from raytrail.terminal import note, options, printing, stores
 from raytrail.terminal.printing import Field
 
 SHOWN_DIGITS = 12

@@ -257,6 +257,11 @@ class ServerConfig(Table, frozen=True, kw_only=True):
     Origins of pages that may post and follow logs beside the server's own, e.g. ``https://history.example``. They are
     needed where a proxy asks by another name than the browser does. Other pages are refused, with a token or without.
     """
+    base_path: str = ""
+    """
+    The path that a proxy serves it under, such as ``/ray-history``. Links and cookies then begin with it. The proxy may
+    cut it from what it asks, or leave it.
+    """
     tls_certificate: str = ""
     """File of the certificate, with those it was signed by, to serve HTTPS."""
     tls_key: str = ""

@@ -349,6 +349,51 @@ class Moments(msgspec.Struct, frozen=True):
     combination of their values, where these are few."""
 
 
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How what an entity is about waits and works, by which it is summed up when a session is sealed.
+
+    The SQL here is over the stored columns. Times are in nanoseconds since the epoch.
+    """
+
+    counted: str
+    """The condition of the states that Ray's own list counts."""
+    job: str
+    """The column of the job that it belongs to."""
+    function: str
+    """The column of what is called."""
+    node: str
+    """The column of the node that it works on."""
+    worker: str
+    """The expression of the process that works on it."""
+    pid: str
+    """The column of its number on its node."""
+    actor: str
+    """The column of the actor that it is of."""
+    queued_ns: str
+    """The expression of when it began to wait."""
+    began_ns: str
+    """The expression of when it began to work."""
+    arguments_ns: str
+    """The expression of how much of the waiting was for arguments."""
+    assignment_ns: str
+    """The expression of how much of the waiting was for a node with room for it, or for its actor."""
+    ended_ns: str
+    """The expression of when it ended."""
+    failed: str
+    """The condition that it failed."""
+    retried: str
+    """The condition that another attempt was before it."""
+    states: tuple[tuple[str, str], ...]
+    """
+    Its states, each with the column of the time at which it was entered.
+
+    At any moment it is in the last of them whose time had come.
+    """
+    waits: tuple[tuple[str, tuple[str, ...]], ...]
+    """What it can wait for before it works, each with the states in which it does."""
+
+
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """What events are about. It names the table, the URL and the noun on the command line."""
 
@@ -383,6 +428,8 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     """The rows that `Life.ends` and `Column.filled` read."""
     moments: Moments | None = None
     """How a state at an earlier moment follows from the last one. None: the events up to that moment are folded."""
+    work: Work | None = None
+    """How it waits and works. None: nothing of it is summed up."""
     view: str = ""
     """
     The SELECT that makes the states of an entity without events, over those of others, whose names stand in braces.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raytrail.entities import Column, Derived, Emitted, Entity, Life, Moments, Posted, PostedEvent, task_sql
+from raytrail.entities import Column, Derived, Emitted, Entity, Life, Moments, Posted, PostedEvent, Work, task_sql
 from raytrail.entities.ends import TASK_BESIDE, TASK_ENDS
 from raytrail.entities.enumerations import LANGUAGES, TASK_ERROR_TYPES, TASK_STATES, TASK_TYPES
 
@@ -361,5 +361,34 @@ TASK = Entity(
         earliest="_earliest_ns",
         latest="_latest_ns",
         tallied=("job_id", "type", "func_or_class_name", "name", "state", "required_resources", "inferred"),
+    ),
+    work=Work(
+        counted="type IS NOT NULL AND type != 'DRIVER_TASK'",
+        job="job_id",
+        function="func_or_class_name",
+        node="node_id",
+        worker=task_sql.WORKER,
+        pid="worker_pid",
+        actor="actor_id",
+        queued_ns="pending_args_avail_ns",
+        began_ns="running_ns",
+        arguments_ns=task_sql.ARGUMENTS_NS,
+        assignment_ns=task_sql.ASSIGNMENT_NS,
+        ended_ns="coalesce(failed_ns, finished_ns)",
+        failed="failed_ns IS NOT NULL",
+        retried="attempt_number > 0",
+        states=tuple((name, task_sql.time(number)) for number, name in task_sql.IN_ORDER),
+        waits=(
+            ("arguments", ("PENDING_ARGS_AVAIL",)),
+            ("node", ("PENDING_NODE_ASSIGNMENT",)),
+            (
+                "object store",
+                (
+                    *("PENDING_OBJ_STORE_MEM_AVAIL", "PENDING_ARGS_FETCH"),
+                    *("PENDING_ACTOR_TASK_ARGS_FETCH", "GETTING_AND_PINNING_ARGS"),
+                ),
+            ),
+            ("worker", ("SUBMITTED_TO_WORKER", "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY")),
+        ),
     ),
 )

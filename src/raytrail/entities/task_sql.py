@@ -37,6 +37,8 @@ Ray takes the one with the highest number (`protobuf_to_task_state_dict`, ray/ut
 this order, but for GETTING_AND_PINNING_ARGS, which is numbered last though it comes before RUNNING: by Ray's
 rule a finished attempt that went through it would never read FINISHED.
 """
+IN_ORDER = tuple((number, _NAMES[number]) for number in reversed(RANK))
+"""The states, each after those that it takes the place of."""
 STATE = "CASE " + " ".join(f"WHEN {time(n)} IS NOT NULL THEN '{_NAMES[n]}'" for n in RANK) + " ELSE 'NIL' END"
 """The state that it is in."""
 
@@ -70,6 +72,25 @@ When one that an end closes has failed.
 
 Only of an end that Ray told itself is it known that it was the end, whatever came after by other clocks.
 """
+
+
+def _part(start: str, end: str) -> str:
+    return f"greatest({end} - {start}, 0)"  # which is 0 where one is not known
+
+
+ARGUMENTS_NS = " + ".join(
+    (
+        _part("pending_args_avail_ns", "pending_node_assignment_ns"),
+        _part("pending_args_fetch_ns", "submitted_to_worker_ns"),
+        _part("getting_and_pinning_args_ns", "running_ns"),
+    )
+)
+"""How long it waited for arguments: until they existed, and until they were at its worker."""
+ASSIGNMENT_NS = _part(
+    "pending_node_assignment_ns",
+    "coalesce(pending_obj_store_mem_avail_ns, pending_args_fetch_ns, submitted_to_worker_ns)",
+)
+"""How long it waited until a node had room for it and a worker took it, or until its actor was there."""
 
 # -- processes and names
 
@@ -132,6 +153,8 @@ def _worker(of: str = "") -> str:
     return f"coalesce({of}worker_id, {of}_profile_component_id)"
 
 
+WORKER = _worker()
+"""The worker that ran it, likewise, of the columns of a state."""
 _LOG_NAME = f"'worker-' || lower(hex({_worker()})) || '-' || lower(hex(job_id)) || '-' || worker_pid"
 """How a worker that was started for a job names its log, for where nobody knows whose file it is."""
 LOG_INFO = (

@@ -5,7 +5,7 @@ The store over HTTP: Ray's own API for each cluster at any time, and pages for p
     /clusters/<id>/                      Ray's dashboard of one cluster
     /clusters/<id>/api/...               what Ray's clients ask a live cluster
     /clusters/<id>/about                 our own page of it: its counts, its commands, how complete it is
-    /clusters/<id>/at/<ms>/...           the same, as it would have been answered then
+    /clusters/<id>/at/<time>/...         the same, as it would have been answered then
     /clusters/<id>/final/...             the same, at the very end; without, just before the shutdown began
     /api/clusters[/<id>]                 clusters and their ledgers as JSON
     /ingest                              what agents and foreign collectors post, on its way to a broker
@@ -19,8 +19,9 @@ import hashlib
 import ipaddress
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -41,14 +42,20 @@ from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError, NotFoundError, StoreError
 from raytrail.server import pages
 from raytrail.server.auth import Access, check
+from raytrail.server.base_path import BasePath
 from raytrail.server.cache import AnswerCache
 from raytrail.server.connection import connections
-from raytrail.server.context import Answer, View, encode
+from raytrail.server.context import Answer, StoreView, View, encode
 from raytrail.server.dashboard_files import Build, find_build
 from raytrail.server.ingest import Bounds, Take, ingest
+from raytrail.server.openapi import describe
+from raytrail.server.pages import about
+from raytrail.server.pages.declared import PAGES
+from raytrail.server.pages.moments import PARAMETERS, go, marks, read
+from raytrail.server.pages.page import iso
 from raytrail.server.ray import logs
 from raytrail.server.ray.routes import ROUTES
-from raytrail.server.routing import NamedRoute, NamedWebSocketRoute, Route
+from raytrail.server.routing import NamedRoute, NamedWebSocketRoute, Route, wants_html
 from raytrail.store import Cluster, Store, TablesLost
 from raytrail.tokens import Tries
 
@@ -61,12 +68,14 @@ LARGE_AT_ONCE = 2
 """Of these, those that ask for many rows: each takes some 200 MB while it is made, and others need not wait."""
 LARGE_ROWS = 2_000
 """More rows than so many are many."""
-MOMENT_DIGITS = 15
-"""Most digits of a moment in milliseconds: enough for some 30 000 years."""
 GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
 HEARD_BYTES = 4096
 """Most bytes of what somebody who follows a log says, none of which is listened to."""
+LIVE_SECONDS = 1.0
+"""How often a living cluster is looked at for who follows its page."""
+SILENT_SECONDS = 15
+"""How long such an answer may say nothing."""
 SHORT_TOKEN = 16
 """Characters below which a token can be guessed by who keeps asking."""
 CACHE_BYTES = 64 * 1024 * 1024
@@ -78,7 +87,14 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_host: bool = False) -> Starlette:
+def app(
+    store: Store,
+    config: ServerConfig,
+    take: Take | None = None,
+    *,
+    check_host: bool = False,
+    stop: asyncio.Event | None = None,
+) -> Starlette:
     """
     Make the ASGI application. It only reads the store.
 
@@ -87,31 +103,43 @@ def app(store: Store, config: ServerConfig, take: Take | None = None, *, check_h
         config: Its settings.
         take: Stores what is posted to ``/ingest``; None: nothing is taken.
         check_host: Whether, without a token, only the server's own names are answered (`raytrail.server.auth`).
+        stop: Ends the answers that go on as long as a cluster lives.
     """
-    server, tries = _Server(store), Tries(config.wrong_tokens_per_minute)
+    build = find_build(config.dashboard)
+    server = _Server(store, dashboard=build is not None, stop=stop or asyncio.Event())
+    tries = Tries(config.wrong_tokens_per_minute)
     routes = [
         NamedRoute(Route("/", server.home, api="ours")),
+        NamedRoute(Route("/scripts/{name}", _script, api="ours")),
+        NamedRoute(Route("/openapi.json", _openapi, api="ours")),
+        *_routes_over_store(server),
         NamedRoute(Route("/healthz", _healthz, api="ours")),
         ingest(take, tries, token=config.ingest_token, bounds=Bounds.of(config))
         if take
         else NamedRoute(Route("/ingest", _no_ingest, api="ours", method="POST")),
         NamedRoute(Route("/api/clusters", server.clusters, api="ours")),
         NamedRoute(Route("/api/clusters/{id}", server.cluster, api="ours")),
-        *_routes_of_clusters(server, find_build(config.dashboard)),
+        NamedRoute(Route("/api/clusters/{id}/live", server.live, api="ours")),
+        *_routes_of_clusters(server, build),
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_EveryAnswer), Middleware(Access, config=config, tries=tries, check_host=check_host)],
+        middleware=[
+            Middleware(BasePath, base_path=config.base_path),
+            Middleware(_EveryAnswer),
+            Middleware(Access, config=config, tries=tries, check_host=check_host),
+        ],
         exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
     )
 
 
 def _routes_of_clusters(server: _Server, build: Build | None) -> Iterator[BaseRoute]:
     """Yield what is answered below each cluster, and below each of its moments. The first that fits answers."""
-    about = _about_page(build is not None)
     routes: tuple[Route[Answer], ...] = (
-        *(build.routes() if build else (Route("/", about, api="ours"),)),
-        Route("/about", about, api="ours"),
+        *(build.routes() if build else (Route("/", about.PAGE.routes()[-1].handler, api="ours"),)),
+        *(route for page in PAGES if not page.over_store for route in page.routes()),
+        Route("/marks", marks, api="ours"),
+        Route("/go", go, api="ours", parameters=PARAMETERS),
         *ROUTES,
         Route("/{rest:path}", _not_served, api="ours"),
     )
@@ -120,6 +148,13 @@ def _routes_of_clusters(server: _Server, build: Build | None) -> Iterator[BaseRo
         for route in routes:
             yield NamedRoute(route, server.view(route.handler, final=final), below=below)
         yield NamedWebSocketRoute(logs.TAIL, server.follow(logs.TAIL.handler), below=below)
+
+
+def _routes_over_store(server: _Server) -> Iterator[BaseRoute]:
+    for page in PAGES:
+        if page.over_store:
+            for route in page.routes():
+                yield NamedRoute(route, server.over_store(route.handler, large=page.large))
 
 
 async def serve(
@@ -155,7 +190,7 @@ async def serve(
             log.warning("server.%s is short enough to be guessed; give it %d random characters", name, 2 * SHORT_TOKEN)
     server = _Uvicorn(
         uvicorn.Config(
-            app(store, config, take, check_host=not config.open),
+            app(store, config, take, check_host=not config.open, stop=stop),
             lifespan="off",
             ssl_certfile=config.tls_certificate or None,
             ssl_keyfile=config.tls_key or None,
@@ -218,8 +253,10 @@ class _Uvicorn(uvicorn.Server):
 class _Server:
     """The endpoints: each a plain function, called on a thread, as few at a time as the engine can use."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, dashboard: bool, stop: asyncio.Event) -> None:
         self._store = store
+        self._stop = stop
+        self._dashboard = dashboard
         self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._version = version("raytrail")
@@ -243,6 +280,17 @@ class _Server:
 
         return encode(await self._call(read))
 
+    def over_store(
+        self, answer: Callable[[StoreView], Response], *, large: bool
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Make the endpoint of what `answer` says of all clusters; `large`: of which few are answered at a time."""
+
+        async def endpoint(request: Request) -> Response:
+            view = StoreView(self._store, _params(request), str(request.base_url), request.base_url.path)
+            return await self._call(lambda: answer(view), large)
+
+        return endpoint
+
     def view(self, answer: Answer, *, final: bool) -> Callable[[Request], Awaitable[Response]]:
         """Make the endpoint of what `answer` says of one cluster, at one moment; `final`: its very end by default."""
 
@@ -252,7 +300,7 @@ class _Server:
             if etag and _knows(request, etag):
                 return Response(status_code=304, headers=_revalidated(etag))
             if answered := self._cache.get(etag):
-                return Response(answered.body, headers=_revalidated(etag), media_type=answered.media_type)
+                return Response(answered.body, headers={**answered.headers, **_revalidated(etag)})
 
             def work_out() -> Response:
                 try:
@@ -267,6 +315,26 @@ class _Server:
             return response
 
         return endpoint
+
+    async def live(self, request: Request) -> Response:
+        """An event `changed` whenever there is something new of a living cluster, as server-sent events."""
+        session = (await asyncio.to_thread(self._store.find, request.path_params["id"])).session
+        return StreamingResponse(self._changes(session), media_type="text/event-stream")
+
+    async def _changes(self, session: str) -> AsyncIterator[str]:
+        known, silent = await asyncio.to_thread(self._store.mark, session), 0.0
+        yield "retry: 5000\n\n"
+        while not await _is_set_within(self._stop, LIVE_SECONDS):
+            mark = await asyncio.to_thread(self._store.mark, session)
+            silent = 0 if mark != known else silent + LIVE_SECONDS
+            if mark != known:
+                yield "event: changed\ndata:\n\n"
+                if (await asyncio.to_thread(self._store.find, session)).sealed:
+                    yield "event: ended\ndata:\n\n"
+                    return
+            elif silent % SILENT_SECONDS < LIVE_SECONDS:
+                yield ":\n\n"  # a proxy closes what is silent for long
+            known = mark
 
     def follow(self, texts: Callable[[View], Iterator[str]]) -> Callable[[WebSocket], Awaitable[None]]:
         """Make the endpoint that sends what `texts` gives, piece by piece; at its end there is no more."""
@@ -302,11 +370,14 @@ class _Server:
             store=self._store,
             cluster=cluster,
             snapshot=self._store.snapshot(cluster.session, at_ms),
-            params={name: request.query_params.getlist(name) for name in request.query_params},
+            params=_params(request),
             path=request.path_params,
             url=f"{home}{moment}",
             home=home,
             root=str(request.base_url),
+            base=request.base_url.path,
+            moment=moment,
+            dashboard=self._dashboard,
             stream=partial(self._stream, large=_is_large(request)),
         )
 
@@ -316,7 +387,9 @@ class _Server:
             return ""
         # with all of the cluster's counts: a session that late events open again is sealed with others
         sent = (request.scope.get("raw_path") or b"").decode("latin-1")  # in which an encoded slash is none
-        named = msgspec.json.encode((self._version, cluster, str(request.url), sent))
+        # a page tells how long ago things were, by minutes
+        minute = time.time_ns() // 60_000_000_000 if wants_html(request.scope) else 0
+        named = msgspec.json.encode((self._version, cluster, str(request.url), sent, minute))
         return f'"{hashlib.blake2b(named, digest_size=16).hexdigest()}"'
 
     async def _stream(self, pieces: Iterator[bytes], *, large: bool) -> AsyncIterator[bytes]:
@@ -328,32 +401,20 @@ class _Server:
             return await asyncio.to_thread(function)
 
 
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
+
+
+def _params(request: HTTPConnection) -> dict[str, list[str]]:
+    return {name: request.query_params.getlist(name) for name in request.query_params}
+
+
 def _is_large(request: HTTPConnection) -> bool:
     limit = request.query_params.get("limit", "")
     # of a number without end, its beginning says enough
     return limit.isdecimal() and int(limit[:9]) > LARGE_ROWS
-
-
-def _about_page(dashboard: bool) -> Answer:
-    def answer(view: View) -> Response:
-        """Our page of a cluster: counts by state, its ledger, and the commands to ask it."""
-        counts = {
-            resource.noun: view.snapshot.group(resource.entity, [state], where)
-            for resource, state, where in pages.COUNTED
-        }
-        page = pages.cluster(
-            view.cluster,
-            view.snapshot.at_ms,
-            counts,
-            view.store.ledger(view.cluster.session),
-            url=view.url,
-            home=view.home,
-            root=view.root,
-            dashboard=dashboard,
-        )
-        return pages.answer(page)
-
-    return answer
 
 
 def _not_served(view: View) -> Response:
@@ -367,9 +428,8 @@ def _moment(text: str | None, cluster: Cluster, final: bool) -> tuple[int | None
     """Return the moment that is asked for, None for the end or now, and the part of the URL that says so."""
     if text is None:
         return (None, "final/") if final else (cluster.before_shutdown_ms, "")
-    if not (text.isascii() and text.isdigit() and len(text) <= MOMENT_DIGITS):
-        raise ConfigError(f"moment {text!r} is not in milliseconds since 1970; write {MOMENT_DIGITS} digits at most")
-    return int(text), f"at/{int(text)}/"
+    at_ms = read(text, cluster)
+    return at_ms, f"at/{text if text.isdigit() else iso(at_ms)}/"
 
 
 async def _no_ingest(request: Request) -> Response:
@@ -380,6 +440,20 @@ async def _no_ingest(request: Request) -> Response:
 async def _healthz(request: Request) -> Response:
     """`ok`, while the process answers."""
     return PlainTextResponse("ok\n")
+
+
+async def _openapi(request: Request) -> Response:
+    """The description of our own API, in OpenAPI 3.1."""
+    return encode(describe(PAGES))
+
+
+async def _script(request: Request) -> Response:
+    """The scripts of pages, and their icon."""
+    name = request.path_params["name"]
+    if name not in pages.scripts():
+        raise HTTPException(404)
+    kind = "image/svg+xml" if name.endswith(".svg") else "text/javascript"
+    return Response(pages.scripts()[name], media_type=kind, headers={"Cache-Control": "private, no-cache"})
 
 
 async def _with_slash(request: Request) -> Response:

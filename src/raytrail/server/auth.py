@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import ssl
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError
 from raytrail.server import pages
+from raytrail.server.base_path import path_below
 from raytrail.tokens import Guard, Tries, many_wrong
 
 COOKIE = "raytrail"
@@ -76,7 +78,7 @@ class Access:
             await refused(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive) -> Response | None:
-        headers, path = Headers(scope=scope), scope["path"]
+        headers, path = Headers(scope=scope), path_below(scope)
         asks = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
         if not asks and not self._is_ours(headers):
             return PlainTextResponse(
@@ -185,12 +187,7 @@ def check(config: ServerConfig) -> None:
             f"server.ingest_memory_bytes {config.ingest_memory_bytes} is less than a body may hold, "
             f"server.ingest_body_bytes {config.ingest_body_bytes}; raise it"
         )
-    for origin in config.origins:
-        if not _is_origin(origin):
-            raise ConfigError(
-                f"server.origins {origin!r}: not an origin; write http[s]://host[:port], as the browser shows it, with "
-                "no slash at its end"
-            )
+    _check_addresses(config)
     if bool(config.tls_certificate) != bool(config.tls_key):
         raise ConfigError("server.tls_certificate and server.tls_key: one is set and the other is not; set both")
     if config.tls_certificate:
@@ -206,6 +203,24 @@ def check(config: ServerConfig) -> None:
             f"server.host {config.host!r} is reached by other machines, and server.token is not set; set it "
             "(RAYTRAIL_SERVER_TOKEN), or server.open where everybody who reaches it may read all"
         )
+
+
+def _check_addresses(config: ServerConfig) -> None:
+    """Refuse paths and origins that are none."""
+    for origin in config.origins:
+        if not _is_origin(origin):
+            raise ConfigError(
+                f"server.origins {origin!r}: not an origin; write http[s]://host[:port], as the browser shows it, with "
+                "no slash at its end"
+            )
+    if not _is_base_path(config.base_path):
+        raise ConfigError(
+            f"server.base_path {config.base_path!r}: not a path; write e.g. /ray-history, with no slash at its end"
+        )
+
+
+def _is_base_path(text: str) -> bool:
+    return text == "" or bool(re.fullmatch(r"(/[\w.~-]+)+", text))
 
 
 def _is_origin(text: str) -> bool:

@@ -29,16 +29,23 @@
     a:hover { text-decoration: underline; }
     a:focus-visible, input:focus-visible { outline: 2px solid #9cc7f5; outline-offset: 2px; }
     .home { color: #fff; font-weight: 650; }
-    .title { overflow: hidden; text-overflow: ellipsis; min-width: 4em; }
+    .title { overflow: hidden; text-overflow: ellipsis; min-width: 4em; line-height: 1.5; }
     input { flex: 1; min-width: 60px; accent-color: #77b4f5; margin: 0; }
-    output { font-variant-numeric: tabular-nums; }
     .chip { padding: 4px 9px; border-radius: 10px; background: #2c3440; color: #c3cad6; }
     a.chip.on { background: #77b4f5; color: #10141a; }
+    .life { flex: 1; min-width: 60px; position: relative; display: flex; align-items: center; height: 100%; }
+    .life i { position: absolute; bottom: 5px; width: 2px; height: 7px; margin-left: -1px; background: #ff9b92; }
+    .life i.died { background: #f0c265; height: 10px; }
+    input[type=text], select { flex: none; min-width: 0; font: inherit; color: #e4e8ef; background: #10141a;
+      border: 1px solid #667085; border-radius: 6px; padding: 3px 6px; font-variant-numeric: tabular-nums; }
+    input[type=text] { width: 152px; }
+    select { max-width: 110px; }
     .good { background: #15352a; color: #6fd3a0; }
     .bad { background: #40201e; color: #ff9b92; }
     .warn { background: #3a2e12; color: #f0c265; }
     [hidden] { display: none; }
-    @media (max-width: 900px) { .title { display: none; } }
+    @media (max-width: 1300px) { select, .steps { display: none; } }
+    @media (max-width: 900px) { .title, .more { display: none; } }
   `;
   const line = document.createElement("div");
 
@@ -48,7 +55,16 @@
     line.append(element);
     return element;
   };
-  const utc = (ms) => new Date(ms).toISOString().slice(0, 19).replace("T", " ") + " UTC";
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  let zone = "UTC";
+  try { if (own && localStorage.getItem("raytrail-zone") === "own") zone = own; } catch { /* it may be forbidden */ }
+  const write = (ms) => {
+    const parts = {};
+    const format = new Intl.DateTimeFormat("en-CA", { timeZone: zone, hourCycle: "h23", year: "numeric",
+      month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+    for (const { type, value } of format.formatToParts(new Date(ms))) parts[type] = value;
+    return `${parts.year}-${parts.month}-${parts.day} ${parts.hour}:${parts.minute}:${parts.second}`;
+  };
   // the page that one is on stays the same when the moment changes
   const go = (url) => { location.href = url + location.hash; };
   const link = (text, url, properties) => {
@@ -68,15 +84,53 @@
 
   if (said.began_ms !== null && said.ended_ms !== null) {
     const shown = said.at_ms === null ? said.ended_ms : said.at_ms;
-    const slider = add("input", "", {
-      type: "range", min: said.began_ms, max: Math.max(said.ended_ms, said.began_ms + 1), step: 1,
-      title: "The moment of its life that is shown",
+    const [first, last] = [said.began_ms, Math.max(said.ended_ms, said.began_ms + 1)];
+    const life = add("span", "", { className: "life" });
+    // with any step, a key moves by a hundredth of the life
+    const slider = Object.assign(document.createElement("input"), {
+      type: "range", min: first, max: last, step: "any", title: "The moment of its life that is shown",
     });
+    life.append(slider);
     slider.value = shown;
     slider.setAttribute("aria-label", "The moment of the cluster's life that is shown");
-    const output = add("output", said.alive && said.at_ms === null ? "now" : utc(shown));
-    slider.addEventListener("input", () => { output.textContent = utc(Number(slider.value)); });
-    slider.addEventListener("change", () => { go(`${said.home}at/${slider.value}/`); });
+    const when = add("input", "", { type: "text", title: "A time: 2026-11-29 03:12, 03:12, -10m or end" });
+    when.setAttribute("aria-label", "A time: 2026-11-29 03:12, 03:12, -10m or end");
+    const tell = () => { when.value = said.alive && said.at_ms === null ? "now" : write(Number(slider.value)); };
+    tell();
+    slider.addEventListener("input", () => { when.value = write(Number(slider.value)); });
+    // a page is loaded once the keys rest
+    let resting = 0;
+    slider.addEventListener("change", () => {
+      clearTimeout(resting);
+      resting = setTimeout(() => go(`${said.home}at/${Math.round(Number(slider.value))}/`), 400);
+    });
+    const leads = (asked) => `${said.home}go?${new URLSearchParams({ page: "", ...asked })}`;
+    when.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") go(leads({ when: when.value, zone }));
+      event.stopPropagation();
+    });
+    if (own && own !== "UTC") {
+      const zones = add("select", "", { title: "The time zone of the times in this bar" });
+      zones.setAttribute("aria-label", "Time zone");
+      for (const name of ["UTC", own]) zones.append(new Option(name, name, false, name === zone));
+      zones.addEventListener("change", () => {
+        zone = zones.value;
+        try { localStorage.setItem("raytrail-zone", zone === "UTC" ? "UTC" : "own"); } catch { /* as above */ }
+        tell();
+      });
+    }
+    const from = said.at_ms === null ? "" : said.at_ms;
+    link("\u25c0", leads({ step: "before", from }), { className: "chip steps", title: "The failure or death before" });
+    link("\u25b6", leads({ step: "after", from }), { className: "chip steps", title: "The next failure or death" });
+    fetch(`${said.home}marks`).then((answer) => (answer.ok ? answer.json() : [])).then((marks) => {
+      for (const { at_ms, kind, count } of marks) {
+        const place = document.createElement("i");
+        place.className = kind === "failure" ? "" : "died";
+        place.style.left = `${((at_ms - first) / (last - first)) * 100}%`;
+        place.title = `${count} ${kind}`;
+        life.append(place);
+      }
+    }).catch(() => { /* the slider is there without */ });
     const plain = said.url === said.home;
     link(said.alive ? "now" : "before its shutdown", said.home, { className: plain ? "chip on" : "chip" });
     if (!said.alive) {
@@ -84,11 +138,14 @@
     }
   }
 
+  for (const [text, page] of [["why", "about"], ["failures", "failures"], ["timeline", "timeline"]]) {
+    add("a", text, { href: `${said.url}${page}`, className: "more", title: "A page of Raytrail's own" });
+  }
   const complete = said.missing_bytes === 0 && said.rejected === 0;
   const number = (value) => value.toLocaleString("en");
   add("a", complete ? "complete" : said.missing_bytes ? `${number(said.missing_bytes)} bytes missing`
     : `${number(said.rejected)} lines unreadable`, {
-    href: `${said.url}about`, className: `chip ${complete ? "good" : said.missing_bytes ? "bad" : "warn"}`,
+    href: `${said.url}about#ledger`, className: `chip ${complete ? "good" : said.missing_bytes ? "bad" : "warn"}`,
     title: "How complete this history is, and Ray's commands for it",
   });
 

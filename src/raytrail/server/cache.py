@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 from starlette.responses import Response
 
+KEPT = frozenset({"content-length", "content-type", "content-security-policy", "referrer-policy"})
+"""The headers of an answer that may be kept."""
+
 
 class Answered(NamedTuple):
     """What was answered with 200."""
 
     body: bytes
-    media_type: str | None
+    headers: dict[str, str]
 
 
 class AnswerCache:
@@ -34,12 +37,12 @@ class AnswerCache:
         """Keep an answer, unless it is streamed, says more than its body, or would push out most of the others."""
         # streamed answers have no body here
         body = getattr(response, "body", None)
-        plain = set(response.headers) <= {"content-length", "content-type"}
+        plain = set(response.headers) <= KEPT
         if etag in self._answers or not isinstance(body, bytes) or response.status_code != 200 or not plain:
             return
         if len(body) > self._most_bytes // 8:
             return
-        self._answers[etag] = Answered(body, response.media_type)
+        self._answers[etag] = Answered(body, dict(response.headers))
         self._bytes += len(body)
         while self._bytes > self._most_bytes:
             _, oldest = self._answers.popitem(last=False)

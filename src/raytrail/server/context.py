@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,13 +29,28 @@ class View(NamedTuple):
     """The same without the moment, if there is one: the cluster's own page."""
     root: str
     """Where all begins."""
+    base: str
+    """The path of that, with a slash at its end."""
+    moment: str
+    """The part of the address that says which moment is shown, with a slash at its end; nothing without one."""
+    dashboard: bool
+    """Whether Ray's dashboard is served at `url`."""
     stream: Callable[[Iterator[bytes]], AsyncIterator[bytes]]
     """Takes the pieces of an answer that is too large to be made at once."""
 
+    @property
+    def here_at_last(self) -> str:
+        """The path of the cluster without a moment, with a slash at its end."""
+        return f"{self.base}clusters/{self.cluster.session}/"
+
+    @property
+    def here(self) -> str:
+        """The path where the view begins, with a slash at its end."""
+        return f"{self.here_at_last}{self.moment}"
+
     def param(self, name: str, default: str = "") -> str:
         """Return the first value of a parameter."""
-        values = self.params.get(name)
-        return values[0] if values else default
+        return first_of(self.params, name, default)
 
     def warnings(self) -> list[str]:
         """Return what whoever reads the answer should know of how complete it is."""
@@ -48,8 +63,29 @@ class View(NamedTuple):
         ]
 
 
+class StoreView(NamedTuple):
+    """What a request looks at that is about no single cluster."""
+
+    store: Store
+    params: Params
+    root: str
+    """Where all begins, with a slash at its end."""
+    base: str
+    """The path of that."""
+
+    def param(self, name: str, default: str = "") -> str:
+        """Return the first value of a parameter."""
+        return first_of(self.params, name, default)
+
+
 Answer = Callable[[View], Response]
 """Says what one route answers; called on a thread."""
+
+
+def first_of(params: Mapping[str, Sequence[str]], name: str, default: str) -> str:
+    """Return the first value of a parameter."""
+    values = params.get(name)
+    return values[0] if values else default
 
 
 def encode(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 from starlette import routing
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -38,6 +39,8 @@ class Route(msgspec.Struct, Generic[Handler], frozen=True):
     method: Literal["GET", "POST", "WebSocket"] = "GET"
     parameters: Mapping[str, str] = {}
     """What each name in the query means."""
+    for_browsers: bool = False
+    """Whether only a browser that goes there is answered, as Ray's own API has the same path for its clients."""
 
     @property
     def doc(self) -> str:
@@ -62,6 +65,8 @@ class NamedRoute(routing.Route):
 
     def matches(self, scope: Scope) -> Matched:
         """Return how well the request fits, and what it names."""
+        if self.declared.for_browsers and not wants_html(scope):
+            return Match.NONE, {}
         return _matches(super().matches, scope)
 
 
@@ -83,6 +88,11 @@ class NamedWebSocketRoute(routing.WebSocketRoute):
     def matches(self, scope: Scope) -> Matched:
         """Return how well the request fits, and what it names."""
         return _matches(super().matches, scope)
+
+
+def wants_html(scope: Scope) -> bool:
+    """Return whether a request comes from a browser that goes to a page."""
+    return "text/html" in Headers(scope=scope).get("accept", "")
 
 
 def _matches(matches: Callable[[Scope], Matched], scope: Scope) -> Matched:

@@ -2,7 +2,7 @@
 The history on disk: the log of all events, and the states folded from it.
 
     <root>/
-      catalogue.sqlite              sessions, files, byte ranges seen, rejected lines, chunks that were set aside
+      catalogue.sqlite              sessions, files, byte ranges seen, rejected lines, chunks set aside, signatures
       catalogue.sqlite-sums         the checksums of its pages
       log/<session>/*.parquet       every event as typed columns: the truth
       logs/<session>/*.zst          what Ray and its workers wrote for people
@@ -22,6 +22,7 @@ from raytrail.store.finder import LogFinder, LogPart
 from raytrail.store.ledger import LedgerRow, Missing, Rejected
 from raytrail.store.logs import Log, matches
 from raytrail.store.read import Snapshot
+from raytrail.store.signatures import Signature
 from raytrail.store.states import TablesLost
 from raytrail.store.store import Store
 from raytrail.store.verify import Finding
@@ -39,6 +40,7 @@ __all__ = [
     "Rows",
     "Run",
     "SetAside",
+    "Signature",
     "Snapshot",
     "Store",
     "TablesLost",

@@ -130,6 +130,8 @@ class Catalogue:
             """The same of what was set aside."""
             self.keeps_sums = not missing_sums(self._db)
             """The same of the files' checksums."""
+            self.keeps_signatures = "signatures" in tables
+            """The same of the signatures of failures."""
             self.keeps_overviews = "overview" in tables
             """The same of what a list of clusters shows."""
             self._keeps_extents, self._keeps_grown = "extents" in tables, "grown" in tables

@@ -129,7 +129,7 @@ class Figures:
             "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
         )
         known = msgspec.json.decode(summary) if summary else {}
-        mark = self.make_mark(session)
+        mark = self.mark(session)
         if known.get("mark") != mark:
             known = self._known.get(session, {})
         if known.get("mark") != mark:
@@ -194,14 +194,14 @@ class Figures:
         ledgers, summaries = dict[str, list[LedgerRow]](), list[tuple[str, str]]()
         for session, worked_out in self._work_out(sessions, FilesOfMany(files, self._catalogue, self._engine)).items():
             ledgers[session] = worked_out.ledger
-            summary = {**worked_out.figures, "mark": self.make_mark(session)}
+            summary = {**worked_out.figures, "mark": self.mark(session)}
             summaries.append((msgspec.json.encode(summary).decode(), session))
         with self._catalogue.transaction() as db:
             db.executemany("UPDATE sessions SET summary = ? WHERE session = ?", summaries)
         self._ledgers.keep(ledgers)
         return ledgers
 
-    def make_mark(self, session: str) -> str:
+    def mark(self, session: str) -> str:
         """Return what tells one fold of a session from the next."""
         paths = self._catalogue.query(
             "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session

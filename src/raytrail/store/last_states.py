@@ -9,7 +9,7 @@ from typing import Protocol
 
 from raytrail.entities import Entity, installed
 from raytrail.fold import merge, show
-from raytrail.fold.layout import find
+from raytrail.fold.layout import find, shown
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.sessions import SESSION, of_many
 from raytrail.store.catalogue import Catalogue
@@ -83,6 +83,30 @@ class SnapshotOfOne:
     ) -> Mapping[str, list[LedgerRow]]:
         """Return the sessions' ledgers, as `StateSource` says."""
         return {self._snapshot.session: self._ledgers.of(self._snapshot)}
+
+
+def views(files: Mapping[str, Sequence[Path]], names: Collection[str], catalogue: Catalogue, engine: Engine) -> str:
+    """
+    Return the beginning of a statement over views of entities, each with ``session`` before its columns.
+
+    Args:
+        files: The files of the sealed states of sessions, by entity.
+        names: The entities.
+        catalogue: The store's catalogue.
+        engine: Reads the files.
+    """
+    source = FilesOfMany(files, catalogue, engine)
+    relations = {
+        name: f"({view_of(entity, source)})" if entity.view else source(entity, None)
+        for name, entity in installed().items()
+        if name in names
+    }
+    return "WITH " + ", ".join(
+        f"{quote(name)} AS (SELECT {SESSION.name} AS session, "
+        f"{', '.join(f'{show.public(column)} AS {quote(column.name)}' for column in shown(installed()[name]))} "
+        f"FROM {relation} s)"
+        for name, relation in relations.items()
+    )
 
 
 def view_of(entity: Entity, source: StateSource) -> str:

@@ -72,6 +72,15 @@ CREATE TABLE IF NOT EXISTS set_aside(
 """
 
 
+_SIGNATURES = """
+CREATE TABLE IF NOT EXISTS signed(session TEXT PRIMARY KEY, sealed_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signatures(
+  session TEXT NOT NULL, job_id TEXT NOT NULL, hash TEXT NOT NULL, error TEXT NOT NULL, text TEXT NOT NULL,
+  frame TEXT NOT NULL, count INTEGER NOT NULL, first_ms INTEGER, last_ms INTEGER,
+  PRIMARY KEY(session, job_id, hash)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS signatures_hash ON signatures(hash)
+"""
+
 _OVERVIEWS = """
 CREATE TABLE IF NOT EXISTS overview(
   id INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, cluster TEXT NOT NULL, sealed_ms INTEGER NOT NULL,
@@ -150,6 +159,10 @@ def _growth(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS grown(id INTEGER PRIMARY KEY, files TEXT)")
 
 
+def _signatures(db: sqlite3.Connection) -> None:
+    _run(db, _SIGNATURES)
+
+
 def _overviews(db: sqlite3.Connection) -> None:
     _run(db, _OVERVIEWS)
 
@@ -163,6 +176,7 @@ MIGRATIONS = (
         2,
     ),
     Migration("which files the newest batches brought ranges of", _growth, 2),
+    Migration("the signatures of the failures of sealed sessions", _signatures, 2),
     Migration("what a list of clusters shows of sealed sessions, and the texts that they are found by", _overviews, 2),
 )
 """All that were ever made, oldest first."""

@@ -39,7 +39,7 @@ State: TypeAlias = Literal["running", "failed", "ended"]
 TextKind: TypeAlias = Literal["job", "id", "function", "class", "error", "metadata"]
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class SessionJob(msgspec.Struct, frozen=True, kw_only=True):
     """One job of a session, which is one run of what has its name."""
 
     id: str
@@ -67,7 +67,7 @@ class Details(NamedTuple):
     failed_tasks: int
     failed_jobs: int
     lost_nodes: int
-    runs: tuple[Run, ...]
+    runs: tuple[SessionJob, ...]
     texts: tuple[Text, ...]
 
 
@@ -80,7 +80,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     failed_jobs: int | None
     lost_nodes: int | None
     """Nodes that died without being told to, before the shutdown of all began."""
-    runs: tuple[Run, ...]
+    runs: tuple[SessionJob, ...]
     """Its newest jobs, the newest first."""
 
     @property
@@ -159,9 +159,9 @@ class _States:
 
 def _read_jobs(
     states: _States,
-) -> tuple[dict[str, list[Run]], dict[str, int], dict[str, dict[Text, None]]]:
+) -> tuple[dict[str, list[SessionJob]], dict[str, int], dict[str, dict[Text, None]]]:
     """Return by session its newest jobs, how many of all failed, and the texts that all these are found by."""
-    runs, failed = defaultdict[str, list[Run]](list), defaultdict[str, int](int)
+    runs, failed = defaultdict[str, list[SessionJob]](list), defaultdict[str, int](int)
     texts = defaultdict[str, dict[Text, None]](dict)
     columns = [*_JOB, "start_time_ms", "end_time_ms", "metadata"]
     newest = f"row_number() OVER (PARTITION BY {_BY} ORDER BY start_time_ms DESC NULLS LAST, job_id DESC)"
@@ -182,12 +182,12 @@ def _read_jobs(
 _JOB = ("job_id", "submission_id", "status", "entrypoint", "message", "error_type")
 
 
-def _as_run(job: Mapping[str, Any]) -> tuple[Run, list[Text]]:
+def _as_run(job: Mapping[str, Any]) -> tuple[SessionJob, list[Text]]:
     metadata = _texts_of(job["metadata"])
     name = metadata.get("job_name", "")
     # Ray names a job after its submission where nobody did
     name = job["entrypoint"] or "" if name in ("", job["submission_id"]) else name
-    run = Run(
+    run = SessionJob(
         id=job["submission_id"] or job["job_id"] or "",
         name=name[:TEXT_CHARACTERS],
         status=job["status"] or "",

@@ -73,7 +73,7 @@ class Brief(NamedTuple):
     """The figure that is sorted by. None where it is not known."""
 
 
-class RunOf(msgspec.Struct, frozen=True, kw_only=True):
+class JobRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a job, in whichever session."""
 
     session: str
@@ -173,7 +173,7 @@ class Overviews:
         figures = self._figures.of(session)
         if sealed_ms is not None or figures.damaged:
             return _Made(sealed_ms, 0.0, _overview(figures, None), None)
-        mark = self._figures.make_mark(session)
+        mark = self._figures.mark(session)
         details = known.details if known and known.mark == mark else None
         if details is None:
             details = self._work_out([figures], self._source(session))[session]
@@ -263,7 +263,7 @@ class Look:
             matches[session] = [text for text in each if text]
         return matches
 
-    def runs(self, sessions: Sequence[str], names: int, each: int) -> dict[str, list[RunOf]]:
+    def runs(self, sessions: Sequence[str], names: int, each: int) -> dict[str, list[JobRun]]:
         """
         Return the runs of the jobs that ran last in some sessions, by name, those of other sessions among them.
 
@@ -286,7 +286,7 @@ class Look:
             for name in sorted(last, key=last.__getitem__, reverse=True)[:names]
         }
 
-    def _last_runs(self, name: str, most: int, others: Sequence[RunOf]) -> list[RunOf]:
+    def _last_runs(self, name: str, most: int, others: Sequence[JobRun]) -> list[JobRun]:
         rows = self._query(
             "SELECT o.session, r.id, r.status, r.began_ms, r.ended_ms FROM runs r JOIN overview o ON o.id = r.overview "
             f"WHERE r.name = ? AND o.form = {FORM} ORDER BY r.began_ms DESC LIMIT ?",
@@ -335,18 +335,18 @@ def _mentions(made: _Made, word: str) -> bool:
     )
 
 
-def _runs_of(session: str, made: _Made) -> Iterator[tuple[str, RunOf]]:
+def _runs_of(session: str, made: _Made) -> Iterator[tuple[str, JobRun]]:
     """Yield the runs of a session with their names."""
     for run in made.overview.runs:
         if run.name:
             yield (
                 run.name,
-                RunOf(session=session, id=run.id, status=run.status, began_ms=run.began_ms, ended_ms=run.ended_ms),
+                JobRun(session=session, id=run.id, status=run.status, began_ms=run.began_ms, ended_ms=run.ended_ms),
             )
 
 
-def _as_run(columns: Sequence[Any]) -> RunOf:
-    return RunOf(**dict(zip(RunOf.__struct_fields__, columns, strict=True)))
+def _as_run(columns: Sequence[Any]) -> JobRun:
+    return JobRun(**dict(zip(JobRun.__struct_fields__, columns, strict=True)))
 
 
 def _pattern(word: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -15,10 +15,11 @@ import msgspec
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
 from raytrail.event import UNDECODABLE
-from raytrail.fold import show
+from raytrail.fold import failures, show
 from raytrail.fold.layout import find, shown, stored
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_times
+from raytrail.fold.rollup import ROLLUPS, at_moment, read_of, rollup, rollup_name
 from raytrail.fold.sessions import of_session
 from raytrail.fold.tally import TALLY, UNTIL, tally_columns, tally_name
 from raytrail.store.engine import Engine, Rows, Run
@@ -360,6 +361,59 @@ class Snapshot:
         source = self._narrow(entity, where, show.read_from(entity, wanted))
         return f"(SELECT {items} FROM {source} s{condition})", params
 
+    def table_of(self, noun: str) -> str | None:
+        """Return the table of an entity's last states, as they are stored, or None where the session has none."""
+        return self._find_table(entity_of(noun))
+
+    def rollup(self, name: str, noun: str = "task") -> str | None:
+        """
+        Return the relation of what states add up to, for `run` and the like: it answers in milliseconds for millions.
+
+        `raytrail.fold.rollup.ROLLUPS` has the columns of each.
+
+        Args:
+            name: The rollup, such as ``functions``.
+            noun: The entity.
+
+        Returns:
+            None where there is no table of it: of a session that lives, or that an older version sealed. Then
+            `rolled_up` makes the same rows of the states.
+        """
+        entity = entity_of(noun)
+        table = self.table(name, ROLLUPS[name].columns, noun)
+        if table is None or self._moment is None or entity.moments is None:
+            return table
+        names = read_of(entity)
+        later = f"(SELECT * FROM {self._find_table(entity)} WHERE NOT {is_settled(entity.moments, self._moment)})"
+        then = self._rewind(entity, later, names)
+        return f"({at_moment(entity, name, table, later, then, self._moment.last_ns)})"
+
+    def table(self, name: str, columns: Iterable[str], noun: str = "task") -> str | None:
+        """
+        Return a table that was made of an entity's last states when the session was sealed.
+
+        Args:
+            name: Its name, after the entity's: a rollup, or one of `raytrail.fold.slices.COLUMNS`.
+            columns: The columns that it must have.
+            noun: The entity.
+
+        Returns:
+            None where there is none.
+        """
+        return self._states.table(self.session, rollup_name(entity_of(noun), name), columns) if self._attach else None
+
+    def rolled_up(self, name: str, noun: str = "task") -> str:
+        """Return the relation of what states add up to: that which `rollup` returns, else the states are summed."""
+        if relation := self.rollup(name, noun):
+            return relation
+        entity = entity_of(noun)
+        names = read_of(entity)
+        columns = ", ".join(map(quote, names))
+        return (
+            f"(WITH summed AS MATERIALIZED (SELECT {columns} FROM {self._select_base(entity, names)}) "
+            f"SELECT * FROM ({rollup(entity, name, 'summed')}))"
+        )
+
     @contextmanager
     def steps(self) -> Iterator[Run]:
         """Give what runs statements over such relations, each seeing the temporary tables of those before it."""
@@ -390,16 +444,32 @@ class Snapshot:
         """
         # a view that is not asked need not be planned
         named = set(_WORD.findall(statement.lower()))
+        with self._states.asking(self.session):
+            return self._engine.query(self._over_views(statement, named), params)
+
+    def failures(self) -> str:
+        """Return the relation of what failed until the moment, with the columns of `raytrail.fold.failures`."""
+        names = [column.name for column in failures.COLUMNS]
+        table = self._states.table(self.session, failures.TABLE, names) if self._attach else None
+        if table is None:
+            return f"({self._over_views(failures.failures(), set(failures.READ))})"
+        if self.at_ms is None:
+            return table
+        until = f"<= {self.at_ms}"
+        return (
+            f"(SELECT * REPLACE (counted AND coalesce(at_ms {until}, false) AS counted, "
+            f"CASE WHEN recovered_ms {until} THEN recovered_ms END AS recovered_ms) FROM {table})"
+        )
+
+    def _over_views(self, statement: str, named: Collection[str]) -> str:
+        """Return a SELECT over views of these entities."""
         views = ", ".join(
             f"{quote(entity.name)} AS (SELECT {literal(self.session)} AS session, * FROM "
             f"({show.view(entity, f'{self.source(entity)} s')}))"
             for entity in installed().values()
             if entity.name in named
         )
-        with self._states.asking(self.session):
-            return self._engine.query(
-                f"{'WITH ' if views else ''}{views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)", params
-            )
+        return f"{'WITH ' if views else ''}{views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)"
 
 
 def _by_number(table: str, rows: Sequence[int]) -> str:

@@ -14,12 +14,14 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-from raytrail.entities import Entity, Moments, installed
+from raytrail.entities import Entity, Moments, Work, installed
 from raytrail.errors import StoreError
-from raytrail.fold import merge
+from raytrail.fold import merge, slices
 from raytrail.fold.conclude import concluded, follows
+from raytrail.fold.failures import TABLE as FAILURES
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.older import filled, filled_log
+from raytrail.fold.rollup import ROLLUPS, rollup, rollup_name
 from raytrail.fold.sessions import SESSION, of_many
 from raytrail.fold.tally import tally, tally_name
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
@@ -38,6 +40,12 @@ MOST_EVENTS = 50_000
 
 TALLY_SAVES = 100
 """A tally is kept where there are so many states of each kind, on average. Reading one of fewer saves nothing."""
+
+ROLLUP_SAVES = 2
+"""A rollup is kept where there are so many states to each of its rows, on average."""
+
+FEW_ROWS = 10_000
+"""Or where it has no more rows than these, which take no room."""
 
 
 def in_turn(entities: Iterable[Entity]) -> dict[Entity, list[str]]:
@@ -173,13 +181,14 @@ class Sealer:
                     name_state(db, file.session, self._files.state(name, "sealed", file))
         return old
 
-    def cache(self, session: str, source: Callable[[Entity], str]) -> None:
+    def cache(self, session: str, source: Callable[[Entity], str], failures: str) -> None:
         """
         Copy a sealed session's states into tables, from which a few rows are read many times faster.
 
         Args:
             session: Its whole name.
             source: The relation of an entity's states, with every column.
+            failures: The relation of what failed in it.
         """
         path = self._root / "state" / session / f"{time.time_ns():020d}.duckdb"
         rows = {file.entity: file.rows for file in self._catalogue.state_files(session)}
@@ -188,6 +197,7 @@ class Sealer:
         try:
             entities = (entity for entity in installed().values() if entity.name in rows)
             self._engine.each(lambda entity: self._cache(entity, source(entity)), entities)
+            self._engine.run(f"CREATE TABLE caching.{quote(FAILURES)} AS FROM {failures}")
             self._engine.run("CHECKPOINT caching")
         except StoreError:
             self._engine.run("DETACH caching")
@@ -206,6 +216,38 @@ class Sealer:
         self._engine.run(f"CREATE INDEX {quote(f'{entity.name}_by_id')} ON {table}({quote(entity.key[0])})")
         if entity.moments and entity.moments.tallied:
             self._tally(entity, table, entity.moments)
+        if entity.work:
+            for name in ROLLUPS:
+                self._roll_up(entity, name, table)
+            self._slice(entity, entity.work, table)
+
+    def _slice(self, entity: Entity, work: Work, table: str) -> None:
+        """Write what a timeline of a table is drawn of."""
+        name = {part: f"caching.{quote(rollup_name(entity, part))}" for part in slices.COLUMNS}
+        for part in (slices.CALLS, slices.LANES):
+            self._engine.run(f"CREATE TABLE {name[part]} AS {getattr(slices, part)(work, table)}")
+        select = slices.slices(work, table, of_calls=name[slices.CALLS], of_lanes=name[slices.LANES])
+        self._engine.run(f"CREATE TABLE {name[slices.SLICES]} AS {select}")
+        self._engine.run(f"CREATE TABLE {name[slices.LEVELS]} (level INTEGER, begin_ns BIGINT, bin_ns BIGINT)")
+        [(low, high, rows)] = self._engine.run(slices.span(name[slices.SLICES]))
+        for level in range(slices.MOST_LEVELS if rows else 0):
+            bin_ns = (high - low) // (slices.LEVEL_BINS * slices.LEVEL_FACTOR**level) + 1
+            [(kinds, parts)] = self._engine.run(slices.costs(name[slices.SLICES], name[slices.LANES], low, bin_ns))
+            if kinds * slices.CELLS_SAVE > rows or parts > rows * slices.PARTS:
+                break
+            bins = (high - low) // bin_ns + 1
+            summed = slices.level_of_cells(level, name[slices.SLICES], name[slices.LANES], low, bin_ns, bins)
+            into = f"INSERT INTO {name[slices.CELLS]}" if level else f"CREATE TABLE {name[slices.CELLS]} AS"
+            self._engine.run(f"{into} {summed}")
+            self._engine.run(f"INSERT INTO {name[slices.LEVELS]} VALUES ({level}, {low}, {bin_ns})")
+
+    def _roll_up(self, entity: Entity, name: str, table: str) -> None:
+        """Sum the states of a table up, unless the sums are nearly as many."""
+        rolled_up = f"caching.{quote(rollup_name(entity, name))}"
+        self._engine.run(f"CREATE TABLE {rolled_up} AS {rollup(entity, name, table)}")
+        [(sums, rows)] = self._engine.run(f"SELECT (SELECT count(*) FROM {rolled_up}), count(*) FROM {table}")
+        if sums > max(FEW_ROWS, rows // ROLLUP_SAVES):
+            self._engine.run(f"DROP TABLE {rolled_up}")
 
     def _tally(self, entity: Entity, table: str, by: Moments) -> None:
         """Count the states of a table, unless nearly each is one of its kind."""

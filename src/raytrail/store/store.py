@@ -32,6 +32,7 @@ from raytrail.store.overviews import Overviews
 from raytrail.store.read import Snapshot
 from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
+from raytrail.store.signatures import Signature, Signatures
 from raytrail.store.sql import Sql
 from raytrail.store.states import States
 from raytrail.store.verify import Finding, verify
@@ -79,6 +80,7 @@ class Store:
         self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
         self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
         self._ledgers = Ledgers(self._catalogue, self._engine)
+        self._signatures = Signatures(self._catalogue, self._engine, self.snapshot)
         self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
         self.overviews = Overviews(self._catalogue, self._engine, self._ledgers, self._figures, self.snapshot)
         """What lists of clusters show."""
@@ -326,6 +328,7 @@ class Store:
         sealed = self._sealer.seal(sessions, quiet=quiet)
         self._live.retire(sealed.old)
         self._appender.forget(sessions)
+        self._signatures.keep(sessions, sealed.files)
         ledgers = self._figures.keep(sessions, sealed.files)
         for fault in halved(sessions, lambda part: self.overviews.keep(part, sealed.files)):
             self._faults.tell(NO_OVERVIEW, ", ".join(sessions), fault)
@@ -346,7 +349,8 @@ class Store:
         with self._lock:
             kinds = {file.kind for file in self._catalogue.state_files(session)}
             if "sealed" in kinds and "cache" not in kinds:
-                self._sealer.cache(session, lambda entity: self._states.last(session, entity, attach=False))
+                of_files = Snapshot(self._engine, session, None, self._states, attach=False)
+                self._sealer.cache(session, of_files.source, of_files.failures())
 
     def rebuild(self, session: str) -> None:
         """
@@ -412,9 +416,32 @@ class Store:
         """
         return self._figures.find(id)
 
+    def signatures(self, session: str) -> list[Signature]:
+        """
+        Return the signatures of what failed in a session, job by job, the most frequent ones first.
+
+        Args:
+            session: Its whole name.
+        """
+        return self._signatures.of(session)
+
+    def all_signatures(self, sessions: Sequence[str], most: int) -> tuple[dict[str, list[Signature]], int]:
+        """
+        Return the signatures of what failed in sessions, and of how many sessions they are left out.
+
+        Args:
+            sessions: Their whole names, those first that matter most.
+            most: Of how many they may be worked out, as they live, or an older version sealed them.
+        """
+        return self._signatures.of_all(sessions, most)
+
     def ledger(self, session: str) -> list[LedgerRow]:
         """Return what of each event type was written, published, stored, missing, rejected and inferred."""
         return self._ledgers.of(self.snapshot(session))
+
+    def mark(self, session: str) -> str:
+        """Return what is another text once something of a session was folded since."""
+        return self._figures.mark(session)
 
     def snapshot(self, session: str, at_ms: int | None = None) -> Snapshot:
         """

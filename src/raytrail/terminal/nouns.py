@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, cast
 
 import click
 
-from raytrail.api import COUNTED, column, enumerated
+from raytrail.answers.scope import COUNTED
+from raytrail.api import column, enumerated
 from raytrail.entities import Column, Derived, Entity, Type, installed
 from raytrail.errors import ConfigError
 from raytrail.fold.layout import STORED, shown

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from raytrail import config as settings_of
-from raytrail import export
+from raytrail import export, times
 from raytrail.config import Setting
 from raytrail.sources import address
-from raytrail.terminal import times
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 
@@ -173,6 +172,13 @@ def cluster(command: Body) -> Body:
         show_default=True,
         metavar="ID",
         help="A session's name, a part of it that no other has, a cluster's name, or latest.",
+    )(command)
+
+
+def job(command: Body) -> Body:
+    """Add ``--job``."""
+    return click.option(
+        "--job", default="", metavar="ID", help="Only this job: a driver job's id, or a submission's. [default: all]"
     )(command)
 
 

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raytrail import words
+from raytrail import times, words
 from raytrail.config import StoreConfig
 from raytrail.fold.literals import literal
 from raytrail.store.engine import Engine, copy_parquet, lines
-from raytrail.terminal import note, times
+from raytrail.terminal import note
 
 TEXT_CELLS = 40
 """Widest that a text of no fixed length may be in a table for people."""
@@ -183,6 +183,11 @@ def write_json(rows: Iterable[Any], output: Path | None = None) -> None:
         file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
+def write_object(answer: Any) -> None:
+    """Write one answer as JSON, indented, as the page of that answer gives it."""
+    click.echo(msgspec.json.format(msgspec.json.encode(answer)).decode())
+
+
 def _encode(row: Any) -> str:
     try:
         return msgspec.json.encode(row).decode()
@@ -261,6 +266,11 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, (dict, list)):
         return msgspec.json.encode(value).decode()
     return " ".join(_printable(str(value)).split())
+
+
+def plain(text: str) -> str:
+    """Return a text of several lines without what colours or steers a terminal."""
+    return _printable(text)
 
 
 def _printable(text: str) -> str:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from raytrail import times
 from raytrail.config import Config, store_dir
 from raytrail.entities import Entity
 from raytrail.store import Cluster, Filter, Snapshot, Store
-from raytrail.terminal import note, nouns, times
+from raytrail.terminal import note, nouns
 from raytrail.terminal.nouns import Asked
-from raytrail.terminal.times import Life
+from raytrail.times import Life
 
 
 @contextmanager

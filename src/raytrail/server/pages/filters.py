@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 
-from raytrail.store import Cluster
+from markupsafe import Markup, escape
+
+from raytrail import times, words
+from raytrail.store import Cluster, LedgerRow
 
 
 def number(count: int) -> str:
@@ -32,3 +36,63 @@ def moment(ms: int) -> datetime | None:
         return datetime.fromtimestamp(ms / 1000, timezone.utc)
     except (OverflowError, ValueError, OSError):
         return None
+
+
+def ago(ms: int, now_ms: int) -> str:
+    """Return how long ago a time was, in its largest unit: ``3 h ago``."""
+    past = now_ms - ms
+    for unit_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
+        if abs(past) >= unit_ms:
+            count = abs(past) // unit_ms
+            return f"{count:,} {unit} ago" if past > 0 else f"in {count:,} {unit}"
+    return "just now"
+
+
+def code(text: str) -> Markup:
+    """Return a sentence as HTML: what stands between backticks in it is code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one of them ends nothing
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts)
+    )
+
+
+def moment_text(ms: int) -> str:
+    """Return a time as people write it, in UTC; as a number beyond the year 9999."""
+    return times.show(ms, digits=3 * (ms % 1000 != 0)).removesuffix("Z") if moment(ms) else str(ms)
+
+
+def missing_lines(ledger: Iterable[LedgerRow]) -> list[str]:
+    """Return a line for each range of a file that is missing."""
+    return [
+        f"{gap.name} ({gap.file}): bytes {number(gap.start)} to {number(gap.end)}"
+        for row in ledger
+        for gap in row.missing
+    ]
+
+
+def unreadable_lines(ledger: Iterable[LedgerRow]) -> list[str]:
+    """Return a line for each line, and for each end of a file, that cannot be read."""
+    ledger = list(ledger)
+    return [
+        *(f"{line.file} at {number(line.offset)}: {line.reason}" for row in ledger for line in row.rejected),
+        *(
+            f"{end.name} ({end.file}) from {number(end.start)} to {number(end.end)}: {end.reason}"
+            for row in ledger
+            for end in row.unread
+        ),
+    ]
+
+
+def percent(share: float) -> str:
+    """Return a share of 0 to 1 as text: ``17.8 %``."""
+    return f"{share * 100:.1f} %"
+
+
+def resources(amounts: Mapping[str, float]) -> str:
+    """Return amounts of resources as text, memory in bytes as people write them."""
+    return ", ".join(
+        f"{name} {words.size(round(amount)) if name.endswith('memory') else f'{amount:g}'}"
+        for name, amount in amounts.items()
+    )

@@ -9,7 +9,7 @@ with ``style=legacy`` those of `GlobalState.chrome_tracing_dump` (ray/_private/s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -22,8 +22,8 @@ from raytrail.errors import ConfigError
 from raytrail.fold.literals import literal
 from raytrail.server.context import View, refusing_with
 from raytrail.server.ray.resources import TASKS
-from raytrail.server.ray.state import Query, read_query
-from raytrail.store import Snapshot
+from raytrail.server.ray.state import read_query
+from raytrail.store import Filter, Snapshot
 
 SORTED_TASKS = 10_000
 """Up to so many attempts come in Ray's order; of more, which Ray does not show, as they are found."""
@@ -46,6 +46,10 @@ COLOURS = {
     "register_remote_function": "detailed_memory_dump",
 }
 _OTHER_COLOUR = "generic_work"
+
+NO_IDS: Mapping[str, str] = {}
+MOMENT_DIGITS = 15
+"""Most digits of a time in milliseconds: enough for some 30 000 years."""
 
 _COLUMNS = (
     "task_id", "attempt_number", "job_id", "func_or_class_name", "actor_id", "_profile_component_id",
@@ -76,7 +80,14 @@ def timeline(view: View) -> Response:
     """What each process did, for chrome://tracing."""
     job = view.param("job_id")
     with refusing_with(500):
-        pieces = draw(view.snapshot, job, view.param("style", "dashboard"))
+        pieces = draw(
+            view.snapshot,
+            job,
+            view.param("style", "dashboard"),
+            only={f"{name}_id": view.param(name) for name in ("node", "actor", "worker")},
+            from_ms=_time(view, "from"),
+            to_ms=_time(view, "to"),
+        )
     headers = {}
     if view.param("download") == "1":
         now = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
@@ -84,7 +95,23 @@ def timeline(view: View) -> Response:
     return StreamingResponse(view.stream(pieces), headers=headers, media_type="application/json")
 
 
-def draw(snapshot: Snapshot, job: str, style: str) -> Iterator[bytes]:
+def _time(view: View, name: str) -> int | None:
+    """Return a time in a query, in milliseconds."""
+    text = view.param(name)
+    if text and not (text.isascii() and text.isdigit() and len(text) <= MOMENT_DIGITS):
+        raise ConfigError(f"{name} {text!r}: it is a time in milliseconds since 1970")
+    return int(text) if text else None
+
+
+def draw(
+    snapshot: Snapshot,
+    job: str,
+    style: str,
+    *,
+    only: Mapping[str, str] = NO_IDS,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+) -> Iterator[bytes]:
     """
     Return a timeline as JSON, in pieces.
 
@@ -92,6 +119,9 @@ def draw(snapshot: Snapshot, job: str, style: str) -> Iterator[bytes]:
         snapshot: The cluster at a moment.
         job: A driver job's id; empty draws all.
         style: ``dashboard`` or ``legacy``.
+        only: Ids by their column, such as ``node_id``, which alone are drawn. Empty ones are not asked for.
+        from_ms: Only attempts that ended at this time or later, in milliseconds since 1970. None draws all.
+        to_ms: Only attempts that began before this time.
 
     Raises:
         ConfigError: There is no such style, or the job is no id.
@@ -101,15 +131,18 @@ def draw(snapshot: Snapshot, job: str, style: str) -> Iterator[bytes]:
     params: dict[str, list[str]] = {"exclude_driver": ["false" if style == "legacy" else "true"]}
     if job:
         params |= {"filter_keys": ["job_id"], "filter_predicates": ["="], "filter_values": [job]}
-    query = read_query(TASKS, params)
-    pieces = _legacy(snapshot, query) if style == "legacy" else _dashboard(snapshot, query)
+    where = [*read_query(TASKS, params).where]
+    where += [Filter(column, "=", id) for column, id in only.items() if id]
+    where += [Filter("end_time_ms", ">=", from_ms)] if from_ms is not None else []
+    where += [Filter("start_time_ms", "<", to_ms)] if to_ms is not None else []
+    pieces = _legacy(snapshot, where) if style == "legacy" else _dashboard(snapshot, where)
     # what fails before anything is sent is told as it should be
     return chain([next(pieces)], pieces)
 
 
-def _dashboard(snapshot: Snapshot, query: Query) -> Iterator[bytes]:
+def _dashboard(snapshot: Snapshot, where: Sequence[Filter]) -> Iterator[bytes]:
     """Yield what the dashboard answers: numbers for nodes and processes, then their names."""
-    profiled, params = _profiled(snapshot, query)
+    profiled, params = _profiled(snapshot, where)
     # numbered as Ray meets them; viewers take no names for numbers
     processes = snapshot.run(
         "SELECT ip, kind, process, count(*) FROM "
@@ -149,9 +182,9 @@ def _dashboard(snapshot: Snapshot, query: Query) -> Iterator[bytes]:
     yield (comma + msgspec.json.encode(names)[1:] if names else comma + b"]")
 
 
-def _legacy(snapshot: Snapshot, query: Query) -> Iterator[bytes]:
+def _legacy(snapshot: Snapshot, where: Sequence[Filter]) -> Iterator[bytes]:
     """Yield what the command writes: nodes and processes by name, drivers' own tasks too, nothing of the tasks."""
-    profiled, params = _profiled(snapshot, query)
+    profiled, params = _profiled(snapshot, where)
     usual = _colour("s.name")
     event = (
         f"{{'cat': s.name, 'name': {_NAME}, 'pid': ip, 'tid': kind || ':' || lower(hex(process)), "
@@ -165,9 +198,9 @@ def _legacy(snapshot: Snapshot, query: Query) -> Iterator[bytes]:
     yield b"]" if comma == b"," else b"[]"
 
 
-def _profiled(snapshot: Snapshot, query: Query) -> tuple[str, list[Any]]:
+def _profiled(snapshot: Snapshot, where: Sequence[Filter]) -> tuple[str, list[Any]]:
     """Return the relation, with its parameters, of the attempts that have spans."""
-    relation, params = snapshot.relation("task", _COLUMNS, query.where)
+    relation, params = snapshot.relation("task", _COLUMNS, where)
     return (
         "(SELECT task_id, attempt_number, job_id, func_or_class_name, actor_id, _profile_events, "
         "coalesce(_profile_node_ip_address, '') AS ip, _profile_component_type AS kind, "

@@ -1,4 +1,4 @@
-"""Moments on the command line: the one parser of TIME, and how times are printed."""
+"""Moments: the one parser of TIME, for commands and addresses, and how times are written."""
 
 from __future__ import annotations
 
@@ -224,3 +224,11 @@ def show_span(ms: int) -> str:
     parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
     first = next(i for i, (count, _) in enumerate(parts) if count)
     return " ".join(f"{count}{unit}" for count, unit in parts[first : first + 2])
+
+
+def show_duration(ms: float) -> str:
+    """Return a duration as text, to three digits below a minute: ``0.12 ms``, ``38.7 ms``, ``1.24 s``, ``3h 12m``."""
+    if ms >= 60_000:
+        return show_span(round(ms))
+    value, unit = (ms, "ms") if ms < 999.5 else (ms / 1_000, "s")
+    return f"{value:.{0 if value >= 99.95 or not value else 1 if value >= 9.995 else 2}f} {unit}"

@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 import pytest
 
 from raytrail.errors import ConfigError
-from raytrail.terminal.times import HELP, Life, parse, remark, show, show_span
+from raytrail.times import HELP, Life, parse, remark, show, show_span
 
 BEGAN, ENDED = 1_795_419_630_000, 1_795_420_014_592  # 2026-11-23 07:40:30 to 07:46:54.592
 NOW = 1_796_000_000_000

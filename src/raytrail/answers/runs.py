@@ -1,0 +1,124 @@
+"""What a run is: a job of a session, or a whole session, and which run of the same name was before it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from raytrail.answers.scope import Scope
+from raytrail.errors import NotFoundError
+from raytrail.store import Cluster, Store
+
+SESSIONS_BACK = 50
+"""In how many earlier sessions of a cluster's name the run before is looked for."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job, as the view ``job`` has it."""
+
+    job_id: str | None
+    submission_id: str | None
+    status: str | None
+    entrypoint: str | None
+    start_time_ms: int | None
+    end_time_ms: int | None
+    metadata: str | None
+    runtime_env: str | None
+
+    @property
+    def id(self) -> str:
+        """The submission's id, or that of a driver that was not submitted."""
+        return self.submission_id or self.job_id or ""
+
+    @property
+    def name(self) -> str:
+        """The name that its user gave the submission, else its command."""
+        given = objects(self.metadata).get("job_name")
+        return given if isinstance(given, str) and given and given != self.submission_id else self.entrypoint or ""
+
+
+class Run(NamedTuple):
+    """One run."""
+
+    scope: Scope
+    """Its session, at last."""
+    job: Job | None
+    """The job, or None of a whole session."""
+
+    @property
+    def id(self) -> str:
+        """The name by which it is asked for."""
+        return f"{self.scope.cluster.session}/{self.job.id}" if self.job else self.scope.cluster.session
+
+
+def find_run(store: Store, name: str) -> Run:
+    """
+    Return the run that is meant.
+
+    Args:
+        store: The history.
+        name: ``<session>`` or ``<session>/<job>``. The session is named as `Store.find` takes it, and the job by its
+            submission's id or its driver's.
+
+    Raises:
+        NotFoundError: None is meant.
+    """
+    session, _, job = name.partition("/")
+    scope = _at_last(store, store.find(session or "latest"))
+    if not job:
+        return Run(scope, None)
+    jobs = jobs_of(scope)
+    for of in jobs:
+        if job in (of.submission_id, of.job_id):
+            return Run(scope, of)
+    known = ", ".join(of.id for of in jobs[:5]) or "none"
+    raise NotFoundError(f"run {name!r}: {scope.cluster.session} has no job {job!r}; there are {known}")
+
+
+def run_before(run: Run) -> Run:
+    """
+    Return the last run of the same name that began before this one, on a cluster of the same name.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    cluster, store = run.scope.cluster, run.scope.store
+    same = [other for other in store.clusters() if other.cluster == cluster.cluster]
+    earlier = same[[other.session for other in same].index(cluster.session) + 1 :][:SESSIONS_BACK]
+    if run.job is None:
+        if earlier:
+            return Run(_at_last(store, earlier[0]), None)
+        raise NotFoundError(f"run {run.id!r}: no earlier session of cluster {cluster.cluster!r}; name both runs")
+    for other in (cluster, *earlier):
+        scope = _at_last(store, other)
+        before = [job for job in jobs_of(scope) if job.name == run.job.name and _began(job) < _began(run.job)]
+        if before:
+            return Run(scope, max(before, key=_began))
+    raise NotFoundError(
+        f"run {run.id!r}: no earlier run of {run.job.name!r} in the last {SESSIONS_BACK} sessions of cluster "
+        f"{cluster.cluster!r}; name both runs"
+    )
+
+
+def jobs_of(scope: Scope) -> list[Job]:
+    """Return the jobs of a session, the newest first."""
+    names, newest = ", ".join(Job.__struct_fields__), "start_time_ms DESC NULLS LAST, submission_id, job_id"
+    return scope.ask(Job, f"SELECT {names} FROM job WHERE {scope.of_session} ORDER BY {newest}")
+
+
+def objects(text: str | None) -> dict[str, Any]:
+    """Return a JSON object, or an empty one where the text is none."""
+    try:
+        value = msgspec.json.decode(text or "{}")
+    except msgspec.DecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _at_last(store: Store, cluster: Cluster) -> Scope:
+    return Scope(store, cluster, store.snapshot(cluster.session))
+
+
+def _began(job: Job) -> int:
+    return job.start_time_ms or 0

@@ -1,0 +1,158 @@
+"""
+The signatures of failures, session by session, kept when one is sealed.
+
+What failed in all clusters is then answered from the catalogue, without a look at any session's states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from raytrail.fold import failures
+from raytrail.store.catalogue import Catalogue
+from raytrail.store.engine import Engine
+from raytrail.store.last_states import views
+from raytrail.store.read import Snapshot
+
+MOST_SIGNATURES = 500
+"""How many signatures of a job are kept, the most frequent ones."""
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of failure in one job of a session."""
+
+    session: str
+    """The session."""
+    job_id: str
+    """The driver job. Empty for what belongs to none, such as a node."""
+    hash: str
+    """The name of the signature, the same in all sessions."""
+    error: str
+    """The type of the exception, else Ray's type of the error."""
+    text: str
+    """What it said, masked."""
+    frame: str
+    """The file and function of the user's own code that were deepest in its traceback."""
+    count: int
+    """How many failures there were of it, and because of it."""
+    first_ms: int | None
+    """When the first of them was."""
+    last_ms: int | None
+    """When the last one was."""
+
+
+_COLUMNS = Signature.__struct_fields__
+
+
+class Signatures:
+    """
+    The signatures of a store's sessions.
+
+    Args:
+        catalogue: Keeps those of sealed sessions.
+        engine: Works them out.
+        snapshot: Returns a session as it was at last.
+    """
+
+    def __init__(self, catalogue: Catalogue, engine: Engine, snapshot: Callable[[str], Snapshot]) -> None:
+        self._catalogue = catalogue
+        self._engine = engine
+        self._snapshot = snapshot
+        self._known: dict[str, tuple[int, list[Signature]]] = {}
+        """Those of sealed sessions of which none are kept, by the time that they were sealed."""
+
+    def keep(self, sessions: Sequence[str], files: Mapping[str, Sequence[Path]]) -> None:
+        """
+        Keep those of sessions that were just sealed.
+
+        Args:
+            sessions: Their names.
+            files: The files of their states, by entity.
+        """
+        rows: list[tuple[object, ...]] = []
+        if any(files.get(name) for name in failures.READ):
+            over = views(files, failures.READ, self._catalogue, self._engine)
+            rows = self._engine.run(_summed(f"({over} SELECT * FROM ({failures.failures()}))"))
+        with self._catalogue.transaction() as db:
+            for session in sessions:
+                db.execute("DELETE FROM signatures WHERE session = ?", (session,))
+                db.execute(
+                    "INSERT OR REPLACE INTO signed SELECT session, sealed_ms FROM sessions WHERE session = ?",
+                    (session,),
+                )
+            db.executemany(f"INSERT INTO signatures VALUES({', '.join('?' * len(_COLUMNS))})", rows)
+
+    def of(self, session: str) -> list[Signature]:
+        """Return those of a session, the most frequent ones first. They are worked out where none are kept."""
+        return self.of_all([session], most=1)[0][session]
+
+    def of_all(self, sessions: Sequence[str], most: int) -> tuple[dict[str, list[Signature]], int]:
+        """
+        Return those of sessions, and of how many sessions they are left out.
+
+        Args:
+            sessions: Their names, those first that matter most.
+            most: Of how many they may be worked out, as none are kept. Those after them are left out.
+        """
+        sealed_ms = dict(self._catalogue.query("SELECT session, sealed_ms FROM sessions"))
+        kept = self._read(sessions)
+        results: dict[str, list[Signature]] = {}
+        left = 0
+        for session in sessions:
+            known_ms, known = self._known.get(session, (None, []))
+            if session in kept:
+                results[session] = kept[session]
+            elif known_ms is not None and known_ms == sealed_ms[session]:
+                results[session] = known
+            elif most:
+                most -= 1
+                results[session] = self._work_out(session, sealed_ms[session])
+            else:
+                left += 1
+        return results, left
+
+    def _read(self, sessions: Sequence[str]) -> dict[str, list[Signature]]:
+        """Return those that are kept, of the sessions that have any or are known to have none."""
+        if not self._catalogue.keeps_signatures:
+            return {}
+        condition, params = ("session = ?", tuple(sessions)) if len(sessions) == 1 else ("true", ())
+        signed = self._catalogue.query(
+            f"SELECT session FROM signed JOIN sessions USING (session, sealed_ms) WHERE {condition}", *params
+        )
+        kept: dict[str, list[Signature]] = {session: [] for (session,) in signed}
+        rows = self._catalogue.query(
+            f"SELECT {', '.join(_COLUMNS)} FROM signatures WHERE {condition} ORDER BY count DESC, hash", *params
+        )
+        for signature in map(_signature, rows):
+            if signature.session in kept:
+                kept[signature.session].append(signature)
+        return kept
+
+    def _work_out(self, session: str, sealed_ms: int | None) -> list[Signature]:
+        snapshot = self._snapshot(session)
+        signatures = [*map(_signature, snapshot.run(f"{_summed(snapshot.failures())} ORDER BY count DESC, hash"))]
+        if sealed_ms is not None:
+            self._known[session] = (sealed_ms, signatures)
+        return signatures
+
+
+def _signature(row: Sequence[Any]) -> Signature:
+    return Signature(**dict(zip(_COLUMNS, row, strict=True)))
+
+
+def _summed(relation: str) -> str:
+    """Return the SELECT of `Signature`s of what failed. What was only open at the end is left out."""
+    return (
+        f"WITH f AS MATERIALIZED (FROM {relation}), named AS (SELECT session, hash, any_value(error) AS error, "
+        "any_value(text) AS text, any_value(frame) AS frame FROM f GROUP BY ALL) "
+        "SELECT session, coalesce(job_id, '') AS job_id, root AS hash, any_value(n.error) AS error, "
+        "any_value(n.text) AS text, any_value(n.frame) AS frame, count(*) AS count, min(at_ms) AS first_ms, "
+        "max(at_ms) AS last_ms FROM f JOIN named n USING (session) WHERE f.root = n.hash AND counted AND NOT ended "
+        "GROUP BY session, coalesce(job_id, ''), root "
+        f"QUALIFY row_number() OVER (PARTITION BY session, coalesce(job_id, '') ORDER BY count(*) DESC, root) "
+        f"<= {MOST_SIGNATURES}"
+    )

@@ -1,0 +1,167 @@
+"""Runs: how they ended, and why."""
+
+import pytest
+from tests.server.conftest import b64
+
+from raytrail.answers.progress import progress
+from raytrail.answers.run import run_of
+from raytrail.answers.why import command
+from raytrail.errors import NotFoundError
+
+from .conftest import BEGAN_S, JOB
+
+TRACEBACK = """Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):
+Traceback (most recent call last):
+  File "/srv/etl.py", line 12, in <module>
+    ray.get(load.remote(3))
+ray.exceptions.RayTaskError(ValueError): ray::load() (pid=1, ip=192.0.2.2)
+  File "/srv/etl.py", line 8, in load
+    raise ValueError("row 3 is negative")
+ValueError: row 3 is negative
+"""
+FAILED = """User exception:
+ray::load() (pid=1, ip=192.0.2.2)
+  File "/srv/etl.py", line 8, in load
+    raise ValueError("row 3 is negative")
+ValueError: row 3 is negative"""
+
+
+def submission(id="nightly", *, status="FAILED", message="", code=1, ended_s=90, name="etl"):
+    return (
+        "EXPORT_SUBMISSION_JOB",
+        {
+            "submission_job_id": id,
+            "status": status,
+            "entrypoint": "/usr/bin/python3 /srv/etl.py --day 3",
+            "message": message,
+            "driver_exit_code": code,
+            "start_time": str(BEGAN_S * 1000),
+            "end_time": str((BEGAN_S + ended_s) * 1000) if ended_s else "0",
+            "metadata": {"job_name": name} if name else {},
+            "runtime_env_json": "{}",
+        },
+    )
+
+
+def driver(job=JOB, *, submission_id="nightly", dead=True):
+    return (
+        "EXPORT_DRIVER_JOB",
+        {
+            "job_id": b64(job),
+            "is_dead": dead,
+            "entrypoint": "python3 /srv/etl.py --day 3",
+            "start_time": str(BEGAN_S * 1000),
+            "end_time": str((BEGAN_S + 90) * 1000) if dead else "0",
+            "config": {"metadata": {"job_submission_id": submission_id} if submission_id else {}},
+        },
+    )
+
+
+def test_a_job_failed_because_of_the_failure_that_its_last_words_name(add, attempt, scope):
+    wrong = attempt(1, "load", error="TASK_EXECUTION_EXCEPTION", s1=0, s8=100, s12=200)
+    wrong[1]["state_updates"]["error_info"]["error_message"] = FAILED
+    other = [attempt(n, "warm", error="WORKER_DIED", s1=0, s8=100, s12=300) for n in range(2, 6)]
+    add(submission(message=TRACEBACK), driver(), wrong, *other, attempt(9, "load", s1=0, s8=50, s11=90))
+    run = run_of(scope(), "nightly")
+    assert run.job is not None
+    assert (run.job.name, run.why.status) == ("etl", "FAILED")
+    assert run.why.sentence == (
+        "It failed after 1m 30s because `load` failed with ValueError: row <n> is negative in etl.py:load."
+    )
+    assert [item.kind for item in run.why.evidence][:2] == ["message", "status"]
+    assert run.why.evidence[0].text == "ValueError: row 3 is negative"
+    whole = run_of(scope())
+    assert whole.why.status == "FAILED"
+    assert "Its job failed: `etl` because `load` failed with ValueError" in whole.why.sentence
+    assert [job.id for job in whole.jobs] == ["nightly"]
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "sentence"),
+    [
+        ("", 7, "It failed after 1m 30s because its driver ended (exit code 7)."),
+        ("Runtime env setup failed.\nmore", None, "It failed after 1m 30s because Ray says: Runtime env setup failed."),
+        (
+            "last logs:\nTraceback (most recent call last):\nKeyError: 'x'",
+            1,
+            "It failed after 1m 30s because its driver raised KeyError: 'x' (exit code 1).",
+        ),
+    ],
+)
+def test_a_job_without_failures_failed_of_its_last_words(message, code, sentence, add, scope):
+    add(submission(message=message, code=code))
+    assert run_of(scope(), "nightly").why.sentence == sentence
+
+
+def test_a_job_that_did_not_fail_says_what_failed_in_it(add, attempt, scope):
+    add(
+        submission(status="SUCCEEDED", code=0),
+        driver(),
+        attempt(1, "flaky", error="WORKER_DIED", s1=0, s8=100, s12=200),
+        attempt(1, "flaky", retry=1, s1=300, s8=400, s11=500),
+    )
+    run = run_of(scope(), "nightly")
+    assert run.why.sentence == (
+        "It succeeded after 1m 30s, after 1 attempt that failed, of tasks that a later attempt made good."
+    )
+
+
+def test_other_ends_are_told_in_their_own_words(add, scope):
+    add(
+        submission("stopped", status="STOPPED", code=None),
+        submission("waits", status="PENDING", ended_s=0, message="Job has not started yet.", code=None),
+        driver("02000000", submission_id=None),
+        driver("03000000", submission_id=None, dead=False),
+    )
+    assert run_of(scope(), "stopped").why.sentence == "Its user stopped it after 1m 30s."
+    assert run_of(scope(), "waits").why.sentence == "It has not begun: Job has not started yet."
+    assert run_of(scope(), "02000000").why.sentence == (
+        "Its driver ended after 1m 30s, and Ray does not tell with which exit code."
+    )
+    assert run_of(scope(), "03000000").why.sentence.startswith("It was running")
+
+
+def test_a_job_that_is_not_there_is_named(add, scope):
+    add(submission())
+    with pytest.raises(NotFoundError, match=r"job 'daily': .* has no such job; there are nightly"):
+        run_of(scope(), "daily")
+
+
+def test_tasks_are_counted_by_state_over_time(add, attempt, scope):
+    add(
+        *(attempt(n, s1=n * 100, s8=n * 100 + 1000, s11=n * 100 + 3000) for n in range(10)),
+        attempt(20, error="WORKER_DIED", s1=0, s8=500, s12=1500),
+        attempt(21, s1=0),
+        attempt(22, job="02000000", s1=0, s8=10, s11=20),
+    )
+    shown = progress(scope(), [JOB])
+    assert shown is not None
+    assert sum(shown.finished) == 10
+    assert sum(shown.failed) == 1
+    assert max(shown.running) == 10
+    assert (shown.running[-1], shown.waiting[-1]) == (0, 1)
+    assert shown.began_ms == BEGAN_S * 1000
+    assert [(mark.kind, mark.count, mark.at_ms) for mark in shown.marks] == [("failure", 1, BEGAN_S * 1000 + 1500)]
+    every = progress(scope())
+    assert every is not None
+    assert sum(every.finished) == 11
+
+
+def test_what_never_had_a_task_has_no_chart(add, scope):
+    add(submission())
+    assert run_of(scope(), "nightly").progress is None
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "name"),
+    [
+        ("/usr/bin/python3.12 /srv/etl.py --day 3", "etl.py --day 3"),
+        ("python etl.py", "etl.py"),
+        ("python", "python"),
+        ("./run.sh fast", "run.sh fast"),
+        ("echo 'unended", "echo 'unended"),
+        ("", ""),
+    ],
+)
+def test_a_command_is_called_by_its_script(entrypoint, name):
+    assert command(entrypoint) == name

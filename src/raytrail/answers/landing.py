@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from operator import itemgetter
 from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -17,6 +18,8 @@ from raytrail.store.overview import Overview, SessionJob, Text
 from raytrail.store.overviews import SORTS, Brief, JobRun, Look
 from raytrail.words import instead
 
+EVERY = 1_000_000_000
+"""As many rows as there are."""
 PAGE_ROWS = 200
 """How many rows a page has."""
 MOST_WORDS = 10
@@ -29,7 +32,7 @@ JOBS = 8
 """How many jobs the landing page shows the runs of: those that ran last."""
 JOBS_OF = 300
 """In how many sessions these are looked for, the newest of all that are found."""
-JOB_RUNS = 30
+JOB_RUNS = 20
 """How many runs of a job are shown."""
 STATES = ("running", "failed", "ended")
 
@@ -54,6 +57,9 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """When its first node joined."""
     ended_ms: int | None
     """When its last node died. None while one is alive, or where no event says."""
+    last_event_ms: int | None
+    before_shutdown_ms: int | None
+    """The last moment before its shutdown began. None while a node is alive."""
     lasted_ms: int | None
     """How long it lived, or has lived so far."""
     users: tuple[str, ...]
@@ -82,6 +88,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """Lines and files that cannot be read."""
     inferred: int
     """States that no event ended, so that Raytrail closed them."""
+    alive: bool
+    """Whether a node is alive, as far as the events say, and the session is not sealed."""
     sealed: bool
     damaged: str
     """The file that is not what was written. Empty where none is."""
@@ -119,9 +127,40 @@ class JobRuns(msgspec.Struct, frozen=True, kw_only=True):
     """The newest first."""
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for. An address says all of it."""
+
+    q: str
+    """The words that are looked for."""
+    state: str | None
+    incomplete: str | None
+    """``yes`` or ``no``."""
+    name: str | None
+    day: str | None
+    sort: str
+    page: int
+    fold: str
+    """``yes``: sessions of one name are one row."""
+
+    def query(self, **changes: object) -> str:
+        """Return the query of an address that asks for the same, but for some changes, and begins at the first page."""
+        asked = {**msgspec.structs.asdict(self), "page": 1, **changes}
+        given = {name: value for name, value in asked.items() if value is not None and value != _DEFAULTS.get(name)}
+        return f"?{urlencode(given, quote_via=quote)}" if given else ""
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether it leaves some sessions out."""
+        return bool(self.q) or any(value is not None for value in (self.state, self.incomplete, self.name, self.day))
+
+
+_DEFAULTS = {"q": "", "sort": "-began", "page": 1, "fold": "yes"}
+
+
 class Landing(msgspec.Struct, frozen=True, kw_only=True):
     """The clusters of a history that a search and facets leave, a page of them."""
 
+    asked: Asked
     rows: tuple[Listed, ...]
     total: int
     """How many rows there are on all pages."""
@@ -145,7 +184,7 @@ def landing(
     day: str | None = None,
     sort: str = "-began",
     page: int = 1,
-    rows: int = PAGE_ROWS,
+    rows: int | None = None,
     fold: bool = False,
 ) -> Landing:
     """
@@ -161,24 +200,35 @@ def landing(
         day: Only those that began on that day, in UTC: ``2026-11-29``.
         sort: The figure to sort by: ``name``, or one of `SORTS`, with ``-`` before it to begin with the largest.
         page: The number of the page.
-        rows: How many rows a page has.
+        rows: How many rows a page has. None is 200.
         fold: Whether those of one name are one row, unless a name is asked for.
 
     Raises:
         ConfigError: There is no such state, figure or day, or a page is no number from 1 on.
     """
-    words = _read_words(search)
+    words, rows = _read_words(search), rows or PAGE_ROWS
     figure = _check(state, day, sort, page)
     chosen: dict[str, Any] = {"state": state, "incomplete": incomplete, "name": name, "day": day and _to_number(day)}
     look = store.overviews.look()
     briefs = look.briefs(words, "began" if figure == "name" else figure)
-    briefs.sort(key=itemgetter(BEGAN, SESSION), reverse=True)
+    briefs.sort(key=itemgetter(SEEN, SESSION), reverse=True)
     left = _narrow(briefs, chosen)
     groups = _fold(left) if fold and name is None else [_Group(brief, 0) for brief in left]
     if sort != "-began":
         _sort(groups, by_name=figure == "name", descending=sort.startswith("-"))
     runs = look.runs([brief.session for brief in left[:JOBS_OF]], JOBS, JOB_RUNS)
+    asked = Asked(
+        q=search,
+        state=state,
+        incomplete=None if incomplete is None else _say_yes(incomplete),
+        name=name,
+        day=day,
+        sort=sort,
+        page=page,
+        fold=_say_yes(fold),
+    )
     return Landing(
+        asked=asked,
         rows=tuple(_list(look, groups[(page - 1) * rows : page * rows], words)),
         total=len(groups),
         sessions=len(left),
@@ -214,11 +264,15 @@ def _to_number(day: str) -> int:
     return date.fromisoformat(day).toordinal() - _EPOCH
 
 
+def _say_yes(is_so: object) -> str:
+    return "yes" if is_so else "no"
+
+
 _EPOCH = date(1970, 1, 1).toordinal()
-SESSION, BEGAN, CLUSTER = map(Brief._fields.index, ("session", "began_ms", "cluster"))
+SESSION, SEEN, CLUSTER = map(Brief._fields.index, ("session", "seen_ms", "cluster"))
 _FACETS: Mapping[str, _Facet] = {
     "state": _Facet(Brief._fields.index("state"), str),
-    "incomplete": _Facet(Brief._fields.index("incomplete"), lambda incomplete: "yes" if incomplete else "no"),
+    "incomplete": _Facet(Brief._fields.index("incomplete"), _say_yes),
     "name": _Facet(CLUSTER, str),
     "day": _Facet(Brief._fields.index("day"), _name_day),
 }
@@ -307,31 +361,15 @@ def _list(look: Look, groups: Sequence[_Group], words: Sequence[str]) -> Iterato
 
 
 def _row(overview: Overview, others: int, matches: Iterable[Text]) -> Listed:
-    figures = overview.figures
     return Listed(
-        cluster=figures.cluster,
-        session=figures.session,
+        **msgspec.structs.asdict(overview.figures),
         state=overview.state,
-        began_ms=figures.began_ms,
-        ended_ms=figures.ended_ms,
         lasted_ms=overview.lasted_ms,
         users=tuple(dict.fromkeys(run.user for run in overview.runs if run.user)),
-        jobs=figures.jobs,
         failed_jobs=overview.failed_jobs,
         runs=overview.runs[:ROW_RUNS],
-        tasks=figures.tasks,
         failed_tasks=overview.failed_tasks,
-        actors=figures.actors,
-        nodes=figures.nodes,
         lost_nodes=overview.lost_nodes,
-        events=figures.events,
-        stored_bytes=figures.stored_bytes,
-        log_bytes=figures.log_bytes,
-        missing_bytes=figures.missing_bytes,
-        rejected=figures.rejected,
-        inferred=figures.inferred,
-        sealed=figures.sealed,
-        damaged=figures.damaged,
         others=others,
         matched=tuple(Match(kind=kind, text=text) for kind, text in dict.fromkeys(matches)),
     )

@@ -84,7 +84,7 @@ CREATE INDEX IF NOT EXISTS signatures_hash ON signatures(hash)
 _OVERVIEWS = """
 CREATE TABLE IF NOT EXISTS overview(
   id INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, cluster TEXT NOT NULL, sealed_ms INTEGER NOT NULL,
-  form INTEGER NOT NULL, state TEXT NOT NULL, incomplete INTEGER NOT NULL, began_ms INTEGER, lasted_ms INTEGER,
+  form INTEGER NOT NULL, state TEXT NOT NULL, incomplete INTEGER NOT NULL, seen_ms INTEGER NOT NULL, lasted_ms INTEGER,
   nodes INTEGER NOT NULL, lost_nodes INTEGER NOT NULL, jobs INTEGER NOT NULL, failed_jobs INTEGER NOT NULL,
   actors INTEGER NOT NULL, tasks INTEGER NOT NULL, failed_tasks INTEGER NOT NULL, events INTEGER NOT NULL,
   stored_bytes INTEGER NOT NULL, missing_bytes INTEGER NOT NULL);

@@ -89,6 +89,11 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         return "running" if self.figures.alive else "failed" if self.failed_jobs else "ended"
 
     @property
+    def seen_ms(self) -> int:
+        """When it began, else when it was heard of last. 0 where neither is known."""
+        return self.figures.began_ms or self.figures.last_event_ms or 0
+
+    @property
     def lasted_ms(self) -> int | None:
         """How long it lived, or has lived so far."""
         until = self.figures.ended_ms or self.figures.last_event_ms

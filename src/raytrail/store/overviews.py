@@ -34,7 +34,7 @@ QUICK_SECONDS = 0.2
 """What takes less is made anew as often as the session changes."""
 
 SORTS: Mapping[str, Callable[[Overview], Any]] = {
-    "began": lambda overview: overview.figures.began_ms,
+    "began": lambda overview: overview.seen_ms,
     "lasted": lambda overview: overview.lasted_ms,
     "nodes": lambda overview: overview.figures.nodes,
     "lost_nodes": lambda overview: overview.lost_nodes,
@@ -49,7 +49,7 @@ SORTS: Mapping[str, Callable[[Overview], Any]] = {
 }
 """The figures that sessions are sorted by. They have columns of their own, beside the times in milliseconds."""
 
-_COLUMNS = {"began": "began_ms", "lasted": "lasted_ms", "stored": "stored_bytes", "missing": "missing_bytes"}
+_COLUMNS = {"began": "seen_ms", "lasted": "lasted_ms", "stored": "stored_bytes", "missing": "missing_bytes"}
 _VALID = "o.session = s.session AND o.sealed_ms = s.sealed_ms AND o.cluster = s.cluster AND o.form = ?"
 """The condition that an overview holds. Sealing a session again makes another one."""
 _AT_ONCE = 500
@@ -61,8 +61,8 @@ class Brief(NamedTuple):
     """What of a session is looked at to choose the sessions of a page."""
 
     session: str
-    began_ms: int
-    """0 where it is not known."""
+    seen_ms: int
+    """When it began, else when it was heard of last."""
     state: State
     incomplete: int
     """1 where it is, else 0."""
@@ -223,7 +223,7 @@ class Look:
             "WHERE text IN (SELECT id FROM texts WHERE text LIKE ? ESCAPE '\\')))"
         )
         rows = self._query(
-            f"SELECT session, coalesce(began_ms, 0), state, incomplete, cluster, coalesce(began_ms, 0) / {_DAY_MS}, "
+            f"SELECT session, seen_ms, state, incomplete, cluster, seen_ms / {_DAY_MS}, "
             f"{column} FROM overview WHERE form = {FORM} {' '.join([mentioned] * len(words))}",
             *(pattern for word in words for pattern in [_pattern(word)] * 3),
         )
@@ -316,16 +316,9 @@ def _overview(figures: Cluster, details: Details | None) -> Overview:
 
 
 def _brief(overview: Overview, sort: str) -> Brief:
-    figures, began_ms = overview.figures, overview.figures.began_ms or 0
-    return Brief(
-        figures.session,
-        began_ms,
-        overview.state,
-        int(overview.incomplete),
-        figures.cluster,
-        began_ms // _DAY_MS,
-        SORTS[sort](overview),
-    )
+    figures, seen_ms = overview.figures, overview.seen_ms
+    incomplete, day = int(overview.incomplete), seen_ms // _DAY_MS
+    return Brief(figures.session, seen_ms, overview.state, incomplete, figures.cluster, day, SORTS[sort](overview))
 
 
 def _mentions(made: _Made, word: str) -> bool:
@@ -389,9 +382,9 @@ def write_overview(db: sqlite3.Connection, overview: Overview, texts: Iterable[T
 def _delete(db: sqlite3.Connection, id: int) -> None:
     """Delete an overview, and the texts that no other mentions."""
     db.execute(
-        "DELETE FROM texts WHERE id IN (SELECT text FROM mentions WHERE overview = ?1) "
-        "AND NOT EXISTS (SELECT 1 FROM mentions WHERE text = texts.id AND overview != ?1)",
-        (id,),
+        "DELETE FROM texts WHERE id IN (SELECT text FROM mentions WHERE overview = :id) "
+        "AND NOT EXISTS (SELECT 1 FROM mentions WHERE text = texts.id AND overview != :id)",
+        {"id": id},
     )
     for table in ("overview_content", "runs", "mentions"):
         db.execute(f"DELETE FROM {table} WHERE overview = ?", (id,))

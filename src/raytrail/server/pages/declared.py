@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, diff, functions, nodes, run, timeline
+from raytrail.server.pages import about, diff, functions, landing, nodes, run, timeline
 from raytrail.server.pages.page import Page
 
 PAGES: tuple[Page, ...] = (
+    landing.PAGE,
     about.PAGE,
     timeline.PAGE,
     timeline.SELECTION,

@@ -1,0 +1,93 @@
+"""Our own pages in a real browser: whether everybody can read and use them, and how many clicks an answer takes."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from tests.browser import browser
+from tests.serving import listening
+
+from raytrail.server.pages.declared import PAGES
+
+from .conftest import SESSION, b64
+
+pytestmark = pytest.mark.slow
+
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+PLACES = {"{job}": "raysubmit", "{node}": "node"}
+"""What stands for the names in the paths of pages: set from the captured cluster."""
+
+
+@pytest.fixture(scope="module")
+def window():
+    with browser() as window:
+        yield window
+
+
+@pytest.fixture(scope="module")
+def history(store):
+    """The address of the captured cluster's history, and its requests to anybody else."""
+    with listening(store) as url:
+        yield url
+
+
+def places(store):
+    """The path of every page, with a job and a node of the captured cluster."""
+    snapshot = store.snapshot(SESSION)
+    [failed] = [row for row in snapshot.rows("job") if row["status"] == "FAILED"]
+    names = {"job": failed["submission_id"], "node": snapshot.rows("node")[0]["node_id"]}
+    for page in PAGES:
+        yield page.path.format(**names) if page.over_store else f"/clusters/{SESSION}{page.path.format(**names)}"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (360, "light")])
+def test_every_page_can_be_read_by_everybody(width, scheme, history, store, window):
+    foreign = []
+    page = window.page
+    page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith(history) else None)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    for path in places(store):
+        page.goto(f"{history}{path}")
+        page.wait_for_load_state("networkidle")
+        assert page.locator("h1").count() == 1, path
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        violations = Axe().run(page, options=RULES).response["violations"]
+        assert not violations, (path, [(rule["id"], rule["nodes"][0]["html"]) for rule in violations])
+    assert not foreign
+    assert not window.errors
+
+
+def test_keys_lead_from_page_to_page(history, window):
+    page = window.page
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.goto(f"{history}/clusters/{SESSION}/about")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    page.locator("dialog.keys").wait_for(state="visible")
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    page.wait_for_url("**/failures")
+    page.keyboard.press("[")
+    page.wait_for_url("**/at/*/failures")
+    page.keyboard.press("t")
+    page.keyboard.type("07:41")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/at/2026-11-23T07:41:00Z/failures")
+    assert not window.errors
+
+
+def test_a_page_of_a_living_cluster_brings_itself_up_to_date(made, add, task, window):
+    node = {"node_id": b64("01" * 28), "state": "ALIVE", "is_head_node": True, "start_time_ms": "1"}
+    add(("EXPORT_NODE", node), task(1))
+    with listening(made) as url:
+        page = window.page
+        page.goto(f"{url}/clusters/latest/about")
+        page.evaluate("window.stays = true")
+        page.locator(".four .total").first.get_by_text("1", exact=True).wait_for()
+        add(task(2), task(3))
+        page.locator(".four .total").first.get_by_text("3", exact=True).wait_for(timeout=60_000)
+        assert page.evaluate("window.stays")
+        page.goto("about:blank")
+    assert not window.errors

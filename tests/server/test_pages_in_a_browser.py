@@ -1,7 +1,7 @@
 """Our own pages in a real browser: whether everybody can read and use them, and how many clicks an answer takes."""
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from tests.browser import browser
 from tests.serving import listening
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from raytrail.server.pages import about, diff, failures, functions, nodes, run, sql, timeline
+from raytrail.server.pages import about, diff, failures, functions, landing, nodes, run, sql, timeline
 from raytrail.server.pages.page import Page
 
 PAGES: tuple[Page, ...] = (
+    landing.PAGE,
     about.PAGE,
     failures.PAGE,
     timeline.PAGE,

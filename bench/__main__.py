@@ -29,7 +29,7 @@ from typing import Any
 
 from lab.generate import SESSION, generate
 
-from bench import agent, first, gcs, kuberay, pairs, polling, profiles, receiver, sessions, timeline
+from bench import agent, first, gcs, kuberay, landing, pairs, polling, profiles, receiver, sessions, timeline
 from bench.polling import quantiles, serving
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
@@ -329,6 +329,7 @@ MEASUREMENTS = {
         **vars(profiles),
         **vars(pairs),
         **vars(sessions),
+        **vars(landing),
     }.items()
     if name.startswith("measure_")
 }
@@ -342,6 +343,7 @@ LISTED = (
     "kuberay",
     "receiver",
     "sessions",
+    "landing",
     "query",
     "polling",
     "timeline",

@@ -18,7 +18,7 @@ from raytrail.store.append import Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.directory import lock, refuse_nameless, sweep
-from raytrail.store.engine import Engine, Rows
+from raytrail.store.engine import Engine, Limits, Rows
 from raytrail.store.faults import Faults, halved
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.files import Files
@@ -28,6 +28,7 @@ from raytrail.store.ledger import LedgerRow, Ledgers
 from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.older import unfold
+from raytrail.store.overviews import Overviews
 from raytrail.store.read import Snapshot
 from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
@@ -41,6 +42,11 @@ log = logging.getLogger(__name__)
 
 CACHED_ROWS = 2_000
 """A sealed session of fewer states has no tables beside its files: they take megabytes, and save it milliseconds."""
+
+
+NO_OVERVIEW = "its overview cannot be made"
+OVERVIEWS_AT_ONCE = 20
+"""How many overviews that are missing are made by the way: each takes about as long as to fold a small batch."""
 
 
 class Store:
@@ -76,6 +82,8 @@ class Store:
         self._ledgers = Ledgers(self._catalogue, self._engine)
         self._signatures = Signatures(self._catalogue, self._engine, self.snapshot)
         self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
+        self.overviews = Overviews(self._catalogue, self._engine, self._ledgers, self._figures, self.snapshot)
+        """What lists of clusters show."""
         if write:
             sweep(root, self._catalogue)
             self._appender = Appender(root, self._catalogue, self._engine, self._files, self._logs)
@@ -221,7 +229,22 @@ class Store:
         self._faults.each("what there is cannot be sealed", ages, seal)
         self._throw_away()
         self.cache_all()
+        self.complete_overviews()
         return due
+
+    def complete_overviews(self) -> None:
+        """
+        Make the overviews of some sealed sessions that have none, since an older version has sealed them.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails. They are listed with what is known of them.
+        """
+
+        def complete(session: str) -> None:
+            with self._lock:
+                self.overviews.complete(session)
+
+        self._faults.each(NO_OVERVIEW, self.overviews.missing(OVERVIEWS_AT_ONCE), complete)
 
     def cache_all(self) -> None:
         """
@@ -306,7 +329,10 @@ class Store:
         self._live.retire(sealed.old)
         self._appender.forget(sessions)
         self._signatures.keep(sessions, sealed.files)
-        return self._figures.keep(sessions, sealed.files)
+        ledgers = self._figures.keep(sessions, sealed.files)
+        for fault in halved(sessions, lambda part: self.overviews.keep(part, sealed.files)):
+            self._faults.tell(NO_OVERVIEW, ", ".join(sessions), fault)
+        return ledgers
 
     def reopen(self, session: str) -> None:
         """Have a sealed session folded and sealed anew, as something was reported of it that its states do not have."""
@@ -389,6 +415,16 @@ class Store:
             NotFoundError: None is meant, or several are.
         """
         return self._figures.find(id)
+
+    def sealed_before(self, cluster: Cluster, most: int) -> list[str]:
+        """
+        Return the last sealed sessions of a cluster's name that began before one of it, the newest first.
+
+        Args:
+            cluster: The session. One whose cluster has no name has none before it.
+            most: How many.
+        """
+        return self._figures.sealed_before(cluster, most)
 
     def signatures(self, session: str) -> list[Signature]:
         """
@@ -507,16 +543,25 @@ class Store:
         """Yield a range of a log as `log_pieces` does, with a line in place of what is missing that says so."""
         return self._logs.read(session, log, start, end)
 
-    def sql(self, statement: str) -> Rows:
+    def sql(self, statement: str, limits: Limits | None = None) -> Rows:
         """
         Answer one SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and
         ``session``.
 
         It can read these views, and nothing else. Times with a time zone are given as text, in UTC.
 
+        Args:
+            statement: The SELECT.
+            limits: How long it may take, and how many rows are given. None means as the settings say, where an answer
+                of more rows is refused.
+
         Raises:
             ConfigError: It is not one SELECT, or asks for what is not there.
             UnreadableError: It cannot be worked out for what it meets.
             StoreUnavailable: There is no room, or the disk fails.
         """
-        return self._sql.answer(statement)
+        return self._sql.answer(statement, limits)
+
+    def explain(self, statement: str, limits: Limits) -> str:
+        """Return how the engine would answer one SELECT, as text. The arguments and errors are those of `sql`."""
+        return self._sql.explain(statement, limits)

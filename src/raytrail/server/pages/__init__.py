@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -25,7 +25,9 @@ from raytrail.server.pages.charts import progress_chart, spark
 from raytrail.server.pages.drawing import draw
 from raytrail.server.pages.filters import (
     ago,
+    cell,
     code,
+    is_numeric_type,
     lasted,
     missing_lines,
     moment,
@@ -35,15 +37,9 @@ from raytrail.server.pages.filters import (
     resources,
     unreadable_lines,
 )
-from raytrail.store import Cluster
 
 SHOWN = 500
-"""Most clusters on the first page, and most ranges or lines in a list."""
-
-
-def home(clusters: Sequence[Cluster], root: str) -> str:
-    """Return the page of all clusters."""
-    return render("home.html", root=root, clusters=clusters[:SHOWN], count=len(clusters))
+"""Most ranges or lines in a list."""
 
 
 def login(root: str, *, wrong: bool) -> str:
@@ -134,10 +130,12 @@ def _templates() -> Environment:
         span=times.show_span,
         duration=times.show_duration,
         percent=percent,
+        cell=cell,
         resources=resources,
         missing_lines=missing_lines,
         unreadable_lines=unreadable_lines,
     )
+    environment.tests.update(numeric_type=is_numeric_type)
     environment.globals.update(state_query=state_query, failed_sql=failed_sql)
     environment.globals["style"] = _style()
     return environment

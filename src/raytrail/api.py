@@ -30,6 +30,7 @@ from typing import Any, TypeAlias
 from raytrail.answers.diff import Diff, diff
 from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
 from raytrail.answers.functions import FunctionRow, functions
+from raytrail.answers.landing import EVERY, Listed, landing
 from raytrail.answers.nodes import NodeRow, nodes
 from raytrail.answers.run import Run, run_of
 from raytrail.answers.scope import COUNTED, Scope
@@ -126,6 +127,24 @@ class History:
     def clusters(self) -> Table:
         """Return every session of every cluster, the newest first: its times, and how much there is of it."""
         return of_structs("clusters", Figures, self._store.clusters)
+
+    def search(self, text: str = "", *, name: str | None = None, sort: str = "-began") -> Table:
+        """
+        Return the sessions in which all words of a text are found, with their jobs and how many tasks failed.
+
+        Args:
+            text: Parts of names of sessions, jobs, functions or classes, of commands, metadata or the last lines of
+                errors, in any case. Quotes keep words together. Nothing finds every session.
+            name: Only those of that cluster's name.
+            sort: The figure to sort by, with ``-`` before it to begin with the largest: ``name``, ``began``,
+                ``lasted``, ``tasks``, ``failed_tasks``, ...
+
+        Raises:
+            ConfigError: There is no such figure.
+        """
+        return of_structs(
+            "clusters", Listed, lambda: landing(self._store, search=text, name=name, sort=sort, rows=EVERY).rows
+        )
 
     def cluster(self, id: str = "latest") -> Cluster:
         """

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def test_clusters_are_listed_with_how_complete_they_are(run, make, history):
     lines = run("clusters").stdout.splitlines()
-    figures = "nodes jobs actors tasks events stored"
+    figures = "nodes jobs actors tasks failed tasks events stored"
     assert lines[0].split() == f"cluster session state began lasted {figures} ledger".split()
     assert lines[1].split()[:4] == ["lab", make.SESSION, "sealed", "2026-11-23"]
     assert lines[1].rstrip().endswith("complete")

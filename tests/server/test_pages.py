@@ -46,8 +46,27 @@ class Attributes(HTMLParser):
 async def test_the_first_page_lists_the_clusters_with_how_complete_they_are(client):
     page = await client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert f"varied {SESSION} ended complete 41 inferred 2026-11-23 07:40:39 6 min 14 s 2,398 58 11 2" in text(page)
-    assert f'href="clusters/{SESSION}/"' in page.text
+    seen = text(page)
+    assert re.search(rf"varied {SESSION} failed \S.* 39 2,398 2 1 \S+ d ago 6m 14s lab complete", seen)
+    assert "python wl/train_wl.py SUCCEEDED" in seen
+    for link in (f"clusters/{SESSION}/about", f"clusters/{SESSION}/jobs/raysubmit_ZiX32v3kj5UuyuVi"):
+        assert f'href="/{link}"' in page.text
+
+
+async def test_a_search_says_what_it_found_and_every_link_of_it_keeps_it(client):
+    page = await client.get("/?q=boom&sort=tasks")
+    assert "1 session with boom in a name" in text(page)
+    assert "error ValueError: boom 0" in text(page)
+    assert 'href="/?q=boom&amp;sort=-tasks"' in page.text
+    assert 'value="boom"' in page.text
+    [row] = (await client.get("/clusters.json?q=boom")).json()["rows"]
+    assert (row["session"], row["failed_tasks"]) == (SESSION, 39)
+    lines = (await client.get("/clusters.csv?q=boom")).text.splitlines()
+    assert lines[0].startswith("cluster,session,state,")
+    assert lines[1].startswith(f"varied,{SESSION},failed,")
+    assert "Nothing here is like that" in text(await client.get("/?q=boom+nowhere&state=failed"))
+    for wrong in ("sort=x", "state=x", "day=x", "page=x", "page=-1", "fold=x", "incomplete=x"):
+        assert (await client.get(f"/?{wrong}")).status_code == 400
 
 
 async def test_an_empty_history_says_how_to_fill_it(made_client):
@@ -204,7 +223,7 @@ def run_with(text):
     )
     counts: dict[str, Any] = dict.fromkeys(("count", "tasks", "recovered", "ended", "consequences", "groups_count"), 2)
     failures = Failures(
-        session=text, job_id=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
+        session=text, job=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
     )
     job = JobRow(id=text, name=text, status=text, start_time_ms=1, end_time_ms=2)
     mark = Mark(at_ms=5, kind=text, count=2)
@@ -250,10 +269,10 @@ async def test_a_page_may_fetch_nothing_and_carries_its_one_style(client, made_c
             assert (await client.get(link)).status_code == 200
 
 
-async def test_only_the_newest_are_listed_where_there_are_many(made, add, task, made_client, monkeypatch):
-    monkeypatch.setattr(pages, "SHOWN", 1)
+async def test_clusters_of_many_names_come_in_pages(made, add, task, made_client, monkeypatch):
+    monkeypatch.setattr("raytrail.answers.landing.PAGE_ROWS", 1)
     for n in range(3):
         add(task(n), session=f"session_2026-01-0{n + 1}")
-    seen = text(await made_client.get("/"))
-    assert "3 clusters, newest first" in seen
-    assert "2 older ones are not shown here" in seen
+    page = await made_client.get("/?page=2")
+    assert "page 2 of 3" in text(page)
+    assert re.findall(r'<a rel="(\w+)" href="([^"]*)"', page.text) == [("prev", "/"), ("next", "/?page=3")]

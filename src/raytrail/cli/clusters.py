@@ -6,63 +6,96 @@ import click
 import msgspec
 
 from raytrail import times, words
+from raytrail.answers.landing import EVERY, Listed, landing
 from raytrail.config import Config
-from raytrail.store import Cluster
+from raytrail.store.overviews import SORTS
 from raytrail.terminal import note, options, printing, stores
 from raytrail.terminal.printing import Field
 
 FIELDS = (
-    Field("cluster", rank=1),
+    Field("cluster"),
     Field("session", whole=True),
     Field("state"),
-    Field("began", rank=8),
-    Field("lasted", rank=4),
-    Field("nodes", rank=5, right=True),
-    Field("jobs", rank=3, right=True),
-    Field("actors", rank=2, right=True),
-    Field("tasks", right=True),
-    Field("events", rank=6, right=True),
-    Field("stored", rank=7, right=True),
+    Field("began", rank=10),
+    Field("lasted", rank=6),
+    Field("nodes", rank=7, right=True),
+    Field("jobs", rank=5, right=True),
+    Field("failed jobs", rank=2, right=True),
+    Field("actors", rank=4, right=True),
+    Field("tasks", rank=3, right=True),
+    Field("failed tasks", rank=1, right=True),
+    Field("events", rank=8, right=True),
+    Field("stored", rank=9, right=True),
     Field("ledger"),
+    Field("found in", rank=1),
 )
 
 
 @click.command(cls=options.Command)
+@click.option(
+    "--search",
+    metavar="TEXT",
+    default="",
+    help="Only those with all of these words in a name, job, function, class or error.",
+)
+@click.option("--name", help="Only those of a cluster's name.")
+@click.option(
+    "--sort",
+    metavar="FIGURE",
+    default="-began",
+    show_default=True,
+    help=f"name, {', '.join(SORTS)}. -FIGURE begins with the largest.",
+)
 @options.output_format("table", "json", "csv")
 @options.settings("store.dir", "store.threads", "store.memory_bytes")
-def clusters(form: str, config: Config) -> None:
-    """List the clusters of a history."""
+def clusters(search: str, name: str | None, sort: str, form: str, config: Config) -> None:
+    """
+    List the clusters of a history.
+
+    \b
+    raytrail clusters --search "ValueError train.py"
+    raytrail clusters --name nightly --sort -failed_tasks
+    """
     with stores.reading(config) as store:
-        listed = store.clusters()
+        listed = landing(store, search=search, name=name, sort=sort, rows=EVERY).rows
     rows = [msgspec.structs.asdict(cluster) for cluster in listed]
     if form == "json":
         printing.write_json(rows)
     elif form == "csv":
-        printing.write_csv(Cluster.__struct_fields__, rows)
+        printing.write_csv(Listed.__struct_fields__, rows)
+    elif not listed and (search or name is not None):
+        note("no cluster is like that; `raytrail clusters` lists all")
     elif not listed:
         note("no clusters yet; bring one in with `raytrail import`, `raytrail up` or `raytrail history`")
     else:
-        fields = [field for field in FIELDS if field.name != "cluster" or any(c.cluster for c in listed)]
-        printing.leave_note(printing.table(fields, [_shown(cluster) for cluster in listed]))
+        shown = [_shown(cluster) for cluster in listed]
+        fields = [field for field in FIELDS if field.name not in OPTIONAL or any(row[field.name] for row in shown)]
+        printing.leave_note(printing.table(fields, shown))
 
 
-def _shown(cluster: Cluster) -> dict[str, str]:
-    began_ms, ended_ms = cluster.began_ms, cluster.ended_ms or cluster.last_event_ms
+OPTIONAL = ("cluster", "failed jobs", "failed tasks", "found in")
+"""The columns that are left out where they say nothing of any cluster."""
+
+
+def _shown(cluster: Listed) -> dict[str, str]:
     return {
         "cluster": cluster.cluster,
         "session": cluster.session,
         "state": "alive" if cluster.alive else "sealed" if cluster.sealed else "ended",
-        "began": "" if began_ms is None else times.show(began_ms, digits=0),
-        "lasted": "" if began_ms is None or ended_ms is None else times.show_span(ended_ms - began_ms),
+        "began": "" if cluster.began_ms is None else times.show(cluster.began_ms, digits=0),
+        "lasted": "" if cluster.lasted_ms is None else times.show_span(cluster.lasted_ms),
         "nodes": f"{cluster.nodes:,}",
         "jobs": f"{cluster.jobs:,}",
+        "failed jobs": f"{cluster.failed_jobs:,}" if cluster.failed_jobs else "",
         "actors": f"{cluster.actors:,}",
         "tasks": f"{cluster.tasks:,}",
+        "failed tasks": f"{cluster.failed_tasks:,}" if cluster.failed_tasks else "",
         "events": f"{cluster.events:,}",
         "stored": words.size(cluster.stored_bytes),
         "ledger": "damaged, see raytrail verify"
         if cluster.damaged
         else balance(cluster.missing_bytes, cluster.rejected, cluster.inferred),
+        "found in": ", ".join(f"{match.kind} {match.text}" for match in cluster.matched),
     }
 
 

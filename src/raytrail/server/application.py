@@ -109,7 +109,6 @@ def app(
     server = _Server(store, dashboard=build is not None, stop=stop or asyncio.Event())
     tries = Tries(config.wrong_tokens_per_minute)
     routes = [
-        NamedRoute(Route("/", server.home, api="ours")),
         NamedRoute(Route("/scripts/{name}", _script, api="ours")),
         NamedRoute(Route("/openapi.json", _openapi, api="ours")),
         *_routes_over_store(server),
@@ -261,11 +260,6 @@ class _Server:
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._version = version("raytrail")
         self._cache = AnswerCache(CACHE_BYTES)
-
-    async def home(self, request: Request) -> Response:
-        """The landing page: all clusters, each with its ledger in a few words."""
-        clusters = await self._call(self._store.clusters)
-        return pages.answer(pages.home(clusters, str(request.base_url)))
 
     async def clusters(self, request: Request) -> Response:
         """All clusters, newest first, as JSON."""

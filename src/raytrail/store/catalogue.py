@@ -132,6 +132,8 @@ class Catalogue:
             """The same of the files' checksums."""
             self.keeps_signatures = "signatures" in tables
             """The same of the signatures of failures."""
+            self.keeps_overviews = "overview" in tables
+            """The same of what a list of clusters shows."""
             self._keeps_extents, self._keeps_grown = "extents" in tables, "grown" in tables
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: {error}; is it a Raytrail store, on a local disk with room left?") from error

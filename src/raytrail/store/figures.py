@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
-from raytrail.entities import Entity, installed
+from raytrail.entities import installed
 from raytrail.errors import NotFoundError, StoreDamaged
-from raytrail.fold import merge, show
-from raytrail.fold.layout import find, shown
-from raytrail.fold.literals import literal, quote
-from raytrail.fold.sessions import SESSION, of_many
+from raytrail.fold import show
+from raytrail.fold.layout import find
+from raytrail.fold.sessions import SESSION
 from raytrail.store.catalogue import Catalogue
-from raytrail.store.engine import Engine, parquet
-from raytrail.store.ledger import REPORTED, REPORTS, LedgerRow, Ledgers, LedgerSource, ledger, read_reports
+from raytrail.store.engine import Engine
+from raytrail.store.last_states import FilesOfMany, SnapshotOfOne, StateSource, view_of
+from raytrail.store.ledger import LedgerRow, Ledgers
 from raytrail.store.read import Snapshot
 from raytrail.store.seal import OF_AGENTS
 
@@ -101,6 +100,21 @@ class Figures:
             reverse=True,
         )
 
+    def sealed_before(self, cluster: Cluster, most: int) -> list[str]:
+        """Return the last sealed sessions of a cluster's name that began before one of it, the newest first."""
+        if not cluster.cluster:
+            return []
+        began = "coalesce(json_extract(summary, '$.began_ms'), 0)"
+        rows = self._catalogue.query(
+            "SELECT session FROM sessions WHERE cluster = ? AND sealed_ms IS NOT NULL "
+            f"AND ({began}, session) < (?, ?) ORDER BY {began} DESC, session DESC LIMIT ?",
+            cluster.cluster,
+            cluster.began_ms or 0,
+            cluster.session,
+            most,
+        )
+        return [session for (session,) in rows]
+
     def find(self, id: str) -> Cluster:
         """
         Return the session that is meant, as `Store.find` says.
@@ -135,7 +149,7 @@ class Figures:
             known = self._known.get(session, {})
         if known.get("mark") != mark:
             try:
-                source = _OfOne(self._snapshot(session), self._ledgers, self._find_begun(session))
+                source = SnapshotOfOne(self._snapshot(session), self._ledgers, self.find_begun(session))
                 worked_out = self._work_out([session], source)[session]
                 known = self._known[session] = {**worked_out.figures, "mark": mark}
             except StoreDamaged as damage:
@@ -168,7 +182,7 @@ class Figures:
             damaged=known.get("damaged", ""),
         )
 
-    def _find_begun(self, session: str) -> list[str]:
+    def find_begun(self, session: str) -> list[str]:
         """Return the entities of which a session has an event."""
         sql = "SELECT entity FROM log WHERE session = ? UNION SELECT entity FROM state WHERE session = ?"
         begun = {name for (name,) in self._catalogue.query(sql, session, session)}
@@ -193,7 +207,7 @@ class Figures:
             Their ledgers, which some of the figures follow from.
         """
         ledgers, summaries = dict[str, list[LedgerRow]](), list[tuple[str, str]]()
-        for session, worked_out in self._work_out(sessions, _Files(files, self._catalogue, self._engine)).items():
+        for session, worked_out in self._work_out(sessions, FilesOfMany(files, self._catalogue, self._engine)).items():
             ledgers[session] = worked_out.ledger
             summary = {**worked_out.figures, "mark": self.mark(session)}
             summaries.append((msgspec.json.encode(summary).decode(), session))
@@ -212,7 +226,7 @@ class Figures:
         named = "\n".join((*figures, *(path for (path,) in paths)))
         return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
-    def _work_out(self, sessions: Sequence[str], source: _Source) -> dict[str, _WorkedOut]:
+    def _work_out(self, sessions: Sequence[str], source: StateSource) -> dict[str, _WorkedOut]:
         """Return what of sessions' figures their states say."""
         columns = ["node_id", "is_head_node", "state", "start_time_ms", "end_time_ms", "inferred"]
         nodes = self._read_rows(source, "node", columns)
@@ -237,7 +251,7 @@ class Figures:
             results[session] = _WorkedOut(figures, rows)
         return results
 
-    def _read_rows(self, source: _Source, name: str, columns: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    def _read_rows(self, source: StateSource, name: str, columns: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """Return an entity's states, by session."""
         by_session = defaultdict[str, list[dict[str, Any]]](list)
         if name in source.entities:
@@ -248,18 +262,18 @@ class Figures:
                 by_session[session].append(dict(zip(columns, row, strict=True)))
         return by_session
 
-    def _add_up(self, source: _Source, name: str) -> dict[str, _Total]:
+    def _add_up(self, source: StateSource, name: str) -> dict[str, _Total]:
         relation = source(installed()[name], ["last_event_s", "inferred"])
         counted = "count(*), coalesce(max(last_event_s), 0), count(inferred)"
         rows = self._engine.run(f"SELECT {SESSION.name}, {counted} FROM {relation} GROUP BY 1")
         return {session: _Total(*row) for session, *row in rows}
 
     def _count(
-        self, source: _Source, name: str, names: Sequence[str] | None = None, condition: str = "true"
+        self, source: StateSource, name: str, names: Sequence[str] | None = None, condition: str = "true"
     ) -> dict[str, int]:
         """Return how many states of an entity meet a condition, by session."""
         entity = installed()[name]
-        relation = f"({_view(entity, source)})" if entity.view else source(entity, names)
+        relation = f"({view_of(entity, source)})" if entity.view else source(entity, names)
         if name not in source.entities and not entity.view:
             return {}
         return dict(self._engine.run(f"SELECT {SESSION.name}, count(*) FROM {relation} WHERE {condition} GROUP BY 1"))
@@ -278,105 +292,6 @@ class _WorkedOut(NamedTuple):
 
     figures: dict[str, Any]
     ledger: list[LedgerRow]
-
-
-class _Source(Protocol):
-    """The source of sessions' last states."""
-
-    entities: Collection[str]
-    """The entities that they may have states of, without views."""
-
-    def __call__(self, entity: Entity, names: Sequence[str] | None) -> str:
-        """Return the relation of an entity's states, with these stored columns at least, or all, and `SESSION`."""
-
-    def ledgers(
-        self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
-    ) -> Mapping[str, list[LedgerRow]]:
-        """Return the sessions' ledgers. `inferred` gives how many states of an entity, of a session, we closed."""
-
-
-class _Files:
-    """The files of sessions that were just sealed."""
-
-    def __init__(self, files: Mapping[str, Sequence[Path]], catalogue: Catalogue, engine: Engine) -> None:
-        self._catalogue = catalogue
-        self._engine = engine
-        self._files = {name: paths for name, paths in files.items() if paths}
-        self.entities: Collection[str] = self._files.keys()
-
-    def __call__(self, entity: Entity, names: Sequence[str] | None) -> str:
-        if entity.name not in self._files:
-            return f"({merge.empty(of_many(entity), partial=False)})"
-        return parquet(self._files[entity.name], by_session=True)
-
-    def ledgers(
-        self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
-    ) -> Mapping[str, list[LedgerRow]]:
-        entity = installed()["file"]
-        columns = [find(entity, name) for name in REPORTED]
-        items = ", ".join(f"{show.raw(column)} AS {quote(column.name)}" for column in columns)
-        relation = f"(SELECT {SESSION.name} AS session, {items} FROM {self(entity, show.read_from(entity, columns))} s)"
-        with self._engine.steps() as run:
-            run(f"CREATE TEMP TABLE reports AS FROM {relation} WHERE {REPORTS}")
-            reported = read_reports(self._catalogue, run, sessions, sealed=True)
-        sources = {
-            session: LedgerSource(reported[session], partial(_inferred, inferred, session)) for session in sessions
-        }
-        return {session: ledger(self._catalogue, session, sources[session]) for session in sessions}
-
-
-class _OfOne:
-    """A session that lives, or that somebody else has sealed."""
-
-    def __init__(self, snapshot: Snapshot, ledgers: Ledgers, entities: Collection[str]) -> None:
-        self._snapshot = snapshot
-        self._ledgers = ledgers
-        self.entities = entities
-
-    def __call__(self, entity: Entity, names: Sequence[str] | None) -> str:
-        session = literal(self._snapshot.session)
-        return f"(SELECT {session} AS {SESSION.name}, * FROM {self._snapshot.source(entity, names)})"
-
-    def ledgers(
-        self, sessions: Sequence[str], inferred: Mapping[str, Mapping[str, int]]
-    ) -> Mapping[str, list[LedgerRow]]:
-        return {self._snapshot.session: self._ledgers.of(self._snapshot)}
-
-
-def views(files: Mapping[str, Sequence[Path]], names: Collection[str], catalogue: Catalogue, engine: Engine) -> str:
-    """
-    Return the beginning of a statement over views of entities, each with ``session`` before its columns.
-
-    Args:
-        files: The files of the sealed states of sessions, by entity.
-        names: The entities.
-        catalogue: The store's catalogue.
-        engine: Reads the files.
-    """
-    source = _Files(files, catalogue, engine)
-    relations = {
-        name: f"({_view(entity, source)})" if entity.view else source(entity, None)
-        for name, entity in installed().items()
-        if name in names
-    }
-    return "WITH " + ", ".join(
-        f"{quote(name)} AS (SELECT {SESSION.name} AS session, "
-        f"{', '.join(f'{show.public(column)} AS {quote(column.name)}' for column in shown(installed()[name]))} "
-        f"FROM {relation} s)"
-        for name, relation in relations.items()
-    )
-
-
-def _view(entity: Entity, source: _Source) -> str:
-    view = of_many(entity).view
-    for name, other in installed().items():
-        if f"{{{name}}}" in view:
-            view = view.replace(f"{{{name}}}", source(other, None))
-    return view
-
-
-def _inferred(inferred: Mapping[str, Mapping[str, int]], session: str, name: str) -> int:
-    return inferred.get(name, {}).get(session, 0)
 
 
 def _of_all(totals: Sequence[_Total]) -> dict[str, Any]:

@@ -81,6 +81,26 @@ CREATE TABLE IF NOT EXISTS signatures(
 CREATE INDEX IF NOT EXISTS signatures_hash ON signatures(hash)
 """
 
+_OVERVIEWS = """
+CREATE TABLE IF NOT EXISTS overview(
+  id INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, cluster TEXT NOT NULL, sealed_ms INTEGER NOT NULL,
+  form INTEGER NOT NULL, state TEXT NOT NULL, incomplete INTEGER NOT NULL, seen_ms INTEGER NOT NULL, lasted_ms INTEGER,
+  nodes INTEGER NOT NULL, lost_nodes INTEGER NOT NULL, jobs INTEGER NOT NULL, failed_jobs INTEGER NOT NULL,
+  actors INTEGER NOT NULL, tasks INTEGER NOT NULL, failed_tasks INTEGER NOT NULL, events INTEGER NOT NULL,
+  stored_bytes INTEGER NOT NULL, missing_bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS overview_content(overview INTEGER PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS runs(
+  name TEXT NOT NULL, began_ms INTEGER, id TEXT NOT NULL, overview INTEGER NOT NULL, status TEXT NOT NULL,
+  ended_ms INTEGER);
+CREATE INDEX IF NOT EXISTS runs_name ON runs(name, began_ms);
+CREATE INDEX IF NOT EXISTS runs_overview ON runs(overview);
+CREATE TABLE IF NOT EXISTS texts(
+  id INTEGER PRIMARY KEY, kind TEXT NOT NULL, text TEXT NOT NULL, UNIQUE(text, kind));
+CREATE TABLE IF NOT EXISTS mentions(
+  text INTEGER NOT NULL, overview INTEGER NOT NULL, PRIMARY KEY(text, overview)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS mentions_overview ON mentions(overview)
+"""
+
 
 class Migration(NamedTuple):
     """One step from a layout to the next."""
@@ -143,6 +163,10 @@ def _signatures(db: sqlite3.Connection) -> None:
     _run(db, _SIGNATURES)
 
 
+def _overviews(db: sqlite3.Connection) -> None:
+    _run(db, _OVERVIEWS)
+
+
 MIGRATIONS = (
     Migration("sessions, files of the log, states and logs, and the byte ranges that are stored", _first_tables, 1),
     Migration(
@@ -153,6 +177,7 @@ MIGRATIONS = (
     ),
     Migration("which files the newest batches brought ranges of", _growth, 2),
     Migration("the signatures of the failures of sealed sessions", _signatures, 2),
+    Migration("what a list of clusters shows of sealed sessions, and the texts that they are found by", _overviews, 2),
 )
 """All that were ever made, oldest first."""
 

@@ -15,7 +15,7 @@ import msgspec
 from raytrail.fold import failures
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
-from raytrail.store.figures import views
+from raytrail.store.last_states import views
 from raytrail.store.read import Snapshot
 
 MOST_SIGNATURES = 500

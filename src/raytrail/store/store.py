@@ -29,6 +29,7 @@ from raytrail.store.ledger import LedgerRow, Ledgers
 from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.older import unfold
+from raytrail.store.overviews import Overviews
 from raytrail.store.read import Snapshot
 from raytrail.store.readers import Readers
 from raytrail.store.seal import Sealer
@@ -42,6 +43,11 @@ log = logging.getLogger(__name__)
 
 CACHED_ROWS = 2_000
 """A sealed session of fewer states has no tables beside its files: they take megabytes, and save it milliseconds."""
+
+
+NO_OVERVIEW = "its overview cannot be made"
+OVERVIEWS_AT_ONCE = 20
+"""How many overviews that are missing are made by the way: each takes about as long as to fold a small batch."""
 
 
 class Store:
@@ -78,6 +84,8 @@ class Store:
         self._ledgers = Ledgers(self._catalogue, self._engine)
         self._signatures = Signatures(self._catalogue, self._engine, self.snapshot)
         self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
+        self.overviews = Overviews(self._catalogue, self._engine, self._ledgers, self._figures, self.snapshot)
+        """What lists of clusters show."""
         if write:
             sweep(root, self._catalogue)
             self._appender = Appender(root, self._catalogue, self._engine, self._files, self._logs)
@@ -224,7 +232,22 @@ class Store:
         self._faults.each("what there is cannot be sealed", ages, seal)
         self._throw_away()
         self.cache_all()
+        self.complete_overviews()
         return due
+
+    def complete_overviews(self) -> None:
+        """
+        Make the overviews of some sealed sessions that have none, since an older version has sealed them.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails. They are listed with what is known of them.
+        """
+
+        def complete(session: str) -> None:
+            with self._lock:
+                self.overviews.complete(session)
+
+        self._faults.each(NO_OVERVIEW, self.overviews.missing(OVERVIEWS_AT_ONCE), complete)
 
     def cache_all(self) -> None:
         """
@@ -309,7 +332,10 @@ class Store:
         self._live.retire(sealed.old)
         self._appender.forget(sessions)
         self._signatures.keep(sessions, sealed.files)
-        return self._figures.keep(sessions, sealed.files)
+        ledgers = self._figures.keep(sessions, sealed.files)
+        for fault in halved(sessions, lambda part: self.overviews.keep(part, sealed.files)):
+            self._faults.tell(NO_OVERVIEW, ", ".join(sessions), fault)
+        return ledgers
 
     def reopen(self, session: str) -> None:
         """Have a sealed session folded and sealed anew, as something was reported of it that its states do not have."""
@@ -392,6 +418,16 @@ class Store:
             NotFoundError: None is meant, or several are.
         """
         return self._figures.find(id)
+
+    def sealed_before(self, cluster: Cluster, most: int) -> list[str]:
+        """
+        Return the last sealed sessions of a cluster's name that began before one of it, the newest first.
+
+        Args:
+            cluster: The session. One whose cluster has no name has none before it.
+            most: How many.
+        """
+        return self._figures.sealed_before(cluster, most)
 
     def signatures(self, session: str) -> list[Signature]:
         """

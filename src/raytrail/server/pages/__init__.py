@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -37,15 +37,9 @@ from raytrail.server.pages.filters import (
     resources,
     unreadable_lines,
 )
-from raytrail.store import Cluster
 
 SHOWN = 500
-"""Most clusters on the first page, and most ranges or lines in a list."""
-
-
-def home(clusters: Sequence[Cluster], root: str) -> str:
-    """Return the page of all clusters."""
-    return render("home.html", root=root, clusters=clusters[:SHOWN], count=len(clusters))
+"""Most ranges or lines in a list."""
 
 
 def login(root: str, *, wrong: bool) -> str:

@@ -32,6 +32,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """Below the server, or below each cluster and each of its moments, without a suffix. Names are in braces."""
+    table: str = ""
+    """Where its JSON and CSV are, without their suffixes. Empty: where it is itself."""
     title: str
     """What its tab and the browser's title say."""
     answer: Asked
@@ -82,7 +84,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         return self._suffixed(".json")
 
     def _suffixed(self, suffix: str) -> str:
-        return f"{self.path.rstrip('/') or '/index'}{suffix}"
+        return f"{self.table or self.path}{suffix}"
 
     def schema(self) -> type[msgspec.Struct]:
         """Return the struct that it answers with."""
@@ -206,7 +208,7 @@ def frame(page: Page, view: View | StoreView) -> Frame:
         here, home = view.here, view.here_at_last
         name = name.format(**{key: quote(str(value), safe="") for key, value in view.path.items()})
         cluster, at_ms = view.cluster, view.snapshot.at_ms
-    base = f"{here}{name or 'index'}"
+    base = f"{here}{page.table.removeprefix('/') or name}"
     return Frame(
         title=page.title,
         root=view.base,

@@ -14,6 +14,7 @@ from raytrail.config import StoreConfig
 from raytrail.errors import NotFoundError, StoreDamaged, StoreError
 from raytrail.event import LOG, Chunk, Unreadable
 from raytrail.fold.moment import Moment
+from raytrail.store.apart import Apart
 from raytrail.store.append import Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
@@ -78,6 +79,7 @@ class Store:
         self._files = Files(root, self._engine)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
+        self._apart = Apart(root, config)
         self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
         self._ledgers = Ledgers(self._catalogue, self._engine)
         self._signatures = Signatures(self._catalogue, self._engine, self.snapshot)
@@ -120,6 +122,7 @@ class Store:
         self._readers.close()
         self._engine.close()
         self._sql.close()
+        self._apart.close()
         self._catalogue.close()
         if self._lock_file is not None:
             self._lock_file.close()
@@ -561,6 +564,23 @@ class Store:
             StoreUnavailable: There is no room, or the disk fails.
         """
         return self._sql.answer(statement, limits)
+
+    def sql_apart(self, statement: str, limits: Limits, *, explain: bool = False) -> Rows:
+        """
+        Answer one SELECT as `sql`, in a process of its own, which is ended where the engine does not give up in time.
+
+        Numbers of more than 64 bits, times and bytes are texts in the answer, and decimals are floats.
+
+        Args:
+            statement: The SELECT.
+            limits: How long it may take, and how many rows are given.
+            explain: Whether to give how the engine would answer, as the only value.
+
+        Raises:
+            ConfigError: It is not one SELECT, asks for what is not there, or takes more than it may.
+            StoreError: It cannot be worked out for what it meets.
+        """
+        return self._apart.ask(statement, limits, explain=explain)
 
     def explain(self, statement: str, limits: Limits) -> str:
         """Return how the engine would answer one SELECT, as text. The arguments and errors are those of `sql`."""

@@ -29,7 +29,7 @@ from typing import Any
 
 from lab.generate import SESSION, generate
 
-from bench import agent, first, gcs, kuberay, landing, pairs, polling, profiles, receiver, sessions
+from bench import agent, first, gcs, kuberay, landing, pairs, polling, profiles, receiver, sessions, timeline
 from bench.polling import quantiles, serving
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
@@ -309,6 +309,14 @@ def measure_polling(data, work):
     return polling.measure(work / "store", polling.fill(chunks(data, work), work / "store"))
 
 
+def measure_timeline(data, work):
+    """Server: windows of a sealed session's timeline, at random places and at every zoom."""
+    root = work / "store"
+    if not root.exists():
+        timeline.fill(chunks(data, work), root)
+    return timeline.measure(root)
+
+
 MEASUREMENTS = {
     name.removeprefix("measure_"): function
     for name, function in {
@@ -338,6 +346,7 @@ LISTED = (
     "landing",
     "query",
     "polling",
+    "timeline",
     "kafka",
     "steady",
     "idle",

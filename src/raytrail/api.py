@@ -27,14 +27,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from raytrail.answers import Scope
 from raytrail.answers.diff import Diff, diff
 from raytrail.answers.failures import SHOWN, FailureGroup, failures_of
 from raytrail.answers.functions import FunctionRow, functions
 from raytrail.answers.landing import EVERY, Listed, landing
 from raytrail.answers.nodes import NodeRow, nodes
 from raytrail.answers.run import Run, run_of
-from raytrail.answers.scope import COUNTED
+from raytrail.answers.scope import COUNTED, Scope
 from raytrail.config import StoreConfig
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of

@@ -72,7 +72,7 @@ def test_a_job_is_compared_with_the_run_of_the_same_name_before_it(days, made):
 
 def test_failures_are_new_or_gone_and_settings_differ(days, made):
     answered = diff(made, b=f"{SECOND}/night-1")
-    assert [(row.what, row.error_type, row.a_failed, row.b_failed) for row in answered.failures] == [
+    assert [(row.what, row.error, row.a_count, row.b_count) for row in answered.failures] == [
         ("new", "OUT_OF_MEMORY", 0, 1),
         ("gone", "NODE_DIED", 1, 0),
         ("same", "WORKER_DIED", 1, 1),

@@ -4,7 +4,7 @@ import pytest
 from tests.server.conftest import MADE, SESSION, b64
 
 from raytrail.answers import Scope
-from raytrail.answers.failures import all_failures, failures_of
+from raytrail.answers.failures import all_failures, failure_rows, failures_of
 from raytrail.errors import ConfigError, NotFoundError
 
 JOB = "01000000"
@@ -165,8 +165,14 @@ def test_a_job_has_its_own_failures_and_one_that_is_not_there_is_said(made, add,
         ("EXPORT_DRIVER_JOB", {"job_id": b64(JOB), **job}),
         ("EXPORT_DRIVER_JOB", {"job_id": b64("02000000"), **job}),
     )
-    assert [group.error for group in ask(made, job="02000000").groups] == ["KeyError"]
-    with pytest.raises(NotFoundError, match="job '0300': not in"):
+    [group] = ask(made, job="02000000").groups
+    assert group.error == "KeyError"
+    scope = Scope(made, made.find(MADE), made.snapshot(MADE))
+    [row] = failure_rows(scope, group.hash, job="02000000").failures
+    assert (row.kind, row.id, row.attempt_number) == ("task", group.example_id, 0)
+    with pytest.raises(NotFoundError, match="failures 'abc': nothing in"):
+        failure_rows(scope, "abc")
+    with pytest.raises(NotFoundError, match=r"job '0300': .* has no such job"):
         ask(made, job="0300")
     with pytest.raises(ConfigError, match="limit 0 is not from 1 to 500"):
         ask(made, limit=0)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from raytrail.answers import spans
 from raytrail.answers.functions import functions
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.store import Store
@@ -82,7 +83,10 @@ def test_the_sql_gives_the_same_rows_and_a_moment_what_was_known_then(add, attem
     assert (then.tasks, then.open) == (8, 4)
 
 
-def test_a_sealed_session_answers_the_same_from_its_sums_at_last_and_before_its_end(add, attempt, node, scope, made):
+def test_a_sealed_session_answers_the_same_from_its_sums_at_last_and_before_its_end(
+    add, attempt, node, scope, made, monkeypatch
+):
+    monkeypatch.setattr(spans, "FEW_TASKS", 0)
     add(
         node("aa" * 28, reason="EXPECTED_TERMINATION"),
         *(attempt(number, "load", s1=0, s2=7, s8=10 + number, s11=1000 + 10 * number) for number in range(100)),

@@ -92,7 +92,8 @@ async def test_the_links_of_a_page_lead_somewhere(client):
         links = {unescape(link) for link in re.findall(r'href=["\']([^"\']+)', page.text)}
         assert links
         for link in links:
-            assert (await client.get(page.url.join(link))).status_code == 200, link
+            asked = await client.get(page.url.join(link), headers={"accept": "text/html,*/*"})  # as a browser does
+            assert asked.status_code == 200, link
 
 
 async def test_the_page_of_a_moment_says_which(client):
@@ -222,7 +223,7 @@ def run_with(text):
     )
     counts: dict[str, Any] = dict.fromkeys(("count", "tasks", "recovered", "ended", "consequences", "groups_count"), 2)
     failures = Failures(
-        session=text, job_id=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
+        session=text, job=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
     )
     job = JobRow(id=text, name=text, status=text, start_time_ms=1, end_time_ms=2)
     mark = Mark(at_ms=5, kind=text, count=2)

@@ -1,10 +1,12 @@
 """Our own pages in a real browser: whether everybody can read and use them, and how many clicks an answer takes."""
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from tests.browser import browser
 from tests.serving import listening
 
+from raytrail.answers import Scope
+from raytrail.answers.failures import failures_of
 from raytrail.server.pages.declared import PAGES
 
 from .conftest import SESSION, b64
@@ -33,7 +35,8 @@ def places(store):
     """The path of every page, with a job and a node of the captured cluster."""
     snapshot = store.snapshot(SESSION)
     [failed] = [row for row in snapshot.rows("job") if row["status"] == "FAILED"]
-    names = {"job": failed["submission_id"], "node": snapshot.rows("node")[0]["node_id"]}
+    group = failures_of(Scope(store, store.find(SESSION), snapshot)).groups[0]
+    names = {"job": failed["submission_id"], "node": snapshot.rows("node")[0]["node_id"], "hash": group.hash}
     for page in PAGES:
         yield page.path.format(**names) if page.over_store else f"/clusters/{SESSION}{page.path.format(**names)}"
 

@@ -8,12 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from raytrail.answers.failures import FailureGroup, failures_of
 from raytrail.answers.functions import FunctionRow, Functions, functions
-from raytrail.answers.jobs import driver_jobs
-from raytrail.answers.runs import Run, find_run, jobs_of, objects, run_before
-from raytrail.answers.spans import COUNTED, FUNCTION, of_jobs
+from raytrail.answers.runs import Run, find_run, jobs_of, run_before
+from raytrail.answers.scope import Scope
+from raytrail.answers.why import Job
 from raytrail.errors import ConfigError
-from raytrail.store import Store
+from raytrail.store import Filter, Store
 
 MOST_CHANGES = 500
 """Most functions of a comparison, and most failures."""
@@ -74,15 +75,25 @@ class FunctionChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of failure in both runs."""
+    """Failures of one signature in both runs, with those that follow from them."""
 
     what: Literal["new", "gone", "more", "fewer", "same"]
     """What became of it from a to b."""
-    error_type: str
-    function: str
-    a_failed: int
-    """How many attempts failed so in a."""
-    b_failed: int
+    hash: str
+    """The name of the signature, the same in all clusters."""
+    kind: str
+    """What failed: ``task``, ``actor``, ``job`` or ``node``."""
+    error: str
+    """The type of the exception, else Ray's type of the error."""
+    text: str
+    """What it said: one line, masked."""
+    frame: str
+    """The file and function of the user's own code that are deepest in the traceback. Empty where there is none."""
+    functions: tuple[str, ...]
+    """The functions and classes that failed most often so, in b if it was there."""
+    a_count: int
+    """How many failures there were of it, and because of it, in a."""
+    b_count: int
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +119,11 @@ class Diff(msgspec.Struct, frozen=True, kw_only=True):
     all_functions: int
     """How many functions there are in both, those among them that are not shown."""
     failures: tuple[FailureChange, ...]
-    """New ones first, then those that are gone, then those whose number changed."""
+    """
+    New ones first, then those that are gone, then those whose number changed.
+
+    What was only open at the end of a run did not fail.
+    """
     settings: tuple[Setting, ...]
     """Those first that differ."""
     sql: str
@@ -120,7 +135,7 @@ class Diff(msgspec.Struct, frozen=True, kw_only=True):
 class _Side(NamedTuple):
     run: Run
     functions: Functions
-    failures: Mapping[tuple[str, str], int]
+    failures: Mapping[str, FailureGroup]
     settings: Mapping[str, str]
 
 
@@ -159,7 +174,9 @@ def diff(store: Store, a: str = "", b: str = "latest", *, limit: int = MOST_CHAN
 
 def _side(run: Run) -> _Side:
     job = run.job.id if run.job else ""
-    return _Side(run, functions(run.scope, job=job, limit=_EVERY), _failures(run, job), _read_settings(run))
+    groups = failures_of(run.scope, job=job, limit=MOST_CHANGES).groups
+    failures = {group.hash: group for group in groups if not group.ended}
+    return _Side(run, functions(run.scope, job=job, limit=_EVERY), failures, _read_settings(run))
 
 
 def _describe(side: _Side) -> RunSide:
@@ -212,38 +229,29 @@ def _function_change(name: str, a: FunctionRow | None, b: FunctionRow | None, to
 # -- failures
 
 
-class _Failure(msgspec.Struct):
-    error_type: str
-    function: str
-    failed: int
-
-
-def _failures(run: Run, job: str) -> Mapping[tuple[str, str], int]:
-    """Return how many attempts failed, by the error's type and the function."""
-    jobs = driver_jobs(run.scope, job)
-    rows = run.scope.ask(
-        _Failure,
-        f"SELECT coalesce(error_type, '') AS error_type, {FUNCTION} AS function, count(*) AS failed FROM task "
-        f"WHERE {run.scope.of_session} AND {COUNTED}{of_jobs(jobs)} AND state = 'FAILED' GROUP BY ALL",
-    )
-    return {(row.error_type, row.function): row.failed for row in rows}
-
-
 _ORDER = ("new", "gone", "more", "fewer", "same")
 
 
-def _failure_changes(a: Mapping[tuple[str, str], int], b: Mapping[tuple[str, str], int]) -> list[FailureChange]:
-    changes = [
-        FailureChange(
-            what=_what(a.get(key, 0), b.get(key, 0)),
-            error_type=key[0],
-            function=key[1],
-            a_failed=a.get(key, 0),
-            b_failed=b.get(key, 0),
-        )
-        for key in {**b, **a}
-    ]
-    return sorted(changes, key=lambda of: (_ORDER.index(of.what), -abs(of.b_failed - of.a_failed), of.function))
+def _failure_changes(a: Mapping[str, FailureGroup], b: Mapping[str, FailureGroup]) -> list[FailureChange]:
+    changes = [_failure_change(a.get(hash), b.get(hash)) for hash in {**b, **a}]
+    return sorted(changes, key=lambda of: (_ORDER.index(of.what), -abs(of.b_count - of.a_count), of.error, of.hash))
+
+
+def _failure_change(a: FailureGroup | None, b: FailureGroup | None) -> FailureChange:
+    group = b or a
+    assert group is not None, "one of them has it"
+    a_count, b_count = (of.count if of else 0 for of in (a, b))
+    return FailureChange(
+        what=_what(a_count, b_count),
+        hash=group.hash,
+        kind=group.kind,
+        error=group.error,
+        text=group.text,
+        frame=group.frame,
+        functions=tuple(part.name for part in group.functions),
+        a_count=a_count,
+        b_count=b_count,
+    )
 
 
 def _what(a: int, b: int) -> Literal["new", "gone", "more", "fewer", "same"]:
@@ -257,45 +265,39 @@ def _what(a: int, b: int) -> Literal["new", "gone", "more", "fewer", "same"]:
 # -- settings
 
 
-class _Node(msgspec.Struct):
-    instance_type: str | None
-    resources_total: str | None
-    state: str | None
-
-
-class _Versions(msgspec.Struct):
-    framework_versions: str | None
-
-
 def _read_settings(run: Run) -> Mapping[str, str]:
     """Return what a run was given, and what it ran on."""
     scope = run.scope
-    nodes = scope.ask(
-        _Node, f"SELECT instance_type, resources_total, state FROM node WHERE {scope.of_session} ORDER BY node_id"
-    )
+    nodes = scope.snapshot.rows("node", columns=["instance_type", "resources_total"])
     settings = {"nodes": f"{len(nodes):,}", **_resources(nodes)}
-    types = Counter(node.instance_type for node in nodes if node.instance_type)
+    types = Counter(node["instance_type"] for node in nodes if node["instance_type"])
     settings |= {f"nodes of type {kind}": f"{count:,}" for kind, count in sorted(types.items())}
     # of a session with one job, that is what it runs
     jobs = [run.job] if run.job else jobs_of(scope)
     if len(jobs) == 1:
         [job] = jobs
         settings["entrypoint"] = job.entrypoint or ""
-        settings |= _flat("metadata", objects(job.metadata), besides=("job_submission_id", "job_name"))
-        settings |= _flat("runtime_env", objects(job.runtime_env))
-    versions = scope.ask(
-        _Versions, f"SELECT framework_versions FROM train_run WHERE {scope.of_session} ORDER BY start_time_ns LIMIT 1"
-    )
-    for row in versions:
-        settings |= _flat("version", objects(row.framework_versions))
+        settings |= _flat("metadata", job.metadata or {}, besides=("job_submission_id", "job_name"))
+        settings |= _flat("runtime_env", _runtime_env(scope, job))
+    for row in scope.snapshot.rows("train_run", columns=["framework_versions"], order=["start_time_ns"], limit=1):
+        settings |= _flat("version", row["framework_versions"] or {})
     return settings
 
 
-def _resources(nodes: Iterable[_Node]) -> dict[str, str]:
+def _runtime_env(scope: Scope, job: Job) -> dict[str, Any]:
+    column, id = ("submission_id", job.submission_id) if job.submission_id else ("job_id", job.job_id)
+    where = [Filter(column, "=", id)]
+    for row in scope.snapshot.rows("job", columns=["runtime_env"], where=where):
+        value = row["runtime_env"]
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _resources(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return the resources of all nodes together."""
     totals = defaultdict[str, float](float)
     for node in nodes:
-        for name, amount in objects(node.resources_total).items():
+        for name, amount in (node["resources_total"] or {}).items():
             if not name.startswith("node:") and isinstance(amount, int | float):
                 totals[name] += amount
     return {

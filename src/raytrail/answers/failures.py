@@ -8,16 +8,17 @@ from typing import Any
 
 import msgspec
 
+from raytrail.answers.jobs import driver_jobs
 from raytrail.answers.scope import Scope
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.fold import failures
 from raytrail.fold.literals import literal
-from raytrail.store import Cluster, Filter, Run, Signature, Store
+from raytrail.store import Cluster, Run, Signature, Store
 
 BINS = 40
 """In how many parts of the time failures are counted."""
 
-SHOWN = 50
+SHOWN = 30
 """How many groups are shown, if nobody says how many."""
 
 MOST_SHOWN = 500
@@ -123,7 +124,7 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
 
     session: str
     """The session."""
-    job_id: str
+    job: str
     """The job that is asked for. Empty means all."""
     at_ms: int | None
     """The moment that is asked for. None is the end, or now."""
@@ -149,6 +150,54 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
     """How many earlier sessions of the cluster's name ``runs_seen`` speaks of."""
     sql: str
     """The statement that gives the failures one by one, for `raytrail sql`."""
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """One failure of a group."""
+
+    kind: str
+    """What failed: ``task``, ``actor``, ``job`` or ``node``."""
+    id: str
+    """Its id."""
+    attempt_number: int | None
+    """Of a task, the attempt."""
+    job_id: str | None
+    """The driver job that it belongs to."""
+    function: str | None
+    """The function, class or entrypoint."""
+    node_id: str | None
+    """The node that it was on."""
+    at_ms: int | None
+    """When it failed, in milliseconds since the epoch."""
+    via: str
+    """What it follows from: ``node``, ``actor``, ``argument``, ``task``, or nothing."""
+    recovered_ms: int | None
+    """When a later attempt of the same task succeeded."""
+    error: str
+    """The type of its own exception, else Ray's type of the error."""
+    text: str
+    """What it said, masked."""
+
+
+class FailureRows(msgspec.Struct, frozen=True, kw_only=True):
+    """The failures of one group, one by one."""
+
+    session: str
+    """The session."""
+    hash: str
+    """The name of the group's signature."""
+    job: str
+    """The job that is asked for. Empty means all."""
+    error: str
+    """The type of the group's exception, else Ray's type of the error."""
+    text: str
+    """What it said, masked."""
+    frame: str
+    """The file and function of the user's own code that are deepest in the traceback."""
+    count: int
+    """How many failures the group has."""
+    failures: tuple[Failure, ...]
+    """The failures, the first ones first."""
 
 
 class SeenGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,6 +256,11 @@ class AllFailures(msgspec.Struct, frozen=True, kw_only=True):
     """The groups, those with the most failures first."""
 
 
+class _Times(msgspec.Struct):
+    began_ms: int | None
+    ended_ms: int | None
+
+
 def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
     """
     Return what failed in a session.
@@ -222,12 +276,12 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
     """
     if not 1 <= limit <= MOST_SHOWN:
         raise ConfigError(f"limit {limit!r} is not from 1 to {MOST_SHOWN}; give one that is")
-    row = _job(scope, job) if job else {}
-    began_ms, ended_ms = _span(scope, row)
-    earlier = _earlier(scope)
+    ids = driver_jobs(scope, job)
+    began_ms, ended_ms = _span(scope, ids)
+    earlier = scope.store.sealed_before(scope.cluster, RUNS)
     seen = Counter(hash for session in earlier for hash in {s.hash for s in scope.store.signatures(session)})
     with scope.snapshot.steps() as run:
-        asked = f"counted AND coalesce({_of_job(row)}, false) AS asked"
+        asked = f"counted AND coalesce({_of_job(job, ids)}, false) AS asked"
         run(f"CREATE TEMP TABLE every AS SELECT *, {asked} FROM {scope.snapshot.failures()}")
         run("CREATE TEMP VIEW failed AS FROM every WHERE asked")
         [totals] = run(
@@ -238,7 +292,7 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
     count, tasks, recovered, ended, consequences, groups_count = totals
     return Failures(
         session=scope.cluster.session,
-        job_id=row.get("job_id") or "",
+        job=job,
         at_ms=scope.snapshot.at_ms,
         began_ms=began_ms,
         ended_ms=ended_ms,
@@ -258,6 +312,41 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
         ),
         runs=len(earlier),
         sql=failures.failures(scope.of_session),
+    )
+
+
+def failure_rows(scope: Scope, hash: str, *, job: str = "", limit: int = MOST_SHOWN) -> FailureRows:
+    """
+    Return the failures of one group, one by one.
+
+    Args:
+        scope: The session.
+        hash: The name of the group's signature.
+        job: A job: its id, or that of its submission. Empty means all.
+        limit: How many failures to give.
+
+    Raises:
+        NotFoundError: There is no such job, or nothing of it failed so.
+    """
+    asked = f"root = {literal(hash)} AND counted AND coalesce({_of_job(job, driver_jobs(scope, job))}, false)"
+    names = ", ".join(Failure.__struct_fields__)
+    with scope.snapshot.steps() as run:
+        run(f"CREATE TEMP TABLE failed AS FROM {scope.snapshot.failures()} WHERE {asked} OR hash = {literal(hash)}")
+        [(count,)] = run(f"SELECT count(*) FROM failed WHERE {asked}")
+        rows = run(f"SELECT {names} FROM failed WHERE {asked} ORDER BY at_ms, id, attempt_number LIMIT {limit}")
+        named = run(f"SELECT error, text, frame FROM failed WHERE hash = {literal(hash)} LIMIT 1")
+    if not named or not count:
+        raise NotFoundError(f"failures {hash!r}: nothing in {scope.cluster.session} failed so; see `raytrail failures`")
+    [(error, text, frame)] = named
+    return FailureRows(
+        session=scope.cluster.session,
+        hash=hash,
+        job=job,
+        error=error,
+        text=text,
+        frame=frame,
+        count=count,
+        failures=tuple(Failure(**dict(zip(Failure.__struct_fields__, row, strict=True))) for row in rows),
     )
 
 
@@ -303,44 +392,27 @@ def all_failures(store: Store, *, name: str = "", limit: int = SHOWN) -> AllFail
     )
 
 
-def _job(scope: Scope, job: str) -> dict[str, Any]:
-    """Return a session's job, by its id or that of its submission."""
-    columns = ["job_id", "submission_id", "start_time_ms", "end_time_ms"]
-    for column in ("job_id", "submission_id"):
-        if rows := scope.snapshot.rows("job", columns=columns, where=[Filter(column, "=", job)]):
-            return rows[0]
-    raise NotFoundError(f"job {job!r}: not in {scope.cluster.session}; see `raytrail list jobs`")
-
-
-def _of_job(row: Mapping[str, Any]) -> str:
-    """Return the condition that a failure is of a job, or of any where there is none."""
-    if not row:
+def _of_job(job: str, ids: Sequence[str]) -> str:
+    """Return the condition that a failure is of a job, or of any where none is named."""
+    if not job:
         return "true"
-    by_id = [f"job_id = {literal(row['job_id'])}"] if row["job_id"] else []
-    by_submission = [f"kind = 'job' AND id = {literal(row['submission_id'])}"] if row["submission_id"] else []
-    return f"({' OR '.join([*by_id, *by_submission])})"
+    return f"(job_id IN ({', '.join(map(literal, ids))}) OR kind = 'job' AND id = {literal(job)})"
 
 
-def _span(scope: Scope, job: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return the beginning and the end of what is looked at."""
-    began_ms = job.get("start_time_ms") or scope.cluster.began_ms
-    last_ms = scope.cluster.ended_ms or scope.cluster.last_event_ms
-    ended_ms = job.get("end_time_ms") or scope.snapshot.at_ms or last_ms
+def _span(scope: Scope, ids: Sequence[str]) -> tuple[int | None, int | None]:
+    """Return the beginning and the end of what is looked at: of jobs, or of the session."""
+    began_ms, ended_ms = scope.cluster.began_ms, scope.cluster.ended_ms or scope.cluster.last_event_ms
+    if ids:
+        [times] = scope.ask(
+            _Times,
+            "SELECT min(start_time_ms) AS began_ms, "
+            "CASE WHEN bool_and(end_time_ms IS NOT NULL) THEN max(end_time_ms) END AS ended_ms "
+            f"FROM driver_job WHERE {scope.of_session} AND job_id IN ({', '.join(map(literal, ids))})",
+        )
+        began_ms, ended_ms = times.began_ms or began_ms, times.ended_ms or ended_ms
+    if scope.snapshot.at_ms is not None:
+        ended_ms = min(scope.snapshot.at_ms, ended_ms or scope.snapshot.at_ms)
     return began_ms, ended_ms
-
-
-def _earlier(scope: Scope) -> list[str]:
-    """Return the last sessions of the cluster's name before this one, the newest first, of those that are sealed."""
-    own = scope.cluster
-    if not own.cluster:
-        return []
-    every = [cluster for cluster in scope.store.clusters() if cluster.cluster == own.cluster and cluster.sealed]
-    before = [
-        cluster.session
-        for cluster in every
-        if (cluster.began_ms or 0, cluster.session) < (own.began_ms or 0, own.session)
-    ]
-    return before[:RUNS]
 
 
 def _groups(run: Run, limit: int, began_ms: int | None, ended_ms: int | None, total: int) -> list[dict[str, Any]]:
@@ -349,7 +421,7 @@ def _groups(run: Run, limit: int, began_ms: int | None, ended_ms: int | None, to
         "CREATE TEMP TABLE most AS SELECT root, count(*) AS count, count(*) FILTER (via = '') AS own, "
         "count(recovered_ms) AS recovered, bool_and(ended) AS ended, min(at_ms) AS first_ms, max(at_ms) AS last_ms, "
         "count(DISTINCT function) AS functions, count(DISTINCT node_id) AS nodes FROM failed GROUP BY root "
-        f"ORDER BY ended, count DESC, root LIMIT {limit}"
+        f"ORDER BY ended, count DESC, first_ms, root LIMIT {limit}"
     )
     functions, nodes = _parts(run, "function"), _parts(run, "node_id")
     bins, consequences, examples = _bins(run, began_ms, ended_ms), _consequences(run), _examples(run)
@@ -372,7 +444,7 @@ def _groups(run: Run, limit: int, began_ms: int | None, ended_ms: int | None, to
             **examples[root],
         }
         for root, count, own, recovered, ended, first_ms, last_ms, functions_count, nodes_count in run(
-            "FROM most ORDER BY ended, count DESC, root"
+            "FROM most ORDER BY ended, count DESC, first_ms, root"
         )
     ]
 

@@ -105,7 +105,8 @@ def functions(
     condition = f"{scope.of_session} AND {COUNTED}{of_jobs(jobs)}"
     statement = _statement(condition)
     rows = _read_rollup(scope, jobs)
-    rows = ordered(scope.ask(FunctionRow, statement) if rows is None else rows, FunctionRow, order)
+    rows = scope.ask(FunctionRow, statement) if rows is None else rows
+    rows = ordered(sorted(rows, key=lambda row: row.function), FunctionRow, order)
     return Functions(
         session=scope.cluster.session,
         job=job,

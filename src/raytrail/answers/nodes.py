@@ -163,7 +163,7 @@ class LostActor(msgspec.Struct, frozen=True, kw_only=True):
     end_time_ms: int | None
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """One node in full."""
 
     session: str
@@ -239,7 +239,7 @@ def nodes(scope: Scope, *, job: str = "", order: str = "", limit: int = MOST_NOD
     )
 
 
-def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) -> Node:
+def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) -> NodeReport:
     """
     Return one node in full.
 
@@ -273,7 +273,7 @@ def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) 
         f"SELECT actor_id, job_id, class_name, name, end_time_ms FROM actor WHERE {scope.of_session} "
         f"AND node_id = {literal(row.node_id)} AND {_LOST_ACTORS} ORDER BY end_time_ms, actor_id LIMIT {MOST_LOST}"
     )
-    return Node(
+    return NodeReport(
         session=scope.cluster.session,
         job=job,
         node=_row(row, [of for of in own if of.slow]),

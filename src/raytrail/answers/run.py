@@ -12,6 +12,7 @@ from raytrail import times
 from raytrail.answers.failures import Failures, failures_of
 from raytrail.answers.jobs import driver_jobs
 from raytrail.answers.progress import Progress, progress
+from raytrail.answers.runs import jobs_of
 from raytrail.answers.scope import Scope
 from raytrail.answers.why import Job, Why, explain
 from raytrail.errors import NotFoundError
@@ -126,7 +127,7 @@ def run_of(scope: Scope, job: str = "") -> Run:
     Raises:
         NotFoundError: The session has no such job.
     """
-    jobs = _jobs(scope)
+    jobs = jobs_of(scope)
     own = _find(jobs, job, scope) if job else None
     job_ids = tuple(driver_jobs(scope, job)) if job else ()
     failures = failures_of(scope, job=job, limit=GROUPS)
@@ -150,12 +151,6 @@ def run_of(scope: Scope, job: str = "") -> Run:
         datasets=tuple(_datasets(scope, job_ids)),
         applications=() if own else tuple(_applications(scope)),
     )
-
-
-def _jobs(scope: Scope) -> list[Job]:
-    """Return the session's jobs, the newest first."""
-    rows = scope.snapshot.rows("job", columns=Job.__struct_fields__, order=["-start_time_ms"])
-    return [Job(**row) for row in rows]
 
 
 def _find(jobs: Sequence[Job], id: str, scope: Scope) -> Job:

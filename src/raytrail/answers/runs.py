@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from raytrail.answers.scope import Scope
+from raytrail.answers.why import Job
 from raytrail.errors import NotFoundError
 from raytrail.store import Cluster, Store
 
 SESSIONS_BACK = 50
 """In how many earlier sessions of a cluster's name the run before is looked for."""
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job, as the view ``job`` has it."""
-
-    job_id: str | None
-    submission_id: str | None
-    status: str | None
-    entrypoint: str | None
-    start_time_ms: int | None
-    end_time_ms: int | None
-    metadata: str | None
-    runtime_env: str | None
-
-    @property
-    def id(self) -> str:
-        """The submission's id, or that of a driver that was not submitted."""
-        return self.submission_id or self.job_id or ""
-
-    @property
-    def name(self) -> str:
-        """The name that its user gave the submission, else its command."""
-        given = objects(self.metadata).get("job_name")
-        return given if isinstance(given, str) and given and given != self.submission_id else self.entrypoint or ""
 
 
 class Run(NamedTuple):
@@ -103,17 +78,8 @@ def run_before(run: Run) -> Run:
 
 def jobs_of(scope: Scope) -> list[Job]:
     """Return the jobs of a session, the newest first."""
-    names, newest = ", ".join(Job.__struct_fields__), "start_time_ms DESC NULLS LAST, submission_id, job_id"
-    return scope.ask(Job, f"SELECT {names} FROM job WHERE {scope.of_session} ORDER BY {newest}")
-
-
-def objects(text: str | None) -> dict[str, Any]:
-    """Return a JSON object, or an empty one where the text is none."""
-    try:
-        value = msgspec.json.decode(text or "{}")
-    except msgspec.DecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    rows = scope.snapshot.rows("job", columns=Job.__struct_fields__, order=["-start_time_ms"])
+    return [Job(**row) for row in rows]
 
 
 def _at_last(store: Store, cluster: Cluster) -> Scope:

@@ -13,6 +13,8 @@ from raytrail.fold.rollup import ROLLUPS, percentiles, running_ns, waiting_ns
 _WORK = TASK.work
 assert _WORK is not None, "a task waits and works"
 
+FEW_TASKS = 50_000
+"""Fewer than these are read in a tenth of a second."""
 COUNTED = _WORK.counted
 """The attempts that Ray's own list and summary count."""
 FUNCTION = f"coalesce({_WORK.function}, '')"
@@ -38,7 +40,14 @@ class Sums(NamedTuple):
 
     @classmethod
     def of(cls, scope: Scope, jobs: Sequence[str]) -> Sums | None:
-        """Return the sums of these driver jobs, or of all where none is given. None means that there are none."""
+        """
+        Return the sums of these driver jobs, or of all where none is given.
+
+        Returns:
+            None where there are none, or so few tasks that they are read themselves, which gives exact percentiles.
+        """
+        if scope.cluster.tasks < FEW_TASKS:
+            return None
         functions, durations = (scope.snapshot.rollup(name) for name in ("functions", "durations"))
         if functions is None or durations is None:
             return None

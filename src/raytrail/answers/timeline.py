@@ -8,6 +8,7 @@ its columns are arrays, and a step of a row is two characters.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ MOST_ROWS = 200
 """Most rows of an answer."""
 MOST_CELLS = 34_000
 """Most steps of all rows of an answer: each is two characters."""
-MOST_FUNCTIONS = 50
+MOST_FUNCTIONS = 40
 """Most functions of the statistics of a selection."""
 MOST_PIXELS = 4_000
 """The widest that a row can be asked for."""
@@ -61,7 +62,7 @@ WAITS = tuple(name for name, _ in WORK.waits)
 """What an attempt can wait for."""
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
+class TimelineNode(msgspec.Struct, frozen=True, kw_only=True):
     """A node that rows are of."""
 
     node_id: str
@@ -102,10 +103,11 @@ class Bins(msgspec.Struct, frozen=True, kw_only=True):
     """How many steps there are."""
     busy: tuple[str, ...]
     """
-    A text for each row: how busy it was, from 0, not at all, to 31; 32 more where something failed in that step.
+    A text for each row: how busy it was, from 0, not at all, to 31; 32 more where something failed in that step. The
+    square of it is in proportion to how many ran, so that little can be told from nothing.
     """
-    full: float
-    """How many attempts ran at a time, on average, in a step that is as busy as 31."""
+    full: tuple[float, ...]
+    """For each row, how many attempts ran on average in a step that is as busy as 31. It is one for all nodes."""
     function: tuple[str, ...]
     """A text for each row: the number in `Timeline.functions` of the function that took most of the step."""
 
@@ -160,7 +162,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     """The moment that is shown, in milliseconds since 1970: nothing later is. Null at last, or now."""
     by: Literal["worker", "node"]
     """Whether a row is a worker, or a node where there are too many workers."""
-    nodes: tuple[Node, ...]
+    nodes: tuple[TimelineNode, ...]
     rows: Rows
     rows_in_all: int
     """How many rows there would be. Those of the window with most attempts are shown."""
@@ -349,7 +351,7 @@ def timeline(
         window = _find_window(tables, chosen, from_ms, to_ms)
         nodes, rows, rows_in_all, by = _choose_rows(scope, tables, window)
         sums = _sum_up(tables, window, rows, width)
-        bins = _draw_bins(sums, window, len(rows.label)) if sums else None
+        bins = _draw_bins(sums, window, len(rows.label), by) if sums else None
         slices = None if bins else _read_slices(tables, window)
         numbers = bins[1] if bins else slices[1] if slices else []
         return Timeline(
@@ -476,7 +478,7 @@ def _find_window(tables: _Tables, chosen: Chosen, from_ms: int | None, to_ms: in
 
 def _choose_rows(
     scope: Scope, tables: _Tables, window: _Window
-) -> tuple[tuple[Node, ...], Rows, int, Literal["worker", "node"]]:
+) -> tuple[tuple[TimelineNode, ...], Rows, int, Literal["worker", "node"]]:
     """Return the rows of a window, and how many there would be. The table ``shown`` says the row of each lane."""
     chosen = f"FROM {tables.lanes} WHERE {window.chosen.condition()}"
     [(workers, nodes)] = tables.run(f"SELECT count(DISTINCT (node_id, worker_id)), count(DISTINCT (node_id,)) {chosen}")
@@ -504,7 +506,7 @@ def _choose_rows(
     return *_label(scope, listed), rows, "node" if by_node else "worker"
 
 
-def _label(scope: Scope, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Node, ...], Rows]:
+def _label(scope: Scope, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[TimelineNode, ...], Rows]:
     """Return the rows with the nodes' addresses and the actors' classes."""
     # they have the same at any moment, and at last nothing has to be worked out
     last = scope.snapshot.at_last()
@@ -520,7 +522,7 @@ def _label(scope: Scope, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Node, .
         return f"{classes.get(actor) or 'actor' if actor else 'worker'} {pid or worker[:8]}"
 
     nodes = {node: number for number, node in enumerate(dict.fromkeys(node or "" for node, *_ in rows))}
-    return tuple(Node(node_id=node, address=addresses.get(node, "")) for node in nodes), Rows(
+    return tuple(TimelineNode(node_id=node, address=addresses.get(node, "")) for node in nodes), Rows(
         node=tuple(nodes[node or ""] for node, *_ in rows),
         worker_id=tuple(worker or "" for _, worker, *_ in rows),
         pid=tuple(pid for _, _, pid, *_ in rows),
@@ -592,20 +594,22 @@ def _largest(tables: _Tables, summed: str, by: str = "busy_ns") -> Sequence[tupl
     ]
 
 
-def _draw_bins(sums: _Sums, window: _Window, rows: int) -> tuple[Bins, list[int]]:
+def _draw_bins(sums: _Sums, window: _Window, rows: int, by: Literal["worker", "node"]) -> tuple[Bins, list[int]]:
     """Return the steps as texts, and the numbers of the functions that they refer to."""
     counts = Counter(cell[2] for cell in sums.cells)
-    calls = [call for call, _ in counts.most_common(len(CHARACTERS) - 1)]
+    calls = sorted(counts, key=lambda call: (-counts[call], call))[: len(CHARACTERS) - 1]
     place = {call: number for number, call in enumerate(calls)}
-    most = max((cell[3] for cell in sums.cells), default=0) / sums.bin_ns
-    full = max(most, 1.0)
+    full = [1.0] * rows
+    for row, _, _, busy_ns, *_ in sums.cells:
+        full[row] = max(full[row], busy_ns / sums.bin_ns)
+    if by == "node":  # which are compared
+        full = [max(full, default=1.0)] * rows
     busy = [bytearray(b"0" * sums.bins) for _ in range(rows)]
     function = [bytearray(b"0" * sums.bins) for _ in range(rows)]
     characters = CHARACTERS.encode()
-    per_level = full * sums.bin_ns / LEVELS
-    for row, bin, call, busy_ns, attempts, failed in sums.cells:
-        # the least of it can be seen
-        level = min(LEVELS, max(1, round(busy_ns / per_level))) if busy_ns or attempts or failed else 0
+    for row, bin, call, busy_ns, _, failed in sums.cells:
+        level = round(LEVELS * math.sqrt(busy_ns / (full[row] * sums.bin_ns)))
+        level = min(LEVELS, max(1, level))  # the least of it can be seen
         busy[row][bin] = characters[level + (LEVELS + 1 if failed else 0)]
         function[row][bin] = characters[place.get(call, len(CHARACTERS) - 1)]
     return Bins(
@@ -613,7 +617,7 @@ def _draw_bins(sums: _Sums, window: _Window, rows: int) -> tuple[Bins, list[int]
         bin_us=sums.bin_ns / 1000,
         count=sums.bins,
         busy=tuple(text.decode() for text in busy),
-        full=round(full, 3),
+        full=tuple(round(most, 3) for most in full),
         function=tuple(text.decode() for text in function),
     ), calls
 

@@ -36,7 +36,14 @@ FUNCTIONS = (
     Field("p95", rank=2, right=True),
     Field("waited", rank=4, right=True),
 )
-FAILURES = (Field("what"), Field("error_type"), Field("function"), Field("failed", right=True))
+FAILURES = (
+    Field("what"),
+    Field("failures", right=True),
+    Field("error"),
+    Field("text"),
+    Field("where", rank=1),
+    Field("functions", rank=2),
+)
 SETTINGS = (Field("setting"), Field("a"), Field("b"))
 
 
@@ -99,10 +106,17 @@ def _show(answered: Diff, limit: int) -> None:
     if changed := [row for row in answered.failures if row.what != "same"]:
         click.echo()
         shown = [
-            {**msgspec.structs.asdict(row), "failed": _pair(f"{row.a_failed:,}", f"{row.b_failed:,}")}
+            {
+                "what": row.what,
+                "failures": _pair(f"{row.a_count:,}", f"{row.b_count:,}"),
+                "error": row.error,
+                "text": row.text,
+                "where": row.frame,
+                "functions": ", ".join(row.functions),
+            }
             for row in changed[:limit]
         ]
-        printing.table(FAILURES, shown)
+        printing.leave_note(printing.table(FAILURES, shown))
         note(f"{len(shown):,} of {len(changed):,} failures that changed")
     if differing := [row for row in answered.settings if row.differs]:
         click.echo()

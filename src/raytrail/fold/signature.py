@@ -66,6 +66,8 @@ _Q = "\x01"
 """Stands for a quote whose text is kept."""
 
 _MASKS: tuple[tuple[str, str], ...] = (
+    # Ray's advice
+    (r" (?:Some common causes include: |This can happen if the node was |Check cluster logs \().*", ""),
     # names that the code gives, not its data
     (r"'([A-Za-z_][\w.]*)'( object| has no attribute| is not defined| referenced| where it is not)", rf"{_Q}\1{_Q}\2"),
     (
@@ -115,6 +117,8 @@ _MASKS: tuple[tuple[str, str], ...] = (
 )
 """What is masked, in this order, each with what stands for it."""
 
+HEAD_CHARACTERS, END_CHARACTERS = 4_000, 60_000
+"""How much of a text is looked at, of its beginning and of its end."""
 LINE_CHARACTERS = 600
 """How much of a line is looked at."""
 TEXT_CHARACTERS = 300
@@ -130,7 +134,8 @@ def signatures(source: str) -> str:
     """
     return (
         f"WITH cut AS MATERIALIZED ({_cut(source)}), "
-        f"few AS MATERIALIZED (SELECT said, {_masked('said')} AS text FROM (SELECT DISTINCT said FROM cut)) "
+        f"few AS MATERIALIZED (SELECT said, {_shortened('text')} AS text "
+        f"FROM (SELECT said, {_masked('said')} AS text FROM (SELECT DISTINCT said FROM cut))) "
         f"SELECT id, {hashed('error', 'text', 'frame')} AS hash, error, text, frame FROM cut JOIN few USING (said)"
     )
 
@@ -150,7 +155,10 @@ def _cut(source: str) -> str:
     An error is ``traced`` where its text is what Python prints. A line of it then begins with an exception's type.
     """
     steps = (
-        "SELECT id, coalesce(error_type, '') AS error_type, coalesce(message, '') AS message FROM {}",
+        f"SELECT id, coalesce(error_type, '') AS error_type, "
+        f"CASE WHEN length(message) > {HEAD_CHARACTERS + END_CHARACTERS} "
+        f"THEN left(message, {HEAD_CHARACTERS}) || chr(10) || right(message, {END_CHARACTERS}) "
+        "ELSE coalesce(message, '') END AS message FROM {}",
         # the codes that colour a terminal
         r"SELECT id, error_type, CASE WHEN contains(message, chr(27)) "
         r"THEN regexp_replace(message, '\x1b[^m]*m', '', 'g') ELSE message END AS plain FROM ({})",
@@ -237,4 +245,9 @@ def _error() -> str:
 def _masked(text: str) -> str:
     for pattern, stand_in in _MASKS:
         text = f"regexp_replace({text}, {literal(pattern)}, {literal(stand_in)}, 'g')"
-    return f"left(trim({text}), {TEXT_CHARACTERS})"
+    return f"trim({text})"
+
+
+def _shortened(text: str) -> str:
+    most = TEXT_CHARACTERS
+    return f"CASE WHEN length({text}) > {most} THEN left({text}, {most - 1}) || '…' ELSE {text} END"

@@ -15,7 +15,7 @@ One process writes. Any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 from raytrail.store.border import SetAside
-from raytrail.store.engine import Rows, Run, UnreadableError
+from raytrail.store.engine import Limits, Rows, Run, UnreadableError
 from raytrail.store.figures import Cluster
 from raytrail.store.filters import Filter
 from raytrail.store.finder import LogFinder, LogPart
@@ -32,6 +32,7 @@ __all__ = [
     "Filter",
     "Finding",
     "LedgerRow",
+    "Limits",
     "Log",
     "LogFinder",
     "LogPart",

@@ -61,6 +61,15 @@ class Copied(NamedTuple):
     """By column, among others its ``min`` and ``max``."""
 
 
+class Limits(NamedTuple):
+    """How much of an answer to a question of somebody's is given."""
+
+    rows: int
+    """The most rows. Others are left out without a word."""
+    seconds: float
+    """How long it may take, if the settings do not say less."""
+
+
 class Run(Protocol):
     """A connection for statements that build upon each other."""
 
@@ -175,7 +184,7 @@ class Engine:
             raise ConfigError(f"SQL: {tree['error_message']}; ask one SELECT")
         return tree
 
-    def ask(self, views: Mapping[str, str], statement: str) -> Rows:
+    def ask(self, views: Mapping[str, str], statement: str, limits: Limits | None = None) -> Rows:
         """
         Answer one SELECT of somebody's over views of ours.
 
@@ -185,25 +194,44 @@ class Engine:
         Args:
             views: The relations of the views by name. No one else sees them.
             statement: The question, which `tree` has read.
+            limits: How long it may take, and how many rows are given. None means as the settings say, where an answer
+                of more rows is refused.
 
         Raises:
             ConfigError: It asks for a column or function that there is not, or takes more than the settings let it.
             UnreadableError: As `run`.
             StoreUnavailable: As `run`.
         """
-        with closing(self._open_cursor()) as cursor:
-            for name, relation in views.items():
-                _execute(cursor, f"CREATE TEMP VIEW {quote(name)} AS (FROM {relation})", ())
+        most = limits.rows if limits else self._config.sql_rows + 1
+        with self._viewing(views) as cursor:
             with _errors():
-                columns, types, rows = _within(
-                    self._config, cursor, lambda: _answer(cursor, statement, self._config.sql_rows + 1)
-                )
-            if len(rows) > self._config.sql_rows:
+                columns, types, rows = _within(self._config, cursor, lambda: _answer(cursor, statement, most), limits)
+            if limits is None and len(rows) > self._config.sql_rows:
                 raise ConfigError(
                     f"SQL: the answer has more than {self._config.sql_rows} rows; count or group them, give a LIMIT, "
                     "or raise store.sql_rows"
                 )
             return Rows(columns, types, rows)
+
+    def explain(self, views: Mapping[str, str], statement: str, limits: Limits) -> str:
+        """
+        Return how the engine would answer one SELECT of somebody's, as text. The arguments are those of `ask`.
+
+        Raises:
+            ConfigError: As `ask`.
+            UnreadableError: As `run`.
+            StoreUnavailable: As `run`.
+        """
+        with self._viewing(views) as cursor, _errors():
+            return _within(self._config, cursor, lambda: _explain(cursor, statement), limits)
+
+    @contextmanager
+    def _viewing(self, views: Mapping[str, str]) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a cursor that has these views. No other one sees them."""
+        with closing(self._open_cursor()) as cursor:
+            for name, relation in views.items():
+                _execute(cursor, f"CREATE TEMP VIEW {quote(name)} AS (FROM {relation})", ())
+            yield cursor
 
     @contextmanager
     def steps(self) -> Iterator[Run]:
@@ -269,7 +297,15 @@ def _answer(cursor: duckdb.DuckDBPyConnection, statement: str, most: int) -> Row
     return Rows(columns, types, relation.limit(most).fetchall())
 
 
-def _within(config: StoreConfig, cursor: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+def _explain(cursor: duckdb.DuckDBPyConnection, statement: str) -> str:
+    # of the relation that was read, and not of a text with a word before it
+    with _question(), _errors(but=_SPENT):
+        return str(cursor.sql(cursor.extract_statements(statement)[0]).explain())
+
+
+def _within(
+    config: StoreConfig, cursor: duckdb.DuckDBPyConnection, work: Callable[[], T], limits: Limits | None = None
+) -> T:
     """
     Do what runs a statement of a cursor, and have the engine give it up once it takes more than it may, or on Ctrl-C.
 
@@ -279,6 +315,7 @@ def _within(config: StoreConfig, cursor: duckdb.DuckDBPyConnection, work: Callab
     Raises:
         ConfigError: It was given up.
     """
+    seconds = min(limits.seconds, config.sql_seconds) if limits else config.sql_seconds
     answer = futures.Future[T]()
     begun, given_up = threading.Event(), threading.Event()
 
@@ -295,7 +332,7 @@ def _within(config: StoreConfig, cursor: duckdb.DuckDBPyConnection, work: Callab
     with ThreadPoolExecutor(1) as thread:
         try:
             thread.submit(run)
-            return answer.result(config.sql_seconds)
+            return answer.result(seconds)
         except (futures.TimeoutError, KeyboardInterrupt) as error:
             # Ctrl-C may come while the thread is being started: then it has begun, or never does
             given_up.set()
@@ -304,9 +341,8 @@ def _within(config: StoreConfig, cursor: duckdb.DuckDBPyConnection, work: Callab
                 futures.wait([answer], _AGAIN_SECONDS)
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise ConfigError(
-                f"SQL: not answered within {config.sql_seconds:g} seconds; ask for less, or raise store.sql_seconds"
-            ) from error
+            cure = "raise store.sql_seconds" if seconds == config.sql_seconds else "ask it with `raytrail sql`"
+            raise ConfigError(f"SQL: not answered within {seconds:g} seconds; ask for less, or {cure}") from error
         except duckdb.OutOfMemoryException as error:
             raise ConfigError(
                 f"SQL: it takes more than {config.memory_bytes} bytes of memory and {config.sql_spill_bytes} of the "

@@ -100,6 +100,21 @@ class Figures:
             reverse=True,
         )
 
+    def sealed_before(self, cluster: Cluster, most: int) -> list[str]:
+        """Return the last sealed sessions of a cluster's name that began before one of it, the newest first."""
+        if not cluster.cluster:
+            return []
+        began = "coalesce(json_extract(summary, '$.began_ms'), 0)"
+        rows = self._catalogue.query(
+            "SELECT session FROM sessions WHERE cluster = ? AND sealed_ms IS NOT NULL "
+            f"AND ({began}, session) < (?, ?) ORDER BY {began} DESC, session DESC LIMIT ?",
+            cluster.cluster,
+            cluster.began_ms or 0,
+            cluster.session,
+            most,
+        )
+        return [session for (session,) in rows]
+
     def find(self, id: str) -> Cluster:
         """
         Return the session that is meant, as `Store.find` says.

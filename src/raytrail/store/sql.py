@@ -13,7 +13,7 @@ from raytrail.fold.layout import shown
 from raytrail.fold.literals import literal, quote
 from raytrail.store import ask
 from raytrail.store.catalogue import Catalogue
-from raytrail.store.engine import Engine, Rows
+from raytrail.store.engine import Engine, Limits, Rows
 from raytrail.store.read import Snapshot
 from raytrail.store.states import States
 
@@ -44,7 +44,7 @@ class Sql:
         if self._asked is not None:
             self._asked.close()
 
-    def answer(self, statement: str) -> Rows:
+    def answer(self, statement: str, limits: Limits | None = None) -> Rows:
         """
         Answer one SELECT, as `Store.sql` says.
 
@@ -53,13 +53,26 @@ class Sql:
             UnreadableError: It cannot be worked out for what it meets.
             StoreUnavailable: There is no room, or the disk fails.
         """
+        engine = self._open()
+        return engine.ask(self._views(engine, statement), statement, limits)
+
+    def explain(self, statement: str, limits: Limits) -> str:
+        """Return how one SELECT would be answered, as `Store.explain` says. The errors are those of `answer`."""
+        engine = self._open()
+        return engine.explain(self._views(engine, statement), statement, limits)
+
+    def _open(self) -> Engine:
         with self._opening:
             if self._asked is None:
                 self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))
+            return self._asked
+
+    def _views(self, engine: Engine, statement: str) -> dict[str, str]:
+        """Return the relations of the views that a statement asks, once it is known to be one SELECT over these."""
         known = {entity.name: entity for entity in installed().values()}
-        asked = ask.tables(self._asked.tree(statement), known)
+        asked = ask.tables(engine.tree(statement), known)
         sessions = self._catalogue.query("SELECT session, cluster FROM sessions")
-        return self._asked.ask({name: self._unite(known[name], sessions) for name in asked}, statement)
+        return {name: self._unite(known[name], sessions) for name in asked}
 
     def _unite(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
         """Return the relation of an entity's last states in all of these sessions."""

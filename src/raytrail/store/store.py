@@ -18,7 +18,7 @@ from raytrail.store.append import Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
 from raytrail.store.directory import lock, refuse_nameless, sweep
-from raytrail.store.engine import Engine, Rows
+from raytrail.store.engine import Engine, Limits, Rows
 from raytrail.store.faults import Faults, halved
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.files import Files
@@ -416,6 +416,16 @@ class Store:
         """
         return self._figures.find(id)
 
+    def sealed_before(self, cluster: Cluster, most: int) -> list[str]:
+        """
+        Return the last sealed sessions of a cluster's name that began before one of it, the newest first.
+
+        Args:
+            cluster: The session. One whose cluster has no name has none before it.
+            most: How many.
+        """
+        return self._figures.sealed_before(cluster, most)
+
     def signatures(self, session: str) -> list[Signature]:
         """
         Return the signatures of what failed in a session, job by job, the most frequent ones first.
@@ -533,16 +543,25 @@ class Store:
         """Yield a range of a log as `log_pieces` does, with a line in place of what is missing that says so."""
         return self._logs.read(session, log, start, end)
 
-    def sql(self, statement: str) -> Rows:
+    def sql(self, statement: str, limits: Limits | None = None) -> Rows:
         """
         Answer one SELECT over all sessions: views named after the entities, each beginning with ``cluster`` and
         ``session``.
 
         It can read these views, and nothing else. Times with a time zone are given as text, in UTC.
 
+        Args:
+            statement: The SELECT.
+            limits: How long it may take, and how many rows are given. None means as the settings say, where an answer
+                of more rows is refused.
+
         Raises:
             ConfigError: It is not one SELECT, or asks for what is not there.
             UnreadableError: It cannot be worked out for what it meets.
             StoreUnavailable: There is no room, or the disk fails.
         """
-        return self._sql.answer(statement)
+        return self._sql.answer(statement, limits)
+
+    def explain(self, statement: str, limits: Limits) -> str:
+        """Return how the engine would answer one SELECT, as text. The arguments and errors are those of `sql`."""
+        return self._sql.explain(statement, limits)

@@ -25,7 +25,9 @@ from raytrail.server.pages.charts import progress_chart, spark
 from raytrail.server.pages.drawing import draw
 from raytrail.server.pages.filters import (
     ago,
+    cell,
     code,
+    is_numeric_type,
     lasted,
     missing_lines,
     moment,
@@ -128,10 +130,12 @@ def _templates() -> Environment:
         span=times.show_span,
         duration=times.show_duration,
         percent=percent,
+        cell=cell,
         resources=resources,
         missing_lines=missing_lines,
         unreadable_lines=unreadable_lines,
     )
+    environment.tests.update(numeric_type=is_numeric_type)
     environment.globals.update(state_query=state_query, failed_sql=failed_sql)
     environment.globals["style"] = _style()
     return environment

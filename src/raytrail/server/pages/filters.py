@@ -10,6 +10,9 @@ from markupsafe import Markup, escape
 from raytrail import times, words
 from raytrail.store import Cluster, LedgerRow
 
+CELL_CHARACTERS = 500
+"""The beginning of a long text that a table shows."""
+
 
 def number(count: int) -> str:
     """Return a number with its thousands apart."""
@@ -96,3 +99,14 @@ def resources(amounts: Mapping[str, float]) -> str:
         f"{name} {words.size(round(amount)) if name.endswith('memory') else f'{amount:g}'}"
         for name, amount in amounts.items()
     )
+
+
+def cell(value: object) -> str:
+    """Return a value of an answer in SQL as text, a long one cut."""
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= CELL_CHARACTERS else f"{text[:CELL_CHARACTERS]}…"
+
+
+def is_numeric_type(kind: str) -> bool:
+    """Return whether a column of the engine's type has numbers."""
+    return kind.startswith(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U", "FLOAT", "DOUBLE", "DECIMAL"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.answers.nodes import Node, Nodes, node, nodes
+from raytrail.answers.nodes import NodeReport, Nodes, node, nodes
 from raytrail.server.context import View
 from raytrail.server.pages.page import Page, scope
 
@@ -14,7 +14,7 @@ def _answer(view: View) -> Nodes:
     return nodes(scope(view), job=view.param("job"), order=view.param("order"))
 
 
-def _answer_one(view: View) -> Node:
+def _answer_one(view: View) -> NodeReport:
     """One node with its functions beside the same on the others, and the tasks and actors that were lost with it."""
     return node(scope(view), str(view.path["node"]), job=view.param("job"))
 

@@ -6,7 +6,7 @@
   if (place === null) return;
   const CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_";
   const NUMBER = Object.fromEntries([...CHARACTERS].map((character, number) => [character, number]));
-  const LEVELS = 31, COLOURS = 12, AXIS = 22, LEAST_MS = 1, ZOOM = 1.6, PAN = 0.2;
+  const LEVELS = 31, COLOURS = 12, AXIS = 22, NODE = 15, LEAST_MS = 1, ZOOM = 1.6, PAN = 0.2;
   const query = new URLSearchParams(location.search);
   const chosen = new URLSearchParams();
   for (const name of ["job", "node", "actor", "worker"]) if (query.get(name)) chosen.set(name, query.get(name));
@@ -30,7 +30,7 @@
   let selected = null; // two times
   let drag = null;
   let asking = null, waiting = 0, counting = 0;
-  let labels = 120, width = 0, height = 0, row = 18, colours = {};
+  let labels = 120, width = 0, height = 0, row = 18, tops = [], colours = {};
 
   // -- numbers and times as text
   const count = (number) => number.toLocaleString("en-US");
@@ -119,61 +119,38 @@
   const pan = (share) => move(from + (to - from) * share, to + (to - from) * share);
   const all = () => { selected = null; hideTip(); ask(true); };
 
-  // -- statistics of what is selected, or shown
-  const COLUMNS = [["Function", "function", "The function, or method of a class"], ["Attempts", "attempts", ""],
-    ["Failed", "failed", ""], ["p50", "p50_ms", "Half of them ran no longer"],
-    ["p95", "p95_ms", "95 % ran no longer"], ["p99", "p99_ms", "99 % ran no longer"],
-    ["Busy", "busy_share", "The share of the window, on all workers that worked in it, that they took"],
-    ["Arguments", "arguments_ms", "How long one waited on average for its arguments to be made"],
-    ["Node", "node_ms", "How long for a node to be assigned"],
-    ["Object store", "object_store_ms", "How long for room in the object store, and for its arguments to come there"],
-    ["Worker", "worker_ms", "How long for the worker that it was sent to"]];
+  // -- statistics of what is selected, or shown: the table of the page that has them
   const sumUp = async ([begin, end]) => {
     const times = { from: Math.floor(begin), to: Math.max(Math.ceil(end), Math.floor(begin) + 1) };
-    let answer;
-    try {
-      answer = await fetchJson(`${place.dataset.selection}?${params(times)}`);
-    } catch (error) {
-      said.textContent = `Its statistics cannot be shown: ${error.message}`;
+    const answer = await fetch(`${place.dataset.selection}?${params(times)}`);
+    if (!answer.ok) {
+      said.textContent = `Its statistics cannot be shown: ${answer.status}`;
       return;
     }
-    const element = (name, text, parent, settings = {}) => {
-      const made = Object.assign(document.createElement(name), settings);
-      if (text !== "") made.textContent = text;
-      return parent.appendChild(made);
-    };
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     statistics.querySelector(".card")?.remove();
+    statistics.append(document.adoptNode(page.querySelector("main .card")));
     byId("statistics-title").textContent = selected === null ? "What ran in this window"
       : `What ran in the ${lasted(end - begin)} that are selected`;
-    const table = element("table", "", element("div", "", statistics, { className: "card" }));
-    const head = element("tr", "", element("thead", "", table));
-    for (const [title, name, doc] of COLUMNS) {
-      element("th", title, head, { scope: "col", title: doc, className: name === "function" ? "" : "n" });
-    }
-    const body = element("tbody", "", table);
-    for (const line of [answer.total, ...answer.functions]) {
-      const tr = element("tr", "", body);
-      for (const [, name] of COLUMNS) {
-        const value = line[name];
-        if (name === "function") {
-          element("th", value || "all", tr, { scope: "row", className: "name" });
-        } else {
-          element("td", value === null ? "" : name.endsWith("_ms") ? lasted(value)
-            : name === "busy_share" ? `${(value * 100).toFixed(1)} %` : count(value), tr, { className: "n" });
-        }
-      }
-    }
   };
 
   // -- drawing
   const x = (ms) => labels + (ms - from) / (to - from) * (width - labels);
   const at = (pixel) => from + (pixel - labels) / (width - labels) * (to - from);
+  const begins = (line) => data.by === "worker" && (line === 0 || data.rows.node[line] !== data.rows.node[line - 1]);
   const resize = () => {
     width = place.clientWidth;
     labels = Math.min(150, Math.round(width * 0.26));
     const rows = data === null ? 1 : Math.max(1, data.rows.label.length);
     row = rows > 100 ? 12 : rows > 40 ? 15 : 20;
-    height = AXIS + rows * row + 4;
+    tops = [];
+    height = AXIS;
+    for (let line = 0; data !== null && line < data.rows.label.length; line += 1) {
+      if (begins(line)) height += NODE;
+      tops.push(height);
+      height += row;
+    }
+    height += 4;
     const scale = Math.min(window.devicePixelRatio || 1, 16000 / height);
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
@@ -205,7 +182,7 @@
   const drawBins = (lit) => {
     const { bins } = data, wide = Math.max(1, x(bins.bin_us / 1000) - x(0));
     bins.busy.forEach((text, line) => {
-      const top = AXIS + line * row;
+      const top = tops[line];
       for (let bin = 0; bin < bins.count; bin += 1) {
         const step = NUMBER[text[bin]], level = step % (LEVELS + 1), failed = step > LEVELS;
         if (step === 0) continue;
@@ -232,7 +209,7 @@
       const left = Math.max(labels, x(data.from_ms + slices.start_us[number] / 1000));
       const right = x(end(slices, number));
       if (right < labels || left > width) return;
-      const open = slices.run_us[number] < 0, top = AXIS + line * row, wide = Math.max(1.5, right - left - 0.5);
+      const open = slices.run_us[number] < 0, top = tops[line], wide = Math.max(1.5, right - left - 0.5);
       context.globalAlpha = lit !== null && !lit[slices.function[number]] ? 0.12 : open ? 0.6 : 1;
       context.fillStyle = paint(slices.function[number], only ? "failed" : open ? "open" : "good");
       context.fillRect(left, top + 1, wide, row - 2);
@@ -277,25 +254,30 @@
     }
     context.restore();
     data.rows.label.forEach((label, line) => {
-      const top = AXIS + line * row, node = data.rows.node[line];
-      context.fillStyle = colours.line;
-      if (line === 0 || node !== data.rows.node[line - 1]) context.fillRect(0, top - 0.5, width, 1);
+      const top = tops[line];
+      if (begins(line)) {
+        context.fillStyle = colours.line;
+        context.fillRect(0, top - NODE, width, 1);
+        context.fillStyle = colours.soft;
+        context.fillText(nodeText(line), 8, top - NODE / 2 + 1);
+      }
       context.fillStyle = colours.ink;
       context.save();
       context.beginPath();
       context.rect(0, top, labels - 4, row);
       context.clip();
-      context.fillText(label, 8, top + row / 2);
+      context.fillText(label, data.by === "worker" ? 16 : 8, top + row / 2);
       context.restore();
     });
   };
 
   // -- what is under the pointer
   const hideTip = () => { tip.hidden = true; };
-  const rowText = (line) => {
+  const nodeText = (line) => {
     const node = data.nodes[data.rows.node[line]];
-    return `${data.rows.label[line]}${data.by === "worker" && node.node_id ? ` on ${node.address || node.node_id.slice(0, 8)}` : ""}`;
+    return node.node_id ? `node ${node.address || node.node_id.slice(0, 8)}` : "no node";
   };
+  const rowText = (line) => `${data.rows.label[line]}${data.by === "worker" ? ` on ${nodeText(line)}` : ""}`;
   const sliceText = (line, time) => {
     const { slices } = data, near = (to - from) / Math.max(1, width - labels) * 2;
     let best = -1;
@@ -319,13 +301,13 @@
     const step = NUMBER[bins.busy[line]?.[bin] ?? "0"], level = step % (LEVELS + 1);
     if (step === 0) return `${rowText(line)}\nnothing ran`;
     const name = data.functions[NUMBER[bins.function[line][bin]]] ?? "others";
-    return [`mostly ${name}`, `${+(level / LEVELS * bins.full).toFixed(2)} running on average`,
+    return [`mostly ${name}`, `${+((level / LEVELS) ** 2 * bins.full[line]).toPrecision(2)} running on average`,
       ...(step > LEVELS ? ["something failed"] : []), `${lasted(bins.bin_us / 1000)} a step`, rowText(line)].join("\n");
   };
   const point = (event) => {
     const box = canvas.getBoundingClientRect(), left = event.clientX - box.left, top = event.clientY - box.top;
-    const line = Math.floor((top - AXIS) / row);
-    if (data === null || line < 0 || line >= data.rows.label.length) return hideTip();
+    const line = tops.findIndex((begin) => top >= begin && top < begin + row);
+    if (line < 0) return hideTip();
     tip.textContent = left < labels ? rowText(line) : data.bins !== null ? binText(line, at(left))
       : sliceText(line, at(left));
     tip.hidden = false;
@@ -395,9 +377,13 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); draw(); });
   new ResizeObserver(() => { if (place.clientWidth !== width) { resize(); if (data !== null) ask(false); } }).observe(place);
 
+  // of a cluster that lives, the page takes in its new self but for what is drawn here
+  const whole = () => !/[?&](from|to)=/.test(location.search);
+  new MutationObserver(() => { if (whole()) ask(true); }).observe(byId("newest"), { attributes: true });
+
   readColours();
   resize();
   from = Number(place.dataset.from);
   to = Number(place.dataset.to);
-  ask(!query.get("from") && !query.get("to"));
+  ask(whole());
 })();

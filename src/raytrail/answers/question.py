@@ -131,8 +131,7 @@ def ask(
 
     Raises:
         ConfigError: It is not one SELECT, asks for what is not there, or takes more than it may.
-        UnreadableError: It cannot be worked out for what it meets.
-        StoreUnavailable: There is no room, or the disk fails.
+        StoreError: It cannot be worked out for what it meets.
     """
     if not q.strip():
         return NOTHING
@@ -144,9 +143,9 @@ def ask(
     began = time.perf_counter()
     limits = Limits(rows + 1, SECONDS)
     if explain:
-        plan = store.explain(q, limits)
+        [(plan,)] = store.sql_apart(q, limits, explain=True).rows
         return msgspec.structs.replace(NOTHING, q=q, plan=plan, took_ms=_took_ms(began))
-    answer = store.sql(q, limits)
+    answer = store.sql_apart(q, limits)
     return Answer(
         q=q,
         columns=answer.columns,

@@ -14,6 +14,7 @@ from raytrail.config import StoreConfig
 from raytrail.errors import NotFoundError, StoreDamaged, StoreError
 from raytrail.event import LOG, Chunk, Unreadable
 from raytrail.fold.moment import Moment
+from raytrail.store.apart import Apart
 from raytrail.store.append import Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
@@ -78,6 +79,7 @@ class Store:
         self._files = Files(root, self._engine)
         self._logs = Logs(root, self._catalogue)
         self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
+        self._apart = Apart(root, config)
         self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
         self._ledgers = Ledgers(self._catalogue, self._engine)
         self._signatures = Signatures(self._catalogue, self._engine, self.snapshot)
@@ -120,6 +122,7 @@ class Store:
         self._readers.close()
         self._engine.close()
         self._sql.close()
+        self._apart.close()
         self._catalogue.close()
         if self._lock_file is not None:
             self._lock_file.close()
@@ -328,11 +331,16 @@ class Store:
         sealed = self._sealer.seal(sessions, quiet=quiet)
         self._live.retire(sealed.old)
         self._appender.forget(sessions)
-        self._signatures.keep(sessions, sealed.files)
+        self._signatures.keep(self._choose_small(sessions), sealed.files)
         ledgers = self._figures.keep(sessions, sealed.files)
         for fault in halved(sessions, lambda part: self.overviews.keep(part, sealed.files)):
             self._faults.tell(NO_OVERVIEW, ", ".join(sessions), fault)
         return ledgers
+
+    def _choose_small(self, sessions: Sequence[str]) -> list[str]:
+        """Return the sessions that are too small for tables beside their files."""
+        rows = self._catalogue.query("SELECT session FROM state GROUP BY session HAVING sum(rows) >= ?", CACHED_ROWS)
+        return [session for session in sessions if (session,) not in rows]
 
     def reopen(self, session: str) -> None:
         """Have a sealed session folded and sealed anew, as something was reported of it that its states do not have."""
@@ -351,6 +359,7 @@ class Store:
             if "sealed" in kinds and "cache" not in kinds:
                 of_files = Snapshot(self._engine, session, None, self._states, attach=False)
                 self._sealer.cache(session, of_files.source, of_files.failures())
+                self._signatures.keep_one(session)
 
     def rebuild(self, session: str) -> None:
         """
@@ -561,6 +570,23 @@ class Store:
             StoreUnavailable: There is no room, or the disk fails.
         """
         return self._sql.answer(statement, limits)
+
+    def sql_apart(self, statement: str, limits: Limits, *, explain: bool = False) -> Rows:
+        """
+        Answer one SELECT as `sql`, in a process of its own, which is ended where the engine does not give up in time.
+
+        Numbers of more than 64 bits, times and bytes are texts in the answer, and decimals are floats.
+
+        Args:
+            statement: The SELECT.
+            limits: How long it may take, and how many rows are given.
+            explain: Whether to give how the engine would answer, as the only value.
+
+        Raises:
+            ConfigError: It is not one SELECT, asks for what is not there, or takes more than it may.
+            StoreError: It cannot be worked out for what it meets.
+        """
+        return self._apart.ask(statement, limits, explain=explain)
 
     def explain(self, statement: str, limits: Limits) -> str:
         """Return how the engine would answer one SELECT, as text. The arguments and errors are those of `sql`."""

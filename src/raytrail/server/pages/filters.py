@@ -109,4 +109,4 @@ def cell(value: object) -> str:
 
 def is_numeric_type(kind: str) -> bool:
     """Return whether a column of the engine's type has numbers."""
-    return kind.startswith(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U", "FLOAT", "DOUBLE", "DECIMAL"))
+    return kind.endswith("INT") or kind.startswith(("INTEGER", "UINTEGER", "FLOAT", "DOUBLE", "DECIMAL"))

@@ -98,7 +98,13 @@ def clone(db, overview, texts, number):
     db.execute("UPDATE sessions SET cluster = ? WHERE session = ?", (team, new))
     began_ms = overview.figures.began_ms + 600_000 * number
     status = dice.choice(["SUCCEEDED"] * 5 + ["FAILED"])
-    own = {"id": f"raysubmit_{number:05d}", "name": f"python jobs/{team}.py", "began_ms": began_ms, "status": status}
+    own = {
+        "id": f"raysubmit_{number:05d}",
+        "name": f"python jobs/{team}.py",
+        "began_ms": began_ms,
+        "ended_ms": None,
+        "status": status,
+    }
     made = msgspec.structs.replace(
         overview,
         figures=msgspec.structs.replace(overview.figures, session=new, cluster=team, began_ms=began_ms),

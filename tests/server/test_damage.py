@@ -49,7 +49,7 @@ async def test_a_damaged_state_is_an_error_of_its_session_alone(served):
         assert (page.status_code, path.name in page.text) == (500, True)
         other = await client.get(f"/clusters/{SEALED}/api/v0/tasks")
         assert (other.status_code, len(other.json()["data"]["result"]["result"])) == (200, 100)
-        home = await client.get("/")
+        home = await client.get("/?fold=no")
         assert (home.status_code, "damaged</span>" in home.text) == (200, True)
         clusters = {one["session"]: one["damaged"] for one in (await client.get("/api/clusters")).json()["clusters"]}
         assert (clusters[SEALED], path.name in clusters[LIVE]) == ("", True)

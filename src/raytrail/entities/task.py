@@ -332,6 +332,13 @@ TASK = Entity(
             values=TASK_ERROR_TYPES,
         ),
         Derived("error_message", "text", task_sql.ERROR_MESSAGE, "The text of the error."),
+        Derived(
+            "traceback",
+            "text",
+            task_sql.TRACEBACK,
+            "The whole traceback of what it raised, from its profile events. Ray keeps the end alone in the error's "
+            "text.",
+        ),
         Derived("creation_time_ms", "int", task_sql.ms("pending_args_avail_ns"), "When it was submitted."),
         Derived("start_time_ms", "int", task_sql.ms("running_ns"), "When it began to run."),
         Derived("end_time_ms", "int", task_sql.ms("coalesce(failed_ns, finished_ns)"), "When it finished or failed."),

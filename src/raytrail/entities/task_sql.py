@@ -144,6 +144,12 @@ PROFILE = (
     "'event_name': s.event_name})}) END"
 )
 """What the process did, by the ends of that, as Ray has it."""
+TRACEBACK = (
+    "CASE WHEN failed_ns IS NOT NULL THEN list_last(list_filter(list_transform(_profile_events, lambda s: "
+    "CASE WHEN contains(s.extra_data, '\"traceback\"') THEN try_cast(s.extra_data AS JSON) ->> '$.traceback' END), "
+    "lambda t: t IS NOT NULL)) END"
+)
+"""What Python printed of the exception that it raised. Of that, its error's text has the last 500 bytes alone."""
 
 # -- its output
 

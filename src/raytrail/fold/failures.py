@@ -62,11 +62,6 @@ _ARGUMENT = "' computed:' || chr(10) || 'ray.exceptions.'"
 """The end of what Ray says of a task whose argument failed."""
 _DEPENDENCY = "ray._raylet.raise_if_dependency_failed"
 """The function of Ray's that raises the argument's error there."""
-_TRACEBACK = (
-    "CASE WHEN error_type = 'TASK_EXECUTION_EXCEPTION' THEN "
-    "list_last(profiling_data ->> '$.events[*].extra_data.traceback') END"
-)
-"""The traceback in an attempt's profile events. Of the error's own text Ray keeps the last 500 bytes alone."""
 
 _ACTOR_MESSAGE = (
     "coalesce(death_cause ->> '$.actor_died_error_context.error_message', "
@@ -114,8 +109,8 @@ def _told(condition: str) -> str:
     """Return the SELECT of attempts that failed, those that Ray counts."""
     return (
         "SELECT session, 'task' AS kind, task_id AS id, attempt_number, job_id, node_id, actor_id, "
-        f"func_or_class_name AS function, type, error_type, coalesce({_TRACEBACK}, error_message) AS message, "
-        f"coalesce(contains({_TRACEBACK}, '{_DEPENDENCY}') OR contains(error_message, {_ARGUMENT}), false) "
+        f"func_or_class_name AS function, type, error_type, coalesce(traceback, error_message) AS message, "
+        f"coalesce(contains(traceback, '{_DEPENDENCY}') OR contains(error_message, {_ARGUMENT}), false) "
         "AS argument, "
         "end_time_ms AS at_ms, "
         f"coalesce({_ENDED.format('error_message')}, false) AS ended, true AS counted "

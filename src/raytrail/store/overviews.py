@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from raytrail.errors import StoreDamaged
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
 from raytrail.store.figures import Cluster, Figures
@@ -175,8 +176,10 @@ class Overviews:
             return _Made(sealed_ms, 0.0, _overview(figures, None), None)
         mark = self._figures.mark(session)
         details = known.details if known and known.mark == mark else None
-        if details is None:
-            details = self._work_out([figures], self._source(session))[session]
+        try:
+            details = details or self._work_out([figures], self._source(session))[session]
+        except StoreDamaged as damage:
+            return _Made(None, 0.0, _overview(msgspec.structs.replace(figures, damaged=str(damage)), None), None)
         took = time.monotonic() - began
         until = time.monotonic() + ALIVE_AGAIN * took if took > QUICK_SECONDS else 0.0
         return _Made(mark, until, _overview(figures, details), details)

@@ -224,21 +224,26 @@ class Sealer:
     def _slice(self, entity: Entity, work: Work, table: str) -> None:
         """Write what a timeline of a table is drawn of."""
         name = {part: f"caching.{quote(rollup_name(entity, part))}" for part in slices.COLUMNS}
-        for part in (slices.CALLS, slices.LANES):
-            self._engine.run(f"CREATE TABLE {name[part]} AS {getattr(slices, part)(work, table)}")
-        select = slices.slices(work, table, of_calls=name[slices.CALLS], of_lanes=name[slices.LANES])
+        calls, lanes = name[slices.CALLS], name[slices.LANES]
+        self._engine.run(f"CREATE TABLE {calls} AS {slices.calls(work, table)}")
+        self._engine.run(f"CREATE TABLE {lanes} AS {slices.lanes(work, table)}")
+        select = slices.slices(work, table, of_calls=calls, of_lanes=lanes)
         self._engine.run(f"CREATE TABLE {name[slices.SLICES]} AS {select}")
         self._engine.run(f"CREATE TABLE {name[slices.LEVELS]} (level INTEGER, begin_ns BIGINT, bin_ns BIGINT)")
-        [(low, high, rows)] = self._engine.run(slices.span(name[slices.SLICES]))
+        self._sum_slices(name)
+
+    def _sum_slices(self, name: Mapping[str, str]) -> None:
+        """Sum slices up by steps of time, in finer and finer levels, as long as that saves reading them."""
+        of_slices, of_lanes, cells = name[slices.SLICES], name[slices.LANES], name[slices.CELLS]
+        [(low, high, rows)] = self._engine.run(slices.span(of_slices))
         for level in range(slices.MOST_LEVELS if rows else 0):
             bin_ns = (high - low) // (slices.LEVEL_BINS * slices.LEVEL_FACTOR**level) + 1
-            [(kinds, parts)] = self._engine.run(slices.costs(name[slices.SLICES], name[slices.LANES], low, bin_ns))
+            [(kinds, parts)] = self._engine.run(slices.costs(of_slices, of_lanes, low, bin_ns))
             if kinds * slices.CELLS_SAVE > rows or parts > rows * slices.PARTS:
                 break
             bins = (high - low) // bin_ns + 1
-            summed = slices.level_of_cells(level, name[slices.SLICES], name[slices.LANES], low, bin_ns, bins)
-            into = f"INSERT INTO {name[slices.CELLS]}" if level else f"CREATE TABLE {name[slices.CELLS]} AS"
-            self._engine.run(f"{into} {summed}")
+            summed = slices.level_of_cells(level, of_slices, of_lanes, low, bin_ns, bins)
+            self._engine.run(f"{f'INSERT INTO {cells}' if level else f'CREATE TABLE {cells} AS'} {summed}")
             self._engine.run(f"INSERT INTO {name[slices.LEVELS]} VALUES ({level}, {low}, {bin_ns})")
 
     def _roll_up(self, entity: Entity, name: str, table: str) -> None:

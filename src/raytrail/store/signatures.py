@@ -6,7 +6,7 @@ What failed in all clusters is then answered from the catalogue, without a look 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +65,26 @@ class Signatures:
         self._known: dict[str, tuple[int, list[Signature]]] = {}
         """Those of sealed sessions of which none are kept, by the time that they were sealed."""
 
-    def keep(self, sessions: Sequence[str], files: Mapping[str, Sequence[Path]]) -> None:
+    def keep(self, sessions: Collection[str], files: Mapping[str, Sequence[Path]]) -> None:
         """
         Keep those of sessions that were just sealed.
 
         Args:
             sessions: Their names.
-            files: The files of their states, by entity.
+            files: The files of the states of these sessions, and of others that were sealed with them, by entity.
         """
-        rows: list[tuple[object, ...]] = []
-        if any(files.get(name) for name in failures.READ):
+        rows: list[tuple[Any, ...]] = []
+        if sessions and any(files.get(name) for name in failures.READ):
             over = views(files, failures.READ, self._catalogue, self._engine)
             rows = self._engine.run(_summed(f"({over} SELECT * FROM ({failures.failures()}))"))
+        self._note(sessions, [row for row in rows if row[0] in sessions])
+
+    def keep_one(self, session: str) -> None:
+        """Keep those of a sealed session that has a table of what failed. Reading that is quick."""
+        snapshot = self._snapshot(session)
+        self._note([session], snapshot.run(_summed(snapshot.failures())))
+
+    def _note(self, sessions: Iterable[str], rows: Iterable[Sequence[Any]]) -> None:
         with self._catalogue.transaction() as db:
             for session in sessions:
                 db.execute("DELETE FROM signatures WHERE session = ?", (session,))

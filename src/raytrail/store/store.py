@@ -331,11 +331,16 @@ class Store:
         sealed = self._sealer.seal(sessions, quiet=quiet)
         self._live.retire(sealed.old)
         self._appender.forget(sessions)
-        self._signatures.keep(sessions, sealed.files)
+        self._signatures.keep(self._choose_small(sessions), sealed.files)
         ledgers = self._figures.keep(sessions, sealed.files)
         for fault in halved(sessions, lambda part: self.overviews.keep(part, sealed.files)):
             self._faults.tell(NO_OVERVIEW, ", ".join(sessions), fault)
         return ledgers
+
+    def _choose_small(self, sessions: Sequence[str]) -> list[str]:
+        """Return the sessions that are too small for tables beside their files."""
+        rows = self._catalogue.query("SELECT session FROM state GROUP BY session HAVING sum(rows) >= ?", CACHED_ROWS)
+        return [session for session in sessions if (session,) not in rows]
 
     def reopen(self, session: str) -> None:
         """Have a sealed session folded and sealed anew, as something was reported of it that its states do not have."""
@@ -354,6 +359,7 @@ class Store:
             if "sealed" in kinds and "cache" not in kinds:
                 of_files = Snapshot(self._engine, session, None, self._states, attach=False)
                 self._sealer.cache(session, of_files.source, of_files.failures())
+                self._signatures.keep_one(session)
 
     def rebuild(self, session: str) -> None:
         """

@@ -5,6 +5,7 @@ from tests.server.conftest import b64
 
 from raytrail.answers.progress import progress
 from raytrail.answers.run import run_of
+from raytrail.answers.steps import marks_of
 from raytrail.answers.why import command
 from raytrail.errors import NotFoundError
 
@@ -134,6 +135,8 @@ def test_tasks_are_counted_by_state_over_time(add, attempt, scope):
         attempt(21, s1=0),
         attempt(22, job="02000000", s1=0, s8=10, s11=20),
     )
+    marks = marks_of(scope())
+    assert [(mark.kind, mark.count, mark.at_ms) for mark in marks] == [("failure", 1, BEGAN_S * 1000 + 1500)]
     shown = progress(scope(), [JOB])
     assert shown is not None
     assert sum(shown.finished) == 10
@@ -141,7 +144,6 @@ def test_tasks_are_counted_by_state_over_time(add, attempt, scope):
     assert max(shown.running) == 10
     assert (shown.running[-1], shown.waiting[-1]) == (0, 1)
     assert shown.began_ms == BEGAN_S * 1000
-    assert [(mark.kind, mark.count, mark.at_ms) for mark in shown.marks] == [("failure", 1, BEGAN_S * 1000 + 1500)]
     every = progress(scope())
     assert every is not None
     assert sum(every.finished) == 11

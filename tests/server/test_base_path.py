@@ -28,7 +28,9 @@ async def test_its_pages_are_there_and_every_link_begins_with_it(asked, store):
             links = re.findall(r'(?:href|src|action)="(/[^"]*)', page.text)
             assert all(link.startswith("/ray/history/") for link in links)
             for link in dict.fromkeys(links):
-                assert (await client.get(link.replace("&amp;", "&"))).status_code in (200, 303), link
+                if "/at/2026" not in link or "about" in link:  # a chart leads to a hundred moments
+                    answer = await client.get(link.replace("&amp;", "&"), headers={"accept": "text/html"})
+                    assert answer.status_code in (200, 303), link
 
 
 async def test_names_with_encoded_slashes_are_found_there(add, task, made):

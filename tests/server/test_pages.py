@@ -13,8 +13,9 @@ from msgspec.structs import fields
 
 from raytrail.answers.failures import FailureGroup, Failures, Part
 from raytrail.answers.overview import Counts, Overview, StateCount
-from raytrail.answers.progress import Mark, Progress
+from raytrail.answers.progress import Progress
 from raytrail.answers.run import ApplicationRow, DatasetRow, JobRow, LogTail, Run
+from raytrail.answers.steps import Mark
 from raytrail.answers.why import Evidence, Why
 from raytrail.server import pages
 from raytrail.server.pages.page import Frame, Tab
@@ -87,13 +88,17 @@ async def test_the_page_of_a_cluster_shows_its_states_commands_and_ledger(client
 
 @pytest.mark.slow
 async def test_the_links_of_a_page_lead_somewhere(client):
+    followed = set()
     for start in ("/", "/clusters/varied/about", "/clusters/varied/at/1795419650000/about"):
         page = await client.get(start)
-        links = {unescape(link) for link in re.findall(r'href=["\']([^"\']+)', page.text)}
+        links = {str(page.url.join(unescape(link))) for link in re.findall(r'href=["\']([^"\']+)', page.text)}
         assert links
-        for link in links:
-            asked = await client.get(page.url.join(link), headers={"accept": "text/html,*/*"})  # as a browser does
+        # a chart leads to a hundred moments, each of which is the same page
+        moments = sorted(link for link in links if "/at/2026" in link)
+        for link in links - followed - set(moments[3:]):
+            asked = await client.get(link, headers={"accept": "text/html,*/*"})  # as a browser does
             assert asked.status_code == 200, link
+        followed |= links
 
 
 async def test_the_page_of_a_moment_says_which(client):
@@ -207,7 +212,7 @@ def test_every_name_on_a_page_of_a_cluster_is_only_text():
 
 def run_with(text):
     """A run in which every text is the same."""
-    part = Part(name=text, count=1)
+    part, mark = Part(name=text, count=1), Mark(at_ms=5, kind=text, count=2)
     times: dict[str, Any] = dict.fromkeys(("at_ms", "began_ms", "ended_ms"), 5)
     names = ("count", "own", "recovered", "functions_count", "nodes_count", "first_ms", "last_ms", "runs_seen")
     numbers: dict[str, Any] = dict.fromkeys((*names, "share", "example_attempt"), 1)
@@ -223,10 +228,18 @@ def run_with(text):
     )
     counts: dict[str, Any] = dict.fromkeys(("count", "tasks", "recovered", "ended", "consequences", "groups_count"), 2)
     failures = Failures(
-        session=text, job=text, at_ms=5, began_ms=1, ended_ms=9, **counts, groups=(group,), runs=1, sql=text
+        session=text,
+        job=text,
+        at_ms=5,
+        began_ms=1,
+        ended_ms=9,
+        **counts,
+        groups=(group,),
+        marks=(mark,),
+        runs=1,
+        sql=text,
     )
     job = JobRow(id=text, name=text, status=text, start_time_ms=1, end_time_ms=2)
-    mark = Mark(at_ms=5, kind=text, count=2)
     row: dict[str, Any] = dict.fromkeys(("waiting", "running", "finished", "failed"), (1, 2))
     why = Why(
         status=text,
@@ -240,7 +253,7 @@ def run_with(text):
         job_ids=(text,),
         metadata={text: text},
         why=why,
-        progress=Progress(began_ms=1, step_ms=5, **row, marks=(mark,)),
+        progress=Progress(began_ms=1, step_ms=5, **row),
         failures=failures,
         log=LogTail(name=text, node_id=text, lines=(text,), more=True),
         jobs=(job,),

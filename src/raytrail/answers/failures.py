@@ -10,6 +10,7 @@ import msgspec
 
 from raytrail.answers.jobs import driver_jobs
 from raytrail.answers.scope import Scope
+from raytrail.answers.steps import Mark, add_up
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.fold import failures
 from raytrail.fold.literals import literal
@@ -144,6 +145,8 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
     """How many follow from others."""
     groups_count: int
     """How many groups there are. Those with the most failures are given."""
+    marks: tuple[Mark, ...]
+    """When what failed and died, added up by parts of the time."""
     groups: tuple[FailureGroup, ...]
     """The groups: those with the most failures first, and last what was only open at the end."""
     runs: int
@@ -289,6 +292,7 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
             "count(*) FILTER (via != ''), count(DISTINCT root) FROM failed"
         )
         groups = _groups(run, limit, began_ms, ended_ms, totals[0])
+        marks = add_up(run, "failed WHERE", began_ms, ended_ms)
     count, tasks, recovered, ended, consequences, groups_count = totals
     return Failures(
         session=scope.cluster.session,
@@ -302,6 +306,7 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
         ended=ended,
         consequences=consequences,
         groups_count=groups_count,
+        marks=marks,
         groups=tuple(
             FailureGroup(
                 **group,

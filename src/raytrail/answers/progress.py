@@ -1,4 +1,4 @@
-"""How a run went on: its tasks by state over time, with what happened meanwhile."""
+"""How a run went on: its tasks by state over time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from raytrail.answers.scope import Scope
-from raytrail.answers.steps import marks
 from raytrail.fold.literals import literal
 from raytrail.fold.rollup import STATE_BINS
 
@@ -22,19 +21,6 @@ KINDS: Mapping[str, str] = {
     "FAILED": "failed",
 }
 """What each of Ray's states is here. Any other state is `WAITING`."""
-MOST_MARKS = 400
-"""Most marks. There are no more bins than that in which something of a kind happened."""
-
-
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in one part of the time."""
-
-    at_ms: int
-    """When the first of them was, in milliseconds since the epoch."""
-    kind: str
-    """``failure`` (of a task), ``node death``, ``actor death`` or ``actor restart``."""
-    count: int
-    """How many of that kind."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +38,6 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How many finished within each part."""
     failed: tuple[int, ...]
     """How many failed within each part."""
-    marks: tuple[Mark, ...]
-    """What happened meanwhile."""
 
 
 def progress(scope: Scope, job_ids: Sequence[str] = ()) -> Progress | None:
@@ -87,26 +71,6 @@ def progress(scope: Scope, job_ids: Sequence[str] = ()) -> Progress | None:
         running=_levels(entered[RUNNING], exited[RUNNING], bins),
         finished=tuple(entered["finished"][at] for at in bins),
         failed=tuple(entered["failed"][at] for at in bins),
-        marks=mark_times(scope, began_ms, max(1, step_ns // 1_000_000), job_ids),
-    )
-
-
-def mark_times(scope: Scope, began_ms: int, step_ms: int, job_ids: Sequence[str] = ()) -> tuple[Mark, ...]:
-    """
-    Return what failed, died and restarted, added up by parts of the time.
-
-    Args:
-        scope: The session.
-        began_ms: The beginning of the first part, in milliseconds since the epoch.
-        step_ms: How long each part is.
-        job_ids: The driver jobs whose failures count, in hex. None means all.
-    """
-    return tuple(
-        scope.ask(
-            Mark,
-            f"SELECT min(t)::BIGINT AS at_ms, kind, count(*) AS count FROM ({marks(scope, job_ids)}) "
-            f"WHERE t IS NOT NULL GROUP BY (t - {began_ms}) // {step_ms}, kind ORDER BY at_ms, kind LIMIT {MOST_MARKS}",
-        )
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from raytrail.answers.progress import Progress
+from raytrail.answers.steps import Mark
 
 WIDTH, HEIGHT = 1000, 120
 """The size of a chart, in its own units. The page stretches it."""
@@ -56,8 +57,8 @@ class ProgressChart(NamedTuple):
     """What the chart shows, for who does not see it."""
 
 
-def progress_chart(progress: Progress) -> ProgressChart:
-    """Return the chart of how a run went on."""
+def progress_chart(progress: Progress, marks: Sequence[Mark]) -> ProgressChart:
+    """Return the chart of how a run went on, with what failed and died meanwhile."""
     bins = len(progress.running)
     stacked = [running + waiting for running, waiting in zip(progress.running, progress.waiting, strict=True)]
     most, most_failed = max(*stacked, 1), max(*progress.failed, 0)
@@ -76,7 +77,7 @@ def progress_chart(progress: Progress) -> ProgressChart:
         most=most,
         most_failed=most_failed,
         parts=tuple(_parts(progress)),
-        marks=tuple(_marks(progress, ended_ms)),
+        marks=tuple(_marks(progress, marks, ended_ms)),
         began_ms=progress.began_ms,
         ended_ms=ended_ms,
         words=f"At most {max(progress.running):,} ran and {max(progress.waiting):,} waited at once. "
@@ -121,9 +122,9 @@ def _parts(progress: Progress) -> Iterator[Part]:
         )
 
 
-def _marks(progress: Progress, ended_ms: int) -> Iterator[MarkPlace]:
+def _marks(progress: Progress, marks: Sequence[Mark], ended_ms: int) -> Iterator[MarkPlace]:
     span = max(1, ended_ms - progress.began_ms)
-    for mark in progress.marks:
+    for mark in marks:
         x = (mark.at_ms - progress.began_ms) / span * WIDTH
         if mark.kind != "failure" and 0 <= x <= WIDTH:
             many = f"{mark.count:,} {mark.kind}s" if mark.count > 1 else mark.kind

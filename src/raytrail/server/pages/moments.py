@@ -9,11 +9,9 @@ from contextlib import suppress
 from starlette.responses import RedirectResponse, Response
 
 from raytrail import times
-from raytrail.answers.progress import mark_times
 from raytrail.answers.scope import Scope
-from raytrail.answers.steps import step
+from raytrail.answers.steps import marks_of, step
 from raytrail.errors import ConfigError
-from raytrail.fold.rollup import STATE_BINS
 from raytrail.server.context import View, encode
 from raytrail.server.pages.page import iso
 from raytrail.store import Cluster
@@ -80,14 +78,8 @@ def go(view: View) -> Response:
 
 
 def marks(view: View) -> Response:
-    """When something failed, died or restarted, added up by a few hundred parts of the cluster's life."""
-    cluster = view.cluster
-    until_ms = cluster.last_event_ms if cluster.ended_ms is None else cluster.ended_ms
-    if cluster.began_ms is None or until_ms is None:
-        return encode([])
-    scope = Scope(view.store, cluster, view.snapshot.at_last())
-    step_ms = max(1, (until_ms - cluster.began_ms) // STATE_BINS)
-    return encode(mark_times(scope, cluster.began_ms, step_ms))
+    """When something failed or died, added up by a few hundred parts of the cluster's life."""
+    return encode(marks_of(Scope(view.store, view.cluster, view.snapshot.at_last())))
 
 
 def _named(view: View) -> str:

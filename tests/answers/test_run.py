@@ -128,8 +128,9 @@ def test_a_job_that_is_not_there_is_named(add, scope):
         run_of(scope(), "daily")
 
 
-def test_tasks_are_counted_by_state_over_time(add, attempt, scope):
+def test_tasks_are_counted_by_state_over_time(add, attempt, node, scope):
     add(
+        node("01" * 28),
         *(attempt(n, s1=n * 100, s8=n * 100 + 1000, s11=n * 100 + 3000) for n in range(10)),
         attempt(20, error="WORKER_DIED", s1=0, s8=500, s12=1500),
         attempt(21, s1=0),

@@ -49,7 +49,7 @@ async def test_the_first_page_lists_the_clusters_with_how_complete_they_are(clie
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     seen = text(page)
     assert re.search(rf"varied {SESSION} failed \S.* 39 2,398 2 1 \S+ d ago 6m 14s lab complete", seen)
-    assert "python wl/train_wl.py SUCCEEDED" in seen
+    assert "train_wl.py SUCCEEDED" in seen
     for link in (f"clusters/{SESSION}/about", f"clusters/{SESSION}/jobs/raysubmit_ZiX32v3kj5UuyuVi"):
         assert f'href="/{link}"' in page.text
 
@@ -88,7 +88,7 @@ async def test_the_page_of_a_cluster_shows_its_states_commands_and_ledger(client
 
 @pytest.mark.slow
 async def test_the_links_of_a_page_lead_somewhere(client):
-    followed = set()
+    followed: set[str] = set()
     for start in ("/", "/clusters/varied/about", "/clusters/varied/at/1795419650000/about"):
         page = await client.get(start)
         links = {str(page.url.join(unescape(link))) for link in re.findall(r'href=["\']([^"\']+)', page.text)}

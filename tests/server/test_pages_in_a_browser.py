@@ -111,6 +111,20 @@ def test_keys_lead_from_page_to_page(history, window):
     assert not window.errors
 
 
+def test_times_are_in_the_readers_own_zone_if_that_is_chosen(history, window):
+    context = window.page.context.browser.new_context(timezone_id="Europe/Berlin")
+    page = context.new_page()
+    page.goto(f"{history}/clusters/{SESSION}/at/2026-11-23T07:41:00Z/about")
+    assert page.locator("main time").first.inner_text() == "2026-11-23 07:40:39"
+    page.locator("select[name=zone]").select_option("Europe/Berlin")
+    assert page.locator("main time").first.inner_text() == "2026-11-23 08:40:39"
+    assert page.locator("input[name=when]").input_value() == "2026-11-23 08:41:00"
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**/at/2026-11-23T07:41:00Z/about")
+    assert page.locator("main time").first.inner_text() == "2026-11-23 08:40:39"  # it is remembered
+    context.close()
+
+
 def test_a_page_of_a_living_cluster_brings_itself_up_to_date(made, add, task, window):
     node = {"node_id": b64("01" * 28), "state": "ALIVE", "is_head_node": True, "start_time_ms": "1"}
     add(("EXPORT_NODE", node), task(1))

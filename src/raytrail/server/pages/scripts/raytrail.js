@@ -89,10 +89,15 @@
   // -- live: the server tells that something has changed, and the page takes in its own new content
   const main = document.querySelector("main[data-live]");
   if (main !== null && "EventSource" in window) {
-    let asking = false;
+    let [asking, again] = [false, false];
     const refresh = async () => {
-      if (asking || document.hidden) return;
+      if (document.hidden) return; // it is asked for once somebody looks
+      if (asking) {
+        again = true;
+        return;
+      }
       asking = true;
+      const began = performance.now();
       try {
         const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
         if (!answer.ok) return;
@@ -102,7 +107,14 @@
         if (chips !== null) merge(chips, page.querySelector(".which"));
         tell(document);
       } catch { /* the server is away: the next event asks again */ } finally {
-        asking = false;
+        // a page that takes long to make is made for a tenth of the time at most
+        setTimeout(() => {
+          asking = false;
+          if (again) {
+            again = false;
+            refresh();
+          }
+        }, 9 * (performance.now() - began));
       }
     };
     const changes = new EventSource(main.dataset.live);

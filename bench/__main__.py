@@ -29,7 +29,7 @@ from typing import Any
 
 from lab.generate import SESSION, generate
 
-from bench import agent, first, gcs, kuberay, landing, pairs, polling, profiles, receiver, sessions, timeline
+from bench import agent, first, gcs, kuberay, landing, pages, pairs, polling, profiles, receiver, sessions, timeline
 from bench.polling import quantiles, serving
 from raytrail.agent import drain
 from raytrail.config import AgentConfig, StoreConfig, TailConfig
@@ -309,6 +309,14 @@ def measure_polling(data, work):
     return polling.measure(work / "store", polling.fill(chunks(data, work), work / "store"))
 
 
+def measure_pages(data, work):
+    """Server: our own pages of a sealed session, each the first that a server is asked for."""
+    root = work.parent / "query"
+    if not root.exists():
+        timeline.fill(chunks(data, work), root)
+    return pages.measure(root)
+
+
 def measure_timeline(data, work):
     """Server: windows of a sealed session's timeline, at random places and at every zoom."""
     root = work / "store"
@@ -347,6 +355,7 @@ LISTED = (
     "query",
     "polling",
     "timeline",
+    "pages",
     "kafka",
     "steady",
     "idle",

@@ -14,8 +14,6 @@ from .conftest import SESSION, b64
 pytestmark = pytest.mark.slow
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
-PLACES = {"{job}": "raysubmit", "{node}": "node"}
-"""What stands for the names in the paths of pages: set from the captured cluster."""
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +48,45 @@ def test_every_page_can_be_read_by_everybody(width, scheme, history, store, wind
     page.emulate_media(color_scheme=scheme)
     for path in places(store):
         page.goto(f"{history}{path}")
-        page.wait_for_load_state("networkidle")
         assert page.locator("h1").count() == 1, path
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         violations = Axe().run(page, options=RULES).response["violations"]
         assert not violations, (path, [(rule["id"], rule["nodes"][0]["html"]) for rule in violations])
     assert not foreign
     assert not window.errors
+
+
+OF_CLUSTER = "nav[aria-label='This cluster'] >> text="
+OF_ALL = "nav[aria-label='All clusters'] >> text="
+CLUSTER = "main >> text=varied"
+WALKS = {
+    "why did a job fail": (["[aria-label^='FAILED']"], "It failed"),
+    "which tasks failed, with tracebacks": ([CLUSTER, f"{OF_CLUSTER}Failures"], "What the first one said"),
+    "what failed in all clusters": ([f"{OF_ALL}Failures"], "last in varied"),
+    "what ran at a time": ([CLUSTER], "Tasks over time"),
+    "what is different from the run before": (
+        ["[aria-label^='SUCCEEDED, 2026-11-23 07:44:24']", "text=Compare with the run before"],
+        "Functions, by what they add to the change",
+    ),
+    "which node died, and what ran on it": ([CLUSTER, f"{OF_CLUSTER}Nodes"], "Lost tasks"),
+    "the slowest function": ([CLUSTER, f"{OF_CLUSTER}Functions"], "p99"),
+    "a timeline": ([CLUSTER, f"{OF_CLUSTER}Timeline"], "What ran in this window"),
+    "is anything missing": ([], "complete"),
+}
+"""The questions that people come with: what they click from the first page on, and what they read then."""
+
+
+@pytest.mark.parametrize("question", WALKS)
+def test_an_answer_is_two_clicks_away(question, history, window):
+    clicks, answer = WALKS[question]
+    assert len(clicks) <= 2
+    page = window.page
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.goto(history)
+    for link in clicks:
+        page.locator(link).first.click()
+        page.wait_for_load_state()
+    assert answer in page.inner_text("main")
 
 
 def test_keys_lead_from_page_to_page(history, window):

@@ -144,8 +144,10 @@ def _read_rollup(scope: Scope, jobs: Sequence[str]) -> list[FunctionRow] | None:
 WITH shares AS MATERIALIZED ({sums.percentiles(("function",), (0.5, 0.95, 0.99))}),
 sums AS ({sums.added_up(("function",))})
 SELECT {columns} FROM (SELECT sums.function, attempts AS tasks, failed, retried, open,
-  r.p50 / 1e6 AS running_p50_ms, r.p95 / 1e6 AS running_p95_ms, r.p99 / 1e6 AS running_p99_ms,
-  waiting_ns / nullif(waited, 0) / 1e6 AS waiting_mean_ms, w.p95 / 1e6 AS waiting_p95_ms,
+  CASE WHEN ran > 0 THEN r.p50 END / 1e6 AS running_p50_ms, CASE WHEN ran > 0 THEN r.p95 END / 1e6 AS running_p95_ms,
+  CASE WHEN ran > 0 THEN r.p99 END / 1e6 AS running_p99_ms,
+  waiting_ns / nullif(waited, 0) / 1e6 AS waiting_mean_ms,
+  CASE WHEN waited > 0 THEN w.p95 END / 1e6 AS waiting_p95_ms,
   arguments_ns / nullif(waited, 0) / 1e6 AS waiting_arguments_ms,
   assignment_ns / nullif(waited, 0) / 1e6 AS waiting_assignment_ms,
   CASE WHEN waited > 0 THEN greatest((waiting_ns - arguments_ns - assignment_ns) / waited, 0) / 1e6 END

@@ -405,9 +405,9 @@ def _read_functions(scope: Scope, sums: Sums) -> list[_Ran]:
     )
     quick = f"CASE WHEN ran > 0 THEN [{', '.join(f'p{round(share * 100)}' for share in _SHARES)}] END"
     rows = scope.snapshot.run(
-        f"WITH sums AS ({sums.added_up(by)}), shares AS ({sums.percentiles(by, _SHARES)}) "
+        f"WITH sums AS ({sums.added_up(by)}), shares AS ({sums.percentiles(by, _SHARES, 'running')}) "
         f"SELECT s.node_id, s.function, attempts, failed, ran, running_ns / 1e6, {quick} FROM sums s "
-        "LEFT JOIN shares d ON d.function = s.function AND d.node_id = s.node_id AND d.measure = 'running' "
+        "LEFT JOIN shares d ON d.function = s.function AND d.node_id = s.node_id "
         "WHERE s.node_id IS NOT NULL"
     )
     name_of = dict(names)

@@ -9,7 +9,7 @@ from raytrail.answers.why import Job
 from raytrail.errors import NotFoundError
 from raytrail.store import Cluster, Store
 
-SESSIONS_BACK = 50
+SESSIONS_BACK = 1_000
 """In how many earlier sessions of a cluster's name the run before is looked for."""
 
 
@@ -65,13 +65,19 @@ def run_before(run: Run) -> Run:
         if earlier:
             return Run(_at_last(store, earlier[0]), None)
         raise NotFoundError(f"run {run.id!r}: no earlier session of cluster {cluster.cluster!r}; name both runs")
-    for other in (cluster, *earlier):
-        scope = _at_last(store, other)
-        before = [job for job in jobs_of(scope) if job.name == run.job.name and _began(job) < _began(run.job)]
-        if before:
-            return Run(scope, max(before, key=_began))
+    listed = store.overviews.look().of([cluster.session, *(other.session for other in earlier)])
+    names = [of.name for overview in listed[:1] for of in overview.runs if of.id == run.job.id] or [run.job.name]
+    before = [
+        (of.began_ms or 0, overview.figures.session, of.id)
+        for overview in listed
+        for of in overview.runs
+        if of.name == names[0] and (of.began_ms or 0) < (run.job.start_time_ms or 0)
+    ]
+    if before:
+        _, session, id = max(before)
+        return find_run(store, f"{session}/{id}")
     raise NotFoundError(
-        f"run {run.id!r}: no earlier run of {run.job.name!r} in the last {SESSIONS_BACK} sessions of cluster "
+        f"run {run.id!r}: no earlier run of {run.job.name!r} in the last {SESSIONS_BACK:,} sessions of cluster "
         f"{cluster.cluster!r}; name both runs"
     )
 
@@ -84,7 +90,3 @@ def jobs_of(scope: Scope) -> list[Job]:
 
 def _at_last(store: Store, cluster: Cluster) -> Scope:
     return Scope(store, cluster, store.snapshot(cluster.session))
-
-
-def _began(job: Job) -> int:
-    return job.start_time_ms or 0

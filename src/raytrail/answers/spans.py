@@ -48,7 +48,7 @@ class Sums(NamedTuple):
         """
         if scope.cluster.tasks < FEW_TASKS:
             return None
-        functions, durations = (scope.snapshot.rollup(name) for name in ("functions", "durations"))
+        functions, durations = (scope.snapshot.rollup(name, merge=False) for name in ("functions", "durations"))
         if functions is None or durations is None:
             return None
         listed = ", ".join(f"unhex({literal(job)})" for job in jobs)
@@ -62,13 +62,21 @@ class Sums(NamedTuple):
             f"FROM {_named(self.functions)}{self.where} GROUP BY ALL HAVING sum(attempts) > 0"
         )
 
-    def percentiles(self, by: tuple[str, ...], shares: tuple[float, ...]) -> str:
-        """Return the SELECT of percentiles of durations in nanoseconds, likewise, with ``measure`` and ``p50``, ..."""
-        counts = (
-            f"(SELECT {', '.join(by)}, measure, bucket, sum(attempts) AS attempts "
-            f"FROM {_named(self.durations)}{self.where} GROUP BY ALL HAVING sum(attempts) > 0)"
-        )
-        return percentiles(counts, by, shares)
+    def percentiles(self, by: tuple[str, ...], shares: tuple[float, ...], measure: str = "") -> str:
+        """
+        Return the SELECT of percentiles of durations in nanoseconds, likewise, with ``measure`` and ``p50``, ...
+
+        What did not run, or wait, at all has some, too, of which nothing is to be told.
+
+        Args:
+            by: The columns.
+            shares: The share of durations up to each percentile.
+            measure: ``running`` or ``waiting``. Empty means both.
+        """
+        only = f"measure = {literal(measure)}" if measure else "true"
+        where = f"{self.where} AND {only}" if self.where else f" WHERE {only}"
+        columns = f"{', '.join(by)}, measure, bucket, attempts"
+        return percentiles(f"(SELECT {columns} FROM {_named(self.durations)}{where})", by, shares)
 
 
 def _named(rollup: str) -> str:

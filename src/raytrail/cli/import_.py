@@ -95,6 +95,7 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
         service.give_memory_back()
         ledgers = store.seal_all(session for session in sessions if session not in living)
         store.cache_all()
+        store.complete_overviews()
         store.fold()
         for session, closed in there.names.items():
             if closed or session not in sessions:

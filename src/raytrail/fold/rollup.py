@@ -48,7 +48,9 @@ def rollup(entity: Entity, name: str, source: str) -> str:
     return ROLLUPS[name].select(entity.work, entity.moments, source)
 
 
-def at_moment(entity: Entity, name: str, table: str, changed: str, then: str, last_ns: int) -> str:
+def at_moment(
+    entity: Entity, name: str, table: str, changed: str, then: str, last_ns: int, *, merge: bool = True
+) -> str:
     """
     Return the SELECT of a rollup as it was at a moment, from the one of all.
 
@@ -59,6 +61,8 @@ def at_moment(entity: Entity, name: str, table: str, changed: str, then: str, la
         changed: The relation of the last states to which something happened later.
         then: The relation of these as they were at the moment.
         last_ns: The last nanosecond of the moment.
+        merge: Whether each row is one of a kind. Whoever adds them up does not need it, and it takes longer than all
+            else.
     """
     merged, columns = ROLLUPS[name].merged, ROLLUPS[name].columns
     if not merged:  # it is by time: what came later are other rows
@@ -69,10 +73,11 @@ def at_moment(entity: Entity, name: str, table: str, changed: str, then: str, la
         f"{merged[column]}({quote(column)}) AS {quote(column)}" if column in merged else quote(column)
         for column in columns
     )
-    return (
-        f"SELECT {whole} FROM (SELECT * FROM {table} UNION ALL SELECT {less} FROM ({rollup(entity, name, changed)}) "
-        f"UNION ALL SELECT * FROM ({rollup(entity, name, then)})) GROUP BY ALL HAVING sum(attempts) > 0"
+    every = (
+        f"SELECT * FROM {table} UNION ALL SELECT {less} FROM ({rollup(entity, name, changed)}) "
+        f"UNION ALL SELECT * FROM ({rollup(entity, name, then)})"
     )
+    return f"SELECT {whole} FROM ({every}) GROUP BY ALL HAVING sum(attempts) > 0" if merge else every
 
 
 @cache

@@ -365,7 +365,7 @@ class Snapshot:
         """Return the table of an entity's last states, as they are stored, or None where the session has none."""
         return self._find_table(entity_of(noun))
 
-    def rollup(self, name: str, noun: str = "task") -> str | None:
+    def rollup(self, name: str, noun: str = "task", *, merge: bool = True) -> str | None:
         """
         Return the relation of what states add up to, for `run` and the like: it answers in milliseconds for millions.
 
@@ -374,6 +374,7 @@ class Snapshot:
         Args:
             name: The rollup, such as ``functions``.
             noun: The entity.
+            merge: Whether each row is one of a kind. Whoever adds them up anyway is answered sooner without.
 
         Returns:
             None where there is no table of it: of a session that lives, or that an older version sealed. Then
@@ -386,7 +387,7 @@ class Snapshot:
         names = read_of(entity)
         later = f"(SELECT * FROM {self._find_table(entity)} WHERE NOT {is_settled(entity.moments, self._moment)})"
         then = self._rewind(entity, later, names)
-        return f"({at_moment(entity, name, table, later, then, self._moment.last_ns)})"
+        return f"({at_moment(entity, name, table, later, then, self._moment.last_ns, merge=merge)})"
 
     def table(self, name: str, columns: Iterable[str], noun: str = "task") -> str | None:
         """

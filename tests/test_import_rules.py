@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "tail": {"redact", "ray_event", "event", "config", "disk"},
     "pubsub": {"redact", "ray_event", "event", "config", "disk", "records", "zstd", "ray_calls"},
     "store": {"fold", "entities", "event", "config", "disk", "zstd"},
-    "answers": {"store", "fold", "entities", "config", "words", "times"},
+    "answers": {"event", "store", "fold", "entities", "config", "words", "times"},
     "table": {"store"},
     "api": {"answers", "table", "store", "pubsub", "fold", "entities", "event", "config", "words"},
     "server": {"answers", "store", "fold", "entities", "config", "zstd", "posts", "tokens", "times", "words"},

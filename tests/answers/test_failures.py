@@ -203,7 +203,9 @@ def test_all_failures_are_of_the_catalogue_and_new_ones_are_told(made, add, fail
         ("OSError", 2, 2, False),
         ("KeyError", 1, 1, True),
     ]
-    assert [(row.error, row.count) for row in made.signatures(MADE[:-1] + "0")] == [("OSError", 1)]
+    assert [(row.error, row.count) for row in made.signatures([MADE[:-1] + "0"], 1)[0][MADE[:-1] + "0"]] == [
+        ("OSError", 1)
+    ]
     last = ask(made, MADE[:-1] + "1")
     assert [(g.error, g.runs_seen, g.new) for g in last.groups] == [("KeyError", 0, True), ("OSError", 1, False)]
     assert last.runs == 1

@@ -8,6 +8,7 @@ from raytrail.answers.run import run_of
 from raytrail.answers.steps import marks_of
 from raytrail.answers.why import command
 from raytrail.errors import NotFoundError
+from raytrail.server.pages.charts import progress_chart
 
 from .conftest import BEGAN_S, JOB
 
@@ -148,6 +149,46 @@ def test_tasks_are_counted_by_state_over_time(add, attempt, node, scope):
     every = progress(scope())
     assert every is not None
     assert sum(every.finished) == 11
+
+
+def test_a_cluster_that_was_running_then_is_not_said_to_have_ended(add, attempt, node, scope):
+    add(
+        submission("nightly", status="SUCCEEDED", code=0),
+        node("01" * 28, reason="UNEXPECTED_TERMINATION", ended_s=95),
+        attempt(1, s1=0, s8=100, s11=60_000),
+    )
+    then = run_of(scope((BEGAN_S + 30) * 1000))
+    assert then.why.status == "RUNNING"
+    assert then.why.sentence.startswith("It was running. ")
+    assert then.ended_ms is None
+
+
+def test_only_a_later_attempt_makes_a_failure_good(add, attempt, node, scope):
+    add(
+        node("01" * 28),
+        attempt(1, error="WORKER_DIED", s1=0, s8=100, s12=200),
+        attempt(1, retry=1, s1=300, s8=400, s11=500),
+        attempt(1, retry=2, error="OBJECT_LOST", s1=600, s8=700, s12=800),
+    )
+    failures = run_of(scope()).failures
+    assert {(group.error, group.recovered) for group in failures.groups} == {("WORKER_DIED", 1), ("OBJECT_LOST", 0)}
+
+
+@pytest.mark.parametrize("metadata", [[1, 2], "text", 7, None])
+def test_metadata_that_are_no_object_are_passed_over(metadata, add, scope):
+    kind, data = submission("nightly")
+    add((kind, {**data, "metadata": metadata}))
+    run = run_of(scope(), "nightly")
+    assert run.job is not None
+    assert (run.job.name, run.metadata) == ("etl.py --day 3", {})
+
+
+def test_what_took_no_time_at_all_has_a_chart(add, attempt, scope):
+    add(attempt(1, s1=0))
+    shown = progress(scope())
+    assert shown is not None
+    chart = progress_chart(shown, ())
+    assert chart.ended_ms > chart.began_ms
 
 
 def test_what_never_had_a_task_has_no_chart(add, scope):

@@ -50,7 +50,9 @@ async def test_it_asks_for_the_token_and_sets_the_cookie_there(store):
             assert "Path=/ray/history/" in answer.headers["set-cookie"]
 
 
-@pytest.mark.parametrize("path", ["ray", "/ray/", "/", "//x", "/a b", "/x?y"])
+@pytest.mark.parametrize(
+    "path", ["ray", "/ray/", "/", "//x", "/a b", "/x?y", "/..", "/a/../b", "/история", "/clusters", "/api/v1"]
+)
 def test_what_is_no_path_is_refused(path):
     with pytest.raises(ConfigError, match="not a path"):
         check(ServerConfig(base_path=path))

@@ -1,5 +1,7 @@
 """Questions in SQL that a process of its own answers: it ends whatever it is at, and the next one is answered."""
 
+import os
+
 import pytest
 from tests.server.conftest import made
 
@@ -31,7 +33,28 @@ def test_one_process_answers_one_after_the_other_and_ends_with_the_store(made):
     made.sql_apart("SELECT 2", Limits(5, 30))
     assert made._apart._waiting is process
     made.close()
-    assert process.returncode is not None
+    assert not process.is_alive()
+    assert not os.path.exists(process._scratch)  # with what it may have spilled
+
+
+def test_a_process_that_is_given_back_after_the_end_is_ended(made):
+    made.sql_apart("SELECT 1", Limits(5, 30))
+    process = made._apart._take()
+    made.close()
+    made._apart._give_back(process)
+    assert not process.is_alive()
+
+
+def test_an_answer_of_too_many_bytes_is_refused(made):
+    with pytest.raises(ConfigError, match="more than 67,108,864 bytes; ask for less"):
+        made.sql_apart("SELECT repeat('x', 70_000_000)", Limits(5, 60))
+    assert made.sql_apart("SELECT 1 AS n", Limits(5, 30)).rows == [(1,)]
+
+
+def test_no_module_of_the_working_directory_is_run(made, tmp_path, monkeypatch):
+    (tmp_path / "typing.py").write_text("raise SystemExit('taken from the working directory')")
+    monkeypatch.chdir(tmp_path)
+    assert made.sql_apart("SELECT 1 AS n", Limits(5, 30)).rows == [(1,)]
 
 
 def test_values_are_plain_and_no_more_than_asked_for(made):

@@ -11,7 +11,7 @@ import msgspec
 from raytrail.answers.failures import FailureGroup, failures_of
 from raytrail.answers.functions import FunctionRow, Functions, functions
 from raytrail.answers.runs import Run, find_run, jobs_of, run_before
-from raytrail.answers.scope import Scope
+from raytrail.answers.scope import Scope, object_or_none
 from raytrail.answers.why import Job
 from raytrail.errors import ConfigError
 from raytrail.store import Filter, Store
@@ -280,7 +280,7 @@ def _read_settings(run: Run) -> Mapping[str, str]:
         settings |= _flat("metadata", job.metadata or {}, besides=("job_submission_id", "job_name"))
         settings |= _flat("runtime_env", _runtime_env(scope, job))
     for row in scope.snapshot.rows("train_run", columns=["framework_versions"], order=["start_time_ns"], limit=1):
-        settings |= _flat("version", row["framework_versions"] or {})
+        settings |= _flat("version", object_or_none(row["framework_versions"]) or {})
     return settings
 
 
@@ -289,7 +289,7 @@ def _runtime_env(scope: Scope, job: Job) -> dict[str, Any]:
     where = [Filter(column, "=", id)]
     for row in scope.snapshot.rows("job", columns=["runtime_env"], where=where):
         value = row["runtime_env"]
-        return value if isinstance(value, dict) else {}
+        return object_or_none(value) or {}
     return {}
 
 
@@ -297,7 +297,7 @@ def _resources(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return the resources of all nodes together."""
     totals = defaultdict[str, float](float)
     for node in nodes:
-        for name, amount in (node["resources_total"] or {}).items():
+        for name, amount in (object_or_none(node["resources_total"]) or {}).items():
             if not name.startswith("node:") and isinstance(amount, int | float):
                 totals[name] += amount
     return {

@@ -246,7 +246,7 @@ class AllFailures(msgspec.Struct, frozen=True, kw_only=True):
     sessions_failed: int
     """How many of them have failures."""
     sessions_left: int
-    """How many are not looked at, as their failures are not worked out yet. Seal them."""
+    """How many are not looked at, as their failures are not worked out yet, or their states are damaged."""
     began_ms: int | None
     """When the first of them began."""
     ended_ms: int | None
@@ -282,7 +282,8 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
     ids = driver_jobs(scope, job)
     began_ms, ended_ms = _span(scope, ids)
     earlier = scope.store.sealed_before(scope.cluster, RUNS)
-    seen = Counter(hash for session in earlier for hash in {s.hash for s in scope.store.signatures(session)})
+    signatures, _ = scope.store.signatures(earlier, RUNS)
+    seen = Counter(hash for of in signatures.values() for hash in {signature.hash for signature in of})
     with scope.snapshot.steps() as run:
         asked = f"counted AND coalesce({_of_job(job, ids)}, false) AS asked"
         run(f"CREATE TEMP TABLE every AS SELECT *, {asked} FROM {scope.snapshot.failures()}")
@@ -373,7 +374,7 @@ def all_failures(store: Store, *, name: str = "", limit: int = SHOWN) -> AllFail
     clusters = [cluster for cluster in store.clusters() if name in ("", cluster.cluster)]
     if name and not clusters:
         raise NotFoundError(f"cluster {name!r}: not in the store; see `raytrail clusters`")
-    by_session, left = store.all_signatures([cluster.session for cluster in clusters], MOST_READ)
+    by_session, left = store.signatures([cluster.session for cluster in clusters], MOST_READ)
     looked_at = {cluster.session: cluster for cluster in clusters if cluster.session in by_session}
     rows = [row for session in looked_at for row in by_session[session]]
     began_ms = min((cluster.began_ms for cluster in looked_at.values() if cluster.began_ms), default=None)
@@ -569,5 +570,8 @@ def _seen(
         bins=tuple(bins),
         last_session=last,
         last_cluster=name,
-        new=oldest[name] != last and not any(s != last and clusters[s].cluster == name for s in sessions),
+        # sessions without a name have nothing in common
+        new=bool(name)
+        and oldest[name] != last
+        and not any(s != last and clusters[s].cluster == name for s in sessions),
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from raytrail.answers.jobs import driver_jobs
 from raytrail.answers.order import ordered
-from raytrail.answers.scope import Scope
+from raytrail.answers.scope import Scope, object_or_none
 from raytrail.answers.spans import COUNTED, FUNCTION, RUNNING_NS, Sums, of_jobs
 from raytrail.entities.node import NODE
 from raytrail.errors import NotFoundError
+from raytrail.event import UNDECODABLE
 from raytrail.fold.literals import literal
 
 MOST_NODES = 500
@@ -286,8 +288,15 @@ def node(scope: Scope, node_id: str, *, job: str = "", limit: int = MOST_NODES) 
     )
 
 
+def _decode(text: str | None) -> dict[str, Any] | None:
+    try:
+        return object_or_none(msgspec.json.decode(text or "{}"))
+    except UNDECODABLE:
+        return None
+
+
 def _row(row: _Row, slow: Iterable[NodeFunction]) -> NodeRow:
-    amounts = msgspec.json.decode(row.resources or "{}")
+    amounts = _decode(row.resources) or {}
     resources = {name: amount for name, amount in amounts.items() if not name.startswith("node:")}
     fields = {name: getattr(row, name) for name in _Row.__struct_fields__}
     slow_functions = sum(of.node_id == row.node_id for of in slow)

@@ -196,11 +196,7 @@ def draw(answer: Rows, kind: str, x: str = "", y: str = "") -> Chart:
         raise ConfigError(f"chart {kind!r}{instead(kind, ('bar', 'line'), 'it is one of')}")
     labels = _place(answer, x, "x") if x else 0
     values = _place(answer, y, "y") if y else _first_numbers(answer, labels)
-    known = [
-        (row[labels], float(row[values]))
-        for row in answer.rows[:SHOWN_ROWS]
-        if isinstance(row[values], _NUMBERS) and not isinstance(row[values], bool)
-    ]
+    known = [(row[labels], float(row[values])) for row in answer.rows[:SHOWN_ROWS] if _is_number(row[values])]
     if not known:
         raise ConfigError(f"chart: column {answer.columns[values]!r} has no numbers; choose another as y")
     if kind == "bar":
@@ -220,7 +216,8 @@ def draw(answer: Rows, kind: str, x: str = "", y: str = "") -> Chart:
     )
 
 
-_NUMBERS = (int, float)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _place(answer: Rows, name: str, of: str) -> int:
@@ -231,7 +228,7 @@ def _place(answer: Rows, name: str, of: str) -> int:
 
 def _first_numbers(answer: Rows, labels: int) -> int:
     for place in range(len(answer.columns)):
-        if place != labels and any(isinstance(row[place], _NUMBERS) for row in answer.rows[:SHOWN_ROWS]):
+        if place != labels and any(_is_number(row[place]) for row in answer.rows[:SHOWN_ROWS]):
             return place
     return labels
 
@@ -252,7 +249,7 @@ def _bars(known: Sequence[tuple[Any, float]]) -> tuple[Bar, ...]:
 
 def _points(known: Sequence[tuple[Any, float]]) -> tuple[tuple[float, float], ...]:
     """Return the points of a line. Labels that are numbers say where each is, others are as far from each other."""
-    numeric = all(isinstance(label, _NUMBERS) for label, _ in known)
+    numeric = all(_is_number(label) for label, _ in known)
     places = [float(label) for label, _ in known] if numeric else [float(number) for number in range(len(known))]
     return tuple(zip(_spread(places), (100 - y for y in _spread([value for _, value in known])), strict=True))
 

@@ -14,7 +14,7 @@ from raytrail.answers.jobs import driver_jobs
 from raytrail.answers.progress import Progress, progress
 from raytrail.answers.runs import jobs_of
 from raytrail.answers.scope import Scope
-from raytrail.answers.why import Job, Why, explain
+from raytrail.answers.why import Job, Why, explain, is_alive
 from raytrail.errors import NotFoundError
 from raytrail.store import Filter, LogPart
 
@@ -132,7 +132,7 @@ def run_of(scope: Scope, job: str = "") -> Run:
     job_ids = tuple(driver_jobs(scope, job)) if job else ()
     failures = failures_of(scope, job=job, limit=GROUPS)
     log = _log_tail(scope, own.submission_id) if own and own.submission_id else None
-    ended_ms = own.end_time_ms if own else (None if scope.cluster.alive else scope.cluster.ended_ms)
+    ended_ms = own.end_time_ms if own else (None if is_alive(scope) else scope.cluster.ended_ms)
     return Run(
         session=scope.cluster.session,
         cluster=scope.cluster.cluster,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from raytrail.answers.scope import Scope
+from raytrail.answers.scope import Scope, object_or_none
 from raytrail.answers.why import Job
 from raytrail.errors import NotFoundError
 from raytrail.store import Cluster, Store
@@ -85,7 +85,8 @@ def run_before(run: Run) -> Run:
 def jobs_of(scope: Scope) -> list[Job]:
     """Return the jobs of a session, the newest first."""
     rows = scope.snapshot.rows("job", columns=Job.__struct_fields__, order=["-start_time_ms"])
-    return [Job(**row) for row in rows]
+    # the metadata are anybody's JSON
+    return [Job(**{**row, "metadata": object_or_none(row["metadata"])}) for row in rows]
 
 
 def _at_last(store: Store, cluster: Cluster) -> Scope:

@@ -22,6 +22,11 @@ The GCS shows no attempt of which it has only a part, and its clients leave driv
 """
 
 
+def object_or_none(value: Any) -> dict[str, Any] | None:
+    """Return a value of a column of JSON if it is an object. Those who write events may put anything there."""
+    return value if isinstance(value, dict) else None
+
+
 class Scope(NamedTuple):
     """One session of a cluster, at one moment."""
 

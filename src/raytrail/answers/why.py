@@ -113,8 +113,8 @@ def _explain_session(scope: Scope, jobs: Sequence[Job], failures: Failures) -> W
         ),
         *_evidence_of_groups(failures),
     ]
-    alive = scope.cluster.alive and scope.snapshot.at_ms is None
-    state = "It is running" if alive else "It has ended"
+    alive = is_alive(scope)
+    state = ("It is running" if scope.snapshot.at_ms is None else "It was running") if alive else "It has ended"
     if failed:
         status = "FAILED"
         names = _listed([job.name for job in failed])
@@ -126,6 +126,15 @@ def _explain_session(scope: Scope, jobs: Sequence[Job], failures: Failures) -> W
         told = _of_all(jobs) if jobs else "No job is known"
         sentence = f"{state}. {told}{_though(failures)}."
     return Why(status=status, sentence=sentence, evidence=tuple(evidence[:MOST_EVIDENCE]))
+
+
+def is_alive(scope: Scope) -> bool:
+    """Return whether a session was alive at its moment: its shutdown had not begun."""
+    cluster, at_ms = scope.cluster, scope.snapshot.at_ms
+    if at_ms is None:
+        return cluster.alive
+    over_ms = cluster.before_shutdown_ms or cluster.ended_ms
+    return over_ms is None or at_ms < over_ms
 
 
 def _of_all(jobs: Sequence[Job]) -> str:
@@ -218,7 +227,7 @@ def _exception(text: str) -> tuple[str, str] | None:
 def _phrase(group: FailureGroup) -> str:
     """Return a group of failures in words."""
     what = _cut(f"{group.error}: {group.text}" if group.text and group.error not in group.text else group.text)
-    what = what or group.error
+    what = what or group.error or "an error that Ray did not tell"
     where = f" in {group.frame}" if group.frame else ""
     if group.kind == "node":
         return _node_phrase(group, what)

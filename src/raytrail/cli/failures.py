@@ -84,6 +84,8 @@ def failures(
     the like do not count. What only failed since something else did is counted with that: tasks of a node or actor that
     died, and tasks whose argument could not be computed.
     """
+    if (every or name) and (job or at or traced):
+        raise click.UsageError("--job, --at and --traceback are of one cluster; leave out --every-cluster and --name")
     with stores.reading(config) as store:
         if every or name:
             seen = all_failures(store, name=name, limit=limit)
@@ -102,7 +104,7 @@ def failures(
 def _write(form: str, answer: Failures | AllFailures, groups: Sequence[Any], kind: type[msgspec.Struct]) -> None:
     """Write it for programs, where that is asked for."""
     if form == "json":
-        click.echo(msgspec.json.encode(answer))
+        printing.write_object(answer)
     elif form == "csv":
         printing.write_csv(kind.__struct_fields__, [msgspec.to_builtins(group) for group in groups])
 
@@ -123,7 +125,7 @@ def _show(answer: Failures, *, traced: bool) -> None:
         note(f"{answer.ended:,} of {answer.count:,} were only open when their job or the session ended")
     if traced:
         for group in answer.groups:
-            click.echo(f"\n{click.style(_title(group), bold=True)}\n{printing.plain(group.traceback)}")
+            click.echo(f"\n{click.style(printing.plain(_title(group)), bold=True)}\n{printing.plain(group.traceback)}")
 
 
 def _title(group: FailureGroup) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import click
 
@@ -45,7 +46,7 @@ def why(job: str, cluster_id: str, at: str | None, form: str, url: str, config: 
         printing.write_object(run)
     else:
         lines = _markdown(run, url.rstrip("/")) if form == "markdown" else _text(run)
-        click.echo("\n".join(lines))
+        click.echo(printing.plain("\n".join(lines)))
 
 
 def _title(run: Run) -> str:
@@ -74,7 +75,7 @@ def _markdown(run: Run, url: str) -> Iterator[str]:
     for group in run.failures.groups[:GROUPS]:
         yield f"- {_group(group)}"
     if url:
-        page = f"jobs/{run.job.id}" if run.job else "about"
+        page = f"jobs/{quote(run.job.id, safe='')}" if run.job else "about"
         yield f"[Open it]({url}/clusters/{run.session}/{page})"
 
 
@@ -88,5 +89,12 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text as Markdown shows it: nothing of it is a link, a picture or markup."""
-    return "".join(f"\\{letter}" if letter in "\\*_[]<>#|~!" else letter for letter in text)
+    """Return text as Markdown shows it: what stands between backticks is code, and nothing of the rest is markup."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one of them ends nothing
+        return _escaped(text)
+    return "".join(f"`{part}`" if at % 2 else _escaped(part) for at, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>#|~!" else letter for letter in text)

@@ -151,7 +151,7 @@ def _jobs(condition: str) -> str:
 def _again(condition: str) -> str:
     """Return the SELECT of the tasks of which an attempt failed and a later one succeeded, and when."""
     return (
-        "SELECT session, task_id AS id, min(end_time_ms) AS recovered_ms FROM task "
+        "SELECT session, task_id AS id, min(end_time_ms) AS recovered_ms, max(attempt_number) AS succeeded FROM task "
         "WHERE state = 'FINISHED' AND attempt_number > 0 AND type IS NOT NULL "
         f"AND task_id IN (SELECT id FROM told) AND {condition} GROUP BY ALL"
     )
@@ -192,5 +192,6 @@ def _rooted() -> str:
         "ELSE s.hash END AS root "
         "FROM signed s LEFT JOIN nodes n ON s.session = n.session AND s.node_id = n.node_id "
         "LEFT JOIN actors a ON s.session = a.session AND s.actor_id = a.actor_id "
-        "LEFT JOIN again r ON s.kind = 'task' AND s.session = r.session AND s.id = r.id"
+        "LEFT JOIN again r ON s.kind = 'task' AND s.session = r.session AND s.id = r.id "
+        "AND r.succeeded > s.attempt_number"
     )

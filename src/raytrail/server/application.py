@@ -72,6 +72,8 @@ GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
 HEARD_BYTES = 4096
 """Most bytes of what somebody who follows a log says, none of which is listened to."""
+CHANGED, ENDED = "event: changed\ndata:\n\n", "event: ended\ndata:\n\n"
+"""The events that who follows a living cluster hears."""
 LIVE_SECONDS = 1.0
 """How often a living cluster is looked at for who follows its page."""
 SILENT_SECONDS = 15
@@ -312,19 +314,25 @@ class _Server:
 
     async def live(self, request: Request) -> Response:
         """An event `changed` whenever there is something new of a living cluster, as server-sent events."""
-        session = (await asyncio.to_thread(self._store.find, request.path_params["id"])).session
-        return StreamingResponse(self._changes(session), media_type="text/event-stream")
+        cluster = await asyncio.to_thread(self._store.find, request.path_params["id"])
+        # a proxy would keep back what comes in so small pieces
+        headers = {"X-Accel-Buffering": "no"}
+        return StreamingResponse(self._changes(cluster), media_type="text/event-stream", headers=headers)
 
-    async def _changes(self, session: str) -> AsyncIterator[str]:
+    async def _changes(self, cluster: Cluster) -> AsyncIterator[str]:
+        session = cluster.session
+        if cluster.sealed:
+            yield f"{CHANGED}{ENDED}"
+            return
         known, silent = await asyncio.to_thread(self._store.mark, session), 0.0
         yield "retry: 5000\n\n"
         while not await _is_set_within(self._stop, LIVE_SECONDS):
             mark = await asyncio.to_thread(self._store.mark, session)
             silent = 0 if mark != known else silent + LIVE_SECONDS
             if mark != known:
-                yield "event: changed\ndata:\n\n"
+                yield CHANGED
                 if (await asyncio.to_thread(self._store.find, session)).sealed:
-                    yield "event: ended\ndata:\n\n"
+                    yield ENDED
                     return
             elif silent % SILENT_SECONDS < LIVE_SECONDS:
                 yield ":\n\n"  # a proxy closes what is silent for long
@@ -381,8 +389,8 @@ class _Server:
             return ""
         # with all of the cluster's counts: a session that late events open again is sealed with others
         sent = (request.scope.get("raw_path") or b"").decode("latin-1")  # in which an encoded slash is none
-        # a page tells how long ago things were, by minutes
-        minute = time.time_ns() // 60_000_000_000 if wants_html(request.scope) else 0
+        # answers of ours tell how long ago things were, and of other sessions: they are worked out anew each minute
+        minute = time.time_ns() // 60_000_000_000 if _is_ours(request) else 0
         named = msgspec.json.encode((self._version, cluster, str(request.url), sent, minute))
         return f'"{hashlib.blake2b(named, digest_size=16).hexdigest()}"'
 
@@ -403,6 +411,11 @@ async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
 
 def _params(request: HTTPConnection) -> dict[str, list[str]]:
     return {name: request.query_params.getlist(name) for name in request.query_params}
+
+
+def _is_ours(request: Request) -> bool:
+    path = request.scope["path"]
+    return wants_html(request.scope) or ("/api/" not in path and path.endswith((".json", ".csv")))
 
 
 def _is_large(request: HTTPConnection) -> bool:
@@ -471,7 +484,7 @@ async def _error(request: Request, error: Exception) -> Response:
         body = {"result": False, "msg": message, "data": {"result": None}}
         return encode(body, status, headers)
     if "/api/" not in path and "text/html" in request.headers.get("accept", ""):
-        return pages.answer(pages.error(status, message, str(request.base_url)), status, headers)
+        return pages.answer(pages.error(status, message, request.base_url.path), status, headers)
     return PlainTextResponse(message, status, headers)
 
 

@@ -38,6 +38,8 @@ GUARDED_BY_ITSELF = "/ingest"
 Takes `server.ingest_token`, if there is one; whoever may post need not be allowed to read. A cookie, which a browser
 sends whatever page it shows, is none to post with.
 """
+OURS = frozenset({"api", "clusters", "diff", "failures", "healthz", "ingest", "login", "scripts", "sql"})
+"""How paths of our own begin."""
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
@@ -215,12 +217,16 @@ def _check_addresses(config: ServerConfig) -> None:
             )
     if not _is_base_path(config.base_path):
         raise ConfigError(
-            f"server.base_path {config.base_path!r}: not a path; write e.g. /ray-history, with no slash at its end"
+            f"server.base_path {config.base_path!r}: not a path, or one of our own; write e.g. /ray-history, with no "
+            "slash at its end"
         )
 
 
 def _is_base_path(text: str) -> bool:
-    return text == "" or bool(re.fullmatch(r"(/[\w.~-]+)+", text))
+    # a proxy that cuts the base would otherwise ask for what looks as if it had left it
+    if text.split("/")[1:2] and text.split("/")[1] in OURS:
+        return False
+    return text == "" or bool(re.fullmatch(r"(/(?!\.{1,2}(?:/|$))[\w.~-]+)+", text, re.ASCII))
 
 
 def _is_origin(text: str) -> bool:

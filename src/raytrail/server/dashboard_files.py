@@ -66,9 +66,9 @@ class Build:
                 "final": view.url.endswith("/final/"),
                 "missing_bytes": cluster.missing_bytes,
                 "rejected": cluster.rejected,
-                "home": view.home,
-                "url": view.url,
-                "root": view.root,
+                "home": view.here_at_last,
+                "url": view.here,
+                "root": view.base,
             }
         )
         # before the dashboard's own script, as it sets the clock by which that works out how long things have lasted

@@ -10,8 +10,10 @@ has no such point for hours. A process can be ended whatever it is at, and takes
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,6 +31,8 @@ from raytrail.store.engine import Limits, Rows
 
 GIVE_UP_SECONDS = 5.0
 """How long the engine has to give up a question before its process is ended."""
+MOST_REPLY_BYTES = 64 * 1024 * 1024
+"""How many bytes of text an answer may have. The server holds them, too."""
 _PLAIN = (str, float, bool, type(None))
 
 
@@ -54,6 +58,56 @@ class _Reply(msgspec.Struct):
     is_config: bool = False
 
 
+class _Process:
+    """A process that answers, with a directory of its own for what it spills."""
+
+    def __init__(self, opened: bytes) -> None:
+        self._scratch = tempfile.mkdtemp(prefix="raytrail-")
+        # with -c, Python looks for modules in the working directory first, which may be anybody's
+        program = f"import sys; sys.path[:] = filter(None, sys.path); from {__name__} import answer_all; answer_all()"
+        self._popen = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": self._scratch},
+            start_new_session=True,  # Ctrl-C is for the server, which then closes it
+        )
+        assert self._popen.stdin is not None, "it is a pipe"
+        with suppress(OSError):  # if it has ended already, to ask it fails
+            self._popen.stdin.write(opened + b"\n")
+
+    def is_alive(self) -> bool:
+        """Return whether it can be asked."""
+        return self._popen.poll() is None
+
+    def ask(self, asked: _Asked) -> _Reply:
+        """
+        Return its answer.
+
+        Raises:
+            OSError: It has ended.
+            EOFError: It ended meanwhile.
+        """
+        assert self._popen.stdin is not None, "it is a pipe"
+        assert self._popen.stdout is not None, "it is a pipe"
+        self._popen.stdin.write(msgspec.json.encode(asked) + b"\n")
+        self._popen.stdin.flush()
+        line = self._popen.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return msgspec.json.decode(line, type=_Reply)
+
+    def end(self) -> None:
+        """End it, and delete what it spilled."""
+        self._popen.kill()
+        self._popen.wait()
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was to be written is of no use any more
+                    pipe.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
 class Apart:
     """
     The processes, which are started when they are needed. One of them waits for the next question.
@@ -67,14 +121,16 @@ class Apart:
         self._opened = msgspec.json.encode(_Opened(str(root), config))
         self._seconds = config.sql_seconds
         self._lock = threading.Lock()
-        self._waiting: subprocess.Popen[bytes] | None = None
+        self._waiting: _Process | None = None
+        self._closed = False
 
     def close(self) -> None:
         """End the process that waits."""
         with self._lock:
+            self._closed = True
             process, self._waiting = self._waiting, None
         if process is not None:
-            _end(process)
+            process.end()
 
     def ask(self, statement: str, limits: Limits, *, explain: bool = False) -> Rows:
         """
@@ -89,62 +145,38 @@ class Apart:
         process = self._take()
         end_after = min(limits.seconds, self._seconds) + GIVE_UP_SECONDS
         try:
-            reply = _exchange(process, _Asked(statement, limits.rows, limits.seconds, end_after, explain))
+            reply = process.ask(_Asked(statement, limits.rows, limits.seconds, end_after, explain))
         except (OSError, EOFError):
-            _end(process)
+            process.end()
             raise ConfigError(
                 f"SQL: ended by force, as it did not give up within {end_after:g} seconds or took all memory; ask for "
                 "less"
             ) from None
         except BaseException:
-            _end(process)
+            process.end()
             raise
         self._give_back(process)
         if reply.wrong:
             raise (ConfigError if reply.is_config else StoreError)(reply.wrong)
         return Rows(reply.columns, reply.types, reply.rows)
 
-    def _take(self) -> subprocess.Popen[bytes]:
+    def _take(self) -> _Process:
         with self._lock:
             process, self._waiting = self._waiting, None
-        if process is not None and process.poll() is None:
+        if process is not None and process.is_alive():
             return process
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import answer_all; answer_all()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the server, which then closes it
-        )
-        assert process.stdin is not None, "it is a pipe"
-        with suppress(OSError):  # if it has ended already, to ask it fails
-            process.stdin.write(self._opened + b"\n")
-        return process
+        if process is not None:
+            process.end()
+        return _Process(self._opened)
 
-    def _give_back(self, process: subprocess.Popen[bytes]) -> None:
+    def _give_back(self, process: _Process) -> None:
         with self._lock:
-            spare, self._waiting = self._waiting, process
+            waiting = self._waiting
+            if not self._closed:
+                self._waiting = process
+        spare = process if self._closed else waiting
         if spare is not None:
-            _end(spare)
-
-
-def _exchange(process: subprocess.Popen[bytes], asked: _Asked) -> _Reply:
-    assert process.stdin is not None, "it is a pipe"
-    assert process.stdout is not None, "it is a pipe"
-    process.stdin.write(msgspec.json.encode(asked) + b"\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    return msgspec.json.decode(line, type=_Reply)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with suppress(OSError):  # what was to be written is of no use any more
-                pipe.close()
+            spare.end()
 
 
 def answer_all() -> None:
@@ -158,9 +190,12 @@ def answer_all() -> None:
             force = threading.Timer(asked.end_after, os._exit, (1,))
             force.daemon = True
             force.start()
-            reply = _answer(store, asked)
+            text = msgspec.json.encode(_answer(store, asked))
+            if len(text) > MOST_REPLY_BYTES:
+                wrong = f"SQL: the answer has more than {MOST_REPLY_BYTES:,} bytes; ask for less"
+                text = msgspec.json.encode(_Reply(wrong=wrong, is_config=True))
             force.cancel()
-            sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
+            sys.stdout.buffer.write(text + b"\n")
             sys.stdout.buffer.flush()
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from raytrail.entities import installed
+from raytrail.event import UNDECODABLE
 from raytrail.fold import show
 from raytrail.fold.layout import find
 from raytrail.fold.literals import literal, quote
@@ -220,7 +221,7 @@ def _texts_of(metadata: str | None) -> dict[str, str]:
     """Return what a job's metadata say, as far as they are texts: they are anybody's."""
     try:
         known = msgspec.json.decode(metadata or "{}")
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return {}
     return {key: value for key, value in known.items() if isinstance(value, str)} if isinstance(known, dict) else {}
 

@@ -8,6 +8,7 @@ knows no parts of them.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -20,11 +21,14 @@ import msgspec
 from raytrail.errors import StoreDamaged
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
+from raytrail.store.faults import is_of_content
 from raytrail.store.figures import Cluster, Figures
 from raytrail.store.last_states import FilesOfMany, SnapshotOfOne
 from raytrail.store.ledger import Ledgers
 from raytrail.store.overview import Details, Overview, State, Text, work_out
 from raytrail.store.read import Snapshot
+
+log = logging.getLogger(__name__)
 
 FORM = 1
 """Raised with each change of what an overview holds, so that those that an older version made are made anew."""
@@ -162,24 +166,37 @@ class Overviews:
         if self._catalogue.keeps_overviews:
             sql, params = f"{sql} LEFT JOIN overview o ON {_VALID} WHERE o.id IS NULL", [FORM]
         rows = self._catalogue.query(sql, *params)
-        with self._lock:
+        # while one reader works it out, the others are answered with what is known already
+        if not self._lock.acquire(blocking=not self._made):
+            return self._made
+        try:
             self._made = {session: self._make(session, sealed_ms) for session, sealed_ms in rows}
             return self._made
+        finally:
+            self._lock.release()
 
     def _make(self, session: str, sealed_ms: int | None) -> _Made:
         known = self._made.get(session)
-        if known and (time.monotonic() < known.until or known.mark == sealed_ms):
+        if known and (time.monotonic() < known.until or (sealed_ms is not None and known.mark == sealed_ms)):
             return known
         began = time.monotonic()
         figures = self._figures.of(session)
         if sealed_ms is not None or figures.damaged:
             return _Made(sealed_ms, 0.0, _overview(figures, None), None)
         mark = self._figures.mark(session)
-        details = known.details if known and known.mark == mark else None
+        if known and known.mark == mark:
+            return _Made(mark, 0.0, _overview(figures, known.details), known.details)
+        details = None
         try:
-            details = details or self._work_out([figures], self._source(session))[session]
+            details = self._work_out([figures], self._source(session))[session]
         except StoreDamaged as damage:
-            return _Made(None, 0.0, _overview(msgspec.structs.replace(figures, damaged=str(damage)), None), None)
+            figures = msgspec.structs.replace(figures, damaged=str(damage))
+            return _Made(None, 0.0, _overview(figures, None), None)
+        except Exception as fault:
+            # the others are listed all the same, and this one with its figures
+            if not is_of_content(fault):
+                raise
+            log.warning("the overview of session %s cannot be worked out: %s", session, fault)
         took = time.monotonic() - began
         until = time.monotonic() + ALIVE_AGAIN * took if took > QUICK_SECONDS else 0.0
         return _Made(mark, until, _overview(figures, details), details)

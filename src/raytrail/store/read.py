@@ -385,7 +385,8 @@ class Snapshot:
         if table is None or self._moment is None or entity.moments is None:
             return table
         names = read_of(entity)
-        later = f"(SELECT * FROM {self._find_table(entity)} WHERE NOT {is_settled(entity.moments, self._moment)})"
+        settled = f"coalesce({is_settled(entity.moments, self._moment)}, false)"
+        later = f"(SELECT * FROM {self._find_table(entity)} WHERE NOT {settled})"
         then = self._rewind(entity, later, names)
         return f"({at_moment(entity, name, table, later, then, self._moment.last_ns, merge=merge)})"
 

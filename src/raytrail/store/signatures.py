@@ -6,20 +6,28 @@ What failed in all clusters is then answered from the catalogue, without a look 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from raytrail.errors import StoreDamaged
 from raytrail.fold import failures
 from raytrail.store.catalogue import Catalogue
-from raytrail.store.engine import Engine
+from raytrail.store.engine import Engine, UnreadableError
 from raytrail.store.last_states import views
 from raytrail.store.read import Snapshot
+from raytrail.store.states import TablesLost
 
 MOST_SIGNATURES = 500
 """How many signatures of a job are kept, the most frequent ones."""
+
+AT_ONCE = 500
+"""Of how many sessions the catalogue is asked at once."""
+
+log = logging.getLogger(__name__)
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +56,14 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 _COLUMNS = Signature.__struct_fields__
 
 
+class _Known(NamedTuple):
+    """What was worked out of a session."""
+
+    mark: str
+    """What its states were then."""
+    signatures: list[Signature]
+
+
 class Signatures:
     """
     The signatures of a store's sessions.
@@ -56,14 +72,22 @@ class Signatures:
         catalogue: Keeps those of sealed sessions.
         engine: Works them out.
         snapshot: Returns a session as it was at last.
+        mark: Returns what is another text once something of a session was folded.
     """
 
-    def __init__(self, catalogue: Catalogue, engine: Engine, snapshot: Callable[[str], Snapshot]) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        engine: Engine,
+        snapshot: Callable[[str], Snapshot],
+        mark: Callable[[str], str],
+    ) -> None:
         self._catalogue = catalogue
         self._engine = engine
         self._snapshot = snapshot
-        self._known: dict[str, tuple[int, list[Signature]]] = {}
-        """Those of sealed sessions of which none are kept, by the time that they were sealed."""
+        self._mark = mark
+        self._known: dict[str, _Known] = {}
+        """Those of sessions of which none are kept."""
 
     def keep(self, sessions: Collection[str], files: Mapping[str, Sequence[Path]]) -> None:
         """
@@ -94,31 +118,34 @@ class Signatures:
                 )
             db.executemany(f"INSERT INTO signatures VALUES({', '.join('?' * len(_COLUMNS))})", rows)
 
-    def of(self, session: str) -> list[Signature]:
-        """Return those of a session, the most frequent ones first. They are worked out where none are kept."""
-        return self.of_all([session], most=1)[0][session]
-
     def of_all(self, sessions: Sequence[str], most: int) -> tuple[dict[str, list[Signature]], int]:
         """
         Return those of sessions, and of how many sessions they are left out.
 
         Args:
             sessions: Their names, those first that matter most.
-            most: Of how many they may be worked out, as none are kept. Those after them are left out.
+            most: Of how many they may be worked out, as none are kept. Those after them are left out, and so are
+                those whose states are damaged.
         """
-        sealed_ms = dict(self._catalogue.query("SELECT session, sealed_ms FROM sessions"))
         kept = self._read(sessions)
         results: dict[str, list[Signature]] = {}
         left = 0
         for session in sessions:
-            known_ms, known = self._known.get(session, (None, []))
             if session in kept:
                 results[session] = kept[session]
-            elif known_ms is not None and known_ms == sealed_ms[session]:
-                results[session] = known
+                continue
+            mark = self._mark(session)
+            known = self._known.get(session)
+            if known and known.mark == mark:
+                results[session] = known.signatures
             elif most:
                 most -= 1
-                results[session] = self._work_out(session, sealed_ms[session])
+                try:
+                    results[session] = self._work_out(session, mark)
+                except (StoreDamaged, UnreadableError) as fault:
+                    # the others are told all the same
+                    log.warning("failures of session %s are left out: %s", session, fault)
+                    left += 1
             else:
                 left += 1
         return results, left
@@ -127,24 +154,32 @@ class Signatures:
         """Return those that are kept, of the sessions that have any or are known to have none."""
         if not self._catalogue.keeps_signatures:
             return {}
-        condition, params = ("session = ?", tuple(sessions)) if len(sessions) == 1 else ("true", ())
-        signed = self._catalogue.query(
-            f"SELECT session FROM signed JOIN sessions USING (session, sealed_ms) WHERE {condition}", *params
-        )
-        kept: dict[str, list[Signature]] = {session: [] for (session,) in signed}
-        rows = self._catalogue.query(
-            f"SELECT {', '.join(_COLUMNS)} FROM signatures WHERE {condition} ORDER BY count DESC, hash", *params
-        )
-        for signature in map(_signature, rows):
-            if signature.session in kept:
-                kept[signature.session].append(signature)
+        kept: dict[str, list[Signature]] = {}
+        for first in range(0, len(sessions), AT_ONCE):
+            names = tuple(sessions[first : first + AT_ONCE])
+            condition = f"session IN ({', '.join('?' * len(names))})"
+            signed = self._catalogue.query(
+                f"SELECT session FROM signed JOIN sessions USING (session, sealed_ms) WHERE {condition}", *names
+            )
+            kept |= {session: [] for (session,) in signed}
+            rows = self._catalogue.query(
+                f"SELECT {', '.join(_COLUMNS)} FROM signatures WHERE {condition} ORDER BY count DESC, hash", *names
+            )
+            for signature in map(_signature, rows):
+                if signature.session in kept:
+                    kept[signature.session].append(signature)
         return kept
 
-    def _work_out(self, session: str, sealed_ms: int | None) -> list[Signature]:
-        snapshot = self._snapshot(session)
-        signatures = [*map(_signature, snapshot.run(f"{_summed(snapshot.failures())} ORDER BY count DESC, hash"))]
-        if sealed_ms is not None:
-            self._known[session] = (sealed_ms, signatures)
+    def _work_out(self, session: str, mark: str) -> list[Signature]:
+        def read() -> list[Signature]:
+            snapshot = self._snapshot(session)
+            return [*map(_signature, snapshot.run(f"{_summed(snapshot.failures())} ORDER BY count DESC, hash"))]
+
+        try:
+            signatures = read()
+        except TablesLost:  # its files answer
+            signatures = read()
+        self._known[session] = _Known(mark, signatures)
         return signatures
 
 

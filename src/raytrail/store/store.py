@@ -45,6 +45,7 @@ CACHED_ROWS = 2_000
 """A sealed session of fewer states has no tables beside its files: they take megabytes, and save it milliseconds."""
 
 
+NO_SIGNATURES = "what failed cannot be summed up"
 NO_OVERVIEW = "its overview cannot be made"
 OVERVIEWS_AT_ONCE = 20
 """How many overviews that are missing are made by the way: each takes about as long as to fold a small batch."""
@@ -82,7 +83,7 @@ class Store:
         self._apart = Apart(root, config)
         self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
         self._ledgers = Ledgers(self._catalogue, self._engine)
-        self._signatures = Signatures(self._catalogue, self._engine, self.snapshot)
+        self._signatures = Signatures(self._catalogue, self._engine, self.snapshot, self.mark)
         self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
         self.overviews = Overviews(self._catalogue, self._engine, self._ledgers, self._figures, self.snapshot)
         """What lists of clusters show."""
@@ -117,12 +118,12 @@ class Store:
 
     def close(self) -> None:
         """Close it. Appended chunks are durable without that. Files that nobody names are deleted, if nobody reads."""
+        self._apart.close()  # its process is a reader
         if self._lock_file is not None and self._readers.are_none():
             self._live.delete_retired()
         self._readers.close()
         self._engine.close()
         self._sql.close()
-        self._apart.close()
         self._catalogue.close()
         if self._lock_file is not None:
             self._lock_file.close()
@@ -245,7 +246,8 @@ class Store:
 
         def complete(session: str) -> None:
             with self._lock:
-                self.overviews.complete(session)
+                if not self._is_open(session):  # it may have been reopened meanwhile
+                    self.overviews.complete(session)
 
         self._faults.each(NO_OVERVIEW, self.overviews.missing(OVERVIEWS_AT_ONCE), complete)
 
@@ -331,8 +333,10 @@ class Store:
         sealed = self._sealer.seal(sessions, quiet=quiet)
         self._live.retire(sealed.old)
         self._appender.forget(sessions)
-        self._signatures.keep(self._choose_small(sessions), sealed.files)
         ledgers = self._figures.keep(sessions, sealed.files)
+        if small := self._choose_small(sessions):
+            for fault in halved(small, lambda part: self._signatures.keep(part, sealed.files)):
+                self._faults.tell(NO_SIGNATURES, ", ".join(small), fault)
         for fault in halved(sessions, lambda part: self.overviews.keep(part, sealed.files)):
             self._faults.tell(NO_OVERVIEW, ", ".join(sessions), fault)
         return ledgers
@@ -435,16 +439,7 @@ class Store:
         """
         return self._figures.sealed_before(cluster, most)
 
-    def signatures(self, session: str) -> list[Signature]:
-        """
-        Return the signatures of what failed in a session, job by job, the most frequent ones first.
-
-        Args:
-            session: Its whole name.
-        """
-        return self._signatures.of(session)
-
-    def all_signatures(self, sessions: Sequence[str], most: int) -> tuple[dict[str, list[Signature]], int]:
+    def signatures(self, sessions: Sequence[str], most: int) -> tuple[dict[str, list[Signature]], int]:
         """
         Return the signatures of what failed in sessions, and of how many sessions they are left out.
 

@@ -10,10 +10,10 @@ import base64
 import hashlib
 import time
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
@@ -134,6 +134,8 @@ def _templates() -> Environment:
         resources=resources,
         missing_lines=missing_lines,
         unreadable_lines=unreadable_lines,
+        # Jinja's own leaves slashes, which separate nothing in a name
+        urlencode=partial(quote, safe=""),
     )
     environment.tests.update(numeric_type=is_numeric_type)
     environment.globals.update(state_query=state_query, failed_sql=failed_sql)

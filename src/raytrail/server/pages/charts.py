@@ -63,7 +63,7 @@ def progress_chart(progress: Progress, marks: Sequence[Mark]) -> ProgressChart:
     stacked = [running + waiting for running, waiting in zip(progress.running, progress.waiting, strict=True)]
     most, most_failed = max(*stacked, 1), max(*progress.failed, 0)
     step = WIDTH / bins
-    ended_ms = progress.began_ms + round(bins * progress.step_ms)
+    ended_ms = progress.began_ms + max(1, round(bins * progress.step_ms))
     return ProgressChart(
         width=WIDTH,
         height=HEIGHT,

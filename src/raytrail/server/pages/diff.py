@@ -32,7 +32,7 @@ class _DiffPage(Page, frozen=True, kw_only=True):
             error, status = str(wrong), 200 if not asked else 404 if isinstance(wrong, NotFoundError) else 400
         page = pages.render(
             self.template,
-            frame=frame(self, view),
+            frame=frame(self, view, answer),
             answer=answer,
             error=error,
             chosen=(answer.a.run, answer.b.run) if answer else (view.param("a"), view.param("b")),

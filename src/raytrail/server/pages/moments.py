@@ -97,5 +97,5 @@ def _step(view: View) -> str:
     from_ms = read(start, view.cluster) if start else None
     scope = Scope(view.store, view.cluster, view.snapshot.at_last())
     to_ms = step(scope, from_ms, before=view.param("step") == "before")
-    shown_ms = from_ms if to_ms is None else to_ms
-    return "" if shown_ms is None else f"at/{iso(shown_ms)}/"
+    moment = start if to_ms is None else iso(to_ms)
+    return f"at/{moment}/" if moment else ""

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from raytrail import times
 from raytrail.answers import Scope
+from raytrail.answers.question import MOST_BYTES
 from raytrail.server import pages
 from raytrail.server.context import StoreView, View, encode
 from raytrail.server.routing import Route
@@ -93,7 +94,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
     def _html(self, view: View | StoreView) -> Response:
         answer = self.answer(view)
-        return pages.answer(pages.render(self.template, frame=frame(self, view), answer=answer), scripts=True)
+        return pages.answer(pages.render(self.template, frame=frame(self, view, answer), answer=answer), scripts=True)
 
     def _json(self, view: View | StoreView) -> Response:
         return encode(self.answer(view))
@@ -138,8 +139,6 @@ class Frame(NamedTuple):
     cluster: Cluster | None
     at_ms: int | None
     """The moment that is shown; None at last, or where there is no cluster."""
-    final: bool
-    """Whether the very end was asked for."""
     json: str
     """Where the same is JSON."""
     csv: str
@@ -147,6 +146,8 @@ class Frame(NamedTuple):
     scripts: tuple[str, ...]
     search: str
     """What was searched for."""
+    sql: str
+    """Where the table is asked in SQL. Empty where it cannot be."""
 
     def now(self, name: str, **params: object) -> str:
         """Return the address of another page of this cluster at this moment."""
@@ -196,8 +197,8 @@ def scope(view: View) -> Scope:
     return Scope(view.store, view.cluster, view.snapshot)
 
 
-def frame(page: Page, view: View | StoreView) -> Frame:
-    """Return what surrounds a page."""
+def frame(page: Page, view: View | StoreView, answer: msgspec.Struct | None) -> Frame:
+    """Return what surrounds a page that shows an answer."""
     from raytrail.server.pages.declared import PAGES  # which are made of this module
 
     query = urlencode([(name, value) for name, values in view.params.items() for value in values], quote_via=quote)
@@ -209,6 +210,7 @@ def frame(page: Page, view: View | StoreView) -> Frame:
         name = name.format(**{key: quote(str(value), safe="") for key, value in view.path.items()})
         cluster, at_ms = view.cluster, view.snapshot.at_ms
     base = f"{here}{page.table.removeprefix('/') or name}"
+    sql = getattr(answer, "sql", "")
     return Frame(
         title=page.title,
         root=view.base,
@@ -223,11 +225,11 @@ def frame(page: Page, view: View | StoreView) -> Frame:
         live=cluster is not None and cluster.alive and at_ms is None,
         cluster=cluster,
         at_ms=at_ms,
-        final=here.endswith("/final/"),
         json=f"{base}.json{query}",
         csv=f"{base}.csv{query}" if page.rows else "",
         scripts=page.scripts,
         search=view.param("q"),
+        sql=f"{view.base}sql{query_of({'q': sql})}" if sql and len(sql.encode()) <= MOST_BYTES else "",
     )
 
 

@@ -45,7 +45,7 @@ class _SqlPage(Page, frozen=True, kw_only=True):
             error = str(wrong)
         page = pages.render(
             self.template,
-            frame=frame(self, view)._replace(search=""),
+            frame=frame(self, view, answer)._replace(search=""),
             answer=answer,
             error=error,
             editor=editor(),

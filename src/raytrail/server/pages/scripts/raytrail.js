@@ -117,10 +117,28 @@
         }, 9 * (performance.now() - began));
       }
     };
-    const changes = new EventSource(main.dataset.live);
-    changes.addEventListener("changed", refresh);
-    changes.addEventListener("ended", () => changes.close());
-    document.addEventListener("visibilitychange", refresh);
+    // a browser has few connections to a server: only a page that is looked at holds one
+    let changes = null;
+    const follow = () => {
+      if (document.hidden) {
+        changes?.close();
+        changes = null;
+      } else if (changes === null) {
+        changes = new EventSource(main.dataset.live);
+        changes.addEventListener("changed", refresh);
+        changes.addEventListener("ended", () => changes.close());
+        let before = false;
+        changes.addEventListener("open", () => {
+          if (before) refresh(); // the connection was gone for a while
+          before = true;
+        });
+      }
+    };
+    document.addEventListener("visibilitychange", () => {
+      follow();
+      if (!document.hidden) refresh(); // for what came meanwhile
+    });
+    follow();
   }
 
   // Makes `old` what `fresh` is, and touches no element that has not changed, so that nothing flickers or loses focus.

@@ -95,7 +95,8 @@
       address.set("from", data.from_ms);
       address.set("to", data.to_ms);
     }
-    history.replaceState(null, "", `${location.pathname}${address.size ? "?" : ""}${address}`);
+    const query = String(address);
+    history.replaceState(null, "", `${location.pathname}${query && "?"}${query}`);
     const traced = { download: 1, from: data.from_ms, to: data.to_ms };
     for (const [name, value] of chosen) traced[name === "job" ? "job_id" : name] = value;
     trace.href = `${place.dataset.trace}?${new URLSearchParams(traced)}`;
@@ -120,18 +121,24 @@
   const all = () => { selected = null; hideTip(); ask(true); };
 
   // -- statistics of what is selected, or shown: the table of the page that has them
+  let summing = 0;
   const sumUp = async ([begin, end]) => {
-    const times = { from: Math.floor(begin), to: Math.max(Math.ceil(end), Math.floor(begin) + 1) };
-    const answer = await fetch(`${place.dataset.selection}?${params(times)}`);
-    if (!answer.ok) {
-      said.textContent = `Its statistics cannot be shown: ${answer.status}`;
-      return;
-    }
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    statistics.querySelector(".card")?.remove();
-    statistics.append(document.adoptNode(page.querySelector("main .card")));
-    byId("statistics-title").textContent = selected === null ? "What ran in this window"
+    const mine = summing += 1; // of two answers, the one to the last question is shown
+    const title = selected === null ? "What ran in this window"
       : `What ran in the ${lasted(end - begin)} that are selected`;
+    const times = { from: Math.floor(begin), to: Math.max(Math.ceil(end), Math.floor(begin) + 1) };
+    try {
+      const answer = await fetch(`${place.dataset.selection}?${params(times)}`);
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const table = page.querySelector("main .card");
+      if (mine !== summing) return;
+      if (!answer.ok || table === null) throw new Error(answer.status);
+      statistics.querySelector(".card")?.remove();
+      statistics.append(document.adoptNode(table));
+      byId("statistics-title").textContent = title;
+    } catch (error) {
+      if (mine === summing) said.textContent = `Its statistics cannot be shown: ${error.message}`;
+    }
   };
 
   // -- drawing

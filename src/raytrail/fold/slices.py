@@ -181,7 +181,8 @@ def level_of_cells(level: int, relation: str, of_lanes: str, begin_ns: int, bin_
     banded = f"(SELECT * FROM {relation} JOIN {of_lanes} USING (lane) {within})"
     return (
         f"SELECT {level} AS level, band, bin + {first} AS bin, arg_max(call, busy_ns) AS call, "
-        "max(busy_ns) AS call_ns, sum(busy_ns)::BIGINT AS busy_ns, sum(attempts)::BIGINT AS attempts, sum(failed)::BIGINT AS failed "
+        "max(busy_ns) AS call_ns, sum(busy_ns)::BIGINT AS busy_ns, sum(attempts)::BIGINT AS attempts, "
+        "sum(failed)::BIGINT AS failed "
         f"FROM ({cells(banded, ('band', 'call'), from_ns, bin_ns, bins)}) GROUP BY ALL ORDER BY bin, band"
     )
 

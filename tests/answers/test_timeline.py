@@ -156,6 +156,7 @@ def test_many_attempts_are_steps_that_add_up_to_them(large, monkeypatch):
     # of few thousand attempts, cells would save nothing
     monkeypatch.setattr(drawn, "CELLS_SAVE", 0)
     monkeypatch.setattr(drawn, "PARTS", 10**9)
+    monkeypatch.setattr(drawn, "PARTS_AT_ONCE", 500)
     large.cache(SESSION)
     scope = scope_of(large, SESSION)
     assert scope.snapshot.table(drawn.CELLS, drawn.COLUMNS[drawn.CELLS])

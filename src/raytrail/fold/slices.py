@@ -47,6 +47,8 @@ CELLS_SAVE = 4
 """A level is kept where there are so many slices to each of its cells, on average."""
 PARTS = 4
 """And where its steps cut a slice into no more parts than these, on average."""
+PARTS_AT_ONCE = 1_000_000
+"""How many parts are summed up at once, as the engine holds a sum for each function, row and step in memory."""
 
 
 def wait_column(name: str) -> str:
@@ -160,16 +162,28 @@ def costs(relation: str, of_lanes: str, begin_ns: int, bin_ns: int) -> str:
     )
 
 
-def level_of_cells(level: int, relation: str, of_lanes: str, begin_ns: int, bin_ns: int, bins: int) -> str:
+def level_of_cells(level: int, relation: str, of_lanes: str, begin_ns: int, bin_ns: int, first: int, bins: int) -> str:
     """
-    Return the SELECT of a level of cells. Of each it has the one function that took most of it: all of them would be
-    nearly as many as slices.
+    Return the SELECT of some steps of a level of cells. Of each it has the one function that took most of it: all of
+    them would be nearly as many as slices.
+
+    Args:
+        level: The level's number.
+        relation: The slices of a whole session, all of which have ended.
+        of_lanes: The lanes.
+        begin_ns: When the first step of the level begins.
+        bin_ns: How long each is.
+        first: The first that is summed up.
+        bins: How many are.
     """
-    banded = f"(SELECT * FROM {relation} JOIN {of_lanes} USING (lane))"
+    from_ns = begin_ns + first * bin_ns
+    within = f"WHERE began_ns < {from_ns + bins * bin_ns} AND ended_ns >= {from_ns}"
+    banded = f"(SELECT * FROM {relation} JOIN {of_lanes} USING (lane) {within})"
     return (
-        f"SELECT {level} AS level, band, bin, arg_max(call, busy_ns) AS call, max(busy_ns) AS call_ns, "
-        "sum(busy_ns)::BIGINT AS busy_ns, sum(attempts)::BIGINT AS attempts, sum(failed)::BIGINT AS failed "
-        f"FROM ({cells(banded, ('band', 'call'), begin_ns, bin_ns, bins)}) GROUP BY ALL ORDER BY bin, band"
+        f"SELECT {level} AS level, band, bin + {first} AS bin, arg_max(call, busy_ns) AS call, "
+        "max(busy_ns) AS call_ns, sum(busy_ns)::BIGINT AS busy_ns, sum(attempts)::BIGINT AS attempts, "
+        "sum(failed)::BIGINT AS failed "
+        f"FROM ({cells(banded, ('band', 'call'), from_ns, bin_ns, bins)}) GROUP BY ALL ORDER BY bin, band"
     )
 
 

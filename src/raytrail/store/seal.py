@@ -212,14 +212,15 @@ class Sealer:
     def _cache(self, entity: Entity, source: str) -> None:
         table = f"caching.{quote(entity.name)}"
         self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source}")
-        # for one by its id: looking for it would read the ids of all
-        self._engine.run(f"CREATE INDEX {quote(f'{entity.name}_by_id')} ON {table}({quote(entity.key[0])})")
         if entity.moments and entity.moments.tallied:
             self._tally(entity, table, entity.moments)
         if entity.work:
             for name in ROLLUPS:
                 self._roll_up(entity, name, table)
             self._slice(entity, entity.work, table)
+        # for one by its id: looking for it would read the ids of all. It comes last, as it stays in memory until all is
+        # written, and the sums of ten million states need that memory
+        self._engine.run(f"CREATE INDEX {quote(f'{entity.name}_by_id')} ON {table}({quote(entity.key[0])})")
 
     def _slice(self, entity: Entity, work: Work, table: str) -> None:
         """Write what a timeline of a table is drawn of."""
@@ -242,8 +243,13 @@ class Sealer:
             if kinds * slices.CELLS_SAVE > rows or parts > rows * slices.PARTS:
                 break
             bins = (high - low) // bin_ns + 1
-            summed = slices.level_of_cells(level, of_slices, of_lanes, low, bin_ns, bins)
-            self._engine.run(f"{f'INSERT INTO {cells}' if level else f'CREATE TABLE {cells} AS'} {summed}")
+            at_once = max(1, bins * slices.PARTS_AT_ONCE // max(int(parts), 1))
+            for first in range(0, bins, at_once):
+                summed = slices.level_of_cells(
+                    level, of_slices, of_lanes, low, bin_ns, first, min(at_once, bins - first)
+                )
+                begun = level or first
+                self._engine.run(f"{f'INSERT INTO {cells}' if begun else f'CREATE TABLE {cells} AS'} {summed}")
             self._engine.run(f"INSERT INTO {name[slices.LEVELS]} VALUES ({level}, {low}, {bin_ns})")
 
     def _roll_up(self, entity: Entity, name: str, table: str) -> None:

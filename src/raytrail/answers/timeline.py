@@ -554,8 +554,27 @@ def _sum_up(tables: _Tables, window: _Window, rows: Rows, width: int) -> _Sums |
         f"(SELECT row, call, began_ns, {until} AS ended_ns, failed AND ended_ns < {window.end_ns} AS failed "
         f"FROM {tables.slices} JOIN shown USING (lane) WHERE {window.overlaps(tables)})"
     )
-    summed = drawn.cells(of_rows, ("row", "call"), window.begin_ns, bin_ns, bins)
-    return _Sums(_largest(tables, summed), window.begin_ns, bin_ns, bins)
+    changed = tables.run(drawn.changes(of_rows, window.begin_ns, bin_ns, bins))
+    return _Sums([*_follow(changed, bin_ns, bins)], window.begin_ns, bin_ns, bins)
+
+
+def _follow(
+    changed: Sequence[tuple[int, ...]], bin_ns: int, bins: int
+) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Yield each step of each row that is not idle, from what changes in them."""
+    for number, (row, bin, call, call_ns, busy_ns, attempts, failed, grew) in enumerate(changed):
+        if number == 0 or row != changed[number - 1][0]:
+            through, last_call, last_ns = 0, call, 0
+        through += grew
+        # of one that goes on there is no change: it takes most of the step, unless others take more
+        if call_ns >= last_ns or not through:
+            last_call, last_ns = call, min(call_ns, through * bin_ns)
+        yield row, bin, last_call if last_ns > call_ns else call, busy_ns + through * bin_ns, attempts, failed
+        following = changed[number + 1] if number + 1 < len(changed) else None
+        until = following[1] if following and following[0] == row else bins
+        if through:
+            for between in range(bin + 1, until):
+                yield row, between, last_call, through * bin_ns, 0, 0
 
 
 def _sum_before(tables: _Tables, window: _Window, bins: int) -> _Sums | None:
@@ -580,15 +599,15 @@ def _sum_before(tables: _Tables, window: _Window, bins: int) -> _Sums | None:
         f"WHERE level = {number} AND bin BETWEEN {first} AND {last} GROUP BY ALL"
     )
     count = (last - first) // times + 1
-    return _Sums(_largest(tables, summed, "call_ns"), begin_ns + first * step_ns, step_ns * times, count)
+    return _Sums(_largest(tables, summed), begin_ns + first * step_ns, step_ns * times, count)
 
 
-def _largest(tables: _Tables, summed: str, by: str = "busy_ns") -> Sequence[tuple[int, int, int, int, int, int]]:
+def _largest(tables: _Tables, summed: str) -> Sequence[tuple[int, int, int, int, int, int]]:
     """Return each step of each row, with the function that took most of it."""
     return [
         (row, bin, call, busy, attempts, failed)
         for row, bin, call, busy, attempts, failed in tables.run(
-            f"SELECT row, bin, arg_max(call, {by}), sum(busy_ns)::BIGINT, sum(attempts)::BIGINT, sum(failed)::BIGINT "
+            "SELECT row, bin, arg_max(call, call_ns), sum(busy_ns)::BIGINT, sum(attempts)::BIGINT, sum(failed)::BIGINT "
             f"FROM ({summed}) GROUP BY ALL"
         )
     ]

@@ -45,7 +45,7 @@ MOST_BANDS = 1000
 """Lanes are summed up by worker up to so many of these, else by node."""
 CELLS_SAVE = 4
 """A level is kept where there are so many slices to each of its cells, on average."""
-PARTS = 4
+PARTS = 8
 """And where its steps cut a slice into no more parts than these, on average."""
 PARTS_AT_ONCE = 1_000_000
 """How many parts are summed up at once, as the engine holds a sum for each function, row and step in memory."""
@@ -136,6 +136,49 @@ def cells(relation: str, by: Sequence[str], begin_ns: int, bin_ns: int, bins: in
         "sum(began)::BIGINT AS attempts, sum(failed)::BIGINT AS failed FROM ("
         f"{within} FROM placed WHERE first = last UNION ALL "
         f"{across} FROM (SELECT *, unnest(range(first, last + 1)) AS bin FROM placed WHERE first < last)) GROUP BY ALL"
+    )
+
+
+def changes(relation: str, begin_ns: int, bin_ns: int, bins: int) -> str:
+    """
+    Return the SELECT of what changes in each step of a row: much less than all its cells where slices are long.
+
+    Its columns are ``row`` and ``bin``, the ``call`` that took most of what changed and for how long, as ``call_ns``,
+    how long slices ran that began or ended in the step, as ``busy_ns``, the ``attempts`` that began, how many
+    ``failed``, and by how many those ``grew`` that run through all of it.
+
+    Args:
+        relation: The slices that have a time within these steps, with their ``row``.
+        begin_ns: When the first step begins.
+        bin_ns: How long each is.
+        bins: How many there are.
+    """
+    end_ns = begin_ns + bins * bin_ns
+    began, ended = f"greatest(began_ns, {begin_ns})", f"least(coalesce(ended_ns, {end_ns}), {end_ns - 1})"
+    placed = (
+        f"SELECT row, call, {began} - {begin_ns} AS b, greatest({ended}, {began}) - {begin_ns} AS e, b // {bin_ns} AS "
+        f"first, e // {bin_ns} AS last, (failed AND ended_ns < {end_ns})::INTEGER AS fails, "
+        f"(began_ns >= {begin_ns})::INTEGER AS begins FROM {relation}"
+    )
+    parts = (
+        f"SELECT row, call, first AS bin, least(e, (first + 1) * {bin_ns}) - b AS ns, begins AS began, "
+        "CASE WHEN first = last THEN fails ELSE 0 END AS failed, 0 AS grew FROM placed UNION ALL "
+        f"SELECT row, call, last, e - last * {bin_ns}, 0, fails, CASE WHEN last > first + 1 THEN -1 ELSE 0 END "
+        "FROM placed WHERE last > first UNION ALL "
+        "SELECT row, call, first + 1, 0, 0, 0, 1 FROM placed WHERE last > first + 1"
+    )
+    summed = (
+        "SELECT row, call, bin, sum(ns)::BIGINT AS ns, sum(began) AS began, sum(failed) AS failed, sum(grew) AS grew "
+        f"FROM ({parts}) GROUP BY ALL"
+    )
+    through = (
+        f"SELECT *, ns + sum(grew) OVER (PARTITION BY row, call ORDER BY bin) * {bin_ns} AS all_ns FROM ({summed})"
+    )
+    return (
+        f"WITH placed AS MATERIALIZED (SELECT * FROM ({placed})) SELECT row, bin::INTEGER AS bin, "
+        "arg_max(call, all_ns) AS call, max(all_ns)::BIGINT AS call_ns, sum(ns)::BIGINT AS busy_ns, "
+        "sum(began)::BIGINT AS attempts, "
+        f"sum(failed)::BIGINT AS failed, sum(grew)::BIGINT AS grew FROM ({through}) GROUP BY ALL ORDER BY row, bin"
     )
 
 

@@ -7,6 +7,7 @@ from lab.generate import SESSION, generate
 
 from raytrail.entities import installed
 from raytrail.event import Chunk, Segment
+from raytrail.fold import slices
 from raytrail.fold.rollup import GROWTH, ROLLUPS, percentiles, read_of, rollup
 from raytrail.store import Store
 
@@ -133,3 +134,16 @@ def test_states_at_the_end_of_each_step_are_those_of_that_moment(store, sealed):
                 params,
             )
             assert ours == theirs
+
+
+def test_tables_that_cannot_be_made_are_left_out_and_the_others_are_there(store, sealed, monkeypatch, caplog):
+    # what the engine says where its memory is not enough
+    monkeypatch.setattr(slices, "lanes", lambda *_: "SELECT error('Out of Memory Error: failed to allocate')")
+    store.cache(SESSION)
+    assert "tables task_calls, task_lanes, task_slices, task_levels, task_cells are left out" in caplog.text
+    snapshot = store.snapshot(SESSION)
+    assert snapshot.table(slices.SLICES, slices.COLUMNS[slices.SLICES]) is None
+    assert all(snapshot.rollup(name) for name in ROLLUPS)
+    monkeypatch.undo()
+    store.cache(SESSION)  # nothing is in the way of the next one
+    assert store.snapshot(SESSION).table(slices.SLICES, slices.COLUMNS[slices.SLICES])

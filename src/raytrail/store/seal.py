@@ -7,9 +7,11 @@ when the session itself ends are closed with it. Each such row says so in ``infe
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +30,8 @@ from raytrail.store.catalogue import Catalogue, LogFile, StateFile, name_state
 from raytrail.store.closed import SUPERSEDED
 from raytrail.store.engine import Engine, group_rows, parquet
 from raytrail.store.files import MOST_SESSIONS, Files, Written, delete, make_durable, measure
+
+log = logging.getLogger(__name__)
 
 OF_AGENTS = ("file", "raylet")
 """The entities that agents report of themselves. They are not of the cluster, and at times come long after it."""
@@ -196,10 +200,11 @@ class Sealer:
         self._engine.run(f"ATTACH {literal(str(path))} AS caching ({groups})")
         try:
             entities = (entity for entity in installed().values() if entity.name in rows)
-            self._engine.each(lambda entity: self._cache(entity, source(entity)), entities)
-            self._engine.run(f"CREATE TABLE caching.{quote(FAILURES)} AS FROM {failures}")
+            self._engine.each(lambda entity: self._cache(session, entity, source(entity)), entities)
+            select = f"CREATE TABLE caching.{quote(FAILURES)} AS FROM {failures}"
+            self._add(session, [FAILURES], lambda: self._engine.run(select))
             self._engine.run("CHECKPOINT caching")
-        except StoreError:
+        except BaseException:  # what is attached would be in the way of the next one
             self._engine.run("DETACH caching")
             path.unlink()
             raise
@@ -209,15 +214,31 @@ class Sealer:
         with self._catalogue.transaction() as db:
             name_state(db, session, state)
 
-    def _cache(self, entity: Entity, source: str) -> None:
+    def _add(self, session: str, tables: Collection[str], make: Callable[[], object]) -> None:
+        """
+        Add tables that only make some answers quicker.
+
+        Where they cannot be made, as there is too little memory for them, the others are of use all the same. A disk
+        that fails also fails what comes after.
+        """
+        try:
+            make()
+        except StoreError as fault:
+            for table in tables:
+                self._engine.run(f"DROP TABLE IF EXISTS caching.{quote(table)}")
+            log.warning("%s: tables %s are left out, and some pages are slower: %s", session, ", ".join(tables), fault)
+
+    def _cache(self, session: str, entity: Entity, source: str) -> None:
         table = f"caching.{quote(entity.name)}"
         self._engine.run(f"CREATE TABLE {table} AS SELECT * FROM {source}")
         if entity.moments and entity.moments.tallied:
             self._tally(entity, table, entity.moments)
         if entity.work:
+            work = entity.work
             for name in ROLLUPS:
-                self._roll_up(entity, name, table)
-            self._slice(entity, entity.work, table)
+                self._add(session, [rollup_name(entity, name)], partial(self._roll_up, entity, name, table))
+            drawn = [rollup_name(entity, part) for part in slices.COLUMNS]
+            self._add(session, drawn, lambda: self._slice(entity, work, table))
         # for one by its id: looking for it would read the ids of all. It comes last, as it stays in memory until all is
         # written, and the sums of ten million states need that memory
         self._engine.run(f"CREATE INDEX {quote(f'{entity.name}_by_id')} ON {table}({quote(entity.key[0])})")

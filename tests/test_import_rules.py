@@ -49,7 +49,7 @@ MAY_IMPORT = {
         "times",
         "words",
     },
-    "metrics": {"sources", "store"},
+    "metrics": {"pubsub", "sources", "store", "event"},
     "agent": {
         "metrics",
         "tail",

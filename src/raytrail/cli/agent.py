@@ -15,6 +15,7 @@ from raytrail.terminal import note, options, service
 
 
 @click.command(cls=options.Command)
+@options.logged
 @options.settings("tail", "sources", "agent", reloadable=True)
 def agent(config: Config, load: Callable[[], Config]) -> None:
     """

@@ -31,6 +31,7 @@ from raytrail.terminal import note, options, service, stores
     help="Name under which the broker remembers how far the history is. The store's id is added to it, so that "
     "histories with a store each get everything.",
 )
+@options.logged
 @options.settings(
     "store",
     "history",

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @click.command(cls=options.Command)
+@options.logged
 @options.settings("tail", "sources", "agent", "store", "history", "server", reloadable=True)
 def up(config: Config, load: Callable[[], Config]) -> None:
     """

@@ -87,7 +87,8 @@ async def test_who_follows_a_page_is_counted_while_it_lasts(made, add, task):
     with listening(made) as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             async with client.stream("GET", "/api/clusters/latest/live") as answer:
-                await anext(answer.aiter_lines())
+                lines = answer.aiter_lines()  # which ends the answer once nobody holds it
+                await anext(lines)
                 found = await figures(client)
                 assert found["raytrail_server_open_streams",] == 1
                 # its time is not how long somebody follows it

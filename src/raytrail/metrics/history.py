@@ -24,6 +24,7 @@ _EXAMPLE = "127.0.0.1:8368"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MOST_TYPES = 100
 """How many event types have figures of their own: their names are whatever publishers send."""
+_LONGEST_TYPE = 100
 _OTHER = "other"
 _UNREADABLE = "unreadable"
 
@@ -153,7 +154,10 @@ class Watch(Collector):
     def _type_of(self, chunk: Chunk | Unreadable) -> str:
         if isinstance(chunk, Unreadable):
             return _UNREADABLE
-        if chunk.event_type not in self._types and len(self._types) >= _MOST_TYPES:
+        if chunk.event_type in self._types:
+            return chunk.event_type
+        is_name = chunk.event_type.isascii() and len(chunk.event_type) <= _LONGEST_TYPE
+        if not is_name or len(self._types) >= _MOST_TYPES:
             return _OTHER
         self._types.add(chunk.event_type)
         return chunk.event_type

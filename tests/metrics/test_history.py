@@ -148,8 +148,9 @@ def test_a_session_that_is_due_and_cannot_be_sealed_waits_in_the_queue(store, mo
         raise ValueError("broken")
 
     monkeypatch.setattr(store, "seal", broken)
-    assert store.seal_due(2**42) == []
-    assert store.seal_queue == 1
+    for _ in range(2):  # the second time it is let be for a while
+        assert store.seal_due(2**42) == []
+        assert store.seal_queue == 1
 
 
 def test_up_answers_for_its_history_and_for_its_agent(tmp_path):

@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 from raytrail.config import StoreConfig
 from raytrail.errors import PublishError, StoreError
+from raytrail.metrics.history import Watch
 from raytrail.pubsub import Delivery, Subscriber
 from raytrail.pubsub.groups import OwnGroup
 from raytrail.store import Store
@@ -19,11 +20,15 @@ WAITING = 64
 """The most chunks that wait for the store. Above that the broker keeps them."""
 
 
-async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: asyncio.Event, *, group: str) -> None:
+async def run(
+    feed: Subscriber, store: Store, config: StoreConfig, stop: asyncio.Event, *, group: str, watch: Watch | None = None
+) -> None:
     """Append what arrives, acknowledge it once it is durable, and fold, until `stop` is set."""
     waiting: asyncio.Queue[Delivery] = asyncio.Queue(WAITING)
-    own = OwnGroup(subscriber, store.id, store.left_plain_group if store.read_in_plain_group else None)
-    consuming = asyncio.create_task(_consume(own, waiting, group, config))
+    watch = watch or Watch(store)
+    watch.follow_queue(waiting.qsize)
+    own = OwnGroup(feed, store.id, store.left_plain_group if store.read_in_plain_group else None)
+    consuming = asyncio.create_task(_consume(watch.reading(own), waiting, group, config))
     folded = 0.0
     try:
         while not stop.is_set():
@@ -31,13 +36,13 @@ async def run(subscriber: Subscriber, store: Store, config: StoreConfig, stop: a
                 consuming.result()
             batch = await _gather(waiting, config)
             if batch:
-                await _append(store, batch, config, stop)
+                await _append(watch, batch, config, stop)
             if time.monotonic() - folded >= config.fold_seconds:
-                folded = await _fold(store)
+                folded = await _fold(watch)
     finally:
         consuming.cancel()
         await asyncio.gather(consuming, return_exceptions=True)
-    await _fold(store)
+    await _fold(watch)
 
 
 async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], group: str, config: StoreConfig) -> None:
@@ -67,7 +72,7 @@ async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list
     return batch
 
 
-async def _append(store: Store, batch: list[Delivery], config: StoreConfig, stop: asyncio.Event) -> None:
+async def _append(store: Watch, batch: list[Delivery], config: StoreConfig, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
             await asyncio.to_thread(store.append, [delivery.chunk for delivery in batch])
@@ -82,7 +87,7 @@ async def _append(store: Store, batch: list[Delivery], config: StoreConfig, stop
             return
 
 
-async def _fold(store: Store) -> float:
+async def _fold(store: Watch) -> float:
     """Fold what was appended, and seal what has ended."""
     try:
         await asyncio.to_thread(store.fold)

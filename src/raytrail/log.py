@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
+from typing import Final
+
+FORMATS: Final = ("text", "json")
+"""The forms of a line."""
 
 
 class _Formatter(logging.Formatter):
@@ -15,9 +20,43 @@ class _Formatter(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
 
+class _Json(_Formatter):
+    """One object a line, whatever a message holds: a traceback, line ends, or bytes that are no text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
 def log_to_stderr(verbose: bool) -> None:
     """Log ours from INFO on (DEBUG when verbose), and warnings of everybody else."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(False)
     logging.getLogger("raytrail").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def log_as(form: str) -> None:
+    """
+    Log in this form from now on.
+
+    Args:
+        form: One of `FORMATS`. With ``json``, Python's own warnings are logged, too.
+    """
+    if form == "json":
+        logging.captureWarnings(True)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_Json())
+
+
+def log_format() -> str:
+    """Return the form that is logged in."""
+    return "json" if any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers) else "text"

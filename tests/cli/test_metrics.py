@@ -14,11 +14,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from raytrail.agent import metrics
 from raytrail.agent.metrics import answering
 from raytrail.config import AgentConfig, Destination, TailConfig
 from raytrail.errors import ConfigError
 from raytrail.exit_codes import USAGE
+from raytrail.metrics import answering as page_server
 
 pytestmark = pytest.mark.slow
 
@@ -205,7 +205,7 @@ async def test_afterwards_nobody_answers():
 
 
 async def test_an_agent_whose_loop_does_not_turn_is_not_well_but_has_figures(monkeypatch):
-    monkeypatch.setattr(metrics, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(page_server, "_ANSWER_SECONDS", 0.2)
     answers = {}
     with answering("127.0.0.1:0", nobody()) as url:
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from raytrail.agent.agent import Agent
-from raytrail.sources import address
-from raytrail.sources.http_server import Handler, Server
+from raytrail.metrics import answering as page_server
+from raytrail.metrics.answering import Pages, exposed, health, registry_of
 
 _EXAMPLE = "127.0.0.1:8366"
-_ANSWER_SECONDS = 5.0
-_SILENT_SECONDS = 30.0
 
 
 class AgentCollector(Collector):
@@ -116,55 +110,13 @@ def answering(listen: str, agent: Agent) -> Iterator[str]:
     Raises:
         ConfigError: One cannot listen there.
     """
-    host, port = address.where(listen, "listen=", _EXAMPLE)
-    handler = type("_Handler", (_Handler,), {"answers": _Answers(agent)})
-    server = Server.begin((host, port), handler, setting=f"listen={listen!r}", example=_EXAMPLE)
-    try:
-        yield address.base(host, server.server_address[1])
-    finally:
-        server.end()
+    pages: Pages = {
+        "/metrics": partial(exposed, registry_of(AgentCollector(agent))),
+        "/healthz": health(partial(_collect_figures, agent), "agent"),
+    }
+    with page_server.answering(listen, pages, setting="listen", example=_EXAMPLE) as url:
+        yield url
 
 
-class _Answers:
-    """
-    The answer to each path: its status, its content type and its body. Any thread may ask.
-
-    Args:
-        agent: The agent whose figures they are. Its loop is the one that runs here.
-    """
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-        self._loop = asyncio.get_running_loop()
-        self._registry = CollectorRegistry()
-        self._registry.register(AgentCollector(agent))
-        ProcessCollector(registry=self._registry)
-
-    def answer(self, path: str) -> tuple[int, str, bytes]:
-        if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
-        if path == "/healthz":
-            return self._answer_health()
-        return 404, "text/plain", b"/metrics, /healthz\n"
-
-    def _answer_health(self) -> tuple[int, str, bytes]:
-        health: dict[str, object] = {"status": "ok"}
-        try:
-            figures = asyncio.run_coroutine_threadsafe(self._collect_figures(), self._loop)
-            health["destinations"] = figures.result(_ANSWER_SECONDS)
-        except concurrent.futures.TimeoutError:
-            health["status"] = f"the agent's loop has not turned for {_ANSWER_SECONDS:g} seconds"
-        status = 200 if health["status"] == "ok" else 503
-        return status, "application/json", json.dumps(health, indent=2).encode() + b"\n"
-
-    async def _collect_figures(self) -> dict[str, object]:
-        return {shipping.label: shipping.figures() for shipping in self._agent.shippings.values()}
-
-
-class _Handler(Handler):
-    answers: _Answers
-    timeout = _SILENT_SECONDS
-
-    def do_GET(self) -> None:
-        status, kind, body = self.answers.answer(self.path.partition("?")[0])
-        self.answer(status, body, kind)
+def _collect_figures(agent: Agent) -> dict[str, object]:
+    return {"destinations": {shipping.label: shipping.figures() for shipping in agent.shippings.values()}}

@@ -1,7 +1,7 @@
 """
 A node's probe as a process: what `raytrail.agent.probes` starts, and nobody else.
 
-    python -m raytrail.agent.probe_process '{"session_dir": ..., "gcs_address": ..., ...}'
+    python -m raytrail.agent.probe_process '{"session_dir": ..., "gcs_address": ..., ...}' text
 
 Its standard input is held open by its parent and nothing comes through it. It says on standard output what keeps it
 from asking, for the parent to log. It ends with 0 when its raylet or its parent has.
@@ -16,13 +16,14 @@ import msgspec
 
 from raytrail.errors import ConfigError, SourceError
 from raytrail.exit_codes import BROKEN, OK, USAGE
-from raytrail.log import log_to_stderr
+from raytrail.log import log_as, log_to_stderr
 from raytrail.sources import probe
 
 
-def main(argument: str) -> int:
-    """Probe as told, and return the exit code."""
+def main(argument: str, log_format: str) -> int:
+    """Probe as told, log in the form that its parent does, and return the exit code."""
     log_to_stderr(verbose=False)
+    log_as(log_format)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us when it has done
     try:
         probe.run(msgspec.json.decode(argument, type=probe.Probe), parent=sys.stdin.fileno())
@@ -33,4 +34,4 @@ def main(argument: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

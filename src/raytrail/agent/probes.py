@@ -17,6 +17,7 @@ import msgspec
 from raytrail import disk
 from raytrail.config import SourcesConfig
 from raytrail.exit_codes import BROKEN, OK
+from raytrail.log import log_format
 from raytrail.sources.probe import OF_HEAD, TYPES, Probe
 from raytrail.tail import discovery, processes
 
@@ -185,7 +186,8 @@ class Probes:
 
 async def _run(probe: Probe) -> tuple[int, str]:
     """Run a probe to its end, and return its exit code and what it said kept it from asking."""
-    command = [sys.executable, "-m", "raytrail.agent.probe_process", msgspec.json.encode(probe).decode()]
+    argument = msgspec.json.encode(probe).decode()
+    command = [sys.executable, "-m", "raytrail.agent.probe_process", argument, log_format()]
     # its standard input is at its end once we are gone, however that came about
     process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
     log.info("%s of node %s are asked for by process %d", _noun(probe.types), probe.node_id, process.pid)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 from raytrail.errors import ConfigError, NotFoundError, RaytrailError
 from raytrail.exit_codes import BROKEN, BUG, DIFFERENT, INTERRUPTED, OK, USAGE
+
+if TYPE_CHECKING:
+    from logging import Logger
 
 COMMANDS = {
     "Export": {
@@ -131,14 +135,34 @@ class _Main(click.Group):
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception:  # noqa: BLE001 (the outermost line)
-            sys.excepthook(*sys.exc_info())
-            click.echo("raytrail: error: this is a bug in Raytrail; please report it with the lines above", err=True)
+        except Exception as fault:  # noqa: BLE001 (the outermost line)
+            _say_bug(fault)
             ctx.exit(BUG)
 
 
 def _say(error: Exception) -> None:
-    click.echo(f"raytrail: error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+    message = " ".join(str(error).split()) or type(error).__name__
+    if log := _structured_log():
+        log.error("%s", message)
+    else:
+        click.echo(f"raytrail: error: {message}", err=True)
+
+
+def _say_bug(fault: Exception) -> None:
+    if log := _structured_log():
+        log.critical("this is a bug in Raytrail; please report it with this line", exc_info=fault)
+    else:
+        sys.excepthook(*sys.exc_info())
+        click.echo("raytrail: error: this is a bug in Raytrail; please report it with the lines above", err=True)
+
+
+def _structured_log() -> Logger | None:
+    """Return what also takes errors that end a command, where programs read the log."""
+    import logging
+
+    from raytrail.log import log_format
+
+    return logging.getLogger("raytrail") if log_format() == "json" else None
 
 
 @click.group(

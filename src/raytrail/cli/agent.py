@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -14,6 +15,7 @@ from raytrail.terminal import note, options, service
 
 
 @click.command(cls=options.Command)
+@options.logged
 @options.settings("tail", "sources", "agent", reloadable=True)
 def agent(config: Config, load: Callable[[], Config]) -> None:
     """
@@ -32,12 +34,19 @@ def agent(config: Config, load: Callable[[], Config]) -> None:
 
 
 async def _agent(config: Config, agent: Agent, stop: asyncio.Event) -> None:
-    if not config.agent.listen:
+    with watched(config, agent):
         await systemd.alive(agent.run(stop))
+
+
+@contextmanager
+def watched(config: Config, agent: Agent) -> Iterator[None]:
+    """Answer the agent's metrics meanwhile, where the settings say so."""
+    if not config.agent.listen:
+        yield
         return
     # only an agent that listens loads its library
     from raytrail.agent.metrics import answering
 
     with answering(config.agent.listen, agent) as url:
         note(f"metrics on {url}/metrics")
-        await systemd.alive(agent.run(stop))
+        yield

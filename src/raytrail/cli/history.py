@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import click
@@ -10,10 +12,12 @@ import click
 from raytrail import history as loop
 from raytrail.config import Config, store_dir
 from raytrail.kuberay import follow
+from raytrail.metrics.history import Watch, answering
 from raytrail.pubsub import PubSub, connect
 from raytrail.pubsub.groups import group_of
 from raytrail.pubsub.url import shown
 from raytrail.redact import Redactor
+from raytrail.store import Store
 from raytrail.tail.selection import wants_log, wants_type
 from raytrail.terminal import note, options, service, stores
 
@@ -27,8 +31,10 @@ from raytrail.terminal import note, options, service, stores
     help="Name under which the broker remembers how far the history is. The store's id is added to it, so that "
     "histories with a store each get everything.",
 )
+@options.logged
 @options.settings(
     "store",
+    "history",
     "tail.cluster",
     "tail.event_types",
     "tail.redact",
@@ -61,10 +67,23 @@ async def _keep(url: str, group: str, config: Config, stop: asyncio.Event) -> No
     with stores.writing(config) as store:
         pubsub = _open(url, config)
         note(f"reading {shown(url)} as group {group_of(group, store.id)!r}, keeping {store_dir(config)}")
+        watch = Watch(store)
         try:
-            await loop.run(pubsub, store, config.store, stop, group=group)
+            with watched(config, watch, store):
+                await loop.run(pubsub, store, config.store, stop, group=group, watch=watch)
         finally:
             await pubsub.aclose()
+
+
+@contextmanager
+def watched(config: Config, watch: Watch, store: Store) -> Iterator[None]:
+    """Answer the history's metrics meanwhile, where the settings say so."""
+    if not config.history.metrics:
+        yield
+        return
+    with answering(config.history.metrics, watch, store) as url:
+        note(f"metrics of the history on {url}/metrics")
+        yield
 
 
 def _open(url: str, config: Config) -> PubSub:

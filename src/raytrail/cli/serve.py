@@ -17,6 +17,7 @@ from raytrail.terminal import note, options, service, stores
 
 
 @click.command(cls=options.Command)
+@options.logged
 @options.settings("store", "server", "tail.redact")
 def serve(config: Config) -> None:
     """

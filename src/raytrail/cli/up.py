@@ -11,7 +11,10 @@ import msgspec
 
 from raytrail import history as history_loop
 from raytrail.agent.agent import Agent
+from raytrail.cli import agent as of_agent
+from raytrail.cli import history as of_history
 from raytrail.config import Config, state_dir, store_dir
+from raytrail.metrics.history import Watch
 from raytrail.pubsub import connect
 from raytrail.pubsub.collector import Collector
 from raytrail.pubsub.url import shown
@@ -22,7 +25,8 @@ log = logging.getLogger(__name__)
 
 
 @click.command(cls=options.Command)
-@options.settings("tail", "sources", "agent", "store", "server", reloadable=True)
+@options.logged
+@options.settings("tail", "sources", "agent", "store", "history", "server", reloadable=True)
 def up(config: Config, load: Callable[[], Config]) -> None:
     """
     Agent, history and server in one process, for one machine.
@@ -60,14 +64,17 @@ async def _up(config: Config, agent: Agent, stop: asyncio.Event) -> None:
         pubsub = connect(url)
         elsewhere = connect(config.server.ingest) if config.server.ingest not in ("", "on") else None
         take = Collector(elsewhere or pubsub, Redactor(config.tail.redact)).take if config.server.ingest else None
+        watch = Watch(store)
         try:
             note(f"reading {config.tail.temp_dir}, publishing to {shown(url)}, keeping {store_dir(config)}")
-            await service.all_of(
-                (agent.run(agent_stop), agent_stop),
-                (history_loop.run(pubsub, store, config.store, history_stop, group="history"), history_stop),
-                (server.serve(store, config.server, ready=_announce, stop=server_stop, take=take), server_stop),
-                stop=stop,
-            )
+            history = history_loop.run(pubsub, store, config.store, history_stop, group="history", watch=watch)
+            with of_agent.watched(config, agent), of_history.watched(config, watch, store):
+                await service.all_of(
+                    (agent.run(agent_stop), agent_stop),
+                    (history, history_stop),
+                    (server.serve(store, config.server, ready=_announce, stop=server_stop, take=take), server_stop),
+                    stop=stop,
+                )
         finally:
             for broker in filter(None, [pubsub, elsewhere]):
                 await broker.aclose()

@@ -228,6 +228,16 @@ class StoreConfig(Table, frozen=True, kw_only=True):
     """
 
 
+class HistoryConfig(Table, frozen=True, kw_only=True):
+    """From a broker to the history."""
+
+    metrics: str = ""
+    """
+    Address where the history answers ``/metrics`` (Prometheus), ``/healthz`` and ``/readyz``, e.g. ``127.0.0.1:8368``.
+    Empty means nowhere.
+    """
+
+
 class ServerConfig(Table, frozen=True, kw_only=True):
     """The store over HTTP."""
 
@@ -312,6 +322,7 @@ class Config(Table, frozen=True, kw_only=True):
     sources: SourcesConfig = SourcesConfig()
     agent: AgentConfig = AgentConfig()
     store: StoreConfig = StoreConfig()
+    history: HistoryConfig = HistoryConfig()
     server: ServerConfig = ServerConfig()
     destinations: dict[str, dict[str, Any]] = {}
     """

@@ -9,7 +9,8 @@ The store over HTTP: Ray's own API for each cluster at any time, and pages for p
     /clusters/<id>/final/...             the same, at the very end; without, just before the shutdown began
     /api/clusters[/<id>]                 clusters and their ledgers as JSON
     /ingest                              what agents and foreign collectors post, on its way to a broker
-    /healthz
+    /metrics                             what Prometheus asks
+    /healthz, /readyz                    what Kubernetes asks
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -48,6 +49,7 @@ from raytrail.server.connection import connections
 from raytrail.server.context import Answer, StoreView, View, encode
 from raytrail.server.dashboard_files import Build, find_build
 from raytrail.server.ingest import Bounds, Take, ingest
+from raytrail.server.metrics import Measured, ServerMetrics, Slots, Stream
 from raytrail.server.openapi import describe
 from raytrail.server.pages import about
 from raytrail.server.pages.declared import PAGES
@@ -108,13 +110,16 @@ def app(
         stop: Ends the answers that go on as long as a cluster lives.
     """
     build = find_build(config.dashboard)
-    server = _Server(store, dashboard=build is not None, stop=stop or asyncio.Event())
+    metrics = ServerMetrics(store)
+    server = _Server(store, metrics, dashboard=build is not None, stop=stop or asyncio.Event())
     tries = Tries(config.wrong_tokens_per_minute)
     routes = [
         NamedRoute(Route("/scripts/{name}", _script, api="ours")),
         NamedRoute(Route("/openapi.json", _openapi, api="ours")),
         *_routes_over_store(server),
+        NamedRoute(Route("/metrics", metrics.page, api="ours")),
         NamedRoute(Route("/healthz", _healthz, api="ours")),
+        NamedRoute(Route("/readyz", server.readyz, api="ours")),
         ingest(take, tries, token=config.ingest_token, bounds=Bounds.of(config))
         if take
         else NamedRoute(Route("/ingest", _no_ingest, api="ours", method="POST")),
@@ -127,6 +132,7 @@ def app(
         routes=routes,
         middleware=[
             Middleware(BasePath, base_path=config.base_path),
+            Middleware(Measured, metrics=metrics),
             Middleware(_EveryAnswer),
             Middleware(Access, config=config, tries=tries, check_host=check_host),
         ],
@@ -254,14 +260,23 @@ class _Uvicorn(uvicorn.Server):
 class _Server:
     """The endpoints: each a plain function, called on a thread, as few at a time as the engine can use."""
 
-    def __init__(self, store: Store, *, dashboard: bool, stop: asyncio.Event) -> None:
+    def __init__(self, store: Store, metrics: ServerMetrics, *, dashboard: bool, stop: asyncio.Event) -> None:
         self._store = store
+        self._metrics = metrics
         self._stop = stop
         self._dashboard = dashboard
-        self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._slots = Slots(QUERIES_AT_ONCE, metrics.waiting.labels("all"))
+        self._large = Slots(LARGE_AT_ONCE, metrics.waiting.labels("large"))
         self._version = version("raytrail")
         self._cache = AnswerCache(CACHE_BYTES)
+
+    async def readyz(self, request: Request) -> Response:
+        """`ok`, while the store can be read, else 503 and why."""
+        try:
+            await asyncio.to_thread(self._store.check_readable)
+        except StoreError as error:
+            return PlainTextResponse(f"{error}\n", 503)
+        return PlainTextResponse("ok\n")
 
     async def clusters(self, request: Request) -> Response:
         """All clusters, newest first, as JSON."""
@@ -296,6 +311,7 @@ class _Server:
             if etag and _knows(request, etag):
                 return Response(status_code=304, headers=_revalidated(etag))
             if answered := self._cache.get(etag):
+                self._metrics.cached.inc()
                 return Response(answered.body, headers={**answered.headers, **_revalidated(etag)})
 
             def work_out() -> Response:
@@ -315,9 +331,7 @@ class _Server:
     async def live(self, request: Request) -> Response:
         """An event `changed` whenever there is something new of a living cluster, as server-sent events."""
         cluster = await asyncio.to_thread(self._store.find, request.path_params["id"])
-        # a proxy would keep back what comes in so small pieces
-        headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._changes(cluster), media_type="text/event-stream", headers=headers)
+        return Stream(self._changes(cluster), self._metrics.streams)
 
     async def _changes(self, cluster: Cluster) -> AsyncIterator[str]:
         session = cluster.session

@@ -31,7 +31,7 @@ from raytrail.tokens import Guard, Tries, many_wrong
 COOKIE = "raytrail"
 COOKIE_SECONDS = 30 * 24 * 3600
 MAX_FORM_BYTES = 16 * 1024
-OPEN = ("/healthz",)
+OPEN = ("/healthz", "/readyz")
 """What says nothing of any cluster, and is asked by probes that know no token."""
 GUARDED_BY_ITSELF = "/ingest"
 """

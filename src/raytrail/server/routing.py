@@ -24,6 +24,8 @@ from starlette.websockets import WebSocket
 
 Matched = tuple[Match, Scope]
 Endpoint = Callable[[Request], Awaitable[Response]]
+ROUTE = "raytrail.route"
+"""The key under which a request's scope has the path of the route that it fits, as it is declared."""
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
@@ -67,7 +69,10 @@ class NamedRoute(routing.Route):
         """Return how well the request fits, and what it names."""
         if self.declared.for_browsers and not wants_html(scope):
             return Match.NONE, {}
-        return _matches(super().matches, scope)
+        match, child = _matches(super().matches, scope)
+        if match is not Match.NONE:
+            child[ROUTE] = self.path
+        return match, child
 
 
 class NamedWebSocketRoute(routing.WebSocketRoute):

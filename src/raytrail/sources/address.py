@@ -1,4 +1,4 @@
-"""The addresses that an agent listens on. Ray's HTTP export posts to one, and its metrics are read from another."""
+"""The addresses that an agent listens on. Ray's HTTP export posts to one, and metrics are read from another."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """
-The HTTP server of an agent, for its receiver and its metrics: the standard library's, with few connections.
+The HTTP server of an agent, for its receiver and its metrics, and of a history, for its metrics: the standard
+library's, with few connections.
 
 It is there on every node, and enough: one Ray posts, and a Prometheus or two ask. Starlette on uvicorn, as the server
 has it, would need packages that Ray's environment need not have. A silent client cannot fill it or stop it.

@@ -99,3 +99,7 @@ class Faults:
                 self.tell(what, session, fault)
             else:
                 self._put_off.pop((what, session), None)
+
+    def put_off(self, what: str) -> set[str]:
+        """Return the sessions of which this has failed, and was not done since. Any thread may ask."""
+        return {session for failed, session in list(self._put_off) if failed == what}

@@ -36,6 +36,7 @@ from raytrail.store.seal import Sealer
 from raytrail.store.signatures import Signature, Signatures
 from raytrail.store.sql import Sql
 from raytrail.store.states import States
+from raytrail.store.totals import Totals, check_readable, totals
 from raytrail.store.verify import Finding, verify
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ CACHED_ROWS = 2_000
 
 
 NO_SIGNATURES = "what failed cannot be summed up"
+UNSEALABLE = "what there is cannot be sealed"
 NO_OVERVIEW = "its overview cannot be made"
 OVERVIEWS_AT_ONCE = 20
 """How many overviews that are missing are made by the way: each takes about as long as to fold a small batch."""
@@ -60,6 +62,7 @@ class Store:
         self._lock = threading.RLock()
         self._counts: dict[object, int] = {}
         self._faults = Faults()
+        self._due: set[str] = set()
         self._lock_file: IO[str] | None = None
         if write:
             for name in ("log", "state", "tmp"):
@@ -135,6 +138,34 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def root(self) -> Path:
+        """Its directory."""
+        return self._root
+
+    def check_readable(self) -> None:
+        """
+        Ask the catalogue one cheap question.
+
+        Raises:
+            StoreError: It cannot be read, or is not where it was.
+        """
+        check_readable(self._catalogue)
+
+    def totals(self) -> Totals:
+        """
+        Return the store in figures, of its catalogue alone.
+
+        Raises:
+            StoreError: It cannot be read, or is not where it was.
+        """
+        return totals(self._catalogue)
+
+    @property
+    def seal_queue(self) -> int:
+        """How many sessions were due when `seal_due` last looked and are not sealed, as it is at it, or they fail."""
+        return len(self._due | self._faults.put_off(UNSEALABLE))
 
     @property
     def id(self) -> str:
@@ -218,23 +249,28 @@ class Store:
             "SELECT session, last_heard_ms, last_grew_ms FROM sessions WHERE sealed_ms IS NULL"
         )
         ages = {session: ((now_ms - heard) / 1000, (now_ms - grew) / 1000) for session, heard, grew in rows}
-        due: list[str] = []
+        due: dict[str, bool] = {}
+        sealed: list[str] = []
 
-        def seal(session: str) -> None:
+        def judge(session: str) -> None:
             quiet_seconds, still_seconds = ages[session]
             if still_seconds >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
-                self.seal(session)
+                due[session] = False
             elif quiet_seconds >= self._config.seal_after_quiet_seconds:
-                self.seal(session, quiet=True)
-            else:
-                return
-            due.append(session)
+                due[session] = True
 
-        self._faults.each("what there is cannot be sealed", ages, seal)
+        def seal(session: str) -> None:
+            self.seal(session, quiet=due[session])
+            sealed.append(session)
+            self._due.discard(session)
+
+        self._faults.each(UNSEALABLE, ages, judge)
+        self._due = set(due)
+        self._faults.each(UNSEALABLE, due, seal)
         self._throw_away()
         self.cache_all()
         self.complete_overviews()
-        return due
+        return sealed
 
     def complete_overviews(self) -> None:
         """

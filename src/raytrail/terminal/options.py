@@ -13,6 +13,7 @@ import click
 from raytrail import config as settings_of
 from raytrail import export, times
 from raytrail.config import Setting
+from raytrail.log import FORMATS, log_as
 from raytrail.sources import address
 
 Body = TypeVar("Body", bound=Callable[..., Any])
@@ -161,6 +162,20 @@ def exporting(command: Body) -> Body:
         "costs Ray more. A URL will do, too, e.g. http://ray:TOKEN@127.0.0.1:8367/v1/events.",
     )
     return with_profile(with_types(with_http(command)))
+
+
+def logged(command: Body) -> Body:
+    """Add ``--log-format``, for commands that run for long."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(FORMATS),
+        default="text",
+        show_default=True,
+        is_eager=True,  # a wrong setting is told in this form, too
+        expose_value=False,
+        callback=lambda _, __, form: log_as(form),
+        help="Form of the log on stderr. json: one object a line, with time, level, logger, message and exception.",
+    )(command)
 
 
 def cluster(command: Body) -> Body:

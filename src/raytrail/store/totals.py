@@ -1,0 +1,73 @@
+"""A store in figures, of its catalogue alone: what is asked every few seconds must cost little."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from raytrail.errors import StoreUnavailable
+from raytrail.event import SET_ASIDE
+from raytrail.store.catalogue import Catalogue
+
+
+class Totals(NamedTuple):
+    """A store in figures."""
+
+    living: int
+    """Sessions that are not sealed."""
+    sealed: int
+    chunks_set_aside: int
+    """Chunks that arrived and were not stored. Those that are kept no more count, too."""
+    rejected_lines: int
+    unknown_lines: int
+    bytes: int
+    """Bytes of its files, as far as a version wrote them down."""
+
+
+def check_readable(catalogue: Catalogue) -> None:
+    """
+    Ask one cheap question.
+
+    Raises:
+        StoreError: The catalogue cannot be read, or is not where it was.
+    """
+    with _errors(catalogue):
+        _ = catalogue.size_bytes  # an open database answers on after its file was deleted
+        catalogue.query("SELECT 1 FROM sessions LIMIT 1")
+
+
+def totals(catalogue: Catalogue) -> Totals:
+    """
+    Return the store in figures.
+
+    Raises:
+        StoreError: The catalogue cannot be read, or is not where it was.
+    """
+    with _errors(catalogue):
+        [(sealed, sessions)] = catalogue.query("SELECT count(sealed_ms), count(*) FROM sessions")
+        [(aside, rejected, unknown)] = catalogue.query(
+            "SELECT coalesce(sum(rejected) FILTER (WHERE event_type = ?), 0), "
+            "coalesce(sum(rejected) FILTER (WHERE event_type != ?), 0), coalesce(sum(unknown), 0) FROM counts",
+            SET_ASIDE,
+            SET_ASIDE,
+        )
+        return Totals(sessions - sealed, sealed, aside, rejected, unknown, catalogue.size_bytes + _bytes(catalogue))
+
+
+def _bytes(catalogue: Catalogue) -> int:
+    tables = ["log", *(["bodies"] if catalogue.keeps_logs else []), *(["state"] if catalogue.keeps_sums else [])]
+    sums = " + ".join(f"(SELECT coalesce(sum(bytes), 0) FROM {table})" for table in tables)
+    [(size,)] = catalogue.query(f"SELECT {sums}")
+    return int(size)
+
+
+@contextmanager
+def _errors(catalogue: Catalogue) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise StoreUnavailable(
+            f"{catalogue.name}: {error}; see that the store is there and its disk can be read"
+        ) from error

@@ -21,6 +21,7 @@ CHART := .venv-chart
 HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
 # the newest that the Go module proxy has
 KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.5.0
+COMPOSE := github.com/compose-spec/compose-go/v2@v2.16.2
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 1800
 BENCH_ARGS ?=
@@ -80,17 +81,18 @@ types: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
-# Kubernetes' schemas come with kubernetes-validate, and KubeRay's with its operator's Go module
+# Kubernetes' schemas come with kubernetes-validate, KubeRay's and Compose's with their Go modules
 $(CHART)/.installed: $(VENV)/.installed
 	$(PYTHON) -m venv $(CHART)
 	VIRTUAL_ENV=$(abspath $(CHART)) $(BIN)/uv pip install --quiet kubernetes-validate==1.37.0
 	CGO_ENABLED=0 GOBIN=$(abspath $(CHART))/bin go install -ldflags='-s -w' $(HELM)
-	go mod download $(KUBERAY)
+	go mod download $(KUBERAY) $(COMPOSE)
 	touch $@
 
 chart: $(CHART)/.installed
 	$(CHART)/bin/python -m deploy.check --helm $(CHART)/bin/helm $(CHART_ARGS) \
-		--kuberay $$(go list -m -f '{{.Dir}}' $(KUBERAY))/config/crd/bases
+		--kuberay $$(go list -m -f '{{.Dir}}' $(KUBERAY))/config/crd/bases \
+		--compose $$(go list -m -f '{{.Dir}}' $(COMPOSE))/schema/compose-spec.json
 
 chart-write: CHART_ARGS := --write
 chart-write: chart

@@ -4,6 +4,7 @@ Checks of the chart and of KubeRay's manifests against the schemas of Kubernetes
     each of helm/values     linted; rendered as in helm/rendered; strictly valid in each version of `KUBERNETES`
     each of helm/refused    refused by values.schema.json
     each of kuberay         strictly valid by the schemas of KubeRay's own resources
+    compose.yaml            valid by the schema of Compose
 
 ``--write`` makes helm/rendered anew. Tests read these files, as they have no helm.
 """
@@ -11,6 +12,7 @@ Checks of the chart and of KubeRay's manifests against the schemas of Kubernetes
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--helm", required=True, help="the program")
     parser.add_argument("--kuberay", required=True, type=Path, help="directory of KubeRay's CustomResourceDefinitions")
+    parser.add_argument("--compose", required=True, type=Path, help="Compose's JSON Schema")
     parser.add_argument("--write", action="store_true", help="make helm/rendered anew")
     given = parser.parse_args()
     kuberay = schemas(given.kuberay)
@@ -38,6 +41,7 @@ def main() -> int:
         *(fault for values in files("helm/values") for fault in chart(given.helm, values, write=given.write)),
         *(fault for values in files("helm/refused") for fault in accepted(given.helm, values)),
         *(fault for manifest in files("kuberay") for fault in custom(manifest, kuberay)),
+        *against(json.loads(given.compose.read_text(encoding="utf-8")), HERE / "compose.yaml"),
     ]
     print("\n".join(faults) or f"all is valid in Kubernetes {', '.join(KUBERNETES)}")
     return bool(faults)
@@ -117,10 +121,14 @@ def strict(schema: Any) -> Any:
 
 def custom(path: Path, by_kind: dict[tuple[str, str], Any]) -> Iterator[str]:
     """Yield what KubeRay would not take."""
-    for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-        schema = by_kind[manifest["apiVersion"], manifest["kind"]]
-        for error in Draft7Validator(schema).iter_errors(manifest):
-            yield f"{path.name}: {error.message} at {error.json_path}"
+    manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
+    yield from against(by_kind[manifest["apiVersion"], manifest["kind"]], path)
+
+
+def against(schema: Any, path: Path) -> Iterator[str]:
+    """Yield what a schema does not allow in a file."""
+    for error in Draft7Validator(schema).iter_errors(yaml.safe_load(path.read_text(encoding="utf-8"))):
+        yield f"{path.name}: {error.message} at {error.json_path}"
 
 
 def run(*command: str) -> tuple[int, str]:

@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import subprocess
+from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from jsonschema import Draft7Validator
 
 from raytrail import export
 from raytrail.cli.env import env
+from raytrail.config import load
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = sorted((HERE / "helm" / "values").glob("*.yaml"))
@@ -20,6 +23,7 @@ REFUSED = sorted((HERE / "helm" / "refused").glob("*.yaml"))
 KUBERAY = sorted((HERE / "kuberay").glob("*.yaml"))
 WITH_AGENT = [path for path in KUBERAY if "collector" not in path.name]
 OURS = {"history", "server", "raytrail"}
+OURS_IN_COMPOSE = ("agent", "history", "server")
 
 
 def named(path):
@@ -193,6 +197,21 @@ def test_a_job_deletes_its_cluster():
     assert job["spec"]["shutdownAfterJobFinishes"] is True
 
 
+# -- all of them
+
+
+@pytest.mark.parametrize("path", [*sorted(RENDERED.glob("*.yaml")), *WITH_AGENT, HERE / "compose.yaml"], ids=named)
+def test_our_variables_are_settings_of_ours(path):
+    ours = [container for pod in pods(path) for container in pod["containers"] if container["name"] in OURS]
+    given = [{one["name"]: one.get("value", "a secret") for one in container["env"]} for container in ours]
+    for document in documents(path):
+        given += [document["services"][name]["environment"] for name in OURS_IN_COMPOSE if "services" in document]
+    assert given
+    for environment in given:
+        assert any(name.startswith("RAYTRAIL_") for name in environment)
+        load(None, environment, {})
+
+
 # -- elsewhere
 
 
@@ -202,7 +221,7 @@ def test_ray_in_compose_has_the_settings_that_raytrail_env_prints():
     assert services["ray"]["environment"] == dict(line.split("=", 1) for line in lines)
 
 
-@pytest.mark.parametrize("name", ["agent", "history", "server"])
+@pytest.mark.parametrize("name", OURS_IN_COMPOSE)
 def test_a_service_of_compose_has_no_rights(name):
     service = yaml.safe_load((HERE / "compose.yaml").read_text())["services"][name]
     assert service["user"] == "1000:1000"
@@ -216,6 +235,11 @@ def test_the_launcher_starts_ray_as_raytrail_env_prints():
     for name, commands in yaml.safe_load(printed(command_in(HERE / "ray-up.yaml"))).items():
         assert given[name][:-1] == commands
         assert given[name][-1].startswith("nohup raytrail agent ")
+
+
+def test_the_launcher_of_ray_knows_all_that_it_is_told():
+    schema = json.loads(Path(str(distribution("ray").locate_file("ray/autoscaler/ray-schema.json"))).read_text())
+    assert not list(Draft7Validator(schema).iter_errors(yaml.safe_load((HERE / "ray-up.yaml").read_text())))
 
 
 def test_the_script_for_slurm_can_be_read_by_bash():

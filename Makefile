@@ -4,6 +4,7 @@
 #   make test-conclusions  what a living Ray and its history say side by side, at each moment of some ten minutes
 #   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
 #   make fuzz    a server, and then a history, that is sent what means harm, each for FUZZ_SECONDS (1800)
+#   make chart   the Helm chart and KubeRay's manifests against their schemas; builds helm, which takes minutes once
 #   make release-notes  the newest section of CHANGELOG.md
 #   make brokers the real servers that tests and benchmarks start: Kafka's jars, and Debian's packages as root
 # 3.11.7 comes last: Hypothesis trips over a bug of that CPython now and then (gh-106905)
@@ -16,13 +17,18 @@ OLDEST := .venv-oldest
 OLDEST_RAY := ray[data,default,serve]==2.48.0 protobuf==6.33.6
 CONCLUSIONS := tests/ray/test_conclusions.py
 OLDEST_TESTS := tests/ray/test_live.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
+CHART := .venv-chart
+HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
+# the newest that the Go module proxy has
+KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.5.0
+COMPOSE := github.com/compose-spec/compose-go/v2@v2.16.2
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 1800
 BENCH_ARGS ?=
 # a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs release-notes bench clean
+.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs chart chart-write release-notes bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
@@ -75,6 +81,22 @@ types: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
+# Kubernetes' schemas come with kubernetes-validate, KubeRay's and Compose's with their Go modules
+$(CHART)/.installed: $(VENV)/.installed
+	$(PYTHON) -m venv $(CHART)
+	VIRTUAL_ENV=$(abspath $(CHART)) $(BIN)/uv pip install --quiet kubernetes-validate==1.37.0
+	CGO_ENABLED=0 GOBIN=$(abspath $(CHART))/bin go install -ldflags='-s -w' $(HELM)
+	go mod download $(KUBERAY) $(COMPOSE)
+	touch $@
+
+chart: $(CHART)/.installed
+	$(CHART)/bin/python -m deploy.check --helm $(CHART)/bin/helm $(CHART_ARGS) \
+		--kuberay $$(go list -m -f '{{.Dir}}' $(KUBERAY))/config/crd/bases \
+		--compose $$(go list -m -f '{{.Dir}}' $(COMPOSE))/schema/compose-spec.json
+
+chart-write: CHART_ARGS := --write
+chart-write: chart
+
 release-notes:
 	@awk '/^## / { if (found) exit; found = 1 } found' CHANGELOG.md
 
@@ -82,4 +104,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist
+	rm -rf $(VENV) $(OLDEST) $(CHART) build dist

@@ -42,8 +42,8 @@ async def test_the_page_of_a_cluster_is_rays_dashboard_with_our_bar_before_its_s
 async def test_the_bar_is_told_the_moment(path, at_ms, final, client):
     told = said(await client.get(f"/clusters/varied/{path}"))
     assert (told["at_ms"], told["final"]) == (at_ms, final)
-    assert told["home"] == f"http://history/clusters/{SESSION}/"
-    assert told["url"] == f"http://history/clusters/{SESSION}/{path}"
+    assert told["home"] == f"/clusters/{SESSION}/"
+    assert told["url"] == f"/clusters/{SESSION}/{path}"
 
 
 async def test_a_clusters_name_cannot_end_the_element_that_it_stands_in(made_client, add, task):

@@ -139,7 +139,9 @@ async def test_all_that_was_asked_is_answered_as_ray_did(client, session, live):
     assert {"lineage", "timeline", "dashboard nodes", "dashboard actors"} <= {score.resource for score in scores}
     equal, possible, every = map(sum, zip(*(score.values for score in scores), strict=True))
     report = "\n".join(str(score) for score in scores if score.equal_ratio < 1)
-    assert equal / possible > 0.99, report
+    # 2.48 sums up by function and not by name, words its status otherwise, names no constructors of actors, and now and
+    # then leaves a driver's own task out of its files: 98.9 to 99.1 of 100 are the same
+    assert equal / possible > (0.99 if SAME_API else 0.985), report
     untold = {score.resource: score.untold for score in scores if score.untold}
     assert sum(untold.values()) / every < 0.03, (untold, every)
 

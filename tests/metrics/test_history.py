@@ -131,7 +131,7 @@ async def test_a_broker_that_is_away_is_waited_for_and_told(store):
     watch, stop = Watch(store), asyncio.Event()
     with answering("127.0.0.1:0", watch, store) as at:
         running = asyncio.create_task(history.run(Away(), store, CONFIG, stop, group="history", watch=watch))
-        await until(lambda: watch.broker_failed)
+        await until(lambda: watch._broker_failure is not None)
         answer = await ask(f"{at}/readyz")
         stop.set()
         await running

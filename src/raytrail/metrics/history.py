@@ -90,11 +90,6 @@ class Watch(Collector):
         """Tell, from now on, how many chunks wait."""
         self._waiting.set_function(length)
 
-    @property
-    def broker_failed(self) -> bool:
-        """Whether reading from the broker has ever failed."""
-        return self._broker_failure is not None
-
     def reading(self, broker: Subscriber) -> Subscriber:
         """Return the broker, of which from now on failures are counted."""
         return _Reading(broker, self._note_broker)

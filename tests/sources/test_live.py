@@ -221,7 +221,8 @@ class Driver:
 
     def __init__(self, cluster, workload=WORKLOAD, *words):
         command = [sys.executable, workload, *words]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it is closed with the driver)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         self._process = subprocess.Popen(list(map(str, command)), env=cluster.environment, text=True, **pipes)
         assert self._process.stdin
         assert self._process.stdout
@@ -230,7 +231,11 @@ class Driver:
     def until(self, said):
         # Ray prints what it has to say there, too
         while (line := self._out.readline()) != f"{said}\n":
-            assert line, "it has ended"
+            assert line, f"the driver ended with {self._process.wait(60)} before it said {said!r}:\n{self._printed()}"
+
+    def _printed(self):
+        self._errors.seek(0)
+        return self._errors.read()[-4000:]
 
     def go_on(self):
         self._in.write("\n")
@@ -239,6 +244,7 @@ class Driver:
     def end(self):
         self._process.kill()
         self._process.communicate()
+        self._errors.close()
 
 
 def told(cluster, story, root, receiver):

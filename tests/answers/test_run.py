@@ -151,6 +151,57 @@ def test_tasks_are_counted_by_state_over_time(add, attempt, node, scope):
     assert sum(every.finished) == 11
 
 
+def actor(actor_id, state, job=JOB):
+    return "EXPORT_ACTOR", {"actor_id": b64(actor_id), "job_id": b64(job), "state": state, "class_name": "Keeper"}
+
+
+def group(group_id, *, asked_s, placed_s=0, job=JOB):
+    return "EXPORT_PLACEMENT_GROUP", {
+        "placement_group_id": b64(group_id),
+        "creator_job_id": b64(job),
+        "state": "CREATED" if placed_s else "PENDING",
+        "placement_group_creation_timestamp_ms": str((BEGAN_S + asked_s) * 1000),
+        "placement_group_final_bundle_placement_timestamp_ms": str((BEGAN_S + placed_s) * 1000 if placed_s else 0),
+    }
+
+
+def test_restarts_of_actors_and_groups_that_waited_are_marked(add, attempt, node, scope):
+    first, second, elsewhere = "0a" * 12 + JOB, "0b" * 12 + JOB, "0c" * 12 + "02000000"
+    add(node("01" * 28), submission(), driver(), attempt(1, s1=0, s8=100, s11=80_000))
+    add(actor(first, "ALIVE"), actor(first, "RESTARTING"), actor(second, "RESTARTING"), at_s=BEGAN_S + 20)
+    add(actor(first, "ALIVE"), actor(elsewhere, "RESTARTING", "02000000"), at_s=BEGAN_S + 21)
+    add(actor(first, "RESTARTING"), at_s=BEGAN_S + 40)
+    add(
+        group("1a" * 14 + JOB, asked_s=10, placed_s=10),
+        group("1b" * 14 + JOB, asked_s=11, placed_s=15),
+        group("1c" * 14 + JOB, asked_s=30),
+        group("1d" * 14 + "02000000", asked_s=50, job="02000000"),
+        at_s=BEGAN_S + 60,
+    )
+    assert [row["restart_times_ms"] for row in scope().snapshot.rows("actor", order=["actor_id"])] == [
+        [(BEGAN_S + 20) * 1000, (BEGAN_S + 40) * 1000],
+        [(BEGAN_S + 20) * 1000],
+        [(BEGAN_S + 21) * 1000],
+    ]
+
+    def seen(marks):
+        return [(mark.kind, mark.count, mark.at_ms // 1000 - BEGAN_S) for mark in marks if mark.kind != "job failure"]
+
+    of_job = [
+        ("placement wait", 1, 11),
+        ("actor restart", 2, 20),
+        ("placement wait", 1, 30),
+        ("actor restart", 1, 40),
+    ]
+    run = run_of(scope(), "nightly")
+    assert seen(run.failures.marks) == of_job
+    every = [*of_job[:2], ("actor restart", 1, 21), *of_job[2:], ("placement wait", 1, 50)]
+    assert seen(marks_of(scope())) == every
+    assert run.progress is not None
+    words = [mark.words for mark in progress_chart(run.progress, run.failures.marks).marks]
+    assert words == ["placement wait", "2 actor restarts", "placement wait", "actor restart"]
+
+
 def test_a_cluster_that_was_running_then_is_not_said_to_have_ended(add, attempt, node, scope):
     add(
         submission("nightly", status="SUCCEEDED", code=0),

@@ -127,15 +127,15 @@ def chunk():
 
 @pytest.fixture
 def add(made, chunk):
-    """Store and fold events, each a type (``EXPORT_TASK``) and its data."""
+    """Store and fold events, each a type (``EXPORT_TASK``) and its data, written at a second since the epoch."""
     ids = itertools.count()
 
-    def add(*events, **of):
+    def add(*events, at_s=1, **of):
         lines = defaultdict(list)
         for source_type, data in events:
             event = {
                 "event_id": str(next(ids)),
-                "timestamp": 1,
+                "timestamp": at_s,
                 "source_type": source_type,
                 "event_data": data,
             }

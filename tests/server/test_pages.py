@@ -118,11 +118,14 @@ async def test_a_job_whose_id_has_a_slash_is_found_from_every_page(add, made_cli
             assert "team%2Fjob%201" in link
 
 
-async def test_the_sql_of_a_page_is_asked_only_where_it_is_taken(client):
-    for path in ("functions", "nodes", "failures", "timeline"):
+async def test_the_sql_of_a_page_is_asked_where_it_is_taken_and_else_shown(store, client):
+    for path in ("functions", "nodes", "failures", "timeline/selection"):
         page = await client.get(f"/clusters/varied/{path}", headers={"accept": "text/html"})
-        for link in re.findall(r'<a href="([^"]+)">its SQL</a>', page.text):
-            assert (await client.get(unescape(link))).status_code == 200, path
+        [link] = re.findall(r'<a href="([^"]+)">its SQL</a>', page.text)
+        assert (await client.get(unescape(link))).status_code == 200, path
+    statement = (await client.get("/clusters/varied/failures.sql")).text
+    [(count,)] = store.sql(f"SELECT count(*) FROM ({statement}) WHERE counted").rows
+    assert count == (await client.get("/clusters/varied/failures.json")).json()["count"] > 0
 
 
 async def test_json_of_ours_is_worked_out_anew_each_minute(client, monkeypatch):

@@ -10,7 +10,7 @@ import msgspec
 
 from raytrail.answers.jobs import driver_jobs
 from raytrail.answers.scope import Scope
-from raytrail.answers.steps import Mark, add_up
+from raytrail.answers.steps import Mark, add_up, meanwhile
 from raytrail.errors import ConfigError, NotFoundError
 from raytrail.fold import failures
 from raytrail.fold.literals import literal
@@ -146,7 +146,7 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
     groups_count: int
     """How many groups there are. Those with the most failures are given."""
     marks: tuple[Mark, ...]
-    """When what failed and died, added up by parts of the time."""
+    """When what failed, died, restarted and waited to be placed, added up by parts of the time."""
     groups: tuple[FailureGroup, ...]
     """The groups: those with the most failures first, and last what was only open at the end."""
     runs: int
@@ -307,7 +307,7 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
         ended=ended,
         consequences=consequences,
         groups_count=groups_count,
-        marks=marks,
+        marks=marks + meanwhile(scope, ids, began_ms, ended_ms),
         groups=tuple(
             FailureGroup(
                 **group,

@@ -1,16 +1,19 @@
-"""When something failed or died: marks on a line of time, and the way from one such moment to the next."""
+"""Marks on a line of time: what failed, died, restarted or waited. And the way from one failure to the next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from raytrail.answers.scope import Scope
+from raytrail.fold.literals import literal
 
 MARK_BINS = 200
 """In how many parts of the time marks are added up."""
+PLACEMENT_WAIT_MS = 1_000
+"""How long a placement group waits at least that is marked."""
 _KINDS = (
     "CASE kind WHEN 'task' THEN 'failure' WHEN 'actor' THEN 'actor death' WHEN 'node' THEN 'node death' "
     "ELSE 'job failure' END"
@@ -25,16 +28,55 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
     """When the first of them was, in milliseconds since the epoch."""
     kind: str
-    """``failure`` (of a task), ``job failure``, ``node death`` or ``actor death``."""
+    """
+    ``failure`` (of a task), ``job failure``, ``node death``, ``actor death``, ``actor restart``, or ``placement wait``.
+
+    The last is where a placement group began to wait that was not placed within `PLACEMENT_WAIT_MS`.
+    """
     count: int
     """How many of that kind."""
 
 
 def marks_of(scope: Scope) -> tuple[Mark, ...]:
-    """Return what failed and died in a session until its moment, added up by parts of its life."""
+    """Return what failed, died, restarted and waited in a session until its moment, by parts of its life."""
     cluster = scope.cluster
     until_ms = cluster.last_event_ms if cluster.ended_ms is None else cluster.ended_ms
-    return add_up(scope.snapshot.run, f"{scope.snapshot.failures()} WHERE counted AND", cluster.began_ms, until_ms)
+    failed = add_up(scope.snapshot.run, f"{scope.snapshot.failures()} WHERE counted AND", cluster.began_ms, until_ms)
+    return failed + meanwhile(scope, (), cluster.began_ms, until_ms)
+
+
+def meanwhile(scope: Scope, job_ids: Sequence[str], began_ms: int | None, ended_ms: int | None) -> tuple[Mark, ...]:
+    """
+    Return the restarts of actors, and the placement groups that had to wait, added up by parts of the time.
+
+    Args:
+        scope: The session.
+        job_ids: Driver jobs, in hex. None means all.
+        began_ms: The beginning of the time. None marks nothing.
+        ended_ms: Its end.
+    """
+    if began_ms is None or ended_ms is None:
+        return ()
+    jobs = ", ".join(map(literal, job_ids))
+    of_actors, of_groups = (f" AND {name} IN ({jobs})" if jobs else "" for name in ("job_id", "creator_job_id"))
+    placed_ms = f"coalesce(placement_time_ms, removal_time_ms, {ended_ms})"
+    return tuple(
+        scope.ask(
+            Mark,
+            "SELECT min(at_ms) AS at_ms, kind, count(*) AS count FROM ("
+            "SELECT unnest(from_json(restart_times_ms, '[\"BIGINT\"]')) AS at_ms, 'actor restart' AS kind FROM actor "
+            f"WHERE {scope.of_session} AND restart_times_ms IS NOT NULL{of_actors} UNION ALL "
+            "SELECT creation_time_ms, 'placement wait' FROM placement_group "
+            f"WHERE {scope.of_session} AND {placed_ms} - creation_time_ms >= {PLACEMENT_WAIT_MS}{of_groups}) "
+            f"WHERE at_ms IS NOT NULL GROUP BY {_part(began_ms, ended_ms)}, kind ORDER BY ALL",
+        )
+    )
+
+
+def _part(began_ms: int, ended_ms: int) -> str:
+    """Return the part of the time that ``at_ms`` lies in, in SQL."""
+    step_ms = max(1, (ended_ms - began_ms) // MARK_BINS)
+    return f"greatest(0, least({MARK_BINS}, (at_ms - {began_ms}) // {step_ms}))"
 
 
 def add_up(
@@ -51,10 +93,9 @@ def add_up(
     """
     if began_ms is None or ended_ms is None:
         return ()
-    step_ms = max(1, (ended_ms - began_ms) // MARK_BINS)
     rows = run(
         f"SELECT min(at_ms), {_KINDS} AS mark, count(*) FROM {failures} {_MARKED} "
-        f"GROUP BY greatest(0, least({MARK_BINS}, (at_ms - {began_ms}) // {step_ms})), mark ORDER BY ALL"
+        f"GROUP BY {_part(began_ms, ended_ms)}, mark ORDER BY ALL"
     )
     return tuple(Mark(at_ms=at_ms, kind=kind, count=count) for at_ms, kind, count in rows)
 

@@ -11,8 +11,13 @@ from raytrail.entities import Column, Derived, Emitted, Entity, Life, Posted, Po
 from raytrail.entities.ends import ACTOR_BESIDE, ACTOR_ENDS
 
 _WHEN_MS = "coalesce(_time_ns // 1000000, timestamp * 1000)"
-_RESTART = "coalesce(_time_ns::VARCHAR, file || ':' || line_offset)"
+_RESTART = "coalesce(_time_ns::VARCHAR, timestamp || ':' || file || ':' || line_offset)"
 """Tells one restart from another: by its time, where that is fine enough, and it may be told twice."""
+_RESTARTED_MS = (
+    "CASE WHEN contains(restart, ':') THEN try_cast(split_part(restart, ':', 1) AS BIGINT) * 1000 "
+    "ELSE try_cast(restart AS BIGINT) // 1000000 END"
+)
+"""When a restart was. One that an older version of Raytrail stored from a file tells no time."""
 
 
 def _restarts(reason: str) -> tuple[Column, Derived]:
@@ -202,6 +207,13 @@ ACTOR = Entity(
             ids_inside=("actor_id", "owner_id", "node_id", "job_id", "placement_group_id"),
         ),
         Derived("num_restarts", "int", "coalesce(len(_restarting), 0)", "How often it restarted."),
+        Derived(
+            "restart_times_ms",
+            "json",
+            "CASE WHEN _restarting IS NOT NULL "
+            f"THEN to_json(list_sort([{_RESTARTED_MS} FOR restart IN _restarting])) END",
+            "When it restarted, each time. Ray's files tell it to the second.",
+        ),
         _NUM_FOR_LINEAGE,
         _NUM_FOR_PREEMPTION,
         Derived(

@@ -1,8 +1,8 @@
 """
 What a page is: a question with its address, its template and its table, declared once.
 
-Of a declaration the server makes three routes: the page, the same as JSON, and its table as CSV. The docs and the
-OpenAPI description are made of it, too.
+Of a declaration the server makes its routes: the page, the same as JSON, its table as CSV, and the statement that made
+it. The docs and the OpenAPI description are made of it, too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from raytrail.store import Cluster
 
 Asked = Callable[[Any], msgspec.Struct]
 """Answers a question of a `View`, or of an `StoreView` where it is over all clusters."""
+
+
+_SQL = "sql"
+"""The field of an answer that is the statement that made it."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +66,17 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         return self.path.removeprefix("/")
 
     def routes(self) -> tuple[Route[Any], ...]:
-        """Return its routes: the page, its JSON and its CSV."""
+        """Return its routes: the page, its JSON, its CSV and its SQL."""
         routes = [Route(self.json_path, _documented(self, self._json, "as JSON"), "ours", "GET", self.parameters)]
         if self.rows:
             csv_doc = "as CSV"
             routes.append(
                 Route(self._suffixed(".csv"), _documented(self, self._csv, csv_doc), "ours", "GET", self.parameters)
+            )
+        if self.has_sql:
+            sql_doc = "as the statement that `raytrail sql` takes"
+            routes.append(
+                Route(self._suffixed(".sql"), _documented(self, self._sql, sql_doc), "ours", "GET", self.parameters)
             )
         html = Route(
             self.path,
@@ -83,6 +92,11 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     def json_path(self) -> str:
         """Where its JSON is."""
         return self._suffixed(".json")
+
+    @property
+    def has_sql(self) -> bool:
+        """Whether its answer has the statement that made it."""
+        return _SQL in self.schema().__struct_fields__
 
     def _suffixed(self, suffix: str) -> str:
         return f"{self.table or self.path}{suffix}"
@@ -102,6 +116,9 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     def _csv(self, view: View | StoreView) -> Response:
         rows: Sequence[msgspec.Struct] = getattr(self.answer(view), self.rows)
         return Response(to_csv(_row_type(self.schema(), self.rows), rows), media_type="text/csv; charset=utf-8")
+
+    def _sql(self, view: View | StoreView) -> Response:
+        return Response(f"{getattr(self.answer(view), _SQL)}\n", media_type="text/plain; charset=utf-8")
 
 
 class Tab(NamedTuple):
@@ -147,7 +164,7 @@ class Frame(NamedTuple):
     search: str
     """What was searched for."""
     sql: str
-    """Where the table is asked in SQL. Empty where it cannot be."""
+    """Where the table is asked in SQL, or where the statement is that asks it. Empty where there is none."""
 
     def now(self, name: str, **params: object) -> str:
         """Return the address of another page of this cluster at this moment."""
@@ -210,7 +227,7 @@ def frame(page: Page, view: View | StoreView, answer: msgspec.Struct | None) -> 
         name = name.format(**{key: quote(str(value), safe="") for key, value in view.path.items()})
         cluster, at_ms = view.cluster, view.snapshot.at_ms
     base = f"{here}{page.table.removeprefix('/') or name}"
-    sql = getattr(answer, "sql", "")
+    sql = getattr(answer, _SQL, "")
     return Frame(
         title=page.title,
         root=view.base,
@@ -229,8 +246,15 @@ def frame(page: Page, view: View | StoreView, answer: msgspec.Struct | None) -> 
         csv=f"{base}.csv{query}" if page.rows else "",
         scripts=page.scripts,
         search=view.param("q"),
-        sql=f"{view.base}sql{query_of({'q': sql})}" if sql and len(sql.encode()) <= MOST_BYTES else "",
+        sql=_sql_link(view.base, sql, f"{base}.sql{query}"),
     )
+
+
+def _sql_link(base: str, sql: str, text: str) -> str:
+    """Return where a statement can be asked; where it is longer than an address may be, where it can be read."""
+    if not sql:
+        return ""
+    return f"{base}sql{query_of({'q': sql})}" if len(sql.encode()) <= MOST_BYTES else text
 
 
 def _documented(page: Page, handler: Callable[[Any], Response], form: str) -> Callable[[Any], Response]:

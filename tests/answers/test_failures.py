@@ -5,6 +5,7 @@ from tests.server.conftest import MADE, SESSION, b64
 
 from raytrail.answers import Scope
 from raytrail.answers.failures import all_failures, failure_rows, failures_of
+from raytrail.answers.run import run_of
 from raytrail.errors import ConfigError, NotFoundError
 
 JOB = "01000000"
@@ -118,6 +119,19 @@ def test_tasks_of_an_actor_that_somebody_killed_are_under_that_though_it_is_no_f
     [group] = answer.groups
     assert (answer.count, answer.consequences) == (2, 2)
     assert (group.kind, group.text, group.count, group.own) == ("actor", words, 2, 0)
+
+
+def test_tasks_that_follow_from_an_actors_end_that_was_wanted_are_not_said_to_be_actors(made, add, failed):
+    of_actor = {"kind": "ACTOR_DIED", "type": "ACTOR_TASK", "actor_id": b64(ACTOR)}
+    add(
+        node(NODE),
+        died("RAY_KILL", "The actor is dead because it was killed by `ray.kill`."),
+        *(failed(n, f"The actor is dead: {n}", 61, **of_actor) for n in (1, 2)),
+    )
+    cluster = made.find(MADE)
+    evidence = run_of(Scope(made, cluster, made.snapshot(cluster.session))).why.evidence
+    [said] = [item.text for item in evidence if item.kind == "actor"]
+    assert said.startswith("2 failures followed from the end of an actor")
 
 
 def test_a_task_whose_argument_failed_is_under_the_arguments_failure(made, add, failed):

@@ -286,7 +286,7 @@ def failures_of(scope: Scope, *, job: str = "", limit: int = SHOWN) -> Failures:
     seen = Counter(hash for of in signatures.values() for hash in {signature.hash for signature in of})
     with scope.snapshot.steps() as run:
         asked = f"counted AND coalesce({_of_job(job, ids)}, false) AS asked"
-        run(f"CREATE TEMP TABLE every AS SELECT *, {asked} FROM {scope.snapshot.failures()}")
+        run(f"CREATE TEMP {_kind(scope)} every AS SELECT *, {asked} FROM {scope.snapshot.failures()}")
         run("CREATE TEMP VIEW failed AS FROM every WHERE asked")
         [totals] = run(
             "SELECT count(*), count(*) FILTER (kind = 'task'), count(recovered_ms), count(*) FILTER (ended), "
@@ -337,7 +337,8 @@ def failure_rows(scope: Scope, hash: str, *, job: str = "", limit: int = MOST_SH
     asked = f"root = {literal(hash)} AND counted AND coalesce({_of_job(job, driver_jobs(scope, job))}, false)"
     names = ", ".join(Failure.__struct_fields__)
     with scope.snapshot.steps() as run:
-        run(f"CREATE TEMP TABLE failed AS FROM {scope.snapshot.failures()} WHERE {asked} OR hash = {literal(hash)}")
+        of_group = f"{asked} OR hash = {literal(hash)}"
+        run(f"CREATE TEMP {_kind(scope)} failed AS FROM {scope.snapshot.failures()} WHERE {of_group}")
         [(count,)] = run(f"SELECT count(*) FROM failed WHERE {asked}")
         rows = run(f"SELECT {names} FROM failed WHERE {asked} ORDER BY at_ms, id, attempt_number LIMIT {limit}")
         named = run(f"SELECT error, text, frame FROM failed WHERE hash = {literal(hash)} LIMIT 1")
@@ -354,6 +355,11 @@ def failure_rows(scope: Scope, hash: str, *, job: str = "", limit: int = MOST_SH
         count=count,
         failures=tuple(Failure(**dict(zip(Failure.__struct_fields__, row, strict=True))) for row in rows),
     )
+
+
+def _kind(scope: Scope) -> str:
+    """Return how failures are named that several statements read: a copy would take longer than all of these."""
+    return "VIEW" if scope.snapshot.failures_kept else "TABLE"
 
 
 def all_failures(store: Store, *, name: str = "", limit: int = SHOWN) -> AllFailures:

@@ -234,6 +234,8 @@ def _phrase(group: FailureGroup) -> str:
     names = [part.name for part in group.functions if "/" not in part.name and " " not in part.name]
     if group.kind == "actor":
         classes = _listed([name.split(".")[0] for name in names])
+        if not group.own:  # somebody wanted its end
+            return f"{_counted(group.count, 'failure')} followed from the end of an actor {classes} ({what}{where})"
         return f"{'an actor' if group.own == 1 else f'{group.own:,} actors'} {classes} died of {what}{where}"
     count = group.own or group.count
     times_failed = f" {count:,} times" if count > 1 else ""

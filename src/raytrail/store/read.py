@@ -451,8 +451,7 @@ class Snapshot:
 
     def failures(self) -> str:
         """Return the relation of what failed until the moment, with the columns of `raytrail.fold.failures`."""
-        names = [column.name for column in failures.COLUMNS]
-        table = self._states.table(self.session, failures.TABLE, names) if self._attach else None
+        table = self._find_failures()
         if table is None:
             return f"({self._over_views(failures.failures(), set(failures.READ))})"
         if self.at_ms is None:
@@ -462,6 +461,15 @@ class Snapshot:
             f"(SELECT * REPLACE (counted AND coalesce(at_ms {until}, false) AS counted, "
             f"CASE WHEN recovered_ms {until} THEN recovered_ms END AS recovered_ms) FROM {table})"
         )
+
+    @property
+    def failures_kept(self) -> bool:
+        """Whether what failed is kept in a table, rather than worked out each time that `failures` is read."""
+        return self._find_failures() is not None
+
+    def _find_failures(self) -> str | None:
+        names = [column.name for column in failures.COLUMNS]
+        return self._states.table(self.session, failures.TABLE, names) if self._attach else None
 
     def _over_views(self, statement: str, named: Collection[str]) -> str:
         """Return a SELECT over views of these entities."""

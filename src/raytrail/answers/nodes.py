@@ -319,7 +319,9 @@ def _read_nodes(scope: Scope, jobs: Sequence[str], sums: Sums | None) -> list[_R
     """Return all nodes, with those that no event but a task's tells of."""
     if sums is None:
         return scope.ask(_Row, _statement(scope, _all_of_nodes(scope, jobs)))
-    rows = {row.node_id: row for row in scope.ask(_Row, _statement(scope, _lost_of_nodes(scope, jobs)))}
+    with_lost, params = _lost_actors(scope)
+    statement = _statement(scope, _lost_of_nodes(scope, jobs), with_lost)
+    rows = {row.node_id: row for row in scope.ask(_Row, statement, params)}
     added = scope.snapshot.run(
         "SELECT lower(hex(node_id)), sum(attempts)::BIGINT, sum(failed)::BIGINT, count(*), sum(running_ns) / 1e6, "
         "coalesce(sum(running_ns) / nullif(sum(sum(running_ns)) OVER (), 0), 0)::DOUBLE "
@@ -356,11 +358,30 @@ def _lost_of_nodes(scope: Scope, jobs: Sequence[str]) -> str:
     )
 
 
-def _statement(scope: Scope, of_nodes: str) -> str:
+def _lost_actors(scope: Scope) -> tuple[str, list[list[str]]]:
+    """
+    Return what `_with_lost_actors` returns, of actors that are looked up now, with the values of its question marks.
+
+    The states at last tell when each was lost. Those of all actors at a moment are dear to work out.
+    """
+    at_last = Scope(scope.store, scope.cluster, scope.snapshot.at_last())
+    until = "" if scope.snapshot.at_ms is None else f" AND end_time_ms <= {scope.snapshot.at_ms}"
+    lost = at_last.ask(
+        _OfActor,
+        f"SELECT actor_id, node_id FROM actor WHERE {scope.of_session} AND {_LOST_ACTORS}{until}",
+    )
+    columns = "unnest(?::VARCHAR[]) AS actor_id, unnest(?::VARCHAR[]) AS node_id"
+    return f"WITH lost_actors AS (SELECT {columns})\n", [
+        [of.actor_id for of in lost],
+        [of.node_id or "" for of in lost],
+    ]
+
+
+def _statement(scope: Scope, of_nodes: str, with_lost: str = "") -> str:
     """Return the SELECT of all nodes, with what ran on each."""
     return f"""\
-{_with_lost_actors(scope)}SELECT coalesce(n.node_id, t.node_id) AS node_id, node_ip, node_name, instance_type,
-  is_head_node, state, state_message, json_extract_string(death_info, '$.reason') AS death_reason,
+{with_lost or _with_lost_actors(scope)}SELECT coalesce(n.node_id, t.node_id) AS node_id, node_ip, node_name,
+  instance_type, is_head_node, state, state_message, json_extract_string(death_info, '$.reason') AS death_reason,
   start_time_ms, end_time_ms, inferred, resources_total AS resources,
   coalesce(tasks, 0) AS tasks, coalesce(failed, 0) AS failed, coalesce(functions, 0) AS functions,
   coalesce(ran, 0) / 1e6 AS running_total_ms,
@@ -373,6 +394,11 @@ LEFT JOIN (SELECT node_id, count(*) AS actors FROM lost_actors GROUP BY node_id)
 LEFT JOIN (
   SELECT node_id, count(*) AS objects FROM object WHERE {scope.of_session} AND inferred = 'node died'
   GROUP BY node_id) o ON o.node_id = n.node_id"""
+
+
+class _OfActor(msgspec.Struct):
+    actor_id: str
+    node_id: str | None
 
 
 class _Ran(msgspec.Struct):

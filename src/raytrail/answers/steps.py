@@ -59,16 +59,19 @@ def meanwhile(scope: Scope, job_ids: Sequence[str], began_ms: int | None, ended_
         return ()
     jobs = ", ".join(map(literal, job_ids))
     of_actors, of_groups = (f" AND {name} IN ({jobs})" if jobs else "" for name in ("job_id", "creator_job_id"))
-    placed_ms = f"coalesce(placement_time_ms, removal_time_ms, {ended_ms})"
+    then_ms = ended_ms if scope.snapshot.at_ms is None else scope.snapshot.at_ms
+    placed_ms = f"least({then_ms}, coalesce(placement_time_ms, removal_time_ms, {ended_ms}))"
+    # the states at last tell all of these times, and an actor's at a moment are dear to work out
+    at_last = Scope(scope.store, scope.cluster, scope.snapshot.at_last())
     return tuple(
-        scope.ask(
+        at_last.ask(
             Mark,
             "SELECT min(at_ms) AS at_ms, kind, count(*) AS count FROM ("
             "SELECT unnest(from_json(restart_times_ms, '[\"BIGINT\"]')) AS at_ms, 'actor restart' AS kind FROM actor "
             f"WHERE {scope.of_session} AND restart_times_ms IS NOT NULL{of_actors} UNION ALL "
             "SELECT creation_time_ms, 'placement wait' FROM placement_group "
             f"WHERE {scope.of_session} AND {placed_ms} - creation_time_ms >= {PLACEMENT_WAIT_MS}{of_groups}) "
-            f"WHERE at_ms IS NOT NULL GROUP BY {_part(began_ms, ended_ms)}, kind ORDER BY ALL",
+            f"WHERE at_ms <= {then_ms} GROUP BY {_part(began_ms, ended_ms)}, kind ORDER BY ALL",
         )
     )
 

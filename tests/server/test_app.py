@@ -266,7 +266,7 @@ async def test_it_serves_on_a_free_port_until_it_is_stopped(host, store):
 
 @pytest.mark.slow
 async def test_an_answer_that_takes_too_long_does_not_hold_up_the_end(monkeypatch):
-    monkeypatch.setattr(application, "GRACE_SECONDS", 1)
+    monkeypatch.setattr("raytrail.server.serving.GRACE_SECONDS", 1)
     entered, leave = threading.Event(), threading.Event()
 
     class Stuck:

@@ -9,6 +9,7 @@ who may read what.
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -113,6 +114,8 @@ class RestrictedStore(Store):
             self._catalogue, store._engine, self._ledgers, self.snapshot, known=store._figures.known
         )
         self.overviews = _Overviews(store.overviews, self._catalogue)
+        # whoever forgets it may still be answering by it
+        weakref.finalize(self, self._catalogue.close)
 
     def close(self) -> None:
         """Close its catalogue. The store stays open."""

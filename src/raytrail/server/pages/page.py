@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, get_type_hints
 from urllib.parse import quote, urlencode
 
@@ -148,6 +149,10 @@ class Frame(NamedTuple):
     """What was searched for."""
     sql: str
     """Where the table is asked in SQL. Empty where it cannot be."""
+    user: str
+    """The name of who looks. Empty where the server knows one token or none."""
+    live_link: Callable[[str, str], str]
+    """Returns where Ray's own dashboard of a living session is, of its name and its cluster's, or nothing."""
 
     def now(self, name: str, **params: object) -> str:
         """Return the address of another page of this cluster at this moment."""
@@ -229,6 +234,8 @@ def frame(page: Page, view: View | StoreView, answer: msgspec.Struct | None) -> 
         csv=f"{base}.csv{query}" if page.rows else "",
         scripts=page.scripts,
         search=view.param("q"),
+        user=view.user,
+        live_link=partial(view.live_link, view.store),
         sql=f"{view.base}sql{query_of({'q': sql})}" if sql and len(sql.encode()) <= MOST_BYTES else "",
     )
 

@@ -131,6 +131,20 @@ async def test_the_file_is_read_again_when_it_changes(store, users_file, caplog,
     assert caplog.text.count("stays in force") == 1
 
 
+async def test_who_follows_a_cluster_is_asked_anew_when_the_file_changes(made, add, task, users_file):
+    add(task(1))
+    with listening(made, ServerConfig(port=0, users_file=str(users_file))) as url:
+        async with (
+            httpx.AsyncClient(timeout=60, headers=bearer(TOKEN)) as client,
+            client.stream("GET", f"{url}/api/clusters/latest/live") as answer,
+        ):
+            lines = answer.aiter_lines()
+            assert (await anext(lines)).startswith("retry")
+            users_file.write_text(token_of("another", "another-token"))
+            assert not [line async for line in lines if line.strip(":")]
+            assert (await client.get(f"{url}/api/clusters/latest/live")).status_code == 401
+
+
 def test_a_file_that_stays_wrong_is_told_once(users_file, caplog):
     now = [0.0]
     users = Users(ServerConfig(users_file=str(users_file)), clock=lambda: now[0])

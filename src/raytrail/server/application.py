@@ -188,7 +188,7 @@ class _Server:
     ) -> None:
         self._stores = stores
         self._live_links = LiveLinks(config)
-        self._names_users = users.have_names
+        self._users = users
         self._metrics = metrics
         self._stop = stop
         self._dashboard = dashboard
@@ -259,8 +259,12 @@ class _Server:
             yield f"{CHANGED}{ENDED}"
             return
         known, silent = await asyncio.to_thread(store.mark, session), 0.0
+        readings = self._users.readings
         yield "retry: 5000\n\n"
         while not await _is_set_within(self._stop, LIVE_SECONDS):
+            await asyncio.to_thread(self._users.look_again)
+            if self._users.readings != readings:
+                return  # a browser comes back by itself, if it may
             mark = await asyncio.to_thread(store.mark, session)
             silent = 0 if mark != known else silent + LIVE_SECONDS
             if mark != known:
@@ -312,7 +316,7 @@ class _Server:
         )
 
     def _user(self, request: HTTPConnection) -> str:
-        return reader_of(request.scope).name if self._names_users else ""
+        return reader_of(request.scope).name if self._users.have_names else ""
 
     def _view(self, request: HTTPConnection, store: Store, cluster: Cluster, *, final: bool) -> View:
         home = f"{request.base_url}clusters/{cluster.session}/"

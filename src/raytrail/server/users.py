@@ -93,6 +93,8 @@ class Users:
         self._lock = threading.Lock()
         self._stamp: tuple[object, ...] = ()
         self._error = ""
+        self.readings = 0
+        """How often the users file was read: what somebody may do may be something else since."""
         self._known = _Known(self._own, (), ())
         self._read()
 
@@ -132,6 +134,7 @@ class Users:
         read = read_users(self._path)
         self._stamp = (*before, *_stamp(read.files[1:]))
         self._known = _Known((*self._own, *map(_of_entry, read.secrets)), read.users, read.files)
+        self.readings += 1
 
     def by_token(self, token: str, cookie: str = "") -> Reader | None:
         """Return whose token, or whose cookie, was sent; None where it is nobody's."""

@@ -101,7 +101,10 @@ async def serve(
 
 
 def _listen(config: ServerConfig) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    # asyncio sends at once on sockets that say they are TCP's alone. On others the body of an answer waits 40 ms, until
+    # the client has acknowledged the headers
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # a server that has just stopped does not block its port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -415,6 +415,7 @@ def _http() -> str:
 
 {_routes(routes, "ours")}
 If the server has a token, a browser is shown a form that asks for it. `POST /login` takes the token from that form.
+With a users file, `/login` shows the form to whoever wants to give another token.
 
 ## What Ray's clients and its dashboard ask
 

@@ -70,7 +70,18 @@ async def test_a_token_is_given_as_text_digest_or_file(form, store, users_file):
             assert (await client.get(path, headers=bearer(TOKEN))).status_code == 200
         assert (await client.post("/login", data={"token": TOKEN})).status_code == 303
         page = await client.get("/", headers={"Accept": "text/html"})
-        assert (page.status_code, ">reader</span>" in page.text) == (200, True)
+        assert (page.status_code, ">reader</a>" in page.text) == (200, True)
+
+
+async def test_somebody_who_is_known_may_give_another_token(store, users_file):
+    users_file.write_text(token_of("reader", TOKEN) + token_of("other", "other-token"))
+    async with connected(store, users_file) as client:
+        for name, token in (("reader", TOKEN), ("other", "other-token")):
+            form = await client.get("/login", headers={"Accept": "text/html"})
+            assert (form.status_code, 'name="token"' in form.text) == (200, True)
+            await client.post("/login", data={"token": token})
+            page = await client.get("/", headers={"Accept": "text/html"})
+            assert f'href="/login">{name}</a>' in page.text
 
 
 async def test_the_digest_of_a_token_lets_nobody_in(store, users_file):
@@ -247,7 +258,7 @@ def test_only_a_trusted_proxy_is_believed(behind):
     named = [("X-Forwarded-User", "ada@example.com"), ("X-Forwarded-Groups", "team-x, team-v")]
     with client_at(behind, "127.0.0.2") as proxy:
         answer = proxy.get("/clusters/latest/about", headers=[*named, ("Accept", "text/html")])
-        assert (answer.status_code, ">ada@example.com</span>" in answer.text) == (200, True)
+        assert (answer.status_code, ">ada@example.com</a>" in answer.text) == (200, True)
         assert answer.headers["vary"] == "Authorization, Cookie, X-Forwarded-User, X-Forwarded-Groups"
         # who is in no group that may reads nothing of it
         assert proxy.get(f"/clusters/{SESSION}/about", headers=named[:1]).status_code == 404

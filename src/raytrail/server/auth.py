@@ -98,14 +98,19 @@ class Access:
             return self._refuse_host(headers.get("host", ""))
         if path in OPEN or (path == GUARDED_BY_ITSELF and self._own_token):
             return None
-        await asyncio.to_thread(self._users.look_again)
+        if self._users.are_due:
+            await asyncio.to_thread(self._users.look_again)
+        if path == "/login" and scope["type"] == "http" and (scope["method"] == "POST" or self._users.have_names):
+            return await self._login(scope, receive) if scope["method"] == "POST" else _form(scope, status=200)
+        return self._refuse_who(scope, headers, path)
+
+    def _refuse_who(self, scope: Scope, headers: Headers, path: str) -> Response | None:
+        """Find out who it is, and refuse whoever may not do this."""
         user = named_user(scope)
         if user == SEVERAL:
             return PlainTextResponse("several users are named; have the proxy replace what a client sends\n", 400)
         if user is not None:
             scope[READER] = self._users.by_proxy(*user)
-        elif path == "/login" and scope["type"] == "http" and scope["method"] == "POST":
-            return await self._login(scope, receive)
         elif refused := self._refuse_stranger(scope, headers, posts=path == GUARDED_BY_ITSELF):
             return refused
         return _refuse_reader(scope[READER], path)
@@ -132,7 +137,7 @@ class Access:
         # who sends none tries none
         wait = self._tries.wrong(peer(scope)) if bearer or ticket else 0
         if "text/html" in headers.get("accept", ""):
-            return _form(scope, wrong=False, wait=wait)
+            return _form(scope, wait=wait)
         if wait:
             return PlainTextResponse(f"{many_wrong('server')}\n", 429, headers={"Retry-After": str(wait)})
         return PlainTextResponse(
@@ -204,10 +209,10 @@ def _ticket(headers: Headers) -> str:
     return ticket.value if ticket is not None else ""
 
 
-def _form(scope: Scope, *, wrong: bool, wait: int) -> Response:
+def _form(scope: Scope, *, wrong: bool = False, wait: int = 0, status: int = 401) -> Response:
     """Return the page that asks for the token; `wait`: after so many wrong ones that others are refused so long."""
     headers = {"Retry-After": str(wait)} if wait else None
-    return pages.answer(pages.login(_root(scope), wrong=wrong), 429 if wait else 401, headers, form=True)
+    return pages.answer(pages.login(_root(scope), wrong=wrong), 429 if wait else status, headers, form=True)
 
 
 def check(config: ServerConfig) -> None:

@@ -108,9 +108,18 @@ class Users:
         """Whether there may be several of them."""
         return self._path is not None
 
+    @property
+    def are_due(self) -> bool:
+        """Whether it is time to look at the users file again."""
+        return self._path is not None and self._clock() - self._looked >= LOOK_SECONDS
+
     def look_again(self) -> None:
-        """Read the users file again if it has changed. What it said before holds while it cannot be read."""
-        if self._path is None or self._clock() - self._looked < LOOK_SECONDS or not self._lock.acquire(blocking=False):
+        """
+        Read the users file again if it is time to, and it has changed.
+
+        What it said before holds while it cannot be read. It takes a look at the disk.
+        """
+        if not self.are_due or not self._lock.acquire(blocking=False):
             return
         try:
             self._looked = self._clock()

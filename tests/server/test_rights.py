@@ -137,6 +137,29 @@ async def test_no_route_tells_of_a_cluster_that_may_not_be_read(served, traces):
     assert seen > 60
 
 
+async def test_what_may_be_read_tells_of_no_other_cluster(made, add, task, dashboard):
+    """The same functions and jobs ran in both, and the other one's ran last."""
+    failed = {"state_updates": {"error_info": {"error_type": "OUT_OF_MEMORY", "error_message": "no memory"}}}
+    for number, name in enumerate(("team-a-mine", "team-b-secret")):
+        job = {"submission_job_id": f"job-of-{name}", "status": "FAILED", "entrypoint": "python same.py"}
+        of = {"session": f"session_2026-01-0{number + 1}_00-00-00_000000_{name[-6:]}", "cluster": name}
+        kind, of_task = task(1, name=f"task-of-{name}")
+        add(
+            (kind, {**of_task, **failed}), ("EXPORT_SUBMISSION_JOB_EVENT", {**job, "start_time": "1767225600000"}), **of
+        )
+        made.seal(of["session"])
+    (dashboard / "teams.toml").write_text('[[token]]\nname = "a"\ntoken = "token-of-a"\nread = ["team-a-*"]\n')
+    served = app(made, ServerConfig(users_file=str(dashboard / "teams.toml"), dashboard=str(dashboard)), take)
+    async with client_of(served, "token-of-a") as reader:
+        assert "team-a-mine" in (await reader.get("/clusters.json")).text
+        assert (await reader.get("/clusters/latest/about")).status_code == 200
+        for route, accept in product(served.routes, ("*/*", "text/html")):
+            asked = [] if isinstance(route, NamedWebSocketRoute) else addresses(route, "latest")
+            for address in asked:
+                answer = await reader.get(address, headers={"Accept": accept})
+                assert "secret" not in answer.text, address
+
+
 @pytest.mark.parametrize("id", ["latest", CLUSTER, "13129", SESSION])
 async def test_below_a_cluster_all_is_as_if_it_were_not_there(served, id):
     async with client_of(served, "token-of-others") as others:

@@ -275,6 +275,16 @@ def test_only_a_trusted_proxy_is_believed(behind):
         assert other.get("/", headers=[*named, ("Authorization", f"Bearer {TOKEN}")]).status_code == 200
 
 
+async def test_a_proxy_is_known_by_its_address_of_ipv4_on_a_socket_for_both(store, users_file):
+    users_file.write_text(PROXY)
+    config = ServerConfig(users_file=str(users_file), trusted_proxies=("10.1.0.0/16",), user_header="X-User")
+    served = app(store, config)
+    for address, status in (("::ffff:10.1.2.3", 200), ("::ffff:10.2.2.3", 401), ("10.1.2.3", 200), ("", 401)):
+        transport = httpx.ASGITransport(served, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://history") as client:
+            assert (await client.get("/", headers={"X-User": "ada@example.com"})).status_code == status
+
+
 def test_a_user_beside_the_proxys_is_refused(behind):
     for header in ("X-Forwarded-User", "X-Forwarded-Groups"):
         named = [("X-Forwarded-User", "ada@example.com"), ("X-Forwarded-Groups", "team-v"), (header, "other")]

@@ -48,18 +48,20 @@ class Proxies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as the application does."""
-        # the connection's own address: the next one to look sees what the proxy says
-        if self._user and scope["type"] in ("http", "websocket") and self._trusts(scope):
-            scope[USER] = self._named(Headers(scope=scope))
+        if scope["type"] in ("http", "websocket") and scope.get("client"):
+            address, port = scope["client"]
+            scope["client"] = (_unmapped(address), port)
+            # the connection's own address: the next one to look sees what the proxy says
+            if self._user and self._trusts(scope["client"][0]):
+                scope[USER] = self._named(Headers(scope=scope))
         await self._forwarded(scope, receive, send)
 
-    def _trusts(self, scope: Scope) -> bool:
+    def _trusts(self, address: str) -> bool:
         try:
-            address = ipaddress.ip_address((scope.get("client") or [""])[0])
+            parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        return any(mapped in network for network in self._networks)
+        return any(parsed in network for network in self._networks)
 
     def _named(self, headers: Headers) -> NamedUser | Literal["several"] | None:
         users, groups = headers.getlist(self._user), headers.getlist(self._groups) if self._groups else []
@@ -95,6 +97,11 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
         if parsed[-1].prefixlen == 0:
             raise ConfigError(f"server.trusted_proxies {text!r} is everybody; name the proxies")
     return tuple(parsed)
+
+
+def _unmapped(address: str) -> str:
+    """Return an address of IPv4 as such, as a socket that listens for both kinds writes it in the way of IPv6."""
+    return address.removeprefix("::ffff:") if address.startswith("::ffff:") and "." in address else address
 
 
 def _text(value: str) -> str:

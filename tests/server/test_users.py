@@ -156,6 +156,14 @@ async def test_who_follows_a_cluster_is_asked_anew_when_the_file_changes(made, a
             assert (await client.get(f"{url}/api/clusters/latest/live")).status_code == 401
 
 
+def test_a_token_that_can_be_guessed_is_warned_of(users_file, caplog):
+    users_file.write_text(token_of("short", "easy") + token_of("long", "x" * 32))
+    Users(ServerConfig(users_file=str(users_file)))
+    assert caplog.messages == [
+        f"{users_file}: token 'short' is short enough to be guessed; give it 32 random characters"
+    ]
+
+
 def test_a_file_that_stays_wrong_is_told_once(users_file, caplog):
     now = [0.0]
     users = Users(ServerConfig(users_file=str(users_file)), clock=lambda: now[0])
@@ -301,21 +309,22 @@ def test_a_token_goes_through_the_proxy_where_it_names_nobody(behind):
 # -- the access log
 
 
-def lines_of(log, after, count):
+def line_of(log, path):
+    """The columns of the only line with a path. It is written once the answer is, which may have been read by then."""
     deadline = time.monotonic() + 30
-    while len(lines := log.read_text()[after:].splitlines()) < count:
-        assert time.monotonic() < deadline, lines
+    while not (lines := [line for line in log.read_text().splitlines() if f" {path} " in line]):
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-    return lines
+    [line] = lines
+    return line.split()[-7:]
 
 
 def test_each_request_is_a_line(behind):
     _, log = behind
-    after = len(log.read_text())
     with client_at(behind, "127.0.0.2") as proxy:
         proxy.get("/clusters.json?q=a%0ab", headers=bearer(TOKEN) | {"X-Forwarded-For": "192.0.2.7"})
         proxy.get("/none", headers={"X-Forwarded-User": b"a b\\\x1b[31m".decode("latin-1")})
-    first, second = (line.split()[-7:] for line in lines_of(log, after, 2))
+    first, second = line_of(log, "/clusters.json?q=a%0ab"), line_of(log, "/none")
     assert first[:5] == ["reader", "192.0.2.7", "GET", "/clusters.json?q=a%0ab", "200"]
     assert int(first[5]) > 100
     assert float(first[6]) > 0

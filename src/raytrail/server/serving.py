@@ -17,14 +17,13 @@ from raytrail.server.application import app
 from raytrail.server.auth import check
 from raytrail.server.connection import connections
 from raytrail.server.ingest import Take
+from raytrail.server.users import warn_if_short
 from raytrail.store import Store
 
 GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
 HEARD_BYTES = 4096
 """Most bytes of what somebody who follows a log says, none of which is listened to."""
-SHORT_TOKEN = 16
-"""Characters below which a token can be guessed by who keeps asking."""
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +65,7 @@ async def serve(
     ):
         log.warning("whoever reaches %s may post events to /ingest; set server.ingest_token", url)
     for name, token in (("token", config.token), ("ingest_token", config.ingest_token)):
-        if 0 < len(token) < SHORT_TOKEN:
-            log.warning("server.%s is short enough to be guessed; give it %d random characters", name, 2 * SHORT_TOKEN)
+        warn_if_short(f"server.{name}", token)
     server = _Uvicorn(
         uvicorn.Config(
             application,

@@ -19,6 +19,8 @@ from raytrail.config import ServerConfig
 from raytrail.config.users import Secret, TokenEntry, UserEntry, digest_of, read_users
 from raytrail.errors import ConfigError
 
+SHORT_TOKEN = 16
+"""Characters below which a token can be guessed by who keeps asking."""
 LOOK_SECONDS = 1.0
 """How often the users file is looked at."""
 READER = "raytrail.reader"
@@ -141,6 +143,8 @@ class Users:
         # before what they hold: a change meanwhile is seen the next time
         before = _stamp([self._path])
         read = read_users(self._path)
+        for secret in read.secrets:
+            warn_if_short(f"{self._path}: token {secret.entry.name!r}", secret.token)
         self._stamp = (*before, *_stamp(read.files[1:]))
         self._known = _Known((*self._own, *map(_of_entry, read.secrets)), read.users, read.files)
         self.readings += 1
@@ -171,6 +175,18 @@ class Users:
         return Reader(
             name=user, clusters=_ordered(clusters), metrics=_ALL in clusters or any(entry.metrics for entry in entries)
         )
+
+
+def warn_if_short(name: str, token: str) -> None:
+    """
+    Warn of a token that can be guessed.
+
+    Args:
+        name: What stands in the log for it.
+        token: The token. Empty where there is none, or only its digest is known.
+    """
+    if 0 < len(token) < SHORT_TOKEN:
+        log.warning("%s is short enough to be guessed; give it %d random characters", name, 2 * SHORT_TOKEN)
 
 
 def _own(config: ServerConfig) -> Iterable[_Credential]:

@@ -332,7 +332,9 @@ def _origin(column: Column) -> str:
 
 OTHER_STATUSES = (
     ("401", "The server asks for a token, and there is none or a wrong one."),
+    ("400, at any address", "A trusted proxy names several users (`server.user_header`)."),
     ("403", "A page of another origin posts or opens a WebSocket (`server.origins`)."),
+    ("403, with a name", "The token or the user has no right to it (`server.users_file`)."),
     ("405", "The method is neither GET nor HEAD."),
     ("421", "The server has no token, and does not know itself by this name (`server.hosts`)."),
     ("429", "This address sent too many wrong tokens (`server.wrong_tokens_per_minute`). The right one is let in."),
@@ -413,6 +415,7 @@ def _http() -> str:
 
 {_routes(routes, "ours")}
 If the server has a token, a browser is shown a form that asks for it. `POST /login` takes the token from that form.
+With a users file, `/login` shows the form to whoever wants to give another token.
 
 ## What Ray's clients and its dashboard ask
 

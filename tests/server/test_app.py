@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.serving import listening
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError
@@ -266,7 +268,7 @@ async def test_it_serves_on_a_free_port_until_it_is_stopped(host, store):
 
 @pytest.mark.slow
 async def test_an_answer_that_takes_too_long_does_not_hold_up_the_end(monkeypatch):
-    monkeypatch.setattr(application, "GRACE_SECONDS", 1)
+    monkeypatch.setattr("raytrail.server.serving.GRACE_SECONDS", 1)
     entered, leave = threading.Event(), threading.Event()
 
     class Stuck:
@@ -286,6 +288,21 @@ async def test_an_answer_that_takes_too_long_does_not_hold_up_the_end(monkeypatc
         await asyncio.wait_for(serving, 20)
         leave.set()
         assert (await asked).status_code == 500
+
+
+def test_an_answer_waits_for_no_acknowledgement(store, monkeypatch):
+    set_at_once = []
+    connection_made = H11Protocol.connection_made
+
+    def look(self, transport):
+        of = transport.get_extra_info("socket")
+        set_at_once.append(of.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        connection_made(self, transport)
+
+    monkeypatch.setattr(H11Protocol, "connection_made", look)
+    with listening(store) as url:
+        assert httpx.get(f"{url}/healthz").text == "ok\n"
+    assert set_at_once == [1]
 
 
 async def test_a_port_that_is_taken_is_named(store):

@@ -233,10 +233,10 @@ def test_every_name_on_a_page_of_a_cluster_is_only_text():
     row: dict[str, Any] = dict.fromkeys((field.name for field in fields(LedgerRow)), 1) | {"event_type": hostile}
     ledger = (LedgerRow(**row | {"missing": (missing,), "rejected": (rejected,), "unread": (unread,)}),)
     counts = (Counts(noun=hostile, column=hostile, total=1, states=(StateCount(state=hostile, count=1),)),)
-    texts = ("title", "root", "here", "home", "address", "name", "query", "json", "csv", "search", "sql")
+    texts = ("title", "root", "here", "home", "address", "name", "query", "json", "csv", "search", "sql", "user")
     tabs = (Tab(hostile, hostile, current=True),)
     more: dict[str, Any] = {"tabs": tabs, "store_tabs": tabs, "scripts": (), "cluster": known, "at_ms": 5}
-    more |= dict.fromkeys(texts, hostile)
+    more |= dict.fromkeys(texts, hostile) | {"live_link": lambda *_: hostile}
     frame = Frame(**more, dashboard=True, live=True)
     answer = Overview(cluster=known, at_ms=5, counts=counts, ledger=ledger, run=run_with(hostile))
     shown = (("about.html", answer), ("run.html", answer.run))

@@ -7,6 +7,7 @@ from tests.serving import listening
 
 from raytrail.answers import Scope
 from raytrail.answers.failures import failures_of
+from raytrail.config import ServerConfig
 from raytrail.server.pages.declared import PAGES
 
 from .conftest import SESSION, b64
@@ -138,3 +139,29 @@ def test_a_page_of_a_living_cluster_brings_itself_up_to_date(made, add, task, wi
         assert page.evaluate("window.stays")
         page.goto("about:blank")
     assert not window.errors
+
+
+def test_somebody_logs_in_and_is_known_by_a_name_and_then_by_another(made, add, task, window, tmp_path):
+    head = {"node_id": b64("11" * 28), "node_manager_address": "10.0.0.5", "is_head_node": True, "state": "ALIVE"}
+    add(("EXPORT_NODE", {**head, "start_time_ms": "1767225600000"}), task(1), cluster="team-a-train")
+    users = tmp_path / "users.toml"
+    users.write_text(
+        "".join(
+            f'[[token]]\nname = "{name}@example.com"\ntoken = "token-of-{name}"\nread = ["{pattern}"]\n'
+            for name, pattern in (("ada", "team-a-*"), ("bob", "team-b-*"))
+        )
+    )
+    page = window.page
+    page.set_viewport_size({"width": 360, "height": 900})
+    with listening(made, ServerConfig(port=0, users_file=str(users), live_links=True)) as url:
+        for name, clusters in (("ada", 1), ("bob", 0)):
+            page.goto(url if name == "ada" else f"{url}/login")
+            page.fill("input[name=token]", f"token-of-{name}")
+            page.click("text=Open")
+            assert page.text_content("header .user") == f"{name}@example.com"
+            assert page.get_by_text("team-a-train").count() == clusters
+            assert page.locator("a[href='http://10.0.0.5:8265/']").count() == clusters
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            violations = Axe().run(page, options=RULES).response["violations"]
+            assert not violations, [(rule["id"], rule["nodes"][0]["html"]) for rule in violations]
+    window.errors.clear()  # the first page was refused, as it asks for a token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from types import ModuleType
 
 import click
@@ -42,10 +43,20 @@ async def _serve(server: ModuleType, store: Store, config: Config, stop: asyncio
     broker = connect(config.server.ingest) if config.server.ingest else None
     take = Collector(broker, Redactor(config.tail.redact)).take if broker else None
     try:
-        await server.serve(store, config.server, ready=_announce, stop=stop, take=take)
+        await server.serve(store, config.server, ready=_announce, stop=stop, take=take, mask=masked)
     finally:
         if broker:
             await broker.aclose()
+
+
+def masked(address: str) -> str:
+    """Return what stands in the access log of an address, without its secrets."""
+    return _redactor()(address.encode("latin-1"), "ACCESS").decode("latin-1")
+
+
+@cache
+def _redactor() -> Redactor:
+    return Redactor()
 
 
 def _announce(url: str) -> None:

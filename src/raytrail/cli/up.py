@@ -13,6 +13,7 @@ from raytrail import history as history_loop
 from raytrail.agent.agent import Agent
 from raytrail.cli import agent as of_agent
 from raytrail.cli import history as of_history
+from raytrail.cli import serve as of_serve
 from raytrail.config import Config, state_dir, store_dir
 from raytrail.metrics.history import Watch
 from raytrail.pubsub import connect
@@ -72,7 +73,17 @@ async def _up(config: Config, agent: Agent, stop: asyncio.Event) -> None:
                 await service.all_of(
                     (agent.run(agent_stop), agent_stop),
                     (history, history_stop),
-                    (server.serve(store, config.server, ready=_announce, stop=server_stop, take=take), server_stop),
+                    (
+                        server.serve(
+                            store,
+                            config.server,
+                            ready=_announce,
+                            stop=server_stop,
+                            take=take,
+                            mask=of_serve.masked,
+                        ),
+                        server_stop,
+                    ),
                     stop=stop,
                 )
         finally:

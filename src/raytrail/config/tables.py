@@ -250,6 +250,39 @@ class ServerConfig(Table, frozen=True, kw_only=True):
     Token that a client must send, as bearer token. Browsers are asked for it once. It is needed where other machines
     reach `host`.
     """
+    users_file: str = ""
+    """
+    File (TOML) of tokens, and of a proxy's users and groups, each with the clusters that it may read. The server reads
+    it again when it changes. `token` may read all beside it. Empty means that only `token` is known.
+    """
+    trusted_proxies: tuple[str, ...] = ()
+    """
+    Addresses or networks of proxies whose word is taken for who asks, such as ``10.0.0.7`` or ``10.1.0.0/16``. They
+    are believed `user_header` and `groups_header`, and ``X-Forwarded-For`` and ``X-Forwarded-Proto``. With none,
+    ``127.0.0.1`` is believed the last two.
+    """
+    user_header: str = ""
+    """
+    Header in which a trusted proxy names the user, such as ``X-Forwarded-User``. It is ignored from everybody else.
+    Empty takes nobody's word.
+    """
+    groups_header: str = ""
+    """Header in which a trusted proxy names the user's groups, with commas between them."""
+    access_log: str = "off"
+    """
+    Log each request with its user, client, path, status, bytes and duration. ``on`` logs to stderr, and a path to that
+    file.
+    """
+    live_url: str = ""
+    """
+    Where people reach Ray's dashboard of a living cluster, such as ``https://ray.example/{name}/``. ``{name}`` is the
+    cluster's name, ``{session}`` its session's. Pages then link there while the cluster lives. Empty links nowhere.
+    """
+    live_links: bool = False
+    """
+    Link a living cluster's dashboard at the head node's address, port 8265, where `live_url` is empty. Only a private
+    address is linked, since whoever may post events names it.
+    """
     wrong_tokens_per_minute: Annotated[int, AtLeastOne] = 10
     """
     How many wrong tokens of one address are answered with 401 in a minute. Those over the limit are answered with 429.

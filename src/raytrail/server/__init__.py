@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from raytrail.server.application import app, serve
+from raytrail.server.application import app
+from raytrail.server.serving import serve
 
 __all__ = ["app", "serve"]

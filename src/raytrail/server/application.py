@@ -17,18 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
-import logging
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -42,22 +38,26 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError, NotFoundError, StoreError
 from raytrail.server import pages
-from raytrail.server.auth import Access, check
+from raytrail.server.access_log import access_log
+from raytrail.server.auth import Access
 from raytrail.server.base_path import BasePath
 from raytrail.server.cache import AnswerCache
-from raytrail.server.connection import connections
 from raytrail.server.context import Answer, StoreView, View, encode
 from raytrail.server.dashboard_files import Build, find_build
 from raytrail.server.ingest import Bounds, Take, ingest
+from raytrail.server.live_links import LiveLinks
 from raytrail.server.metrics import Measured, ServerMetrics, Slots, Stream
 from raytrail.server.openapi import describe
 from raytrail.server.pages import about
 from raytrail.server.pages.declared import PAGES
 from raytrail.server.pages.moments import PARAMETERS, go, marks, read
 from raytrail.server.pages.page import iso
+from raytrail.server.proxies import Proxies
 from raytrail.server.ray import logs
 from raytrail.server.ray.routes import ROUTES
 from raytrail.server.routing import NamedRoute, NamedWebSocketRoute, Route, wants_html
+from raytrail.server.stores import Stores
+from raytrail.server.users import Users, reader_of
 from raytrail.store import Cluster, Store, TablesLost
 from raytrail.tokens import Tries
 
@@ -70,25 +70,17 @@ LARGE_AT_ONCE = 2
 """Of these, those that ask for many rows: each takes some 200 MB while it is made, and others need not wait."""
 LARGE_ROWS = 2_000
 """More rows than so many are many."""
-GRACE_SECONDS = 5
-"""How long a stopping server lets running answers finish."""
-HEARD_BYTES = 4096
-"""Most bytes of what somebody who follows a log says, none of which is listened to."""
 CHANGED, ENDED = "event: changed\ndata:\n\n", "event: ended\ndata:\n\n"
 """The events that who follows a living cluster hears."""
 LIVE_SECONDS = 1.0
 """How often a living cluster is looked at for who follows its page."""
 SILENT_SECONDS = 15
 """How long such an answer may say nothing."""
-SHORT_TOKEN = 16
-"""Characters below which a token can be guessed by who keeps asking."""
 CACHE_BYTES = 64 * 1024 * 1024
 """Answers about sealed sessions that are kept, so that who polls a page is answered at once, whoever it is."""
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 
 def app(
@@ -98,6 +90,7 @@ def app(
     *,
     check_host: bool = False,
     stop: asyncio.Event | None = None,
+    mask: Callable[[str], str] = str,
 ) -> Starlette:
     """
     Make the ASGI application. It only reads the store.
@@ -108,10 +101,16 @@ def app(
         take: Stores what is posted to ``/ingest``; None: nothing is taken.
         check_host: Whether, without a token, only the server's own names are answered (`raytrail.server.auth`).
         stop: Ends the answers that go on as long as a cluster lives.
+        mask: Masks the secrets of an address, for the access log.
+
+    Raises:
+        ConfigError: The users file or the dashboard cannot be read.
     """
     build = find_build(config.dashboard)
     metrics = ServerMetrics(store)
-    server = _Server(store, metrics, dashboard=build is not None, stop=stop or asyncio.Event())
+    users, stores, closing = Users(config), Stores(store), ExitStack()
+    closing.callback(stores.close)
+    server = _Server(stores, metrics, config, users, dashboard=build is not None, stop=stop or asyncio.Event())
     tries = Tries(config.wrong_tokens_per_minute)
     routes = [
         NamedRoute(Route("/scripts/{name}", _script, api="ours")),
@@ -119,8 +118,8 @@ def app(
         *_routes_over_store(server),
         NamedRoute(Route("/metrics", metrics.page, api="ours")),
         NamedRoute(Route("/healthz", _healthz, api="ours")),
-        NamedRoute(Route("/readyz", server.readyz, api="ours")),
-        ingest(take, tries, token=config.ingest_token, bounds=Bounds.of(config))
+        NamedRoute(Route("/readyz", _readyz, api="ours"), partial(_readyz, store)),
+        ingest(take, tries, token="" if users.have_names else config.ingest_token, bounds=Bounds.of(config))
         if take
         else NamedRoute(Route("/ingest", _no_ingest, api="ours", method="POST")),
         NamedRoute(Route("/api/clusters", server.clusters, api="ours")),
@@ -128,16 +127,26 @@ def app(
         NamedRoute(Route("/api/clusters/{id}/live", server.live, api="ours")),
         *_routes_of_clusters(server, build),
     ]
-    return Starlette(
+    served = Starlette(
         routes=routes,
         middleware=[
             Middleware(BasePath, base_path=config.base_path),
+            Middleware(Proxies, config=config),
+            *access_log(config, mask, closing),
             Middleware(Measured, metrics=metrics),
-            Middleware(_EveryAnswer),
-            Middleware(Access, config=config, tries=tries, check_host=check_host),
+            Middleware(_EveryAnswer, vary=_varies_with(config)),
+            Middleware(Access, config=config, users=users, tries=tries, check_host=check_host),
         ],
         exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
     )
+    served.state.closing = closing
+    return served
+
+
+def _varies_with(config: ServerConfig) -> str:
+    """Return the headers by which an answer may be another one."""
+    names = ["Authorization", "Cookie", *filter(None, (config.user_header, config.groups_header))]
+    return ", ".join(names) if config.users_file else ""
 
 
 def _routes_of_clusters(server: _Server, build: Build | None) -> Iterator[BaseRoute]:
@@ -164,104 +173,22 @@ def _routes_over_store(server: _Server) -> Iterator[BaseRoute]:
                 yield NamedRoute(route, server.over_store(route.handler, large=page.large))
 
 
-async def serve(
-    store: Store,
-    config: ServerConfig,
-    *,
-    ready: Callable[[str], None],
-    stop: asyncio.Event,
-    take: Take | None = None,
-) -> None:
-    """
-    Serve until `stop` is set; running answers may then finish.
-
-    Args:
-        store: What is served; it is only read.
-        config: Where to listen.
-        ready: Called with the URL once requests are answered.
-        stop: Ends the server.
-        take: Stores what is posted to ``/ingest``; None: nothing is taken.
-
-    Raises:
-        ConfigError: The address cannot be listened on, or must not be without a token; or TLS cannot be had.
-    """
-    check(config)
-    listener = _listen(config)
-    host, port = listener.getsockname()[:2]
-    scheme = "https" if config.tls_certificate else "http"
-    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-    if take and not config.ingest_token and not config.token and not ipaddress.ip_address(host).is_loopback:
-        log.warning("whoever reaches %s may post events to /ingest; set server.ingest_token", url)
-    for name, token in (("token", config.token), ("ingest_token", config.ingest_token)):
-        if 0 < len(token) < SHORT_TOKEN:
-            log.warning("server.%s is short enough to be guessed; give it %d random characters", name, 2 * SHORT_TOKEN)
-    server = _Uvicorn(
-        uvicorn.Config(
-            app(store, config, take, check_host=not config.open, stop=stop),
-            lifespan="off",
-            ssl_certfile=config.tls_certificate or None,
-            ssl_keyfile=config.tls_key or None,
-            http=connections(config),  # type: ignore[arg-type]
-            h11_max_incomplete_event_size=config.header_bytes,
-            ws="websockets-sansio",
-            ws_max_size=HEARD_BYTES,
-            access_log=False,
-            log_config=None,
-            log_level="error",  # it warns of every request that is none, of which anybody may send many
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        ),
-        lambda: ready(url),
-    )
-
-    async def end() -> None:
-        await stop.wait()
-        server.should_exit = True
-
-    ending = asyncio.create_task(end())
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        ending.cancel()
-        listener.close()
-
-
-def _listen(config: ServerConfig) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
-    try:
-        # a server that has just stopped does not block its port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.host, config.port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen on {config.host}:{config.port}: {error.strerror}; "
-            "choose another host or port, or 0 for a free port"
-        ) from error
-    return listener
-
-
-class _Uvicorn(uvicorn.Server):
-    """Says when it is ready, and leaves signals to the caller."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class _Server:
     """The endpoints: each a plain function, called on a thread, as few at a time as the engine can use."""
 
-    def __init__(self, store: Store, metrics: ServerMetrics, *, dashboard: bool, stop: asyncio.Event) -> None:
-        self._store = store
+    def __init__(
+        self,
+        stores: Stores,
+        metrics: ServerMetrics,
+        config: ServerConfig,
+        users: Users,
+        *,
+        dashboard: bool,
+        stop: asyncio.Event,
+    ) -> None:
+        self._stores = stores
+        self._live_links = LiveLinks(config)
+        self._users = users
         self._metrics = metrics
         self._stop = stop
         self._dashboard = dashboard
@@ -270,24 +197,17 @@ class _Server:
         self._version = version("raytrail")
         self._cache = AnswerCache(CACHE_BYTES)
 
-    async def readyz(self, request: Request) -> Response:
-        """`ok`, while the store can be read, else 503 and why."""
-        try:
-            await asyncio.to_thread(self._store.check_readable)
-        except StoreError as error:
-            return PlainTextResponse(f"{error}\n", 503)
-        return PlainTextResponse("ok\n")
-
     async def clusters(self, request: Request) -> Response:
         """All clusters, newest first, as JSON."""
-        return encode({"clusters": await self._call(self._store.clusters)})
+        return encode({"clusters": await self._call(lambda: self._stores.of(request.scope).clusters())})
 
     async def cluster(self, request: Request) -> Response:
         """One cluster with its whole ledger, as JSON."""
 
         def read() -> dict[str, Any]:
-            cluster = self._store.find(request.path_params["id"])
-            return {"cluster": cluster, "ledger": self._store.ledger(cluster.session)}
+            store = self._stores.of(request.scope)
+            cluster = store.find(request.path_params["id"])
+            return {"cluster": cluster, "ledger": store.ledger(cluster.session)}
 
         return encode(await self._call(read))
 
@@ -297,8 +217,7 @@ class _Server:
         """Make the endpoint of what `answer` says of all clusters; `large`: of which few are answered at a time."""
 
         async def endpoint(request: Request) -> Response:
-            view = StoreView(self._store, _params(request), str(request.base_url), request.base_url.path)
-            return await self._call(lambda: answer(view), large)
+            return await self._call(lambda: answer(self._store_view(request)), large)
 
         return endpoint
 
@@ -307,7 +226,7 @@ class _Server:
 
         async def endpoint(request: Request) -> Response:
             # not among the slots: what is known already need not wait for what is being worked out
-            cluster, etag = await asyncio.to_thread(self._look, request)
+            store, cluster, etag = await asyncio.to_thread(self._look, request)
             if etag and _knows(request, etag):
                 return Response(status_code=304, headers=_revalidated(etag))
             if answered := self._cache.get(etag):
@@ -316,9 +235,9 @@ class _Server:
 
             def work_out() -> Response:
                 try:
-                    return answer(self._view(request, cluster, final=final))
+                    return answer(self._view(request, store, cluster, final=final))
                 except TablesLost:
-                    return answer(self._view(request, cluster, final=final))
+                    return answer(self._view(request, store, cluster, final=final))
 
             response = await self._call(work_out, _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
@@ -330,22 +249,27 @@ class _Server:
 
     async def live(self, request: Request) -> Response:
         """An event `changed` whenever there is something new of a living cluster, as server-sent events."""
-        cluster = await asyncio.to_thread(self._store.find, request.path_params["id"])
-        return Stream(self._changes(cluster), self._metrics.streams)
+        store = await asyncio.to_thread(self._stores.of, request.scope)
+        cluster = await asyncio.to_thread(store.find, request.path_params["id"])
+        return Stream(self._changes(store, cluster), self._metrics.streams)
 
-    async def _changes(self, cluster: Cluster) -> AsyncIterator[str]:
+    async def _changes(self, store: Store, cluster: Cluster) -> AsyncIterator[str]:
         session = cluster.session
         if cluster.sealed:
             yield f"{CHANGED}{ENDED}"
             return
-        known, silent = await asyncio.to_thread(self._store.mark, session), 0.0
+        known, silent = await asyncio.to_thread(store.mark, session), 0.0
+        readings = self._users.readings
         yield "retry: 5000\n\n"
         while not await _is_set_within(self._stop, LIVE_SECONDS):
-            mark = await asyncio.to_thread(self._store.mark, session)
+            await asyncio.to_thread(self._users.look_again)
+            if self._users.readings != readings:
+                return  # a browser comes back by itself, if it may
+            mark = await asyncio.to_thread(store.mark, session)
             silent = 0 if mark != known else silent + LIVE_SECONDS
             if mark != known:
                 yield CHANGED
-                if (await asyncio.to_thread(self._store.find, session)).sealed:
+                if (await asyncio.to_thread(store.find, session)).sealed:
                     yield ENDED
                     return
             elif silent % SILENT_SECONDS < LIVE_SECONDS:
@@ -357,7 +281,8 @@ class _Server:
 
         async def endpoint(socket: WebSocket) -> None:
             def read() -> Iterator[str]:
-                return texts(self._view(socket, self._store.find(socket.path_params["id"]), final=True))
+                store = self._stores.of(socket.scope)
+                return texts(self._view(socket, store, store.find(socket.path_params["id"]), final=True))
 
             try:
                 pieces = await self._call(read)
@@ -375,17 +300,31 @@ class _Server:
 
         return endpoint
 
-    def _look(self, request: Request) -> tuple[Cluster, str]:
-        cluster = self._store.find(request.path_params["id"])
-        return cluster, self._etag(cluster, request)
+    def _look(self, request: Request) -> tuple[Store, Cluster, str]:
+        store = self._stores.of(request.scope)
+        cluster = store.find(request.path_params["id"])
+        return store, cluster, self._etag(cluster, request)
 
-    def _view(self, request: HTTPConnection, cluster: Cluster, *, final: bool) -> View:
+    def _store_view(self, request: Request) -> StoreView:
+        return StoreView(
+            store=self._stores.of(request.scope),
+            params=_params(request),
+            root=str(request.base_url),
+            base=request.base_url.path,
+            user=self._user(request),
+            live_link=self._live_links.of,
+        )
+
+    def _user(self, request: HTTPConnection) -> str:
+        return reader_of(request.scope).name if self._users.have_names else ""
+
+    def _view(self, request: HTTPConnection, store: Store, cluster: Cluster, *, final: bool) -> View:
         home = f"{request.base_url}clusters/{cluster.session}/"
         at_ms, moment = _moment(request.path_params.get("ms"), cluster, final)
         return View(
-            store=self._store,
+            store=store,
             cluster=cluster,
-            snapshot=self._store.snapshot(cluster.session, at_ms),
+            snapshot=store.snapshot(cluster.session, at_ms),
             params=_params(request),
             path=request.path_params,
             url=f"{home}{moment}",
@@ -394,6 +333,8 @@ class _Server:
             base=request.base_url.path,
             moment=moment,
             dashboard=self._dashboard,
+            user=self._user(request),
+            live_link=self._live_links.of,
             stream=partial(self._stream, large=_is_large(request)),
         )
 
@@ -405,7 +346,8 @@ class _Server:
         sent = (request.scope.get("raw_path") or b"").decode("latin-1")  # in which an encoded slash is none
         # answers of ours tell how long ago things were, and of other sessions: they are worked out anew each minute
         minute = time.time_ns() // 60_000_000_000 if _is_ours(request) else 0
-        named = msgspec.json.encode((self._version, cluster, str(request.url), sent, minute))
+        # of who asks: it may tell of other sessions that they may read, and says who they are
+        named = msgspec.json.encode((self._version, cluster, str(request.url), sent, minute, reader_of(request.scope)))
         return f'"{hashlib.blake2b(named, digest_size=16).hexdigest()}"'
 
     async def _stream(self, pieces: Iterator[bytes], *, large: bool) -> AsyncIterator[bytes]:
@@ -456,6 +398,15 @@ def _moment(text: str | None, cluster: Cluster, final: bool) -> tuple[int | None
 async def _no_ingest(request: Request) -> Response:
     """501: the server was started without `--ingest`."""
     return PlainTextResponse("nothing is taken here; start the server with --ingest URL\n", 501)
+
+
+async def _readyz(store: Store, request: Request) -> Response:
+    """`ok`, while the store can be read, else 503 and why."""
+    try:
+        await asyncio.to_thread(store.check_readable)
+    except StoreError as error:
+        return PlainTextResponse(f"{error}\n", 503)
+    return PlainTextResponse("ok\n")
 
 
 async def _healthz(request: Request) -> Response:
@@ -515,8 +466,9 @@ def _knows(request: Request, etag: str) -> bool:
 class _EveryAnswer:
     """Forbids browsers to guess what an answer is, to give it to pages of others, and to keep it unless it says so."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, vary: str) -> None:
         self._app = app
+        self._vary = vary
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def say(message: Message) -> None:
@@ -525,6 +477,8 @@ class _EveryAnswer:
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Cross-Origin-Resource-Policy"] = "same-origin"
                 headers.setdefault("Cache-Control", "no-store")
+                if self._vary:
+                    headers.add_vary_header(self._vary)
             await send(message)
 
         await self._app(scope, receive, say)

@@ -1,8 +1,11 @@
 """
-Who may ask: whoever sends the token, if there is one; and without one, only who asks this machine by a name of its own.
+Who may ask: whoever sends a token, if there is one; and without one, only who asks this machine by a name of its own.
 
     Authorization: Bearer <token>     Ray's clients (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN), scripts
     Cookie: raytrail=...              browsers, after they have posted the token to /login once
+    <server.user_header>: <user>      a trusted proxy that has asked who it is (`raytrail.server.proxies`)
+
+Who it is stands in the request's scope from here on. What they may read follows from it in `raytrail.server.stores`.
 
 A page of another origin may have a browser ask, of which the browser shows it nothing. Its posts and WebSockets are
 refused. Of wrong tokens and cookies each address has a few a minute; the right one is always let through.
@@ -10,8 +13,7 @@ refused. Of wrong tokens and cookies each address has a few a minute; the right 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import asyncio
 import ipaddress
 import re
 import ssl
@@ -26,7 +28,9 @@ from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError
 from raytrail.server import pages
 from raytrail.server.base_path import path_below
-from raytrail.tokens import Guard, Tries, many_wrong
+from raytrail.server.proxies import SEVERAL, named_user, networks
+from raytrail.server.users import EVERYBODY, READER, Reader, Users
+from raytrail.tokens import Tries, many_wrong, said_token
 
 COOKIE = "raytrail"
 COOKIE_SECONDS = 30 * 24 * 3600
@@ -38,6 +42,8 @@ GUARDED_BY_ITSELF = "/ingest"
 Takes `server.ingest_token`, if there is one; whoever may post need not be allowed to read. A cookie, which a browser
 sends whatever page it shows, is none to post with.
 """
+METRICS = "/metrics"
+"""Counts all clusters, also for who may not read them."""
 OURS = frozenset({"api", "clusters", "diff", "failures", "healthz", "ingest", "login", "scripts", "sql"})
 """How paths of our own begin."""
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -46,23 +52,22 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 class Access:
     """Lets through whoever may ask."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, tries: Tries, *, check_host: bool) -> None:
+    def __init__(self, app: ASGIApp, config: ServerConfig, users: Users, tries: Tries, *, check_host: bool) -> None:
         """
         Guard an application.
 
         Args:
             app: What is guarded.
-            config: Its token, and the names it is known by.
+            config: The names it is known by.
+            users: Who is known.
             tries: Counts the wrong tokens.
             check_host: Whether to refuse, without a token, who asks for another host than these: a page of somebody's
                 that has its own name lead to this machine (DNS rebinding).
         """
         self._app = app
-        self._token = config.token
-        # what a browser keeps is not the token itself
-        self._ticket = hmac.new(self._token.encode(), b"raytrail cookie", hashlib.sha256).hexdigest()
-        self._guard = Guard(tries, self._token, self._ticket)
-        self._own_token = bool(config.ingest_token)
+        self._users = users
+        self._tries = tries
+        self._own_token = bool(config.ingest_token) and not users.have_names
         self._origins = frozenset(origin.lower() for origin in config.origins)
         self._hosts = {name.lower() for name in ("localhost", *config.hosts)} if check_host else None
 
@@ -88,13 +93,27 @@ class Access:
                 "server.origins if it is yours\n",
                 403,
             )
-        if not self._token:
+        if not self._users.are_known:
+            scope[READER] = EVERYBODY
             return self._refuse_host(headers.get("host", ""))
         if path in OPEN or (path == GUARDED_BY_ITSELF and self._own_token):
             return None
-        if path == "/login" and scope["type"] == "http" and scope["method"] == "POST":
-            return await self._login(scope, receive)
-        return self._refuse_stranger(scope, headers, cookies=path != GUARDED_BY_ITSELF)
+        if self._users.are_due:
+            await asyncio.to_thread(self._users.look_again)
+        if path == "/login" and scope["type"] == "http" and (scope["method"] == "POST" or self._users.have_names):
+            return await self._login(scope, receive) if scope["method"] == "POST" else _form(scope, status=200)
+        return self._refuse_who(scope, headers, path)
+
+    def _refuse_who(self, scope: Scope, headers: Headers, path: str) -> Response | None:
+        """Find out who it is, and refuse whoever may not do this."""
+        user = named_user(scope)
+        if user == SEVERAL:
+            return PlainTextResponse("several users are named; have the proxy replace what a client sends\n", 400)
+        if user is not None:
+            scope[READER] = self._users.by_proxy(*user)
+        elif refused := self._refuse_stranger(scope, headers, posts=path == GUARDED_BY_ITSELF):
+            return refused
+        return _refuse_reader(scope[READER], path)
 
     def _refuse_host(self, host: str) -> Response | None:
         if self._hosts is None or _plain(host) in self._hosts or _is_address(host):
@@ -104,22 +123,28 @@ class Access:
             421,
         )
 
-    def _refuse_stranger(self, scope: Scope, headers: Headers, *, cookies: bool) -> Response | None:
-        """Refuse who sends no token, or a wrong one. Cookies count where `cookies` says so."""
+    def _refuse_stranger(self, scope: Scope, headers: Headers, *, posts: bool) -> Response | None:
+        """Refuse who sends no token, or a wrong one, else note who it is. Cookies count where nothing is posted."""
         kind, _, credentials = headers.get("authorization", "").partition(" ")
         bearer = credentials.strip() if kind.lower() == "bearer" else ""
-        wait = self._guard.refuse(peer(scope), bearer, _ticket(headers) if cookies else "")
-        if wait is None:
+        scheme = "Bearer"
+        if posts and self._users.have_names:
+            bearer, scheme = said_token(headers.get("authorization", "")), 'Bearer, Basic realm="raytrail"'
+        ticket = "" if posts else _ticket(headers)
+        if reader := self._users.by_token(bearer, ticket):
+            scope[READER] = reader
             return None
+        # who sends none tries none
+        wait = self._tries.wrong(peer(scope)) if bearer or ticket else 0
         if "text/html" in headers.get("accept", ""):
-            return _form(scope, wrong=False, wait=wait)
+            return _form(scope, wait=wait)
         if wait:
             return PlainTextResponse(f"{many_wrong('server')}\n", 429, headers={"Retry-After": str(wait)})
         return PlainTextResponse(
             "send the token of this server, as `Authorization: Bearer TOKEN`; Ray's clients do with "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN\n",
             401,
-            headers={"WWW-Authenticate": "Bearer"},
+            headers={"WWW-Authenticate": scheme},
         )
 
     def _is_ours(self, headers: Headers) -> bool:
@@ -138,14 +163,16 @@ class Access:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        token = parse_qs(body[:MAX_FORM_BYTES].decode(errors="replace")).get("token", [""])[0]
-        wait = self._guard.refuse(peer(scope), token.strip())
-        if wait is not None:
-            return _form(scope, wrong=True, wait=wait)
+        token = parse_qs(body[:MAX_FORM_BYTES].decode(errors="replace")).get("token", [""])[0].strip()
+        reader = self._users.by_token(token)
+        if reader is None:
+            return _form(scope, wrong=True, wait=self._tries.wrong(peer(scope)) if token else 0)
+        if refused := _refuse_reader(reader, "/"):
+            return refused
         answer = RedirectResponse(_root(scope), 303)
         answer.set_cookie(
             COOKIE,
-            self._ticket,
+            self._users.cookie_of(token),
             max_age=COOKIE_SECONDS,
             path=_root(scope),
             secure=scope["scheme"] in ("https", "wss"),
@@ -153,6 +180,18 @@ class Access:
             samesite="strict",
         )
         return answer
+
+
+def _refuse_reader(reader: Reader, path: str) -> Response | None:
+    """Refuse what somebody who is known may not do at all. What they may read is for the store that they are shown."""
+    may, right = bool(reader.clusters), 'read = ["..."]'
+    if path == GUARDED_BY_ITSELF:
+        may, right = reader.write, "write = true"
+    elif path == METRICS:
+        may, right = reader.metrics, "metrics = true"
+    if may:
+        return None
+    return PlainTextResponse(f"{reader.name!r} may not do this; it takes {right} in server.users_file\n", 403)
 
 
 def peer(scope: Scope) -> str:
@@ -170,10 +209,10 @@ def _ticket(headers: Headers) -> str:
     return ticket.value if ticket is not None else ""
 
 
-def _form(scope: Scope, *, wrong: bool, wait: int) -> Response:
+def _form(scope: Scope, *, wrong: bool = False, wait: int = 0, status: int = 401) -> Response:
     """Return the page that asks for the token; `wait`: after so many wrong ones that others are refused so long."""
     headers = {"Retry-After": str(wait)} if wait else None
-    return pages.answer(pages.login(_root(scope), wrong=wrong), 429 if wait else 401, headers, form=True)
+    return pages.answer(pages.login(_root(scope), wrong=wrong), 429 if wait else status, headers, form=True)
 
 
 def check(config: ServerConfig) -> None:
@@ -190,6 +229,7 @@ def check(config: ServerConfig) -> None:
             f"server.ingest_body_bytes {config.ingest_body_bytes}; raise it"
         )
     _check_addresses(config)
+    _check_proxies(config)
     if bool(config.tls_certificate) != bool(config.tls_key):
         raise ConfigError("server.tls_certificate and server.tls_key: one is set and the other is not; set both")
     if config.tls_certificate:
@@ -200,10 +240,24 @@ def check(config: ServerConfig) -> None:
                 f"server.tls_certificate {config.tls_certificate!r}, server.tls_key {config.tls_key!r}: {error}; "
                 "name files in PEM that belong together"
             ) from error
-    if not config.token and not config.open and not _is_loopback(config.host):
+    if not config.token and not config.users_file and not config.open and not _is_loopback(config.host):
         raise ConfigError(
             f"server.host {config.host!r} is reached by other machines, and server.token is not set; set it "
-            "(RAYTRAIL_SERVER_TOKEN), or server.open where everybody who reaches it may read all"
+            "(RAYTRAIL_SERVER_TOKEN) or server.users_file, or server.open where everybody who reaches it may read all"
+        )
+
+
+def _check_proxies(config: ServerConfig) -> None:
+    """Refuse a proxy that names users of whom nothing is said, or that is anybody."""
+    networks(config.trusted_proxies)
+    if config.groups_header and not config.user_header:
+        raise ConfigError(
+            f"server.groups_header {config.groups_header!r} is set and server.user_header is not; set both"
+        )
+    if config.user_header and not (config.trusted_proxies and config.users_file):
+        raise ConfigError(
+            f"server.user_header {config.user_header!r} needs server.trusted_proxies, whose word is taken, and "
+            "server.users_file, which says what users may read; set both"
         )
 
 

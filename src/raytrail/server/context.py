@@ -14,6 +14,12 @@ from raytrail.errors import ConfigError
 from raytrail.server.ray.state import Params
 from raytrail.store import Cluster, Snapshot, Store
 
+LiveLink = Callable[[Store, str, str], str]
+"""
+Returns where Ray's dashboard of a living session is, of the store, the session and its cluster's name. Empty where that
+is not known.
+"""
+
 
 class View(NamedTuple):
     """What a request under ``/clusters/<id>`` looks at."""
@@ -35,6 +41,10 @@ class View(NamedTuple):
     """The part of the address that says which moment is shown, with a slash at its end; nothing without one."""
     dashboard: bool
     """Whether Ray's dashboard is served at `url`."""
+    user: str
+    """The name of who asks. Empty where the server knows one token or none."""
+    live_link: LiveLink
+    """Returns where a living cluster's own dashboard is."""
     stream: Callable[[Iterator[bytes]], AsyncIterator[bytes]]
     """Takes the pieces of an answer that is too large to be made at once."""
 
@@ -72,6 +82,10 @@ class StoreView(NamedTuple):
     """Where all begins, with a slash at its end."""
     base: str
     """The path of that."""
+    user: str
+    """The name of who asks. Empty where the server knows one token or none."""
+    live_link: LiveLink
+    """Returns where a living cluster's own dashboard is."""
 
     def param(self, name: str, default: str = "") -> str:
         """Return the first value of a parameter."""

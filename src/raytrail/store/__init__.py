@@ -22,6 +22,7 @@ from raytrail.store.finder import LogFinder, LogPart
 from raytrail.store.ledger import LedgerRow, Missing, Rejected
 from raytrail.store.logs import Log, matches
 from raytrail.store.read import Snapshot
+from raytrail.store.restricted import RestrictedStore
 from raytrail.store.signatures import Signature
 from raytrail.store.states import TablesLost
 from raytrail.store.store import Store
@@ -38,6 +39,7 @@ __all__ = [
     "LogPart",
     "Missing",
     "Rejected",
+    "RestrictedStore",
     "Rows",
     "Run",
     "SetAside",

@@ -48,6 +48,8 @@ class _Asked(msgspec.Struct):
     end_after: float
     """After how many seconds the process ends itself. So it does where nobody waits for it any more."""
     explain: bool
+    clusters: tuple[str, ...] | None = None
+    """Patterns of the names of the clusters that are asked. None is all."""
 
 
 class _Reply(msgspec.Struct):
@@ -132,7 +134,9 @@ class Apart:
         if process is not None:
             process.end()
 
-    def ask(self, statement: str, limits: Limits, *, explain: bool = False) -> Rows:
+    def ask(
+        self, statement: str, limits: Limits, *, explain: bool = False, clusters: tuple[str, ...] | None = None
+    ) -> Rows:
         """
         Answer one SELECT as `Store.sql`, or as `Store.explain` with the plan as its only value.
 
@@ -145,7 +149,7 @@ class Apart:
         process = self._take()
         end_after = min(limits.seconds, self._seconds) + GIVE_UP_SECONDS
         try:
-            reply = process.ask(_Asked(statement, limits.rows, limits.seconds, end_after, explain))
+            reply = process.ask(_Asked(statement, limits.rows, limits.seconds, end_after, explain, clusters))
         except (OSError, EOFError):
             process.end()
             raise ConfigError(
@@ -200,8 +204,13 @@ def answer_all() -> None:
 
 
 def _answer(store: Any, asked: _Asked) -> _Reply:
+    from raytrail.store.restricted import RestrictedStore  # which is a `Store`, too
+
     limits = Limits(asked.rows, asked.seconds)
     try:
+        if asked.clusters is not None:
+            with RestrictedStore(store, asked.clusters) as restricted:
+                return _answer(restricted, msgspec.structs.replace(asked, clusters=None))
         if asked.explain:
             return _Reply(("plan",), ("VARCHAR",), [(store.explain(asked.statement, limits),)])
         answer = store.sql(asked.statement, limits)

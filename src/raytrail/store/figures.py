@@ -78,16 +78,23 @@ class Figures:
         engine: Reads the states.
         ledgers: Says what is missing of a session.
         snapshot: Returns a session as it was at last.
+        known: What others of the same store have worked out.
     """
 
     def __init__(
-        self, catalogue: Catalogue, engine: Engine, ledgers: Ledgers, snapshot: Callable[[str], Snapshot]
+        self,
+        catalogue: Catalogue,
+        engine: Engine,
+        ledgers: Ledgers,
+        snapshot: Callable[[str], Snapshot],
+        known: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._engine = engine
         self._ledgers = ledgers
         self._snapshot = snapshot
-        self._known: dict[str, dict[str, Any]] = {}  # the figures that no session keeps itself
+        self.known: dict[str, dict[str, Any]] = {} if known is None else known
+        """The figures that no session keeps itself."""
 
     def every(self) -> list[Cluster]:
         """Return every session, newest first."""
@@ -146,12 +153,12 @@ class Figures:
         known = msgspec.json.decode(summary) if summary else {}
         mark = self.mark(session)
         if known.get("mark") != mark:
-            known = self._known.get(session, {})
+            known = self.known.get(session, {})
         if known.get("mark") != mark:
             try:
                 source = SnapshotOfOne(self._snapshot(session), self._ledgers, self.find_begun(session))
                 worked_out = self._work_out([session], source)[session]
-                known = self._known[session] = {**worked_out.figures, "mark": mark}
+                known = self.known[session] = {**worked_out.figures, "mark": mark}
             except StoreDamaged as damage:
                 known = {**UNKNOWN, "damaged": str(damage)}
         [(events, stored, logs, rejected)] = self._catalogue.query(

@@ -88,7 +88,7 @@ class JobRun(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int | None
 
 
-class _Made(NamedTuple):
+class Made(NamedTuple):
     """The overview of a session that the catalogue has none of."""
 
     mark: str | int | None
@@ -130,7 +130,7 @@ class Overviews:
         self._figures = figures
         self._snapshot = snapshot
         self._lock = threading.Lock()
-        self._made: dict[str, _Made] = {}
+        self._made: dict[str, Made] = {}
 
     def keep(self, sessions: Sequence[str], files: Mapping[str, Sequence[Path]]) -> None:
         """
@@ -160,7 +160,7 @@ class Overviews:
         """Return all overviews as they are now."""
         return Look(self._catalogue, self._find_others())
 
-    def _find_others(self) -> dict[str, _Made]:
+    def _find_others(self) -> dict[str, Made]:
         """Return what is known of the sessions that the catalogue has no overview of: the living, and older ones."""
         sql, params = "SELECT s.session, s.sealed_ms FROM sessions s", []
         if self._catalogue.keeps_overviews:
@@ -175,23 +175,23 @@ class Overviews:
         finally:
             self._lock.release()
 
-    def _make(self, session: str, sealed_ms: int | None) -> _Made:
+    def _make(self, session: str, sealed_ms: int | None) -> Made:
         known = self._made.get(session)
         if known and (time.monotonic() < known.until or (sealed_ms is not None and known.mark == sealed_ms)):
             return known
         began = time.monotonic()
         figures = self._figures.of(session)
         if sealed_ms is not None or figures.damaged:
-            return _Made(sealed_ms, 0.0, _overview(figures, None), None)
+            return Made(sealed_ms, 0.0, _overview(figures, None), None)
         mark = self._figures.mark(session)
         if known and known.mark == mark:
-            return _Made(mark, 0.0, _overview(figures, known.details), known.details)
+            return Made(mark, 0.0, _overview(figures, known.details), known.details)
         details = None
         try:
             details = self._work_out([figures], self._source(session))[session]
         except StoreDamaged as damage:
             figures = msgspec.structs.replace(figures, damaged=str(damage))
-            return _Made(None, 0.0, _overview(figures, None), None)
+            return Made(None, 0.0, _overview(figures, None), None)
         except Exception as fault:
             # the others are listed all the same, and this one with its figures
             if not is_of_content(fault):
@@ -199,7 +199,7 @@ class Overviews:
             log.warning("the overview of session %s cannot be worked out: %s", session, fault)
         took = time.monotonic() - began
         until = time.monotonic() + ALIVE_AGAIN * took if took > QUICK_SECONDS else 0.0
-        return _Made(mark, until, _overview(figures, details), details)
+        return Made(mark, until, _overview(figures, details), details)
 
     def _source(self, session: str) -> SnapshotOfOne:
         return SnapshotOfOne(self._snapshot(session), self._ledgers, self._figures.find_begun(session))
@@ -218,7 +218,7 @@ class Overviews:
 class Look:
     """The overviews of a store's sessions at one moment."""
 
-    def __init__(self, catalogue: Catalogue, others: Mapping[str, _Made]) -> None:
+    def __init__(self, catalogue: Catalogue, others: Mapping[str, Made]) -> None:
         """
         Look at them.
 
@@ -341,14 +341,14 @@ def _brief(overview: Overview, sort: str) -> Brief:
     return Brief(figures.session, seen_ms, overview.state, incomplete, figures.cluster, day, SORTS[sort](overview))
 
 
-def _mentions(made: _Made, word: str) -> bool:
+def _mentions(made: Made, word: str) -> bool:
     figures = made.overview.figures
     return any(
         word.lower() in text.lower() for text in (figures.session, figures.cluster, *(t.text for t in made.texts))
     )
 
 
-def _runs_of(session: str, made: _Made) -> Iterator[tuple[str, JobRun]]:
+def _runs_of(session: str, made: Made) -> Iterator[tuple[str, JobRun]]:
     """Yield the runs of a session with their names."""
     for run in made.overview.runs:
         if run.name:

@@ -73,6 +73,7 @@ class Signatures:
         engine: Works them out.
         snapshot: Returns a session as it was at last.
         mark: Returns what is another text once something of a session was folded.
+        known: What others of the same store have worked out.
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class Signatures:
         engine: Engine,
         snapshot: Callable[[str], Snapshot],
         mark: Callable[[str], str],
+        known: dict[str, _Known] | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._engine = engine
         self._snapshot = snapshot
         self._mark = mark
-        self._known: dict[str, _Known] = {}
+        self.known: dict[str, _Known] = {} if known is None else known
         """Those of sessions of which none are kept."""
 
     def keep(self, sessions: Collection[str], files: Mapping[str, Sequence[Path]]) -> None:
@@ -135,7 +137,7 @@ class Signatures:
                 results[session] = kept[session]
                 continue
             mark = self._mark(session)
-            known = self._known.get(session)
+            known = self.known.get(session)
             if known and known.mark == mark:
                 results[session] = known.signatures
             elif most:
@@ -179,7 +181,7 @@ class Signatures:
             signatures = read()
         except TablesLost:  # its files answer
             signatures = read()
-        self._known[session] = _Known(mark, signatures)
+        self.known[session] = _Known(mark, signatures)
         return signatures
 
 

@@ -28,9 +28,19 @@ class Sql:
         catalogue: The store's catalogue.
         engine: The store's own engine, by which the states are looked up.
         states: The store's states.
+        of: The one of the same store whose engine this asks, too. None makes its own.
     """
 
-    def __init__(self, root: Path, config: StoreConfig, catalogue: Catalogue, engine: Engine, states: States) -> None:
+    def __init__(
+        self,
+        root: Path,
+        config: StoreConfig,
+        catalogue: Catalogue,
+        engine: Engine,
+        states: States,
+        *,
+        of: Sql | None = None,
+    ) -> None:
         self._root = root
         self._config = config
         self._catalogue = catalogue
@@ -38,6 +48,7 @@ class Sql:
         self._states = states
         self._opening = threading.Lock()
         self._asked: Engine | None = None
+        self._of = of
 
     def close(self) -> None:
         """Close its engine, if it has one."""
@@ -62,6 +73,8 @@ class Sql:
         return engine.explain(self._views(engine, statement), statement, limits)
 
     def _open(self) -> Engine:
+        if self._of is not None:
+            return self._of._open()
         with self._opening:
             if self._asked is None:
                 self._asked = Engine(self._config, only=(self._root / "log", self._root / "state"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, get_type_hints
 from urllib.parse import quote, urlencode
 
@@ -165,6 +166,10 @@ class Frame(NamedTuple):
     """What was searched for."""
     sql: str
     """Where the table is asked in SQL, or where the statement is that asks it. Empty where there is none."""
+    user: str
+    """The name of who looks. Empty where the server knows one token or none."""
+    live_link: Callable[[str, str], str]
+    """Returns where Ray's own dashboard of a living session is, of its name and its cluster's, or nothing."""
 
     def now(self, name: str, **params: object) -> str:
         """Return the address of another page of this cluster at this moment."""
@@ -247,6 +252,8 @@ def frame(page: Page, view: View | StoreView, answer: msgspec.Struct | None) -> 
         scripts=page.scripts,
         search=view.param("q"),
         sql=_sql_link(view.base, sql, f"{base}.sql{query}"),
+        user=view.user,
+        live_link=partial(view.live_link, view.store),
     )
 
 

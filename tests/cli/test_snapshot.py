@@ -15,6 +15,7 @@ from tests.histories import DEADLINE_SECONDS
 from tests.line import wait_for
 
 from raytrail.config import StoreConfig
+from raytrail.errors import StoreLocked
 from raytrail.exit_codes import BROKEN, DIFFERENT, USAGE
 from raytrail.store import Store
 
@@ -243,6 +244,36 @@ def test_what_an_answer_says_first_is_not_written_twice(url, answers, store):
         events = {row.event_type: row.stored_events for row in opened.ledger(SESSION)}
     assert events["TASK"] == 1
     assert events["SNAPSHOT"] >= 16
+
+
+def test_a_store_that_is_written_to_meanwhile_costs_no_event(url, answers, store):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raytrail", "snapshot", url, "--every", "1"], stdout=subprocess.DEVNULL, text=True
+    )
+    try:
+        wait_for(lambda: asked_after(answers, 0), DEADLINE_SECONDS, "two snapshots")
+        wait_for(lambda: is_written_by_us(store, answers), DEADLINE_SECONDS, "a snapshot beside us")
+        wait_for(lambda: rows(store, "task")[0]["state"] == "FINISHED", DEADLINE_SECONDS, "another one")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE_SECONDS)
+    assert process.returncode == 0
+
+
+def asked_after(answers, number):
+    return answers.asked.count("/logical/actors") >= number + 2
+
+
+def is_written_by_us(store, answers):
+    """Have a task end while nobody else can write to the store. False while the snapshot itself writes to it."""
+    try:
+        with Store.open(store, StoreConfig(threads=1), write=True):
+            answers.rows["tasks"][0]["events"].append({"state": "FINISHED", "created_ms": 1796052866590.0})
+            before = answers.asked.count("/logical/actors")
+            wait_for(lambda: asked_after(answers, before), DEADLINE_SECONDS, "two snapshots that are not kept")
+            return True
+    except StoreLocked:
+        return False
 
 
 def test_a_token_comes_from_the_environment_or_a_file(run, url, answers, monkeypatch, tmp_path):

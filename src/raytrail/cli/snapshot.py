@@ -14,7 +14,7 @@ import click
 from raytrail.cli.ledger import details, show
 from raytrail.config import Config
 from raytrail.entities import entity
-from raytrail.errors import ConfigError, NotFoundError, SourceUnavailable
+from raytrail.errors import ConfigError, NotFoundError, SourceUnavailable, StoreLocked, StoreUnavailable
 from raytrail.redact import Redactor
 from raytrail.snapshot import taking
 from raytrail.snapshot.dashboard import Dashboard
@@ -99,13 +99,12 @@ async def _again(
     while not stop.is_set():
         try:
             taken = await asyncio.to_thread(taking.take, dashboard)
-        except SourceUnavailable as error:
-            if first:
-                raise
-            log.warning("%s; asking again every %g s until it answers", error, every_seconds)
-        else:
             await asyncio.to_thread(_keep, taken, repeated, config, say=first)
             first = False
+        except (SourceUnavailable, StoreLocked, StoreUnavailable) as error:
+            if first:
+                raise
+            log.warning("%s; the next snapshot is tried in %g s", error, every_seconds)
         with suppress(TimeoutError, asyncio.TimeoutError):  # one name of it since Python 3.11
             await asyncio.wait_for(stop.wait(), every_seconds)
 
@@ -117,6 +116,7 @@ def _keep(taken: Taken, repeated: Repeated, config: Config, *, say: bool) -> boo
         events = [*repeated.new(taken), *taking.gone(taken, _open_states(store, taken.session))]
         redact = Redactor(config.tail.redact)
         store.append(list(taking.chunks(taken, events, cluster=config.tail.cluster, redact=redact)))
+        repeated.keep(taken)
         store.fold()
         ledger = store.ledger(taken.session)
     lacking = {resource: answer.lacking for resource, answer in taken.answers.items() if answer.lacking}

@@ -205,17 +205,18 @@ def _line(event: Event, at_ns: int) -> bytes:
 
 
 class Repeated:
-    """Leaves out what the snapshot before has said already, with the same words."""
+    """Leaves out what the last snapshot that was kept has said already, with the same words."""
 
     def __init__(self) -> None:
-        self._before: set[bytes] = set()
+        self._kept: set[bytes] = set()
 
     def new(self, taken: Taken) -> list[tuple[str, bytes]]:
         """Return the events of a snapshot that are new."""
-        digests = [_digest(event_type, line, taken.at_ns) for event_type, line in taken.events]
-        new = [event for event, digest in zip(taken.events, digests, strict=True) if digest not in self._before]
-        self._before = set(digests)
-        return new
+        return [event for event in taken.events if _digest(*event, taken.at_ns) not in self._kept]
+
+    def keep(self, taken: Taken) -> None:
+        """Take note that a snapshot is stored."""
+        self._kept = {_digest(*event, taken.at_ns) for event in taken.events}
 
 
 class _Line(msgspec.Struct, frozen=True):

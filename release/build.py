@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BUILD_TYPE = "https://github.com/pypa/build-backend/hatchling"
-"""The kind of the build, for those who read its provenance. It names no file."""
+BUILD_TYPE = "urn:raytrail:make-release:1"
+"""The kind of the build. Its number is raised when the fields of the provenance change their meaning."""
 TOOLS = ("hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers")
 """The packages that take part in the build."""
 
@@ -52,7 +52,7 @@ def main() -> int:
     files = dict(first)
     stem = min(files, key=len).removesuffix(".tar.gz")
     files[f"{stem}.cdx.json"] = as_json(sbom(given.uv, epoch, sorted(first)))
-    files[f"{stem}.provenance.json"] = as_json(provenance(files, epoch))
+    files[f"{stem}.provenance.json"] = as_json(provenance(given.uv, files, epoch))
     files["SHA256SUMS"] = "".join(f"{sha256(files[name])}  {name}\n" for name in sorted(files)).encode()
     given.out.mkdir(parents=True, exist_ok=True)
     for old in given.out.iterdir():
@@ -65,8 +65,12 @@ def main() -> int:
 
 def git(*words: str) -> str:
     """Return what git prints."""
-    done = subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    return printed_by("git", *words)
+
+
+def printed_by(*command: str) -> str:
+    """Return what a program prints."""
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def build(uv: str, epoch: int) -> dict[str, bytes]:
@@ -89,20 +93,14 @@ def build(uv: str, epoch: int) -> dict[str, bytes]:
 
 def sbom(uv: str, epoch: int, built: list[str]) -> Any:
     """Return what it needs with all extras, in the versions that are locked. It has no time and no chance in it."""
-    done = subprocess.run(
-        [uv, "export", "--quiet", "--frozen", "--format", "cyclonedx1.5", "--all-extras", "--no-default-groups"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    bom = json.loads(done.stdout)
+    locked = ["export", "--quiet", "--frozen", "--all-extras", "--no-default-groups"]
+    bom = json.loads(printed_by(uv, *locked, "--format", "cyclonedx1.5"))
     bom["serialNumber"] = uuid.uuid5(uuid.NAMESPACE_URL, f"{git('rev-parse', 'HEAD')} {' '.join(built)}").urn
     bom["metadata"]["timestamp"] = datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return bom
 
 
-def provenance(files: dict[str, bytes], epoch: int) -> Any:
+def provenance(uv: str, files: dict[str, bytes], epoch: int) -> Any:
     """Return what was built of what (https://slsa.dev/spec/v1.1/provenance), as an in-toto statement."""
     commit = git("rev-parse", "HEAD")
     return {
@@ -119,7 +117,12 @@ def provenance(files: dict[str, bytes], epoch: int) -> Any:
                     *({"name": name, "uri": f"pkg:pypi/{name}@{version(name)}"} for name in TOOLS),
                 ],
             },
-            "runDetails": {"builder": {"id": "release/build.py", "version": {"python": sys.version.split()[0]}}},
+            "runDetails": {
+                "builder": {
+                    "id": "urn:raytrail:release/build.py",
+                    "version": {"python": sys.version.split()[0], "uv": printed_by(uv, "--version").split()[1]},
+                }
+            },
         },
     }
 

@@ -8,11 +8,13 @@ import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from lab.ports import free_ports
 from tests.histories import DEADLINE_SECONDS
 from tests.line import wait_for
+from tests.sources.test_serve_poll import ANSWER
 
 from raytrail.config import StoreConfig
 from raytrail.errors import StoreLocked
@@ -25,6 +27,7 @@ SESSION = "session_2026-11-30_15-34-01_928762_16194"
 NODE, JOB, WORKER = "d2" * 28, "02000000", "fb" * 28
 TASK, ACTOR = "00" * 20 + JOB, "0a" * 12 + JOB
 TOKEN = "1f" * 32
+SERVE: dict[str, Any] = {**ANSWER}
 VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "b7", "session_name": SESSION}
 ROWS = {
     "nodes": [
@@ -93,7 +96,7 @@ class Answers:
     def __init__(self):
         self.rows = json.loads(json.dumps(ROWS))
         self.totals, self.failing, self.token, self.most = {}, {}, "", 10_000
-        self.asked, self.version = [], VERSION
+        self.asked, self.version, self.serve = [], VERSION, {}
 
     def answer(self, path, authorization):
         self.asked.append(path)
@@ -104,6 +107,8 @@ class Answers:
             return 200, self.version
         if name in self.failing:
             return self.failing[name]
+        if path == "/api/serve/applications/":
+            return 200, self.serve
         if path == "/logical/actors":
             return 200, {"result": True, "msg": "", "data": {"actors": {ACTOR: {"startTime": 1796052857631}}}}
         if name in self.rows:
@@ -194,6 +199,41 @@ def test_another_snapshot_updates_the_session(run, url, answers, store):
     run("snapshot", url)
     [actor], [task] = rows(store, "actor"), rows(store, "task")
     assert (actor["num_restarts"], task["state"]) == (4, "FINISHED")
+
+
+def test_serve_is_asked_where_it_runs_and_what_it_shows_no_more_has_ended(run, url, answers, store):
+    run("snapshot", url)
+    assert "/api/serve/applications/" not in answers.asked  # Ray would start a driver to answer
+    answers.rows["actors"].append(
+        {**answers.rows["actors"][0], "actor_id": "0b" * 16, "name": "SERVE_CONTROLLER_ACTOR"}
+    )
+    answers.serve = SERVE
+    run("snapshot", url)
+    names = ("serve_instance", "serve_proxy", "serve_application", "serve_deployment", "serve_replica")
+    before = {name: rows(store, name) for name in names}
+    assert all(before.values())
+    assert {row["status"] for row in before["serve_application"]} == {
+        app["status"] for app in SERVE["applications"].values()
+    }
+    answers.serve = {**SERVE, "controller_info": {}, "proxies": {}, "applications": {}}
+    run("snapshot", url)
+    ends = {"state": {"SHUT_DOWN", "STOPPED"}, "status": {"STOPPED", "DELETED"}}
+    for name in names:
+        now = rows(store, name)
+        column = "state" if "state" in now[0] else "status"
+        assert len(now) == len(before[name])
+        assert {row[column] for row in now} <= ends[column], now
+    assert (
+        run("list", "snapshots", "--format", "json", "--filter", "resource=serve").stdout.count('"total_rows":0') == 1
+    )
+
+
+def test_an_actor_that_restarts_is_not_shown_as_alive(run, url, answers, store):
+    answers.rows["actors"][0] |= {"state": "RESTARTING", "num_restarts": "0"}
+    for name in ("lineage_reconstruction", "node_preemption"):
+        answers.rows["actors"][0][f"num_restarts_due_to_{name}"] = "0"
+    run("snapshot", url)
+    assert [row["state"] for row in rows(store, "actor")] == ["RESTARTING"]
 
 
 def test_a_list_that_was_cut_is_named_wherever_the_session_is_shown(run, url, answers, store):

@@ -133,12 +133,9 @@ def actor(row: Row, beside: Beside) -> Iterator[Event]:
     yield Event("ACTOR", {**now, **born, "state": "ALIVE"}, began_ns)
     for number, reason in enumerate(restarts, 1):
         yield Event("ACTOR", {**born, "state": "RESTARTING", "restart_reason": reason}, began_ns + number)
-    if row["state"] == "DEAD":
-        yield Event("ACTOR", now, ended_ns or beside.at_ns)
-    elif restarts and row["state"] == "ALIVE":
-        yield Event("ACTOR", now, began_ns + len(restarts) + 1)
-    elif row["state"] not in ("ALIVE", "RESTARTING"):
-        yield Event("ACTOR", now, beside.at_ns)
+    if row["state"] != ("RESTARTING" if restarts else "ALIVE"):
+        since_ns = {"DEAD": ended_ns, "ALIVE": began_ns + len(restarts) + 1}.get(row["state"], 0)
+        yield Event("ACTOR", now, since_ns or beside.at_ns)
 
 
 def _restarts(row: Row) -> list[str]:

@@ -18,7 +18,7 @@ OLDEST := .venv-oldest
 # of that Ray's time: its Serve asks for what protobuf 7 has not, which grpcio-reflection asks for
 OLDEST_RAY := ray[data,default,serve]==2.48.0 protobuf==6.33.6
 CONCLUSIONS := tests/ray/test_conclusions.py
-OLDEST_TESTS := tests/ray/test_live.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
+OLDEST_TESTS := tests/ray/test_live.py tests/ray/test_snapshot.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
 CHART := .venv-chart
 RELEASE := .venv-release
 SITE := .venv-site

@@ -5,6 +5,8 @@
 #   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
 #   make fuzz    a server, and then a history, that is sent what means harm, each for FUZZ_SECONDS (1800)
 #   make chart   the Helm chart and KubeRay's manifests against their schemas; builds helm, which takes minutes once
+#   make release  what would be uploaded, built twice and tried in empty environments; needs a commit, takes minutes
+#   make site    docs/ as a site, in build/site
 #   make release-notes  the newest section of CHANGELOG.md
 #   make brokers the real servers that tests and benchmarks start: Kafka's jars, and Debian's packages as root
 # 3.11.7 comes last: Hypothesis trips over a bug of that CPython now and then (gh-106905)
@@ -16,8 +18,14 @@ OLDEST := .venv-oldest
 # of that Ray's time: its Serve asks for what protobuf 7 has not, which grpcio-reflection asks for
 OLDEST_RAY := ray[data,default,serve]==2.48.0 protobuf==6.33.6
 CONCLUSIONS := tests/ray/test_conclusions.py
-OLDEST_TESTS := tests/ray/test_live.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
+OLDEST_TESTS := tests/ray/test_live.py tests/ray/test_snapshot.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
 CHART := .venv-chart
+RELEASE := .venv-release
+SITE := .venv-site
+# of the two above alone
+NO_GROUPS := --no-group release --no-group site
+# each that is here: an extra is installed for all of them
+RELEASE_PYTHONS := $(foreach minor,10 11 12 13 14,$(firstword $(wildcard $(PYENV_ROOT)/versions/3.$(minor).*/bin/python) $(shell command -v python3.$(minor))))
 HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
 # the newest that the Go module proxy has
 KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.5.0
@@ -28,18 +36,18 @@ BENCH_ARGS ?=
 # a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs chart chart-write release-notes bench clean
+.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs chart chart-write release site release-notes bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv sync --quiet --frozen --active --all-extras --all-groups --compile-bytecode
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv sync --quiet --frozen --active --all-extras --all-groups $(NO_GROUPS) --compile-bytecode
 	touch $@
 
 $(OLDEST)/.installed: $(VENV)/.installed
 	$(PYTHON) -m venv $(OLDEST)
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv export --quiet --frozen --all-extras --all-groups --no-emit-project --no-hashes \
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv export --quiet --frozen --all-extras --all-groups $(NO_GROUPS) --no-emit-project --no-hashes \
 		| grep -vE '^(ray|protobuf|grpcio-reflection)==' > $(OLDEST)/requirements.txt
 	VIRTUAL_ENV=$(abspath $(OLDEST)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(OLDEST)/requirements.txt $(foreach one,$(OLDEST_RAY),'$(one)') -e .
 	touch $@
@@ -97,6 +105,24 @@ chart: $(CHART)/.installed
 chart-write: CHART_ARGS := --write
 chart-write: chart
 
+$(RELEASE)/.installed: $(VENV)/.installed
+	$(PYTHON) -m venv $(RELEASE)
+	VIRTUAL_ENV=$(abspath $(RELEASE)) $(BIN)/uv sync --quiet --frozen --active --only-group release
+	touch $@
+
+release: $(RELEASE)/.installed
+	$(RELEASE)/bin/python -m release.build --uv $(abspath $(BIN))/uv --out dist $(RELEASE_ARGS)
+	$(RELEASE)/bin/python -m release.check dist --uv $(abspath $(BIN))/uv --twine $(RELEASE)/bin/twine $(foreach one,$(RELEASE_PYTHONS),--python $(one))
+
+# the package is there for the page that is made of its docstrings
+$(SITE)/.installed: $(VENV)/.installed
+	$(PYTHON) -m venv $(SITE)
+	VIRTUAL_ENV=$(abspath $(SITE)) $(BIN)/uv sync --quiet --frozen --active --no-default-groups --group site
+	touch $@
+
+site: $(SITE)/.installed
+	$(SITE)/bin/python -m website.build
+
 release-notes:
 	@awk '/^## / { if (found) exit; found = 1 } found' CHANGELOG.md
 
@@ -104,4 +130,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(CHART) build dist
+	rm -rf $(VENV) $(OLDEST) $(CHART) $(RELEASE) $(SITE) build dist

@@ -183,7 +183,10 @@ class RayCluster:
 
     def ask(self, path: str, *, timeout_seconds: float = 10.0) -> Any:
         """Return the dashboard's answer to a GET of `path`, decoded."""
-        with urllib.request.urlopen(self.dashboard_url + path, timeout=timeout_seconds) as reply:
+        token = self.environment.get("RAY_AUTH_TOKEN")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        asked = urllib.request.Request(self.dashboard_url + path, headers=headers)
+        with urllib.request.urlopen(asked, timeout=timeout_seconds) as reply:
             return json.load(reply)
 
     def stop(self, *, timeout_seconds: float = 60.0) -> None:

@@ -24,7 +24,9 @@ MAY_IMPORT = {
     "entities": {"event"},
     "fold": {"entities", "ray_event", "event", "words"},
     "sources": {"event", "config", "disk", "records", "posts", "tokens", "ray_calls", "ray_event"},
-    "kuberay": {"pubsub", "sources", "tail", "redact", "ray_event", "event", "disk"},
+    "file_report": {"event"},
+    "kuberay": {"pubsub", "sources", "tail", "redact", "ray_event", "event", "file_report", "disk"},
+    "snapshot": {"sources", "entities", "event", "file_report"},
     "words": set(),
     "times": set(),
     "log": set(),
@@ -105,6 +107,7 @@ MAY_IMPORT = {
         "disk",
         "sources",
         "kuberay",
+        "snapshot",
         "export",
     },
 }

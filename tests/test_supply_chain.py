@@ -41,3 +41,23 @@ def test_what_the_project_asks_for_is_locked():
     groups += project["dependency-groups"].values()
     names = {re.split(r"[^A-Za-z0-9._-]", one)[0].lower() for group in groups for one in group}
     assert names <= {package["name"] for package in PACKAGES}
+
+
+def test_a_way_of_installing_that_is_named_is_one_that_there_is():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    named = {
+        extra
+        for path in [*(ROOT / "src").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for extras_of in re.findall(r"(?:raytrail|\.)\[([\w,]+)\]'", path.read_text())
+        for extra in extras_of.split(",")
+    }
+    assert named
+    assert named <= extras
+
+
+def test_targets_of_their_own_install_nothing_for_the_tests():
+    makefile = (ROOT / "Makefile").read_text()
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"].keys()
+    left_out = set(re.findall(r"--no-group (\w+)", makefile))
+    assert left_out == groups - {"dev", "ray"}
+    assert all("$(NO_GROUPS)" in line for line in makefile.splitlines() if "--all-groups" in line)

@@ -405,7 +405,8 @@ def test_events_behind_a_link_are_said_to_be_left_out(run, store, session_dir, m
 
 def test_a_session_whose_export_was_off_is_said_to_be_empty(run, store, make, session_dir):
     done = run("import", session_dir(make.chunk("TASK")))
-    assert f"{make.SESSION}: no events; its files are empty, since Ray's export was off\n" in done.stderr
+    why = "no events; its files are empty, since Ray's export was off; if it runs, `raytrail snapshot` asks it"
+    assert f"{make.SESSION}: {why}\n" in done.stderr
     assert done.stdout == ""
 
 

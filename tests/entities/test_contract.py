@@ -214,6 +214,15 @@ STRATEGIES = {
     "object_gap": st.fixed_dictionaries(
         {"node_id": ids, "until_ns": ints, "unseen_objects": st.integers(0, 2), "truncated": st.booleans()}
     ),
+    "snapshot": st.fixed_dictionaries(
+        {
+            "resource": st.sampled_from(["tasks", "nodes"]),
+            "at_ms": ints,
+            "listed_rows": st.integers(0, 2),
+            "truncated": st.booleans(),
+            "total_rows": st.one_of(st.none(), st.integers(0, 3)),
+        }
+    ),
     "raylet": st.fixed_dictionaries(
         {
             "node_id": st.sampled_from(["aa", "bb"]),

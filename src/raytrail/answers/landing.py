@@ -88,6 +88,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """Lines and files that cannot be read."""
     inferred: int
     """States that no event ended, so that Raytrail closed them."""
+    snapshot_ms: int | None
+    """The moment of the last snapshot that it was taken from. None where it is of the cluster's own events."""
     alive: bool
     """Whether a node is alive, as far as the events say, and the session is not sealed."""
     sealed: bool

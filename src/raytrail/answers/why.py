@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from raytrail import times
+from raytrail.answers import snapshots
 from raytrail.answers.failures import FailureGroup, Failures
 from raytrail.answers.scope import Scope
 
@@ -91,7 +92,12 @@ def explain(
         return _explain_session(scope, jobs, failures)
     status = job.status or "UNKNOWN"
     cause = _cause(job, failures, log_lines)
-    evidence = [*_evidence_of_job(job), *_evidence_of_log(job, log_lines), *_evidence_of_groups(failures)]
+    evidence = [
+        *_evidence_of_snapshot(scope),
+        *_evidence_of_job(job),
+        *_evidence_of_log(job, log_lines),
+        *_evidence_of_groups(failures),
+    ]
     sentence = {
         "FAILED": lambda: f"It failed{_after(job)}{_because(cause)}.",
         "STOPPED": lambda: f"Its user stopped it{_after(job)}{_though(failures)}.",
@@ -105,6 +111,7 @@ def _explain_session(scope: Scope, jobs: Sequence[Job], failures: Failures) -> W
     """Return how a whole session ended: by its jobs that failed, else by what failed in it."""
     failed = [job for job in jobs if job.status == "FAILED"]
     evidence = [
+        *_evidence_of_snapshot(scope),
         *(
             Evidence(
                 kind="job", text=f"{job.name} failed{_because(_message_cause(job))}", at_ms=job.end_time_ms, id=job.id
@@ -114,7 +121,8 @@ def _explain_session(scope: Scope, jobs: Sequence[Job], failures: Failures) -> W
         *_evidence_of_groups(failures),
     ]
     alive = is_alive(scope)
-    state = ("It is running" if scope.snapshot.at_ms is None else "It was running") if alive else "It has ended"
+    now = scope.snapshot.at_ms is None and scope.cluster.snapshot_ms is None
+    state = ("It is running" if now else "It was running") if alive else "It has ended"
     if failed:
         status = "FAILED"
         names = _listed([job.name for job in failed])
@@ -248,6 +256,15 @@ def _node_phrase(group: FailureGroup, what: str) -> str:
         return f"{_counted(followed, 'failure')} followed from the end of a node ({what})"
     lost = f", and {_counted(followed, 'failure')} followed from it" if followed else ""
     return f"{'a node' if group.own == 1 else f'{group.own:,} nodes'} died ({what}){lost}"
+
+
+def _evidence_of_snapshot(scope: Scope) -> Iterator[Evidence]:
+    """Yield what a snapshot lacks, so that nobody takes it for all."""
+    cluster = scope.cluster
+    if cluster.snapshot_ms is not None:
+        yield Evidence(kind="ledger", text=snapshots.remark(cluster), at_ms=cluster.snapshot_ms)
+        for text in filter(None, map(snapshots.lacking, snapshots.asked(scope.store, cluster).values())):
+            yield Evidence(kind="ledger", text=text, at_ms=cluster.snapshot_ms)
 
 
 def _evidence_of_job(job: Job) -> Iterator[Evidence]:

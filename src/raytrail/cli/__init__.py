@@ -26,6 +26,7 @@ COMMANDS = {
         "history": "Keep what the agents publish.",
         "serve": "Answer over HTTP, as the clusters would have.",
         "import": "Read sessions that Ray left on disk into a history.",
+        "snapshot": "Keep what a running Ray says, where it exports nothing.",
     },
     "Ask": {
         "clusters": "List the clusters of a history.",
@@ -73,7 +74,7 @@ _EPILOG = """\
 \b
 Exit codes:
   0    done
-  1    not found, or something lacks or differs (doctor, import, ledger --check, verify)
+  1    not found, or something lacks or differs (doctor, import, snapshot, ledger --check, verify)
   2    a wrong option, argument or setting
   3    the store, the broker or a file could not be used
   70   a bug in Raytrail

@@ -94,7 +94,10 @@ def _shown(cluster: Listed) -> dict[str, str]:
         "stored": words.size(cluster.stored_bytes),
         "ledger": "damaged, see raytrail verify"
         if cluster.damaged
-        else balance(cluster.missing_bytes, cluster.rejected, cluster.inferred),
+        else balance(cluster.missing_bytes, cluster.rejected, cluster.inferred)
+        if cluster.snapshot_ms is None
+        else f"snapshot of {times.show(cluster.snapshot_ms, digits=0)}"
+        + (f", {cluster.rejected:,} lists cut" if cluster.rejected else ""),
         "found in": ", ".join(f"{match.kind} {match.text}" for match in cluster.matched),
     }
 

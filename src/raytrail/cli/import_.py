@@ -36,7 +36,7 @@ from raytrail.terminal.progress import progress
 _Unread = Mapping[tuple[str, int], tuple[int, int, str]]
 """By files and their generations, the offset from which one is not read to its end, how many bytes that is, and why."""
 
-NO_EVENTS = "no events; its files are empty, since Ray's export was off"
+NO_EVENTS = "no events; its files are empty, since Ray's export was off; if it runs, `raytrail snapshot` asks it"
 
 
 class _Place(click.Path):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from raytrail.errors import ConfigError
 from raytrail.event import LOG, Chunk, FileId, Segment
+from raytrail.file_report import file_id, report_line
 from raytrail.kuberay.files import File, Unread, opened, words_of
 from raytrail.kuberay.layout import LogPiece
-from raytrail.kuberay.report import file_id, report_line
 from raytrail.tail.discovery import parse_log
 
 _BLOCK_BYTES = 1 << 20

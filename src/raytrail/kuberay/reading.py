@@ -16,10 +16,10 @@ from typing import NamedTuple
 from raytrail import ray_event
 from raytrail.errors import EventError
 from raytrail.event import MOST_OFFSET, SET_ASIDE, Chunk, Segment
+from raytrail.file_report import file_id
 from raytrail.kuberay.files import Block, File, Unread, blocks, opened
 from raytrail.kuberay.layout import Collected
 from raytrail.kuberay.logs import read_logs
-from raytrail.kuberay.report import file_id
 from raytrail.sources import endpoints
 
 Redact = Callable[[bytes, str], bytes]

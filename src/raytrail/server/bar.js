@@ -141,9 +141,11 @@
   for (const [text, page] of [["why", "about"], ["failures", "failures"], ["timeline", "timeline"]]) {
     add("a", text, { href: `${said.url}${page}`, className: "more", title: "A page of Raytrail's own" });
   }
-  const complete = said.missing_bytes === 0 && said.rejected === 0;
+  const whole = said.snapshot_ms === null;
+  const complete = whole && said.missing_bytes === 0 && said.rejected === 0;
   const number = (value) => value.toLocaleString("en");
-  add("a", complete ? "complete" : said.missing_bytes ? `${number(said.missing_bytes)} bytes missing`
+  add("a", complete ? "complete" : !whole ? `snapshot${said.rejected ? `, ${number(said.rejected)} cut short` : ""}`
+    : said.missing_bytes ? `${number(said.missing_bytes)} bytes missing`
     : `${number(said.rejected)} lines unreadable`, {
     href: `${said.url}about#ledger`, className: `chip ${complete ? "good" : said.missing_bytes ? "bad" : "warn"}`,
     title: "How complete this history is, and Ray's commands for it",

@@ -10,6 +10,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from raytrail.answers import snapshots
 from raytrail.errors import ConfigError
 from raytrail.server.ray.state import Params
 from raytrail.store import Cluster, Snapshot, Store
@@ -65,6 +66,9 @@ class View(NamedTuple):
     def warnings(self) -> list[str]:
         """Return what whoever reads the answer should know of how complete it is."""
         lost, rejected = self.cluster.missing_bytes, self.cluster.rejected
+        if self.cluster.snapshot_ms is not None:
+            lists = snapshots.asked(self.store, self.cluster).values()
+            return [f"{snapshots.remark(self.cluster)}.", *filter(None, map(snapshots.lacking, lists))]
         if not lost and not rejected:
             return []
         return [

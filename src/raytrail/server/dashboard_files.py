@@ -66,6 +66,7 @@ class Build:
                 "final": view.url.endswith("/final/"),
                 "missing_bytes": cluster.missing_bytes,
                 "rejected": cluster.rejected,
+                "snapshot_ms": cluster.snapshot_ms,
                 "home": view.here_at_last,
                 "url": view.here,
                 "root": view.base,

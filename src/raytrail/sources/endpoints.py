@@ -39,18 +39,18 @@ def events(name: str, body: bytes, at_ns: int) -> Iterator[tuple[str, bytes]]:
         return
     try:
         for number, (event_type, data) in enumerate(read(msgspec.json.decode(body))):
-            event = {
-                "event_id": hashlib.blake2b(b"%d %b" % (number, body), digest_size=18).hexdigest(),
-                "source_type": f"EXPORT_{event_type}",
-                "timestamp": at_ns // 1_000_000_000,
-                "time_ns": at_ns,
-                "event_data": data,
-            }
-            yield event_type, msgspec.json.encode(event) + b"\n"
+            event_id = hashlib.blake2b(b"%d %b" % (number, body), digest_size=18).hexdigest()
+            yield event_type, line(event_type, data, event_id, at_ns // 1_000_000_000, {"time_ns": at_ns})
     except UNDECODABLE as error:
         raise EventError(f"expected JSON: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EventError(f"no answer of Ray's dashboard: {error!r}") from error
+
+
+def line(event_type: str, data: Any, event_id: str, timestamp_s: int, times: Mapping[str, int]) -> bytes:
+    """Return an event as a line, as event files have it. `times`: its time in nanoseconds, for types that tell that."""
+    event = {"event_id": event_id, "source_type": f"EXPORT_{event_type}", "timestamp": timestamp_s, **times}
+    return msgspec.json.encode({**event, "event_data": data}) + b"\n"
 
 
 def _placement_groups(answer: Mapping[str, Any]) -> Iterator[_Event]:

@@ -28,13 +28,14 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 """Event types, each with the fields that tell one from another."""
 EVENT_TYPES = tuple(KEYS)
 
-_ENDS = {
+ENDS = {
     "SERVE_INSTANCE": {"state": "SHUT_DOWN"},
     "SERVE_PROXY": {"status": "STOPPED"},
     "SERVE_APPLICATION": {"status": "DELETED"},
     "SERVE_DEPLOYMENT": {"status": "DELETED"},
     "SERVE_REPLICA": {"state": "STOPPED"},
 }
+"""What is written of one that no answer shows any more, by event type."""
 _RECALLED_BYTES = 64 * 1024**2
 _MARK = b'"polled":true'
 
@@ -97,7 +98,7 @@ class ServePoll:
                 if last[key].get("app_name") in leaving:
                     current[key] = last[key]
                 else:
-                    self._events.append(event_type, {**last[key], **_ENDS[event_type]})
+                    self._events.append(event_type, {**last[key], **ENDS[event_type]})
             self._last[event_type] = current
 
 
@@ -106,7 +107,7 @@ def _key(event_type: str, data: _Event) -> tuple[Any, ...]:
 
 
 def _ended(event_type: str, data: _Event) -> bool:
-    return _ENDS[event_type].items() <= data.items()
+    return ENDS[event_type].items() <= data.items()
 
 
 def events_of(answer: Mapping[str, Any]) -> Iterator[tuple[str, _Event]]:

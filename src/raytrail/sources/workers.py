@@ -18,7 +18,8 @@ EVENT_TYPE = "WORKER"
 _MOST = 1_000_000
 _DETAIL_LETTERS = 10_000
 
-_TIMES = ("start_time_ms", "end_time_ms", "worker_launch_time_ms", "worker_launched_time_ms")
+TIMES = ("start_time_ms", "end_time_ms", "worker_launch_time_ms", "worker_launched_time_ms")
+"""The fields of the GCS's table that are times. -1 stands for one that is not known."""
 _OPTIONAL = ("exit_type", "exit_detail", "debugger_port", "num_paused_threads")
 
 
@@ -40,12 +41,12 @@ class Workers:
         workers = {bytes(worker.worker_address.worker_id): worker for worker in answer}
         changes = self._snapshots.take({key: digest(worker) for key, worker in workers.items()})
         for key in (*changes.created, *changes.updated):
-            for event in _steps(_row(workers[key]), began=key in self._alive):
+            for event in steps(_row(workers[key]), began=key in self._alive):
                 self._events.append(EVENT_TYPE, event)
         self._alive = {key for key, worker in workers.items() if worker.is_alive}
 
 
-def _steps(row: dict[str, Any], *, began: bool) -> Iterator[dict[str, Any]]:
+def steps(row: dict[str, Any], *, began: bool) -> Iterator[dict[str, Any]]:
     """
     Yield the events that lead to `row`: its beginning, too, where that was not seen.
 
@@ -72,7 +73,7 @@ def _row(worker: Any) -> dict[str, Any]:
         "is_alive": worker.is_alive,
         "worker_type": enumerated(worker, "worker_type"),
         "pid": worker.pid,
-        **{name: _signed(getattr(worker, name)) for name in _TIMES},
+        **{name: signed(getattr(worker, name)) for name in TIMES},
     }
     known = [name for name in _OPTIONAL if name in worker.DESCRIPTOR.fields_by_name and worker.HasField(name)]
     row |= {name: getattr(worker, name) for name in known}
@@ -83,6 +84,6 @@ def _row(worker: Any) -> dict[str, Any]:
     return row
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
     """Return -1 where Ray put that, for a time that it does not know, into an unsigned field."""
     return number - (1 << 64) if number >= 1 << 63 else number

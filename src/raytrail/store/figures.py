@@ -58,12 +58,15 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     """Lines that cannot be read, and files that cannot be read to their end."""
     inferred: int
+    snapshot_ms: int | None = None
+    """The moment of the last snapshot of the living cluster that it was taken from. None: it is of the cluster's own
+    events."""
     damaged: str = ""
     """The file that is not what was written, so that the figures of its states are not known. Empty where none is."""
 
 
 UNKNOWN: Mapping[str, Any] = {
-    **dict.fromkeys(("began_ms", "ended_ms", "last_event_ms", "before_shutdown_ms")),
+    **dict.fromkeys(("began_ms", "ended_ms", "last_event_ms", "before_shutdown_ms", "snapshot_ms")),
     **dict.fromkeys(("nodes", "jobs", "actors", "tasks", "missing_bytes", "inferred"), 0),
 }
 """The figures of a session whose states cannot be read."""
@@ -186,6 +189,7 @@ class Figures:
             missing_bytes=known["missing_bytes"],
             rejected=rejected + known.get("unread", 0),  # which an older version did not keep, nor know
             inferred=known["inferred"],
+            snapshot_ms=known["snapshot_ms"],
             damaged=known.get("damaged", ""),
         )
 
@@ -237,6 +241,7 @@ class Figures:
         """Return what of sessions' figures their states say."""
         columns = ["node_id", "is_head_node", "state", "start_time_ms", "end_time_ms", "inferred"]
         nodes = self._read_rows(source, "node", columns)
+        snapshots = self._read_rows(source, "snapshot", ["at_ms"])
         totals = {name: self._add_up(source, name) for name in source.entities if not installed()[name].view}
         tasks = self._count(source, "task", ["type"], "type IS NOT NULL AND type != 'DRIVER_TASK'")
         jobs = self._count(source, "job")
@@ -254,6 +259,7 @@ class Figures:
                 "tasks": tasks.get(session, 0),
                 "missing_bytes": sum(row.missing_bytes + row.skipped_bytes + row.lost_bytes for row in rows),
                 "unread": sum(len(row.unread) for row in rows),
+                "snapshot_ms": max((row["at_ms"] for row in snapshots[session]), default=None),
             }
             results[session] = _WorkedOut(figures, rows)
         return results

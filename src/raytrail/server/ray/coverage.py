@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from raytrail.answers import snapshots
 from raytrail.entities import Column, Derived, Entity, entity
 from raytrail.fold.layout import find
 from raytrail.fold.sessions import of_session
@@ -42,6 +43,8 @@ def unknown(view: View, resource: Resource) -> str:
     """Return why nothing is known of a resource; nothing if it is."""
     if resource is RUNTIME_ENVS:
         return f"{resource.noun}: Ray exports no event of them, so this history does not know them"
+    if listed := snapshots.asked(view.store, view.cluster).get(resource.noun):
+        return snapshots.lacking(listed) if listed["total_rows"] is None else ""
     kind = resource.entity.upper()
     if resource.is_asked_for and kind not in {row.event_type for row in view.store.ledger(view.cluster.session)}:
         return f"{resource.noun}: no event of them has come; agents ask Ray for them with --types {kind}"

@@ -88,11 +88,12 @@ async def _append(store: Watch, batch: list[Delivery], config: StoreConfig, stop
 
 
 async def _fold(store: Watch) -> float:
-    """Fold what was appended, and seal what has ended."""
+    """Fold what was appended, seal what has ended, and delete what is not kept any more."""
     try:
         await asyncio.to_thread(store.fold)
         for session in await asyncio.to_thread(store.seal_due, time.time_ns() // 1_000_000):
             log.info("sealed %s", session)
+        await asyncio.to_thread(store.tidy, time.time_ns() // 1_000_000)
     except StoreError as error:
         if not error.retryable:
             raise

@@ -49,6 +49,8 @@ COMMANDS = {
         "doctor": "Say what this node would export, and what is wrong.",
         "settings": "Show every setting with its value.",
         "seal": "Close a session for good.",
+        "delete": "Delete sessions for good.",
+        "hold": "Keep sessions from being deleted, by the settings or by anybody.",
         "verify": "Check that the history's files are what was written.",
         "rebuild": "Make a session's state anew from its events alone.",
     },

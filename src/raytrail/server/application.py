@@ -84,6 +84,8 @@ SHORT_TOKEN = 16
 """Characters below which a token can be guessed by who keeps asking."""
 CACHE_BYTES = 64 * 1024 * 1024
 """Answers about sealed sessions that are kept, so that who polls a page is answered at once, whoever it is."""
+LET_GO_SECONDS = 15
+"""How often the files of deleted sessions are let go of, as they take room while they are open."""
 STATUSES: Mapping[type[Exception], int] = {ConfigError: 400, NotFoundError: 404, StoreError: 500}
 
 T = TypeVar("T")
@@ -217,11 +219,16 @@ async def serve(
         await stop.wait()
         server.should_exit = True
 
-    ending = asyncio.create_task(end())
+    async def let_go() -> None:
+        while not await _is_set_within(stop, LET_GO_SECONDS):
+            await asyncio.to_thread(store.let_go)
+
+    beside = [asyncio.create_task(end()), asyncio.create_task(let_go())]
     try:
         await server.serve(sockets=[listener])
     finally:
-        ending.cancel()
+        for task in beside:
+            task.cancel()
         listener.close()
 
 
@@ -287,7 +294,8 @@ class _Server:
 
         def read() -> dict[str, Any]:
             cluster = self._store.find(request.path_params["id"])
-            return {"cluster": cluster, "ledger": self._store.ledger(cluster.session)}
+            with self._unless_deleted(cluster.session):
+                return {"cluster": cluster, "ledger": self._store.ledger(cluster.session)}
 
         return encode(await self._call(read))
 
@@ -298,7 +306,12 @@ class _Server:
 
         async def endpoint(request: Request) -> Response:
             view = StoreView(self._store, _params(request), str(request.base_url), request.base_url.path)
-            return await self._call(lambda: answer(view), large)
+
+            def work_out() -> Response:
+                with self._unless_deleted():
+                    return answer(view)
+
+            return await self._call(work_out, large)
 
         return endpoint
 
@@ -315,10 +328,11 @@ class _Server:
                 return Response(answered.body, headers={**answered.headers, **_revalidated(etag)})
 
             def work_out() -> Response:
-                try:
-                    return answer(self._view(request, cluster, final=final))
-                except TablesLost:
-                    return answer(self._view(request, cluster, final=final))
+                with self._unless_deleted(cluster.session):
+                    try:
+                        return answer(self._view(request, cluster, final=final))
+                    except TablesLost:
+                        return answer(self._view(request, cluster, final=final))
 
             response = await self._call(work_out, _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
@@ -374,6 +388,20 @@ class _Server:
                 pass  # who asked has seen enough
 
         return endpoint
+
+    @contextmanager
+    def _unless_deleted(self, session: str = "") -> Iterator[None]:
+        """
+        Answer about a session, or about several of which an error names one.
+
+        Raises:
+            NotFoundError: Its files are gone since it was deleted meanwhile.
+        """
+        try:
+            yield
+        except StoreError as error:
+            self._store.marks.check_not_deleted(session or getattr(error, "session", ""))
+            raise
 
     def _look(self, request: Request) -> tuple[Cluster, str]:
         cluster = self._store.find(request.path_params["id"])

@@ -7,6 +7,7 @@ The history on disk: the log of all events, and the states folded from it.
       log/<session>/*.parquet       every event as typed columns: the truth
       logs/<session>/*.zst          what Ray and its workers wrote for people
       state/<session>/*.parquet     what the events add up to; *.duckdb beside it serves a sealed session faster
+      requests/                     what commands ask of the one process that writes
       tmp/                          the spool, and what the engine spills
 
 One process writes. Any number read, while it writes too. Whoever reads looks at files that no longer change.
@@ -15,13 +16,16 @@ One process writes. Any number read, while it writes too. Whoever reads looks at
 from __future__ import annotations
 
 from raytrail.store.border import SetAside
+from raytrail.store.deletion import Plan
 from raytrail.store.engine import Limits, Rows, Run, UnreadableError
 from raytrail.store.figures import Cluster
 from raytrail.store.filters import Filter
 from raytrail.store.finder import LogFinder, LogPart
 from raytrail.store.ledger import LedgerRow, Missing, Rejected
 from raytrail.store.logs import Log, matches
+from raytrail.store.marks import Deleted
 from raytrail.store.read import Snapshot
+from raytrail.store.requests import Request
 from raytrail.store.signatures import Signature
 from raytrail.store.states import TablesLost
 from raytrail.store.store import Store
@@ -29,6 +33,7 @@ from raytrail.store.verify import Finding
 
 __all__ = [
     "Cluster",
+    "Deleted",
     "Filter",
     "Finding",
     "LedgerRow",
@@ -37,7 +42,9 @@ __all__ = [
     "LogFinder",
     "LogPart",
     "Missing",
+    "Plan",
     "Rejected",
+    "Request",
     "Rows",
     "Run",
     "SetAside",

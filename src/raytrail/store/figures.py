@@ -19,6 +19,7 @@ from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
 from raytrail.store.last_states import FilesOfMany, SnapshotOfOne, StateSource, view_of
 from raytrail.store.ledger import LedgerRow, Ledgers
+from raytrail.store.marks import Marks
 from raytrail.store.read import Snapshot
 from raytrail.store.seal import OF_AGENTS
 
@@ -58,9 +59,14 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     """Lines that cannot be read, and files that cannot be read to their end."""
     inferred: int
+    held: bool = False
+    """Whether somebody keeps it from being deleted."""
     damaged: str = ""
     """The file that is not what was written, so that the figures of its states are not known. Empty where none is."""
 
+
+NOT_KEPT = ("held", "damaged")
+"""The figures that are not kept beside a session, as they change without it."""
 
 UNKNOWN: Mapping[str, Any] = {
     **dict.fromkeys(("began_ms", "ended_ms", "last_event_ms", "before_shutdown_ms")),
@@ -77,15 +83,22 @@ class Figures:
         catalogue: Counts what came, and keeps what was worked out of a sealed session.
         engine: Reads the states.
         ledgers: Says what is missing of a session.
+        marks: Says which sessions are held, and which were deleted.
         snapshot: Returns a session as it was at last.
     """
 
     def __init__(
-        self, catalogue: Catalogue, engine: Engine, ledgers: Ledgers, snapshot: Callable[[str], Snapshot]
+        self,
+        catalogue: Catalogue,
+        engine: Engine,
+        ledgers: Ledgers,
+        marks: Marks,
+        snapshot: Callable[[str], Snapshot],
     ) -> None:
         self._catalogue = catalogue
         self._engine = engine
         self._ledgers = ledgers
+        self._marks = marks
         self._snapshot = snapshot
         self._known: dict[str, dict[str, Any]] = {}  # the figures that no session keeps itself
 
@@ -124,6 +137,7 @@ class Figures:
         """
         if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", id):
             return self.of(id)
+        self._marks.check_not_deleted(id)
         every = self.every()
         if id == "latest" and every:
             return every[0]
@@ -139,10 +153,16 @@ class Figures:
         )
 
     def of(self, session: str) -> Cluster:
-        """Return a session's figures."""
-        [(cluster, sealed_ms, summary)] = self._catalogue.query(
-            "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
-        )
+        """
+        Return a session's figures.
+
+        Raises:
+            NotFoundError: It is not there any more.
+        """
+        rows = self._catalogue.query("SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session)
+        if not rows:
+            self._marks.check_there(session)
+        [(cluster, sealed_ms, summary)] = rows
         known = msgspec.json.decode(summary) if summary else {}
         mark = self.mark(session)
         if known.get("mark") != mark:
@@ -179,6 +199,7 @@ class Figures:
             missing_bytes=known["missing_bytes"],
             rejected=rejected + known.get("unread", 0),  # which an older version did not keep, nor know
             inferred=known["inferred"],
+            held=self._marks.hold_of(session) is not None,
             damaged=known.get("damaged", ""),
         )
 
@@ -222,7 +243,7 @@ class Figures:
             "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session
         )
         # with the names of the figures, so that those that an older version kept are worked out anew
-        figures = (name for name in Cluster.__struct_fields__ if name != "damaged")
+        figures = (name for name in Cluster.__struct_fields__ if name not in NOT_KEPT)
         named = "\n".join((*figures, *(path for (path,) in paths)))
         return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 

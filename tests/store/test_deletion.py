@@ -125,7 +125,7 @@ def test_events_that_come_late_are_counted_and_do_not_bring_it_back(root, caplog
         assert rows_of(store, OLD) == {}
         assert files_of(root, OLD) == []
         # two chunks of data and one that cannot be read, twice. An agent's report of a file is no data
-        assert store.marks.find(OLD).late_chunks == 6
+        assert [gone.late_chunks for gone in store.marks.every()] == [6]
         assert store.totals().chunks_set_aside == before.chunks_set_aside + 6
         assert [record.message for record in caplog.records if "still come" in record.message] == [
             f"events of session {OLD}, which was deleted, still come; they are set aside"

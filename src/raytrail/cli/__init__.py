@@ -52,6 +52,8 @@ COMMANDS = {
         "delete": "Delete sessions for good.",
         "hold": "Keep sessions from being deleted, by the settings or by anybody.",
         "verify": "Check that the history's files are what was written.",
+        "backup": "Back the history up.",
+        "restore": "Bring a history back from a backup.",
         "rebuild": "Make a session's state anew from its events alone.",
     },
 }
@@ -75,7 +77,8 @@ _EPILOG = """\
 \b
 Exit codes:
   0    done
-  1    not found, or something lacks or differs (doctor, import, ledger --check, verify)
+  1    not found, or something lacks or differs (doctor, import, ledger --check, verify,
+       restore, delete)
   2    a wrong option, argument or setting
   3    the store, the broker or a file could not be used
   70   a bug in Raytrail

@@ -15,6 +15,7 @@ One process writes. Any number read, while it writes too. Whoever reads looks at
 
 from __future__ import annotations
 
+from raytrail.store.backup import Manifest, back_up, read_manifest, restore
 from raytrail.store.border import SetAside
 from raytrail.store.deletion import Plan
 from raytrail.store.engine import Limits, Rows, Run, UnreadableError
@@ -41,6 +42,7 @@ __all__ = [
     "Log",
     "LogFinder",
     "LogPart",
+    "Manifest",
     "Missing",
     "Plan",
     "Rejected",
@@ -53,5 +55,8 @@ __all__ = [
     "Store",
     "TablesLost",
     "UnreadableError",
+    "back_up",
     "matches",
+    "read_manifest",
+    "restore",
 ]

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.keeping import LIVING, MIDDLE, NEW, OLD, files_of, fill, sessions
 
 from raytrail.store import Store
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "example"
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +108,16 @@ def test_a_history_that_runs_does_it(run, root, tmp_path, start):
     assert "it is held" in run("delete", NEW, "--yes", code=1).output
     history.wait_for(lambda: not files_of(root, OLD))
     assert f"deleting session {OLD}" in history.said["err"]
+
+
+def test_an_import_of_a_deleted_session_takes_nothing_and_says_how(run, root, tmp_path):
+    ray = shutil.copytree(EXAMPLE, tmp_path / "ray")
+    [session] = [path.name for path in ray.glob("session_*")]
+    run("import", ray)
+    run("delete", session, "--yes")
+    result = run("import", ray, code=1)
+    assert f"nothing of it was taken; to take it again, run `raytrail delete --forget {session}` first" in result.output
+    assert session not in listed(root)
+    run("delete", "--forget", session)
+    run("import", ray)
+    assert session in listed(root)

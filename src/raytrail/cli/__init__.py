@@ -54,6 +54,7 @@ COMMANDS = {
         "verify": "Check that the history's files are what was written.",
         "backup": "Back the history up.",
         "restore": "Bring a history back from a backup.",
+        "migrate": "Bring a history of an older version to the newest layout.",
         "rebuild": "Make a session's state anew from its events alone.",
     },
 }

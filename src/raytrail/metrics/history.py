@@ -135,7 +135,7 @@ class Watch(Collector):
         return {"store": {"failures": dict(self._failed)}, "broker": broker}
 
     def readiness(self) -> Page:
-        """Return 503 while the last append, fold or seal failed. A broker that is away is waited for."""
+        """Return 503 while the last append, fold, seal or tidy failed. A broker that is away is waited for."""
         state = self.state()
         failure = next(iter(self._failed.values()), "")
         return as_json({"status": failure or "ok", **state}, 503 if failure else 200)

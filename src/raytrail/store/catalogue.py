@@ -275,6 +275,12 @@ class Catalogue:
         return self._path.stat().st_size
 
     @property
+    def layout(self) -> int:
+        """The number of its layout. The first two versions left 0 there."""
+        [(made,)] = self.query("PRAGMA user_version")
+        return int(made)
+
+    @property
     def has_sums(self) -> bool:
         """Whether the checksums of all of its pages are known. It holds as long as nobody writes."""
         return not self._pages.unknown()

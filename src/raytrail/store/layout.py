@@ -123,6 +123,11 @@ class Migration(NamedTuple):
     """The oldest layout that a Raytrail must know to read what this one leaves, and to write to it."""
 
 
+def missing(made: int) -> list[str]:
+    """Return what is new in the layouts after one, each with its number."""
+    return [f"layout {number}: {MIGRATIONS[number - 1].doc}" for number in range(made + 1, len(MIGRATIONS) + 1)]
+
+
 def migrate(db: sqlite3.Connection) -> None:
     """Bring a catalogue to the newest layout. A transaction is open."""
     [(made,)] = db.execute("PRAGMA user_version").fetchall()

@@ -28,6 +28,7 @@ from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.files import Files
 from raytrail.store.filters import Filter
 from raytrail.store.finder import LogFinder, output_start
+from raytrail.store.layout import missing
 from raytrail.store.ledger import LedgerRow, Ledgers
 from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
@@ -217,6 +218,11 @@ class Store:
             StoreUnavailable: The disk is full, or fails. The next start looks at it again.
         """
         self._catalogue.left_plain_group()
+
+    @property
+    def missing_layouts(self) -> list[str]:
+        """What a writer adds to the store when it opens it, since an older version has written it."""
+        return missing(self._catalogue.layout)
 
     def append(self, chunks: Sequence[Chunk | Unreadable]) -> None:
         """

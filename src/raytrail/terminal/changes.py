@@ -51,7 +51,8 @@ def change(config: Config, requests: Sequence[Request]) -> None:
         with stores.writing(config) as store:
             for request in requests:
                 store.retention.do(request, time.time_ns() // 1_000_000)
-            _finish(store)
+            if any(request.verb == "delete" for request in requests):
+                _finish(store)
     except StoreLocked:
         with stores.reading(config) as store:
             _wait([store.requests.leave(request) for request in requests])

@@ -60,8 +60,7 @@ async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], gro
 
 async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list[Delivery]:
     """Return what arrives within `batch_seconds`, sooner where it is `batch_bytes`."""
-    batch: list[Delivery] = []
-    size, deadline = 0, time.monotonic() + config.batch_seconds
+    batch, size, deadline = list[Delivery](), 0, time.monotonic() + config.batch_seconds
     while size < config.batch_bytes and (seconds := deadline - time.monotonic()) > 0:
         try:
             delivery = await asyncio.wait_for(waiting.get(), seconds)

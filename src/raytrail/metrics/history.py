@@ -45,7 +45,8 @@ class Watch(Collector):
         self._bytes = Counter("raytrail_history_appended_bytes", "Bytes of them.", by_type, registry=None)
         self._seconds = Histogram(
             "raytrail_history_step_seconds",
-            "How long it took to append a batch, to fold what was appended, and to look for what ended and seal it.",
+            "How long it took to append a batch, to fold what was appended, to look for what ended and seal it, and to "
+            "tidy: to look for what is to be deleted, and delete some of it.",
             ["step"],
             buckets=_SECONDS,
             registry=None,
@@ -61,6 +62,12 @@ class Watch(Collector):
             "raytrail_history_seal_queue_clusters", "Sessions that are due to be sealed and are not.", registry=None
         )
         self._sealing.set_function(lambda: store.seal_queue)
+        self._deleted = Counter(
+            "raytrail_history_deleted_clusters",
+            "Sessions that were deleted, and of which nothing is left.",
+            registry=None,
+        )
+        self._deleted_bytes = Counter("raytrail_history_deleted_bytes", "Bytes of the files of these.", registry=None)
         self._broker_failures = Counter(
             "raytrail_history_broker_failures", "How often reading from the broker failed.", registry=None
         )
@@ -86,6 +93,14 @@ class Watch(Collector):
         with self._step("seal"):
             return self._store.seal_due(now_ms)
 
+    def tidy(self, now_ms: int) -> None:
+        """Tidy as the store does."""
+        with self._step("tidy"):
+            tidied = self._store.tidy(now_ms)
+        for deleted in tidied.deleted:
+            self._deleted.inc()
+            self._deleted_bytes.inc(deleted.bytes)
+
     def follow_queue(self, length: Callable[[], int]) -> None:
         """Tell, from now on, how many chunks wait."""
         self._waiting.set_function(length)
@@ -105,6 +120,8 @@ class Watch(Collector):
             self._last,
             self._waiting,
             self._sealing,
+            self._deleted,
+            self._deleted_bytes,
             self._broker_failures,
         ):
             yield from metric.collect()
@@ -118,7 +135,7 @@ class Watch(Collector):
         return {"store": {"failures": dict(self._failed)}, "broker": broker}
 
     def readiness(self) -> Page:
-        """Return 503 while the last append, fold or seal failed. A broker that is away is waited for."""
+        """Return 503 while the last append, fold, seal or tidy failed. A broker that is away is waited for."""
         state = self.state()
         failure = next(iter(self._failed.values()), "")
         return as_json({"status": failure or "ok", **state}, 503 if failure else 200)

@@ -40,6 +40,9 @@ class StoreCollector(Collector):
         )
         clusters.add_metric(["living"], totals.living)
         clusters.add_metric(["sealed"], totals.sealed)
+        yield GaugeMetricFamily(
+            "raytrail_store_deleting_clusters", "Deleted sessions whose files are still there.", totals.deleting
+        )
         rejected = CounterMetricFamily(
             "raytrail_store_rejected",
             "What arrived and could not be stored: chunks that were set aside, and lines that are no events.",

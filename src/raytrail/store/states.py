@@ -187,6 +187,21 @@ class States:
                     ) from error
             raise
 
+    def let_go(self) -> None:
+        """Close the tables that the catalogue does not name any more, so that their files take no room."""
+        with self._attach_lock:
+            if not self._attached:
+                return
+            named = {
+                path
+                for (path,) in self._catalogue.query(
+                    "SELECT path FROM state JOIN sessions USING (session) WHERE kind = 'cache'"
+                )
+            }
+            for path in self._attached.keys() - named:
+                self._engine.run(f"DETACH {self._attached.pop(path).name}")
+                self._counts.clear()
+
     def take_lost(self) -> dict[str, str]:
         """Return the caches that turned out to be damaged since the last time, each with its session."""
         with self._attach_lock:

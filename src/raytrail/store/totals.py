@@ -24,6 +24,8 @@ class Totals(NamedTuple):
     unknown_lines: int
     bytes: int
     """Bytes of its files, as far as a version wrote them down."""
+    deleting: int
+    """Sessions that are marked as deleted, and whose files are still there."""
 
 
 def check_readable(catalogue: Catalogue) -> None:
@@ -53,7 +55,35 @@ def totals(catalogue: Catalogue) -> Totals:
             SET_ASIDE,
             SET_ASIDE,
         )
-        return Totals(sessions - sealed, sealed, aside, rejected, unknown, catalogue.size_bytes + _bytes(catalogue))
+        gone = _of_deleted(catalogue)
+        return Totals(
+            living=sessions - sealed,
+            sealed=sealed,
+            chunks_set_aside=aside + gone.chunks_set_aside,
+            rejected_lines=rejected + gone.rejected_lines,
+            unknown_lines=unknown + gone.unknown_lines,
+            bytes=catalogue.size_bytes + _bytes(catalogue),
+            deleting=gone.deleting,
+        )
+
+
+class _OfDeleted(NamedTuple):
+    """What the catalogue still counts of deleted sessions, as a count that went back would look like a new one."""
+
+    chunks_set_aside: int = 0
+    rejected_lines: int = 0
+    unknown_lines: int = 0
+    deleting: int = 0
+
+
+def _of_deleted(catalogue: Catalogue) -> _OfDeleted:
+    if not catalogue.keeps_deletions:
+        return _OfDeleted()
+    [row] = catalogue.query(
+        "SELECT coalesce(sum(chunks_set_aside + late_chunks), 0), coalesce(sum(rejected_lines), 0), "
+        "coalesce(sum(unknown_lines), 0), count(*) FILTER (WHERE done_ms IS NULL) FROM deleted"
+    )
+    return _OfDeleted(*row)
 
 
 def _bytes(catalogue: Catalogue) -> int:

@@ -79,6 +79,7 @@ MAY_IMPORT = {
         "times",
         "words",
         "log",
+        "systemd",
         "exit_codes",
     },
     "cli": {

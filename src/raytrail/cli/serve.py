@@ -7,6 +7,7 @@ from types import ModuleType
 
 import click
 
+from raytrail import systemd
 from raytrail.config import Config
 from raytrail.errors import ConfigError
 from raytrail.pubsub import connect
@@ -50,3 +51,4 @@ async def _serve(server: ModuleType, store: Store, config: Config, stop: asyncio
 
 def _announce(url: str) -> None:
     note(f"serving on {url}")
+    systemd.notify("READY=1")

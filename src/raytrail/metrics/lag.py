@@ -63,7 +63,7 @@ class Lag:
             await asyncio.sleep(_MEASURE_SECONDS)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric that there is a value of."""
+        """Yield every metric, without a sample where nothing is known."""
         self._asked_at = time.monotonic()
         backlog = self._backlog or Backlog()
         for name, meaning, value in (
@@ -77,8 +77,10 @@ class Lag:
             ),
             ("newest_event_timestamp_seconds", "When the newest stored event happened. 0: none yet.", self._newest),
         ):
+            metric = GaugeMetricFamily(f"raytrail_history_{name}", meaning)
             if value is not None:
-                yield GaugeMetricFamily(f"raytrail_history_{name}", meaning, value)
+                metric.add_metric([], value)
+            yield metric
 
     def _events_behind(self) -> float | None:
         if self._backlog is None or not self._chunks:

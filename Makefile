@@ -23,6 +23,7 @@ CHART := .venv-chart
 HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
 # the newest that the Go module proxy has
 KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.5.0
+PROMETHEUS := github.com/prometheus-operator/prometheus-operator@v0.85.0
 COMPOSE := github.com/compose-spec/compose-go/v2@v2.16.2
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 1800
@@ -94,12 +95,13 @@ $(CHART)/.installed: $(VENV)/.installed
 	$(PYTHON) -m venv $(CHART)
 	VIRTUAL_ENV=$(abspath $(CHART)) $(BIN)/uv pip install --quiet kubernetes-validate==1.37.0
 	CGO_ENABLED=0 GOBIN=$(abspath $(CHART))/bin go install -ldflags='-s -w' $(HELM)
-	go mod download $(KUBERAY) $(COMPOSE)
+	go mod download $(KUBERAY) $(PROMETHEUS) $(COMPOSE)
 	touch $@
 
 chart: $(CHART)/.installed
 	$(CHART)/bin/python -m deploy.check --helm $(CHART)/bin/helm $(CHART_ARGS) \
 		--kuberay $$(go list -m -f '{{.Dir}}' $(KUBERAY))/config/crd/bases \
+		--prometheus $$(go list -m -f '{{.Dir}}' $(PROMETHEUS))/example/prometheus-operator-crd \
 		--compose $$(go list -m -f '{{.Dir}}' $(COMPOSE))/schema/compose-spec.json
 
 chart-write: CHART_ARGS := --write

@@ -248,6 +248,7 @@ class _Server:
 
             response = await self._call(work_out, _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
+                self._metrics.uncached.inc()
                 self._cache.put(etag, response)
                 response.headers.update(_revalidated(etag))
             return response

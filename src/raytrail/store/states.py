@@ -75,6 +75,11 @@ class States:
         """Those of them that the catalogue may name yet, each with its session."""
         self._attach_lock = threading.Lock()
 
+    @property
+    def open_tables(self) -> int:
+        """How many tables of sealed sessions are open. Any thread may ask."""
+        return sum(len(attached.columns) for attached in list(self._attached.values()))
+
     def at(self, session: str, entity: Entity, moment: Moment | None, names: Collection[str] | None = None) -> str:
         """
         Return the relation of an entity's states at a moment.

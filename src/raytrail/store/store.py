@@ -54,6 +54,7 @@ CACHED_ROWS = 2_000
 
 
 NO_SIGNATURES = "what failed cannot be summed up"
+UNFOLDABLE = "what was appended cannot be folded"
 UNSEALABLE = "what there is cannot be sealed"
 NO_OVERVIEW = "its overview cannot be made"
 OVERVIEWS_AT_ONCE = 20
@@ -197,6 +198,16 @@ class Store:
         return len(self._due | self._faults.put_off(UNSEALABLE))
 
     @property
+    def open_tables(self) -> int:
+        """How many tables of sealed sessions are held open."""
+        return self._states.open_tables
+
+    @property
+    def failing(self) -> dict[str, int]:
+        """How many sessions could not be folded or sealed when that was last tried, by what was tried."""
+        return {"fold": len(self._faults.put_off(UNFOLDABLE)), "seal": len(self._faults.put_off(UNSEALABLE))}
+
+    @property
     def id(self) -> str:
         """
         The 16 hex digits that tell this store from all others.
@@ -262,9 +273,7 @@ class Store:
             unfolded = self._catalogue.query(
                 "SELECT DISTINCT session FROM log JOIN sessions USING (session) WHERE folded = 0 AND sealed_ms IS NULL"
             )
-            self._faults.each(
-                "what was appended cannot be folded", (session for (session,) in unfolded), self._live.fold
-            )
+            self._faults.each(UNFOLDABLE, (session for (session,) in unfolded), self._live.fold)
             logs = self._catalogue.query("SELECT DISTINCT session FROM bodies JOIN sessions USING (session)")
             self._faults.each("its logs cannot be gathered", (session for (session,) in logs), self._gather)
 

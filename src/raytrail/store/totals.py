@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -10,6 +12,12 @@ from typing import NamedTuple
 from raytrail.errors import StoreUnavailable
 from raytrail.event import SET_ASIDE
 from raytrail.store.catalogue import Catalogue
+
+_VALUE = re.compile(r"""'[^']*'?|"[^"]*"?|\([^)]*\)?|\d+""")
+"""What of a reason is a value of the one chunk."""
+_MOST_REASONS = 20
+_LONGEST_REASON = 100
+_OTHER = "other"
 
 
 class Totals(NamedTuple):
@@ -26,6 +34,8 @@ class Totals(NamedTuple):
     """Bytes of its files, as far as a version wrote them down."""
     deleting: int
     """Sessions that are marked as deleted, and whose files are still there."""
+    kept_aside: dict[str, int]
+    """Chunks of those that were set aside that are kept, by the reason."""
 
 
 def check_readable(catalogue: Catalogue) -> None:
@@ -64,6 +74,7 @@ def totals(catalogue: Catalogue) -> Totals:
             unknown_lines=unknown + gone.unknown_lines,
             bytes=catalogue.size_bytes + _bytes(catalogue),
             deleting=gone.deleting,
+            kept_aside=_kept_aside(catalogue),
         )
 
 
@@ -84,6 +95,17 @@ def _of_deleted(catalogue: Catalogue) -> _OfDeleted:
         "coalesce(sum(unknown_lines), 0), count(*) FILTER (WHERE done_ms IS NULL) FROM deleted"
     )
     return _OfDeleted(*row)
+
+
+def _kept_aside(catalogue: Catalogue) -> dict[str, int]:
+    if not catalogue.keeps_set_aside:
+        return {}
+    counts: Counter[str] = Counter()
+    for reason, count in catalogue.query("SELECT reason, count(*) FROM set_aside GROUP BY reason"):
+        counts[_VALUE.sub("...", reason.partition(";")[0])[:_LONGEST_REASON]] += count
+    common = dict(counts.most_common(_MOST_REASONS))
+    rest = counts.total() - sum(common.values())
+    return common | ({_OTHER: common.get(_OTHER, 0) + rest} if rest else {})
 
 
 def _bytes(catalogue: Catalogue) -> int:

@@ -279,6 +279,8 @@ def ray_cluster(
         "RAY_AUTH_MODE": "disabled",
         # else a node that is told to end waits half a minute for its detached actors
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # else a Ray kills its workers where it is others that take the machine's memory
+        "RAY_memory_monitor_refresh_ms": "0",
     }
     if not prefix:
         variables, _ = in_environment(wanted, variables)

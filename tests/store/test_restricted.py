@@ -117,6 +117,22 @@ def test_sql_asks_no_others(ours, both, apart):
             ask(nothing, "SELECT * FROM read_parquet('/**')")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'SELECT p.* FROM (WITH "{file}" AS (SELECT 1) SELECT 1) t, "{file}" p',
+        'WITH a AS (SELECT * FROM "{file}"), "{file}" AS (SELECT 1) SELECT * FROM a',
+        'WITH "{file}" AS (SELECT * FROM "{file}") SELECT * FROM "{file}"',
+    ],
+)
+@pytest.mark.parametrize("directory", ["log", "state"])
+def test_sql_reads_no_file_that_a_name_of_its_own_hides(ours, both, directory, statement):
+    """The engine may read the files of all sessions. It takes a name that it does not know for one of these."""
+    file = f"{both.root}/{directory}/{THEIRS}/task-*.parquet"
+    with pytest.raises(ConfigError, match="WITH names"):
+        ours.sql_apart(statement.format(file=file), LIMITS)
+
+
 def test_no_table_of_the_catalogue_has_a_row_of_others(ours, both):
     with both._catalogue.reading() as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -53,6 +53,7 @@ async def test_a_living_cluster_is_linked_where_the_operator_says(made, add, tas
         ("0.0.0.0", 0),
         ("evil.example", 0),
         ("10.0.0.5@evil.example", 0),
+        ("fd00::1%]@evil.example#", 0),
         ('10.0.0.5"><script>', 0),
         ("", 0),
     ],

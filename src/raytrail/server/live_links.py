@@ -100,7 +100,8 @@ def _url(address: str, *, loopback: bool) -> str:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return ""
-    if parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved:
+    # after a percent sign, an address may hold any text, also what ends a host's name
+    if "%" in address or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved:
         return ""
     if parsed.is_loopback and not loopback:
         return ""

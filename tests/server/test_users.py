@@ -175,10 +175,34 @@ def test_a_file_that_stays_wrong_is_told_once(users_file, caplog):
     assert caplog.text.count("stays in force") == 1
 
 
+def test_a_token_that_changes_while_its_file_is_read_is_read_again(users_file, monkeypatch):
+    now, secret = [0.0], users_file.parent / "secret"
+    secret.write_text("a")
+    users_file.write_text(token_of("reader", "secret", form="token_file"))
+
+    def read_and_change(path):
+        read = read_users(path)
+        secret.write_text(f"{secret.read_text()}a")
+        return read
+
+    with monkeypatch.context() as patch:
+        patch.setattr("raytrail.server.users.read_users", read_and_change)
+        users = Users(ServerConfig(users_file=str(users_file)), clock=lambda: now[0])
+    now[0] += 2
+    users.look_again()
+    assert users.by_token(secret.read_text())
+    readings = users.readings
+    now[0] += 2
+    users.look_again()
+    assert users.readings == readings
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[[token", "Expected"),
+        (token_of("a", "~nobody-has-this-name/a", form="token_file"), "~nobody-has-this-name/a: No such file"),
+        (token_of("a", "a\\u0000", form="token_file"), "embedded null byte"),
         ("[[tokens]]", "unknown field `tokens`"),
         ('[[token]]\nname = ""\n', "length >= 1"),
         (token_of("a", "x", form="sha256"), "matching regex"),

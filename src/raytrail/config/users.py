@@ -19,6 +19,7 @@ The users file: who may read which clusters, and who may post events.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -152,7 +153,7 @@ def _secret(path: Path, entry: TokenEntry) -> Secret:
 
 
 def _beside(path: Path, name: str) -> Path:
-    return path.parent / Path(name).expanduser()
+    return path.parent / os.path.expanduser(name)  # which leaves a home as it is that there is not
 
 
 def _text(path: Path) -> str:
@@ -160,5 +161,5 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"server.users_file: {path}: {error.strerror}; create it, or mend its path") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"server.users_file: {path}: {error}; write it as UTF-8") from error
+    except ValueError as error:  # no UTF-8, or no path
+        raise ConfigError(f"server.users_file: {path}: {error}; write it as UTF-8, or mend its path") from error

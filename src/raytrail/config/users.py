@@ -23,6 +23,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -127,8 +128,12 @@ def read_users(path: Path) -> UsersFile:
 
 def fits(pattern: str, text: str) -> bool:
     """Return whether a text fits a pattern, in which ``*`` is any text and ``?`` one character."""
-    expression = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in pattern)
-    return re.fullmatch(expression, text, re.DOTALL) is not None
+    return _expression(pattern).fullmatch(text) is not None
+
+
+@lru_cache(maxsize=10_000)  # each request of a proxy's user asks for those of all entries
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile("".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in pattern), re.DOTALL)
 
 
 def digest_of(token: str) -> str:

@@ -1,6 +1,8 @@
 """A history as somebody sees it who may read some clusters only."""
 
 import base64
+import gc
+import sqlite3
 
 import msgspec
 import pytest
@@ -154,6 +156,20 @@ def test_no_table_of_the_catalogue_has_a_row_of_others(ours, both):
 def test_patterns_are_texts_with_two_wildcards(both, pattern, sessions):
     with RestrictedStore(both, [pattern]) as store:
         assert len(store.clusters()) == sessions
+
+
+def test_one_that_is_forgotten_is_closed_at_once_but_not_while_it_answers(both):
+    gc.disable()  # a server looks for garbage seldom
+    try:
+        store = RestrictedStore(both, ["team-a-*"])
+        catalogue, connection = store._catalogue, store._catalogue._db
+        del store
+        assert catalogue.query("SELECT count(*) FROM sessions") == [(2,)]
+        del catalogue
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+    finally:
+        gc.enable()
 
 
 def test_a_reader_of_a_store_restricts_it_too(both):

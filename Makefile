@@ -4,6 +4,7 @@
 #   make test-conclusions  what a living Ray and its history say side by side, at each moment of some ten minutes
 #   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
 #   make fuzz    a server, and then a history, that is sent what means harm, each for FUZZ_SECONDS (1800)
+#   make alerts  Prometheus' own checks of the alerts, and each of them fired by a part that is broken
 #   make chart   the Helm chart and KubeRay's manifests against their schemas; builds helm, which takes minutes once
 #   make release  what would be uploaded, built twice and tried in empty environments; needs a commit, takes minutes
 #   make site    docs/ as a site, in build/site
@@ -19,6 +20,7 @@ OLDEST := .venv-oldest
 OLDEST_RAY := ray[data,default,serve]==2.48.0 protobuf==6.33.6
 CONCLUSIONS := tests/ray/test_conclusions.py
 OLDEST_TESTS := tests/ray/test_live.py tests/ray/test_snapshot.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
+FIRES := tests/alerts/test_fires.py
 CHART := .venv-chart
 RELEASE := .venv-release
 SITE := .venv-site
@@ -29,6 +31,7 @@ RELEASE_PYTHONS := $(foreach minor,10 11 12 13 14,$(firstword $(wildcard $(PYENV
 HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
 # the newest that the Go module proxy has
 KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.5.0
+PROMETHEUS := github.com/prometheus-operator/prometheus-operator@v0.85.0
 COMPOSE := github.com/compose-spec/compose-go/v2@v2.16.2
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 1800
@@ -36,7 +39,7 @@ BENCH_ARGS ?=
 # a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs chart chart-write release site release-notes bench clean
+.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs alerts chart chart-write release site release-notes bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
@@ -59,7 +62,7 @@ brokers:
 	sh tests/brokers/fetch.sh
 
 test: $(VENV)/.installed brokers
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore $(CONCLUSIONS) --cov --cov-report=
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore $(CONCLUSIONS) --ignore $(FIRES) --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 test-fast: $(VENV)/.installed
@@ -89,17 +92,24 @@ types: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
+alerts: $(VENV)/.installed
+	sh tests/brokers/debian.sh prometheus redis-server
+	promtool check rules deploy/prometheus/alerts.yaml
+	promtool test rules deploy/prometheus/alerts_test.yaml
+	$(BIN)/python -m pytest $(FIRES)
+
 # Kubernetes' schemas come with kubernetes-validate, KubeRay's and Compose's with their Go modules
 $(CHART)/.installed: $(VENV)/.installed
 	$(PYTHON) -m venv $(CHART)
 	VIRTUAL_ENV=$(abspath $(CHART)) $(BIN)/uv pip install --quiet kubernetes-validate==1.37.0
 	CGO_ENABLED=0 GOBIN=$(abspath $(CHART))/bin go install -ldflags='-s -w' $(HELM)
-	go mod download $(KUBERAY) $(COMPOSE)
+	go mod download $(KUBERAY) $(PROMETHEUS) $(COMPOSE)
 	touch $@
 
 chart: $(CHART)/.installed
 	$(CHART)/bin/python -m deploy.check --helm $(CHART)/bin/helm $(CHART_ARGS) \
 		--kuberay $$(go list -m -f '{{.Dir}}' $(KUBERAY))/config/crd/bases \
+		--prometheus $$(go list -m -f '{{.Dir}}' $(PROMETHEUS))/example/prometheus-operator-crd \
 		--compose $$(go list -m -f '{{.Dir}}' $(COMPOSE))/schema/compose-spec.json
 
 chart-write: CHART_ARGS := --write

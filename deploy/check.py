@@ -4,6 +4,7 @@ Checks of the chart and of KubeRay's manifests against the schemas of Kubernetes
     each of helm/values     linted; rendered as in helm/rendered; strictly valid in each version of `KUBERNETES`
     each of helm/refused    refused by values.schema.json
     each of kuberay         strictly valid by the schemas of KubeRay's own resources
+    Prometheus' resources   strictly valid by the schemas of its operator
     compose.yaml            valid by the schema of Compose
 
 ``--write`` makes helm/rendered anew. Tests read these files, as they have no helm.
@@ -28,20 +29,36 @@ KUBERNETES = ("1.35", "1.36", "1.37")
 """The newest versions that kubernetes-validate has the schemas of."""
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # (PyYAML is untyped)
+    """Takes a lone ``=`` for text, as YAML 1.2 does."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", yaml.SafeLoader.construct_scalar)
+
+
 def main() -> int:
     """Print what is wrong. Return 1 if anything is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--helm", required=True, help="the program")
     parser.add_argument("--kuberay", required=True, type=Path, help="directory of KubeRay's CustomResourceDefinitions")
+    parser.add_argument("--prometheus", required=True, type=Path, help="directory of those of Prometheus' operator")
     parser.add_argument("--compose", required=True, type=Path, help="Compose's JSON Schema")
     parser.add_argument("--write", action="store_true", help="make helm/rendered anew")
     given = parser.parse_args()
-    kuberay = schemas(given.kuberay)
+    kuberay, prometheus = schemas(given.kuberay), schemas(given.prometheus)
     faults = [
-        *(fault for values in files("helm/values") for fault in chart(given.helm, values, write=given.write)),
+        *(
+            fault
+            for values in files("helm/values")
+            for fault in chart(given.helm, values, prometheus, write=given.write)
+        ),
         *(fault for values in files("helm/refused") for fault in accepted(given.helm, values)),
         *(fault for manifest in files("kuberay") for fault in custom(manifest, kuberay)),
-        *against(json.loads(given.compose.read_text(encoding="utf-8")), HERE / "compose.yaml"),
+        *against(
+            json.loads(given.compose.read_text(encoding="utf-8")),
+            yaml.safe_load((HERE / "compose.yaml").read_text(encoding="utf-8")),
+            "compose.yaml",
+        ),
     ]
     print("\n".join(faults) or f"all is valid in Kubernetes {', '.join(KUBERNETES)}")
     return bool(faults)
@@ -52,7 +69,7 @@ def files(directory: str) -> list[Path]:
     return sorted((HERE / directory).glob("*.yaml"))
 
 
-def chart(helm: str, values: Path, *, write: bool) -> Iterator[str]:
+def chart(helm: str, values: Path, others: dict[tuple[str, str], Any], *, write: bool) -> Iterator[str]:
     """Yield what is wrong with the chart with these values."""
     _, printed = run(helm, "lint", "--strict", "--values", str(values), str(CHART))
     if "0 chart(s) failed" not in printed:
@@ -62,7 +79,7 @@ def chart(helm: str, values: Path, *, write: bool) -> Iterator[str]:
         if failed:
             yield f"{values.name}: {text}"
             return
-        yield from (f"{values.name}, {version}: {fault}" for fault in invalid(text, version))
+        yield from (f"{values.name}, {version}: {fault}" for fault in invalid(text, version, others))
     made = f"{first_line(values)}\n{text}"
     if write:
         (RENDERED / values.name).write_text(made, encoding="utf-8")
@@ -83,9 +100,13 @@ def accepted(helm: str, values: Path) -> Iterator[str]:
         yield f"{values.name} is not refused by values.schema.json: {text[:500]}"
 
 
-def invalid(manifests: str, version: str) -> Iterator[str]:
-    """Yield what a version of Kubernetes would not take."""
+def invalid(manifests: str, version: str, others: dict[tuple[str, str], Any]) -> Iterator[str]:
+    """Yield what a version of Kubernetes would not take, or what owns the other resources."""
     for manifest in filter(None, yaml.safe_load_all(manifests)):
+        kind = manifest["apiVersion"], manifest["kind"]
+        if kind in others:
+            yield from against(others[kind], manifest, manifest["kind"])
+            continue
         try:
             kubernetes_validate.validate(manifest, version, strict=True)
         except kubernetes_validate.ValidationError as error:
@@ -96,7 +117,7 @@ def schemas(directory: Path) -> dict[tuple[str, str], Any]:
     """Return the schemas of KubeRay's resources by apiVersion and kind."""
     by_kind = {}
     for path in directory.glob("*.yaml"):
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]
+        spec = yaml.load(path.read_text(encoding="utf-8"), _Loader)["spec"]  # noqa: S506 (it is a safe one)
         for version in spec["versions"]:
             schema = version["schema"]["openAPIV3Schema"]
             # a resource says little of its metadata
@@ -122,13 +143,13 @@ def strict(schema: Any) -> Any:
 def custom(path: Path, by_kind: dict[tuple[str, str], Any]) -> Iterator[str]:
     """Yield what KubeRay would not take."""
     manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
-    yield from against(by_kind[manifest["apiVersion"], manifest["kind"]], path)
+    yield from against(by_kind[manifest["apiVersion"], manifest["kind"]], manifest, path.name)
 
 
-def against(schema: Any, path: Path) -> Iterator[str]:
-    """Yield what a schema does not allow in a file."""
-    for error in Draft7Validator(schema).iter_errors(yaml.safe_load(path.read_text(encoding="utf-8"))):
-        yield f"{path.name}: {error.message} at {error.json_path}"
+def against(schema: Any, document: Any, name: str) -> Iterator[str]:
+    """Yield what a schema does not allow in a document."""
+    for error in Draft7Validator(schema).iter_errors(document):
+        yield f"{name}: {error.message} at {error.json_path}"
 
 
 def run(*command: str) -> tuple[int, str]:

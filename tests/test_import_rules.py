@@ -81,6 +81,7 @@ MAY_IMPORT = {
         "times",
         "words",
         "log",
+        "systemd",
         "exit_codes",
     },
     "cli": {

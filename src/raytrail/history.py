@@ -60,8 +60,7 @@ async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], gro
 
 async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list[Delivery]:
     """Return what arrives within `batch_seconds`, sooner where it is `batch_bytes`."""
-    batch: list[Delivery] = []
-    size, deadline = 0, time.monotonic() + config.batch_seconds
+    batch, size, deadline = list[Delivery](), 0, time.monotonic() + config.batch_seconds
     while size < config.batch_bytes and (seconds := deadline - time.monotonic()) > 0:
         try:
             delivery = await asyncio.wait_for(waiting.get(), seconds)
@@ -88,11 +87,12 @@ async def _append(store: Watch, batch: list[Delivery], config: StoreConfig, stop
 
 
 async def _fold(store: Watch) -> float:
-    """Fold what was appended, and seal what has ended."""
+    """Fold what was appended, seal what has ended, and delete what is not kept any more."""
     try:
         await asyncio.to_thread(store.fold)
         for session in await asyncio.to_thread(store.seal_due, time.time_ns() // 1_000_000):
             log.info("sealed %s", session)
+        await asyncio.to_thread(store.tidy, time.time_ns() // 1_000_000)
     except StoreError as error:
         if not error.retryable:
             raise

@@ -7,23 +7,8 @@ cache=${RAYTRAIL_BROKERS:-$HOME/.cache/raytrail/brokers}
 # chromium opens the dashboard, systemd reads our units
 packages="nats-server redis-server rsyslog rsyslog-kafka chromium systemd"
 
-missing=
-for package in $packages; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get -qq update
-        # a policy of 101 forbids what is installed to start: the tests start their own, on free ports
-        policy=/usr/sbin/policy-rc.d
-        [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && trap 'rm -f $policy' EXIT; }
-        # shellcheck disable=SC2086 (several words)
-        apt-get -qq install --yes --no-install-recommends $missing >/dev/null
-    else
-        echo "not installed:$missing; the tests that need them are skipped (apt-get install$missing)" >&2
-    fi
-fi
+# shellcheck disable=SC2086 (several words)
+sh "$here/debian.sh" $packages
 
 azurite=$cache/azurite  # Microsoft's own emulator of its blob storage
 if [ ! -x "$azurite/node_modules/.bin/azurite-blob" ]; then

@@ -26,6 +26,7 @@ from raytrail.terminal.service import all_of
 pytestmark = pytest.mark.slow
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+SERVICES = ["raytrail-agent.service", "raytrail-history.service", "raytrail-server.service"]
 
 
 def url_of(running):
@@ -202,6 +203,21 @@ def test_an_agent_tells_systemd_when_it_is_ready_that_it_is_well_and_when_it_sto
 
 
 @pytest.mark.slow
+def test_a_history_and_a_server_tell_systemd_when_they_are_ready_that_they_are_well_and_when_they_stop(
+    start, tmp_path, notified
+):
+    store = ("--store", tmp_path / "store")
+    for arguments in (("history", "--from", f"file://{tmp_path}/events"), ("serve", "--port", "0")):
+        before = len(notified())
+        service = start(*arguments, *store, WATCHDOG_USEC="150000")
+        service.wait_for(lambda: "READY=1" in notified()[before:])  # noqa: B023 (it is waited for here)
+        service.wait_for(lambda: notified()[before:].count("WATCHDOG=1") > 3)  # noqa: B023 (it is waited for here)
+        assert service.stop() == 0
+        told = [state for state in notified()[before:] if state != "WATCHDOG=1"]
+        assert told == ["READY=1", "STOPPING=1"]
+
+
+@pytest.mark.slow
 def test_an_agent_that_cannot_start_was_never_ready(start, ray_dir, notified):
     agent = start("agent", "--to", "kafkaa://host/topic", "--temp-dir", ray_dir)
     assert agent.wait() == USAGE
@@ -305,11 +321,22 @@ def test_the_agents_unit_reloads_by_sighup_and_gives_it_time_to_ship_what_is_lef
 
 def test_the_historys_unit_starts_again_and_keeps_its_store_where_it_may_write():
     said = unit("raytrail-history.service")
-    assert (said["Type"], said["Restart"]) == (["exec"], ["always"])
+    assert (said["Type"], said["Restart"]) == (["notify"], ["always"])
+    assert float(said["WatchdogSec"][0]) >= 30
     assert f"RAYTRAIL_STORE_DIR=%S/{said['StateDirectory'][0]}/store" in said["Environment"]
 
 
-@pytest.mark.parametrize("name", ["raytrail-agent.service", "raytrail-history.service"])
+def test_the_servers_unit_reads_the_historys_store_and_writes_nowhere():
+    said, store = unit("raytrail-server.service"), unit("raytrail-history.service")
+    [directory] = [one for one in store["Environment"] if one.startswith("RAYTRAIL_STORE_DIR=")]
+    assert (said["Type"], said["Restart"], said["User"]) == (["notify"], ["always"], store["User"])
+    assert said["Environment"] == [directory]
+    assert said["ProtectSystem"] == ["strict"]
+    assert not {"StateDirectory", "ReadWritePaths"} & set(said)
+    assert float(said["WatchdogSec"][0]) >= 30
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_units_command_is_one_of_ours(name, run):
     [command] = unit(name)["ExecStart"]
     program, verb, *options = command.split()
@@ -318,7 +345,7 @@ def test_a_units_command_is_one_of_ours(name, run):
     assert [option for option in options if option.startswith("--") and option not in help] == []
 
 
-@pytest.mark.parametrize("name", ["raytrail-agent.service", "raytrail-history.service"])
+@pytest.mark.parametrize("name", SERVICES)
 def test_systemd_takes_a_unit_and_finds_it_safe(name, tmp_path):
     if not shutil.which("systemd-analyze"):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(

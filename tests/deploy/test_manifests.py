@@ -82,8 +82,8 @@ def test_the_schema_of_the_values_is_one_and_refuses_whatever_it_does_not_name()
     assert all(part["additionalProperties"] is False for part in [SCHEMA, *described])
 
 
-def test_there_are_ten_files_of_values_and_each_is_rendered():
-    assert len(VALUES) == 10
+def test_there_are_eleven_files_of_values_and_each_is_rendered():
+    assert len(VALUES) == 11
     assert [path.name for path in VALUES] == [path.name for path in sorted(RENDERED.glob("*.yaml"))]
 
 
@@ -210,6 +210,42 @@ def test_our_variables_are_settings_of_ours(path):
     for environment in given:
         assert any(name.startswith("RAYTRAIL_") for name in environment)
         load(None, environment, {})
+
+
+# -- monitoring
+
+
+def of_kind(name, kind):
+    return [document for document in documents(RENDERED / name) if document["kind"] == kind]
+
+
+def test_prometheus_operator_gets_the_alerts_as_they_are_but_for_the_page_of_runbooks():
+    [rule] = of_kind("monitoring.yaml", "PrometheusRule")
+    text = (HERE / "prometheus" / "alerts.yaml").read_text()
+    page = "https://wiki.example/raytrail/runbooks"
+    assert rule["spec"] == yaml.safe_load(text.replace("docs/how-to/runbooks.md", page))
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_grafana_gets_the_dashboard_as_it_is():
+    [dashboard] = [one for one in of_kind("monitoring.yaml", "ConfigMap") if "raytrail.json" in one["data"]]
+    assert json.loads(dashboard["data"]["raytrail.json"]) == json.loads((HERE / "grafana/raytrail.json").read_text())
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_a_pod_that_is_scraped_has_the_ports_and_lets_prometheus_in():
+    [monitor] = of_kind("monitoring.yaml", "PodMonitor")
+    wanted = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    [pod] = pods(RENDERED / "monitoring.yaml")
+    assert {port["name"] for container in pod["containers"] for port in container.get("ports", [])} == wanted
+    [policy] = of_kind("monitoring.yaml", "NetworkPolicy")
+    assert {port["port"] for port in policy["spec"]["ingress"][0]["ports"]} == wanted
+
+
+@pytest.mark.parametrize("path", [path for path in VALUES if path.name != "monitoring.yaml"], ids=named)
+def test_nothing_of_monitoring_is_there_unless_it_is_wanted(path):
+    assert "monitoring.coreos.com" not in (RENDERED / path.name).read_text()
+    assert "RAYTRAIL_HISTORY_METRICS" not in (RENDERED / path.name).read_text()
 
 
 # -- elsewhere

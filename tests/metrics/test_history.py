@@ -11,8 +11,8 @@ from contextlib import aclosing
 import httpx
 import msgspec
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from tests.histories import CONFIG, publish, stored, tasks, until
+from tests.metrics.scraped import ask, figures
 
 from raytrail import history
 from raytrail.errors import BrokerUnavailable, ConfigError, StoreUnavailable
@@ -21,20 +21,6 @@ from raytrail.metrics.history import Watch, answering
 from raytrail.pubsub import connect
 from raytrail.store import Store
 from raytrail.testing.entities import SESSION
-
-
-async def ask(url):
-    return await asyncio.to_thread(httpx.get, url, timeout=60)
-
-
-async def figures(url):
-    """Return every sample by name and labels."""
-    text = (await ask(f"{url}/metrics")).text
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 @pytest.fixture
@@ -62,6 +48,9 @@ async def test_the_figures_are_those_of_what_was_kept(store, tmp_path):
         for step in ("append", "fold", "seal"):
             assert found["raytrail_history_step_seconds_count", step] >= 1
         assert time.time() - found["raytrail_history_last_chunk_timestamp_seconds",] < 60
+        assert time.time() - found["raytrail_history_last_fold_timestamp_seconds",] < 60
+        assert found["raytrail_history_failing_clusters", "fold"] == 0
+        assert found["raytrail_store_open_tables",] == 0
         assert (found["raytrail_store_clusters", "living"], found["raytrail_store_clusters", "sealed"]) == (1, 0)
         assert found["raytrail_store_readable",] == 1
         assert found["raytrail_store_bytes",] >= store.stored_bytes() > 0
@@ -75,12 +64,26 @@ async def test_the_figures_are_those_of_what_was_kept(store, tmp_path):
 
 async def test_what_was_set_aside_is_counted(store):
     watch = Watch(store)
-    watch.append([Unreadable(place="topic", reason="no chunk", headers={}, data=b"x")])
+    reasons = ["no chunk", *(f"no header {name!r}, of {length}; mend it" for name, length in (("a", 1), ("b", 22)))]
+    watch.append([Unreadable(place="topic", reason=reason, headers={}, data=reason.encode()) for reason in reasons])
     with answering("127.0.0.1:0", watch, store) as at:
         found = await figures(at)
-    assert found["raytrail_store_rejected_total", "chunk"] == 1
+    assert found["raytrail_store_rejected_total", "chunk"] == 3
+    assert found["raytrail_store_set_aside_chunks", "no chunk"] == 1
+    assert found["raytrail_store_set_aside_chunks", "no header ..., of ..."] == 2
     assert found["raytrail_store_rejected_total", "line"] == 0
-    assert found["raytrail_history_appended_chunks_total", "unreadable"] == 1
+    assert found["raytrail_history_appended_chunks_total", "unreadable"] == 3
+
+
+async def test_reasons_without_number_share_one_figure(store):
+    watch = Watch(store)
+    words = [f"{chr(97 + number // 5)}{chr(97 + number % 5)}" for number in range(25)]
+    watch.append([Unreadable(place="", reason=word, headers={}, data=word.encode()) for word in [*words, *words[:20]]])
+    with answering("127.0.0.1:0", watch, store) as at:
+        found = await figures(at)
+    aside = {key[1]: count for key, count in found.items() if key[0] == "raytrail_store_set_aside_chunks"}
+    assert len(aside) == 21
+    assert (sum(aside.values()), aside["other"]) == (25, 5)
 
 
 async def test_types_that_publishers_make_up_share_one_figure(store):
@@ -138,6 +141,19 @@ async def test_a_broker_that_is_away_is_waited_for_and_told(store):
         assert answer.status_code == 200
         assert answer.json()["broker"]["failure"] == "broker: away; it is waited for"
         assert (await figures(at))["raytrail_history_broker_failures_total",] >= 1
+
+
+async def test_a_session_that_cannot_be_folded_is_counted(store, monkeypatch):
+    watch = Watch(store)
+    watch.append(tasks([1]))
+
+    def broken(*_, **__):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(store._live, "fold", broken)
+    watch.fold()
+    with answering("127.0.0.1:0", watch, store) as at:
+        assert (await figures(at))["raytrail_history_failing_clusters", "fold"] == 1
 
 
 def test_a_session_that_is_due_and_cannot_be_sealed_waits_in_the_queue(store, monkeypatch):

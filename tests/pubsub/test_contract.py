@@ -10,6 +10,7 @@ import pytest
 from raytrail import testing
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee, connect
+from raytrail.pubsub.backlog import Backlog
 from raytrail.pubsub.memory import MemoryPubSub
 from raytrail.testing import check_pubsub
 
@@ -147,6 +148,20 @@ class Ending(MemoryPubSub):
                 yield await anext(deliveries)
 
 
+class Boasting(MemoryPubSub):
+    """Says that it holds nothing."""
+
+    async def backlog(self, group):
+        return Backlog(chunks=0)
+
+
+class Complaining(MemoryPubSub):
+    """Says that it holds something, always."""
+
+    async def backlog(self, group):
+        return Backlog(bytes=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "promise"),
@@ -160,6 +175,8 @@ class Ending(MemoryPubSub):
         (Forgetting, "the first chunk came again, though it was acked"),
         (AckingAhead, "what was not acked did not come again"),
         (HighWater, "what was not acked did not come again"),
+        (Boasting, "nothing was acked, and the backlog is empty"),
+        (Complaining, "all was acked, and the backlog stays Backlog(chunks=None, bytes=1)"),
         (NoRewind, "from_start did not read again what was acked"),
         (
             Ending,

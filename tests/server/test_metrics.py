@@ -66,6 +66,7 @@ async def test_answers_from_the_cache_and_the_store_are_told(client):
         await client.get("/clusters/varied/api/v0/nodes")
     found = await figures(client)
     assert found["raytrail_server_cached_answers_total",] == 2
+    assert found["raytrail_server_uncached_answers_total",] >= 1
     assert (found["raytrail_store_clusters", "living"], found["raytrail_store_clusters", "sealed"]) == (0, 1)
     assert found["raytrail_store_bytes",] > 0
     assert found["process_resident_memory_bytes",] > 1e6

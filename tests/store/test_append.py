@@ -243,9 +243,10 @@ def test_a_store_whose_catalogue_is_gone_is_refused_and_keeps_its_files(tmp_path
 def test_what_a_crash_left_behind_is_swept_away(tmp_path, task, config):
     with Store.open(tmp_path, config, write=True) as store:
         store.append([chunk(TASK, [task(1)])])
-    left = tmp_path / "log" / SESSION / "task-left.parquet"
+    left = tmp_path / "log" / SESSION / f"task-{1:020d}-{1:06d}.parquet"
     left.write_bytes(b"torn")
-    (tmp_path / "tmp" / "spool").write_bytes(b"torn")
+    os.utime(left, (1, 1))
+    (tmp_path / "tmp" / "spool-1-1.ndjson").write_bytes(b"torn")
     with Store.open(tmp_path, config, write=True) as store:
         assert not left.exists()
         assert row(store).stored_events == 1

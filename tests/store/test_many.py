@@ -223,4 +223,7 @@ def test_an_import_that_is_killed_and_run_again_leaves_each_session_once_and_no_
         clusters = opened.clusters()
     assert {cluster.session: cluster.events for cluster in clusters} == events
     assert all(cluster.sealed and not cluster.missing_bytes for cluster in clusters)
+    for path in unnamed(store):
+        os.utime(store / path, (1, 1))  # only what is old is taken for a leftover
+    Store.open(store, CONFIG, write=True).close()
     assert not unnamed(store)

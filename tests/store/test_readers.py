@@ -1,5 +1,7 @@
 """Files that nobody names: deleted once nobody can be reading them."""
 
+import os
+
 from raytrail.config import StoreConfig
 from raytrail.entities import installed
 from raytrail.store import Store
@@ -40,7 +42,9 @@ def test_while_somebody_reads_they_stay_until_the_next_writer(tmp_path, task):
     Store.open(tmp_path, write=True).close()
     with Store.open(tmp_path) as reader:
         fold_twice(tmp_path, task)
-        assert unnamed(reader)
+        for path in (left := unnamed(reader)):
+            os.utime(path, (1, 1))  # only what is old is taken for a leftover
+        assert left
     with Store.open(tmp_path, write=True) as store:
         assert unnamed(store) == []
         store.close()

@@ -75,7 +75,6 @@ class Agent:
                 for background in (with_ray, probing):
                     if background.done():
                         background.result()
-            systemd.notify("STOPPING=1")
             await self._finish(probing)
         finally:
             futures: list[asyncio.Future[Any]] = [stopping, reloading, with_ray, probing, *self._running]

@@ -93,6 +93,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     alive: bool
     """Whether a node is alive, as far as the events say, and the session is not sealed."""
     sealed: bool
+    held: bool
+    """Whether somebody keeps it from being deleted (``raytrail hold``)."""
     damaged: str
     """The file that is not what was written. Empty where none is."""
     others: int

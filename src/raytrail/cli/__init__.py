@@ -50,7 +50,12 @@ COMMANDS = {
         "doctor": "Say what this node would export, and what is wrong.",
         "settings": "Show every setting with its value.",
         "seal": "Close a session for good.",
+        "delete": "Delete sessions for good.",
+        "hold": "Keep sessions from being deleted, by the settings or by anybody.",
         "verify": "Check that the history's files are what was written.",
+        "backup": "Back the history up.",
+        "restore": "Bring a history back from a backup.",
+        "migrate": "Bring a history of an older version to the newest layout.",
         "rebuild": "Make a session's state anew from its events alone.",
     },
 }
@@ -74,7 +79,8 @@ _EPILOG = """\
 \b
 Exit codes:
   0    done
-  1    not found, or something lacks or differs (doctor, import, snapshot, ledger --check, verify)
+  1    not found, or something lacks or differs (doctor, import, snapshot, ledger --check,
+       verify, restore, delete)
   2    a wrong option, argument or setting
   3    the store, the broker or a file could not be used
   70   a bug in Raytrail

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import click
 
-from raytrail import systemd
 from raytrail.agent.agent import Agent
 from raytrail.config import Config
 from raytrail.terminal import note, options, service
@@ -35,7 +34,7 @@ def agent(config: Config, load: Callable[[], Config]) -> None:
 
 async def _agent(config: Config, agent: Agent, stop: asyncio.Event) -> None:
     with watched(config, agent):
-        await systemd.alive(agent.run(stop))
+        await agent.run(stop)
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def _shown(cluster: Listed) -> dict[str, str]:
     return {
         "cluster": cluster.cluster,
         "session": cluster.session,
-        "state": "alive" if cluster.alive else "sealed" if cluster.sealed else "ended",
+        "state": ("alive" if cluster.alive else "sealed" if cluster.sealed else "ended")
+        + (", held" if cluster.held else ""),
         "began": "" if cluster.began_ms is None else times.show(cluster.began_ms, digits=0),
         "lasted": "" if cluster.lasted_ms is None else times.show_span(cluster.lasted_ms),
         "nodes": f"{cluster.nodes:,}",

@@ -10,6 +10,7 @@ from functools import partial
 import click
 
 from raytrail import history as loop
+from raytrail import systemd
 from raytrail.config import Config, store_dir
 from raytrail.kuberay import follow
 from raytrail.metrics.history import Watch, answering
@@ -70,6 +71,7 @@ async def _keep(url: str, group: str, config: Config, stop: asyncio.Event) -> No
         watch = Watch(store)
         try:
             with watched(config, watch, store):
+                systemd.notify("READY=1")
                 await loop.run(pubsub, store, config.store, stop, group=group, watch=watch)
         finally:
             await pubsub.aclose()

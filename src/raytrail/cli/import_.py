@@ -87,7 +87,8 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
         sessions = _ship(there.on_disk, store, config, config.tail) if there.on_disk else []
         for collected in there.collected:
             sessions += _ship_collected(collected, store, config)
-        sessions = list(dict.fromkeys(sessions))
+        deleted = _name_deleted(store, sessions)
+        sessions = [session for session in dict.fromkeys(sessions) if session not in deleted]
         seen = running()
         living = [session for session in sessions if seen is not None and seen.alive(session)]
         for session in living:
@@ -98,14 +99,25 @@ def import_(paths: tuple[str | Path, ...], form: str, config: Config) -> None:
         store.complete_overviews()
         store.fold()
         for session, closed in there.names.items():
-            if closed or session not in sessions:
+            if closed or session not in [*sessions, *deleted]:
                 note(f"{session}: {closed or NO_EVENTS}")
         results = [
             (session, store.find(session), ledgers.get(session) or store.ledger(session)) for session in sessions
         ]
     _print(results, before, form)
-    if any(there.names.values()) or not all(complete(row) for _, _, rows in results for row in rows):
+    if deleted or any(there.names.values()) or not all(complete(row) for _, _, rows in results for row in rows):
         click.get_current_context().exit(1)
+
+
+def _name_deleted(store: Store, sessions: Iterable[str]) -> list[str]:
+    """Return the sessions that were deleted before, of which nothing was taken, and say so of each."""
+    deleted = [session for session in dict.fromkeys(sessions) if store.marks.find(session)]
+    for session in deleted:
+        note(
+            f"{session} was deleted from this history, and nothing of it was taken; to take it again, run "
+            f"`raytrail delete --forget {session}` first"
+        )
+    return deleted
 
 
 def _print(results: Sequence[tuple[str, Cluster, Sequence[LedgerRow]]], before: Mapping[str, int], form: str) -> None:

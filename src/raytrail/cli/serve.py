@@ -8,6 +8,7 @@ from types import ModuleType
 
 import click
 
+from raytrail import systemd
 from raytrail.config import Config
 from raytrail.errors import ConfigError
 from raytrail.pubsub import connect
@@ -61,3 +62,4 @@ def _redactor() -> Redactor:
 
 def _announce(url: str) -> None:
     note(f"serving on {url}")
+    systemd.notify("READY=1")

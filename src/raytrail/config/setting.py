@@ -20,7 +20,8 @@ _COMMON = frozenset(
     {
         *("tail.cluster", "tail.temp_dir", "tail.event_types", "tail.redact", "tail.logs", "tail.state_dir"),
         *("sources.types", "sources.receiver", "agent.to", "agent.listen", "agent.drain_seconds"),
-        *("store.dir", "store.threads", "store.memory_bytes", "store.seal_after_quiet_seconds", "history.metrics"),
+        *("store.dir", "store.threads", "store.memory_bytes", "store.seal_after_quiet_seconds", "store.retain_days"),
+        *("history.metrics",),
         *("server.host", "server.port", "server.token", "server.tls_certificate", "server.tls_key", "server.ingest"),
     }
 )

@@ -221,6 +221,21 @@ class StoreConfig(Table, frozen=True, kw_only=True):
     How long a history that is told to stop may take to finish its work. Then it is ended by force. Nothing is lost,
     since chunks that were not acknowledged come again.
     """
+    retain_days: Annotated[float, msgspec.Meta(ge=0)] = 0
+    """
+    How many days a sealed session is kept after its last event came. Then the history deletes it. 0 keeps all for good.
+    Sessions that live, or that `raytrail hold` holds, are never deleted.
+    """
+    retain_days_by_name: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
+    """
+    The same by the cluster's name, in place of `retain_days`: ``nightly-*=7,prod=0``. ``*`` stands for any characters.
+    Of several patterns that match a name, the one that keeps longest counts.
+    """
+    retain_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """
+    The most bytes of all sessions' files. Over the limit, the history deletes sealed sessions, and those first whose
+    last event came first. 0 sets no limit.
+    """
     set_aside_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
     """
     The most bytes that are kept, for a person to read, of chunks that arrived and cannot be stored. The oldest go

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -9,15 +10,17 @@ from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from raytrail.errors import RaytrailError
 from raytrail.event import LOG, Chunk, Unreadable
 from raytrail.metrics import answering as page_server
 from raytrail.metrics.answering import Page, Pages, as_json, exposed, health, registry_of
+from raytrail.metrics.lag import Lag
 from raytrail.metrics.totals import StoreCollector
 from raytrail.pubsub import Delivery, Subscriber
+from raytrail.pubsub.groups import OwnGroup
 from raytrail.store import Store
 
 _EXAMPLE = "127.0.0.1:8368"
@@ -45,7 +48,8 @@ class Watch(Collector):
         self._bytes = Counter("raytrail_history_appended_bytes", "Bytes of them.", by_type, registry=None)
         self._seconds = Histogram(
             "raytrail_history_step_seconds",
-            "How long it took to append a batch, to fold what was appended, and to look for what ended and seal it.",
+            "How long it took to append a batch, to fold what was appended, to look for what ended and seal it, and to "
+            "tidy: to look for what is to be deleted, and delete some of it.",
             ["step"],
             buckets=_SECONDS,
             registry=None,
@@ -56,15 +60,28 @@ class Watch(Collector):
         self._last = Gauge(
             "raytrail_history_last_chunk_timestamp_seconds", "When a chunk was last stored. 0: none yet.", registry=None
         )
+        self._folded = Gauge(
+            "raytrail_history_last_fold_timestamp_seconds",
+            "When what was appended was last folded, or this process began.",
+            registry=None,
+        )
+        self._folded.set_to_current_time()
         self._waiting = Gauge("raytrail_history_waiting_chunks", "Chunks that wait for the store.", registry=None)
         self._sealing = Gauge(
             "raytrail_history_seal_queue_clusters", "Sessions that are due to be sealed and are not.", registry=None
         )
         self._sealing.set_function(lambda: store.seal_queue)
+        self._deleted = Counter(
+            "raytrail_history_deleted_clusters",
+            "Sessions that were deleted, and of which nothing is left.",
+            registry=None,
+        )
+        self._deleted_bytes = Counter("raytrail_history_deleted_bytes", "Bytes of the files of these.", registry=None)
         self._broker_failures = Counter(
             "raytrail_history_broker_failures", "How often reading from the broker failed.", registry=None
         )
         self._broker_failure: tuple[float, str] | None = None
+        self._lag = Lag()
         self._types: set[str] = set()
         self._failed: dict[str, str] = {}
 
@@ -80,19 +97,29 @@ class Watch(Collector):
         """Fold as the store does."""
         with self._step("fold"):
             self._store.fold()
+        self._folded.set_to_current_time()
 
     def seal_due(self, now_ms: int) -> list[str]:
         """Seal as the store does."""
         with self._step("seal"):
             return self._store.seal_due(now_ms)
 
+    def tidy(self, now_ms: int) -> None:
+        """Tidy as the store does."""
+        with self._step("tidy"):
+            tidied = self._store.tidy(now_ms)
+        for deleted in tidied.deleted:
+            self._deleted.inc()
+            self._deleted_bytes.inc(deleted.bytes)
+
     def follow_queue(self, length: Callable[[], int]) -> None:
         """Tell, from now on, how many chunks wait."""
         self._waiting.set_function(length)
+        self._lag.follow_queue(length)
 
-    def reading(self, broker: Subscriber) -> Subscriber:
-        """Return the broker, of which from now on failures are counted."""
-        return _Reading(broker, self._note_broker)
+    def reading(self, broker: OwnGroup) -> Subscriber:
+        """Return the broker, of which failures are counted, and what waits there is measured, from now on."""
+        return _Reading(broker, self._lag, self._note_broker)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -103,11 +130,24 @@ class Watch(Collector):
             self._seconds,
             self._failures,
             self._last,
+            self._folded,
             self._waiting,
             self._sealing,
+            self._deleted,
+            self._deleted_bytes,
             self._broker_failures,
         ):
             yield from metric.collect()
+        yield from self._lag.collect()
+        failing = GaugeMetricFamily(
+            "raytrail_history_failing_clusters",
+            "Sessions that could not be folded or sealed, and are let be for a while.",
+            None,
+            ["step"],
+        )
+        for step, number in self._store.failing.items():
+            failing.add_metric([step], number)
+        yield failing
 
     def state(self) -> dict[str, object]:
         """Return what people want to know of it."""
@@ -118,7 +158,7 @@ class Watch(Collector):
         return {"store": {"failures": dict(self._failed)}, "broker": broker}
 
     def readiness(self) -> Page:
-        """Return 503 while the last append, fold or seal failed. A broker that is away is waited for."""
+        """Return 503 while the last append, fold, seal or tidy failed. A broker that is away is waited for."""
         state = self.state()
         failure = next(iter(self._failed.values()), "")
         return as_json({"status": failure or "ok", **state}, 503 if failure else 200)
@@ -143,8 +183,11 @@ class Watch(Collector):
         event_type = self._type_of(chunk)
         self._chunks.labels(event_type).inc()
         self._bytes.labels(event_type).inc(len(chunk.data))
+        events = 0
         if event_type not in (LOG, _UNREADABLE):
-            self._events.labels(event_type).inc(chunk.data.count(b"\n"))
+            events = chunk.data.count(b"\n")
+            self._events.labels(event_type).inc(events)
+        self._lag.note_stored(chunk.data, events)
 
     def _type_of(self, chunk: Chunk | Unreadable) -> str:
         if isinstance(chunk, Unreadable):
@@ -159,10 +202,12 @@ class Watch(Collector):
 
 
 class _Reading(NamedTuple):
-    broker: Subscriber
+    broker: OwnGroup
+    lag: Lag
     note: Callable[[RaytrailError], None]
 
     async def subscribe(self, group: str, *, from_start: bool = False) -> AsyncGenerator[Delivery, None]:
+        measuring = asyncio.create_task(self.lag.measure(self.broker, group))
         try:
             async with aclosing(self.broker.subscribe(group, from_start=from_start)) as deliveries:
                 async for delivery in deliveries:
@@ -170,6 +215,9 @@ class _Reading(NamedTuple):
         except RaytrailError as error:
             self.note(error)
             raise
+        finally:
+            measuring.cancel()
+            await asyncio.gather(measuring, return_exceptions=True)
 
 
 @contextmanager

@@ -40,6 +40,9 @@ class StoreCollector(Collector):
         )
         clusters.add_metric(["living"], totals.living)
         clusters.add_metric(["sealed"], totals.sealed)
+        yield GaugeMetricFamily(
+            "raytrail_store_deleting_clusters", "Deleted sessions whose files are still there.", totals.deleting
+        )
         rejected = CounterMetricFamily(
             "raytrail_store_rejected",
             "What arrived and could not be stored: chunks that were set aside, and lines that are no events.",
@@ -48,11 +51,22 @@ class StoreCollector(Collector):
         )
         rejected.add_metric(["chunk"], totals.chunks_set_aside)
         rejected.add_metric(["line"], totals.rejected_lines)
-        yield from (clusters, rejected)
+        aside = GaugeMetricFamily(
+            "raytrail_store_set_aside_chunks",
+            "Chunks that were set aside and are kept, by the reason, of which values are left out.",
+            None,
+            ["reason"],
+        )
+        for reason, count in totals.kept_aside.items():
+            aside.add_metric([reason], count)
+        yield from (clusters, rejected, aside)
         yield CounterMetricFamily(
             "raytrail_store_unknown_events", "Lines of a type that this version does not know.", totals.unknown_lines
         )
         yield GaugeMetricFamily("raytrail_store_bytes", "Bytes of all its files that are named.", totals.bytes)
+        yield GaugeMetricFamily(
+            "raytrail_store_open_tables", "Tables of sealed sessions that are held open.", self._store.open_tables
+        )
         disk = shutil.disk_usage(self._store.root)
         yield GaugeMetricFamily("raytrail_store_disk_bytes", "Bytes of the disk that it lies on.", disk.total)
         yield GaugeMetricFamily("raytrail_store_disk_free_bytes", "Those that are free on it.", disk.free)

@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from raytrail.errors import RaytrailError
 from raytrail.pubsub import Delivery, Subscriber
+from raytrail.pubsub.backlog import Backlog, Measurable
 
 LEAVE_SECONDS = 60.0
 """How often a broker is asked to forget a group that somebody still reads as."""
@@ -121,6 +122,18 @@ class OwnGroup:
             if leaving is not None:
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
+
+    async def backlog(self, group: str) -> Backlog | None:
+        """
+        Return what the store's own group of that name has not acknowledged; None if the broker cannot say.
+
+        Raises:
+            PublishError: The broker is away.
+            ConfigError: It does not let us in.
+        """
+        if not isinstance(self._broker, Measurable):
+            return None
+        return await self._broker.backlog(group_of(group, self._store_id))
 
     async def _leave(self, group: str, on_forgotten: Callable[[], None]) -> None:
         """Have the broker forget the group of the name alone."""

@@ -19,7 +19,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -207,7 +207,8 @@ class _Server:
         def read() -> dict[str, Any]:
             store = self._stores.of(request.scope)
             cluster = store.find(request.path_params["id"])
-            return {"cluster": cluster, "ledger": store.ledger(cluster.session)}
+            with _unless_deleted(store, cluster.session):
+                return {"cluster": cluster, "ledger": store.ledger(cluster.session)}
 
         return encode(await self._call(read))
 
@@ -217,7 +218,12 @@ class _Server:
         """Make the endpoint of what `answer` says of all clusters; `large`: of which few are answered at a time."""
 
         async def endpoint(request: Request) -> Response:
-            return await self._call(lambda: answer(self._store_view(request)), large)
+            def work_out() -> Response:
+                view = self._store_view(request)
+                with _unless_deleted(view.store):
+                    return answer(view)
+
+            return await self._call(work_out, large)
 
         return endpoint
 
@@ -234,13 +240,15 @@ class _Server:
                 return Response(answered.body, headers={**answered.headers, **_revalidated(etag)})
 
             def work_out() -> Response:
-                try:
-                    return answer(self._view(request, store, cluster, final=final))
-                except TablesLost:
-                    return answer(self._view(request, store, cluster, final=final))
+                with _unless_deleted(store, cluster.session):
+                    try:
+                        return answer(self._view(request, store, cluster, final=final))
+                    except TablesLost:
+                        return answer(self._view(request, store, cluster, final=final))
 
             response = await self._call(work_out, _is_large(request))
             if etag and "cache-control" not in response.headers:  # which a file of the dashboard has
+                self._metrics.uncached.inc()
                 self._cache.put(etag, response)
                 response.headers.update(_revalidated(etag))
             return response
@@ -261,7 +269,7 @@ class _Server:
         known, silent = await asyncio.to_thread(store.mark, session), 0.0
         readings = self._users.readings
         yield "retry: 5000\n\n"
-        while not await _is_set_within(self._stop, LIVE_SECONDS):
+        while not await is_set_within(self._stop, LIVE_SECONDS):
             await asyncio.to_thread(self._users.look_again)
             if self._users.readings != readings:
                 return  # a browser comes back by itself, if it may
@@ -359,7 +367,23 @@ class _Server:
             return await asyncio.to_thread(function)
 
 
-async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+@contextmanager
+def _unless_deleted(store: Store, session: str = "") -> Iterator[None]:
+    """
+    Answer about a session, or about several of which an error names one.
+
+    Raises:
+        NotFoundError: Its files are gone since it was deleted meanwhile.
+    """
+    try:
+        yield
+    except StoreError as error:
+        store.marks.check_not_deleted(session or getattr(error, "session", ""))
+        raise
+
+
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until an event is set, so many seconds at most, and return whether it is."""
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     return event.is_set()
@@ -371,7 +395,7 @@ def _params(request: HTTPConnection) -> dict[str, list[str]]:
 
 def _is_ours(request: Request) -> bool:
     path = request.scope["path"]
-    return wants_html(request.scope) or ("/api/" not in path and path.endswith((".json", ".csv")))
+    return wants_html(request.scope) or ("/api/" not in path and path.endswith((".json", ".csv", ".sql")))
 
 
 def _is_large(request: HTTPConnection) -> bool:

@@ -46,6 +46,9 @@ class ServerMetrics:
         self.cached = Counter(
             "raytrail_server_cached_answers", "Answers that were made before, for somebody else.", registry=None
         )
+        self.uncached = Counter(
+            "raytrail_server_uncached_answers", "Answers about sealed sessions that had to be made.", registry=None
+        )
         self.streams = Gauge(
             "raytrail_server_open_streams", "Connections that follow a living cluster's page.", registry=None
         )
@@ -58,7 +61,7 @@ class ServerMetrics:
 
     @cached_property
     def _registry(self) -> CollectorRegistry:
-        of_requests = (self.requests, self.seconds, self.cached, self.streams, self.waiting)
+        of_requests = (self.requests, self.seconds, self.cached, self.uncached, self.streams, self.waiting)
         return registry_of(*of_requests, StoreCollector(self._store))
 
     async def page(self, request: Request) -> Response:

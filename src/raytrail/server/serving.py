@@ -13,7 +13,7 @@ import uvicorn
 
 from raytrail.config import ServerConfig
 from raytrail.errors import ConfigError
-from raytrail.server.application import app
+from raytrail.server.application import app, is_set_within
 from raytrail.server.auth import check
 from raytrail.server.connection import connections
 from raytrail.server.ingest import Take
@@ -22,6 +22,8 @@ from raytrail.store import Store
 
 GRACE_SECONDS = 5
 """How long a stopping server lets running answers finish."""
+LET_GO_SECONDS = 15
+"""How often the files of deleted sessions are let go of, as they take room while they are open."""
 HEARD_BYTES = 4096
 """Most bytes of what somebody who follows a log says, none of which is listened to."""
 
@@ -89,11 +91,16 @@ async def serve(
         await stop.wait()
         server.should_exit = True
 
-    ending = asyncio.create_task(end())
+    async def let_go() -> None:
+        while not await is_set_within(stop, LET_GO_SECONDS):
+            await asyncio.to_thread(store.let_go)
+
+    beside = [asyncio.create_task(end()), asyncio.create_task(let_go())]
     try:
         await server.serve(sockets=[listener])
     finally:
-        ending.cancel()
+        for task in beside:
+            task.cancel()
         listener.close()
         application.state.closing.close()
 

@@ -54,15 +54,22 @@ class Border:
     Args:
         catalogue: Keeps what is set aside.
         append: Stores chunks.
+        pass_over: Returns what is not of a deleted session.
         most_bytes: How much is kept in all of the chunks that were set aside. The oldest goes first.
         faults: Takes what is our fault.
     """
 
     def __init__(
-        self, catalogue: Catalogue, append: Callable[[Sequence[Chunk]], None], most_bytes: int, faults: Faults
+        self,
+        catalogue: Catalogue,
+        append: Callable[[Sequence[Chunk]], None],
+        pass_over: Callable[[Sequence[Chunk | Unreadable]], list[Chunk | Unreadable]],
+        most_bytes: int,
+        faults: Faults,
     ) -> None:
         self._catalogue = catalogue
         self._append = append
+        self._pass_over = pass_over
         self._most_bytes = most_bytes
         self._faults = faults
 
@@ -85,7 +92,9 @@ class Border:
                 unreadable.append(_set_aside(arrival, str(error)))
             else:
                 chunks.append(arrival)
-        if chunks:
+        present = self._pass_over([*chunks, *unreadable])
+        unreadable = [arrival for arrival in present if isinstance(arrival, Unreadable)]
+        if chunks := [arrival for arrival in present if isinstance(arrival, Chunk)]:
             unreadable += self._store(chunks)
         if unreadable:
             self._keep(unreadable)

@@ -134,6 +134,8 @@ class Catalogue:
             """The same of the signatures of failures."""
             self.keeps_overviews = "overview" in tables
             """The same of what a list of clusters shows."""
+            self.keeps_deletions = "deleted" in tables
+            """The same of holds and of what was deleted."""
             self._keeps_extents, self._keeps_grown = "extents" in tables, "grown" in tables
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: {error}; is it a Raytrail store, on a local disk with room left?") from error
@@ -158,6 +160,7 @@ class Catalogue:
         self._db.execute("PRAGMA journal_mode=WAL")
         # a batch is acknowledged to the broker once it is here: it must survive the machine too
         self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA secure_delete=1")  # who has a session deleted wants its texts gone from the file, too
         self._db.execute("PRAGMA wal_autocheckpoint=0")  # `_checkpoint` notes what it changes
         self._db.execute("BEGIN IMMEDIATE")
         migrate(self._db)
@@ -270,6 +273,12 @@ class Catalogue:
     def size_bytes(self) -> int:
         """How large its file is."""
         return self._path.stat().st_size
+
+    @property
+    def layout(self) -> int:
+        """The number of its layout. The first two versions left 0 there."""
+        [(made,)] = self.query("PRAGMA user_version")
+        return int(made)
 
     @property
     def has_sums(self) -> bool:

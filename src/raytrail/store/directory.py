@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from raytrail import disk
 from raytrail.errors import StoreError, StoreLocked
 from raytrail.store.catalogue import Catalogue
+
+_PARQUET = r".+-\d{20}(-\d{6,})?\.parquet"
+
+KINDS: Mapping[str, re.Pattern[str]] = {
+    "log": re.compile(_PARQUET),
+    "logs": re.compile(r"\d{20}(-\d{6,})?\.zst"),
+    "state": re.compile(_PARQUET + r"|\d{20}\.duckdb(\.wal)?"),
+}
+"""The directories that a store has of sessions, and the names that it gives to files there."""
+
+LEFT_SECONDS = 600.0
+"""
+How long ago a file that nobody names must have been changed to be deleted: whoever brings files and a catalogue back
+from a copy does not do both at the same moment.
+"""
+
+_SCRATCH = ("spool-", "divided-", "divided_", "ranges-", "duckdb_temp")
 
 
 def lock(root: Path) -> IO[str]:
@@ -43,17 +65,60 @@ def refuse_nameless(root: Path) -> None:
         )
 
 
-def sweep(root: Path, catalogue: Catalogue) -> None:
-    """Delete what a crash left behind: files that the catalogue does not name."""
+def unnamed(root: Path, catalogue: Catalogue) -> list[str]:
+    """
+    Return the files that a crash left behind: of names that only a store gives, older than `LEFT_SECONDS`, and named by
+    no row of the catalogue.
+
+    Nothing that lies behind a link is among them.
+    """
     named = {
         path
         for (path,) in catalogue.query(
             "SELECT path FROM log UNION SELECT path FROM state UNION SELECT path FROM bodies"
         )
     }
-    for kind in ("log", "logs", "state"):
-        for path in (root / kind).glob("*/*"):
-            if str(path.relative_to(root)) not in named:
-                path.unlink()
+    before_s = time.time() - LEFT_SECONDS
+    return [
+        path
+        for kind, is_ours in KINDS.items()
+        for path, changed_s in _list_files(root, kind, is_ours)
+        if path not in named and changed_s <= before_s
+    ]
+
+
+def _list_files(root: Path, kind: str, is_ours: re.Pattern[str]) -> Iterator[tuple[str, float]]:
+    """Yield the files of a kind that have a store's names, and when each was changed. Links are not followed."""
+    with suppress(FileNotFoundError), disk.listed(root / kind, root) as sessions:
+        for session, entry in sessions.items():
+            if entry.is_dir(follow_symlinks=False):
+                with suppress(FileNotFoundError), disk.listed(root / kind / session, root) as files:
+                    for name, file in files.items():
+                        if is_ours.fullmatch(name) and file.is_file(follow_symlinks=False):
+                            yield f"{kind}/{session}/{name}", file.stat(follow_symlinks=False).st_mtime
+
+
+def empty_scratch(root: Path) -> None:
+    """Delete what the engine and the history of a process that is gone left in ``tmp``, and nothing else."""
     for path in (root / "tmp").iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name.startswith(_SCRATCH) and not path.is_symlink():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def delete_file(root: Path, path: str) -> None:
+    """
+    Delete a file of a store: one that lies in a directory of a session, which is reached through no link.
+
+    Args:
+        root: The store's directory.
+        path: Its place below it, as the catalogue names it. One that is gone is passed over.
+
+    Raises:
+        disk.Refused: A link is in the way, or it is no place of a file of a store.
+        OSError: It cannot be deleted.
+    """
+    parts = Path(path).parts
+    if len(parts) != 3 or parts[0] not in KINDS or ".." in parts:
+        raise disk.Refused(errno.EINVAL, "no place of a file of a store", disk.escape_name(path))
+    with suppress(FileNotFoundError), disk.directory((root / path).parent, root) as there:
+        os.unlink(parts[2], dir_fd=there)

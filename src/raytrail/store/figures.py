@@ -19,6 +19,7 @@ from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
 from raytrail.store.last_states import FilesOfMany, SnapshotOfOne, StateSource, view_of
 from raytrail.store.ledger import LedgerRow, Ledgers
+from raytrail.store.marks import Marks
 from raytrail.store.read import Snapshot
 from raytrail.store.seal import OF_AGENTS
 
@@ -61,9 +62,14 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_ms: int | None = None
     """The moment of the last snapshot of the living cluster that it was taken from. None: it is of the cluster's own
     events."""
+    held: bool = False
+    """Whether somebody keeps it from being deleted."""
     damaged: str = ""
     """The file that is not what was written, so that the figures of its states are not known. Empty where none is."""
 
+
+NOT_KEPT = ("held", "damaged")
+"""The figures that are not kept beside a session, as they change without it."""
 
 UNKNOWN: Mapping[str, Any] = {
     **dict.fromkeys(("began_ms", "ended_ms", "last_event_ms", "before_shutdown_ms", "snapshot_ms")),
@@ -80,6 +86,7 @@ class Figures:
         catalogue: Counts what came, and keeps what was worked out of a sealed session.
         engine: Reads the states.
         ledgers: Says what is missing of a session.
+        marks: Says which sessions are held, and which were deleted.
         snapshot: Returns a session as it was at last.
         known: What others of the same store have worked out.
     """
@@ -89,12 +96,14 @@ class Figures:
         catalogue: Catalogue,
         engine: Engine,
         ledgers: Ledgers,
+        marks: Marks,
         snapshot: Callable[[str], Snapshot],
         known: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._engine = engine
         self._ledgers = ledgers
+        self._marks = marks
         self._snapshot = snapshot
         self.known: dict[str, dict[str, Any]] = {} if known is None else known
         """The figures that no session keeps itself."""
@@ -134,6 +143,7 @@ class Figures:
         """
         if self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", id):
             return self.of(id)
+        self._marks.check_not_deleted(id)
         every = self.every()
         if id == "latest" and every:
             return every[0]
@@ -149,10 +159,16 @@ class Figures:
         )
 
     def of(self, session: str) -> Cluster:
-        """Return a session's figures."""
-        [(cluster, sealed_ms, summary)] = self._catalogue.query(
-            "SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session
-        )
+        """
+        Return a session's figures.
+
+        Raises:
+            NotFoundError: It is not there any more.
+        """
+        rows = self._catalogue.query("SELECT cluster, sealed_ms, summary FROM sessions WHERE session = ?", session)
+        if not rows:
+            self._marks.check_there(session)
+        [(cluster, sealed_ms, summary)] = rows
         known = msgspec.json.decode(summary) if summary else {}
         mark = self.mark(session)
         if known.get("mark") != mark:
@@ -190,6 +206,7 @@ class Figures:
             rejected=rejected + known.get("unread", 0),  # which an older version did not keep, nor know
             inferred=known["inferred"],
             snapshot_ms=known["snapshot_ms"],
+            held=self._marks.hold_of(session) is not None,
             damaged=known.get("damaged", ""),
         )
 
@@ -233,7 +250,7 @@ class Figures:
             "SELECT path FROM state WHERE session = ? AND kind != 'cache' ORDER BY path", session
         )
         # with the names of the figures, so that those that an older version kept are worked out anew
-        figures = (name for name in Cluster.__struct_fields__ if name != "damaged")
+        figures = (name for name in Cluster.__struct_fields__ if name not in NOT_KEPT)
         named = "\n".join((*figures, *(path for (path,) in paths)))
         return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 

@@ -101,6 +101,16 @@ CREATE TABLE IF NOT EXISTS mentions(
 CREATE INDEX IF NOT EXISTS mentions_overview ON mentions(overview)
 """
 
+_DELETIONS = """
+CREATE TABLE IF NOT EXISTS holds(
+  session TEXT PRIMARY KEY, since_ms INTEGER NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deleted(
+  session TEXT PRIMARY KEY, deleted_ms INTEGER NOT NULL, why TEXT NOT NULL, bytes INTEGER NOT NULL, done_ms INTEGER,
+  chunks_set_aside INTEGER NOT NULL, rejected_lines INTEGER NOT NULL, unknown_lines INTEGER NOT NULL,
+  late_chunks INTEGER NOT NULL DEFAULT 0, late_bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS deleted_waiting ON deleted(deleted_ms) WHERE done_ms IS NULL
+"""
+
 
 class Migration(NamedTuple):
     """One step from a layout to the next."""
@@ -111,6 +121,11 @@ class Migration(NamedTuple):
     """Makes it, inside of a transaction."""
     reads: int
     """The oldest layout that a Raytrail must know to read what this one leaves, and to write to it."""
+
+
+def missing(made: int) -> list[str]:
+    """Return what is new in the layouts after one, each with its number."""
+    return [f"layout {number}: {MIGRATIONS[number - 1].doc}" for number in range(made + 1, len(MIGRATIONS) + 1)]
 
 
 def migrate(db: sqlite3.Connection) -> None:
@@ -167,6 +182,10 @@ def _overviews(db: sqlite3.Connection) -> None:
     _run(db, _OVERVIEWS)
 
 
+def _deletions(db: sqlite3.Connection) -> None:
+    _run(db, _DELETIONS)
+
+
 MIGRATIONS = (
     Migration("sessions, files of the log, states and logs, and the byte ranges that are stored", _first_tables, 1),
     Migration(
@@ -178,8 +197,21 @@ MIGRATIONS = (
     Migration("which files the newest batches brought ranges of", _growth, 2),
     Migration("the signatures of the failures of sealed sessions", _signatures, 2),
     Migration("what a list of clusters shows of sealed sessions, and the texts that they are found by", _overviews, 2),
+    Migration(
+        "holds, and which sessions were deleted. A Raytrail must know it once one was",
+        _deletions,
+        2,
+    ),
 )
 """All that were ever made, oldest first."""
 
 KNOWN = len(MIGRATIONS)
 """The newest layout that this Raytrail reads."""
+
+KNOWS_DELETIONS = 6
+"""The layout to know of a store of which a session was deleted. Another Raytrail would take up its late events."""
+
+
+def require(db: sqlite3.Connection, layout: int) -> None:
+    """Have a Raytrail that does not know a layout refuse the store from now on. A transaction is open."""
+    db.execute("UPDATE meta SET value = ? WHERE key = ? AND CAST(value AS INTEGER) < ?", (str(layout), VERSION, layout))

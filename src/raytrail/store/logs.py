@@ -226,6 +226,8 @@ class Logs:
                     try:
                         data = bytes(bodies.decompressed(frame))
                     except FileNotFoundError as error:  # it was gathered with others since it was looked up
+                        if again and self._is_deleted(session):
+                            return
                         if again:
                             raise self._gone(session, error) from error
                         again = True
@@ -294,6 +296,9 @@ class Logs:
             *bodies,
         ):
             yield Frame(*row)
+
+    def _is_deleted(self, session: str) -> bool:
+        return not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session)
 
     def _gone(self, session: str, error: FileNotFoundError) -> StoreDamaged:
         return damaged(self._root / "logs" / session / Path(error.filename).name, "it is gone")

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from raytrail.store.faults import is_of_content
 from raytrail.store.figures import Cluster, Figures
 from raytrail.store.last_states import FilesOfMany, SnapshotOfOne
 from raytrail.store.ledger import Ledgers
+from raytrail.store.marks import Marks
 from raytrail.store.overview import Details, Overview, State, Text, work_out
 from raytrail.store.read import Snapshot
 
@@ -113,6 +114,7 @@ class Overviews:
         engine: Reads the states.
         ledgers: Are part of the sessions' figures.
         figures: Gives these.
+        marks: Says which sessions are held.
         snapshot: Returns a session as it was at last.
     """
 
@@ -122,12 +124,14 @@ class Overviews:
         engine: Engine,
         ledgers: Ledgers,
         figures: Figures,
+        marks: Marks,
         snapshot: Callable[[str], Snapshot],
     ) -> None:
         self._catalogue = catalogue
         self._engine = engine
         self._ledgers = ledgers
         self._figures = figures
+        self._marks = marks
         self._snapshot = snapshot
         self._lock = threading.Lock()
         self._made: dict[str, Made] = {}
@@ -158,7 +162,7 @@ class Overviews:
 
     def look(self) -> Look:
         """Return all overviews as they are now."""
-        return Look(self._catalogue, self._find_others())
+        return Look(self._catalogue, self._find_others(), self._marks.holds().keys())
 
     def _find_others(self) -> dict[str, Made]:
         """Return what is known of the sessions that the catalogue has no overview of: the living, and older ones."""
@@ -218,16 +222,18 @@ class Overviews:
 class Look:
     """The overviews of a store's sessions at one moment."""
 
-    def __init__(self, catalogue: Catalogue, others: Mapping[str, Made]) -> None:
+    def __init__(self, catalogue: Catalogue, others: Mapping[str, Made], held: Set[str]) -> None:
         """
         Look at them.
 
         Args:
-            catalogue: Holds those of sealed sessions.
-            others: Those that it does not hold.
+            catalogue: Has those of sealed sessions.
+            others: Those that it does not have.
+            held: The sessions that are held.
         """
         self._catalogue = catalogue
         self._others = others
+        self._held = held
 
     def briefs(self, words: Sequence[str], sort: str) -> list[Brief]:
         """
@@ -264,7 +270,14 @@ class Look:
         known = {
             session: msgspec.json.decode(content, type=Overview) for session, content in self._each(sql, sessions)
         } | {session: made.overview for session, made in self._others.items()}
-        return [known[session] for session in sessions if session in known]
+        return [self._mark_held(known[session]) for session in sessions if session in known]
+
+    def _mark_held(self, overview: Overview) -> Overview:
+        """Return an overview that says whether its session is held now."""
+        held = overview.figures.session in self._held
+        if overview.figures.held == held:
+            return overview
+        return msgspec.structs.replace(overview, figures=msgspec.structs.replace(overview.figures, held=held))
 
     def matches(self, sessions: Sequence[str], words: Sequence[str]) -> dict[str, list[Text]]:
         """Return for each of these sessions the first text that each word is found in."""
@@ -372,8 +385,7 @@ def _pattern(word: str) -> str:
 def write_overview(db: sqlite3.Connection, overview: Overview, texts: Iterable[Text]) -> None:
     """Write an overview in place of the one that there may be."""
     session = overview.figures.session
-    for (old,) in db.execute("SELECT id FROM overview WHERE session = ?", (session,)).fetchall():
-        _delete(db, old)
+    delete_overview(db, session)
     columns = {_COLUMNS.get(name, name): value(overview) for name, value in SORTS.items()}
     columns |= {
         "session": session,
@@ -399,8 +411,13 @@ def write_overview(db: sqlite3.Connection, overview: Overview, texts: Iterable[T
         )
 
 
+def delete_overview(db: sqlite3.Connection, session: str) -> None:
+    """Delete the overview of a session, if it has one, and the texts that no other mentions."""
+    for (id,) in db.execute("SELECT id FROM overview WHERE session = ?", (session,)).fetchall():
+        _delete(db, id)
+
+
 def _delete(db: sqlite3.Connection, id: int) -> None:
-    """Delete an overview, and the texts that no other mentions."""
     db.execute(
         "DELETE FROM texts WHERE id IN (SELECT text FROM mentions WHERE overview = :id) "
         "AND NOT EXISTS (SELECT 1 FROM mentions WHERE text = texts.id AND overview != :id)",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from raytrail import disk
@@ -49,6 +50,12 @@ class Readers:
         except OSError:
             return False
         return True
+
+    def let_in(self) -> None:
+        """Keep nobody from reading any more, after `are_none`."""
+        if self._descriptor >= 0:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Read no more. Safe to call twice."""

@@ -18,6 +18,7 @@ from raytrail.store.engine import Limits, Rows
 from raytrail.store.figures import Figures
 from raytrail.store.ledger import Ledgers
 from raytrail.store.logs import Logs
+from raytrail.store.marks import Marks
 from raytrail.store.overviews import Made, Overviews
 from raytrail.store.signatures import Signatures
 from raytrail.store.sql import Sql
@@ -79,8 +80,8 @@ class RestrictedCatalogue(Catalogue):
 class _Overviews(Overviews):
     """Those of a store's overviews that a restricted catalogue has the sessions of."""
 
-    def __init__(self, of: Overviews, catalogue: Catalogue) -> None:
-        super().__init__(catalogue, of._engine, of._ledgers, of._figures, of._snapshot)
+    def __init__(self, of: Overviews, catalogue: Catalogue, marks: Marks) -> None:
+        super().__init__(catalogue, of._engine, of._ledgers, of._figures, marks, of._snapshot)
         self._of = of
 
     def _find_others(self) -> dict[str, Made]:
@@ -106,6 +107,7 @@ class RestrictedStore(Store):
         self._states, self._apart = store._states, store._apart
         self._clusters = tuple(clusters)
         self._catalogue = RestrictedCatalogue(store._root / store._catalogue.name, clusters)
+        self.marks = Marks(store._root, self._catalogue)
         self._logs = Logs(store._root, self._catalogue)
         self._sql = Sql(store._root, store._config, self._catalogue, store._engine, store._states, of=store._sql)
         self._ledgers = Ledgers(self._catalogue, store._engine)
@@ -114,8 +116,10 @@ class RestrictedStore(Store):
         snapshot, mark = lambda session: proxy.snapshot(session), lambda session: proxy.mark(session)
         known = store._signatures.known
         self._signatures = Signatures(self._catalogue, store._engine, snapshot, mark, known=known)
-        self._figures = Figures(self._catalogue, store._engine, self._ledgers, snapshot, known=store._figures.known)
-        self.overviews = _Overviews(store.overviews, self._catalogue)
+        self._figures = Figures(
+            self._catalogue, store._engine, self._ledgers, self.marks, snapshot, known=store._figures.known
+        )
+        self.overviews = _Overviews(store.overviews, self._catalogue, self.marks)
 
     def close(self) -> None:
         """Close its catalogue. The store stays open."""

@@ -75,6 +75,11 @@ class States:
         """Those of them that the catalogue may name yet, each with its session."""
         self._attach_lock = threading.Lock()
 
+    @property
+    def open_tables(self) -> int:
+        """How many tables of sealed sessions are open. Any thread may ask."""
+        return sum(len(attached.columns) for attached in list(self._attached.values()))
+
     def at(self, session: str, entity: Entity, moment: Moment | None, names: Collection[str] | None = None) -> str:
         """
         Return the relation of an entity's states at a moment.
@@ -186,6 +191,21 @@ class States:
                         f"{path}: it is damaged; ask again, as the files beside it are read now"
                     ) from error
             raise
+
+    def let_go(self) -> None:
+        """Close the tables that the catalogue does not name any more, so that their files take no room."""
+        with self._attach_lock:
+            if not self._attached:
+                return
+            named = {
+                path
+                for (path,) in self._catalogue.query(
+                    "SELECT path FROM state JOIN sessions USING (session) WHERE kind = 'cache'"
+                )
+            }
+            for path in self._attached.keys() - named:
+                self._engine.run(f"DETACH {self._attached.pop(path).name}")
+                self._counts.clear()
 
     def take_lost(self) -> dict[str, str]:
         """Return the caches that turned out to be damaged since the last time, each with its session."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -14,24 +16,29 @@ from raytrail.config import StoreConfig
 from raytrail.errors import NotFoundError, StoreDamaged, StoreError
 from raytrail.event import LOG, Chunk, Unreadable
 from raytrail.fold.moment import Moment
-from raytrail.store.apart import Apart
+from raytrail.store.apart import GIVE_UP_SECONDS, Apart
 from raytrail.store.append import Appender
 from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
 from raytrail.store.catalogue import Catalogue, reopen
-from raytrail.store.directory import lock, refuse_nameless, sweep
+from raytrail.store.deletion import Deletions
+from raytrail.store.directory import empty_scratch, lock, refuse_nameless
 from raytrail.store.engine import Engine, Limits, Rows
 from raytrail.store.faults import Faults, halved
 from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
 from raytrail.store.files import Files
 from raytrail.store.filters import Filter
 from raytrail.store.finder import LogFinder, output_start
+from raytrail.store.layout import missing
 from raytrail.store.ledger import LedgerRow, Ledgers
 from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
+from raytrail.store.marks import Marks
 from raytrail.store.older import unfold
 from raytrail.store.overviews import Overviews
 from raytrail.store.read import Snapshot
 from raytrail.store.readers import Readers
+from raytrail.store.requests import Requests
+from raytrail.store.retention import Retention, Tidied
 from raytrail.store.seal import Sealer
 from raytrail.store.signatures import Signature, Signatures
 from raytrail.store.sql import Sql
@@ -47,6 +54,7 @@ CACHED_ROWS = 2_000
 
 
 NO_SIGNATURES = "what failed cannot be summed up"
+UNFOLDABLE = "what was appended cannot be folded"
 UNSEALABLE = "what there is cannot be sealed"
 NO_OVERVIEW = "its overview cannot be made"
 OVERVIEWS_AT_ONCE = 20
@@ -78,6 +86,10 @@ class Store:
             if self._lock_file is not None:
                 self._lock_file.close()
             raise
+        self.marks = Marks(root, self._catalogue)
+        """What is held, and what was deleted."""
+        self.requests = Requests(root)
+        """What the store's writer is asked to do."""
         self._readers = Readers(root, write=write)
         self._engine = Engine(config, root / "tmp" if write else None)
         self._files = Files(root, self._engine)
@@ -87,16 +99,34 @@ class Store:
         self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
         self._ledgers = Ledgers(self._catalogue, self._engine)
         self._signatures = Signatures(self._catalogue, self._engine, self.snapshot, self.mark)
-        self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.snapshot)
-        self.overviews = Overviews(self._catalogue, self._engine, self._ledgers, self._figures, self.snapshot)
+        self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.marks, self.snapshot)
+        self.overviews = Overviews(
+            self._catalogue, self._engine, self._ledgers, self._figures, self.marks, self.snapshot
+        )
         """What lists of clusters show."""
+        # a question in SQL may have looked files up just before they were marked
+        grace_seconds = config.sql_seconds + GIVE_UP_SECONDS
+        self.deletions = Deletions(root, self._catalogue, self.marks, grace_seconds)
+        """Says what would be deleted."""
         if write:
-            sweep(root, self._catalogue)
+            empty_scratch(root)
             self._appender = Appender(root, self._catalogue, self._engine, self._files, self._logs)
-            self._border = Border(self._catalogue, self._appender.append, config.set_aside_bytes, self._faults)
+            self._border = Border(
+                self._catalogue, self._appender.append, self.deletions.pass_over, config.set_aside_bytes, self._faults
+            )
             self._live = LiveFold(root, self._catalogue, self._engine, self._files)
             self._sealer = Sealer(root, self._catalogue, self._engine, self._files)
             self._live.retire(unfold(root, self._catalogue, self._engine, self._files))
+            self.retention = Retention(
+                root, self._catalogue, config, self.marks, self.deletions, self.requests, self._live.retire, self._lock
+            )
+            """Deletes what is to be deleted."""
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self.retention.sweep()
+        if self.is_unread():
+            self._live.delete_retired()
 
     @classmethod
     def open(cls, root: Path, config: StoreConfig | None = None, *, write: bool = False) -> Store:
@@ -168,6 +198,16 @@ class Store:
         return len(self._due | self._faults.put_off(UNSEALABLE))
 
     @property
+    def open_tables(self) -> int:
+        """How many tables of sealed sessions are held open."""
+        return self._states.open_tables
+
+    @property
+    def failing(self) -> dict[str, int]:
+        """How many sessions could not be folded or sealed when that was last tried, by what was tried."""
+        return {"fold": len(self._faults.put_off(UNFOLDABLE)), "seal": len(self._faults.put_off(UNSEALABLE))}
+
+    @property
     def id(self) -> str:
         """
         The 16 hex digits that tell this store from all others.
@@ -189,6 +229,11 @@ class Store:
             StoreUnavailable: The disk is full, or fails. The next start looks at it again.
         """
         self._catalogue.left_plain_group()
+
+    @property
+    def missing_layouts(self) -> list[str]:
+        """What a writer adds to the store when it opens it, since an older version has written it."""
+        return missing(self._catalogue.layout)
 
     def append(self, chunks: Sequence[Chunk | Unreadable]) -> None:
         """
@@ -228,10 +273,8 @@ class Store:
             unfolded = self._catalogue.query(
                 "SELECT DISTINCT session FROM log JOIN sessions USING (session) WHERE folded = 0 AND sealed_ms IS NULL"
             )
-            self._faults.each(
-                "what was appended cannot be folded", (session for (session,) in unfolded), self._live.fold
-            )
-            logs = self._catalogue.query("SELECT DISTINCT session FROM bodies")
+            self._faults.each(UNFOLDABLE, (session for (session,) in unfolded), self._live.fold)
+            logs = self._catalogue.query("SELECT DISTINCT session FROM bodies JOIN sessions USING (session)")
             self._faults.each("its logs cannot be gathered", (session for (session,) in logs), self._gather)
 
     def _gather(self, session: str) -> None:
@@ -356,10 +399,8 @@ class Store:
 
     def _is_open(self, session: str) -> bool:
         """Return whether a session is still to be sealed."""
-        rows = self._catalogue.query("SELECT sealed_ms FROM sessions WHERE session = ?", session)
-        if not rows:
-            raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
-        return rows[0][0] is None
+        self.marks.check_there(session)
+        return not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session)
 
     def _seal(self, sessions: Sequence[str], *, quiet: bool = False) -> dict[str, list[LedgerRow]]:
         for session in sessions:
@@ -406,9 +447,11 @@ class Store:
         Fold a session anew from its log alone, and seal it. Lines that were unknown when they came are read.
 
         Raises:
+            NotFoundError: There is no such session.
             StoreDamaged: A file of the log is not what was written. All is as it was.
         """
         with self._lock:
+            self.marks.check_there(session)
             self._files.paths(self._catalogue.log_files(session))
             self._appender.read_unknown(session)
             self._live.forget(session)
@@ -419,6 +462,30 @@ class Store:
                 db.execute("UPDATE sessions SET sealed_ms = NULL WHERE session = ?", (session,))
             self._live.retire([self._root / path for (path,) in old])
             self.seal(session)
+
+    def tidy(self, now_ms: int) -> Tidied:
+        """
+        Do what commands asked for, mark what the settings no longer keep, and go on deleting what is marked.
+
+        Raises:
+            StoreUnavailable: The disk is full, or fails. Do it again.
+        """
+        tidied = self.retention.tidy(now_ms)
+        if tidied.deleted:
+            self.let_go()
+        return tidied
+
+    def let_go(self) -> None:
+        """Close what is open of sessions that are deleted, so that their files take no room any more."""
+        with suppress(StoreError, sqlite3.Error, OSError):  # one that cannot be read now is asked again
+            self._states.let_go()
+
+    def is_unread(self) -> bool:
+        """Return whether no other process reads the store at this moment, as far as it can be known."""
+        try:
+            return self._readers.are_none()
+        finally:
+            self._readers.let_in()
 
     def verify(self, session: str | None = None) -> Iterator[Finding]:
         """
@@ -504,8 +571,7 @@ class Store:
         Raises:
             NotFoundError: There is no such session.
         """
-        if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ?", session):
-            raise NotFoundError(f"no session {session!r} in {self._root}; see `raytrail clusters`")
+        self.marks.check_there(session)
         moment = None if at_ms is None else self._find_moment(session, at_ms)
         return Snapshot(self._engine, session, moment, self._states, self._counts)
 

@@ -136,7 +136,7 @@ def _metavar(setting: Setting) -> str:
         return unit
     word = setting.kind.partition(",")[0]
     if setting.kind.startswith("table"):
-        return "TYPE=NUMBER,..."
+        return "NAME=DAYS,..." if unit == "NAME" else "TYPE=NUMBER,..."
     return {"list": "A,B,...", "text": "TEXT", "integer": "NUMBER"}.get(word, word.replace(" or ", "|"))
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
+from raytrail import systemd
 from raytrail.errors import ConfigError
 from raytrail.exit_codes import BROKEN
 
@@ -37,6 +38,8 @@ def run(
 ) -> None:
     """
     Run `body` until it ends. SIGTERM and SIGINT set the event that it is given, so that it ends well.
+
+    systemd is told that the loop turns, and that the process stops. When it is ready, `body` has to say.
 
     A second signal ends the process at once: what was acknowledged is safe, the rest comes again.
 
@@ -84,7 +87,7 @@ class _Stopping:
             self._stop.set()
         limiting = asyncio.ensure_future(self._limit_once_told())
         try:
-            await body(self._stop)
+            await systemd.alive(body(self._stop))
         finally:
             limiting.cancel()
             self._limit()  # a thread may be left that does not end
@@ -110,6 +113,7 @@ class _Stopping:
 
     async def _limit_once_told(self) -> None:
         await self._stop.wait()
+        systemd.notify("STOPPING=1")
         self._limit()
 
     def _limit(self) -> None:

@@ -8,6 +8,7 @@ Check on a real pub/sub backend what every one must do.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
@@ -17,6 +18,7 @@ import msgspec
 
 from raytrail.event import Chunk, Segment
 from raytrail.pubsub import Delivery, PubSub
+from raytrail.pubsub.backlog import Measurable
 
 _DEADLINE_SECONDS = 60.0  # joining a group takes some brokers half a minute
 _CALL_SECONDS = 0.2
@@ -47,6 +49,7 @@ async def check_pubsub(make: Callable[[], PubSub]) -> None:
         await _check_groups(make)
         await _check_acks(make)
         await _check_leaving(make)
+        await _check_backlog(make)
     await _check_closing_twice(make)
 
 
@@ -122,6 +125,31 @@ async def _check_acks(make: Callable[[], PubSub]) -> None:
         assert arrived == {last}, f"{len(arrived) - 1} chunks came again, though all were acked, the last one first"
         await _ack(taken)
         await _ack(taken)  # harmless
+
+
+async def _check_backlog(make: Callable[[], PubSub]) -> None:
+    session = _session()
+    sent = _numbered(session, 3)
+    await _publish(make, sent)
+    async with aclosing(make()) as reader, aclosing(reader.subscribe(session)) as deliveries:
+        if not isinstance(reader, Measurable):
+            return
+        taken = await _take(deliveries, sent, "not all that was published arrived")
+        backlog = await reader.backlog(session)
+        if backlog is None:
+            return  # it cannot say
+        assert not backlog.is_empty, "nothing was acked, and the backlog is empty"
+        await _ack(taken)
+        # with what other checks have published; and some write acks down while they are read
+        reading = asyncio.ensure_future(_ack_all(deliveries))
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        try:
+            while not ((backlog := await reader.backlog(session)) and backlog.is_empty):
+                assert time.monotonic() < deadline, f"all was acked, and the backlog stays {backlog}"
+                await asyncio.sleep(_CALL_SECONDS)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 async def _check_leaving(make: Callable[[], PubSub]) -> None:
@@ -252,6 +280,11 @@ async def _next(deliveries: AsyncGenerator[Delivery, None]) -> Delivery:
 
 async def _ack(deliveries: Iterable[Delivery]) -> None:
     for delivery in deliveries:
+        await delivery.ack()
+
+
+async def _ack_all(deliveries: AsyncGenerator[Delivery, None]) -> None:
+    async for delivery in deliveries:
         await delivery.ack()
 
 

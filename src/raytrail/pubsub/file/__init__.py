@@ -64,9 +64,10 @@ from urllib.parse import unquote, urlsplit
 from raytrail.errors import BrokerUnavailable, ConfigError
 from raytrail.event import Chunk, received
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.backlog import Backlog
 from raytrail.pubsub.file.frames import Frame, Source
 from raytrail.pubsub.file.layout import Settings
-from raytrail.pubsub.file.place import Place
+from raytrail.pubsub.file.place import Place, unacknowledged_bytes
 from raytrail.pubsub.file.retention import forget_group, tidy
 from raytrail.pubsub.file.writer import Writer
 from raytrail.pubsub.in_order import Batches, Waiting, settle
@@ -183,6 +184,18 @@ class FilePubSub:
         _check_group(group)
         with _reached(self._directory):
             return await asyncio.to_thread(forget_group, self._directory, group)
+
+    async def backlog(self, group: str) -> Backlog:
+        """
+        Return how many bytes `group` has not acknowledged.
+
+        Raises:
+            ConfigError: `group` cannot name a file.
+            BrokerUnavailable: The directory cannot be read.
+        """
+        _check_group(group)
+        with _reached(self._directory):
+            return Backlog(bytes=await asyncio.to_thread(unacknowledged_bytes, self._directory, group))
 
     def _set_aside(self, source: Source, frame: Frame, group: str) -> None:
         if frame.torn:

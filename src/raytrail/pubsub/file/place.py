@@ -99,6 +99,18 @@ class Place:
         return {name: source.acknowledged for name, source in self._sources.items()}
 
 
+def unacknowledged_bytes(directory: Path, group: str) -> int:
+    """Return how much of the files a group has not acknowledged, by what it wrote down."""
+    positions = read_positions(groups_directory(directory) / f"{group}.json")
+    with os.scandir(directory) as entries:
+        files = [entry for entry in entries if CHUNK_FILE.fullmatch(entry.name)]
+    unread = 0
+    for file in files:
+        with suppress(FileNotFoundError):  # deleted since it was listed
+            unread += max(0, file.stat().st_size - positions.get(file.name, 0))
+    return unread
+
+
 def _take_lock(path: Path, directory: Path, group: str) -> FileIO:
     lock = FileIO(disk.open_private(path, os.O_RDWR), "r+b")
     try:

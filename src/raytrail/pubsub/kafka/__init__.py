@@ -48,7 +48,9 @@ from confluent_kafka.admin import AdminClient
 from raytrail.errors import BrokerUnavailable, ConfigError, RaytrailError
 from raytrail.event import LOG, Chunk
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.backlog import Backlog
 from raytrail.pubsub.in_order import Turn
+from raytrail.pubsub.kafka.backlog import Measure
 from raytrail.pubsub.kafka.cluster import REFUSED, Cluster
 from raytrail.pubsub.kafka.reader import SESSION_MS, Reader
 from raytrail.pubsub.kafka.sender import POLL_SECONDS, Sender, Sent
@@ -119,6 +121,7 @@ class KafkaPubSub:
         )
         self._senders: dict[bool, Sender] = {}
         self._turn = Turn()
+        self._measures: dict[str, Measure] = {}
         self._session_seconds = int(properties.get("session.timeout.ms", SESSION_MS)) / 1000
 
     async def publish(self, chunk: Chunk) -> None:
@@ -279,9 +282,26 @@ class KafkaPubSub:
                 )
             await asyncio.sleep(0.5)
 
+    async def backlog(self, group: str) -> Backlog:
+        """
+        Return how many messages `group` has not acknowledged.
+
+        Raises:
+            ConfigError: The brokers do not let us in, or there is no such topic.
+            BrokerUnavailable: The brokers are away.
+        """
+        if group not in self._measures:
+            self._measures[group] = Measure(functools.partial(self._cluster.client, Consumer), self._topic, group)
+        try:
+            return Backlog(chunks=await asyncio.to_thread(self._measures[group].unacknowledged))
+        except KafkaException as error:
+            raise self._cluster.ours(error.args[0], group) from error
+
     async def aclose(self) -> None:
         """Drop the connections; what is still being published fails."""
         senders = list(self._senders.values())
         self._drop(BrokerUnavailable(f"{self._shown} was closed"))
         for sender in senders:
             await asyncio.to_thread(sender.join)
+        for measure in self._measures.values():
+            await asyncio.to_thread(measure.close)

@@ -46,6 +46,7 @@ from nats.js import errors as js_errors
 from raytrail.errors import BrokerUnavailable, ConfigError, RaytrailError
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.backlog import Backlog
 from raytrail.pubsub.groups import gone_after_seconds
 from raytrail.pubsub.in_order import Turn
 from raytrail.pubsub.nats.connection import Connection
@@ -87,6 +88,7 @@ class NatsPubSub:
         self._user, self._password = address.user, address.password
         self._connection: Connection | None = None
         self._turn = Turn()
+        self._readers: dict[str, Reader] = {}
 
     async def publish(self, chunk: Chunk) -> None:
         """
@@ -147,6 +149,7 @@ class NatsPubSub:
                     )
                 await reader.join(gone_after_seconds(group, self._settings.retain_seconds))
                 await self._warn_of_missed(connection, reader, group)
+            self._readers[group] = reader
             keeping = asyncio.create_task(self._keep(connection, reader, group))
             while True:
                 with self._ours():
@@ -156,6 +159,7 @@ class NatsPubSub:
                 if keeping.done():
                     keeping.result()
         finally:
+            self._readers.pop(group, None)
             if keeping is not None:
                 keeping.cancel()
                 await asyncio.gather(keeping, return_exceptions=True)
@@ -178,6 +182,19 @@ class NatsPubSub:
                 return await Reader(connection, self._stream, durable_name(group)).forget()
         finally:
             await connection.aclose(BrokerUnavailable(f"{self._shown} was closed"))
+
+    async def backlog(self, group: str) -> Backlog | None:
+        """
+        Return how many messages `group` has not acknowledged; None if nobody reads as it here.
+
+        Raises:
+            BrokerUnavailable: The servers are away.
+        """
+        reader = self._readers.get(group)
+        if reader is None:
+            return None
+        with self._ours():
+            return Backlog(chunks=await reader.unacknowledged())
 
     async def _keep(self, connection: Connection, reader: Reader, group: str) -> None:
         """Say that we are still at it, and delete what every group has; until cancelled."""

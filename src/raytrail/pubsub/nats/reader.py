@@ -77,6 +77,11 @@ class Reader:
         self._warned_before = max(self._warned_before, first - 1)
         return max(0, first - 1 - floor)
 
+    async def unacknowledged(self) -> int:
+        """Return how many messages the group has not acknowledged."""
+        known = await self._connection.stream.consumer_info(self._stream, self._durable)
+        return int(known.num_pending or 0) + int(known.num_ack_pending or 0)
+
     async def take(self) -> list[Delivery]:
         """Return what has come, waiting for it."""
         while True:

@@ -46,6 +46,7 @@ from redis.backoff import NoBackoff
 from raytrail.errors import BrokerUnavailable, ChunkRefused, ConfigError, PublishError
 from raytrail.event import Chunk
 from raytrail.pubsub import Delivery, Guarantee
+from raytrail.pubsub.backlog import Backlog
 from raytrail.pubsub.in_order import Batches, Waiting, settle
 from raytrail.pubsub.redis.reader import Reader, forget, taken
 from raytrail.pubsub.redis.retention import Retention
@@ -177,6 +178,22 @@ class RedisPubSub:
                 await reader.leave()
         finally:
             self._reading.remove(group)
+
+    async def backlog(self, group: str) -> Backlog | None:
+        """
+        Return how many entries `group` has not acknowledged; None if Redis cannot say.
+
+        Raises:
+            ConfigError: The server does not let us in.
+            BrokerUnavailable: The server is away.
+        """
+        async with self._server.ours():
+            groups = await self._server.client.xinfo_groups(self._server.stream)
+        for state in groups:
+            # Redis does not count any more what is after entries that were deleted one by one
+            if state["name"].decode() == group and state.get("lag") is not None:
+                return Backlog(chunks=state["lag"] + state["pending"])
+        return None
 
     async def forget(self, group: str) -> bool:
         """

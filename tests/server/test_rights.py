@@ -222,6 +222,13 @@ async def test_what_was_answered_to_one_is_not_given_to_another(served):
             assert ">ours</a>" in known.text
 
 
+@pytest.mark.parametrize("end", ["%0a", "%0A", "%0d%0a", "%00", "%20", "/", "//", "%2f", "?", ";"])
+async def test_no_other_spelling_of_an_address_gives_a_right(served, end):
+    async with client_of(served, "token-of-ours") as ours:
+        assert (await ours.get(f"/metrics{end}", follow_redirects=True)).status_code in (403, 404)
+        assert (await ours.post(f"/ingest{end}", content=b"")).status_code in (307, 403, 404)
+
+
 async def test_each_token_does_what_it_may(served, store):
     async with client_of(served, "token-of-agents") as agents:
         assert {(await agents.get(path)).status_code for path in ("/", "/metrics", "/none", "/api/clusters")} == {403}

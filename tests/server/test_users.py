@@ -175,10 +175,34 @@ def test_a_file_that_stays_wrong_is_told_once(users_file, caplog):
     assert caplog.text.count("stays in force") == 1
 
 
+def test_a_token_that_changes_while_its_file_is_read_is_read_again(users_file, monkeypatch):
+    now, secret = [0.0], users_file.parent / "secret"
+    secret.write_text("a")
+    users_file.write_text(token_of("reader", "secret", form="token_file"))
+
+    def read_and_change(path):
+        read = read_users(path)
+        secret.write_text(f"{secret.read_text()}a")
+        return read
+
+    with monkeypatch.context() as patch:
+        patch.setattr("raytrail.server.users.read_users", read_and_change)
+        users = Users(ServerConfig(users_file=str(users_file)), clock=lambda: now[0])
+    now[0] += 2
+    users.look_again()
+    assert users.by_token(secret.read_text())
+    readings = users.readings
+    now[0] += 2
+    users.look_again()
+    assert users.readings == readings
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[[token", "Expected"),
+        (token_of("a", "~nobody-has-this-name/a", form="token_file"), "~nobody-has-this-name/a: No such file"),
+        (token_of("a", "a\\u0000", form="token_file"), "embedded null byte"),
         ("[[tokens]]", "unknown field `tokens`"),
         ('[[token]]\nname = ""\n', "length >= 1"),
         (token_of("a", "x", form="sha256"), "matching regex"),
@@ -309,11 +333,15 @@ def test_a_token_goes_through_the_proxy_where_it_names_nobody(behind):
 # -- the access log
 
 
+def _lines(log):
+    return log.read_text().splitlines() if log.exists() else []
+
+
 def line_of(log, path):
     """The columns of the only line with a path. It is written once the answer is, which may have been read by then."""
     deadline = time.monotonic() + 30
-    while not (lines := [line for line in log.read_text().splitlines() if f" {path} " in line]):
-        assert time.monotonic() < deadline, log.read_text()
+    while not (lines := [line for line in _lines(log) if f" {path} " in line]):
+        assert time.monotonic() < deadline, _lines(log)
         time.sleep(0.02)
     [line] = lines
     return line.split()[-7:]
@@ -365,3 +393,32 @@ def test_a_log_that_cannot_be_written_stops_the_start(store, tmp_path):
         f"server.access_log '{tmp_path}/none/access.log': No such file or directory; write on, off, or a file that can "
         "be written"
     )
+
+
+def test_no_column_of_a_line_is_longer_than_need_be(store, tmp_path):
+    log = tmp_path / "access.log"
+    with listening(store, ServerConfig(port=0, access_log=str(log))) as url:
+        httpx.request("LONG" * 5_000, f"{url}/a", headers={"X-Forwarded-For": "long" * 5_000}, timeout=60)
+        client, method, *_ = line_of(log, "/a")[1:]
+    assert [client, method] == [f"{'long' * 500}...", f"{'LONG' * 500}..."]
+
+
+def test_a_log_that_is_moved_stays_private_and_one_that_is_lost_costs_no_answer(store, tmp_path, caplog):
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    log = directory / "access.log"
+    with listening(store, ServerConfig(port=0, access_log=str(log))) as url, httpx.Client(timeout=60) as client:
+        client.get(f"{url}/before")
+        line_of(log, "/before")
+        log.rename(directory / "old.log")
+        client.get(f"{url}/after")
+        line_of(log, "/after")
+        assert log.stat().st_mode & 0o007 == 0
+        directory.rename(tmp_path / "moved")
+        assert [client.get(f"{url}/healthz").status_code for _ in range(5)] == [200] * 5
+        (tmp_path / "moved").rename(directory)
+        client.get(f"{url}/again")
+        line_of(log, "/again")
+    assert caplog.messages == [
+        f"server.access_log: [Errno 2] No such file or directory: '{log}'; lines are lost until it can be written"
+    ]

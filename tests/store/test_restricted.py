@@ -1,6 +1,8 @@
 """A history as somebody sees it who may read some clusters only."""
 
 import base64
+import gc
+import sqlite3
 
 import msgspec
 import pytest
@@ -117,6 +119,22 @@ def test_sql_asks_no_others(ours, both, apart):
             ask(nothing, "SELECT * FROM read_parquet('/**')")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'SELECT p.* FROM (WITH "{file}" AS (SELECT 1) SELECT 1) t, "{file}" p',
+        'WITH a AS (SELECT * FROM "{file}"), "{file}" AS (SELECT 1) SELECT * FROM a',
+        'WITH "{file}" AS (SELECT * FROM "{file}") SELECT * FROM "{file}"',
+    ],
+)
+@pytest.mark.parametrize("directory", ["log", "state"])
+def test_sql_reads_no_file_that_a_name_of_its_own_hides(ours, both, directory, statement):
+    """The engine may read the files of all sessions. It takes a name that it does not know for one of these."""
+    file = f"{both.root}/{directory}/{THEIRS}/task-*.parquet"
+    with pytest.raises(ConfigError, match="WITH names"):
+        ours.sql_apart(statement.format(file=file), LIMITS)
+
+
 def test_no_table_of_the_catalogue_has_a_row_of_others(ours, both):
     with both._catalogue.reading() as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -138,6 +156,20 @@ def test_no_table_of_the_catalogue_has_a_row_of_others(ours, both):
 def test_patterns_are_texts_with_two_wildcards(both, pattern, sessions):
     with RestrictedStore(both, [pattern]) as store:
         assert len(store.clusters()) == sessions
+
+
+def test_one_that_is_forgotten_is_closed_at_once_but_not_while_it_answers(both):
+    gc.disable()  # a server looks for garbage seldom
+    try:
+        store = RestrictedStore(both, ["team-a-*"])
+        catalogue, connection = store._catalogue, store._catalogue._db
+        del store
+        assert catalogue.query("SELECT count(*) FROM sessions") == [(2,)]
+        del catalogue
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+    finally:
+        gc.enable()
 
 
 def test_a_reader_of_a_store_restricts_it_too(both):

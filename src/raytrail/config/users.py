@@ -19,9 +19,11 @@ The users file: who may read which clusters, and who may post events.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -126,8 +128,12 @@ def read_users(path: Path) -> UsersFile:
 
 def fits(pattern: str, text: str) -> bool:
     """Return whether a text fits a pattern, in which ``*`` is any text and ``?`` one character."""
-    expression = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in pattern)
-    return re.fullmatch(expression, text, re.DOTALL) is not None
+    return _expression(pattern).fullmatch(text) is not None
+
+
+@lru_cache(maxsize=10_000)  # each request of a proxy's user asks for those of all entries
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile("".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in pattern), re.DOTALL)
 
 
 def digest_of(token: str) -> str:
@@ -152,7 +158,7 @@ def _secret(path: Path, entry: TokenEntry) -> Secret:
 
 
 def _beside(path: Path, name: str) -> Path:
-    return path.parent / Path(name).expanduser()
+    return path.parent / os.path.expanduser(name)  # which leaves a home as it is that there is not
 
 
 def _text(path: Path) -> str:
@@ -160,5 +166,5 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"server.users_file: {path}: {error.strerror}; create it, or mend its path") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"server.users_file: {path}: {error}; write it as UTF-8") from error
+    except ValueError as error:  # no UTF-8, or no path
+        raise ConfigError(f"server.users_file: {path}: {error}; write it as UTF-8, or mend its path") from error

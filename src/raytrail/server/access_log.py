@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
@@ -25,11 +27,15 @@ from raytrail.server.auth import peer
 from raytrail.server.users import reader_of
 
 NAME = "raytrail.access"
-MOST_PATH = 2_000
-"""Characters of an address that are logged. A request may have 64 KiB of it."""
+MOST = 2_000
+"""Characters of a column that are logged. A client may send 64 KiB of each."""
+MODE = 0o640
+"""The permissions of the file. Its lines name users and clusters."""
 ACCEPTED = 101
 NOTHING = 0
 """The status of a request that was not answered, as the client went away."""
+
+log = logging.getLogger(__name__)
 
 
 def access_log(config: ServerConfig, mask: Callable[[str], str], closing: ExitStack) -> list[Middleware]:
@@ -46,26 +52,51 @@ def access_log(config: ServerConfig, mask: Callable[[str], str], closing: ExitSt
     """
     if config.access_log == "off":
         return []
-    log = logging.getLogger(NAME)
+    lines = logging.getLogger(NAME)
     if config.access_log != "on":
         handler = _open(Path(config.access_log).expanduser())
         closing.callback(handler.close)
-        log = logging.Logger(NAME, logging.INFO)
-        log.addHandler(handler)
-    return [Middleware(AccessLog, log=log, mask=mask)]
+        lines = logging.Logger(NAME, logging.INFO)
+        lines.addHandler(handler)
+    return [Middleware(AccessLog, log=lines, mask=mask)]
 
 
 def _open(path: Path) -> logging.Handler:
-    """Return what writes to a file in the form of the other lines. The file may be renamed, and is then made anew."""
+    """Return what writes to a file in the form of the other lines."""
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640))
+        os.close(_descriptor(path))
     except OSError as error:
         raise ConfigError(
             f"server.access_log {str(path)!r}: {error.strerror}; write on, off, or a file that can be written"
         ) from error
-    handler = WatchedFileHandler(path, encoding="utf-8", delay=True)
+    handler = _File(path, encoding="utf-8", delay=True)
     handler.setFormatter(next((of.formatter for of in logging.getLogger().handlers if of.formatter), None))
     return handler
+
+
+class _File(WatchedFileHandler):
+    """Writes to a file that may be renamed, and is then made anew. Answers do not depend on it."""
+
+    _fault = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before, self._fault = self._fault, ""
+        try:
+            super().emit(record)
+        except OSError:  # it cannot be opened, which the library leaves to us
+            self.handleError(record)
+        if self._fault and self._fault != before:
+            log.error("server.access_log: %s; lines are lost until it can be written", self._fault)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self._fault = str(sys.exc_info()[1])
+
+    def _open(self) -> TextIOWrapper:
+        return open(_descriptor(Path(self.baseFilename)), "a", encoding=self.encoding)
+
+
+def _descriptor(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, MODE)
 
 
 class AccessLog:
@@ -122,7 +153,7 @@ class AccessLog:
         path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
         if query := scope.get("query_string", b"").decode("latin-1"):
             path = self._mask(f"{path.partition('?')[0]}?{query}")
-        return _plain(path if len(path) <= MOST_PATH else f"{path[:MOST_PATH]}...")
+        return _plain(path)
 
 
 def _status(message: Message) -> int:
@@ -136,7 +167,8 @@ def _status(message: Message) -> int:
 
 
 def _plain(text: str) -> str:
-    """Return a text in printable ASCII without spaces, in which a backslash begins what was none."""
+    """Return a text in printable ASCII without spaces, in which a backslash begins what was none, and not too long."""
+    text = text if len(text) <= MOST else f"{text[:MOST]}..."
     if text.isascii() and text.isprintable() and " " not in text and "\\" not in text:
         return text
     return text.encode("unicode_escape").decode().replace(" ", "\\x20")

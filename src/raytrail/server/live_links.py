@@ -24,6 +24,8 @@ REMEMBERED_SECONDS = 30.0
 MOST = 1_000
 """Of how many sessions it is remembered."""
 _NAMES = {"name", "session"}
+_NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
+"""The last part of a host's name that browsers take for a part of an address."""
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -69,7 +71,9 @@ class LiveLinks:
             return ""
         if not all(_LABEL.fullmatch(values[field]) for field in in_host):
             return ""
-        return self._template.format(**{field: quote(value, safe="") for field, value in values.items()})
+        url = self._template.format(**{field: quote(value, safe="") for field, value in values.items()})
+        last = (urlsplit(url).hostname or "").rstrip(".").rpartition(".")[2]
+        return "" if in_host and _NUMBER.fullmatch(last) else url
 
     def _at_head(self, store: Store, session: str) -> str:
         until, url = self._known.get(session, (0.0, ""))
@@ -100,7 +104,8 @@ def _url(address: str, *, loopback: bool) -> str:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return ""
-    if parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved:
+    # after a percent sign, an address may hold any text, also what ends a host's name
+    if "%" in address or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved:
         return ""
     if parsed.is_loopback and not loopback:
         return ""

@@ -9,6 +9,7 @@ which splits the name in two. ``raw_path`` has it as it was sent.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import unquote
@@ -63,6 +64,7 @@ class NamedRoute(routing.Route):
             below: What its path is below.
         """
         super().__init__(f"{below}{declared.path}", endpoint or declared.handler, methods=[declared.method])
+        self.path_regex = _whole(self.path_regex)
         self.declared = declared
 
     def matches(self, scope: Scope) -> Matched:
@@ -88,6 +90,7 @@ class NamedWebSocketRoute(routing.WebSocketRoute):
             below: What its path is below.
         """
         super().__init__(f"{below}{declared.path}", endpoint)
+        self.path_regex = _whole(self.path_regex)
         self.declared = declared
 
     def matches(self, scope: Scope) -> Matched:
@@ -98,6 +101,11 @@ class NamedWebSocketRoute(routing.WebSocketRoute):
 def wants_html(scope: Scope) -> bool:
     """Return whether a request comes from a browser that goes to a page."""
     return "text/html" in Headers(scope=scope).get("accept", "")
+
+
+def _whole(path: re.Pattern[str]) -> re.Pattern[str]:
+    """Return what fits a whole path. Starlette's ends with ``$``, which fits before a line feed at the end, too."""
+    return re.compile(path.pattern.removesuffix("$") + r"\Z")
 
 
 def _matches(matches: Callable[[Scope], Matched], scope: Scope) -> Matched:

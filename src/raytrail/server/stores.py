@@ -14,8 +14,12 @@ from starlette.types import Scope
 from raytrail.server.users import reader_of
 from raytrail.store import RestrictedStore, Store
 
-MOST = 256
-"""For how many different rights a store is kept open. The one that was asked longest ago is forgotten first."""
+MOST = 128
+"""
+For how many different rights a store is kept open. The one that was asked longest ago is forgotten first.
+
+Each has two files open, and many a system lets a process have 1024. To open one takes some milliseconds.
+"""
 
 
 class Stores:

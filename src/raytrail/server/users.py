@@ -140,12 +140,15 @@ class Users:
     def _read(self) -> None:
         if self._path is None:
             return
+        files = self._known.files or (self._path,)
         # before what they hold: a change meanwhile is seen the next time
-        before = _stamp([self._path])
-        read = read_users(self._path)
+        stamp, read = _stamp(files), read_users(self._path)
+        while read.files != files:
+            files = read.files
+            stamp, read = _stamp(files), read_users(self._path)
         for secret in read.secrets:
             warn_if_short(f"{self._path}: token {secret.entry.name!r}", secret.token)
-        self._stamp = (*before, *_stamp(read.files[1:]))
+        self._stamp = stamp
         self._known = _Known((*self._own, *map(_of_entry, read.secrets)), read.users, read.files)
         self.readings += 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,12 @@ COPY as a common table expression.
 FUNCTIONS = frozenset({"generate_series", "json_each", "json_tree", "range", "repeat", "repeat_row", "unnest"})
 """Functions in the place of a table that see nothing but what they are given."""
 _ALL_TABLES = "tables"
+_NO_FILE = re.compile(r"[\w -]+")
+"""
+The names that a question may give with WITH.
+
+Outside its scope such a name is one that the engine does not know. It takes that for a file's, if it has a dot.
+"""
 
 
 def tables(tree: Mapping[str, Any], known: Collection[str]) -> frozenset[str]:
@@ -44,6 +51,9 @@ def tables(tree: Mapping[str, Any], known: Collection[str]) -> frozenset[str]:
     parts = [*_parts(statements[0])]
     asked = {name for part in parts if (name := _table(part)) is not None}
     defined = {str(entry["key"]).lower() for part in parts for entry in part.get("cte_map", {}).get("map", ())}
+    for name in sorted(defined):
+        if not _NO_FILE.fullmatch(name):
+            raise ConfigError(f"SQL: WITH names {name!r}; write a name of letters, digits, spaces, - and _")
     for name in sorted(asked - defined - {_ALL_TABLES} - {view.lower() for view in known}):
         near = difflib.get_close_matches(name, known, n=1)
         guess = f"did you mean {near[0]}" if near else f"there are {', '.join(sorted(known))}"

@@ -54,6 +54,8 @@ class RestrictedCatalogue(Catalogue):
 
     def _connect(self) -> sqlite3.Connection:
         db = super()._connect()
+        # whoever forgets the store may still be answering by what it had
+        weakref.finalize(self, db.close)
         db.execute("CREATE TEMP TABLE readable(pattern TEXT)")
         # a bracket begins a set in GLOB, and is nothing special in a pattern of ours
         patterns = [(pattern.replace("[", "[[]"),) for pattern in self._clusters]
@@ -109,15 +111,15 @@ class RestrictedStore(Store):
         self._logs = Logs(store._root, self._catalogue)
         self._sql = Sql(store._root, store._config, self._catalogue, store._engine, store._states, of=store._sql)
         self._ledgers = Ledgers(self._catalogue, store._engine)
-        self._signatures = Signatures(
-            self._catalogue, store._engine, self.snapshot, self.mark, known=store._signatures.known
-        )
+        # in no cycle: what is forgotten is then closed at once, with its files
+        proxy = weakref.proxy(self)
+        snapshot, mark = lambda session: proxy.snapshot(session), lambda session: proxy.mark(session)
+        known = store._signatures.known
+        self._signatures = Signatures(self._catalogue, store._engine, snapshot, mark, known=known)
         self._figures = Figures(
-            self._catalogue, store._engine, self._ledgers, self.marks, self.snapshot, known=store._figures.known
+            self._catalogue, store._engine, self._ledgers, self.marks, snapshot, known=store._figures.known
         )
         self.overviews = _Overviews(store.overviews, self._catalogue, self.marks)
-        # whoever forgets it may still be answering by it
-        weakref.finalize(self, self._catalogue.close)
 
     def close(self) -> None:
         """Close its catalogue. The store stays open."""

@@ -255,7 +255,7 @@ async def test_a_session_that_cannot_be_folded_or_sealed_holds_up_no_other_and_e
     config = msgspec.structs.replace(CONFIG, seal_after_quiet_seconds=0.001)
     sender, stop = fuzz_history.Sender(), asyncio.Event()
     with Store.open(tmp_path, config, write=True) as store:
-        fold, seal = store._live.fold, store._sealer.seal
+        fold, seal = store._writer._live.fold, store._writer._sealer.seal
 
         def poisoned(call):
             def wrapped(sessions, **how):
@@ -265,8 +265,8 @@ async def test_a_session_that_cannot_be_folded_or_sealed_holds_up_no_other_and_e
 
             return wrapped
 
-        monkeypatch.setattr(store._live, "fold", poisoned(fold))
-        monkeypatch.setattr(store._sealer, "seal", poisoned(seal))
+        monkeypatch.setattr(store._writer._live, "fold", poisoned(fold))
+        monkeypatch.setattr(store._writer._sealer, "seal", poisoned(seal))
         running = asyncio.create_task(history.run(sender, store, config, stop, group="history"))
         for session in (SESSION, GOOD):
             sender.put(good(1, session))

@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -211,7 +212,7 @@ def test_a_store_of_an_older_version_is_listed_and_searched_by_name_until_it_is_
     with closing(sqlite3.connect(root / "catalogue.sqlite")) as db:
         db.execute("VACUUM INTO ?", (str(older / "catalogue.sqlite"),))
     for name in ("log", "state"):
-        (older / name).symlink_to(root / name)
+        shutil.copytree(root / name, older / name)
     with closing(sqlite3.connect(older / "catalogue.sqlite")) as db, db:
         db.execute("UPDATE overview SET form = ?", (FORM - 1,))
     with Store.open(older, CONFIG) as store:

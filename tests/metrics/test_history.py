@@ -150,7 +150,7 @@ async def test_a_session_that_cannot_be_folded_is_counted(store, monkeypatch):
     def broken(*_, **__):
         raise ValueError("broken")
 
-    monkeypatch.setattr(store._live, "fold", broken)
+    monkeypatch.setattr(store._writer._live, "fold", broken)
     watch.fold()
     with answering("127.0.0.1:0", watch, store) as at:
         assert (await figures(at))["raytrail_history_failing_clusters", "fold"] == 1
@@ -163,7 +163,7 @@ def test_a_session_that_is_due_and_cannot_be_sealed_waits_in_the_queue(store, mo
     def broken(*_, **__):
         raise ValueError("broken")
 
-    monkeypatch.setattr(store, "seal", broken)
+    monkeypatch.setattr(store._writer, "seal", broken)
     for _ in range(2):  # the second time it is let be for a while
         assert store.seal_due(2**42) == []
         assert store.seal_queue == 1

@@ -152,7 +152,7 @@ def test_a_report_that_somebody_made_up_breaks_no_ledger(store, task):
 
 def test_an_error_of_ours_sets_that_chunk_aside_and_is_logged_once_with_its_traceback(store, task, monkeypatch, caplog):
     chunks = [chunk(TASK, [task(number)], file=f"0000000000-{number}") for number in range(20)]
-    append = store._border._append
+    append = store._writer._border._append
 
     def fails(some):
         for one in some:
@@ -160,7 +160,7 @@ def test_an_error_of_ours_sets_that_chunk_aside_and_is_logged_once_with_its_trac
                 raise ZeroDivisionError("of ours")
         append(some)
 
-    monkeypatch.setattr(store._border, "_append", fails)
+    monkeypatch.setattr(store._writer._border, "_append", fails)
     caplog.set_level(logging.WARNING)
     store.append(chunks)
     assert ledger(store)["TASK"].stored_events == 18
@@ -175,7 +175,7 @@ def test_an_error_of_ours_sets_that_chunk_aside_and_is_logged_once_with_its_trac
 
 
 def test_what_fails_half_way_leaves_no_file_behind(store, task, monkeypatch, tmp_path):
-    monkeypatch.setattr(store._appender, "_commit", lambda *_: 1 / 0)
+    monkeypatch.setattr(store._writer._appender, "_commit", lambda *_: 1 / 0)
     store.append([chunk(TASK, [task(1)])])
     assert len(store.set_aside()) == 1
     assert not [path for path in Path(tmp_path / "store" / "log").rglob("*") if path.is_file()]
@@ -185,7 +185,7 @@ def test_a_full_disk_sets_nothing_aside(store, task, monkeypatch):
     def full(_):
         raise StoreUnavailable("disk: full; make room")
 
-    monkeypatch.setattr(store._border, "_append", full)
+    monkeypatch.setattr(store._writer._border, "_append", full)
     with pytest.raises(StoreUnavailable):
         store.append([chunk(TASK, [task(1)]), of(session="no session")])
     monkeypatch.undo()
@@ -218,10 +218,10 @@ def test_ranges_of_sealed_sessions_leave_memory_and_of_live_ones_are_bounded(tmp
         for _ in range(2):
             store.append(pieces[:200])
             store.append(pieces[100:])
-            assert len(store._appender._ranges) <= 100
+            assert len(store._writer._appender._ranges) <= 100
         assert ledger(store)["TASK"].stored_events == 300
         store.seal(SESSION)
-        assert len(store._appender._ranges) == 0
+        assert len(store._writer._appender._ranges) == 0
         store.append(pieces)
         assert ledger(store)["TASK"].stored_events == 300
 

@@ -227,7 +227,7 @@ def test_the_catalogue_says_which_page_is_damaged(root, tmp_path):
 
 
 def test_a_damaged_cache_is_thrown_away_and_made_anew(root, known, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("raytrail.store.store.CACHED_ROWS", 1)
+    monkeypatch.setattr("raytrail.store.writer.CACHED_ROWS", 1)
     [path] = root.glob("state/*/*.duckdb")
     copy = copied(root, tmp_path, path)
     copy.write_bytes(copy.read_bytes()[:12288] + b"\1" * (copy.stat().st_size - 12288))

@@ -735,7 +735,7 @@ def test_what_is_nearly_each_of_a_kind_of_its_own_is_not_counted_beforehand(stor
 
 
 def test_a_session_whose_cache_was_never_finished_gets_one(store, task, config, monkeypatch):
-    monkeypatch.setattr("raytrail.store.store.CACHED_ROWS", 1)
+    monkeypatch.setattr("raytrail.store.writer.CACHED_ROWS", 1)
     put(store, "task", complete(task, 1, 0))
     store.seal(SESSION)
     assert store.seal_due(0) == []

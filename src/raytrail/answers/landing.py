@@ -14,7 +14,7 @@ import msgspec
 
 from raytrail.errors import ConfigError
 from raytrail.store import Store
-from raytrail.store.overview import Overview, SessionJob, Text
+from raytrail.store.overview import SessionJob, SessionOverview, Text
 from raytrail.store.overviews import SORTS, Brief, JobRun, Look
 from raytrail.words import instead
 
@@ -364,7 +364,7 @@ def _list(look: Look, groups: Sequence[_Group], words: Sequence[str]) -> Iterato
         yield _row(overview, others[session], matches.get(session, []))
 
 
-def _row(overview: Overview, others: int, matches: Iterable[Text]) -> Listed:
+def _row(overview: SessionOverview, others: int, matches: Iterable[Text]) -> Listed:
     return Listed(
         **msgspec.structs.asdict(overview.figures),
         state=overview.state,

@@ -26,13 +26,11 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from raytrail.config import ServerConfig
@@ -44,6 +42,7 @@ from raytrail.server.base_path import BasePath
 from raytrail.server.cache import AnswerCache
 from raytrail.server.context import Answer, StoreView, View, encode
 from raytrail.server.dashboard_files import Build, find_build
+from raytrail.server.every_answer import EveryAnswer
 from raytrail.server.ingest import Bounds, Take, ingest
 from raytrail.server.live_links import LiveLinks
 from raytrail.server.metrics import Measured, ServerMetrics, Slots, Stream
@@ -134,19 +133,13 @@ def app(
             Middleware(Proxies, config=config),
             *access_log(config, mask, closing),
             Middleware(Measured, metrics=metrics),
-            Middleware(_EveryAnswer, vary=_varies_with(config)),
+            Middleware(EveryAnswer, config=config),
             Middleware(Access, config=config, users=users, tries=tries, check_host=check_host),
         ],
         exception_handlers=dict.fromkeys((HTTPException, *STATUSES), _error),
     )
     served.state.closing = closing
     return served
-
-
-def _varies_with(config: ServerConfig) -> str:
-    """Return the headers by which an answer may be another one."""
-    names = ["Authorization", "Cookie", *filter(None, (config.user_header, config.groups_header))]
-    return ", ".join(names) if config.users_file else ""
 
 
 def _routes_of_clusters(server: _Server, build: Build | None) -> Iterator[BaseRoute]:
@@ -485,24 +478,3 @@ def _revalidated(etag: str) -> dict[str, str]:
 def _knows(request: Request, etag: str) -> bool:
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     return etag in known or "*" in known
-
-
-class _EveryAnswer:
-    """Forbids browsers to guess what an answer is, to give it to pages of others, and to keep it unless it says so."""
-
-    def __init__(self, app: ASGIApp, vary: str) -> None:
-        self._app = app
-        self._vary = vary
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def say(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Cross-Origin-Resource-Policy"] = "same-origin"
-                headers.setdefault("Cache-Control", "no-store")
-                if self._vary:
-                    headers.add_vary_header(self._vary)
-            await send(message)
-
-        await self._app(scope, receive, say)

@@ -14,6 +14,7 @@ from raytrail.entities import installed
 from raytrail.errors import NotFoundError, StoreDamaged
 from raytrail.fold import show
 from raytrail.fold.layout import find
+from raytrail.fold.moment import Moment
 from raytrail.fold.sessions import SESSION
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
@@ -209,6 +210,18 @@ class Figures:
             held=self._marks.hold_of(session) is not None,
             damaged=known.get("damaged", ""),
         )
+
+    def find_moment(self, session: str, at_ms: int) -> Moment | None:
+        """Return a moment of a session, or None where it was over by then."""
+        if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
+            return Moment(at_ms)
+        cluster = self.of(session)
+        if cluster.ended_ms is not None and at_ms >= cluster.ended_ms:
+            return None
+        if cluster.ended_ms is None or at_ms != cluster.before_shutdown_ms:
+            return Moment(at_ms)
+        # the shutdown's effects are within seconds of its end. Later ones were told by a clock that is ahead
+        return Moment(at_ms, cluster.ended_ms + SHUTDOWN_SECONDS * 1000)
 
     def find_begun(self, session: str) -> list[str]:
         """Return the entities of which a session has an event."""

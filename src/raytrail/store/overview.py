@@ -72,7 +72,7 @@ class Details(NamedTuple):
     texts: tuple[Text, ...]
 
 
-class Overview(msgspec.Struct, frozen=True, kw_only=True):
+class SessionOverview(msgspec.Struct, frozen=True, kw_only=True):
     """One session, as a list of clusters shows it."""
 
     figures: Cluster

@@ -26,7 +26,7 @@ from raytrail.store.figures import Cluster, Figures
 from raytrail.store.last_states import FilesOfMany, SnapshotOfOne
 from raytrail.store.ledger import Ledgers
 from raytrail.store.marks import Marks
-from raytrail.store.overview import Details, Overview, State, Text, work_out
+from raytrail.store.overview import Details, SessionOverview, State, Text, work_out
 from raytrail.store.read import Snapshot
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ ALIVE_AGAIN = 10
 QUICK_SECONDS = 0.2
 """What takes less is made anew as often as the session changes."""
 
-SORTS: Mapping[str, Callable[[Overview], Any]] = {
+SORTS: Mapping[str, Callable[[SessionOverview], Any]] = {
     "began": lambda overview: overview.seen_ms,
     "lasted": lambda overview: overview.lasted_ms,
     "nodes": lambda overview: overview.figures.nodes,
@@ -96,7 +96,7 @@ class Made(NamedTuple):
     """Differs when the session has changed: of a living one, when its states have."""
     until: float
     """Before when it is not made anew."""
-    overview: Overview
+    overview: SessionOverview
     details: Details | None
 
     @property
@@ -261,18 +261,19 @@ class Look:
         )
         return briefs
 
-    def of(self, sessions: Sequence[str]) -> list[Overview]:
+    def of(self, sessions: Sequence[str]) -> list[SessionOverview]:
         """Return the overviews of these sessions, in their order. One that is gone by now is left out."""
         sql = (
             "SELECT session, content FROM overview JOIN overview_content ON overview = id WHERE form = {form} "
             "AND session IN ({sessions})"
         )
         known = {
-            session: msgspec.json.decode(content, type=Overview) for session, content in self._each(sql, sessions)
+            session: msgspec.json.decode(content, type=SessionOverview)
+            for session, content in self._each(sql, sessions)
         } | {session: made.overview for session, made in self._others.items()}
         return [self._mark_held(known[session]) for session in sessions if session in known]
 
-    def _mark_held(self, overview: Overview) -> Overview:
+    def _mark_held(self, overview: SessionOverview) -> SessionOverview:
         """Return an overview that says whether its session is held now."""
         held = overview.figures.session in self._held
         if overview.figures.held == held:
@@ -338,8 +339,8 @@ class Look:
             yield from self._query(sql.format(form=FORM, sessions=", ".join("?" * len(part))), *part, *more)
 
 
-def _overview(figures: Cluster, details: Details | None) -> Overview:
-    return Overview(
+def _overview(figures: Cluster, details: Details | None) -> SessionOverview:
+    return SessionOverview(
         figures=figures,
         failed_tasks=details and details.failed_tasks,
         failed_jobs=details and details.failed_jobs,
@@ -348,7 +349,7 @@ def _overview(figures: Cluster, details: Details | None) -> Overview:
     )
 
 
-def _brief(overview: Overview, sort: str) -> Brief:
+def _brief(overview: SessionOverview, sort: str) -> Brief:
     figures, seen_ms = overview.figures, overview.seen_ms
     incomplete, day = int(overview.incomplete), seen_ms // _DAY_MS
     return Brief(figures.session, seen_ms, overview.state, incomplete, figures.cluster, day, SORTS[sort](overview))
@@ -382,7 +383,7 @@ def _pattern(word: str) -> str:
     return f"%{word}%"
 
 
-def write_overview(db: sqlite3.Connection, overview: Overview, texts: Iterable[Text]) -> None:
+def write_overview(db: sqlite3.Connection, overview: SessionOverview, texts: Iterable[Text]) -> None:
     """Write an overview in place of the one that there may be."""
     session = overview.figures.session
     delete_overview(db, session)

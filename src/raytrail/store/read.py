@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import msgspec
-
 from raytrail.entities import Column, Derived, Entity, installed
 from raytrail.entities import entity as entity_of
-from raytrail.event import UNDECODABLE
 from raytrail.fold import failures, show
 from raytrail.fold.layout import find, shown, stored
 from raytrail.fold.literals import literal, quote
@@ -22,6 +17,7 @@ from raytrail.fold.moment import SETTLED, Moment, at_times, is_settled, read_by_
 from raytrail.fold.rollup import ROLLUPS, at_moment, read_of, rollup, rollup_name
 from raytrail.fold.sessions import of_session
 from raytrail.fold.tally import TALLY, UNTIL, tally_columns, tally_name
+from raytrail.store.decoding import decoder_of
 from raytrail.store.engine import Engine, Rows, Run
 from raytrail.store.filters import Filter, condition_of, ids_of, literal_of, sort_of
 from raytrail.store.states import States, TablesLost
@@ -158,7 +154,7 @@ class Snapshot:
             records = self.run(*self.select(entity, wanted, where, order, limit, offset))
         names = [column.name for column in wanted]
         rows = [dict(zip(names, row, strict=True)) for row in records]
-        decoders = [(column.name, decode) for column in wanted if (decode := _decoder(column))]
+        decoders = [(column.name, decode) for column in wanted if (decode := decoder_of(column))]
         for row in rows:
             for name, decode in decoders:
                 if (value := row[name]) is not None:
@@ -489,36 +485,3 @@ def _by_number(table: str, rows: Sequence[int]) -> str:
     # a join opens the vectors that hold them. IN opens the row groups, and takes ten times longer
     numbers = ", ".join(f"({row})" for row in rows)
     return f"(SELECT t.rowid AS {_ROW}, t.* FROM (VALUES {numbers}) n({_ROW}) JOIN {table} t ON t.rowid = n.{_ROW})"
-
-
-def _decoder(column: Column | Derived) -> Callable[[Any], Any] | None:
-    if column.type != "json":
-        return None
-    inside = frozenset(column.ids_inside)
-
-    def decode(text: str) -> Any:
-        try:
-            value = msgspec.json.decode(text)
-            return _hex_inside(value, inside) if inside else value
-        except UNDECODABLE:  # deeper than can be read here, though it could be where it came in
-            return text
-
-    return decode
-
-
-def _hex_inside(value: Any, names: frozenset[str]) -> Any:
-    if isinstance(value, list):
-        return [_hex_inside(item, names) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _hex(item) if key in names and isinstance(item, str) else _hex_inside(item, names)
-        for key, item in value.items()
-    }
-
-
-def _hex(text: str) -> str:
-    try:
-        return base64.b64decode(text, validate=True).hex()
-    except binascii.Error:
-        return text

@@ -102,7 +102,7 @@ class RestrictedStore(Store):
 
     def __init__(self, store: Store, clusters: Sequence[str]) -> None:
         self._root, self._config = store._root, store._config
-        self._lock, self._counts, self._faults = store._lock, store._counts, store._faults
+        self._counts = store._counts
         self._engine, self._files = store._engine, store._files
         self._states, self._apart = store._states, store._apart
         self._clusters = tuple(clusters)

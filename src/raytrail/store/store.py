@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,52 +11,33 @@ from typing import IO
 
 from raytrail import disk
 from raytrail.config import StoreConfig
-from raytrail.errors import NotFoundError, StoreDamaged, StoreError
+from raytrail.errors import NotFoundError, StoreError
 from raytrail.event import LOG, Chunk, Unreadable
-from raytrail.fold.moment import Moment
 from raytrail.store.apart import GIVE_UP_SECONDS, Apart
-from raytrail.store.append import Appender
-from raytrail.store.border import Border, SetAside, set_aside, set_aside_bytes
-from raytrail.store.catalogue import Catalogue, reopen
+from raytrail.store.border import SetAside, set_aside, set_aside_bytes
+from raytrail.store.catalogue import Catalogue
 from raytrail.store.deletion import Deletions
-from raytrail.store.directory import empty_scratch, lock, refuse_nameless
+from raytrail.store.directory import lock, refuse_nameless
 from raytrail.store.engine import Engine, Limits, Rows
-from raytrail.store.faults import Faults, halved
-from raytrail.store.figures import SHUTDOWN_SECONDS, Cluster, Figures
+from raytrail.store.figures import Cluster, Figures
 from raytrail.store.files import Files
 from raytrail.store.filters import Filter
 from raytrail.store.finder import LogFinder, output_start
 from raytrail.store.layout import missing
 from raytrail.store.ledger import LedgerRow, Ledgers
-from raytrail.store.live import LiveFold
 from raytrail.store.logs import Log, Logs, matches, newest
 from raytrail.store.marks import Marks
-from raytrail.store.older import unfold
 from raytrail.store.overviews import Overviews
 from raytrail.store.read import Snapshot
 from raytrail.store.readers import Readers
 from raytrail.store.requests import Requests
-from raytrail.store.retention import Retention, Tidied
-from raytrail.store.seal import Sealer
+from raytrail.store.retention import Tidied
 from raytrail.store.signatures import Signature, Signatures
 from raytrail.store.sql import Sql
 from raytrail.store.states import States
 from raytrail.store.totals import Totals, check_readable, totals
-from raytrail.store.verify import Finding, verify
-
-log = logging.getLogger(__name__)
-
-
-CACHED_ROWS = 2_000
-"""A sealed session of fewer states has no tables beside its files: they take megabytes, and save it milliseconds."""
-
-
-NO_SIGNATURES = "what failed cannot be summed up"
-UNFOLDABLE = "what was appended cannot be folded"
-UNSEALABLE = "what there is cannot be sealed"
-NO_OVERVIEW = "its overview cannot be made"
-OVERVIEWS_AT_ONCE = 20
-"""How many overviews that are missing are made by the way: each takes about as long as to fold a small batch."""
+from raytrail.store.verify import Finding, stored_bytes, verify
+from raytrail.store.writer import Writer
 
 
 class Store:
@@ -67,10 +46,7 @@ class Store:
     def __init__(self, root: Path, config: StoreConfig, *, write: bool) -> None:
         self._root = root
         self._config = config
-        self._lock = threading.RLock()
         self._counts: dict[object, int] = {}
-        self._faults = Faults()
-        self._due: set[str] = set()
         self._lock_file: IO[str] | None = None
         if write:
             for name in ("log", "state", "tmp"):
@@ -109,24 +85,28 @@ class Store:
         self.deletions = Deletions(root, self._catalogue, self.marks, grace_seconds)
         """Says what would be deleted."""
         if write:
-            empty_scratch(root)
-            self._appender = Appender(root, self._catalogue, self._engine, self._files, self._logs)
-            self._border = Border(
-                self._catalogue, self._appender.append, self.deletions.pass_over, config.set_aside_bytes, self._faults
+            self._writer = Writer(
+                root,
+                config,
+                self._catalogue,
+                self._engine,
+                self._files,
+                self._logs,
+                self._states,
+                figures=self._figures,
+                signatures=self._signatures,
+                overviews=self.overviews,
+                marks=self.marks,
+                deletions=self.deletions,
+                requests=self.requests,
             )
-            self._live = LiveFold(root, self._catalogue, self._engine, self._files)
-            self._sealer = Sealer(root, self._catalogue, self._engine, self._files)
-            self._live.retire(unfold(root, self._catalogue, self._engine, self._files))
-            self.retention = Retention(
-                root, self._catalogue, config, self.marks, self.deletions, self.requests, self._live.retire, self._lock
-            )
+            self.retention = self._writer.retention
             """Deletes what is to be deleted."""
-            self._sweep()
+            self._delete_retired()
 
-    def _sweep(self) -> None:
-        self.retention.sweep()
+    def _delete_retired(self) -> None:
         if self.is_unread():
-            self._live.delete_retired()
+            self._writer.delete_retired()
 
     @classmethod
     def open(cls, root: Path, config: StoreConfig | None = None, *, write: bool = False) -> Store:
@@ -153,7 +133,7 @@ class Store:
         """Close it. Appended chunks are durable without that. Files that nobody names are deleted, if nobody reads."""
         self._apart.close()  # its process is a reader
         if self._lock_file is not None and self._readers.are_none():
-            self._live.delete_retired()
+            self._writer.delete_retired()
         self._readers.close()
         self._engine.close()
         self._sql.close()
@@ -195,7 +175,7 @@ class Store:
     @property
     def seal_queue(self) -> int:
         """How many sessions were due when `seal_due` last looked and are not sealed, as it is at it, or they fail."""
-        return len(self._due | self._faults.put_off(UNSEALABLE))
+        return self._writer.seal_queue
 
     @property
     def open_tables(self) -> int:
@@ -205,7 +185,7 @@ class Store:
     @property
     def failing(self) -> dict[str, int]:
         """How many sessions could not be folded or sealed when that was last tried, by what was tried."""
-        return {"fold": len(self._faults.put_off(UNFOLDABLE)), "seal": len(self._faults.put_off(UNSEALABLE))}
+        return self._writer.failing
 
     @property
     def id(self) -> str:
@@ -242,8 +222,7 @@ class Store:
         Raises:
             StoreUnavailable: The disk is full, or fails. Nothing of these chunks is stored. Append them again.
         """
-        with self._lock:
-            self._border.take(chunks)
+        self._writer.append(chunks)
 
     def set_aside(self) -> list[SetAside]:
         """Return what is kept of the chunks that were set aside, the newest first."""
@@ -268,52 +247,11 @@ class Store:
         Raises:
             StoreUnavailable: The disk is full, or fails. The served states are as they were. Fold again.
         """
-        with self._lock:
-            # reports of agents about files of a sealed session wait in its log until it is opened again
-            unfolded = self._catalogue.query(
-                "SELECT DISTINCT session FROM log JOIN sessions USING (session) WHERE folded = 0 AND sealed_ms IS NULL"
-            )
-            self._faults.each(UNFOLDABLE, (session for (session,) in unfolded), self._live.fold)
-            logs = self._catalogue.query("SELECT DISTINCT session FROM bodies JOIN sessions USING (session)")
-            self._faults.each("its logs cannot be gathered", (session for (session,) in logs), self._gather)
-
-    def _gather(self, session: str) -> None:
-        self._live.retire(self._logs.gather(session))
-
-    def _gather_all(self, session: str) -> None:
-        try:
-            self._live.retire(self._logs.gather(session, every=True))
-        except StoreDamaged as damage:
-            log.error("%s; what else is stored of the session's logs stays where it is", damage)
+        self._writer.fold()
 
     def seal_due(self, now_ms: int) -> list[str]:
         """Seal the sessions that ended or went quiet, and return their names."""
-        rows = self._catalogue.query(
-            "SELECT session, last_heard_ms, last_grew_ms FROM sessions WHERE sealed_ms IS NULL"
-        )
-        ages = {session: ((now_ms - heard) / 1000, (now_ms - grew) / 1000) for session, heard, grew in rows}
-        due: dict[str, bool] = {}
-        sealed: list[str] = []
-
-        def judge(session: str) -> None:
-            quiet_seconds, still_seconds = ages[session]
-            if still_seconds >= self._config.seal_after_end_seconds and self._figures.ended_ms(session) is not None:
-                due[session] = False
-            elif quiet_seconds >= self._config.seal_after_quiet_seconds:
-                due[session] = True
-
-        def seal(session: str) -> None:
-            self.seal(session, quiet=due[session])
-            sealed.append(session)
-            self._due.discard(session)
-
-        self._faults.each(UNSEALABLE, ages, judge)
-        self._due = set(due)
-        self._faults.each(UNSEALABLE, due, seal)
-        self._throw_away()
-        self.cache_all()
-        self.complete_overviews()
-        return sealed
+        return self._writer.seal_due(now_ms)
 
     def complete_overviews(self) -> None:
         """
@@ -322,13 +260,7 @@ class Store:
         Raises:
             StoreUnavailable: The disk is full, or fails. They are listed with what is known of them.
         """
-
-        def complete(session: str) -> None:
-            with self._lock:
-                if not self._is_open(session):  # it may have been reopened meanwhile
-                    self.overviews.complete(session)
-
-        self._faults.each(NO_OVERVIEW, self.overviews.missing(OVERVIEWS_AT_ONCE), complete)
+        self._writer.complete_overviews()
 
     def cache_all(self) -> None:
         """
@@ -337,23 +269,7 @@ class Store:
         Raises:
             StoreUnavailable: The disk is full, or fails. They are asked as before.
         """
-        # those too that were sealed by a process that was killed before this
-        uncached = self._catalogue.query(
-            "SELECT session FROM sessions JOIN state USING (session) WHERE sealed_ms IS NOT NULL "
-            "GROUP BY session HAVING count(*) FILTER (WHERE kind = 'cache') = 0 AND sum(rows) >= ?",
-            CACHED_ROWS,
-        )
-        self._faults.each(
-            "what is sealed cannot be made quick to ask", (session for (session,) in uncached), self.cache
-        )
-
-    def _throw_away(self) -> None:
-        """Throw away the caches that turned out to be damaged, so that they are made anew."""
-        if lost := self._states.take_lost():
-            with self._lock, self._catalogue.transaction() as db:
-                db.executemany("DELETE FROM state WHERE path = ? AND session = ?", lost.items())
-            for path in lost:
-                (self._root / path).unlink(missing_ok=True)
+        self._writer.cache_all()
 
     def seal(self, session: str, *, quiet: bool = False) -> None:
         """
@@ -368,9 +284,7 @@ class Store:
             NotFoundError: There is no such session.
             StoreUnavailable: The disk is full, or fails. The served states are as they were.
         """
-        with self._lock:
-            if self._is_open(session):
-                self._seal([session], quiet=quiet)
+        self._writer.seal(session, quiet=quiet)
 
     def seal_all(self, sessions: Iterable[str]) -> dict[str, list[LedgerRow]]:
         """
@@ -388,45 +302,11 @@ class Store:
             StoreUnavailable: The disk is full, or fails. The served states of those that are not sealed are as they
                 were.
         """
-        ledgers: dict[str, list[LedgerRow]] = {}
-        faults: list[Exception] = []
-        with self._lock:
-            for together in self._sealer.at_once(filter(self._is_open, sessions)):
-                faults += halved(together, lambda part: ledgers.update(self._seal(part)))
-        if faults:
-            raise faults[0]
-        return ledgers
-
-    def _is_open(self, session: str) -> bool:
-        """Return whether a session is still to be sealed."""
-        self.marks.check_there(session)
-        return not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session)
-
-    def _seal(self, sessions: Sequence[str], *, quiet: bool = False) -> dict[str, list[LedgerRow]]:
-        for session in sessions:
-            self._live.fold(session, at_once=True)
-            self._live.forget(session)
-            self._gather_all(session)
-        sealed = self._sealer.seal(sessions, quiet=quiet)
-        self._live.retire(sealed.old)
-        self._appender.forget(sessions)
-        ledgers = self._figures.keep(sessions, sealed.files)
-        if small := self._choose_small(sessions):
-            for fault in halved(small, lambda part: self._signatures.keep(part, sealed.files)):
-                self._faults.tell(NO_SIGNATURES, ", ".join(small), fault)
-        for fault in halved(sessions, lambda part: self.overviews.keep(part, sealed.files)):
-            self._faults.tell(NO_OVERVIEW, ", ".join(sessions), fault)
-        return ledgers
-
-    def _choose_small(self, sessions: Sequence[str]) -> list[str]:
-        """Return the sessions that are too small for tables beside their files."""
-        rows = self._catalogue.query("SELECT session FROM state GROUP BY session HAVING sum(rows) >= ?", CACHED_ROWS)
-        return [session for session in sessions if (session,) not in rows]
+        return self._writer.seal_all(sessions)
 
     def reopen(self, session: str) -> None:
         """Have a sealed session folded and sealed anew, as something was reported of it that its states do not have."""
-        with self._lock, self._catalogue.transaction() as db:
-            reopen(db, session)
+        self._writer.reopen(session)
 
     def cache(self, session: str) -> None:
         """
@@ -435,12 +315,7 @@ class Store:
         Raises:
             StoreUnavailable: The disk is full, or fails. It is asked as before.
         """
-        with self._lock:
-            kinds = {file.kind for file in self._catalogue.state_files(session)}
-            if "sealed" in kinds and "cache" not in kinds:
-                of_files = Snapshot(self._engine, session, None, self._states, attach=False)
-                self._sealer.cache(session, of_files.source, of_files.failures())
-                self._signatures.keep_one(session)
+        self._writer.cache(session)
 
     def rebuild(self, session: str) -> None:
         """
@@ -450,18 +325,7 @@ class Store:
             NotFoundError: There is no such session.
             StoreDamaged: A file of the log is not what was written. All is as it was.
         """
-        with self._lock:
-            self.marks.check_there(session)
-            self._files.paths(self._catalogue.log_files(session))
-            self._appender.read_unknown(session)
-            self._live.forget(session)
-            with self._catalogue.transaction() as db:
-                old = db.execute("SELECT path FROM state WHERE session = ?", (session,)).fetchall()
-                db.execute("DELETE FROM state WHERE session = ?", (session,))
-                db.execute("UPDATE log SET folded = 0 WHERE session = ?", (session,))
-                db.execute("UPDATE sessions SET sealed_ms = NULL WHERE session = ?", (session,))
-            self._live.retire([self._root / path for (path,) in old])
-            self.seal(session)
+        self._writer.rebuild(session)
 
     def tidy(self, now_ms: int) -> Tidied:
         """
@@ -498,12 +362,7 @@ class Store:
 
     def stored_bytes(self, session: str | None = None) -> int:
         """Return about how many bytes `verify` reads. States that an older version wrote are not counted."""
-        return self._catalogue.size_bytes + sum(
-            sum(file.bytes for file in self._catalogue.log_files(name))
-            + sum(file.bytes or 0 for file in self._catalogue.state_files(name))
-            + sum(body.bytes for body in self._logs.bodies(name))
-            for name in self._name_sessions(session)
-        )
+        return stored_bytes(self._catalogue, self._logs, self._name_sessions(session))
 
     def _name_sessions(self, session: str | None) -> list[str]:
         if session is not None:
@@ -572,20 +431,8 @@ class Store:
             NotFoundError: There is no such session.
         """
         self.marks.check_there(session)
-        moment = None if at_ms is None else self._find_moment(session, at_ms)
+        moment = None if at_ms is None else self._figures.find_moment(session, at_ms)
         return Snapshot(self._engine, session, moment, self._states, self._counts)
-
-    def _find_moment(self, session: str, at_ms: int) -> Moment | None:
-        """Return a moment of a session, or None where it was over by then."""
-        if not self._catalogue.query("SELECT 1 FROM sessions WHERE session = ? AND sealed_ms IS NOT NULL", session):
-            return Moment(at_ms)
-        cluster = self._figures.of(session)
-        if cluster.ended_ms is not None and at_ms >= cluster.ended_ms:
-            return None
-        if cluster.ended_ms is None or at_ms != cluster.before_shutdown_ms:
-            return Moment(at_ms)
-        # the shutdown's effects are within seconds of its end. Later ones were told by a clock that is ahead
-        return Moment(at_ms, cluster.ended_ms + SHUTDOWN_SECONDS * 1000)
 
     def logs(self, session: str, node_id: str | None = None, glob: str = "**", *, every: bool = False) -> list[Log]:
         """

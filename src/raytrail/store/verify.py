@@ -36,6 +36,16 @@ def verify(catalogue: Catalogue, files: Files, logs: Logs, sessions: Iterable[st
                 yield finding
 
 
+def stored_bytes(catalogue: Catalogue, logs: Logs, sessions: Iterable[str]) -> int:
+    """Return about how many bytes `verify` reads. States that an older version wrote are not counted."""
+    return catalogue.size_bytes + sum(
+        sum(file.bytes for file in catalogue.log_files(session))
+        + sum(file.bytes or 0 for file in catalogue.state_files(session))
+        + sum(body.bytes for body in logs.bodies(session))
+        for session in sessions
+    )
+
+
 def _of_session(catalogue: Catalogue, files: Files, logs: Logs, session: str) -> Iterator[Finding]:
     named: list[LogFile | StateFile] = [*catalogue.log_files(session), *catalogue.state_files(session)]
     for file in named:

@@ -11,7 +11,7 @@ import pytest
 from tests.damage import CONFIG, chunk, logged, tasks
 from tests.keeping import LIVING, MIDDLE, NEW, NOW_MS, OLD, files_of, fill, rows_of, sessions
 
-from raytrail.errors import ConfigError, NotFoundError, StoreTooNew
+from raytrail.errors import ConfigError, NotFoundError, StoreError, StoreTooNew
 from raytrail.event import UNKNOWN_SESSION, Unreadable
 from raytrail.store import Request, Store, directory, layout
 from raytrail.store import catalogue as catalogue_of
@@ -300,6 +300,27 @@ def test_files_of_others_and_links_are_let_be(root, tmp_path):
         store.tidy(NOW_MS)
         assert rows_of(store, OLD) == {}
     assert all(path.exists() for path in (*kept, link))
+
+
+def test_a_store_whose_files_lie_elsewhere_by_a_link_is_opened_and_none_of_them_swept(root, tmp_path):
+    moved = tmp_path / "larger"
+    (root / "log").rename(moved)
+    (root / "log").symlink_to(moved)
+    young = moved / OLD / f"task-{1:020d}-000001.parquet"
+    young.write_bytes(b"x")
+    os.utime(young, (1, 1))
+    with Store.open(root, write=True) as store:
+        assert store.find(OLD).tasks
+    assert young.exists()
+
+
+def test_a_store_that_cannot_be_opened_keeps_nothing_open(root):
+    (root / "readers").unlink()
+    (root / "readers").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StoreError, match="readers"):
+        Store.open(root, write=True)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_nothing_is_deleted_through_a_link(root, tmp_path, caplog):

@@ -89,7 +89,7 @@ def unnamed(root: Path, catalogue: Catalogue) -> list[str]:
 
 def _list_files(root: Path, kind: str, is_ours: re.Pattern[str]) -> Iterator[tuple[str, float]]:
     """Yield the files of a kind that have a store's names, and when each was changed. Links are not followed."""
-    with suppress(FileNotFoundError), disk.listed(root / kind, root) as sessions:
+    with suppress(FileNotFoundError, disk.Refused), disk.listed(root / kind, root) as sessions:
         for session, entry in sessions.items():
             if entry.is_dir(follow_symlinks=False):
                 with suppress(FileNotFoundError), disk.listed(root / kind / session, root) as files:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -48,61 +48,62 @@ class Store:
         self._config = config
         self._counts: dict[object, int] = {}
         self._lock_file: IO[str] | None = None
-        if write:
-            for name in ("log", "state", "tmp"):
-                disk.make_private_directory(root / name)
-            self._lock_file = lock(root)
-        elif not (root / "catalogue.sqlite").exists():
-            raise NotFoundError(f"{root}: no store there; fill one with `raytrail import` or `raytrail history`")
-        try:
+        with ExitStack() as opened:
+            if write:
+                for name in ("log", "state", "tmp"):
+                    disk.make_private_directory(root / name)
+                self._lock_file = lock(root)
+                opened.callback(self._lock_file.close)
+            elif not (root / "catalogue.sqlite").exists():
+                raise NotFoundError(f"{root}: no store there; fill one with `raytrail import` or `raytrail history`")
             if write:
                 refuse_nameless(root)
             self._catalogue = Catalogue(root / "catalogue.sqlite", write=write)
-        except StoreError:
-            if self._lock_file is not None:
-                self._lock_file.close()
-            raise
-        self.marks = Marks(root, self._catalogue)
-        """What is held, and what was deleted."""
-        self.requests = Requests(root)
-        """What the store's writer is asked to do."""
-        self._readers = Readers(root, write=write)
-        self._engine = Engine(config, root / "tmp" if write else None)
-        self._files = Files(root, self._engine)
-        self._logs = Logs(root, self._catalogue)
-        self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
-        self._apart = Apart(root, config)
-        self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
-        self._ledgers = Ledgers(self._catalogue, self._engine)
-        self._signatures = Signatures(self._catalogue, self._engine, self.snapshot, self.mark)
-        self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.marks, self.snapshot)
-        self.overviews = Overviews(
-            self._catalogue, self._engine, self._ledgers, self._figures, self.marks, self.snapshot
-        )
-        """What lists of clusters show."""
-        # a question in SQL may have looked files up just before they were marked
-        grace_seconds = config.sql_seconds + GIVE_UP_SECONDS
-        self.deletions = Deletions(root, self._catalogue, self.marks, grace_seconds)
-        """Says what would be deleted."""
-        if write:
-            self._writer = Writer(
-                root,
-                config,
-                self._catalogue,
-                self._engine,
-                self._files,
-                self._logs,
-                self._states,
-                figures=self._figures,
-                signatures=self._signatures,
-                overviews=self.overviews,
-                marks=self.marks,
-                deletions=self.deletions,
-                requests=self.requests,
+            opened.callback(self._catalogue.close)
+            self.marks = Marks(root, self._catalogue)
+            """What is held, and what was deleted."""
+            self.requests = Requests(root)
+            """What the store's writer is asked to do."""
+            self._readers = Readers(root, write=write)
+            opened.callback(self._readers.close)
+            self._engine = Engine(config, root / "tmp" if write else None)
+            opened.callback(self._engine.close)
+            self._files = Files(root, self._engine)
+            self._logs = Logs(root, self._catalogue)
+            self._states = States(root, self._catalogue, self._engine, self._files, self._counts)
+            self._apart = Apart(root, config)
+            self._sql = Sql(root, config, self._catalogue, self._engine, self._states)
+            self._ledgers = Ledgers(self._catalogue, self._engine)
+            self._signatures = Signatures(self._catalogue, self._engine, self.snapshot, self.mark)
+            self._figures = Figures(self._catalogue, self._engine, self._ledgers, self.marks, self.snapshot)
+            self.overviews = Overviews(
+                self._catalogue, self._engine, self._ledgers, self._figures, self.marks, self.snapshot
             )
-            self.retention = self._writer.retention
-            """Deletes what is to be deleted."""
-            self._delete_retired()
+            """What lists of clusters show."""
+            # a question in SQL may have looked files up just before they were marked
+            grace_seconds = config.sql_seconds + GIVE_UP_SECONDS
+            self.deletions = Deletions(root, self._catalogue, self.marks, grace_seconds)
+            """Says what would be deleted."""
+            if write:
+                self._writer = Writer(
+                    root,
+                    config,
+                    self._catalogue,
+                    self._engine,
+                    self._files,
+                    self._logs,
+                    self._states,
+                    figures=self._figures,
+                    signatures=self._signatures,
+                    overviews=self.overviews,
+                    marks=self.marks,
+                    deletions=self.deletions,
+                    requests=self.requests,
+                )
+                self.retention = self._writer.retention
+                """Deletes what is to be deleted."""
+                self._delete_retired()
+            opened.pop_all()
 
     def _delete_retired(self) -> None:
         if self.is_unread():

@@ -306,13 +306,23 @@ class Deletions:
             ConfigError: Something of it is still there.
             StoreUnavailable: The disk is full, or fails.
         """
+        self.check_forgettable(session)
+        with self._catalogue.transaction() as db:
+            db.execute("DELETE FROM deleted WHERE session = ?", (session,))
+
+    def check_forgettable(self, session: str) -> None:
+        """
+        Check that a session was deleted, and that nothing is left of it.
+
+        Raises:
+            NotFoundError: None of that name was deleted.
+            ConfigError: Something of it is still there.
+        """
         gone = self._marks.find(session)
         if gone is None:
             raise NotFoundError(f"no session {session!r} was deleted; `raytrail delete --list` shows those that were")
         if not gone.done:
             raise ConfigError(f"{session}: it is still being deleted; try again when that is done")
-        with self._catalogue.transaction() as db:
-            db.execute("DELETE FROM deleted WHERE session = ?", (session,))
 
 
 def _is_report(arrival: Chunk | Unreadable) -> bool:

@@ -117,7 +117,15 @@ class Store:
             self._sealer = Sealer(root, self._catalogue, self._engine, self._files)
             self._live.retire(unfold(root, self._catalogue, self._engine, self._files))
             self.retention = Retention(
-                root, self._catalogue, config, self.marks, self.deletions, self.requests, self._live.retire, self._lock
+                root,
+                self._catalogue,
+                config,
+                self.marks,
+                self.deletions,
+                self.requests,
+                self._live.retire,
+                self._appender.forget,
+                self._lock,
             )
             """Deletes what is to be deleted."""
             self._sweep()

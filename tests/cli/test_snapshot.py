@@ -271,7 +271,6 @@ def test_a_list_that_is_not_answered_does_not_keep_the_others_away(run, url, ans
         ("actors", ["x"], "some rows have no fields"),
         ("actors", [{**ROWS["actors"][0], "num_restarts": 10**9}], "1000000000 restarts of an actor"),
         ("tasks", [{**ROWS["tasks"][0], "events": [{"state": "RUNNING", "created_ms": float("inf")}]}], "infinity"),
-        ("tasks", [{**ROWS["tasks"][0], "name": "\ud800"}], "surrogates not allowed"),
     ],
 )
 def test_an_answer_that_none_of_ray_gives_does_not_keep_the_others_away(run, url, answers, store, name, rows, why):
@@ -283,13 +282,12 @@ def test_an_answer_that_none_of_ray_gives_does_not_keep_the_others_away(run, url
         assert opened.snapshot(SESSION).count("node") == 2
 
 
-@pytest.mark.parametrize("controller", [{}, {"actor_id": []}])
-def test_what_has_no_key_ends_nothing(run, url, answers, store, controller):
+def test_what_has_no_key_ends_nothing(run, url, answers, store):
     """It may be what another answer gave a key."""
     answers.rows["actors"][0]["name"] = "SERVE_CONTROLLER_ACTOR"
     answers.serve = {**SERVE, "controller_info": {**SERVE["controller_info"], "actor_id": "0b" * 16}}
     run("snapshot", url)
-    answers.serve = {**SERVE, "controller_info": controller}
+    answers.serve = {**SERVE, "controller_info": {"actor_id": []}}
     run("snapshot", url)
     with Store.open(store, StoreConfig(threads=1)) as opened:
         assert opened.snapshot(SESSION).count("serve_instance") >= 1

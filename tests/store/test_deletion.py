@@ -179,6 +179,13 @@ def test_a_mark_of_a_clock_that_was_ahead_is_waited_for_no_longer(root):
         assert [deleted.session for deleted in store.tidy(NOW_MS).deleted] == [OLD]
 
 
+def test_a_plan_of_what_is_deleted_meanwhile_is_one_of_what_was_there(root, monkeypatch):
+    with Store.open(root, CONFIG, write=True) as store, Store.open(root, CONFIG) as reader:
+        real = reader.marks.check_there
+        monkeypatch.setattr(reader.marks, "check_there", lambda session: real(session) or mark(store, session))
+        assert reader.deletions.plan(OLD).events == 61
+
+
 def test_a_reader_lets_go_of_its_files(root):
     def opened(session):
         links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]

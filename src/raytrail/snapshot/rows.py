@@ -151,8 +151,8 @@ def _restarts(row: Row) -> list[str]:
         int(row.get(f"num_restarts{due}") or 0)
         for due in ("", "_due_to_lineage_reconstruction", "_due_to_node_preemption")
     )
-    if every > _MOST_RESTARTS:
-        raise ValueError(f"{every} restarts of an actor")
+    if (most := max(every, lineage, preemption)) > _MOST_RESTARTS:
+        raise ValueError(f"{most} restarts of an actor")
     other = max(0, every - lineage - preemption)
     return ["ACTOR_FAILURE"] * other + ["LINEAGE_RECONSTRUCTION"] * lineage + ["NODE_PREEMPTION"] * preemption
 

@@ -103,8 +103,8 @@ class Deletions:
         Raises:
             NotFoundError: There is no such session.
         """
-        self._marks.check_there(session)
-        with self._catalogue.reading():
+        with self._catalogue.reading():  # a history may mark it meanwhile
+            self._marks.check_there(session)
             [(cluster, sealed_ms)] = self._catalogue.query(
                 "SELECT cluster, sealed_ms FROM sessions WHERE session = ?", session
             )

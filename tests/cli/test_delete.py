@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,20 @@ def test_all_of_a_name(run, root):
     assert "nothing to delete; give a CLUSTER" in run("delete", code=2).output
 
 
+def test_an_empty_name_stands_for_no_session(run, root):
+    """A variable of a shell may be empty. The clusters here have no name but for one, and then there is one alone."""
+    with Store.open(root, write=True) as store, store._catalogue.transaction() as db:
+        db.execute("UPDATE sessions SET cluster = '' WHERE session != ?", (NEW,))
+    assert "--name is empty" in run("delete", "--name", "", "--yes", code=2).output
+    assert "--name is empty" in run("hold", "--name", "", code=2).output
+    assert "--forget takes whole names" in run("delete", "--forget", "--name", "prod", code=2).output
+    assert listed(root) == {OLD, MIDDLE, NEW, LIVING}
+    with Store.open(root, write=True) as store, store._catalogue.transaction() as db:
+        db.execute("DELETE FROM sessions WHERE session != ?", (OLD,))
+    assert "cluster ''" in run("delete", "", "--yes", code=1).output
+    assert listed(root) == {OLD}
+
+
 def test_a_hold_is_listed(run, root):
     assert run("hold").output == "no session is held\n"
     assert run("hold", NEW, "--reason", "keep it").output == f"{NEW} is held\n"
@@ -106,8 +122,31 @@ def test_a_history_that_runs_does_it(run, root, tmp_path, start):
     assert listed(root) == {MIDDLE, NEW, LIVING}
     run("hold", NEW)
     assert "it is held" in run("delete", NEW, "--yes", code=1).output
+    # what the history refuses is not said to be done
+    assert f"no session '{LIVING}' was deleted" in run("delete", "--forget", LIVING, code=1).output
     history.wait_for(lambda: not files_of(root, OLD))
     assert f"deleting session {OLD}" in history.said["err"]
+
+
+def test_what_a_history_refuses_is_not_said_to_be_done(run, root):
+    """Its files are there as long as somebody may read them. Another process writes to the store."""
+    with Store.open(root, write=True) as store:
+        store.deletions.mark(OLD, "r", time.time_ns() // 10**6)
+        assert f"{OLD}: it is still being deleted" in run("delete", "--forget", OLD, code=2).output
+
+        end = threading.Event()
+
+        def refuse():
+            while not end.wait(0.05):
+                store.requests.take(lambda request: store.deletions.mark(request.session, "r", 0))
+
+        history = threading.Thread(target=refuse)
+        history.start()
+        try:
+            assert f"{LIVING}: the history was asked to hold it" in run("hold", LIVING, code=3).output
+        finally:
+            end.set()
+            history.join()
 
 
 def test_an_import_of_a_deleted_session_takes_nothing_and_says_how(run, root, tmp_path):

@@ -29,7 +29,7 @@ TASK, ACTOR = "00" * 20 + JOB, "0a" * 12 + JOB
 TOKEN = "1f" * 32
 SERVE: dict[str, Any] = {**ANSWER}
 VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "b7", "session_name": SESSION}
-ROWS = {
+ROWS: dict[str, Any] = {
     "nodes": [
         {
             "node_id": NODE, "node_ip": "192.0.2.2", "is_head_node": True, "state": "ALIVE", "state_message": None,
@@ -265,6 +265,34 @@ def test_a_list_that_is_not_answered_does_not_keep_the_others_away(run, url, ans
     assert "Ray did not list its tasks" in run("why").stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "why"),
+    [
+        ("actors", ["x"], "some rows have no fields"),
+        ("actors", [{**ROWS["actors"][0], "num_restarts": 10**9}], "1000000000 restarts of an actor"),
+        ("tasks", [{**ROWS["tasks"][0], "events": [{"state": "RUNNING", "created_ms": float("inf")}]}], "infinity"),
+    ],
+)
+def test_an_answer_that_none_of_ray_gives_does_not_keep_the_others_away(run, url, answers, store, name, rows, why):
+    answers.rows[name] = rows
+    result = run("snapshot", url, code=DIFFERENT)
+    assert f"{name} of {SESSION} are not all here" in result.stderr
+    assert why in result.stderr
+    with Store.open(store, StoreConfig(threads=1)) as opened:
+        assert opened.snapshot(SESSION).count("node") == 2
+
+
+def test_what_has_no_key_ends_nothing(run, url, answers, store):
+    """It may be what another answer gave a key."""
+    answers.rows["actors"][0]["name"] = "SERVE_CONTROLLER_ACTOR"
+    answers.serve = {**SERVE, "controller_info": {**SERVE["controller_info"], "actor_id": "0b" * 16}}
+    run("snapshot", url)
+    answers.serve = {**SERVE, "controller_info": {"actor_id": []}}
+    run("snapshot", url)
+    with Store.open(store, StoreConfig(threads=1)) as opened:
+        assert opened.snapshot(SESSION).count("serve_instance") >= 1
+
+
 def test_what_an_answer_says_first_is_not_written_twice(url, answers, store):
     process = subprocess.Popen(
         [sys.executable, "-m", "raytrail", "snapshot", url, "--every", "1", "--log-format", "json"],
@@ -300,6 +328,24 @@ def test_a_store_that_is_written_to_meanwhile_costs_no_event(url, answers, store
     assert process.returncode == 0
 
 
+def test_a_proxy_that_answers_for_a_dashboard_that_is_away_ends_nothing(url, answers):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raytrail", "snapshot", url, "--every", "1"], stdout=subprocess.DEVNULL, text=True
+    )
+    try:
+        wait_for(lambda: asked_after(answers, -1), DEADLINE_SECONDS, "a snapshot")
+        asked, real = len(answers.asked), answers.answer
+        answers.answer = lambda path, _: answers.asked.append(path) or (503, {})
+        wait_for(lambda: answers.asked[asked:].count("/api/version") >= 2, DEADLINE_SECONDS, "two refusals")
+        answers.answer = real
+        before = answers.asked.count("/logical/actors")
+        wait_for(lambda: asked_after(answers, before - 1), DEADLINE_SECONDS, "another snapshot")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE_SECONDS)
+    assert process.returncode == 0
+
+
 def asked_after(answers, number):
     return answers.asked.count("/logical/actors") >= number + 2
 
@@ -329,6 +375,13 @@ def test_a_token_comes_from_the_environment_or_a_file(run, url, answers, monkeyp
     run("snapshot", url)
 
 
+@pytest.mark.parametrize("token", [f"{TOKEN}\nX: 1", f"{TOKEN}é", f"{TOKEN} 1"])
+def test_a_token_that_no_header_holds_is_not_shown(run, url, answers, monkeypatch, token):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    result = run("snapshot", url, code=USAGE)
+    assert result.stderr == "raytrail: error: RAY_AUTH_TOKEN holds no token; give what holds it\n"
+
+
 def test_a_token_is_sent_to_no_other_host(run, answers, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     elsewhere = Answers()
@@ -346,6 +399,7 @@ def test_a_token_is_sent_to_no_other_host(run, answers, monkeypatch):
         ({}, "names no session"),
         (b"<html>", "names no session"),
         ({**VERSION, "session_name": "../x"}, "no name of Ray"),
+        (b"[" * 100_000, "names no session"),
     ],
 )
 def test_what_is_no_dashboard_is_said_to_be_none(run, url, answers, version, why, store):

@@ -200,8 +200,11 @@ def test_restore_refuses_what_is_not_empty_and_leaves_nothing_behind(root, tmp_p
         brought_back(root, tmp_path / "again")
     with pytest.raises(NotFoundError, match="no store there"):
         saved(tmp_path / "none", tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
     with pytest.raises(StoreError, match="it is not empty, and no backup"):
-        saved(root, tmp_path)
+        saved(root, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other")
     fill(tmp_path / "another", sealed=())
     with pytest.raises(StoreError, match="it is a backup of another store"):
         saved(tmp_path / "another", tmp_path / "backup")
@@ -212,6 +215,70 @@ def test_restore_refuses_what_is_not_empty_and_leaves_nothing_behind(root, tmp_p
     (tmp_path / "again").mkdir()
     monkeypatch.undo()
     brought_back(tmp_path / "backup", tmp_path / "again")
+
+
+@pytest.mark.parametrize("place", ["", "backup", "log", ".."])
+def test_no_backup_lies_in_its_history_or_around_it(root, place):
+    before = sorted(root.rglob("*"))
+    with pytest.raises(StoreError, match="it lies in the history, or around it"):
+        saved(root, root / place)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_two_backups_are_not_made_in_one_place_at_once(root, tmp_path, monkeypatch):
+    """Each would delete what the other one has brought and not named yet."""
+    refused = []
+    real = backup._make_durable
+
+    def make_durable(*args):
+        with pytest.raises(StoreError, match="another backup is being made there"):
+            saved(root, tmp_path / "backup")
+        refused.append(True)
+        real(*args)
+
+    monkeypatch.setattr(backup, "_make_durable", make_durable)
+    saved(root, tmp_path / "backup")
+    assert refused
+
+
+def test_a_first_backup_that_was_cut_short_at_its_end_is_made_anew(root, tmp_path):
+    saved(root, tmp_path / "backup")
+    os.rename(tmp_path / "backup" / "backup.json", tmp_path / "backup" / "backup.json.new")
+    (tmp_path / "backup" / "lost+found").mkdir()  # a disk of its own
+    saved(root, tmp_path / "backup")
+    assert content(brought_back(tmp_path / "backup", tmp_path / "again"))[:3] == content(root)[:3]
+
+
+def test_copies_take_the_place_of_links(root, tmp_path):
+    saved(root, tmp_path / "backup")
+    saved(root, tmp_path / "backup", copy=True)
+    assert {path.stat().st_nlink for path in files_of(root, OLD) if path.is_file()} == {1}
+
+
+def test_a_history_is_brought_back_onto_another_disk(root, tmp_path):
+    """Nothing can take the place of where it is mounted, nor of a link to it."""
+    saved(root, tmp_path / "backup")
+    (tmp_path / "mounted" / "lost+found").mkdir(parents=True)
+    (tmp_path / "again").symlink_to("mounted")
+    brought_back(tmp_path / "backup", tmp_path / "again")
+    assert content(tmp_path / "mounted")[:3] == content(root)[:3]
+    assert not list(tmp_path.rglob("*.unfinished-*"))
+
+
+def test_a_file_that_a_backup_has_lost_keeps_no_other_away(root, tmp_path):
+    saved(root, tmp_path / "backup")
+    next((tmp_path / "backup/state" / OLD).glob("task-*.parquet")).unlink()
+    with Store.open(brought_back(tmp_path / "backup", tmp_path / "again"), CONFIG) as store:
+        [finding] = [finding for finding in store.verify() if finding.verdict == "damaged"]
+        assert store.snapshot(NEW).count("task") == 50
+    assert "it is gone" in finding.reason
+
+
+def test_a_forged_backup_writes_nowhere_else(root, tmp_path):
+    with Store.open(root, CONFIG, write=True) as store, store._catalogue.transaction() as db:
+        db.execute("UPDATE log SET path = '../../forged' WHERE id = 1")
+    with pytest.raises(StoreDamaged, match=r"no place of a file of a store: '../../forged'"):
+        saved(root, tmp_path / "backup")
 
 
 def test_damage_is_found(root, tmp_path):

@@ -171,6 +171,21 @@ def test_its_files_stay_while_a_question_may_be_reading_them(root):
         assert files_of(root, OLD)
 
 
+def test_a_mark_of_a_clock_that_was_ahead_is_waited_for_no_longer(root):
+    with Store.open(root, CONFIG, write=True) as store:
+        mark(store, OLD, NOW_MS)
+        assert store.tidy(NOW_MS).deleted == []
+        store.deletions.grace_seconds = 0
+        assert [deleted.session for deleted in store.tidy(NOW_MS).deleted] == [OLD]
+
+
+def test_a_plan_of_what_is_deleted_meanwhile_is_one_of_what_was_there(root, monkeypatch):
+    with Store.open(root, CONFIG, write=True) as store, Store.open(root, CONFIG) as reader:
+        real = reader.marks.check_there
+        monkeypatch.setattr(reader.marks, "check_there", lambda session: real(session) or mark(store, session))
+        assert reader.deletions.plan(OLD).events == 61
+
+
 def test_a_reader_lets_go_of_its_files(root):
     def opened(session):
         links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
@@ -339,6 +354,36 @@ def test_nothing_is_deleted_through_a_link(root, tmp_path, caplog):
         os.rename(moved, root / "state" / OLD)
         store.deletions._put_off.clear()
         assert [deleted.session for deleted in store.tidy(NOW_MS).deleted] == [OLD]
+
+
+def test_a_file_of_somebody_else_holds_up_no_other_session(root, monkeypatch, caplog):
+    real = directory.delete_file
+
+    def delete_file(root, path):
+        if OLD in path:
+            raise PermissionError(1, "Operation not permitted", path)  # an immutable one, which a test cannot make
+        real(root, path)
+
+    monkeypatch.setattr("raytrail.store.deletion.delete_file", delete_file)
+    with Store.open(root, CONFIG, write=True) as store:
+        mark(store, OLD)
+        mark(store, MIDDLE, 1)
+        assert [deleted.session for deleted in store.tidy(NOW_MS).deleted] == [MIDDLE]
+        assert f"session {OLD} is not deleted: [Errno 1] Operation not permitted: '{root}" in caplog.text
+        # `raytrail delete` does not wait for who puts it right
+        assert store.retention.finish(unread=True)
+        assert [waiting.session for waiting in store.marks.waiting()] == [OLD]
+
+
+def test_what_came_twice_before_it_was_deleted_is_taken_again(root):
+    with Store.open(root, CONFIG, write=True) as store:
+        again = chunk(OLD, "task", tasks(range(50), "11"))
+        store.append([again])
+        mark(store, OLD)
+        store.tidy(NOW_MS)
+        store.deletions.forget(OLD)
+        store.append([again])
+        assert store.events()[OLD] == 50
 
 
 @pytest.mark.parametrize("path", ["../x", "log/../../x", "log/s/x/y", "tmp/s/x", "log/../x", "/etc/s/x"])

@@ -1,6 +1,7 @@
 """Which sessions the settings keep, and what the history deletes by itself."""
 
 import asyncio
+import os
 import shutil
 import time
 
@@ -22,11 +23,11 @@ from tests.keeping import (
     set_grown,
 )
 
-from raytrail import history
+from raytrail import disk, history
 from raytrail.metrics.history import Watch
 from raytrail.pubsub import connect
 from raytrail.store import Request, Store
-from raytrail.store.retention import SILENT_DAYS, retained_days
+from raytrail.store.retention import CHECK_SECONDS, LISTENED_SECONDS, SILENT_DAYS, retained_days
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +128,34 @@ def test_a_held_session_is_deleted_by_no_setting(root):
 def test_one_that_only_went_quiet_may_live_and_waits_for_a_week(root):
     with opened(root, retain_days=1, retain_bytes=1) as store:
         store.seal(LIVING, quiet=True)
+        store.retention._listening -= LISTENED_SECONDS
         set_grown(store, LIVING, NOW_MS - SILENT_DAYS * DAY_MS + 1)
         assert due(store) == [*SEALED]
         set_grown(store, LIVING, NOW_MS - SILENT_DAYS * DAY_MS - 1)
         assert due(store) == [*SEALED, LIVING]
+
+
+def test_a_history_that_was_away_or_whose_clock_was_set_takes_that_for_no_silence(root):
+    """A broker may hold all that a living session has said meanwhile."""
+    with opened(root, retain_days=1) as store:
+        store.seal(LIVING, quiet=True)
+        set_grown(store, LIVING, NOW_MS - 30 * DAY_MS)
+        assert LIVING not in due(store)
+        store.tidy(NOW_MS)
+        store.retention._listening -= LISTENED_SECONDS
+        assert LIVING in due(store)
+        store.retention._checked -= CHECK_SECONDS
+        store.tidy(NOW_MS + DAY_MS)
+        assert sessions(store) == {LIVING}
+
+
+def test_thousands_are_marked_a_few_at_a_time(root, monkeypatch):
+    monkeypatch.setattr("raytrail.store.retention.MARK_SECONDS", 0)
+    with opened(root, retain_days=1) as store:
+        assert [[deleted.session for deleted in store.tidy(NOW_MS).marked] for _ in range(4)] == [
+            *([session] for session in SEALED),
+            [],
+        ]
 
 
 def test_an_age_counts_from_when_the_last_event_came(root):
@@ -201,3 +226,30 @@ def test_what_is_no_request_is_passed_over(root, caplog):
         assert [path.name for path in directory.iterdir()] == ["notes.txt"]
         assert "asked to delete session nobody: no session 'nobody'" in caplog.text
         assert sessions(store) == {*SEALED, LIVING}
+
+
+def test_a_request_that_cannot_be_read_holds_up_no_other(root, caplog, monkeypatch):
+    with opened(root) as store:
+        barred = store.requests.leave(Request(verb="hold", session=OLD))
+        store.requests.leave(Request(verb="hold", session=NEW))
+        (root / "requests" / f"{1:020d}-00000001.json").mkdir()
+        real = disk.read_file
+
+        def read_file(path, *rest):
+            if path == barred:
+                raise PermissionError(13, "Permission denied", str(path))  # who tests as root reads everything
+            return real(path, *rest)
+
+        monkeypatch.setattr(disk, "read_file", read_file)
+        store.tidy(NOW_MS)
+        assert store.marks.holds().keys() == {NEW}
+        assert not barred.exists()
+        assert "Permission denied" in caplog.text
+
+
+def test_what_root_asks_for_can_be_read_by_whom_the_store_is(root):
+    owner = 12_345 if os.geteuid() == 0 else os.geteuid()
+    os.chown(root, owner, -1)
+    with Store.open(root, CONFIG) as store:
+        asked = store.requests.leave(Request(verb="hold", session=OLD))
+    assert (asked.stat().st_uid, asked.parent.stat().st_uid) == (owner, owner)

@@ -63,8 +63,7 @@ def delete(
     if not cluster_ids and name is None:
         raise ConfigError("nothing to delete; give a CLUSTER, or --name, or --list for what was deleted")
     if forget:
-        changes.change(config, [Request(verb="forget", session=session) for session in cluster_ids])
-        note(f"events of {', '.join(cluster_ids)} are taken again")
+        _forget(config, cluster_ids, name)
         return
     plans = _plan(config, cluster_ids, name)
     able = [plan for plan in plans if not plan.refusal]
@@ -84,6 +83,13 @@ def delete(
         _show(plans, outcomes)
     if any(outcomes[plan.session] not in ("would be deleted", "deleted", MARKED) for plan in plans):
         click.get_current_context().exit(DIFFERENT)
+
+
+def _forget(config: Config, sessions: Sequence[str], name: str | None) -> None:
+    if name is not None or not sessions:
+        raise ConfigError("--forget takes whole names of sessions, and no --name; `raytrail delete --list` has them")
+    changes.change(config, [Request(verb="forget", session=session) for session in sessions])
+    note(f"events of {', '.join(sessions)} are taken again")
 
 
 MARKED = "deleted; its files go shortly"

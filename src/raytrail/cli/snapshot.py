@@ -14,7 +14,7 @@ import click
 from raytrail.cli.ledger import details, show
 from raytrail.config import Config
 from raytrail.entities import entity
-from raytrail.errors import ConfigError, NotFoundError, SourceUnavailable, StoreLocked, StoreUnavailable
+from raytrail.errors import ConfigError, NotFoundError, SourceError, StoreLocked, StoreUnavailable
 from raytrail.redact import Redactor
 from raytrail.snapshot import taking
 from raytrail.snapshot.dashboard import Dashboard
@@ -80,16 +80,21 @@ def snapshot(
 def _token(path: Path | None) -> str:
     """Return the token to send, which is no argument: those of any process can be read by all users."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token
+        return _checked(token, "RAY_AUTH_TOKEN")
     if path is None:
         return ""
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: no token can be read from it ({error}); give the file that holds it") from error
-    if not text or not text.isprintable() or " " in text:
-        raise ConfigError(f"{path} holds no token; give the file that holds it")
-    return text
+    return _checked(text, str(path))
+
+
+def _checked(token: str, place: str) -> str:
+    """Return a token that a header can hold. The error of another one would show it."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{place} holds no token; give what holds it")
+    return token
 
 
 async def _again(
@@ -101,7 +106,7 @@ async def _again(
             taken = await asyncio.to_thread(taking.take, dashboard)
             await asyncio.to_thread(_keep, taken, repeated, config, say=first)
             first = False
-        except (SourceUnavailable, StoreLocked, StoreUnavailable) as error:
+        except (SourceError, StoreLocked, StoreUnavailable) as error:  # a proxy answers while its dashboard is away
             if first:
                 raise
             log.warning("%s; the next snapshot is tried in %g s", error, every_seconds)

@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any, NamedTuple
@@ -81,8 +82,8 @@ class Dashboard:
         try:
             body, date = self._open("/api/version")
             answer = json.loads(body)
-            session, ray = str(answer["session_name"]), str(answer["ray_version"])
-        except (Refused, ValueError, TypeError, KeyError) as error:
+            session, ray = str(answer["session_name"]), plain(answer["ray_version"], _SHOWN)
+        except (Refused, ValueError, TypeError, KeyError, RecursionError) as error:
             reason = str(error) if isinstance(error, Refused) else f"/api/version names no session: {error!r}"
             raise SourceError(
                 f"no dashboard of a Ray from 2.48 on at {self.url} ({reason}); give the URL that its dashboard has in "
@@ -120,7 +121,8 @@ class Dashboard:
         return body, date
 
     def _refused(self, path: str, error: urllib.error.HTTPError) -> ConfigError | Refused:
-        with error:
+        text = ""
+        with error, suppress(OSError, HTTPException):  # the connection may end meanwhile
             text = " ".join(error.read(_SHOWN * 4).decode(errors="replace").split())
         if error.code in (401, 403):
             return ConfigError(
@@ -153,6 +155,11 @@ def _ahead_ns(date: str) -> int:
     return int(ahead * 1_000_000_000) if abs(ahead) > _SKEW_SECONDS else 0
 
 
+def plain(value: Any, most: int) -> str:
+    """Return the beginning of a value as text that every reader takes: JSON may hold lone surrogates."""
+    return str(value)[:most].encode("utf-8", "replace").decode()
+
+
 def answered(body: bytes) -> Any:
     """
     Return what an answer of the State API holds.
@@ -163,7 +170,7 @@ def answered(body: bytes) -> Any:
     try:
         answer = json.loads(body)
         if not answer["result"]:
-            raise Refused(f"Ray says: {answer.get('msg')!s:.{_SHOWN}}")
+            raise Refused(f"Ray says: {plain(answer.get('msg'), _SHOWN)}")
         return answer["data"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Refused(f"no answer of Ray's State API: {error!r:.{_SHOWN}}") from error

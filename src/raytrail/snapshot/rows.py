@@ -26,6 +26,8 @@ Ray's answers pass nanoseconds through a double, whose steps are 256 ns: without
 one lower.
 """
 _IDS_OF_DEATH = ("actor_id", "owner_id", "node_id", "job_id", "placement_group_id")
+_MOST_RESTARTS = 100_000
+"""Each restart is an event. More would fill the memory."""
 _TASK_BYTES, _JOB_BYTES = 24, 4
 _DEATHS = (
     # compose_state_message in ray/dashboard/utils.py, Ray 2.60
@@ -139,11 +141,18 @@ def actor(row: Row, beside: Beside) -> Iterator[Event]:
 
 
 def _restarts(row: Row) -> list[str]:
-    """Return the reason of each restart, in any order."""
+    """
+    Return the reason of each restart, in any order.
+
+    Raises:
+        ValueError: There are more than an actor has.
+    """
     every, lineage, preemption = (
         int(row.get(f"num_restarts{due}") or 0)
         for due in ("", "_due_to_lineage_reconstruction", "_due_to_node_preemption")
     )
+    if (most := max(every, lineage, preemption)) > _MOST_RESTARTS:
+        raise ValueError(f"{most} restarts of an actor")
     other = max(0, every - lineage - preemption)
     return ["ACTOR_FAILURE"] * other + ["LINEAGE_RECONSTRUCTION"] * lineage + ["NODE_PREEMPTION"] * preemption
 

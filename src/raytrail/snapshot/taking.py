@@ -15,7 +15,7 @@ from raytrail.entities import Column, Entity, installed
 from raytrail.errors import EventError
 from raytrail.event import SESSION_NAME, Chunk, Segment
 from raytrail.file_report import ending, file_id, report_line
-from raytrail.snapshot.dashboard import Dashboard, Refused, answered
+from raytrail.snapshot.dashboard import Dashboard, Refused, answered, plain
 from raytrail.snapshot.rows import READERS, Beside, Event, Row
 from raytrail.sources import endpoints, serve_poll
 from raytrail.sources.messages import in_base64
@@ -46,8 +46,11 @@ _ENDS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 }
 """Types of what Ray forgets when it has ended, with the list that no longer shows it, and what is then written."""
 
-_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError)
-"""What goes wrong with answers of a Ray that has them in another form."""
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+"""What goes wrong with answers of a Ray that has them in another form, or of who is none: 1e999, or too deep."""
+
+_MESSAGE_CHARACTERS = 2_000
+"""How much is kept of what a Ray says of an answer."""
 
 Redact = Callable[[bytes, str], bytes]
 """Masks what is secret in lines of an event type. Masked lines are as long as they were."""
@@ -130,8 +133,10 @@ def _ask(dashboard: Dashboard, resource: str) -> Answer:
     try:
         body = _list(dashboard, resource, ROW_LIMIT)
         answer = answered(body)["result"]
-        rows, partial = answer["result"], answer.get("partial_failure_warning")
-        return Answer(rows, int(answer["total"]), partial or "", len(rows), body, bool(partial))
+        rows, partial = answer["result"], plain(answer.get("partial_failure_warning") or "", _MESSAGE_CHARACTERS)
+        if not all(isinstance(row, dict) for row in rows):
+            raise TypeError("some rows have no fields")
+        return Answer(rows, int(answer["total"]), partial, len(rows), body, bool(partial))
     except Refused as error:
         return Answer([], None, str(error), 0)
     except _UNREADABLE as error:
@@ -248,7 +253,10 @@ def gone(taken: Taken, known: Callable[[str], Iterable[Row]]) -> list[tuple[str,
     for event_type, line in taken.events:
         if event_type in ending:
             data = msgspec.json.decode(line)["event_data"]
-            present[event_type].add(tuple(data[field] for field in ending[event_type].fields))
+            try:
+                present[event_type].add(tuple(data[field] for field in ending[event_type].fields))
+            except (KeyError, TypeError):  # what it is about is not known, and so not what is gone
+                del ending[event_type]
     events = []
     for event_type, keyed in ending.items():
         for row in known(keyed.entity.name):

@@ -17,13 +17,14 @@ after the backup.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from raytrail import disk
 from raytrail.errors import NotFoundError, StoreDamaged, StoreError
 from raytrail.event import UNDECODABLE
 from raytrail.store.catalogue import Catalogue
-from raytrail.store.directory import KINDS, delete_file
+from raytrail.store.directory import KINDS, check_place, delete_file
 from raytrail.store.files import measure, sync_directories
 from raytrail.store.layout import ID, PLAIN_GROUP
 
@@ -42,6 +43,8 @@ MOST_ROUNDS = 10
 
 _MANIFEST = "backup.json"
 _CATALOGUE = "catalogue.sqlite"
+_OF_FILE_SYSTEM = "lost+found"
+"""What an empty disk has."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,13 +83,20 @@ def back_up(root: Path, target: Path, *, copy: bool, advance: Callable[[int], No
     Raises:
         NotFoundError: There is no store.
         StoreDamaged: The store's catalogue is not what was written.
-        StoreError: The target is something else, or the store changes faster than it can be read.
+        StoreError: The target is something else, or another backup is under way there, or the store changes faster than
+            it can be read.
         OSError: A disk is full, or fails.
     """
     if not (root / _CATALOGUE).exists():
         raise NotFoundError(f"{root}: no store there; store.dir says where it is")
-    _check_target(root, target)
+    _refuse_around(root, target)
     disk.make_private_directory(target)
+    with _alone(target):
+        _check_target(root, target)
+        return _back_up(root, target, copy=copy, advance=advance)
+
+
+def _back_up(root: Path, target: Path, *, copy: bool, advance: Callable[[int], None]) -> Manifest:
     name = f"catalogue-{time.time_ns():020d}.sqlite"
     for _ in range(MOST_ROUNDS):
         _copy_catalogue(root, target / name)
@@ -132,22 +142,39 @@ def restore(backup: Path, target: Path, *, advance: Callable[[int], None]) -> Ma
         raise StoreDamaged(
             f"{backup / manifest.catalogue}: its bytes are not those that were written; take another backup"
         )
-    unfinished = target.with_name(f"{target.name}.unfinished-{uuid.uuid4().hex[:8]}")
+    is_there = target.exists()  # it may be another disk, or a link to one, which nothing else can take the place of
+    unfinished = (target if is_there else target.parent) / f"{target.name}.unfinished-{uuid.uuid4().hex[:8]}"
     try:
         disk.make_private_directory(unfinished)
         _copy(backup / manifest.catalogue, unfinished / _CATALOGUE)
         files = list(_list_files(unfinished / _CATALOGUE))
         for file in files:
-            _bring(backup, unfinished, file, copy=True)
+            with suppress(FileNotFoundError):  # a damage like others, which who opens the store is told of
+                _bring(backup, unfinished, file, copy=True)
             advance(file.bytes)
         _change_id(unfinished / _CATALOGUE)
         _make_durable(unfinished, files, _CATALOGUE)
-        os.rename(unfinished, target)  # which replaces an empty directory
-        sync_directories([target.parent])
+        if is_there:
+            _move_up(unfinished)
+        else:
+            os.rename(unfinished, target)
+            sync_directories([target.parent])
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return manifest
+
+
+def _move_up(unfinished: Path) -> None:
+    """Move what a directory has into the one that it is in. The catalogue comes last: without it there is no store."""
+    target = unfinished.parent
+    for entry in unfinished.iterdir():
+        if entry.name != _CATALOGUE:
+            os.rename(entry, target / entry.name)
+    sync_directories([target])
+    os.rename(unfinished / _CATALOGUE, target / _CATALOGUE)
+    unfinished.rmdir()
+    sync_directories([target])
 
 
 def read_manifest(backup: Path) -> Manifest:
@@ -165,6 +192,38 @@ def read_manifest(backup: Path) -> Manifest:
         raise StoreDamaged(f"{backup / _MANIFEST}: {error}; take another backup") from error
 
 
+def _refuse_around(root: Path, target: Path) -> None:
+    """
+    Refuse a backup that lies in its store, which goes with it, or around it.
+
+    Raises:
+        StoreError: It does.
+    """
+    store, place = root.resolve(), target.resolve()
+    if store == place or store in place.parents or place in store.parents:
+        raise StoreError(f"{target}: it lies in the history, or around it; give a directory beside it")
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """
+    Keep others from a directory that a backup is made in.
+
+    Raises:
+        StoreError: One is being made there.
+    """
+    descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"{target}: another backup is being made there; wait for its end") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _check_target(root: Path, target: Path) -> None:
     """
     Check that a backup of a store can be made there.
@@ -172,12 +231,13 @@ def _check_target(root: Path, target: Path) -> None:
     Raises:
         StoreError: There is something else.
     """
-    if not target.exists() or not any(target.iterdir()):
+    names = _names(target)
+    if not names:
         return
     try:
         manifest = read_manifest(target)
     except NotFoundError:
-        if any(entry.name not in KINDS and not entry.name.startswith("catalogue-") for entry in target.iterdir()):
+        if any(name not in KINDS and not name.startswith(("catalogue-", _MANIFEST)) for name in names):
             raise StoreError(f"{target}: it is not empty, and no backup; give another directory") from None
         return  # a first backup that was cut short
     with closing(Catalogue(root / _CATALOGUE, write=False)) as catalogue:
@@ -187,8 +247,12 @@ def _check_target(root: Path, target: Path) -> None:
 
 
 def _refuse_full(target: Path) -> None:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and (not target.is_dir() or _names(target)):
         raise StoreError(f"{target}: it is not empty; give a directory that is, or that is not there yet")
+
+
+def _names(directory: Path) -> list[str]:
+    return [entry.name for entry in directory.iterdir() if entry.name != _OF_FILE_SYSTEM]
 
 
 def _read(path: Path) -> sqlite3.Connection:
@@ -217,24 +281,32 @@ def _change_id(catalogue: Path) -> None:
 
 
 def _list_files(catalogue: Path) -> Iterator[_File]:
-    """Yield the files that a catalogue names. Those of a session that is being deleted are not among them."""
+    """
+    Yield the files that a catalogue names. Those of a session that is being deleted are not among them.
+
+    Raises:
+        StoreDamaged: It names a place that no store has files in.
+    """
     with closing(_read(catalogue)) as db:
         for table in ("log", "bodies", "state"):
             there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
             if there:
                 size = "coalesce(bytes, 0)" if "bytes" in there else "0"
-                yield from (
-                    _File(*row)
-                    for row in db.execute(
-                        f"SELECT path, {size} FROM {table} WHERE session IN (SELECT session FROM sessions)"
-                    )
-                )
+                for row in db.execute(
+                    f"SELECT path, {size} FROM {table} WHERE session IN (SELECT session FROM sessions)"
+                ):
+                    file = _File(*row)
+                    try:
+                        check_place(file.path)
+                    except disk.Refused as refused:
+                        raise StoreDamaged(f"{catalogue}: it names a file: {refused}; take another backup") from refused
+                    yield file
 
 
 def _bring_all(root: Path, target: Path, files: list[_File], *, copy: bool, advance: Callable[[int], None]) -> bool:
     """Bring files that are not there yet. Return whether all of them still were in the store."""
     for file in files:
-        if not (target / file.path).exists():
+        if not _has(target, file, root, copy=copy):
             try:
                 _bring(root, target, file, copy=copy)
             except FileNotFoundError:
@@ -242,6 +314,14 @@ def _bring_all(root: Path, target: Path, files: list[_File], *, copy: bool, adva
                     return False
             advance(file.bytes)
     return True
+
+
+def _has(target: Path, file: _File, root: Path, *, copy: bool) -> bool:
+    """Return whether a backup has a file. A link that an earlier one made is none, where copies are asked for."""
+    try:
+        return not (copy and (target / file.path).samefile(root / file.path)) and (target / file.path).exists()
+    except FileNotFoundError:
+        return (target / file.path).exists()
 
 
 def _is_cache(file: _File) -> bool:

@@ -35,7 +35,7 @@ PIECE_ROWS = 20_000
 """How many rows of the catalogue are deleted at once: some 50 ms."""
 
 PUT_OFF_SECONDS = 600.0
-"""How long a session whose files a link leads away from is let be."""
+"""How long a session is let be whose files a link leads away from, or are somebody else's."""
 
 OF_REPORTS = ("FILE",)
 """The types of chunks that agents report of themselves. They go on after a session's end, and no data is lost."""
@@ -94,6 +94,7 @@ class Deletions:
         self.grace_seconds = grace_seconds
         self._told: set[str] = set()
         self._put_off: dict[str, float] = {}
+        self._first_seen: dict[str, float] = {}
 
     def plan(self, session: str) -> Plan:
         """
@@ -102,8 +103,8 @@ class Deletions:
         Raises:
             NotFoundError: There is no such session.
         """
-        self._marks.check_there(session)
-        with self._catalogue.reading():
+        with self._catalogue.reading():  # a history may mark it meanwhile
+            self._marks.check_there(session)
             [(cluster, sealed_ms)] = self._catalogue.query(
                 "SELECT cluster, sealed_ms FROM sessions WHERE session = ?", session
             )
@@ -207,11 +208,8 @@ class Deletions:
         """
         done: list[Deleted] = []
         until = time.monotonic() + seconds
-        due_ms = time.time_ns() // 1_000_000 - (0 if unread else int(self.grace_seconds * 1000))
         for deleted in self._marks.waiting():
-            if deleted.deleted_ms > due_ms:
-                break
-            if time.monotonic() < self._put_off.get(deleted.session, 0.0):
+            if self._is_put_off(deleted.session) or not (unread or self._is_over(deleted)):
                 continue
             try:
                 while self._delete_piece(deleted.session):
@@ -223,8 +221,22 @@ class Deletions:
                     "session %s is not deleted: %s; put it right, and it is deleted then", deleted.session, refused
                 )
             else:
+                self._first_seen.pop(deleted.session, None)
                 done.append(deleted)
         return done
+
+    def _is_over(self, deleted: Deleted) -> bool:
+        """Return whether nobody can be reading a session any more. A mark may be of a clock that was ahead."""
+        first_seen = self._first_seen.setdefault(deleted.session, time.monotonic())
+        marked_seconds = time.time() - deleted.deleted_ms / 1000
+        return max(marked_seconds, time.monotonic() - first_seen) >= self.grace_seconds
+
+    def _is_put_off(self, session: str) -> bool:
+        return time.monotonic() < self._put_off.get(session, 0.0)
+
+    def is_all_done(self) -> bool:
+        """Return whether nothing is left to wait for: what is marked is gone, or a person must put it right."""
+        return all(self._is_put_off(deleted.session) for deleted in self._marks.waiting())
 
     def _delete_piece(self, session: str) -> bool:
         """Delete some of a marked session. Return whether there was anything left."""
@@ -253,7 +265,7 @@ class Deletions:
         Delete files of the store, through no link.
 
         Raises:
-            disk.Refused: A link is in the way.
+            disk.Refused: A link is in the way, or it is somebody else's. Other sessions are not concerned.
             StoreUnavailable: The disk fails.
         """
         for path in paths:
@@ -261,6 +273,8 @@ class Deletions:
                 delete_file(self._root, path)
             except disk.Refused:
                 raise
+            except PermissionError as error:
+                raise disk.Refused(error.errno, error.strerror, disk.escape_name(str(self._root / path))) from error
             except OSError as error:
                 raise StoreUnavailable(f"{self._root / path}: {error}; mend it, and it is deleted then") from error
 
@@ -306,13 +320,23 @@ class Deletions:
             ConfigError: Something of it is still there.
             StoreUnavailable: The disk is full, or fails.
         """
+        self.check_forgettable(session)
+        with self._catalogue.transaction() as db:
+            db.execute("DELETE FROM deleted WHERE session = ?", (session,))
+
+    def check_forgettable(self, session: str) -> None:
+        """
+        Check that a session was deleted, and that nothing is left of it.
+
+        Raises:
+            NotFoundError: None of that name was deleted.
+            ConfigError: Something of it is still there.
+        """
         gone = self._marks.find(session)
         if gone is None:
             raise NotFoundError(f"no session {session!r} was deleted; `raytrail delete --list` shows those that were")
         if not gone.done:
             raise ConfigError(f"{session}: it is still being deleted; try again when that is done")
-        with self._catalogue.transaction() as db:
-            db.execute("DELETE FROM deleted WHERE session = ?", (session,))
 
 
 def _is_report(arrival: Chunk | Unreadable) -> bool:

@@ -114,11 +114,21 @@ def delete_file(root: Path, path: str) -> None:
         path: Its place below it, as the catalogue names it. One that is gone is passed over.
 
     Raises:
-        disk.Refused: A link is in the way, or it is no place of a file of a store.
+        disk.Refused: A link is in the way, or it is no place as `check_place` has it.
         OSError: It cannot be deleted.
+    """
+    check_place(path)
+    with suppress(FileNotFoundError), disk.directory((root / path).parent, root) as there:
+        os.unlink(Path(path).name, dir_fd=there)
+
+
+def check_place(path: str) -> None:
+    """
+    Check that a path is the place of a file of a store, below its directory.
+
+    Raises:
+        disk.Refused: It is not.
     """
     parts = Path(path).parts
     if len(parts) != 3 or parts[0] not in KINDS or ".." in parts:
         raise disk.Refused(errno.EINVAL, "no place of a file of a store", disk.escape_name(path))
-    with suppress(FileNotFoundError), disk.directory((root / path).parent, root) as there:
-        os.unlink(parts[2], dir_fd=there)

@@ -151,7 +151,7 @@ class Figures:
         for cluster in every:
             if cluster.cluster == id and id:
                 return cluster
-        near = [cluster for cluster in every if id in cluster.session]
+        near = [cluster for cluster in every if id and id in cluster.session]  # a variable of a shell may be empty
         if len(near) == 1:
             return near[0]
         known = ", ".join(cluster.session for cluster in (near or every)[:5]) or "none yet"

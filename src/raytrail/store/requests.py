@@ -62,14 +62,22 @@ class Requests:
             OSError: The store's directory cannot be written.
         """
         disk.make_private_directory(self._directory)
+        self._give(self._directory)
         path = self._directory / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
         new = path.with_suffix(".new")
         with open(disk.open_private(new, os.O_WRONLY), "wb") as file:
             file.write(msgspec.json.encode(request))
             file.flush()
             os.fsync(file.fileno())
+        self._give(new)
         os.rename(new, path)
         return path
+
+    def _give(self, path: Path) -> None:
+        """Give what root has made to whom the store is, as the history is not root."""
+        if os.geteuid() == 0:
+            owner = self._root.stat()
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def take(self, do: Callable[[Request], None]) -> None:
         """
@@ -99,13 +107,14 @@ class Requests:
 
     def _list(self) -> list[str]:
         with suppress(FileNotFoundError), disk.listed(self._directory, self._root) as entries:
-            return sorted(name for name in entries if _NAME.fullmatch(name))
+            names = (name for name, entry in entries.items() if not entry.is_dir(follow_symlinks=False))
+            return sorted(filter(_NAME.fullmatch, names))
         return []
 
     def _read(self, name: str) -> Request | None:
         try:
             text = disk.read_file(self._directory / name, self._root, MOST_BYTES)
             return msgspec.json.decode(text, type=Request)
-        except (disk.Refused, *UNDECODABLE) as error:
+        except (disk.Refused, PermissionError, *UNDECODABLE) as error:
             log.warning("%s: no request: %s; it is passed over", self._directory / name, error)
             return None

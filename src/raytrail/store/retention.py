@@ -2,8 +2,9 @@
 Retention: which sessions are old enough to be deleted, or take too much room. By default none are.
 
 Only sealed sessions are candidates. One that nothing but silence has ended may live, where an agent or a broker was
-away: it is a candidate once nothing was heard of it for a week. A session's age counts from when its last event came
-here, so that no import is deleted at once, whatever its events say of the time.
+away: it is a candidate once nothing was heard of it for a week, by a writer that has listened for a while. A session's
+age counts from when its last event came here, so that no import is deleted at once, whatever its events say of the
+time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +35,20 @@ SWEEP_SECONDS = 6 * 3600.0
 WORK_SECONDS = 0.2
 """How long one piece of work takes, beside what else the writer does."""
 
+MARK_SECONDS = 2.0
+"""How long sessions are marked at once. Thousands are due where a setting is new, and nothing is stored meanwhile."""
+
 SILENT_DAYS = 7
 """A session that only silence has ended counts as ended after so long."""
+
+LISTENED_SECONDS = 3600.0
+"""
+How long the writer must have listened to tell silence. While it is away it hears of nobody. A broker that holds what
+came meanwhile gives it within this.
+"""
+
+JUMP_SECONDS = 60.0
+"""By how much more than the time that has passed a clock goes on where it was set, or the machine slept."""
 
 _DAY_MS = 86_400_000
 
@@ -72,6 +85,7 @@ class Retention:
         deletions: Marks sessions, and deletes them.
         requests: Has what commands ask for.
         retire: Deletes files once nobody can have them open any more.
+        forget: Lets go of what is held in memory of sessions.
         lock: Is held while something is changed.
     """
 
@@ -84,6 +98,7 @@ class Retention:
         deletions: Deletions,
         requests: Requests,
         retire: Callable[[list[Path]], None],
+        forget: Callable[[Collection[str]], None],
         lock: threading.RLock,
     ) -> None:
         self._root = root
@@ -92,9 +107,12 @@ class Retention:
         self._marks = marks
         self._deletions = deletions
         self._retire = retire
+        self._forget = forget
         self._lock = lock
         self._requests = requests
         self._checked: float | None = None
+        self._listening = time.monotonic()
+        self._clock_ms: float | None = None
         self._swept = time.monotonic()
         self._told_full = False
 
@@ -112,14 +130,29 @@ class Retention:
         with self._lock:
             self._requests.take(lambda request: self.do(request, now_ms, marked))
             now = time.monotonic()
+            self._note_jump(now_ms, now)
             if self._checked is None or now - self._checked >= CHECK_SECONDS:
-                for session, why in self.due(now_ms):
-                    self._mark(session, why, now_ms, marked)
-                self._checked = now
+                self._checked = now if self._mark_due(now_ms, marked) else None
             if now - self._swept >= SWEEP_SECONDS:
                 self.sweep()
                 self._swept = now
             return Tidied(marked, self._deletions.work(WORK_SECONDS))
+
+    def _note_jump(self, now_ms: int, now: float) -> None:
+        """Listen anew where the clock went on by more than the time that has passed."""
+        clock_ms = now_ms - now * 1000
+        if self._clock_ms is not None and clock_ms - self._clock_ms > JUMP_SECONDS * 1000:
+            self._listening = now
+        self._clock_ms = clock_ms
+
+    def _mark_due(self, now_ms: int, marked: list[Deleted]) -> bool:
+        """Mark what is due, for a moment. Return whether that was all."""
+        until = time.monotonic() + MARK_SECONDS
+        for session, why in self.due(now_ms):
+            self._mark(session, why, now_ms, marked)
+            if time.monotonic() > until:
+                return False
+        return True
 
     def do(self, request: Request, now_ms: int, marked: list[Deleted] | None = None) -> None:
         """
@@ -147,13 +180,14 @@ class Retention:
 
     def _mark(self, session: str, why: str, now_ms: int, marked: list[Deleted]) -> None:
         self._deletions.mark(session, why, now_ms)
+        self._forget([session])  # its events may be taken again one day, and are new then
         if deleted := self._marks.find(session):
             log.info("deleting session %s, %d bytes: %s", session, deleted.bytes, why)
             marked.append(deleted)
 
     def finish(self, *, unread: bool) -> bool:
         """
-        Delete what is marked, as far as nobody can be reading it. Return whether all of it is gone.
+        Delete what is marked, as far as nobody can be reading it. Return whether there is no more to wait for.
 
         Args:
             unread: Whether it is known that nobody reads the store.
@@ -163,7 +197,7 @@ class Retention:
         """
         with self._lock:
             self._deletions.work(float("inf"), unread=unread)
-            return not self._marks.waiting()
+            return self._deletions.is_all_done()
 
     def due(self, now_ms: int) -> Iterator[tuple[str, str]]:
         """Yield the sessions that are to be deleted by the settings, the oldest first, each with why."""
@@ -184,7 +218,8 @@ class Retention:
         yield from self._find_too_much(left)
 
     def _list_candidates(self, now_ms: int) -> list[_Candidate]:
-        silent_ms = now_ms - SILENT_DAYS * _DAY_MS
+        listened = time.monotonic() - self._listening >= LISTENED_SECONDS
+        silent_ms = now_ms - SILENT_DAYS * _DAY_MS if listened else 0
         rows = self._catalogue.query(
             "SELECT s.session, s.cluster, s.last_grew_ms FROM sessions s LEFT JOIN quiet q USING (session) "
             "WHERE s.sealed_ms IS NOT NULL AND (q.session IS NULL OR s.last_heard_ms < ?) AND s.session != ? "

@@ -106,7 +106,17 @@ class Writer:
         self._live = LiveFold(root, catalogue, engine, files)
         self._sealer = Sealer(root, catalogue, engine, files)
         self._live.retire(unfold(root, catalogue, engine, files))
-        self.retention = Retention(root, catalogue, config, marks, deletions, requests, self._live.retire, self._lock)
+        self.retention = Retention(
+            root,
+            catalogue,
+            config,
+            marks,
+            deletions,
+            requests,
+            self._live.retire,
+            self._appender.forget,
+            self._lock,
+        )
         """Deletes what is to be deleted."""
         self.retention.sweep()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raytrail.config import Config
-from raytrail.errors import NotFoundError, StoreError, StoreLocked
+from raytrail.errors import ConfigError, NotFoundError, StoreError, StoreLocked
 from raytrail.store import Cluster, Request, Store
 from raytrail.terminal import note, stores
 
@@ -27,8 +27,11 @@ def chosen(store: Store, cluster_ids: Sequence[str], name: str | None) -> list[C
         name: A cluster's name, which stands for all of its sessions.
 
     Raises:
+        ConfigError: The name is empty, as a variable of a shell may be. All clusters without a name would be meant.
         NotFoundError: There is none of that name, or one is not there.
     """
+    if name == "":
+        raise ConfigError("--name is empty; give a cluster's name, and sessions of clusters without one each by theirs")
     clusters = [stores.chosen(store, id) for id in cluster_ids]
     if name is not None:
         named = [cluster for cluster in store.clusters() if cluster.cluster == name]
@@ -55,7 +58,32 @@ def change(config: Config, requests: Sequence[Request]) -> None:
                 _finish(store)
     except StoreLocked:
         with stores.reading(config) as store:
+            for request in requests:
+                if request.verb == "forget":  # the history only logs why it refuses
+                    store.deletions.check_forgettable(request.session)
             _wait([store.requests.leave(request) for request in requests])
+            for request in requests:
+                _check_done(store, request)
+
+
+def _check_done(store: Store, request: Request) -> None:
+    """
+    Check that the other process did what it was asked for. A deletion's outcome is shown by whoever asked for it.
+
+    Raises:
+        StoreError: It refused.
+    """
+    held = store.marks.hold_of(request.session) is not None
+    is_done = {
+        "hold": held,
+        "release": not held,
+        "forget": store.marks.find(request.session) is None,
+        "delete": True,
+    }
+    if not is_done[request.verb]:
+        raise StoreError(
+            f"{request.session}: the history was asked to {request.verb} it, and did not; its log says why"
+        )
 
 
 def _finish(store: Store) -> None:

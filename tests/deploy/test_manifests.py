@@ -82,8 +82,8 @@ def test_the_schema_of_the_values_is_one_and_refuses_whatever_it_does_not_name()
     assert all(part["additionalProperties"] is False for part in [SCHEMA, *described])
 
 
-def test_there_are_eleven_files_of_values_and_each_is_rendered():
-    assert len(VALUES) == 11
+def test_there_are_thirteen_files_of_values_and_each_is_rendered():
+    assert len(VALUES) == 13
     assert [path.name for path in VALUES] == [path.name for path in sorted(RENDERED.glob("*.yaml"))]
 
 
@@ -137,8 +137,42 @@ def test_the_server_only_reads_the_store_and_the_token_is_in_no_manifest(path):
     [store] = [mount for mount in server["volumeMounts"] if mount["name"] == "store"]
     assert store["readOnly"] is True
     given = {variable["name"]: variable for variable in server["env"]}
-    assert ("RAYTRAIL_SERVER_TOKEN" in given) != ("RAYTRAIL_SERVER_OPEN" in given)
+    assert len(given.keys() & {f"RAYTRAIL_SERVER_{name}" for name in ("TOKEN", "USERS_FILE", "OPEN")}) == 1
     assert "value" not in given.get("RAYTRAIL_SERVER_TOKEN", {})
+
+
+@pytest.mark.parametrize("path", sorted(RENDERED.glob("*.yaml")), ids=named)
+def test_kubernetes_asks_history_and_server_how_they_are(path):
+    [pod] = pods(path)
+    for container in pod["containers"]:
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        for probe, page in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
+            asked = container[f"{probe}Probe"]["httpGet"]
+            assert asked["path"] == page
+            assert asked["port"] in ports
+    [history, _] = pod["containers"]
+    [listens] = [one["value"] for one in history["env"] if one["name"] == "RAYTRAIL_HISTORY_METRICS"]
+    assert listens == f"0.0.0.0:{history['ports'][0]['containerPort']}"
+
+
+def test_users_are_told_apart_by_a_file_of_a_secret_that_is_read_anew():
+    [pod] = pods(RENDERED / "users.yaml")
+    [_, server] = pod["containers"]
+    [mount] = [mount for mount in server["volumeMounts"] if mount["name"] == "users"]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "users"]
+    given = {variable["name"]: variable.get("value") for variable in server["env"]}
+    assert Path(given["RAYTRAIL_SERVER_USERS_FILE"]).parent == Path(mount["mountPath"])
+    assert "subPath" not in mount
+    assert mount["readOnly"] is True
+    assert volume["secret"]["secretName"] == "raytrail-users"
+
+
+def test_nothing_is_deleted_unless_the_values_say_so():
+    assert [path.name for path in sorted(RENDERED.glob("*.yaml")) if "_RETAIN_" in path.read_text()] == ["users.yaml"]
+    [history, _] = pods(RENDERED / "users.yaml")[0]["containers"]
+    read = load(None, {one["name"]: one.get("value", "") for one in history["env"]}, {}).store
+    assert (read.retain_days, read.retain_bytes) == (90, 160 * 2**30)
+    assert read.retain_days_by_name == {"nightly-*": 7.5, "prod": 0}
 
 
 # -- KubeRay
@@ -242,10 +276,9 @@ def test_a_pod_that_is_scraped_has_the_ports_and_lets_prometheus_in():
     assert {port["port"] for port in policy["spec"]["ingress"][0]["ports"]} == wanted
 
 
-@pytest.mark.parametrize("path", [path for path in VALUES if path.name != "monitoring.yaml"], ids=named)
+@pytest.mark.parametrize("path", [path for path in VALUES if "monitoring:" not in path.read_text()], ids=named)
 def test_nothing_of_monitoring_is_there_unless_it_is_wanted(path):
     assert "monitoring.coreos.com" not in (RENDERED / path.name).read_text()
-    assert "RAYTRAIL_HISTORY_METRICS" not in (RENDERED / path.name).read_text()
 
 
 # -- elsewhere

@@ -7,6 +7,7 @@
 #   make alerts  Prometheus' own checks of the alerts, and each of them fired by a part that is broken
 #   make chart   the Helm chart and KubeRay's manifests against their schemas; builds helm, which takes minutes once
 #   make release  what would be uploaded, built twice and tried in empty environments; needs a commit, takes minutes
+#   make image   the images, built without Docker and each tried; needs root, a commit and Debian's packages, takes minutes
 #   make site    docs/ as a site, in build/site
 #   make release-notes  the newest section of CHANGELOG.md
 #   make brokers the real servers that tests and benchmarks start: Kafka's jars, and Debian's packages as root
@@ -39,7 +40,7 @@ BENCH_ARGS ?=
 # a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs alerts chart chart-write release site release-notes bench clean
+.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs alerts chart chart-write release image site release-notes bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
@@ -123,6 +124,14 @@ $(RELEASE)/.installed: $(VENV)/.installed
 release: $(RELEASE)/.installed
 	$(RELEASE)/bin/python -m release.build --uv $(abspath $(BIN))/uv --out dist $(RELEASE_ARGS)
 	$(RELEASE)/bin/python -m release.check dist --uv $(abspath $(BIN))/uv --twine $(RELEASE)/bin/twine $(foreach one,$(RELEASE_PYTHONS),--python $(one))
+
+# in a mount namespace, so that buildah leaves no mount behind
+image: $(RELEASE)/.installed
+	sh tests/brokers/debian.sh buildah mmdebstrap
+	unshare --mount --propagation private sh -ec '\
+		$(RELEASE)/bin/python -m deploy.image.build --uv $(abspath $(BIN))/uv $(IMAGE_ARGS); \
+		$(BIN)/python -m deploy.image.check'
+	rm -rf build/image/storage build/image/run
 
 # the package is there for the page that is made of its docstrings
 $(SITE)/.installed: $(VENV)/.installed

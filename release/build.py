@@ -91,9 +91,10 @@ def build(uv: str, epoch: int) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.name != ".gitignore"}
 
 
-def sbom(uv: str, epoch: int, built: list[str]) -> Any:
-    """Return what it needs with all extras, in the versions that are locked. It has no time and no chance in it."""
-    locked = ["export", "--quiet", "--frozen", "--all-extras", "--no-default-groups"]
+def sbom(uv: str, epoch: int, built: list[str], *extras: str) -> Any:
+    """Return what it needs with all extras, or some, in the versions that are locked. It has no chance in it."""
+    wanted = [word for extra in extras for word in ("--extra", extra)] or ["--all-extras"]
+    locked = ["export", "--quiet", "--frozen", "--no-default-groups", *wanted]
     bom = json.loads(printed_by(uv, *locked, "--format", "cyclonedx1.5"))
     bom["serialNumber"] = uuid.uuid5(uuid.NAMESPACE_URL, f"{git('rev-parse', 'HEAD')} {' '.join(built)}").urn
     bom["metadata"]["timestamp"] = datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -95,7 +95,7 @@ def contents(wheel: Path, sdist: Path) -> Iterator[str]:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     yield from differing(wheel.name, names, {name.removeprefix("src/") for name in files if name.startswith("src/")})
     with tarfile.open(sdist) as tar:
-        names = {member.name.partition("/")[2] for member in tar.getmembers() if member.isfile()}
+        names = {member.name.partition("/")[2] for member in tar.getmembers() if member.isfile() or member.issym()}
     yield from differing(sdist.name, names - {"PKG-INFO"}, files)
 
 

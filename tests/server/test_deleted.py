@@ -6,11 +6,13 @@ import shutil
 import httpx
 import pytest
 from tests.damage import CONFIG
-from tests.keeping import MIDDLE, NEW, OLD, files_of, fill
+from tests.keeping import MIDDLE, NEW, OLD, files_of, fill, in_one_round
 
 from raytrail.config import ServerConfig
 from raytrail.server import app
 from raytrail.store import Request, Store
+
+__all__ = ["in_one_round"]
 
 PAGES = ("about", "api/v0/tasks?detail=1", "functions", "failures", "timeline")
 

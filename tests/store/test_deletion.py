@@ -9,12 +9,14 @@ import time
 
 import pytest
 from tests.damage import CONFIG, chunk, logged, tasks
-from tests.keeping import LIVING, MIDDLE, NEW, NOW_MS, OLD, files_of, fill, rows_of, sessions
+from tests.keeping import LIVING, MIDDLE, NEW, NOW_MS, OLD, files_of, fill, in_one_round, rows_of, sessions
 
 from raytrail.errors import ConfigError, NotFoundError, StoreError, StoreTooNew
 from raytrail.event import UNKNOWN_SESSION, Unreadable
 from raytrail.store import Request, Store, directory, layout
 from raytrail.store import catalogue as catalogue_of
+
+__all__ = ["in_one_round"]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from tests.keeping import (
     SEALED,
     files_of,
     fill,
+    in_one_round,
     rows_of,
     sessions,
     set_grown,
@@ -28,6 +29,8 @@ from raytrail.metrics.history import Watch
 from raytrail.pubsub import connect
 from raytrail.store import Request, Store
 from raytrail.store.retention import CHECK_SECONDS, LISTENED_SECONDS, SILENT_DAYS, retained_days
+
+__all__ = ["in_one_round"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """A store of several sealed sessions and a living one, for what deletes, holds, backs up and restores them."""
 
+import shutil
+
 import pytest
 from tests.damage import CONFIG, chunk, groups, logged, nodes, tasks
 
@@ -16,6 +18,20 @@ def in_one_round(monkeypatch):
     """Have one round do all that is due, however slow the disk is: a history would go on in its next one."""
     for bound in ("MARK_SECONDS", "WORK_SECONDS"):
         monkeypatch.setattr(retention, bound, 600.0)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """The store, which a module makes once."""
+    root = tmp_path_factory.mktemp("filled") / "store"
+    fill(root)
+    return root
+
+
+@pytest.fixture
+def root(filled, tmp_path):
+    """A copy of it to change."""
+    return shutil.copytree(filled, tmp_path / "store")
 
 
 def fill(root, *, sealed=SEALED, config=CONFIG):

@@ -7,18 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.keeping import LIVING, MIDDLE, NEW, OLD, files_of, fill, sessions
+from tests.keeping import LIVING, MIDDLE, NEW, OLD, files_of, filled, sessions
 
 from raytrail.store import Store
 
+__all__ = ["filled"]
+
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example"
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    root = tmp_path_factory.mktemp("filled") / "store"
-    fill(root)
-    return root
 
 
 @pytest.fixture

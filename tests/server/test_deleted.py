@@ -1,32 +1,18 @@
 """A session that is deleted while a server has it open: 404, and never a fault of the server's."""
 
 import os
-import shutil
 
 import httpx
-import pytest
 from tests.damage import CONFIG
-from tests.keeping import MIDDLE, NEW, OLD, files_of, fill, in_one_round
+from tests.keeping import MIDDLE, NEW, OLD, files_of, filled, in_one_round, root
 
 from raytrail.config import ServerConfig
 from raytrail.server import app
 from raytrail.store import Request, Store
 
-__all__ = ["in_one_round"]
+__all__ = ["filled", "in_one_round", "root"]
 
 PAGES = ("about", "api/v0/tasks?detail=1", "functions", "failures", "timeline")
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    root = tmp_path_factory.mktemp("filled") / "store"
-    fill(root)
-    return root
-
-
-@pytest.fixture
-def root(filled, tmp_path):
-    return shutil.copytree(filled, tmp_path / "store")
 
 
 def client(store):

@@ -9,22 +9,12 @@ import threading
 
 import pytest
 from tests.damage import CONFIG, chunk, flip, tasks
-from tests.keeping import LIVING, MIDDLE, NEW, OLD, files_of, fill, sessions
+from tests.keeping import LIVING, MIDDLE, NEW, OLD, files_of, fill, filled, root, sessions
 
 from raytrail.errors import NotFoundError, StoreDamaged, StoreError
 from raytrail.store import Request, Store, back_up, backup, restore
 
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    root = tmp_path_factory.mktemp("filled") / "store"
-    fill(root)
-    return root
-
-
-@pytest.fixture
-def root(filled, tmp_path):
-    return shutil.copytree(filled, tmp_path / "store")
+__all__ = ["filled", "root"]
 
 
 def saved(root, target, *, copy=False):

@@ -1,7 +1,6 @@
 """Sessions that are deleted: marked at once, gone later, whoever reads or is killed meanwhile."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -9,26 +8,26 @@ import time
 
 import pytest
 from tests.damage import CONFIG, chunk, logged, tasks
-from tests.keeping import LIVING, MIDDLE, NEW, NOW_MS, OLD, files_of, fill, in_one_round, rows_of, sessions
+from tests.keeping import (
+    LIVING,
+    MIDDLE,
+    NEW,
+    NOW_MS,
+    OLD,
+    files_of,
+    filled,
+    in_one_round,
+    root,
+    rows_of,
+    sessions,
+)
 
 from raytrail.errors import ConfigError, NotFoundError, StoreError, StoreTooNew
 from raytrail.event import UNKNOWN_SESSION, Unreadable
 from raytrail.store import Request, Store, directory, layout
 from raytrail.store import catalogue as catalogue_of
 
-__all__ = ["in_one_round"]
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    root = tmp_path_factory.mktemp("filled") / "store"
-    fill(root)
-    return root
-
-
-@pytest.fixture
-def root(filled, tmp_path):
-    return shutil.copytree(filled, tmp_path / "store")
+__all__ = ["filled", "in_one_round", "root"]
 
 
 def mark(store, session, now_ms=0):

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import time
 
 import msgspec
@@ -17,8 +16,9 @@ from tests.keeping import (
     OLD,
     SEALED,
     files_of,
-    fill,
+    filled,
     in_one_round,
+    root,
     rows_of,
     sessions,
     set_grown,
@@ -30,19 +30,7 @@ from raytrail.pubsub import connect
 from raytrail.store import Request, Store
 from raytrail.store.retention import CHECK_SECONDS, LISTENED_SECONDS, SILENT_DAYS, retained_days
 
-__all__ = ["in_one_round"]
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    root = tmp_path_factory.mktemp("filled") / "store"
-    fill(root)
-    return root
-
-
-@pytest.fixture
-def root(filled, tmp_path):
-    return shutil.copytree(filled, tmp_path / "store")
+__all__ = ["filled", "in_one_round", "root"]
 
 
 def opened(root, **settings):

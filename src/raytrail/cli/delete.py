@@ -23,6 +23,7 @@ FIELDS = (
     Field("outcome"),
 )
 WHY = "asked for with `raytrail delete`"
+MARKED = "deleted; its files go shortly"
 
 
 @click.command(cls=options.Command)
@@ -90,9 +91,6 @@ def _forget(config: Config, sessions: Sequence[str], name: str | None) -> None:
         raise ConfigError("--forget takes whole names of sessions, and no --name; `raytrail delete --list` has them")
     changes.change(config, [Request(verb="forget", session=session) for session in sessions])
     note(f"events of {', '.join(sessions)} are taken again")
-
-
-MARKED = "deleted; its files go shortly"
 
 
 def _plan(config: Config, cluster_ids: Sequence[str], name: str | None) -> list[Plan]:

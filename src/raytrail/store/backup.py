@@ -159,7 +159,7 @@ def restore(backup: Path, target: Path, *, advance: Callable[[int], None]) -> Ma
         else:
             os.rename(unfinished, target)
             sync_directories([target.parent])
-    except BaseException:
+    except BaseException:  # also when it is interrupted: a half is of no use
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return manifest
@@ -340,11 +340,7 @@ def _bring(root: Path, target: Path, file: _File, *, copy: bool) -> None:
             raise
         except OSError:  # another file system, or one without links
             pass
-    try:
-        _copy(root / file.path, to)
-    except FileNotFoundError:
-        if not _is_cache(file):
-            raise
+    _copy(root / file.path, to)
 
 
 def _copy(source: Path, target: Path) -> None:

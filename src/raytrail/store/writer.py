@@ -59,9 +59,9 @@ class Writer:
         files: Its files of events and states.
         logs: What Ray and its workers wrote for people.
         states: The states that are read.
-        figures: Keeps the figures of what is sealed,
-        signatures: the signatures of what failed in it,
-        overviews: and what lists of clusters show of it.
+        figures: Keeps the figures of what is sealed.
+        signatures: Keeps the signatures of what failed in it.
+        overviews: Keeps what lists of clusters show of it.
         marks: Reads what is held, and what was deleted.
         deletions: Deletes sessions.
         requests: Has what commands ask for.

@@ -59,5 +59,6 @@ def test_every_column_is_answered_by_the_columns_that_it_is_said_to_follow_from(
                 engine.execute(f"EXPLAIN SELECT {show.public(column)} FROM ({select}) s")
             if by := entity.moments:
                 last = states(entity, read_by_times(entity, by, names))
-                select = at_times(entity, by, last, Moment(1, 2), names)
-                engine.execute(f"EXPLAIN SELECT {show.public(column)} FROM ({select}) s")
+                for once in (True, False):
+                    select = at_times(entity, by, last, Moment(1, 2), names, once=once)
+                    engine.execute(f"EXPLAIN SELECT {show.public(column)} FROM ({select}) s")

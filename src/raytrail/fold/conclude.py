@@ -22,6 +22,9 @@ from raytrail.fold.sessions import of_session
 Other = Callable[[Entity, Collection[str]], str]
 """Gives the relation of another entity's states, with these stored columns at least."""
 
+FromEvents = Callable[[Collection[str] | None], str]
+"""Gives the relation of an entity's own states, with these stored columns or all, as their own events left them."""
+
 
 def follows(entity: Entity, names: Collection[str] | None) -> bool:
     """Return whether one of these columns follows from other states than the entity's own; None: any column."""
@@ -31,7 +34,7 @@ def follows(entity: Entity, names: Collection[str] | None) -> bool:
 
 def concluded(
     entity: Entity,
-    from_events: Callable[[Collection[str] | None], str],
+    from_events: FromEvents,
     other: Other,
     *,
     now_ms: int | None,
@@ -60,7 +63,8 @@ def concluded(
     filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in part.fills)})" if part.fills else ""
     arrivals = "".join(f", {_arrival(number, end)}" for number, end in enumerate(part.ends))
     joins = " ".join(
-        f"LEFT JOIN {_relation(entity, beside, other, source)} {beside.alias} ON {beside.on}" for beside in part.besides
+        f"LEFT JOIN {_relation(entity, beside, other, from_events)} {beside.alias} ON {beside.on}"
+        for beside in part.besides
     )
     states = f"SELECT s.*{filled}{arrivals} FROM (SELECT *{ending} FROM {source}) s {joins}"
     if part.ends or end_ms is not None:
@@ -131,9 +135,9 @@ def _besides(entity: Entity, texts: list[str]) -> list[Beside]:
     return read[::-1]
 
 
-def _relation(entity: Entity, beside: Beside, other: Other, bare: str) -> str:
+def _relation(entity: Entity, beside: Beside, other: Other, from_events: FromEvents) -> str:
     if beside.entity == entity.name:
-        states = bare
+        states = from_events(beside.names)
     elif beside.entity in installed():
         states = other(installed()[beside.entity], beside.names)
     else:

@@ -105,6 +105,13 @@ def failures(condition: str = "true") -> str:
     )
 
 
+def some() -> str:
+    """Return the SELECT of whether anything failed that was not only open at the end: one row with one value."""
+    parts = ("FROM told", _died("true"), _lost("true"), _jobs("true"))
+    rows = " UNION ALL ".join(f"SELECT counted AND NOT ended AS failed FROM ({part})" for part in parts)
+    return f"WITH told AS ({_told('true')}) SELECT coalesce(bool_or(failed), false) FROM ({rows})"
+
+
 def _told(condition: str) -> str:
     """Return the SELECT of attempts that failed, those that Ray counts."""
     return (

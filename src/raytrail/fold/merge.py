@@ -84,13 +84,15 @@ def with_derived(entity: Entity, source: str, names: Collection[str] | None = No
     return f"SELECT *{derived} FROM {source}"
 
 
-def empty(entity: Entity, *, partial: bool) -> str:
-    """Return a SELECT with the columns of (partial) states and no row."""
-    kinds = partial_types(entity) if partial else {c.name: STORED[c.type] for c in in_state(entity)}
-    items = [f"NULL::{kind} AS {quote(name)}" for name, kind in kinds.items()]
+def empty(entity: Entity, *, partial: bool, names: Collection[str] | None = None) -> str:
+    """Return a SELECT with the columns of (partial) states, these at least or all, and no row."""
+    columns = in_state(entity, names)
+    kinds = partial_types(entity) if partial else {c.name: STORED[c.type] for c in columns}
+    items = [f"NULL::{kinds[c.name]} AS {quote(c.name)}" for c in columns]
     if not partial:
         items += ["NULL::VARCHAR AS inferred", f"NULL::BIGINT AS {INFERRED_MS}"]
-        items += [f"NULL::{STORED[d.type]} AS {quote(d.name)}" for d in entity.derived if d.stored]
+        derived = [d for d in entity.derived if d.stored and (names is None or d.name in names)]
+        items += [f"NULL::{STORED[d.type]} AS {quote(d.name)}" for d in derived]
     return f"SELECT {', '.join(items)} LIMIT 0"
 
 

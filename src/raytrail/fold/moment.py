@@ -47,7 +47,7 @@ def is_settled(by: Moments, moment: Moment) -> str:
     return f"{quote(by.latest)} <= {moment.last_ns}"
 
 
-def at_times(entity: Entity, by: Moments, source: str, moment: Moment, names: Sequence[str]) -> str:
+def at_times(entity: Entity, by: Moments, source: str, moment: Moment, names: Sequence[str], *, once: bool) -> str:
     """
     Return the SELECT that shows states as they were at a moment, from the times in them.
 
@@ -61,30 +61,44 @@ def at_times(entity: Entity, by: Moments, source: str, moment: Moment, names: Se
         moment: The moment.
         names: The columns to show, of those of `source`. No other is written: the engine takes longer to plan a
             statement with all of them than to answer most questions.
+        once: Whether the relation is named once only: one that is worked out takes as long to plan as it is long.
+            Otherwise it is named twice, by which the engine skips most of what is stored.
     """
-    then = _Then(entity, moment)
-    began = moment.past_ns(quote(by.earliest))
-    derived = {d.name: d for d in entity.derived if d.stored}
-    plain = _plain(entity, names)
-
-    def still(source: str) -> str:
-        worked_out = (f"{derived[n].sql} AS {quote(n)}" if n in derived else quote(n) for n in names)
-        inner = f"SELECT {', '.join(map(then.item, plain)) or 1} FROM {source}"
-        return f"SELECT {', '.join([*worked_out, f'false AS {SETTLED}'])} FROM ({inner})"
-
+    settled, began = is_settled(by, moment), moment.past_ns(quote(by.earliest))
+    later = f"({quote(by.latest)} > {moment.last_ns} AND {began})"
+    if once:
+        then = _Then(entity, moment, or_if=SETTLED)
+        told = f"(SELECT *, {settled} AS {SETTLED} FROM {source}) WHERE {SETTLED} OR {later}"
+        return _worked_out(entity, names, then, told, SETTLED)
     # by the statistics of a column the engine skips what is all on one side of the moment
     return (
-        f"SELECT {', '.join([*map(quote, names), f'true AS {SETTLED}'])} FROM {source} "
-        f"WHERE {is_settled(by, moment)} UNION ALL "
-        + still(f"{source} WHERE {quote(by.latest)} > {moment.last_ns} AND {began}")
+        f"SELECT {', '.join([*map(quote, names), f'true AS {SETTLED}'])} FROM {source} WHERE {settled} UNION ALL "
+        + _worked_out(entity, names, _Then(entity, moment), f"{source} WHERE {later}", f"false AS {SETTLED}")
     )
+
+
+def _worked_out(entity: Entity, names: Sequence[str], then: _Then, source: str, settled: str) -> str:
+    """Return the SELECT of these columns as they were then, and of whether a state is settled."""
+    derived = {d.name: d for d in entity.derived if d.stored}
+    items = [f"{derived[n].sql} AS {quote(n)}" if n in derived else quote(n) for n in names]
+    plain = [*map(then.item, _plain(entity, names)), settled]
+    return f"SELECT {', '.join([*items, SETTLED])} FROM (SELECT {', '.join(plain)} FROM {source})"
 
 
 class _Then:
     """The columns of an entity's last states, as they were at a moment."""
 
-    def __init__(self, entity: Entity, moment: Moment) -> None:
+    def __init__(self, entity: Entity, moment: Moment, *, or_if: str = "") -> None:
+        """
+        Look at an entity's states.
+
+        Args:
+            entity: The entity.
+            moment: The moment.
+            or_if: The condition that a state was then what it is at last. Empty: none of them was.
+        """
         self._moment = moment
+        self._or_if = f"{or_if} OR " if or_if else ""
         self._columns = {column.name: column for column in entity.columns}
         self._times = [name for name in self._columns if name.endswith("_ns")]
         self._closed = entity.life.changed
@@ -94,9 +108,12 @@ class _Then:
         """Return a column for a select list: null where it was not known yet."""
         column, value = self._columns.get(name), quote(name)
         if column and column.type == "spans" and not column.since:
-            return f"list_filter({value}, lambda s: {self._moment.past_ns('s.end_time')}) AS {value}"
+            past = self._moment.past_ns("s.end_time")
+            return f"list_filter({value}, lambda s: {self._or_if}{past}) AS {value}"
         conditions = [*self._concluded(name), *self._observed(name, column)]
-        return f"CASE WHEN {' AND '.join(conditions)} THEN {value} END AS {value}" if conditions else value
+        if not conditions:
+            return value
+        return f"CASE WHEN {self._or_if}{' AND '.join(conditions)} THEN {value} END AS {value}"
 
     def _concluded(self, name: str) -> list[str]:
         # what an older version sealed does not say when it was concluded: at once, it was taken to be

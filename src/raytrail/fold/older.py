@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from raytrail.entities import Entity, Type
 from raytrail.fold.layout import STORED, in_log
 from raytrail.fold.literals import quote
 from raytrail.fold.merge import empty
 
 
-def filled(entity: Entity, source: str, *, partial: bool) -> str:
+def filled(entity: Entity, source: str, *, partial: bool, names: Collection[str] | None = None) -> str:
     """
-    Return the relation of (partial) states in files, with every column.
+    Return the relation of (partial) states in files, with every column, or at least its key and these columns.
 
     Sealed states that an older version wrote lack the columns that were not known then; they are null.
     """
-    states = f"({empty(entity, partial=partial)})"
+    states = f"({empty(entity, partial=partial, names=names)})"
     if partial:
         return f"(SELECT * FROM {states} UNION ALL BY NAME SELECT * FROM {source})"
     former = {c.name: (c.formerly[1], _FORMER_NULLS[c.type]) for c in entity.columns if c.formerly[1]}

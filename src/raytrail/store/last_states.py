@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -85,28 +86,31 @@ class SnapshotOfOne:
         return {self._snapshot.session: self._ledgers.of(self._snapshot)}
 
 
-def views(files: Mapping[str, Sequence[Path]], names: Collection[str], catalogue: Catalogue, engine: Engine) -> str:
+def over_views(
+    statement: str, files: Mapping[str, Sequence[Path]], names: Collection[str], catalogue: Catalogue, engine: Engine
+) -> str:
     """
-    Return the beginning of a statement over views of entities, each with ``session`` before its columns.
+    Return a SELECT of ours as one over views of entities, each with ``session`` before its columns.
 
     Args:
+        statement: The SELECT. It names each column that it reads.
         files: The files of the sealed states of sessions, by entity.
         names: The entities.
         catalogue: The store's catalogue.
         engine: Reads the files.
     """
     source = FilesOfMany(files, catalogue, engine)
-    relations = {
-        name: f"({view_of(entity, source)})" if entity.view else source(entity, None)
-        for name, entity in installed().items()
-        if name in names
-    }
-    return "WITH " + ", ".join(
-        f"{quote(name)} AS (SELECT {SESSION.name} AS session, "
-        f"{', '.join(f'{show.public(column)} AS {quote(column.name)}' for column in shown(installed()[name]))} "
-        f"FROM {relation} s)"
-        for name, relation in relations.items()
-    )
+    # a column that is not read takes as long to plan as one that is
+    words = set(re.findall(r"\w+", statement))
+    views = []
+    for name, entity in installed().items():
+        if name in names:
+            relation = f"({view_of(entity, source)})" if entity.view else source(entity, None)
+            items = [f"{show.public(c)} AS {quote(c.name)}" for c in shown(entity) if c.name in words]
+            views.append(
+                f"{quote(name)} AS (SELECT {', '.join([f'{SESSION.name} AS session', *items])} FROM {relation} s)"
+            )
+    return f"WITH {', '.join(views)} SELECT * FROM ({statement})"
 
 
 def view_of(entity: Entity, source: StateSource) -> str:

@@ -291,7 +291,8 @@ class Snapshot:
         """
         if self._moment is None or settled or not entity.moments:
             return source
-        return f"({at_times(entity, entity.moments, source, self._moment, names)})"
+        once = not self._states.is_sealed(self.session)
+        return f"({at_times(entity, entity.moments, source, self._moment, names, once=once)})"
 
     @_or_of_files
     def count(self, noun: str, where: Sequence[Filter] = ()) -> int:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from raytrail.entities import Entity, Moments, Work, installed
 from raytrail.errors import StoreError
 from raytrail.fold import merge, slices
-from raytrail.fold.conclude import concluded, follows
+from raytrail.fold.conclude import FromEvents, concluded, follows
 from raytrail.fold.failures import TABLE as FAILURES
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.older import filled, filled_log
@@ -88,8 +88,8 @@ class _Known(NamedTuple):
 
     before: str
     """The beginning of a statement that reads it."""
-    states: str
-    """The relation of its partial states."""
+    states: Callable[[Collection[str] | None], str]
+    """Gives the relation of its partial states, with its key and these columns at least, or all."""
     latest: str
     """The SELECT of the timestamp of its last event in a ``session``, as ``t``, in seconds since the epoch."""
     most_rows: int
@@ -309,7 +309,7 @@ class Sealer:
         files = parquet(self._files.paths(states))
         return _Known(
             "",
-            filled(installed()[name], files, partial=True),
+            lambda names: filled(installed()[name], files, partial=True, names=names),
             f"SELECT {_by(sessions)} AS session, max(last_event_s) AS t FROM {files} GROUP BY 1",
             sum(file.rows for file in states),
             once=all(file.kind == "open" for file in states),
@@ -325,7 +325,7 @@ class Sealer:
         return _Known(
             # made once, though a statement reads it more than once. It is too little to be worth sorting
             f"WITH known AS MATERIALIZED ({events}) ",
-            "known",
+            lambda _: "known",
             f"SELECT {_by(sessions)} AS session, max(timestamp) AS t FROM {files} GROUP BY 1",
             max(counts.values()),
             once=True,
@@ -356,20 +356,24 @@ class Sealer:
         )
         return ends | {session: int(end_ms) for session, alive, end_ms in nodes if alive is False and end_ms}
 
-    def _select_bare(self, entity: Entity, known: _Known | None) -> str:
-        """Return the states of an entity as told: one a key, though a straggler may have begun a second one."""
+    def _select_bare(self, entity: Entity, known: _Known | None) -> FromEvents:
+        """Give the states of an entity as told: one a key, though a straggler may have begun a second one."""
         if not known:
-            return merge.bare(entity, f"({merge.empty(entity, partial=True)})")
+            return lambda names: f"({merge.bare(entity, f'({merge.empty(entity, partial=True, names=names)})', names)})"
         if known.once:
-            return merge.bare(entity, known.states)
+            return lambda names: f"({merge.bare(entity, known.states(names), names)})"
         key = f"hash({', '.join(quote(name) for name in entity.key)})"
         twice = f"twice_{entity.name}"
-        self._engine.run(
-            f"CREATE OR REPLACE TABLE {twice} AS SELECT {key} AS h FROM {known.states} GROUP BY h HAVING count(*) > 1"
-        )
-        once = f"SELECT * FROM {known.states} WHERE {key} NOT IN (FROM {twice})"
-        joined = merge.fold(entity, f"(SELECT * FROM {known.states} WHERE {key} IN (FROM {twice}))")
-        return merge.bare(entity, f"({once} UNION ALL BY NAME {joined})")
+        hashes = f"SELECT {key} AS h FROM {known.states(())} GROUP BY h HAVING count(*) > 1"
+        self._engine.run(f"CREATE OR REPLACE TABLE {twice} AS {hashes}")
+
+        def joined(names: Collection[str] | None) -> str:
+            states = known.states(names)
+            once = f"SELECT * FROM {states} WHERE {key} NOT IN (FROM {twice})"
+            again = merge.fold(entity, f"(SELECT * FROM {states} WHERE {key} IN (FROM {twice}))", names)
+            return f"({merge.bare(entity, f'({once} UNION ALL BY NAME {again})', names)})"
+
+        return joined
 
     def _select_states(
         self, entity: Entity, known: Mapping[str, _Known], end_ms: str | None, names: Collection[str] | None = None
@@ -378,7 +382,7 @@ class Sealer:
         own = known.get(entity.name)
         select = concluded(
             entity,
-            lambda _: f"({self._select_bare(entity, own)})",
+            self._select_bare(entity, own),
             lambda other, _: ended(other.name),
             now_ms=None,
             end_ms=end_ms,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from raytrail.entities import Entity
 from raytrail.errors import StoreDamaged, StoreError, StoreUnavailable
 from raytrail.fold import merge
-from raytrail.fold.conclude import Other, concluded
+from raytrail.fold.conclude import FromEvents, Other, concluded
 from raytrail.fold.layout import stored
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import Moment, at_times, read_by_times
@@ -95,10 +95,10 @@ class States:
         if by := entity.moments:
             wanted = [*(stored(entity) if names is None else names)]
             last = self.last(session, entity, read_by_times(entity, by, wanted))
-            return f"({at_times(entity, by, last, moment, wanted)})"
+            return f"({at_times(entity, by, last, moment, wanted, once=not self.is_sealed(session))})"
         logs = self._catalogue.log_files(session, entity.name)
         if not logs:
-            return _no_states(entity)
+            return _no_states(entity, names)
 
         def from_events(names: Collection[str] | None) -> str:
             return self._fold_logs(entity, logs, names, moment.past_ms(entity.when))
@@ -116,10 +116,14 @@ class States:
             return self._read_sealed(entity, self._files.paths(sealed))
         begun = any(file.entity == entity.name for file in files) or self._catalogue.log_files(session, entity.name)
         if not begun or any(file.kind == "sealed" for file in files):
-            return _no_states(entity)
+            return _no_states(entity, names)
         now_ms = time.time_ns() // 1_000_000
-        from_events = partial(self._read_living, session, entity)
+        from_events = self._read_living(session, entity)
         return f"({concluded(entity, from_events, self._relate_others(session, None), now_ms=now_ms, names=names)})"
+
+    def is_sealed(self, session: str) -> bool:
+        """Return whether a session's last states are stored, rather than worked out when they are read."""
+        return any(file.kind == "sealed" for file in self._catalogue.state_files(session))
 
     def table(self, session: str, name: str, columns: Iterable[str]) -> str | None:
         """Return a table of a sealed session's cache, or None where it has none that can be read, or lives."""
@@ -136,24 +140,25 @@ class States:
     def _relate_others(self, session: str, moment: Moment | None) -> Other:
         return lambda entity, names: self.at(session, entity, moment, names)
 
-    def _read_living(self, session: str, entity: Entity, names: Collection[str] | None) -> str:
-        """Return the relation of a living session's states as events left them, with these columns at least."""
+    def _read_living(self, session: str, entity: Entity) -> FromEvents:
+        """Give a living session's states as events left them."""
         states = self._catalogue.state_files(session, entity.name)
         paths = self._files.paths(partial_states(states))
         if paths and self._partials.usable(entity, paths):
-            return f"({merge.bare(entity, current(self._files, states), names)})"
+            relation = current(self._files, states)
+            return lambda names: f"({merge.bare(entity, relation, names)})"
         # not folded yet, or by another version: the log says the same, if more slowly
         logs = self._catalogue.log_files(session, entity.name)
         waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if paths else []
-        return self._fold_logs(entity, [log for log in logs if log not in waiting], names)
+        return partial(self._fold_logs, entity, [log for log in logs if log not in waiting])
 
     def _fold_logs(
-        self, entity: Entity, logs: Iterable[LogFile], names: Collection[str] | None, condition: str = "true"
+        self, entity: Entity, logs: Sequence[LogFile], names: Collection[str] | None, condition: str = "true"
     ) -> str:
         """Return the relation of an entity's states as the events of a log that meet a condition left them."""
         paths = self._files.paths(logs)
         if not paths:
-            return f"({merge.bare(entity, f'({merge.empty(entity, partial=True)})', names)})"
+            return f"({merge.bare(entity, f'({merge.empty(entity, partial=True, names=names)})', names)})"
         log = f"(SELECT * FROM {filled_log(entity, parquet(paths))} WHERE {condition})"
         return f"({merge.bare(entity, f'({merge.folded(entity, log, names)})', names)})"
 
@@ -262,10 +267,10 @@ class States:
         return _Attached(name, {table: frozenset(names) for table, names in columns})
 
 
-def _no_states(entity: Entity) -> str:
+def _no_states(entity: Entity, names: Collection[str] | None) -> str:
     """
     Return the relation of an entity of which a session has no event.
 
     It is short. What its states would follow from is not read, and a statement is planned in less time.
     """
-    return f"({merge.empty(entity, partial=False)})"
+    return f"({merge.empty(entity, partial=False, names=names)})"

@@ -8,6 +8,8 @@ not be computed. Their ``root`` is the signature of that one.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from raytrail.entities import Column
 from raytrail.fold.signature import signatures
 
@@ -105,10 +107,15 @@ def failures(condition: str = "true") -> str:
     )
 
 
-def some() -> str:
-    """Return the SELECT of whether anything failed that was not only open at the end: one row with one value."""
-    parts = ("FROM told", _died("true"), _lost("true"), _jobs("true"))
-    rows = " UNION ALL ".join(f"SELECT counted AND NOT ended AS failed FROM ({part})" for part in parts)
+def some(kinds: Collection[str]) -> str:
+    """
+    Return the SELECT of whether anything failed that was not only open at the end: one row with one value.
+
+    Args:
+        kinds: Which of `READ` may have failed: those of which there is a state.
+    """
+    parts = {"task": "FROM told", "actor": _died("true"), "node": _lost("true"), "job": _jobs("true")}
+    rows = " UNION ALL ".join(f"SELECT counted AND NOT ended AS failed FROM ({parts[kind]})" for kind in kinds)
     return f"WITH told AS ({_told('true')}) SELECT coalesce(bool_or(failed), false) FROM ({rows})"
 
 

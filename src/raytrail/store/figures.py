@@ -18,7 +18,7 @@ from raytrail.fold.moment import Moment
 from raytrail.fold.sessions import SESSION
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine
-from raytrail.store.last_states import FilesOfMany, SnapshotOfOne, StateSource, view_of
+from raytrail.store.last_states import FilesOfMany, SnapshotOfOne, StateSource, has, view_of
 from raytrail.store.ledger import LedgerRow, Ledgers
 from raytrail.store.marks import Marks
 from raytrail.store.read import Snapshot
@@ -316,9 +316,9 @@ class Figures:
     ) -> dict[str, int]:
         """Return how many states of an entity meet a condition, by session."""
         entity = installed()[name]
-        relation = f"({view_of(entity, source)})" if entity.view else source(entity, names)
-        if name not in source.entities and not entity.view:
+        if not has(entity, source.entities):
             return {}
+        relation = f"({view_of(entity, source)})" if entity.view else source(entity, names)
         return dict(self._engine.run(f"SELECT {SESSION.name}, count(*) FROM {relation} WHERE {condition} GROUP BY 1"))
 
 

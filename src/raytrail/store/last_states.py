@@ -86,16 +86,13 @@ class SnapshotOfOne:
         return {self._snapshot.session: self._ledgers.of(self._snapshot)}
 
 
-def over_views(
-    statement: str, files: Mapping[str, Sequence[Path]], names: Collection[str], catalogue: Catalogue, engine: Engine
-) -> str:
+def over_views(statement: str, files: Mapping[str, Sequence[Path]], catalogue: Catalogue, engine: Engine) -> str:
     """
     Return a SELECT of ours as one over views of entities, each with ``session`` before its columns.
 
     Args:
-        statement: The SELECT. It names each column that it reads.
+        statement: The SELECT. It names each view and each column that it reads.
         files: The files of the sealed states of sessions, by entity.
-        names: The entities.
         catalogue: The store's catalogue.
         engine: Reads the files.
     """
@@ -104,13 +101,19 @@ def over_views(
     words = set(re.findall(r"\w+", statement))
     views = []
     for name, entity in installed().items():
-        if name in names:
+        if name in words:
             relation = f"({view_of(entity, source)})" if entity.view else source(entity, None)
             items = [f"{show.public(c)} AS {quote(c.name)}" for c in shown(entity) if c.name in words]
             views.append(
                 f"{quote(name)} AS (SELECT {', '.join([f'{SESSION.name} AS session', *items])} FROM {relation} s)"
             )
     return f"WITH {', '.join(views)} SELECT * FROM ({statement})"
+
+
+def has(entity: Entity, begun: Collection[str]) -> bool:
+    """Return whether an entity may have a state where these have some. A view may if it reads one of them."""
+    read = [name for name in installed() if f"{{{name}}}" in entity.view] if entity.view else [entity.name]
+    return any(name in begun for name in read)
 
 
 def view_of(entity: Entity, source: StateSource) -> str:

@@ -16,7 +16,7 @@ from raytrail.fold.literals import literal, quote
 from raytrail.fold.sessions import SESSION
 from raytrail.store.engine import Engine
 from raytrail.store.figures import Cluster
-from raytrail.store.last_states import StateSource, view_of
+from raytrail.store.last_states import StateSource, has, view_of
 
 MOST_RUNS = 100
 """How many of a session's jobs are listed, the newest of them."""
@@ -150,7 +150,7 @@ class _States:
     def ask(self, name: str, columns: Sequence[str], statement: str) -> list[tuple[Any, ...]]:
         """Return the answer about ``rows``, which are an entity's states that Ray counts, with these columns."""
         entity = installed()[name]
-        if name not in self._source.entities and not entity.view:
+        if not has(entity, self._source.entities):
             return []
         wanted = [find(entity, column) for column in columns]
         items = ", ".join(f"{show.public(column)} AS {quote(column.name)}" for column in wanted)

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from raytrail.entities import installed
 from raytrail.errors import StoreDamaged
 from raytrail.fold import failures
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, UnreadableError
-from raytrail.store.last_states import over_views
+from raytrail.store.last_states import has, over_views
 from raytrail.store.read import Snapshot
 from raytrail.store.states import TablesLost
 
@@ -100,14 +101,15 @@ class Signatures:
             files: The files of the states of these sessions, and of others that were sealed with them, by entity.
         """
         rows: list[tuple[Any, ...]] = []
-        if sessions and any(files.get(name) for name in failures.READ):
-            # mostly nothing failed, and to know that takes a tenth of what it takes to plan the rest
-            [(some,)] = self._engine.run(self._over_views(files, failures.some()))
-            rows = self._engine.run(_summed(f"({self._over_views(files, failures.failures())})")) if some else []
+        begun = [name for name, paths in files.items() if paths]
+        read = [name for name in failures.READ if has(installed()[name], begun)]
+        # mostly nothing failed, and to know that takes a tenth of what it takes to plan the rest
+        if sessions and read and self._engine.run(self._over_views(files, failures.some(read))) == [(True,)]:
+            rows = self._engine.run(_summed(f"({self._over_views(files, failures.failures())})"))
         self._note(sessions, [row for row in rows if row[0] in sessions])
 
     def _over_views(self, files: Mapping[str, Sequence[Path]], statement: str) -> str:
-        return over_views(statement, files, failures.READ, self._catalogue, self._engine)
+        return over_views(statement, files, self._catalogue, self._engine)
 
     def keep_one(self, session: str) -> None:
         """Keep those of a sealed session that has a table of what failed. Reading that is quick."""

@@ -53,7 +53,7 @@ $(OLDEST)/.installed: $(VENV)/.installed
 	$(PYTHON) -m venv $(OLDEST)
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv export --quiet --frozen --all-extras --all-groups $(NO_GROUPS) --no-emit-project --no-hashes \
 		| grep -vE '^(ray|protobuf|grpcio-reflection)==' > $(OLDEST)/requirements.txt
-	VIRTUAL_ENV=$(abspath $(OLDEST)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(OLDEST)/requirements.txt $(foreach one,$(OLDEST_RAY),'$(one)') -e .
+	VIRTUAL_ENV=$(abspath $(OLDEST)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(OLDEST)/requirements.txt $(foreach requirement,$(OLDEST_RAY),'$(requirement)') -e .
 	touch $@
 
 demo: $(VENV)/.installed
@@ -123,7 +123,7 @@ $(RELEASE)/.installed: $(VENV)/.installed
 
 release: $(RELEASE)/.installed
 	$(RELEASE)/bin/python -m release.build --uv $(abspath $(BIN))/uv --out dist $(RELEASE_ARGS)
-	$(RELEASE)/bin/python -m release.check dist --uv $(abspath $(BIN))/uv --twine $(RELEASE)/bin/twine $(foreach one,$(RELEASE_PYTHONS),--python $(one))
+	$(RELEASE)/bin/python -m release.check dist --uv $(abspath $(BIN))/uv --twine $(RELEASE)/bin/twine $(foreach python,$(RELEASE_PYTHONS),--python $(python))
 
 # in a mount namespace, so that buildah leaves no mount behind
 image: $(RELEASE)/.installed

@@ -130,11 +130,11 @@ def installed(uv: str, python: str, wheel: Path) -> Iterator[str]:
                 yield bin
                 continue
             done = run(bin / "python", "-c", "import sys; " + "; ".join(f"import {module}" for module in modules))
-            told = run(bin / "raytrail", "--version")
-            if done.returncode or told.returncode:
-                yield f"{python} raytrail[{extra}]: {(done.stderr or told.stderr)[-1000:]}"
+            printed = run(bin / "raytrail", "--version")
+            if done.returncode or printed.returncode:
+                yield f"{python} raytrail[{extra}]: {(done.stderr or printed.stderr)[-1000:]}"
             else:
-                print(f"{told.stdout.strip()} with [{extra}] on {version(bin)}", flush=True)
+                print(f"{printed.stdout.strip()} with [{extra}] on {version(bin)}", flush=True)
 
 
 def environment(uv: str, python: str, wheel: Path, at: Path, extra: str = "") -> Path | str:
@@ -207,14 +207,16 @@ def answers(command: str, at: Path, environ: dict[str, str]) -> Iterator[str]:
         )
     try:
         deadline = time.monotonic() + 60
-        while not (said := _SERVING.search(log.read_text())) and server.poll() is None and time.monotonic() < deadline:
+        while (
+            not (serving := _SERVING.search(log.read_text())) and server.poll() is None and time.monotonic() < deadline
+        ):
             time.sleep(0.1)
-        if said is None:
+        if serving is None:
             yield f"{command}: {log.read_text()}"
             return
         asked = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
         path = "/clusters/session_2026-11-23_22-40-17_502592_7999/api/v0/tasks"
-        done = run("python", "-c", asked, said[1].rstrip("/") + path, cwd=at, env=environ)
+        done = run("python", "-c", asked, serving[1].rstrip("/") + path, cwd=at, env=environ)
         if '"result":true' not in done.stdout:
             yield f"{command}: {done.stdout} {done.stderr}"
         else:

@@ -72,7 +72,7 @@ def context(uv: str, epoch: int) -> str:
     [(name, content)] = [(name, content) for name, content in build(uv, epoch).items() if name.endswith(".whl")]
     (directory / name).write_bytes(content)
     shutil.copy(Path(__file__).parent / "Containerfile", directory)
-    (directory / "requirements.txt").write_text(locked(uv, *(word for one in EXTRAS for word in ("--extra", one))))
+    (directory / "requirements.txt").write_text(locked(uv, *(word for extra in EXTRAS for word in ("--extra", extra))))
     # of the version that is locked for tests
     [ray] = _RAY.findall(locked(uv, "--only-group", "ray"))
     (directory / "ray.txt").write_text(ray)

@@ -149,11 +149,11 @@ def serves(image: Image, data: Path, ray: Path) -> Iterator[str]:
     server = image.start("raytrail", "serve", "--port", "0")
     try:
         assert server.stdout is not None
-        said = next(filter(None, map(_SERVING.search, server.stdout)), None)
-        if said is None:
+        serving = next(filter(None, map(_SERVING.search, server.stdout)), None)
+        if serving is None:
             yield "raytrail serve: it ends"
             return
-        url = f"{said[1].rstrip('/')}/clusters/{SESSION}/"
+        url = f"{serving[1].rstrip('/')}/clusters/{SESSION}/"
         if b'"result":true' not in asked(f"{url}api/v0/tasks"):
             yield f"{url}api/v0/tasks: {asked(f'{url}api/v0/tasks')!r}"
         has_dashboard = b"raytrail-bar.js" in asked(url)

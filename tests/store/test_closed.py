@@ -56,7 +56,7 @@ class Feed:
 
     def imported(self):
         """What all of it adds up to when it is imported at once."""
-        batch = [one for batch in self.batches for one in batch]
+        batch = [arrival for batch in self.batches for arrival in batch]
         with (
             TemporaryDirectory() as directory,
             Store.open(Path(directory), StoreConfig(threads=1), write=True) as store,
@@ -79,12 +79,12 @@ def worn_at_once(monkeypatch):
     monkeypatch.setattr("raytrail.store.closed.FEW_SUPERSEDED", 0)
 
 
-def ordered(found):
+def ordered(tasks):
     """Sort what has no order of its own."""
-    for row in found:
+    for row in tasks:
         for value in (row["events"], (row["profiling_data"] or {}).get("events", [])):
             value.sort(key=str)
-    return sorted(found, key=lambda row: row["task_id"])
+    return sorted(tasks, key=lambda row: row["task_id"])
 
 
 def rows(store):
@@ -190,7 +190,7 @@ def test_an_attempt_returns_before_it_was_committed_that_it_is_closed(store, tas
     assert_says(store, expected)
 
 
-@pytest.mark.parametrize("step", ["_touched AS", "_touched_joined AS", "_found AS"])
+@pytest.mark.parametrize("step", ["_touched AS", "_touched_joined AS", "_matching AS"])
 def test_a_fold_that_fails_half_way_leaves_no_table_in_memory(store, task, feed, monkeypatch, step):
     whole = parts(task, 1)
     feed(store, *whole[:3], task(2, state_updates=EXECUTOR))

@@ -307,15 +307,15 @@ def _resources(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 def _flat(name: str, value: Mapping[str, Any], besides: Iterable[str] = ()) -> dict[str, str]:
     """Return an object's members by their path, as text, to the second level."""
-    found: dict[str, str] = {}
+    members: dict[str, str] = {}
     for key, member in value.items():
         if key in besides:
             continue
         if isinstance(member, dict) and member:
-            found |= {f"{name}.{key}.{inner}": _text(of) for inner, of in member.items()}
+            members |= {f"{name}.{key}.{inner}": _text(of) for inner, of in member.items()}
         elif member not in (None, "", [], {}):
-            found[f"{name}.{key}"] = _text(member)
-    return found
+            members[f"{name}.{key}"] = _text(member)
+    return members
 
 
 def _text(value: Any) -> str:

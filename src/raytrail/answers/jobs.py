@@ -34,11 +34,11 @@ def driver_jobs(scope: Scope, job: str) -> Sequence[str]:
     """
     if not job:
         return ()
-    told = "SELECT job_id, submission_id FROM {} WHERE {} AND (job_id = ? OR submission_id = ?)"
+    query = "SELECT job_id, submission_id FROM {} WHERE {} AND (job_id = ? OR submission_id = ?)"
     rows = [
         row
         for view in ("driver_job", "job")
-        for row in scope.ask(_Job, told.format(view, scope.of_session), [job, job])
+        for row in scope.ask(_Job, query.format(view, scope.of_session), [job, job])
     ]
     if ids := sorted({row.job_id for row in rows if row.job_id}):
         return ids

@@ -216,11 +216,11 @@ def landing(
     look = store.overviews.look()
     briefs = look.briefs(words, "began" if figure == "name" else figure)
     briefs.sort(key=itemgetter(SEEN, SESSION), reverse=True)
-    left = _narrow(briefs, chosen)
-    groups = _fold(left) if fold and name is None else [_Group(brief, 0) for brief in left]
+    matching = _narrow(briefs, chosen)
+    groups = _fold(matching) if fold and name is None else [_Group(brief, 0) for brief in matching]
     if sort != "-began":
         _sort(groups, by_name=figure == "name", descending=sort.startswith("-"))
-    runs = look.runs([brief.session for brief in left[:JOBS_OF]], JOBS, JOB_RUNS)
+    runs = look.runs([brief.session for brief in matching[:JOBS_OF]], JOBS, JOB_RUNS)
     asked = Asked(
         q=search,
         state=state,
@@ -235,7 +235,7 @@ def landing(
         asked=asked,
         rows=tuple(_list(look, groups[(page - 1) * rows : page * rows], words)),
         total=len(groups),
-        sessions=len(left),
+        sessions=len(matching),
         page=page,
         pages=max(1, -(-len(groups) // rows)),
         facets=tuple(_make_facet(facet, briefs, chosen) for facet in _FACETS),

@@ -58,10 +58,10 @@ def progress(scope: Scope, job_ids: Sequence[str] = ()) -> Progress | None:
     last_ns = max(row[0] + (row[3] + 1) * row[1] for row in rows)
     step_ns = max(step_ns, (last_ns - low_ns) // STATE_BINS + 1)
     entered, exited = defaultdict[str, Counter[int]](Counter), defaultdict[str, Counter[int]](Counter)
-    for row_low_ns, row_step_ns, state, bin, came, went in rows:
+    for row_low_ns, row_step_ns, state, bin, row_entered, row_exited in rows:
         kind, at = KINDS.get(state, WAITING), (row_low_ns + bin * row_step_ns - low_ns) // step_ns
-        entered[kind][at] += came
-        exited[kind][at] += went
+        entered[kind][at] += row_entered
+        exited[kind][at] += row_exited
     bins = range(1 + max(max(counts, default=0) for counts in entered.values()))
     began_ms = low_ns // 1_000_000
     return Progress(
@@ -80,7 +80,7 @@ def _read(scope: Scope, job_ids: Sequence[str]) -> list[tuple[int, int, str, int
     of = f"job_id IN ({jobs})" if jobs else "job_id IS NULL"
     source = scope.snapshot.rolled_up("states")
     rows = scope.snapshot.run(f"SELECT low_ns, step_ns, state, bin, entered, exited FROM {source} WHERE {of}")
-    return [(int(low), int(step), state, int(bin), came, went) for low, step, state, bin, came, went in rows]
+    return [(int(low), int(step), state, int(bin), entered, exited) for low, step, state, bin, entered, exited in rows]
 
 
 def _levels(entered: Mapping[int, int], exited: Mapping[int, int], bins: range) -> tuple[int, ...]:

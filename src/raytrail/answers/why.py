@@ -131,8 +131,8 @@ def _explain_session(scope: Scope, jobs: Sequence[Job], failures: Failures) -> W
         sentence = f"{state}. {_of(len(failed), len(jobs), 'job')} failed{cause}."
     else:
         status = "RUNNING" if alive else "ENDED"
-        told = _of_all(jobs) if jobs else "No job is known"
-        sentence = f"{state}. {told}{_though(failures)}."
+        outcome = _of_all(jobs) if jobs else "No job is known"
+        sentence = f"{state}. {outcome}{_though(failures)}."
     return Why(status=status, sentence=sentence, evidence=tuple(evidence[:MOST_EVIDENCE]))
 
 

@@ -95,10 +95,10 @@ def failures(
         else:
             cluster = stores.chosen(store, cluster_id)
             scope = Scope(store, cluster, stores.snapshot(store, cluster, at))
-            found = failures_of(scope, job=job, limit=limit)
-            _write(form, found, found.groups, FailureGroup)
+            answer = failures_of(scope, job=job, limit=limit)
+            _write(form, answer, answer.groups, FailureGroup)
             if form == "table":
-                _show(found, traced=traced)
+                _show(answer, traced=traced)
 
 
 def _write(form: str, answer: Failures | AllFailures, groups: Sequence[Any], kind: type[msgspec.Struct]) -> None:

@@ -92,9 +92,9 @@ def failures(condition: str = "true") -> str:
     """
     errors = "SELECT number AS id, error_type, message FROM failed"
     return (
-        f"WITH told AS MATERIALIZED ({_told(condition)}), "
+        f"WITH attempts AS MATERIALIZED ({_attempts(condition)}), "
         "failed AS MATERIALIZED (SELECT row_number() OVER () AS number, * FROM ("
-        f"FROM told UNION ALL BY NAME {_died(condition)} UNION ALL BY NAME {_lost(condition)} "
+        f"FROM attempts UNION ALL BY NAME {_died(condition)} UNION ALL BY NAME {_lost(condition)} "
         f"UNION ALL BY NAME {_jobs(condition)})), "
         f"signed AS MATERIALIZED (SELECT failed.*, s.* EXCLUDE (id) FROM failed JOIN ({signatures(f'({errors})')}) s "
         "ON failed.number = s.id), "
@@ -114,12 +114,12 @@ def some(kinds: Collection[str]) -> str:
     Args:
         kinds: Which of `READ` may have failed: those of which there is a state.
     """
-    parts = {"task": "FROM told", "actor": _died("true"), "node": _lost("true"), "job": _jobs("true")}
+    parts = {"task": "FROM attempts", "actor": _died("true"), "node": _lost("true"), "job": _jobs("true")}
     rows = " UNION ALL ".join(f"SELECT counted AND NOT ended AS failed FROM ({parts[kind]})" for kind in kinds)
-    return f"WITH told AS ({_told('true')}) SELECT coalesce(bool_or(failed), false) FROM ({rows})"
+    return f"WITH attempts AS ({_attempts('true')}) SELECT coalesce(bool_or(failed), false) FROM ({rows})"
 
 
-def _told(condition: str) -> str:
+def _attempts(condition: str) -> str:
     """Return the SELECT of attempts that failed, those that Ray counts."""
     return (
         "SELECT session, 'task' AS kind, task_id AS id, attempt_number, job_id, node_id, actor_id, "
@@ -140,7 +140,7 @@ def _died(condition: str) -> str:
         f"'ACTOR_DIED' AS error_type, message, end_time_ms AS at_ms, false AS ended, NOT ({_ORDERLY}) AS counted, "
         f"{_ACTOR_REASON} = 'NODE_DIED' AS by_node "
         f"FROM (SELECT *, {_ACTOR_MESSAGE} AS message FROM actor WHERE state = 'DEAD' AND {condition}) "
-        "WHERE message IS NOT NULL AND (counted OR actor_id IN (SELECT actor_id FROM told))"
+        "WHERE message IS NOT NULL AND (counted OR actor_id IN (SELECT actor_id FROM attempts))"
     )
 
 
@@ -167,7 +167,7 @@ def _again(condition: str) -> str:
     return (
         "SELECT session, task_id AS id, min(end_time_ms) AS recovered_ms, max(attempt_number) AS succeeded FROM task "
         "WHERE state = 'FINISHED' AND attempt_number > 0 AND type IS NOT NULL "
-        f"AND task_id IN (SELECT id FROM told) AND {condition} GROUP BY ALL"
+        f"AND task_id IN (SELECT id FROM attempts) AND {condition} GROUP BY ALL"
     )
 
 

@@ -102,14 +102,14 @@ def check(file_type: str, data: bytes) -> int | None:
 
     Else it returns None. It may be that some of them can be read, and that one was.
     """
-    told = posted_event(file_type)
+    posted = posted_event(file_type)
     try:
-        decoded = (posted_decoder(*told) if told else _decoder(file_type)).decode_lines(data)
+        decoded = (posted_decoder(*posted) if posted else _decoder(file_type)).decode_lines(data)
     except UNDECODABLE:
         return None
     if len(decoded) != data.count(b"\n") + (not data.endswith(b"\n")):
         return None  # an empty line, which the decoder passes over
-    return count_rows(told[1], decoded) if told else len(decoded)
+    return count_rows(posted[1], decoded) if posted else len(decoded)
 
 
 def sort_out(file_type: str, line: bytes) -> Sorted:
@@ -120,11 +120,11 @@ def sort_out(file_type: str, line: bytes) -> Sorted:
     """
     try:
         event = msgspec.json.decode(line)
-        told = posted_event(file_type)
-        if told is None:
+        posted = posted_event(file_type)
+        if posted is None:
             return _sort_event(file_type, event)
-        file_type = told[0].file_types[0]
-        parts = [_sort_event(file_type, msgspec.json.decode(part)) for part in file_lines(*told, event)]
+        file_type = posted[0].file_types[0]
+        parts = [_sort_event(file_type, msgspec.json.decode(part)) for part in file_lines(*posted, event)]
     except EventError as error:
         return Sorted((), "rejected", str(error))
     except UNDECODABLE as error:

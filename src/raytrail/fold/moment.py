@@ -68,8 +68,8 @@ def at_times(entity: Entity, by: Moments, source: str, moment: Moment, names: Se
     later = f"({quote(by.latest)} > {moment.last_ns} AND {began})"
     if once:
         then = _Then(entity, moment, or_if=SETTLED)
-        told = f"(SELECT *, {settled} AS {SETTLED} FROM {source}) WHERE {SETTLED} OR {later}"
-        return _worked_out(entity, names, then, told, SETTLED)
+        marked = f"(SELECT *, {settled} AS {SETTLED} FROM {source}) WHERE {SETTLED} OR {later}"
+        return _worked_out(entity, names, then, marked, SETTLED)
     # by the statistics of a column the engine skips what is all on one side of the moment
     return (
         f"SELECT {', '.join([*map(quote, names), f'true AS {SETTLED}'])} FROM {source} WHERE {settled} UNION ALL "

@@ -93,9 +93,9 @@ def decode_posted(entity: Entity, event: PostedEvent, source: str) -> str:
     columns = [f"{_ns(at)} // 1000000000 AS timestamp"]
     if entity.ordered():
         columns += ["_file AS file", f"_offset{number} AS line_offset"]
-    told = {posted.column: _value(entity, posted, body, "timestamp") for posted in event.columns}
-    told |= {posted.column: _value(entity, posted, scope, at) for posted in event.of_each}
-    columns += [f"{_told(column, event, told)} AS {quote(column.name)}" for column in in_log(entity)]
+    values = {posted.column: _value(entity, posted, body, "timestamp") for posted in event.columns}
+    values |= {posted.column: _value(entity, posted, scope, at) for posted in event.of_each}
+    columns += [f"{_column_value(column, event, values)} AS {quote(column.name)}" for column in in_log(entity)]
     times = {"timestamp", at, *_times(event.columns, body), *_times(event.of_each, scope)}
     good = [
         *map(_is_time, sorted(times)),
@@ -108,12 +108,12 @@ def decode_posted(entity: Entity, event: PostedEvent, source: str) -> str:
 
 def _with_times(moves: str, source: str) -> str:
     """Return a relation with the states of each event, the last first, and their times: of one told twice, the last."""
-    told = (
+    relation = (
         f"(SELECT *, list_reverse(list_transform({moves}, lambda m: m.state)) AS _states, "
         f'list_reverse(list_transform({moves}, lambda m: m."timestamp")) AS _told FROM {source})'
     )
     good = f"coalesce(list_bool_and(list_transform(_told, lambda t: {_is_time('t')})), true)"
-    return f"(SELECT *, _told::TIMESTAMP_NS[] AS _times FROM {told} WHERE {good})"
+    return f"(SELECT *, _told::TIMESTAMP_NS[] AS _times FROM {relation} WHERE {good})"
 
 
 def _times(columns: tuple[Posted, ...], scope: str) -> list[str]:
@@ -129,9 +129,9 @@ def _ns(text: str) -> str:
     return f"epoch_ns({text}::TIMESTAMP_NS)"
 
 
-def _told(column: Column, event: PostedEvent, told: dict[str, str]) -> str:
-    if column.name in told:
-        return told[column.name]
+def _column_value(column: Column, event: PostedEvent, values: dict[str, str]) -> str:
+    if column.name in values:
+        return values[column.name]
     if column == SESSION:
         return SESSION.name
     parent, _, number = column.origin.rpartition(".")
@@ -202,9 +202,9 @@ def _given(field: str, value: str) -> str:
 def _amounts(field: str, _: str) -> str:
     # most tasks need one resource, in whole numbers: to make a map of it takes four times as long
     text = f"({field})::VARCHAR"
-    one = f"regexp_full_match({text}, '{_WHOLE_AMOUNT}')"
+    whole = f"regexp_full_match({text}, '{_WHOLE_AMOUNT}')"
     other = _given(field, _object(f"({field})::MAP(VARCHAR, DOUBLE)", _amount("e.value")))
-    return f"CASE WHEN {one} THEN replace({text}, '.0}}', '}}') ELSE {other} END"
+    return f"CASE WHEN {whole} THEN replace({text}, '.0}}', '}}') ELSE {other} END"
 
 
 def _texts(field: str, _: str) -> str:

@@ -183,10 +183,10 @@ def _states(work: Work, by: Moments, source: str) -> str:
         for place, (state, entered) in enumerate(work.states)
     )
     bins = " UNION ALL ".join(
-        f"SELECT {of}, state, {bin} AS bin, {entered} AS entered, {left} AS exited FROM stays WHERE {bin} IS NOT NULL"
+        f"SELECT {of}, state, {bin} AS bin, {entered} AS entered, {exited} AS exited FROM stays WHERE {bin} IS NOT NULL"
         for of, prefix in (("of_job AS job_id, low AS low_ns, step AS step_ns", ""),
                            ("NULL AS job_id, all_low AS low_ns, all_step AS step_ns", "all_"))
-        for bin, entered, left in ((f"{prefix}came", "n", "0"), (f"{prefix}went", "0", "n"))
+        for bin, entered, exited in ((f"{prefix}came", "n", "0"), (f"{prefix}went", "0", "n"))
     )  # fmt: skip
     return (
         f"WITH spans AS MATERIALIZED ({spans}), stays AS MATERIALIZED ({stays}) "
@@ -195,20 +195,20 @@ def _states(work: Work, by: Moments, source: str) -> str:
     )
 
 
-def _stays(work: Work, source: str, state: str, entered: str, left: str) -> str:
+def _stays(work: Work, source: str, state: str, entered: str, exited: str) -> str:
     """
     Return the SELECT of how many came into a state and went out of it again, by the steps in which they did.
 
     One whose next state was entered before it, by another process's clock, was never in it.
     """
-    came, went = (
+    entered_bin, exited_bin = (
         f"({time} - low) // step AS {name}, ({time} - all_low) // all_step AS all_{name}"
-        for time, name in ((entered, "came"), (left, "went"))
+        for time, name in ((entered, "came"), (exited, "went"))
     )
     return (
-        f"SELECT of_job, low, step, all_low, all_step, {literal(state)} AS state, {came}, {went}, count(*) AS n "
-        f"FROM {source} JOIN spans ON {quote(work.job)} = of_job "
-        f"WHERE {work.counted} AND {entered} IS NOT NULL AND coalesce({left} > {entered}, true) GROUP BY ALL"
+        f"SELECT of_job, low, step, all_low, all_step, {literal(state)} AS state, {entered_bin}, {exited_bin}, "
+        f"count(*) AS n FROM {source} JOIN spans ON {quote(work.job)} = of_job "
+        f"WHERE {work.counted} AND {entered} IS NOT NULL AND coalesce({exited} > {entered}, true) GROUP BY ALL"
     )
 
 

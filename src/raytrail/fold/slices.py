@@ -242,6 +242,6 @@ def _waited(work: Work, states: Sequence[str]) -> str:
     for state in states:
         place = names.index(state)
         entered = quote(work.states[place][1])
-        left = least([column for _, column in work.states[place + 1 :]])
-        stays.append(f"CASE WHEN {left} > {entered} THEN {left} - {entered} ELSE 0 END")
+        exited = least([column for _, column in work.states[place + 1 :]])
+        stays.append(f"CASE WHEN {exited} > {entered} THEN {exited} - {entered} ELSE 0 END")
     return f"(({' + '.join(stays)}) // 1000)::BIGINT"

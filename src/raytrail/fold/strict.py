@@ -103,8 +103,8 @@ def posted_decoder(entity: Entity, event: PostedEvent) -> msgspec.json.Decoder[A
         members: Any = list[struct(member.values())]  # type: ignore[misc]
         body[event.each] = required(event.each, Annotated[members, msgspec.Meta(min_length=1)])
     if event.times:
-        told = {column.origin for column in in_log(entity)}
-        states = [state for number, state in enumerate(event.states) if f"{event.times_at}.{number}" in told]
+        origins = {column.origin for column in in_log(entity)}
+        states = [state for number, state in enumerate(event.states) if f"{event.times_at}.{number}" in origins]
         moved = struct([required("state", Literal[tuple(states)]), required("timestamp", msgspec.Raw)])
         body[event.times] = optional(event.times, list[moved])  # type: ignore[valid-type]
     head = [required(name, msgspec.Raw) for name in _HEAD if name != "eventType"]

@@ -156,15 +156,15 @@ class KubeRay:
         choose = partial(places.new, retry=retry)
         # whoever waited for this may have been cancelled meanwhile: a large bucket takes minutes to list
         files = takewhile(lambda _: not places.closed, self._files())
-        for found in layout.find(files):
-            if not SESSION_NAME.fullmatch(found.session):
+        for collected in layout.find(files):
+            if not SESSION_NAME.fullmatch(collected.session):
                 continue
-            logs = {piece.file.name: piece for piece in found.logs if self._wants_log(piece.name)}
-            names.update(file.name for file in (*found.files, *found.answers))
+            logs = {piece.file.name: piece for piece in collected.logs if self._wants_log(piece.name)}
+            names.update(file.name for file in (*collected.files, *collected.answers))
             names.update(logs)
-            new = found._replace(
-                files=choose(found.files),
-                answers=choose(found.answers),
+            new = collected._replace(
+                files=choose(collected.files),
+                answers=choose(collected.answers),
                 logs=tuple(logs[file.name] for file in choose(piece.file for piece in logs.values())),
             )
             if new.files or new.answers or new.logs:
@@ -220,7 +220,7 @@ class _Reader:
         self._broken: dict[str, Unread] = {}
         self._reported: set[str] = set()
         """The files that the ledger names as not read to their end, once all chunks are acknowledged."""
-        self._left: dict[str, int] = {}
+        self._unacknowledged: dict[str, int] = {}
         """How many chunks of a file are not acknowledged, and one more until it was read to its end."""
 
     def note(self, unread: Unread) -> None:
@@ -233,7 +233,7 @@ class _Reader:
         if is_last:
             chunks += self._report_end(file)
         self._places.happened(self._part.session, piece.last_ns)
-        self._left[file.name] = self._left.get(file.name, 1) + len(chunks)
+        self._unacknowledged[file.name] = self._unacknowledged.get(file.name, 1) + len(chunks)
         if is_last:
             self._acknowledge(file)
         for chunk in chunks:
@@ -265,9 +265,9 @@ class _Reader:
             self._acknowledge(file)
 
     def _acknowledge(self, file: File) -> None:
-        self._left[file.name] -= 1
-        if not self._left[file.name]:
-            del self._left[file.name]
+        self._unacknowledged[file.name] -= 1
+        if not self._unacknowledged[file.name]:
+            del self._unacknowledged[file.name]
             broken = self._broken.get(file.name)
             self._places.done(
                 file, broken=file.name in self._reported, closed=broken is not None and broken.comes_again
@@ -278,15 +278,15 @@ def _settings(url: str) -> tuple[str, float]:
     """Return the URL of the bucket or directory, and how often it is looked into, in seconds."""
     parts = urlsplit(url.removeprefix(PREFIX))
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    told = [value for name, value in pairs if name == "poll_seconds"]
+    values = [value for name, value in pairs if name == "poll_seconds"]
     rest = urlencode([pair for pair in pairs if pair[0] != "poll_seconds"])
     try:
-        seconds = float(told[-1]) if told else _POLL_SECONDS
+        seconds = float(values[-1]) if values else _POLL_SECONDS
     except ValueError:
         seconds = -1.0
     if not seconds >= _LEAST_POLL_SECONDS:
         raise ConfigError(
-            f"{shown(url)!r}: poll_seconds {told[-1]!r:.80} is no number of seconds; write one from 0.05 on"
+            f"{shown(url)!r}: poll_seconds {values[-1]!r:.80} is no number of seconds; write one from 0.05 on"
         )
     return parts._replace(query=rest).geturl(), seconds
 

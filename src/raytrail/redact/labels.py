@@ -23,7 +23,7 @@ def patches(text: bytes, redact: Callable[[bytes], bytes]) -> list[Patch]:
     """
     value = json_value(text, 0, 0)
     keys = value.keys if len(value.keys) == len(value.strings) else []
-    found: list[Patch] = []
+    replacements: list[Patch] = []
     for (start, end), key in zip_longest(value.strings, keys, fillvalue=(0, 0)):
         written = text[start:end]
         try:
@@ -35,14 +35,14 @@ def patches(text: bytes, redact: Callable[[bytes], bytes]) -> list[Patch]:
         if masked != line:
             hidden = b64encode(_hidden(masked, len(plain.encode())))
             # one that is spelt with escapes is longer: it is no base64 any more, and nobody reads it
-            found.append((start, hidden if len(hidden) == len(written) else b"*" * len(written)))
-    return found
+            replacements.append((start, hidden if len(hidden) == len(written) else b"*" * len(written)))
+    return replacements
 
 
 def _hidden(line: bytes, length: int) -> bytes:
     """Return what a masked line says, if that is as long as it was, and else asterisks."""
     try:
-        [said] = msgspec.json.decode(line, type=dict[str, dict[str, str]])["labels"].values()
+        [label] = msgspec.json.decode(line, type=dict[str, dict[str, str]])["labels"].values()
     except (*UNDECODABLE, ValueError):
         return b"*" * length
-    return said.encode() if len(said.encode()) == length else b"*" * length
+    return label.encode() if len(label.encode()) == length else b"*" * length

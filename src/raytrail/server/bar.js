@@ -2,12 +2,12 @@
 // and the way home.
 "use strict";
 (() => {
-  const said = JSON.parse(document.getElementById("raytrail").textContent);
+  const cluster = JSON.parse(document.getElementById("raytrail").textContent);
   const HEIGHT = 40;
 
   // what is alive at a moment has lasted until then, not until today; the clock goes on, as timers read it
-  if (said.at_ms !== null || !said.alive) {
-    const behind = Date.now() - (said.at_ms === null ? said.ended_ms : said.at_ms);
+  if (cluster.at_ms !== null || !cluster.alive) {
+    const behind = Date.now() - (cluster.at_ms === null ? cluster.ended_ms : cluster.at_ms);
     const now = Date.now;
     const then = () => now() - behind;
     window.Date = new Proxy(Date, {
@@ -78,13 +78,13 @@
     return element;
   };
 
-  add("a", "Raytrail", { href: said.root, className: "home", title: "All clusters" });
-  add("span", said.title, { className: "title", title: said.session });
-  add("span", said.alive ? "running" : "ended", { className: said.alive ? "chip good" : "chip" });
+  add("a", "Raytrail", { href: cluster.root, className: "home", title: "All clusters" });
+  add("span", cluster.title, { className: "title", title: cluster.session });
+  add("span", cluster.alive ? "running" : "ended", { className: cluster.alive ? "chip good" : "chip" });
 
-  if (said.began_ms !== null && said.ended_ms !== null) {
-    const shown = said.at_ms === null ? said.ended_ms : said.at_ms;
-    const [first, last] = [said.began_ms, Math.max(said.ended_ms, said.began_ms + 1)];
+  if (cluster.began_ms !== null && cluster.ended_ms !== null) {
+    const shown = cluster.at_ms === null ? cluster.ended_ms : cluster.at_ms;
+    const [first, last] = [cluster.began_ms, Math.max(cluster.ended_ms, cluster.began_ms + 1)];
     const life = add("span", "", { className: "life" });
     // with any step, a key moves by a hundredth of the life
     const slider = Object.assign(document.createElement("input"), {
@@ -95,16 +95,16 @@
     slider.setAttribute("aria-label", "The moment of the cluster's life that is shown");
     const when = add("input", "", { type: "text", title: "A time: 2026-11-29 03:12, 03:12, -10m or end" });
     when.setAttribute("aria-label", "A time: 2026-11-29 03:12, 03:12, -10m or end");
-    const tell = () => { when.value = said.alive && said.at_ms === null ? "now" : write(Number(slider.value)); };
+    const tell = () => { when.value = cluster.alive && cluster.at_ms === null ? "now" : write(Number(slider.value)); };
     tell();
     slider.addEventListener("input", () => { when.value = write(Number(slider.value)); });
     // a page is loaded once the keys rest
     let resting = 0;
     slider.addEventListener("change", () => {
       clearTimeout(resting);
-      resting = setTimeout(() => go(`${said.home}at/${Math.round(Number(slider.value))}/`), 400);
+      resting = setTimeout(() => go(`${cluster.home}at/${Math.round(Number(slider.value))}/`), 400);
     });
-    const leads = (asked) => `${said.home}go?${new URLSearchParams({ page: "", ...asked })}`;
+    const leads = (asked) => `${cluster.home}go?${new URLSearchParams({ page: "", ...asked })}`;
     when.addEventListener("keydown", (event) => {
       if (event.key === "Enter") go(leads({ when: when.value, zone }));
       event.stopPropagation();
@@ -119,10 +119,10 @@
         tell();
       });
     }
-    const from = said.at_ms === null ? "" : said.at_ms;
+    const from = cluster.at_ms === null ? "" : cluster.at_ms;
     link("\u25c0", leads({ step: "before", from }), { className: "chip steps", title: "The failure or death before" });
     link("\u25b6", leads({ step: "after", from }), { className: "chip steps", title: "The next failure or death" });
-    fetch(`${said.home}marks`).then((answer) => (answer.ok ? answer.json() : [])).then((marks) => {
+    fetch(`${cluster.home}marks`).then((answer) => (answer.ok ? answer.json() : [])).then((marks) => {
       for (const { at_ms, kind, count } of marks) {
         const place = document.createElement("i");
         place.className = kind === "failure" ? "" : "died";
@@ -131,23 +131,23 @@
         life.append(place);
       }
     }).catch(() => { /* the slider is there without */ });
-    const plain = said.url === said.home;
-    link(said.alive ? "now" : "before its shutdown", said.home, { className: plain ? "chip on" : "chip" });
-    if (!said.alive) {
-      link("its very end", `${said.home}final/`, { className: said.final ? "chip on" : "chip" });
+    const plain = cluster.url === cluster.home;
+    link(cluster.alive ? "now" : "before its shutdown", cluster.home, { className: plain ? "chip on" : "chip" });
+    if (!cluster.alive) {
+      link("its very end", `${cluster.home}final/`, { className: cluster.final ? "chip on" : "chip" });
     }
   }
 
   for (const [text, page] of [["why", "about"], ["failures", "failures"], ["timeline", "timeline"]]) {
-    add("a", text, { href: `${said.url}${page}`, className: "more", title: "A page of Raytrail's own" });
+    add("a", text, { href: `${cluster.url}${page}`, className: "more", title: "A page of Raytrail's own" });
   }
-  const whole = said.snapshot_ms === null;
-  const complete = whole && said.missing_bytes === 0 && said.rejected === 0;
+  const whole = cluster.snapshot_ms === null;
+  const complete = whole && cluster.missing_bytes === 0 && cluster.rejected === 0;
   const number = (value) => value.toLocaleString("en");
-  add("a", complete ? "complete" : !whole ? `snapshot${said.rejected ? `, ${number(said.rejected)} cut short` : ""}`
-    : said.missing_bytes ? `${number(said.missing_bytes)} bytes missing`
-    : `${number(said.rejected)} lines unreadable`, {
-    href: `${said.url}about#ledger`, className: `chip ${complete ? "good" : said.missing_bytes ? "bad" : "warn"}`,
+  add("a", complete ? "complete" : !whole ? `snapshot${cluster.rejected ? `, ${number(cluster.rejected)} cut short` : ""}`
+    : cluster.missing_bytes ? `${number(cluster.missing_bytes)} bytes missing`
+    : `${number(cluster.rejected)} lines unreadable`, {
+    href: `${cluster.url}about#ledger`, className: `chip ${complete ? "good" : cluster.missing_bytes ? "bad" : "warn"}`,
     title: "How complete this history is, and Ray's commands for it",
   });
 

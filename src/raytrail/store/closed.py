@@ -74,7 +74,7 @@ class Closed:
         self._names: list[str] = []
         """The names of the files by their numbers. Files that were written together as one have several."""
         name = f"closed_{time.monotonic_ns()}"
-        self._keys, self._found, self.superseded = f"{name}_keys", f"{name}_found", f"{name}_superseded"
+        self._keys, self._matching, self.superseded = f"{name}_keys", f"{name}_matching", f"{name}_superseded"
         self._rows = 0
         """The number of superseded rows."""
         self.changed = False
@@ -120,16 +120,16 @@ class Closed:
         """
         # first the rows' numbers, for which the keys alone are read
         self._engine.run(
-            f"CREATE OR REPLACE TABLE {self._found} AS SELECT _file, _row, {self._key} AS key_hash "
+            f"CREATE OR REPLACE TABLE {self._matching} AS SELECT _file, _row, {self._key} AS key_hash "
             f"FROM {_without(closed, self.superseded)} WHERE {_among(batch, self._key)}"
         )
         self._engine.run(
             f"INSERT INTO {into} BY NAME SELECT * EXCLUDE (_file, _row), {self._key} AS key_hash "
-            f"FROM {parquet(closed, numbered=True)} SEMI JOIN {self._found} USING (_file, _row)"
+            f"FROM {parquet(closed, numbered=True)} SEMI JOIN {self._matching} USING (_file, _row)"
         )
-        [(rows,)] = self._engine.run(f"INSERT INTO {self.superseded} SELECT _file, _row FROM {self._found}")
-        self._engine.run(f"DELETE FROM {self._keys} WHERE {_among(self._found)}")
-        self._engine.run(f"DROP TABLE {self._found}")
+        [(rows,)] = self._engine.run(f"INSERT INTO {self.superseded} SELECT _file, _row FROM {self._matching}")
+        self._engine.run(f"DELETE FROM {self._keys} WHERE {_among(self._matching)}")
+        self._engine.run(f"DROP TABLE {self._matching}")
         self._rows += rows
         self.changed = True
 
@@ -157,7 +157,7 @@ class Closed:
 
     def drop(self) -> None:
         """Forget all of them."""
-        for table in (self._keys, self._found, self.superseded):
+        for table in (self._keys, self._matching, self.superseded):
             self._engine.run(f"DROP TABLE IF EXISTS {table}")
 
 

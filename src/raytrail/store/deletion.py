@@ -92,7 +92,7 @@ class Deletions:
         self._catalogue = catalogue
         self._marks = marks
         self.grace_seconds = grace_seconds
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._put_off: dict[str, float] = {}
         self._first_seen: dict[str, float] = {}
 
@@ -306,8 +306,8 @@ class Deletions:
                     "UPDATE deleted SET late_chunks = late_chunks + 1, late_bytes = late_bytes + ? WHERE session = ?",
                     [(len(arrival.data), arrival.session) for arrival in late],
                 )
-        for session in {arrival.session for arrival in late} - self._told:
-            self._told.add(session)
+        for session in {arrival.session for arrival in late} - self._warned:
+            self._warned.add(session)
             log.warning("events of session %s, which was deleted, still come; they are set aside", session)
         return [arrival for arrival in arrived if arrival.session not in deleted]
 

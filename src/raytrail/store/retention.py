@@ -204,7 +204,7 @@ class Retention:
         config = self._config
         if not (config.retain_days or config.retain_bytes or config.retain_days_by_name):
             return
-        left: list[_Candidate] = []
+        kept: list[_Candidate] = []
         for candidate in self._list_candidates(now_ms):
             days, setting = retained_days(config, candidate.cluster)
             age_days = (now_ms - candidate.grew_ms) / _DAY_MS
@@ -214,8 +214,8 @@ class Retention:
                     f"its last event came {age_days:.1f} days ago, and {setting} is {days:g}",
                 )
             else:
-                left.append(candidate)
-        yield from self._find_too_much(left)
+                kept.append(candidate)
+        yield from self._find_too_much(kept)
 
     def _list_candidates(self, now_ms: int) -> list[_Candidate]:
         listened = time.monotonic() - self._listening >= LISTENED_SECONDS

@@ -137,7 +137,7 @@ class Signatures:
         """
         kept = self._read(sessions)
         results: dict[str, list[Signature]] = {}
-        left = 0
+        unread = 0
         for session in sessions:
             if session in kept:
                 results[session] = kept[session]
@@ -153,10 +153,10 @@ class Signatures:
                 except (StoreDamaged, UnreadableError) as fault:
                     # the others are told all the same
                     log.warning("failures of session %s are left out: %s", session, fault)
-                    left += 1
+                    unread += 1
             else:
-                left += 1
-        return results, left
+                unread += 1
+        return results, unread
 
     def _read(self, sessions: Sequence[str]) -> dict[str, list[Signature]]:
         """Return those that are kept, of the sessions that have any or are known to have none."""

@@ -88,14 +88,14 @@ def _check_done(store: Store, request: Request) -> None:
 
 def _finish(store: Store) -> None:
     """Delete what is marked. Readers may finish what they are at."""
-    told = False
+    noted = False
     while not store.retention.finish(unread=store.is_unread()):
-        if not told:
+        if not noted:
             note(
                 f"others read this history: the files go when they end, or in {store.deletions.grace_seconds:g} "
                 "seconds; Ctrl-C leaves that to the next history"
             )
-        told = True
+        noted = True
         time.sleep(_LOOK_SECONDS)
 
 

@@ -31,7 +31,7 @@ def all_failures(store: Store, *, name: str = "", limit: int = SHOWN) -> AllFail
     clusters = [cluster for cluster in store.clusters() if name in ("", cluster.cluster)]
     if name and not clusters:
         raise NotFoundError(f"cluster {name!r}: not in the store; see `raytrail clusters`")
-    by_session, left = store.signatures([cluster.session for cluster in clusters], MOST_READ)
+    by_session, sessions_left = store.signatures([cluster.session for cluster in clusters], MOST_READ)
     looked_at = {cluster.session: cluster for cluster in clusters if cluster.session in by_session}
     rows = [row for session in looked_at for row in by_session[session]]
     began_ms = min((cluster.began_ms for cluster in looked_at.values() if cluster.began_ms), default=None)
@@ -46,7 +46,7 @@ def all_failures(store: Store, *, name: str = "", limit: int = SHOWN) -> AllFail
         name=name,
         sessions_count=len(looked_at),
         sessions_failed=sum(bool(by_session[session]) for session in looked_at),
-        sessions_left=left,
+        sessions_left=sessions_left,
         began_ms=began_ms,
         ended_ms=ended_ms,
         count=total,

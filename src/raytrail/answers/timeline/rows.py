@@ -49,8 +49,8 @@ def _label(scope: Scope, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Timelin
     """Return the rows with the nodes' addresses and the actors' classes."""
     # they have the same at any moment, and at last nothing has to be worked out
     last = scope.snapshot.at_last()
-    found = last.query(f"SELECT node_id, node_ip FROM node WHERE {scope.of_session}").rows
-    addresses = {node: address or "" for node, address in found}
+    node_rows = last.query(f"SELECT node_id, node_ip FROM node WHERE {scope.of_session}").rows
+    addresses = {node: address or "" for node, address in node_rows}
     actors = ", ".join(literal(actor) for _, _, _, actor, _ in rows if actor)
     query = f"SELECT actor_id, class_name FROM actor WHERE {scope.of_session} AND actor_id IN ({actors})"
     classes = dict(last.query(query).rows) if actors else {}

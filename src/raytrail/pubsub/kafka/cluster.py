@@ -97,8 +97,8 @@ class Cluster:
         try:
             return kind({**properties, **self._properties})
         except (KafkaException, TypeError, ValueError) as error:
-            said = error.args[0]
-            text = str(said.str() if isinstance(said, KafkaError) else said)
+            cause = error.args[0]
+            text = str(cause.str() if isinstance(cause, KafkaError) else cause)
             for name, value in properties.items() | self._properties.items():
                 if isinstance(value, str) and value and is_secret(name):
                     # as a whole: a short one is part of other words
@@ -119,10 +119,11 @@ class Cluster:
                 error = topic.error
             except KafkaException as failed:
                 client.poll(0)  # `hear` hears why
-                left = deadline - time.monotonic()
-                if left <= 0 or self._must_be_mended():
+                seconds_left = deadline - time.monotonic()
+                if seconds_left <= 0 or self._must_be_mended():
                     raise self.ours(failed.args[0]) from failed
-                wait = min(2 * wait, max(left, 1))  # longer, for an answer that comes too late is not waited for again
+                # longer, for an answer that comes too late is not waited for again
+                wait = min(2 * wait, max(seconds_left, 1))
                 continue
             if error is None:
                 self.last, self.down = None, False

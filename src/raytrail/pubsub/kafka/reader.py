@@ -71,8 +71,8 @@ class _Held:
             headers, number, count = read_line_place(stands, of_line)
             chunk = Chunk.from_wire(headers, value + b"\n")
         except EventError as error:
-            said = {LINE: header_text(of_line)}
-            unreadable = Unreadable(place=place, reason=str(error), headers=said, data=value)
+            line_headers = {LINE: header_text(of_line)}
+            unreadable = Unreadable(place=place, reason=str(error), headers=line_headers, data=value)
             return [self._give(unreadable, [(offset, 0)])]
         return self._join(number, count, offset, chunk)
 
@@ -263,11 +263,11 @@ class Reader:
         return self._refusal
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        mine = [one.partition for one in partitions if one.partition in self._held]
+        mine = [revoked.partition for revoked in partitions if revoked.partition in self._held]
         self._commit(mine)  # on its way before the partitions are given up
         for partition in mine:
             del self._held[partition]  # with what is not acked: it comes to whoever has the partition next
 
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        for one in partitions:
-            self._held.pop(one.partition, None)
+        for lost in partitions:
+            self._held.pop(lost.partition, None)

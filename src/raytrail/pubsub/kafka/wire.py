@@ -43,8 +43,8 @@ def by_line(chunk: Chunk) -> list[WireMessage]:
     lines = chunk.data.split(b"\n")[:-1]
     messages: list[WireMessage] = []
     last = b"/%d" % len(lines)
-    left = list(reversed(chunk.segments))
-    file, generation, start, length = left.pop() if left else ("", 0, 0, 0)
+    segments = list(reversed(chunk.segments))
+    file, generation, start, length = segments.pop() if segments else ("", 0, 0, 0)
     of_file = f"{file}:{generation}:".encode()
     head = b"%b %b" % (of_all, of_file)
     for number, line in enumerate(lines, 1):
@@ -54,10 +54,10 @@ def by_line(chunk: Chunk) -> list[WireMessage]:
             start, length = start + need, length - need
             continue
         ranges = b""  # a line that is in more than one segment, or begins the next one, or is in none
-        while need > length and left:
+        while need > length and segments:
             ranges += b"%b%d:%d," % (of_file, start, length) if length else b""
             need -= length
-            file, generation, start, length = left.pop()
+            file, generation, start, length = segments.pop()
             of_file = f"{file}:{generation}:".encode()
             head = b"%b %b" % (of_all, of_file)
         if length:
@@ -87,9 +87,9 @@ def read_line_place(stands: str, place: bytes) -> tuple[dict[str, str], int, int
 
 
 @functools.lru_cache(maxsize=1000)
-def _common(said: bytes) -> dict[str, str]:
+def _common(text: bytes) -> dict[str, str]:
     """Read what all lines of a chunk have in common."""
-    return dict(zip(_COMMON, msgspec.convert(json.loads(said), list[str]), strict=True))
+    return dict(zip(_COMMON, msgspec.convert(json.loads(text), list[str]), strict=True))
 
 
 def key_of(chunk: Chunk) -> str:

@@ -11,7 +11,7 @@
   const chosen = new URLSearchParams();
   for (const name of ["job", "node", "actor", "worker"]) if (query.get(name)) chosen.set(name, query.get(name));
   const byId = (id) => document.getElementById(id);
-  const said = byId("said"), shown = byId("shown"), trace = byId("trace"), find = byId("find"), by = byId("by");
+  const message = byId("said"), shown = byId("shown"), trace = byId("trace"), find = byId("find"), by = byId("by");
   const tools = document.querySelector(".tools"), statistics = byId("statistics");
 
   place.querySelector("svg").remove();
@@ -80,14 +80,14 @@
       tell(whole);
       resize();
     } catch (error) {
-      if (error.name !== "AbortError") said.textContent = `This window cannot be shown: ${error.message}`;
+      if (error.name !== "AbortError") message.textContent = `This window cannot be shown: ${error.message}`;
     }
   };
   const tell = (whole) => {
     const kinds = data.bins === null ? "attempts" : "attempts began";
     shown.textContent = `${clock(data.from_ms)} to ${clock(data.to_ms)} UTC (${lasted(data.to_ms - data.from_ms)}) · `
       + `${count(data.attempts)} ${kinds}, ${count(data.failed)} failed`;
-    said.textContent = data.rows_in_all > data.rows.label.length
+    message.textContent = data.rows_in_all > data.rows.label.length
       ? `${data.rows.label.length} of ${count(data.rows_in_all)} ${data.by}s, those with most attempts.` : "";
     canvas.setAttribute("aria-label", `What ran, a row for each ${data.by}. ${shown.textContent}`);
     const address = new URLSearchParams(location.search);
@@ -137,7 +137,7 @@
       statistics.append(document.adoptNode(table));
       byId("statistics-title").textContent = title;
     } catch (error) {
-      if (mine === summing) said.textContent = `Its statistics cannot be shown: ${error.message}`;
+      if (mine === summing) message.textContent = `Its statistics cannot be shown: ${error.message}`;
     }
   };
 

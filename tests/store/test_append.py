@@ -33,11 +33,11 @@ def of(event_type, *lines, start=0, file="0000000000-0"):
 
 
 def test_a_redelivered_chunk_is_stored_once(store, task):
-    one = chunk(TASK, [task(1), task(2)])
-    store.append([one, one])
-    store.append([one])
+    redelivered = chunk(TASK, [task(1), task(2)])
+    store.append([redelivered, redelivered])
+    store.append([redelivered])
     assert row(store).stored_events == 2
-    assert row(store).stored_bytes == len(one.data)
+    assert row(store).stored_bytes == len(redelivered.data)
 
 
 def test_a_chunk_with_other_borders_brings_only_what_is_new(store, task):
@@ -184,8 +184,8 @@ def test_a_line_of_20_mb_is_stored(store, task):
     )
     store.append([chunk(TASK, [long, task(2)])])
     store.fold()
-    [found] = [row for row in store.snapshot(SESSION).rows("task", columns=["error_message"]) if row["error_message"]]
-    assert found["error_message"] == message
+    [failed] = [row for row in store.snapshot(SESSION).rows("task", columns=["error_message"]) if row["error_message"]]
+    assert failed["error_message"] == message
 
 
 def test_a_batch_that_is_decoded_in_parts_side_by_side_is_as_if_it_were_one(tmp_path, task, monkeypatch):
@@ -243,12 +243,12 @@ def test_a_store_whose_catalogue_is_gone_is_refused_and_keeps_its_files(tmp_path
 def test_what_a_crash_left_behind_is_swept_away(tmp_path, task, config):
     with Store.open(tmp_path, config, write=True) as store:
         store.append([chunk(TASK, [task(1)])])
-    left = tmp_path / "log" / SESSION / f"task-{1:020d}-{1:06d}.parquet"
-    left.write_bytes(b"torn")
-    os.utime(left, (1, 1))
+    leftover = tmp_path / "log" / SESSION / f"task-{1:020d}-{1:06d}.parquet"
+    leftover.write_bytes(b"torn")
+    os.utime(leftover, (1, 1))
     (tmp_path / "tmp" / "spool-1-1.ndjson").write_bytes(b"torn")
     with Store.open(tmp_path, config, write=True) as store:
-        assert not left.exists()
+        assert not leftover.exists()
         assert row(store).stored_events == 1
 
 
@@ -289,8 +289,8 @@ def test_a_session_name_that_is_a_path_is_no_path_of_the_store(store, task, tmp_
 
 def test_batches_of_many_sessions_do_not_mix(tmp_path, task):
     with Store.open(tmp_path, StoreConfig(threads=2), write=True) as store:
-        one = chunk(TASK, [task(1)])
-        store.append([msgspec.structs.replace(one, session=f"session_{name}") for name in "abc"])
+        template = chunk(TASK, [task(1)])
+        store.append([msgspec.structs.replace(template, session=f"session_{name}") for name in "abc"])
         store.fold()
         assert [store.snapshot(f"session_{name}").count("task") for name in "abc"] == [1, 1, 1]
         assert store.sql("SELECT session, count(*) FROM task GROUP BY 1 ORDER BY 1").rows == [

@@ -30,7 +30,7 @@ def asked(root):
     key = {"attempt_number": 0, "job_id": "AQAAAA=="}
     tasks = [{"task_id": base64.b64encode(bytes([number]) * 24).decode(), **key} for number in (1, 2, 3)]
     with Store.open(root, StoreConfig(threads=1), write=True) as store:
-        store.append([chunk(installed()["task"], [line(installed()["task"], 1795419640, one) for one in tasks])])
+        store.append([chunk(installed()["task"], [line(installed()["task"], 1795419640, task) for task in tasks])])
         store.seal(SESSION)
         yield store
 
@@ -189,19 +189,21 @@ def test_a_question_that_is_nested_deep_ends_nothing(asked, make, deep):
 
 
 def test_each_question_sees_its_own_views_only(asked):
-    assert sorted(name for (name,) in asked.sql("SHOW TABLES").rows) == sorted(one.name for one in installed().values())
+    assert sorted(name for (name,) in asked.sql("SHOW TABLES").rows) == sorted(
+        entity.name for entity in installed().values()
+    )
     with pytest.raises(ConfigError, match="no table 'duckdb_tables'"):
         asked.sql("FROM duckdb_tables")
 
 
 def test_moments_with_a_time_zone_are_text_in_utc(asked):
-    found = asked.sql(
+    answer = asked.sql(
         "SELECT to_timestamp(1) AS t, [to_timestamp(2)] AS l, {'a': to_timestamp(3)} AS s, "
         "'infinity'::TIMESTAMPTZ AS e, NULL::TIMESTAMPTZ AS n, to_timestamp(1)::TIMESTAMP AS plain, 1 AS t"
     )
-    assert found.columns == ("t", "l", "s", "e", "n", "plain", "t")
-    assert found.types[:2] == ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE[]")
-    assert found.rows == [
+    assert answer.columns == ("t", "l", "s", "e", "n", "plain", "t")
+    assert answer.types[:2] == ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE[]")
+    assert answer.rows == [
         (
             "1970-01-01 00:00:01+00",
             ["1970-01-01 00:00:02+00"],
@@ -213,7 +215,7 @@ def test_moments_with_a_time_zone_are_text_in_utc(asked):
         )
     ]
     ordered = asked.sql("SELECT to_timestamp(range) FROM range(100000) ORDER BY range DESC").rows
-    assert [one for (one,) in ordered[:2]] == ["1970-01-02 03:46:39+00", "1970-01-02 03:46:38+00"]
+    assert [moment for (moment,) in ordered[:2]] == ["1970-01-02 03:46:39+00", "1970-01-02 03:46:38+00"]
     assert ordered == sorted(ordered, reverse=True)
 
 

@@ -69,7 +69,7 @@ def test_a_chunk_that_cannot_be_is_set_aside_once_with_its_reason_and_its_neighb
     assert (counted.rejected_events, counted.rejected[0].reason) == (1, kept.reason)
     store.fold()
     store.seal(SESSION)
-    assert {one.session for one in store.clusters()} == {SESSION, kept.session}
+    assert {cluster.session for cluster in store.clusters()} == {SESSION, kept.session}
 
 
 def test_what_arrives_in_place_of_a_chunk_says_where_it_lay_and_is_counted_by_the_session_that_it_names(store):
@@ -140,9 +140,9 @@ def test_a_last_line_without_its_newline_is_not_lost(store, task, event, event_t
 
 def test_a_report_that_somebody_made_up_breaks_no_ledger(store, task):
     for number, unread in enumerate(("x" * 100, "-" * 14 + "9" * 40 + " y" * 20, "")):
-        said = {"file": f"f{number}", "generation": 0, "event_type": "TASK", "written_bytes": 2**63 - 1,
+        report = {"file": f"f{number}", "generation": 0, "event_type": "TASK", "written_bytes": 2**63 - 1,
                 "published_bytes": -5, "unread": unread}  # fmt: skip
-        line = json.dumps({"source_type": "RAYTRAIL_FILE", "timestamp": 1, "event_data": said}).encode()
+        line = json.dumps({"source_type": "RAYTRAIL_FILE", "timestamp": 1, "event_data": report}).encode()
         store.append([Chunk(cluster="", session=SESSION, node_id="", event_type="FILE", segments=(), data=line)])
     store.append([chunk(TASK, [task(1)])])
     store.fold()
@@ -155,8 +155,8 @@ def test_an_error_of_ours_sets_that_chunk_aside_and_is_logged_once_with_its_trac
     append = store._writer._border._append
 
     def fails(some):
-        for one in some:
-            if one in (chunks[3], chunks[17]):
+        for arrival in some:
+            if arrival in (chunks[3], chunks[17]):
                 raise ZeroDivisionError("of ours")
         append(some)
 

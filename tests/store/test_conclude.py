@@ -103,15 +103,15 @@ def test_a_job_closes_what_is_open_of_it_once_ray_looks_and_nothing_that_begins_
     end_job(put, 20)
     attempt(2, pending=30)
     attempt(3, pending=20 + JOB_DONE_DELAY_MS / 1000 + 1)
-    for at, one, two, three in (
+    for at, first, second, third in (
         (19, ("PENDING_ARGS_AVAIL", None, None), None, None),
         (34.9, ("PENDING_ARGS_AVAIL", None, None), ("PENDING_ARGS_AVAIL", None, None), None),
         (35, ("FAILED", "job ended", 20), ("FAILED", "job ended", 20), None),
         (600, ("FAILED", "job ended", 20), ("FAILED", "job ended", 20), ("PENDING_ARGS_AVAIL", None, None)),
         (None, ("FAILED", "job ended", 20), ("FAILED", "job ended", 20), ("PENDING_ARGS_AVAIL", None, None)),
     ):
-        found = [ask(store, at=at, task_id=bytes([number]).hex() * 24) for number in (1, 2, 3)]
-        assert found == [one, two, three], at
+        answers = [ask(store, at=at, task_id=bytes([number]).hex() * 24) for number in (1, 2, 3)]
+        assert answers == [first, second, third], at
     end_node(put, 1000, HEAD)
     before = {at: [ask(store, at=at, task_id=bytes([n]).hex() * 24) for n in (1, 2, 3)] for at in (19, 34, 35, 600)}
     store.seal(SESSION)
@@ -125,8 +125,8 @@ def test_a_job_closes_what_is_open_of_it_once_ray_looks_and_nothing_that_begins_
 def test_a_worker_that_is_told_to_have_died_closes_its_tasks_in_rays_words(store, cluster, put, attempt):
     attempt(1, pending=5, submitted=6, running=7, worker=WORKER, node=HEAD)
     put("worker", 6, worker_id=WORKER, node_id=HEAD, is_alive=True, pid=9, at_ms=6000)
-    told = {"exit_type": "SYSTEM_ERROR", "exit_detail": "it crashed", "end_time_ms": str(MS + 9250)}
-    put("worker", 9, worker_id=WORKER, node_id=HEAD, is_alive=False, pid=9, at_ms=9400, **told)
+    death = {"exit_type": "SYSTEM_ERROR", "exit_detail": "it crashed", "end_time_ms": str(MS + 9250)}
+    put("worker", 9, worker_id=WORKER, node_id=HEAD, is_alive=False, pid=9, at_ms=9400, **death)
     end_job(put, 12)
     due = 9.25 + WORKER_DEAD_DELAY_MS / 1000
     assert ask(store, at=due - 0.001) == ("RUNNING", None, None)
@@ -197,9 +197,9 @@ def test_a_node_closes_what_was_on_it_though_ray_keeps_its_workers_and_leaves_it
     assert ask(store, "object", worker_id="04" * 28) == ("REFERENCED", None, None)
     assert ask(store, "actor", at=14) == ("ALIVE", None, None)
     assert ask(store, "actor") == ("DEAD", "node died", 15)
-    left = 15 + LEFT_OPEN_MS / 1000
-    assert ask(store, at=left - 0.001) == ("RUNNING", None, None)
-    assert ask(store, at=left) == ask(store) == ("FAILED", "node died", 15)
+    due = 15 + LEFT_OPEN_MS / 1000
+    assert ask(store, at=due - 0.001) == ("RUNNING", None, None)
+    assert ask(store, at=due) == ask(store) == ("FAILED", "node died", 15)
 
 
 def test_objects_go_with_whom_they_are_referred_to_by(store, cluster, put):
@@ -207,8 +207,8 @@ def test_objects_go_with_whom_they_are_referred_to_by(store, cluster, put):
     put("object", 7, object_id=OBJECT, worker_id=WORKER, node_id=HEAD, change="CREATED", type="WORKER", at_ms=7000)
     driver = {"worker_id": DRIVER_WORKER, "node_id": HEAD, "type": "DRIVER"}
     put("object", 7, object_id=OBJECT, change="CREATED", at_ms=7000, **driver)
-    told = {"exit_type": "SYSTEM_ERROR", "end_time_ms": str(MS + 9250)}
-    put("worker", 9, worker_id=WORKER, node_id=HEAD, is_alive=False, pid=9, at_ms=9400, **told)
+    death = {"exit_type": "SYSTEM_ERROR", "end_time_ms": str(MS + 9250)}
+    put("worker", 9, worker_id=WORKER, node_id=HEAD, is_alive=False, pid=9, at_ms=9400, **death)
     end_job(put, 12)
     assert ask(store, "object", at=9, worker_id="03" * 28) == ("REFERENCED", None, None)
     assert ask(store, "object", worker_id="03" * 28) == ("DELETED", "worker died", 9.25)
@@ -278,11 +278,11 @@ def test_a_clock_that_is_ahead_hides_nothing_just_before_the_shutdown(store, clu
     assert {row["state"] for row in store.snapshot(SESSION, cluster.ended_ms).rows("task")} == {"FAILED"}
 
 
-def raylet(node, **told):
+def raylet(node, **seconds):
     """Make a report of an agent: a chunk of no file."""
     node_id = base64.b64decode(node).hex()
-    event = {name: MS + at * 1000 for name, at in told.items()}
-    report = line(ENTITIES["raylet"], T0 + max(told.values()), {"node_id": node_id, **event})
+    event = {name: MS + at * 1000 for name, at in seconds.items()}
+    report = line(ENTITIES["raylet"], T0 + max(seconds.values()), {"node_id": node_id, **event})
     return Chunk(cluster="", session=SESSION, node_id=node_id, event_type="FILE", segments=(), data=report + b"\n")
 
 

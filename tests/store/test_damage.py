@@ -41,7 +41,7 @@ def read_log(store, session):
 
 
 OF_ALL = {
-    "clusters": lambda store: sorted((one.session, one.events, one.sealed) for one in store.clusters()),
+    "clusters": lambda store: sorted((cluster.session, cluster.events, cluster.sealed) for cluster in store.clusters()),
     "sql": sql,
 }
 OF_ONE = {
@@ -57,33 +57,33 @@ OF_SEALED = {
 
 def questions(sessions, *, of_all):
     """Return what is asked of these sessions, and of all of them, by its name."""
-    found = dict(OF_ALL) if of_all else {}
+    asks = dict(OF_ALL) if of_all else {}
     for session in sessions:
         for name, ask in (OF_ONE | OF_SEALED if session == SEALED else OF_ONE).items():
-            found[f"{name} of {session}"] = partial(ask, session=session)
-    return found
+            asks[f"{name} of {session}"] = partial(ask, session=session)
+    return asks
 
 
 def answers(root, sessions=(SEALED, LIVE), *, of_all=True, write=False):
     """Return what a store answers to each question, or the error that it answers with."""
-    found, asked = {}, questions(sessions, of_all=of_all)
+    results, asked = {}, questions(sessions, of_all=of_all)
     try:
         with Store.open(root, CONFIG, write=write) as store:
             for name, ask in asked.items():
                 try:
-                    found[name] = msgspec.to_builtins(ask(store))
+                    results[name] = msgspec.to_builtins(ask(store))
                 except StoreDamaged as damage:
-                    found[name] = damage
+                    results[name] = damage
     except StoreDamaged as damage:
         return dict.fromkeys(asked, damage)
-    return found
+    return results
 
 
 def damaged_files(root):
     """Return the files that are found to be damaged."""
     try:
         with Store.open(root, CONFIG) as store:
-            return [one.path for one in store.verify() if one.verdict == "damaged"]
+            return [check.path for check in store.verify() if check.verdict == "damaged"]
     except StoreDamaged:
         return ["catalogue.sqlite"]
 
@@ -147,21 +147,21 @@ def test_none_of_40_turned_bits_in_what_a_killed_history_left_is_passed_over(roo
     store = Store.open(copied(root, tmp_path / "store", root / SUMS).parent, CONFIG, write=True)
     for number in range(5):
         store.append([chunk(LIVE, "task", tasks([300 + number], "8"), start=200_000 + 1000 * number)])
-    left = tmp_path / "left"
-    shutil.copytree(tmp_path / "store", left)  # as a kill leaves it
+    killed = tmp_path / "left"
+    shutil.copytree(tmp_path / "store", killed)  # as a kill leaves it
     store.close()
     by_chance, seen = random.Random(17), []
-    with Store.open(left, CONFIG) as reader:
+    with Store.open(killed, CONFIG) as reader:
         events = {cluster.session: cluster.events for cluster in reader.clusters()}
     assert events[LIVE] == 376
-    wal = (left / "catalogue.sqlite-wal").stat().st_size
+    wal = (killed / "catalogue.sqlite-wal").stat().st_size
     for number in range(40):
         copy = tmp_path / str(number)
-        path = flip(copied(left, copy, left / "catalogue.sqlite-wal"), by_chance.randrange(wal * 8))
+        path = flip(copied(killed, copy, killed / "catalogue.sqlite-wal"), by_chance.randrange(wal * 8))
         try:
             with Store.open(copy, CONFIG, write=number % 2 == 0) as store:
-                found = dict(store._catalogue.query("SELECT session, sum(events) FROM counts GROUP BY ALL"))
-            assert found[LIVE] == 376, path
+                counts = dict(store._catalogue.query("SELECT session, sum(events) FROM counts GROUP BY ALL"))
+            assert counts[LIVE] == 376, path
         except StoreDamaged as damage:
             seen.append(str(damage).startswith(f"{path.with_name('catalogue.sqlite')}: its last "))
         shutil.rmtree(copy)
@@ -182,26 +182,26 @@ def test_what_is_cut_or_gone_is_said_with_what_to_do(root, tmp_path):
             size = path.stat().st_size
             os.truncate(path, size - 1) if how == "cut" else path.unlink()
             with Store.open(tmp_path / f"{number}{how}", CONFIG) as store:
-                [found] = [one for one in store.verify() if one.verdict != "ok"]
-            assert found.reason.startswith(f"{path}: it")
-            assert found.reason.endswith(f"; {cure}")
-            assert (f"it has {size - 1:,} bytes and not {size:,}" in found.reason) == (
+                [fault] = [check for check in store.verify() if check.verdict != "ok"]
+            assert fault.reason.startswith(f"{path}: it")
+            assert fault.reason.endswith(f"; {cure}")
+            assert (f"it has {size - 1:,} bytes and not {size:,}" in fault.reason) == (
                 how == "cut" and not kind.startswith("logs")
             )
-            assert ("it is gone" in found.reason) == (how == "gone")
+            assert ("it is gone" in fault.reason) == (how == "gone")
 
 
 def test_what_a_history_writes_anew_meanwhile_is_not_said_to_be_gone(root, tmp_path):
     old = damage(root, tmp_path, f"state/{SEALED}/*-sealed-*").parent
     before = set(old.iterdir())
     with Store.open(tmp_path, CONFIG) as reader:
-        found = reader.verify(SEALED)
-        verdicts = [next(found).verdict, next(found).verdict]
+        checks = reader.verify(SEALED)
+        verdicts = [next(checks).verdict, next(checks).verdict]
         with Store.open(tmp_path, CONFIG, write=True) as store:
             store.rebuild(SEALED)
         for path in before:
             path.unlink()
-        assert {*verdicts, *(one.verdict for one in found)} == {"ok"}
+        assert {*verdicts, *(check.verdict for check in checks)} == {"ok"}
 
 
 def test_a_catalogue_that_is_made_anew_has_none_of_the_others_checksums(root, tmp_path):
@@ -211,7 +211,7 @@ def test_a_catalogue_that_is_made_anew_has_none_of_the_others_checksums(root, tm
     path.unlink()
     with Store.open(tmp_path, CONFIG, write=True) as store:
         assert store.clusters() == []
-        assert [one.verdict for one in store.verify()] == ["ok"]
+        assert [check.verdict for check in store.verify()] == ["ok"]
 
 
 def test_the_catalogue_says_which_page_is_damaged(root, tmp_path):
@@ -315,11 +315,11 @@ def test_one_damaged_session_holds_up_no_other(root, tmp_path, caplog):
 def test_a_session_whose_states_are_damaged_is_listed_and_says_so(root, tmp_path):
     path = damage(root, tmp_path, f"state/{LIVE}/node-*")
     with Store.open(tmp_path, CONFIG) as store:
-        found = {cluster.session: cluster for cluster in store.clusters()}
-        assert found[SEALED].damaged == ""
-        assert str(path) in found[LIVE].damaged
-        assert (found[LIVE].events, found[LIVE].nodes) == (371, 0)
-        assert store.find(LIVE) == found[LIVE]
+        clusters = {cluster.session: cluster for cluster in store.clusters()}
+        assert clusters[SEALED].damaged == ""
+        assert str(path) in clusters[LIVE].damaged
+        assert (clusters[LIVE].events, clusters[LIVE].nodes) == (371, 0)
+        assert store.find(LIVE) == clusters[LIVE]
 
 
 def test_a_store_of_the_first_layout_is_served_and_counted_as_unknown_and_gets_checksums_by_and_by(
@@ -329,12 +329,12 @@ def test_a_store_of_the_first_layout_is_served_and_counted_as_unknown_and_gets_c
     forget_sums(tmp_path)
     assert answers(tmp_path) == known
     with Store.open(tmp_path, CONFIG) as store:
-        assert {one.verdict for one in store.verify()} == {"no checksum"}
+        assert {check.verdict for check in store.verify()} == {"no checksum"}
     with Store.open(tmp_path, CONFIG, write=True) as store:
         store.append([chunk(LIVE, "task", tasks([1], "8"), start=300_000)])
         store.rebuild(SEALED)
     with Store.open(tmp_path, CONFIG) as store:
-        verdicts = {one.path: one.verdict for one in store.verify()}
+        verdicts = {check.path: check.verdict for check in store.verify()}
         assert verdicts["catalogue.sqlite"] == "ok"
         assert Counter(verdicts.values())["ok"] == 1 + 1 + len(list(tmp_path.glob(f"state/{SEALED}/*sealed*")))
         for name in ("tasks", "count"):
@@ -356,8 +356,8 @@ def test_a_damaged_checksum_damages_nothing_and_is_noted_anew(root, known, tmp_p
 
 
 def count(catalogue):
-    [(found,)] = catalogue.query("SELECT count(*) FROM quiet")
-    return found
+    [(number,)] = catalogue.query("SELECT count(*) FROM quiet")
+    return number
 
 
 def test_pages_that_cannot_be_noted_stay_in_the_write_ahead_log(tmp_path, monkeypatch):

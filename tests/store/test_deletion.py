@@ -60,12 +60,12 @@ def test_from_the_mark_on_nobody_lists_or_opens_it(root):
     with Store.open(root, CONFIG, write=True) as store, Store.open(root, CONFIG) as reader:
         assert OLD in sessions(reader)
         mark(store, OLD, NOW_MS)
-        for one in (store, reader):
-            assert sessions(one) == {MIDDLE, NEW, LIVING}
-            assert OLD not in {overview.session for overview in one.overviews.look().briefs([], "began")}
-            assert OLD not in one.events()
-            assert one.sql("SELECT DISTINCT session FROM task ORDER BY 1").rows == [(MIDDLE,), (NEW,), (LIVING,)]
-            for ask in (one.find, one.snapshot, one.ledger, one.logs):
+        for handle in (store, reader):
+            assert sessions(handle) == {MIDDLE, NEW, LIVING}
+            assert OLD not in {overview.session for overview in handle.overviews.look().briefs([], "began")}
+            assert OLD not in handle.events()
+            assert handle.sql("SELECT DISTINCT session FROM task ORDER BY 1").rows == [(MIDDLE,), (NEW,), (LIVING,)]
+            for ask in (handle.find, handle.snapshot, handle.ledger, handle.logs):
                 with pytest.raises(NotFoundError, match=f"session '{OLD}' was deleted at 2027-01-15 .* UTC: a test"):
                     ask(OLD)
         for change in (store.seal, store.rebuild):
@@ -289,7 +289,7 @@ def test_files_of_others_and_links_are_let_be(root, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     leftover = f"task-sealed-{1:020d}-{1:06d}.parquet"
-    left = [root / "state" / OLD / leftover, root / "logs" / OLD / f"{1:020d}-000001.zst"]
+    leftovers = [root / "state" / OLD / leftover, root / "logs" / OLD / f"{1:020d}-000001.zst"]
     kept = [
         outside / leftover,
         root / "state" / OLD / "notes.txt",
@@ -297,7 +297,7 @@ def test_files_of_others_and_links_are_let_be(root, tmp_path):
         root / "elsewhere.parquet",
         root / "tmp" / "of-somebody-else",
     ]
-    for path in (*left, *kept):
+    for path in (*leftovers, *kept):
         path.write_bytes(b"x")
         os.utime(path, (1, 1))
     (root / "state" / "linked").symlink_to(outside)
@@ -307,7 +307,7 @@ def test_files_of_others_and_links_are_let_be(root, tmp_path):
     young = root / "state" / NEW / f"task-sealed-{2:020d}-{1:06d}.parquet"
     young.write_bytes(b"x")
     Store.open(root, CONFIG, write=True).close()
-    assert not any(path.exists() for path in left)
+    assert not any(path.exists() for path in leftovers)
     assert all(path.exists() for path in (*kept, link, young))
     os.utime(young, (1, 1))
     with Store.open(root, CONFIG, write=True) as store:

@@ -48,8 +48,8 @@ def put(store, name, *lines, file=None):
 
 
 def only(store, name, at_ms=None):
-    [found] = store.snapshot(SESSION, at_ms).rows(name)
-    return found
+    [state] = store.snapshot(SESSION, at_ms).rows(name)
+    return state
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_null_or_an_unset_value_never_erases_a_known_one(store, event):
         event("actor", T0, actor_id=ACTOR, state="ALIVE", pid=7, node_id=NODE, name="a"),
         event("actor", T0 + 1, actor_id=ACTOR, state="RESTARTING", pid=0, node_id="", name=""),
     )
-    found = only(store, "actor")
-    assert (found["state"], found["pid"], found["name"]) == ("RESTARTING", 7, "a")
-    assert found["node_id"] == "03" * 28
+    actor = only(store, "actor")
+    assert (actor["state"], actor["pid"], actor["name"]) == ("RESTARTING", 7, "a")
+    assert actor["node_id"] == "03" * 28
 
 
 def test_events_of_one_second_are_ordered_by_their_place_in_the_file_and_across_its_rotation(store, event):
@@ -112,26 +112,26 @@ def test_events_of_one_second_are_ordered_by_their_place_in_the_file_and_across_
     store.append([chunk(ENTITIES["actor"], [end], file=f"{T0}-ffff")])
     store.append([chunk(ENTITIES["actor"], lines, file=f"{T0 - 9}-0000")])
     store.fold()
-    found = only(store, "actor")
-    assert (found["state"], found["num_restarts"]) == ("DEAD", 2)
+    actor = only(store, "actor")
+    assert (actor["state"], actor["num_restarts"]) == ("DEAD", 2)
 
 
 def test_an_actor_that_was_posted_has_its_times_to_the_millisecond_and_why_it_restarted(store):
-    def told(state, ms, **fields):
+    def posted(state, ms, **fields):
         data = {"actor_id": base64.b64encode(b"a" * 16).decode(), "state": state, **fields}
         return line(installed()["actor"], T0 + ms // 1000, data, time_ns=T0 * 10**9 + ms * 10**6)
 
     def restarting(ms, reason):
-        return told("RESTARTING", ms, restart_reason=reason)
+        return posted("RESTARTING", ms, restart_reason=reason)
 
     lines = [
-        told("ALIVE", 250, restart_reason="ACTOR_FAILURE"),
+        posted("ALIVE", 250, restart_reason="ACTOR_FAILURE"),
         restarting(300, "ACTOR_FAILURE"),
         restarting(400, "NODE_PREEMPTION"),
         restarting(400, "NODE_PREEMPTION"),  # told twice: it is one
         restarting(500, "LINEAGE_RECONSTRUCTION"),
         restarting(600, "LINEAGE_RECONSTRUCTION"),
-        told("DEAD", 1750, restart_reason="ACTOR_FAILURE"),
+        posted("DEAD", 1750, restart_reason="ACTOR_FAILURE"),
     ]
     store.append([chunk(installed()["actor"], lines)])
     store.fold()
@@ -203,9 +203,9 @@ def test_a_backlog_that_is_divided_by_keys_first_loses_nothing_and_leaves_nothin
         for first in range(0, 40, 10):
             store.append([chunk(ENTITIES["task"], lines[first : first + 10], file=f"{half}{first:09d}-f")])
     store.fold()
-    [found] = divisions
-    assert 1 < len(found) <= 10  # one for each pass that there is anything for
-    assert all(len(files) > 1 for files in found)
+    [division] = divisions
+    assert 1 < len(division) <= 10  # one for each pass that there is anything for
+    assert all(len(files) > 1 for files in division)
     kinds = {file.kind: file.rows for file in store._catalogue.state_files(SESSION, "task")}
     assert kinds.get("open", 0) == 0
     assert store.snapshot(SESSION).count("task", [Filter("state", "=", "FINISHED")]) == 40
@@ -250,13 +250,13 @@ def test_a_session_is_sealed_without_an_entity_that_is_installed_no_longer(folde
         "dataset": event("dataset", T0, dataset_id="d", state="RUNNING", job_id="01000000"),
         "actor": event("actor", T0, actor_id=ACTOR, state="ALIVE"),
     }
-    for name, one in lines.items():
-        store.append([chunk(ENTITIES[name], [one], file=f"0000000000-{name}")])
+    for name, event_line in lines.items():
+        store.append([chunk(ENTITIES[name], [event_line], file=f"0000000000-{name}")])
     if folded:
         store.fold()
-    left = {name: entity for name, entity in installed().items() if name != "dataset"}
+    still_installed = {name: entity for name, entity in installed().items() if name != "dataset"}
     for module in ("live", "seal"):
-        monkeypatch.setattr(f"raytrail.store.{module}.installed", lambda: left)
+        monkeypatch.setattr(f"raytrail.store.{module}.installed", lambda: still_installed)
     store.seal(SESSION)
     store.cache(SESSION)
     assert only(store, "actor")["state"] == "DEAD"
@@ -377,8 +377,8 @@ def test_the_files_of_a_tasks_output_are_known_live_and_sealed(store, task):
 
     def shipped(worker, job, place=""):
         name = f"{place}worker-{workers[worker].hex()}-{job}-7.out"
-        said = {"file": name, "generation": 0, "name": name, "event_type": "LOG", "node_id": ""}
-        return line(ENTITIES["file"], T0, said)
+        report = {"file": name, "generation": 0, "name": name, "event_type": "LOG", "node_id": ""}
+        return line(ENTITIES["file"], T0, report)
 
     whole = f"{directory}worker-{workers['told'].hex()}-ffffffff-7"
     put(
@@ -394,8 +394,8 @@ def test_the_files_of_a_tasks_output_are_known_live_and_sealed(store, task):
     live = {number: only_log(store, number) for number in range(1, 8)}
     store.seal(SESSION)
     assert {number: only_log(store, number) for number in range(1, 8)} == live
-    found = {number: live[number]["stdout_file"] for number in range(1, 7)}
-    assert found == {
+    outputs = {number: live[number]["stdout_file"] for number in range(1, 7)}
+    assert outputs == {
         1: f"{whole}.out",
         2: f"{whole}.out",
         3: f"{directory}worker-{workers['shipped'].hex()}-ffffffff-7.out",
@@ -426,15 +426,15 @@ def test_the_file_of_an_output_is_known_though_no_owner_told_the_worker(store, t
     put(store, "task", ran(1))
     name = f"worker-{worker.hex()}-01000000-7.out"
     assert only_log(store, 1)["stdout_file"] == name
-    said = {"file": name, "generation": 0, "name": name, "event_type": "LOG", "node_id": ""}
-    put(store, "file", line(ENTITIES["file"], T0, said))
-    told = {**updates["task_log_info"], "stdout_file": f"{directory}worker-{'06' * 28}-ffffffff-8.out"}
-    put(store, "task", ran(2, worker_id=NODE, task_log_info=told), file="0000000001-task")
+    report = {"file": name, "generation": 0, "name": name, "event_type": "LOG", "node_id": ""}
+    put(store, "file", line(ENTITIES["file"], T0, report))
+    log_info = {**updates["task_log_info"], "stdout_file": f"{directory}worker-{'06' * 28}-ffffffff-8.out"}
+    put(store, "task", ran(2, worker_id=NODE, task_log_info=log_info), file="0000000001-task")
     assert only_log(store, 1)["stdout_file"] == directory + name
-    told["stdout_file"] = f"{directory}worker-{worker.hex()}-ffffffff-7.out"
-    put(store, "task", ran(3, task_log_info=told), file="0000000002-task")
+    log_info["stdout_file"] = f"{directory}worker-{worker.hex()}-ffffffff-7.out"
+    put(store, "task", ran(3, task_log_info=log_info), file="0000000002-task")
     store.seal(SESSION)
-    assert only_log(store, 1)["stdout_file"] == told["stdout_file"]
+    assert only_log(store, 1)["stdout_file"] == log_info["stdout_file"]
 
 
 def only_log(store, number):
@@ -509,14 +509,14 @@ def test_the_process_that_created_an_actor_last_is_shown_where_one_attempt_has_s
     ends = ("999999999999999999", "1795419645000000000", "1795419646000000000")
     lines = [
         task(
-            task_id=one,
+            task_id=task_id,
             profile_events={
                 "component_type": "worker",
                 "component_id": base64.b64encode(processes[number] * 28).decode(),
                 "events": [{"event_name": "task::f", "start_time": "1", "end_time": ends[number]}],
             },
         )
-        for one in (creation, driver)
+        for task_id in (creation, driver)
         for number in order
     ]
     put(store, "task", task(task_id=creation, task_info={"type": "ACTOR_CREATION_TASK"}), *lines)
@@ -554,12 +554,12 @@ def test_the_state_at_an_earlier_moment(store, task, event):
         seen = {}
         for second in (0, 1, 2, 3, 4):
             snapshot = store.snapshot(SESSION, (T0 + second) * 1000)
-            [found] = snapshot.rows("task")
+            [attempt] = snapshot.rows("task")
             actors = snapshot.rows("actor")
             seen[second] = (
-                found["state"],
-                found["worker_pid"],
-                found["error_type"],
+                attempt["state"],
+                attempt["worker_pid"],
+                attempt["error_type"],
                 actors[0]["state"],
                 actors[0]["pid"],
             )
@@ -760,7 +760,7 @@ def test_a_cluster_is_found_by_its_name_or_a_part_of_its_sessions(store, task):
         ("session_2026-01-02_b", "prod"),
         ("session_2026-01-03_c", ""),
     ):
-        one = chunk(ENTITIES["task"], [task(1, at=T0)])
+        template = chunk(ENTITIES["task"], [task(1, at=T0)])
         store.append(
             [
                 Chunk(
@@ -768,8 +768,8 @@ def test_a_cluster_is_found_by_its_name_or_a_part_of_its_sessions(store, task):
                     session=name,
                     node_id="",
                     event_type="TASK",
-                    segments=one.segments,
-                    data=one.data,
+                    segments=template.segments,
+                    data=template.data,
                 )
             ]
         )
@@ -810,9 +810,9 @@ def test_filters_order_and_limits(store, task):
 
 def test_sql_reads_all_clusters_and_nothing_else(store, task):
     put(store, "task", complete(task, 1, 0))
-    found = store.sql("WITH t AS (SELECT * FROM task) SELECT cluster, session, task_id, state FROM t;")
-    assert found.columns == ("cluster", "session", "task_id", "state")
-    assert found.rows == [("", SESSION, "01" * 24, "FINISHED")]
+    answer = store.sql("WITH t AS (SELECT * FROM task) SELECT cluster, session, task_id, state FROM t;")
+    assert answer.columns == ("cluster", "session", "task_id", "state")
+    assert answer.rows == [("", SESSION, "01" * 24, "FINISHED")]
     assert store.sql("SELECT count(*) FROM actor -- a comment").rows == [(0,)]
     store.seal(SESSION)
     assert store.sql("SELECT count(*) FROM task").rows == [(1,)]

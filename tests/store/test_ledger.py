@@ -77,11 +77,11 @@ def test_half_a_line_at_the_end_is_unread_and_not_missing_too(store, task, put, 
     stored = put(task(1))
     report(stored + 50, stored, unread=unread(stored, 50))
     store.seal(SESSION)
-    found = row(store)
-    assert (found.missing_bytes, found.unread_bytes, complete(found)) == (0, 50, False)
+    ledger = row(store)
+    assert (ledger.missing_bytes, ledger.unread_bytes, complete(ledger)) == (0, 50, False)
     cluster = store.find(SESSION)
     assert (cluster.missing_bytes, cluster.rejected) == (0, 1), "what lacks is said in the list of sessions, too"
-    [end] = found.unread
+    [end] = ledger.unread
     assert (end.name, end.start, end.end, end.reason) == (
         "event_EXPORT_TASK_1.log",
         stored,
@@ -105,8 +105,8 @@ def test_a_later_report_takes_back_what_an_earlier_one_said_to_be_unread(store, 
 
 def test_a_file_without_a_line_is_counted_until_it_is_said_to_have_one(store, task, put, report):
     report(0, file="0000000000-nameless", unread=unread(0, 9))
-    found = row(store)
-    assert (found.files, found.written_bytes, found.unread_bytes, found.missing_bytes) == (1, 9, 9, 0)
+    ledger = row(store)
+    assert (ledger.files, ledger.written_bytes, ledger.unread_bytes, ledger.missing_bytes) == (1, 9, 9, 0)
     stored = put(task(1))
     report(stored, stored)
     assert (row(store).files, row(store).unread_bytes) == (2, 9)
@@ -117,8 +117,8 @@ def test_a_file_without_a_line_is_counted_until_it_is_said_to_have_one(store, ta
     )
     store.append([chunk])
     store.fold()
-    found = row(store)
-    assert (found.files, found.written_bytes, complete(found)) == (1, stored, True)
+    ledger = row(store)
+    assert (ledger.files, ledger.written_bytes, complete(ledger)) == (1, stored, True)
 
 
 def test_what_is_gone_from_the_disk_is_lost_and_not_missing_too(store, task, put, report):
@@ -151,10 +151,13 @@ def test_what_a_source_set_aside_is_rejected_for_its_reason_once(store, put):
     line = b'{"event_id":"1","source_type":"EXPORT_SET_ASIDE","timestamp":0,"event_data":{"reason":"no event"}}'
     for _ in range(2):
         put(line, b"neither", event_type="SET_ASIDE")
-    found = row(store, "SET_ASIDE")
-    assert (found.rejected_events, found.stored_events, found.unknown_events) == (2, 0, 0)
-    assert [one.reason for one in found.rejected] == ["no event", "JSON is malformed: invalid character (byte 4)"]
-    assert not complete(found)
+    ledger = row(store, "SET_ASIDE")
+    assert (ledger.rejected_events, ledger.stored_events, ledger.unknown_events) == (2, 0, 0)
+    assert [rejected.reason for rejected in ledger.rejected] == [
+        "no event",
+        "JSON is malformed: invalid character (byte 4)",
+    ]
+    assert not complete(ledger)
 
 
 MANY = 1200
@@ -189,13 +192,17 @@ def test_many_reported_files_are_added_up_where_they_are(store, task, monkeypatc
     asked = []
     ranges = store._catalogue.ranges
     monkeypatch.setattr(store._catalogue, "ranges", lambda key: asked.append(key.file) or ranges(key))
-    one = row(store)
-    assert (one.files, one.written_bytes, one.published_bytes) == (MANY, MANY * length + 12, MANY * length + 12)
-    assert (one.stored_bytes, one.missing_bytes, one.published_events) == (MANY * length, 12, MANY)
-    assert [(gap.file, gap.start, gap.end) for gap in one.missing] == [
+    ledger = row(store)
+    assert (ledger.files, ledger.written_bytes, ledger.published_bytes) == (
+        MANY,
+        MANY * length + 12,
+        MANY * length + 12,
+    )
+    assert (ledger.stored_bytes, ledger.missing_bytes, ledger.published_events) == (MANY * length, 12, MANY)
+    assert [(gap.file, gap.start, gap.end) for gap in ledger.missing] == [
         (f"0000000000-{number:04d}", length, length + 1) for number in range(0, MANY, 100)
     ]
-    assert asked == [gap.file for gap in one.missing]
+    assert asked == [gap.file for gap in ledger.missing]
 
 
 def test_a_ledger_is_worked_out_once_until_something_changes(store, task, report, monkeypatch):
@@ -230,7 +237,7 @@ def test_files_that_nobody_reported_cost_no_question_each(store, task):
     assert len(asked) < 200
     assert (row.files, row.stored_events, row.stored_bytes) == (2000, 2000, len(data))
     assert (row.written_bytes, row.missing_bytes) == (len(data) + 7, 7)
-    assert [(one.file, one.start, one.end) for one in row.missing] == [("0000000000-001500", 0, 7)]
+    assert [(gap.file, gap.start, gap.end) for gap in row.missing] == [("0000000000-001500", 0, 7)]
 
 
 def test_files_with_and_without_a_report_are_counted_once_each_in_any_store(store, task, report):
@@ -242,7 +249,7 @@ def test_files_with_and_without_a_report_are_counted_once_each_in_any_store(stor
     before = row(store)
     assert (before.files, before.missing_bytes, before.stored_bytes) == (3, 300, 3 * len(data))
     assert before.written_bytes == 1000 + 2 * (100 + len(data))
-    assert [one.file for one in before.missing] == [FILE, "0000000000-g", "0000000000-h"]
+    assert [gap.file for gap in before.missing] == [FILE, "0000000000-g", "0000000000-h"]
     with Store.open(store._root) as again:
         again._catalogue._keeps_extents = False  # as of a store that an older version wrote
         assert row(again) == before

@@ -29,7 +29,7 @@ def piece(start, data, *, file=FILE, generation=0):
 
 
 def report(name, *, file=FILE, generation=0, at=1, **figures):
-    said = {
+    fields = {
         "file": file,
         "generation": generation,
         "name": name,
@@ -38,7 +38,7 @@ def report(name, *, file=FILE, generation=0, at=1, **figures):
         "node_id": "aa",
         **figures,
     }
-    line = json.dumps({"event_data": said, "source_type": "RAYTRAIL_FILE", "timestamp": 1}).encode() + b"\n"
+    line = json.dumps({"event_data": fields, "source_type": "RAYTRAIL_FILE", "timestamp": 1}).encode() + b"\n"
     return Chunk(cluster="", session=SESSION, node_id="aa", event_type="FILE", segments=(), data=line)
 
 
@@ -81,7 +81,7 @@ def test_a_hole_is_said_where_it_is(store):
     assert read(store) == b"begin\n[raytrail: 4 bytes at offset 5 are missing]\nend"
     assert read(store, start=6, end=8) == b"\n[raytrail: 2 bytes at offset 6 are missing]\n"
     [row] = store.ledger(SESSION)
-    assert [(one.name, one.start, one.end) for one in row.missing] == [("raytrail.out", 5, 9)]
+    assert [(gap.name, gap.start, gap.end) for gap in row.missing] == [("raytrail.out", 5, 9)]
 
 
 def test_what_was_over_the_limit_is_said_at_the_end(store):
@@ -148,12 +148,12 @@ def test_what_a_crash_left_is_deleted_and_the_rest_kept(tmp_path, config):
     with Store.open(tmp_path / "store", config, write=True) as store:
         store.append([piece(0, b"kept"), report("raytrail.out")])
         store.fold()
-    left = tmp_path / "store" / "logs" / SESSION / f"{1:020d}-000001.zst"
-    left.write_bytes(b"x")
-    os.utime(left, (1, 1))  # only what is old is taken for a leftover
+    leftover = tmp_path / "store" / "logs" / SESSION / f"{1:020d}-000001.zst"
+    leftover.write_bytes(b"x")
+    os.utime(leftover, (1, 1))  # only what is old is taken for a leftover
     with Store.open(tmp_path / "store", config, write=True) as store:
         assert read(store) == b"kept"
-    assert not left.exists()
+    assert not leftover.exists()
 
 
 def test_a_store_of_a_version_that_kept_no_logs_has_none(tmp_path, config):
@@ -227,12 +227,12 @@ def test_any_range_of_any_pieces_is_what_the_file_had_there(tmp_path_factory, pi
             store.seal(SESSION)
         [log] = store.logs(SESSION)
         low, high = min(part), max(part)
-        found = bytearray(b"?" * (high - low))
+        content = bytearray(b"?" * (high - low))
         for offset, data in store.log_pieces(SESSION, log, low, high):
-            found[offset - low : offset - low + len(data)] = data
+            content[offset - low : offset - low + len(data)] = data
     there = {at for start, length in pieces for at in range(start, start + length)}
-    assert len(found) == high - low
-    assert [byte for at, byte in enumerate(found, low) if at in there] == [
+    assert len(content) == high - low
+    assert [byte for at, byte in enumerate(content, low) if at in there] == [
         whole[at] for at in range(low, high) if at in there
     ]
 

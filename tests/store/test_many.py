@@ -59,23 +59,23 @@ def chunks(directory, root):
     checkpoint = Checkpoint(None)
     tailer = Tailer(TailConfig(inotify=False, state_dir=str(root)), checkpoint, session_dirs=[directory])
     tailer.look(last=True)
-    found = list(tailer.poll())
+    polled = list(tailer.poll())
     tailer.close()
     checkpoint.close()
-    return found
+    return polled
 
 
 def everything(store):
     """Return all that is known of each session, at last and amid its life."""
-    found = {}
+    known = {}
     for cluster in store.clusters():
         moments = [None, (cluster.began_ms + cluster.last_event_ms) // 2]
-        found[cluster.session] = [cluster, store.ledger(cluster.session)] + [
+        known[cluster.session] = [cluster, store.ledger(cluster.session)] + [
             sorted(store.snapshot(cluster.session, at_ms).rows(noun), key=repr)
             for at_ms in moments
             for noun in installed()
         ]
-    return found
+    return known
 
 
 def unnamed(root):
@@ -87,15 +87,15 @@ def unnamed(root):
 
 
 def test_each_is_what_it_is_alone(sessions, tmp_path):
-    found = chunks(sessions, tmp_path)
+    all_chunks = chunks(sessions, tmp_path)
     with Store.open(tmp_path / "alone", CONFIG, write=True) as alone:
-        for one in found:
-            alone.append([one])
+        for arrival in all_chunks:
+            alone.append([arrival])
         for number in range(len(SHAPES)):
             alone.seal(name(number))
         expected = everything(alone)
     with Store.open(tmp_path / "together", CONFIG, write=True) as together:
-        together.append(found)
+        together.append(all_chunks)
         ledgers = together.seal_all(map(name, range(len(SHAPES))))
         assert everything(together) == expected
         assert ledgers == {session: ledger for session, (_, ledger, *_) in expected.items()}
@@ -104,7 +104,7 @@ def test_each_is_what_it_is_alone(sessions, tmp_path):
 
 
 def test_what_many_take_to_be_planned_is_what_a_few_take(sessions, tmp_path, monkeypatch):
-    found = chunks(sessions, tmp_path)
+    all_chunks = chunks(sessions, tmp_path)
     planned = []
     query = Engine.query
     monkeypatch.setattr(Engine, "query", lambda self, sql, params=(): planned.append(sql) or query(self, sql, params))
@@ -113,9 +113,9 @@ def test_what_many_take_to_be_planned_is_what_a_few_take(sessions, tmp_path, mon
         """Return how many statements import as many sessions as there are, so many times over."""
         with Store.open(tmp_path / str(times), CONFIG, write=True) as store:
             planned.clear()
-            several = [msgspec.structs.replace(c, session=f"{c.session}{n}") for n in range(times) for c in found]
+            several = [msgspec.structs.replace(c, session=f"{c.session}{n}") for n in range(times) for c in all_chunks]
             store.append(several)
-            store.seal_all({one.session for one in several})
+            store.seal_all({copy.session for copy in several})
             return len(planned)
 
     # what is decoded at once has so many bytes at most
@@ -146,7 +146,9 @@ def test_no_line_of_many_sessions_is_looked_at_by_itself(tmp_path, task, monkeyp
     names = [name(number) for number in range(5)]
     with Store.open(tmp_path, CONFIG, write=True) as store:
         store.append([of(session, task(1), task(2)) for session in names])
-        assert {one.session: (one.events, one.rejected) for one in store.clusters()} == dict.fromkeys(names, (2, 0))
+        assert {cluster.session: (cluster.events, cluster.rejected) for cluster in store.clusters()} == dict.fromkeys(
+            names, (2, 0)
+        )
     assert not looked_at
 
 
@@ -182,8 +184,8 @@ def test_a_line_that_the_engine_refuses_is_set_aside_in_its_session_alone(tmp_pa
     with Store.open(tmp_path, CONFIG, write=True) as store:
         store.append([of(session, task(2), *([refused] if session == names[2] else ())) for session in names])
         store.seal_all(names)
-        found = {cluster.session: (cluster.events, cluster.rejected, cluster.tasks) for cluster in store.clusters()}
-    assert found == {session: (1, int(session == names[2]), found[session][2]) for session in names}
+        counts = {cluster.session: (cluster.events, cluster.rejected, cluster.tasks) for cluster in store.clusters()}
+    assert counts == {session: (1, int(session == names[2]), counts[session][2]) for session in names}
     assert not unnamed(tmp_path)
 
 
@@ -192,8 +194,8 @@ def test_an_integer_that_cannot_be_is_set_aside_in_its_session_alone(tmp_path, t
     names = [name(number) for number in range(5)]
     with Store.open(tmp_path, CONFIG, write=True) as store:
         store.append([of(session, task(2), *([beyond] if session == names[2] else ())) for session in names])
-        found = {cluster.session: (cluster.events, cluster.rejected) for cluster in store.clusters()}
-    assert found == {session: (1, int(session == names[2])) for session in names}
+        counts = {cluster.session: (cluster.events, cluster.rejected) for cluster in store.clusters()}
+    assert counts == {session: (1, int(session == names[2])) for session in names}
     assert not unnamed(tmp_path)
 
 

@@ -34,8 +34,8 @@ def age_log(root):
 
 
 def only(store, name="serve_application"):
-    [found] = store.snapshot(SESSION).rows(name)
-    return found
+    [state] = store.snapshot(SESSION).rows(name)
+    return state
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def root(version, tmp_path):
 
 
 @pytest.fixture
-def said(version):
+def recorded(version):
     return json.loads((HERE / f"store-{version}.json").read_text())
 
 
@@ -55,20 +55,20 @@ def test_a_store_gets_the_newest_layout_when_it_is_opened_to_be_written(root):
     assert layout(root) == (len(MIGRATIONS), MIGRATIONS[-1].reads)
 
 
-def assert_says(store, session, said):
+def assert_says(store, session, recorded):
     """Check that all that was said is still said, whatever else is by now."""
-    found = answers(store, session)
-    for name, rows in said["rows"].items():
+    answered = answers(store, session)
+    for name, rows in recorded["rows"].items():
         key = installed()[name].key
-        now = {tuple(row.get(column) for column in key): row for row in found["rows"][name]}
+        now = {tuple(row.get(column) for column in key): row for row in answered["rows"][name]}
         assert len(now) == len(rows), name
         for row in rows:
             # what was not known then may be by now
             assert {c: now[tuple(row.get(column) for column in key)].get(c) for c in row} == row, name
-    assert {name: found["counts"][name] for name in said["counts"]} == said["counts"]
+    assert {name: answered["counts"][name] for name in recorded["counts"]} == recorded["counts"]
     for name in ("events", "tasks"):
-        assert found[name] == said[name]
-    for row, before in zip(found["ledger"], said["ledger"], strict=True):
+        assert answered[name] == recorded[name]
+    for row, before in zip(answered["ledger"], recorded["ledger"], strict=True):
         assert {name: row[name] for name in before} == before
 
 
@@ -78,24 +78,24 @@ def test_the_fixtures_hold_all_that_a_store_can(root):
     assert list(root.glob("state/*/*.duckdb"))
 
 
-def test_an_older_store_answers_as_it_did_when_it_is_only_read(root, said):
+def test_an_older_store_answers_as_it_did_when_it_is_only_read(root, recorded):
     with Store.open(root, CONFIG) as store:
-        assert_says(store, SEALED, said["sealed"])
-        assert_says(store, LIVE, said["live"])
+        assert_says(store, SEALED, recorded["sealed"])
+        assert_says(store, LIVE, recorded["live"])
 
 
-def test_an_older_store_is_folded_on_and_sealed_and_then_says_what_one_does_that_was_sealed_at_once(root, said):
+def test_an_older_store_is_folded_on_and_sealed_and_then_says_what_one_does_that_was_sealed_at_once(root, recorded):
     with Store.open(root, CONFIG, write=True) as store:
-        assert_says(store, SEALED, said["sealed"])
+        assert_says(store, SEALED, recorded["sealed"])
         store.fold()
         store.append(chunks(LIVE)[-1])
         store.fold()
         store.seal(LIVE)
         store.cache(LIVE)
-        assert_says(store, LIVE, said["sealed"])
+        assert_says(store, LIVE, recorded["sealed"])
 
 
-def test_an_older_stores_log_is_folded_anew(root, said):
+def test_an_older_stores_log_is_folded_anew(root, recorded):
     with Store.open(root, CONFIG, write=True) as store:
         store.rebuild(SEALED)
-        assert_says(store, SEALED, said["sealed"])
+        assert_says(store, SEALED, recorded["sealed"])

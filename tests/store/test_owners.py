@@ -166,8 +166,8 @@ def asked(tmp_path, directory):
         return opened[-1]
 
     yield asked
-    for one in opened:
-        one.store.close()
+    for history in opened:
+        history.store.close()
 
 
 @pytest.fixture
@@ -378,8 +378,8 @@ async def test_a_head_that_moved_to_another_disk_shares_nothing_with_the_one_bef
             directory.node(id, 0 if id == A else 50, head=True, ip=f"192.0.2.{id[:2] == 'aa'}")
             for name in logs:
                 file = f"1795900000-{(id[:2] + name).encode().hex():0>32}"
-                said = {"file": file, "generation": 0, "name": name, "seen": f"{1:013d} {name}", "event_type": "LOG"}
-                line = {"event_data": {**said, "node_id": id}, "source_type": "RAYTRAIL_FILE", "timestamp": 1}
+                fields = {"file": file, "generation": 0, "name": name, "seen": f"{1:013d} {name}", "event_type": "LOG"}
+                line = {"event_data": {**fields, "node_id": id}, "source_type": "RAYTRAIL_FILE", "timestamp": 1}
                 head = {"cluster": "", "session": SESSION, "node_id": id}
                 data = json.dumps(line).encode() + b"\n"
                 store.append([Chunk(event_type="FILE", segments=(), data=data, **head)])

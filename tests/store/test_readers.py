@@ -42,9 +42,9 @@ def test_while_somebody_reads_they_stay_until_the_next_writer(tmp_path, task):
     Store.open(tmp_path, write=True).close()
     with Store.open(tmp_path) as reader:
         fold_twice(tmp_path, task)
-        for path in (left := unnamed(reader)):
+        for path in (leftovers := unnamed(reader)):
             os.utime(path, (1, 1))  # only what is old is taken for a leftover
-        assert left
+        assert leftovers
     with Store.open(tmp_path, write=True) as store:
         assert unnamed(store) == []
         store.close()

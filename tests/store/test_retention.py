@@ -48,12 +48,12 @@ def test_by_default_nothing_is_deleted(root):
         assert sessions(store) == {*SEALED, LIVING}
 
 
-@pytest.mark.parametrize(("days", "left"), [(31, SEALED), (30, SEALED), (25, (MIDDLE, NEW)), (0.5, ())])
-def test_sealed_sessions_are_deleted_by_age(root, days, left):
+@pytest.mark.parametrize(("days", "kept"), [(31, SEALED), (30, SEALED), (25, (MIDDLE, NEW)), (0.5, ())])
+def test_sealed_sessions_are_deleted_by_age(root, days, kept):
     with opened(root, retain_days=days) as store:
-        assert due(store) == [session for session in SEALED if session not in left]
-        assert {deleted.session for deleted in store.tidy(NOW_MS).marked} == {*SEALED} - {*left}
-        assert sessions(store) == {*left, LIVING}
+        assert due(store) == [session for session in SEALED if session not in kept]
+        assert {deleted.session for deleted in store.tidy(NOW_MS).marked} == {*SEALED} - {*kept}
+        assert sessions(store) == {*kept, LIVING}
 
 
 def test_each_is_logged_with_the_reason(root, caplog):

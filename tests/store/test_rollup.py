@@ -109,8 +109,8 @@ def test_percentiles_of_any_part_are_within_2_percent(sealed, measure):
     )
     assert [row[0] for row in summed] == [row[0] for row in exact]
     for (_, ours), (_, theirs) in zip(summed, exact, strict=True):
-        for one, other in zip(ours, theirs, strict=True):
-            assert abs(one - other) <= math.ceil(other * (GROWTH - 1) / (GROWTH + 1))
+        for estimate, actual in zip(ours, theirs, strict=True):
+            assert abs(estimate - actual) <= math.ceil(actual * (GROWTH - 1) / (GROWTH + 1))
 
 
 def test_states_at_the_end_of_each_step_are_those_of_that_moment(store, sealed):

@@ -247,14 +247,16 @@ def test_every_entity_with_events_has_a_strategy():
 @pytest.fixture(scope="module")
 def captured():
     """Lines that a real Ray posted, with their types, by the entity that they tell of and what they are about."""
-    told: dict[str, dict[str, list[tuple[str, bytes]]]] = {}
-    for one in (event for batch in posted.captured() for event in batch):
-        entity, event = declared_event(one["eventType"])
+    lines: dict[str, dict[str, list[tuple[str, bytes]]]] = {}
+    for posted_event in (event for batch in posted.captured() for event in batch):
+        entity, event = declared_event(posted_event["eventType"])
         keys = {column.name for column in entity.columns if column.merge == "key"}
         [key] = {field.path for field in event.columns if field.kind == "id" and field.column in keys}
-        line = json.dumps(one, separators=(",", ":")).encode()
-        told.setdefault(entity.name, {}).setdefault(one[event.body][key], []).append((one["eventType"], line))
-    return told
+        line = json.dumps(posted_event, separators=(",", ":")).encode()
+        lines.setdefault(entity.name, {}).setdefault(posted_event[event.body][key], []).append(
+            (posted_event["eventType"], line)
+        )
+    return lines
 
 
 @pytest.mark.slow
@@ -271,14 +273,14 @@ def test_the_fold_of_what_is_posted_minds_neither_order_nor_form(name, captured)
 
 
 def test_every_entity_with_events_says_who_writes_them():
-    assert [one.name for one in installed().values() if (one.emitted is None) != bool(one.view)] == []
+    assert [entity.name for entity in installed().values() if (entity.emitted is None) != bool(entity.view)] == []
 
 
 def test_the_columns_that_an_entity_is_counted_and_told_apart_by_are_stored():
-    for one in installed().values():
-        if one.moments:
-            named = {one.moments.earliest, one.moments.latest, *one.moments.tallied}
-            assert stored(one).keys() >= named, one.name
+    for entity in installed().values():
+        if entity.moments:
+            named = {entity.moments.earliest, entity.moments.latest, *entity.moments.tallied}
+            assert stored(entity).keys() >= named, entity.name
 
 
 @pytest.mark.slow

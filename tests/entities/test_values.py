@@ -82,9 +82,9 @@ LAST = {"serve_application": {"DELETED"}, "serve_deployment": {"DELETED"}, "serv
 
 def declared():
     return {
-        (one.name, column.name): set(column.values)
-        for one in installed().values()
-        for column in chain[Column | Derived](one.columns, one.derived)
+        (entity.name, column.name): set(column.values)
+        for entity in installed().values()
+        for column in chain[Column | Derived](entity.columns, entity.derived)
         if column.values
     }
 
@@ -113,6 +113,8 @@ def test_the_words_of_ours_are_declared(entity, column):
     assert declared()[entity, column] == OURS[entity, column]
 
 
-@pytest.mark.parametrize("entity", [one for one in installed().values() if one.life.state], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "entity", [entity for entity in installed().values() if entity.life.state], ids=lambda entity: entity.name
+)
 def test_every_state_that_ends_a_life_is_declared(entity):
     assert set(entity.life.terminal) <= set(entity.column(entity.life.state).values)

@@ -20,7 +20,7 @@ def states(entity, names):
     return f"(SELECT {', '.join(map(quote, names))} FROM ({merge.empty(entity, partial=False)}))"
 
 
-def told(entity):
+def reported(entity):
     """Return what gives an entity's states as told, with the columns that are asked for alone."""
     return lambda names: f"({merge.bare(entity, f'({merge.empty(entity, partial=True)})', names)})"
 
@@ -44,18 +44,18 @@ def test_a_column_before_a_dot_is_one():
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one session", "many sessions"])
-@pytest.mark.parametrize("name", [name for name, one in installed().items() if not one.view])
+@pytest.mark.parametrize("name", [name for name, entity in installed().items() if not entity.view])
 def test_every_column_is_answered_by_the_columns_that_it_is_said_to_follow_from(name, many):
     entity = of_many(installed()[name]) if many else installed()[name]
 
-    def other(one, names):
-        return states(of_many(one) if many else one, names)
+    def other(other_entity, names):
+        return states(of_many(other_entity) if many else other_entity, names)
 
     with duckdb.connect() as engine:
         for column in shown(entity):
             names = show.read_from(entity, [column])
             for end_ms in (None, "1"):
-                select = concluded(entity, told(entity), other, now_ms=1, end_ms=end_ms, names=names)
+                select = concluded(entity, reported(entity), other, now_ms=1, end_ms=end_ms, names=names)
                 engine.execute(f"EXPLAIN SELECT {show.public(column)} FROM ({select}) s")
             if by := entity.moments:
                 last = states(entity, read_by_times(entity, by, names))

@@ -18,7 +18,7 @@ ODD = posted.odd()
 
 @pytest.fixture(scope="module")
 def captured():
-    return [one for batch in posted.captured() for one in batch]
+    return [event for batch in posted.captured() for event in batch]
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def rows_of_posted(read, event_type, events):
     entity, event = declared_event(event_type)
     placed: list[tuple[int, bytes]] = []
     odd: list[tuple[int, bytes]] = []
-    for place, one in enumerate(events):
-        line = encode(one)
+    for place, posted_event in enumerate(events):
+        line = encode(posted_event)
         (placed if check(event_type, line) else odd).append((place * 1000, line))
     return read(lambda source: decode_posted(entity, event, source), posted_type(entity, event), placed), odd
 
@@ -66,11 +66,11 @@ def encode(event):
 
 def test_every_captured_event_gives_the_rows_of_the_lines_that_were_once_made_of_it(captured, read):
     before = posted.captured_lines()
-    for event_type in sorted({one["eventType"] for one in captured}):
-        events = [one for one in captured if one["eventType"] == event_type]
+    for event_type in sorted({event["eventType"] for event in captured}):
+        events = [event for event in captured if event["eventType"] == event_type]
         rows, odd = rows_of_posted(read, event_type, events)
         places = {place // 1000 for place, _ in odd}
-        lines = [before[one["eventId"]] if place not in places else [] for place, one in enumerate(events)]
+        lines = [before[event["eventId"]] if place not in places else [] for place, event in enumerate(events)]
         assert rows == rows_of_lines(read, event_type, lines)
         # of all that a real Ray posts, only the causes of death are messages that files have under other names
         assert not odd or event_type == "ACTOR_LIFECYCLE_EVENT"
@@ -135,7 +135,7 @@ def test_a_value_that_the_engine_would_make_another_of_is_noticed_by_the_check(e
 
 
 @pytest.mark.parametrize(
-    ("event_type", "told"),
+    ("event_type", "fields"),
     [
         ("TASK_DEFINITION_EVENT", {"taskName": None, "callSite": None, "jobId": None, "serializedRuntimeEnv": None}),
         ("TASK_DEFINITION_EVENT", {"taskType": "ACTOR_CREATION_TASK"}),
@@ -143,12 +143,12 @@ def test_a_value_that_the_engine_would_make_another_of_is_noticed_by_the_check(e
     ],
     ids=["definition with null", "an id too short to have an actor in it", "lifecycle with null"],
 )
-def test_what_is_null_or_too_short_is_the_same_in_both_ways(event_type, told, read):
+def test_what_is_null_or_too_short_is_the_same_in_both_ways(event_type, fields, read):
     [entity, event] = declared_event(event_type)
-    one = posted.event(event_type, event.body, {"taskId": "AQ==", **told})
-    rows, odd = rows_of_posted(read, event_type, [one])
+    posted_event = posted.event(event_type, event.body, {"taskId": "AQ==", **fields})
+    rows, odd = rows_of_posted(read, event_type, [posted_event])
     assert not odd
-    [line] = sort_out(event_type, encode(one)).lines
+    [line] = sort_out(event_type, encode(posted_event)).lines
     assert rows == read(lambda source: decode(entity, source), line_type(entity), [(0, line)])
 
 

@@ -19,11 +19,11 @@ from raytrail.fold.ray_event import file_lines
 
 @pytest.fixture(scope="module")
 def captured():
-    return [one for batch in posted.captured() for one in batch]
+    return [posted_event for batch in posted.captured() for posted_event in batch]
 
 
-def lines_of(one):
-    return [json.loads(line) for line in file_lines(*declared_event(one["eventType"]), one)]
+def lines_of(posted_event):
+    return [json.loads(line) for line in file_lines(*declared_event(posted_event["eventType"]), posted_event)]
 
 
 def sorted_out(event_type, line):
@@ -35,13 +35,13 @@ def sorted_out(event_type, line):
 def test_every_captured_event_says_what_the_lines_say_that_were_once_made_of_it(captured):
     types: Counter[str] = Counter()
     before = posted.captured_lines()
-    for one in captured:
-        [entity, _] = declared_event(one["eventType"])
-        expected = [row for line in before[one["eventId"]] for row in sorted_out(entity.file_types[0], line)]
+    for posted_event in captured:
+        [entity, _] = declared_event(posted_event["eventType"])
+        expected = [row for line in before[posted_event["eventId"]] for row in sorted_out(entity.file_types[0], line)]
         for row in expected:
             _leave_out_what_is_empty(row)
-        assert sorted_out(one["eventType"], one) == expected
-        types[one["eventType"]] += 1
+        assert sorted_out(posted_event["eventType"], posted_event) == expected
+        types[posted_event["eventType"]] += 1
     assert types.keys() == {event.event_type for entity in installed().values() for event in entity.posted}
 
 
@@ -59,7 +59,7 @@ def test_an_odd_event_says_what_the_lines_say_that_were_once_made_of_it(odd):
         assert sorted_out(event_type, odd["event"]) == "rejected"
         return
     expected = [sorted_out(entity.file_types[0], line) for line in odd["lines"]]
-    rejected = next((one for one in expected if isinstance(one, str)), None)
+    rejected = next((outcome for outcome in expected if isinstance(outcome, str)), None)
     assert sorted_out(event_type, odd["event"]) == rejected or [row for rows in expected for row in rows]
 
 
@@ -72,13 +72,13 @@ def test_names_of_fields_may_be_those_of_the_protocol(captured):
     def snake(value):
         return {ray_event._snake(name): inner for name, inner in value.items()}
 
-    one = next(e for e in captured if e["eventType"] == "NODE_LIFECYCLE_EVENT")
-    kept = snake(one)
+    posted_event = next(e for e in captured if e["eventType"] == "NODE_LIFECYCLE_EVENT")
+    kept = snake(posted_event)
     kept["node_lifecycle_event"] = snake(kept["node_lifecycle_event"])
     kept["node_lifecycle_event"]["state_transitions"] = [
         snake(moved) for moved in kept["node_lifecycle_event"]["state_transitions"]
     ]
-    assert sorted_out("NODE_LIFECYCLE_EVENT", kept) == sorted_out("NODE_LIFECYCLE_EVENT", one)
+    assert sorted_out("NODE_LIFECYCLE_EVENT", kept) == sorted_out("NODE_LIFECYCLE_EVENT", posted_event)
 
 
 def test_the_states_of_a_task_have_the_numbers_that_files_have():
@@ -143,15 +143,15 @@ def test_a_task_that_creates_an_actor_says_which():
 
 
 def test_what_labels_will_do_as_well_is_left_out_where_there_are_none():
-    def told(**fields):
+    def fallback(**fields):
         body = {"taskId": "AQ==", "taskType": "NORMAL_TASK", **fields}
         [line] = lines_of(event("TASK_DEFINITION_EVENT", "taskDefinitionEvent", body))
         return line["event_data"]["task_info"].get("fallback_strategy")
 
-    assert told() == {"options": []}
-    assert told(taskType="DRIVER_TASK") is None
+    assert fallback() == {"options": []}
+    assert fallback(taskType="DRIVER_TASK") is None
     given: dict[str, list[dict[str, dict[str, list[str]]]]] = {"options": [{"labelSelector": {"labelConstraints": []}}]}
-    assert told(fallbackStrategy=given) == {"options": [{"label_selector": {"label_constraints": []}}]}
+    assert fallback(fallbackStrategy=given) == {"options": [{"label_selector": {"label_constraints": []}}]}
 
 
 @pytest.mark.parametrize("id", [b"\xff" * size for size in (4, 16, 18, 28)])
@@ -168,7 +168,7 @@ def test_what_a_later_ray_adds_is_kept_under_its_own_name():
 
 
 @pytest.mark.parametrize(
-    ("came", "said"),
+    ("posted_event", "reason"),
     [
         (
             {"eventType": "NODE_DEFINITION_EVENT"},
@@ -202,10 +202,10 @@ def test_what_a_later_ray_adds_is_kept_under_its_own_name():
         ),
     ],
 )
-def test_an_event_that_cannot_be_read_says_why(came, said):
+def test_an_event_that_cannot_be_read_says_why(posted_event, reason):
     with pytest.raises(EventError) as failed:
-        lines_of(came)
-    assert str(failed.value) == said
+        lines_of(posted_event)
+    assert str(failed.value) == reason
 
 
 @pytest.mark.parametrize(

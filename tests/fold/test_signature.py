@@ -38,7 +38,7 @@ def signed(engine, errors):
     return [row for _, *row in sorted(engine.run(f"SELECT id, hash, error, text, frame FROM ({signatures(source)})"))]
 
 
-def said(engine, line, kind="TASK_EXECUTION_EXCEPTION"):
+def masked_text(engine, line, kind="TASK_EXECUTION_EXCEPTION"):
     """Return the masked text of what an exception says, which it has raised in torch, called by our code."""
     [(_, error, text, frame)] = signed(engine, [(kind, RAISED.format(f"ValueError: {line}"))])
     assert (error, frame) == ("ValueError", "train.py:train")
@@ -51,12 +51,12 @@ def test_errors_are_grouped_as_a_person_would(engine):
     assert len(labelled) >= 200
     either = both = 0
     wrong = set()
-    for (one, one_hash), (other, other_hash) in combinations(zip(labelled, hashes, strict=True), 2):
-        together = one["label"] == other["label"]
-        either += together or one_hash == other_hash
-        both += together and one_hash == other_hash
-        if together != (one_hash == other_hash):
-            wrong.add((one["label"], other["label"]))
+    for (first, first_hash), (second, second_hash) in combinations(zip(labelled, hashes, strict=True), 2):
+        together = first["label"] == second["label"]
+        either += together or first_hash == second_hash
+        both += together and first_hash == second_hash
+        if together != (first_hash == second_hash):
+            wrong.add((first["label"], second["label"]))
     # of the pairs that are together either way: nearly all of some 84,000 pairs belong apart, and say nothing
     assert both / either >= LEAST_AGREEMENT, f"{both} of {either}: {sorted(wrong)}"
 
@@ -77,7 +77,7 @@ def test_errors_are_grouped_as_a_person_would(engine):
     ],
 )
 def test_what_differs_from_one_failure_to_the_next_is_masked(engine, line, masked):
-    assert said(engine, line) == masked
+    assert masked_text(engine, line) == masked
 
 
 def test_the_frame_is_the_deepest_of_the_users_own_code_wherever_it_lies(engine):
@@ -107,8 +107,8 @@ def test_a_task_whose_argument_failed_has_the_signature_of_the_arguments_task(en
         "User exception:\nray::sink() (pid=1, ip=192.0.2.2)\n  At least one of the input arguments for this task could "
         f"not be computed:\nray.exceptions.RayTaskError: {cause.removeprefix('User exception:').strip()}"
     )
-    one, other = signed(engine, [("TASK_EXECUTION_EXCEPTION", cause), ("TASK_EXECUTION_EXCEPTION", chained)])
-    assert one == other
+    original, dependent = signed(engine, [("TASK_EXECUTION_EXCEPTION", cause), ("TASK_EXECUTION_EXCEPTION", chained)])
+    assert original == dependent
 
 
 def test_what_python_did_not_print_goes_by_rays_type_of_the_error(engine):

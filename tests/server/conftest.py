@@ -52,7 +52,7 @@ def capture(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def said(capture):
+def ground_truth(capture):
     """What Ray's State API answered, by noun."""
     rows = json.loads((capture / "ground_truth.json").read_text())
     for job in rows["jobs"]:

@@ -109,10 +109,10 @@ async def test_health_is_answered_without_the_store(made):
 async def test_clusters_and_their_ledgers_are_json_too(client):
     [cluster] = (await client.get("/api/clusters")).json()["clusters"]
     assert (cluster["session"], cluster["cluster"], cluster["tasks"]) == (SESSION, "varied", 2398)
-    one = (await client.get("/api/clusters/varied")).json()
-    assert one["cluster"] == cluster
-    assert {row["event_type"] for row in one["ledger"]} >= {"TASK", "ACTOR", "NODE", "DRIVER_JOB"}
-    assert sum(row["stored_events"] for row in one["ledger"]) == cluster["events"]
+    details = (await client.get("/api/clusters/varied")).json()
+    assert details["cluster"] == cluster
+    assert {row["event_type"] for row in details["ledger"]} >= {"TASK", "ACTOR", "NODE", "DRIVER_JOB"}
+    assert sum(row["stored_events"] for row in details["ledger"]) == cluster["events"]
 
 
 @pytest.mark.parametrize("path", ["", "api/v0/tasks?limit=1", "api/v0/tasks/summarize", "api/jobs/", "at/1/"])

@@ -96,11 +96,11 @@ async def open_to(port, sent=b""):
 
 async def ended(reader):
     """What is said until the connection ends."""
-    said = b""
+    received = b""
     with contextlib.suppress(ConnectionError):
         while piece := await asyncio.wait_for(reader.read(65536), PATIENCE):
-            said += piece
-    return said
+            received += piece
+    return received
 
 
 async def until(there):
@@ -190,9 +190,9 @@ async def test_where_all_ask_for_something_others_are_told_to_come_back(serving,
         busy = [await stack.enter_async_context(open_to(port, head)) for _ in range(3)]
         await until(lambda: len(sinking) == 3)
         async with open_to(port, b"") as (reader, _):
-            said = await ended(reader)
-        assert said.startswith(b"HTTP/1.1 503 ")
-        assert b"retry-after: 5\r\n" in said
+            received = await ended(reader)
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 5\r\n" in received
         for reader, writer in busy:
             writer.write(b"345")
             assert (await asyncio.wait_for(reader.readline(), PATIENCE)).startswith(b"HTTP/1.1 200 ")
@@ -205,11 +205,11 @@ async def test_where_all_ask_for_something_others_are_told_to_come_back(serving,
 async def test_a_websocket_has_as_long_as_it_likes(serving):
     async with (
         serving(header_seconds=SOON, body_seconds=SOON, answer_seconds=SOON) as port,
-        connect(f"ws://127.0.0.1:{port}/echo") as one,
+        connect(f"ws://127.0.0.1:{port}/echo") as websocket,
     ):
         await asyncio.sleep(3 * SOON)
-        await one.send("hello")
-        assert await asyncio.wait_for(one.recv(), PATIENCE) == "hello"
+        await websocket.send("hello")
+        assert await asyncio.wait_for(websocket.recv(), PATIENCE) == "hello"
 
 
 async def test_who_stays_asks_on(serving):

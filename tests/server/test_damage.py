@@ -51,7 +51,9 @@ async def test_a_damaged_state_is_an_error_of_its_session_alone(served):
         assert (other.status_code, len(other.json()["data"]["result"]["result"])) == (200, 100)
         home = await client.get("/?fold=no")
         assert (home.status_code, "damaged</span>" in home.text) == (200, True)
-        clusters = {one["session"]: one["damaged"] for one in (await client.get("/api/clusters")).json()["clusters"]}
+        clusters = {
+            cluster["session"]: cluster["damaged"] for cluster in (await client.get("/api/clusters")).json()["clusters"]
+        }
         assert (clusters[SEALED], path.name in clusters[LIVE]) == ("", True)
 
 

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.anyio
 SESSION = "session_2026-11-23_07-40-30_867494_13129"
 
 
-def said(page):
+def bar_data(page):
     """What the page tells our bar."""
-    [found] = re.findall(r'<script type="application/json" id="raytrail">(.*?)</script>', page.text)
-    return json.loads(found)
+    [text] = re.findall(r'<script type="application/json" id="raytrail">(.*?)</script>', page.text)
+    return json.loads(text)
 
 
 async def test_the_page_of_a_cluster_is_rays_dashboard_with_our_bar_before_its_script(client):
@@ -40,10 +40,10 @@ async def test_the_page_of_a_cluster_is_rays_dashboard_with_our_bar_before_its_s
     [("", 1795420013999, False), ("at/1795419650000/", 1795419650000, False), ("final/", None, True)],
 )
 async def test_the_bar_is_told_the_moment(path, at_ms, final, client):
-    told = said(await client.get(f"/clusters/varied/{path}"))
-    assert (told["at_ms"], told["final"]) == (at_ms, final)
-    assert told["home"] == f"/clusters/{SESSION}/"
-    assert told["url"] == f"/clusters/{SESSION}/{path}"
+    bar = bar_data(await client.get(f"/clusters/varied/{path}"))
+    assert (bar["at_ms"], bar["final"]) == (at_ms, final)
+    assert bar["home"] == f"/clusters/{SESSION}/"
+    assert bar["url"] == f"/clusters/{SESSION}/{path}"
 
 
 async def test_a_clusters_name_cannot_end_the_element_that_it_stands_in(made_client, add, task):
@@ -51,7 +51,7 @@ async def test_a_clusters_name_cannot_end_the_element_that_it_stands_in(made_cli
     add(task(1), cluster=name)
     page = await made_client.get("/clusters/latest/")
     assert "<script>alert" not in page.text
-    assert said(page)["title"] == name
+    assert bar_data(page)["title"] == name
 
 
 async def test_files_may_be_kept_forever_and_the_page_may_not(client):

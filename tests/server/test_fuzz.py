@@ -222,11 +222,11 @@ class Asked(NamedTuple):
     """How many bytes are sent before the connection is closed; all of them, mostly."""
 
     def __repr__(self):
-        said = self.raw()[: self.sent]
-        return f"<{said[:2000]!r} and {max(0, len(said) - 2000)} bytes more>"
+        sent = self.raw()[: self.sent]
+        return f"<{sent[:2000]!r} and {max(0, len(sent) - 2000)} bytes more>"
 
     def raw(self):
-        headers = b"".join(b"%s: %s\r\n" % one for one in self.headers)
+        headers = b"".join(b"%s: %s\r\n" % header for header in self.headers)
         return b"%s %s HTTP/1.1\r\n%s\r\n%s" % (self.method, self.target, headers, self.body)
 
 
@@ -276,19 +276,19 @@ def requests(draw):
 class Server:
     """`raytrail serve` in a process of its own."""
 
-    def __init__(self, store, events, said):
+    def __init__(self, store, events, log):
         command = [sys.executable, "-m", "raytrail", "serve", "--store", str(store), "--port", "0"]
         command += ["--ingest", f"file://{events}", "--header-seconds", "0.5", "--body-seconds", "0.5"]
         command += ["--memory-bytes", str(512 * 1024**2)]
-        self.said = said
-        self._file = said.open("wb")
+        self.log = log
+        self._file = log.open("wb")
         self.process = subprocess.Popen(command, stderr=self._file, stdout=self._file)
         until = time.monotonic() + PATIENCE
-        while not (found := re.search(rb"serving on http://[^:]+:(\d+)", said.read_bytes())):
-            assert self.process.poll() is None, said.read_text()
+        while not (listening := re.search(rb"serving on http://[^:]+:(\d+)", log.read_bytes())):
+            assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < until
             time.sleep(0.05)
-        self.port = int(found[1])
+        self.port = int(listening[1])
 
     def close(self):
         self.process.terminate()
@@ -303,36 +303,36 @@ class Server:
     def answer(self, asked):
         """Send a request; return what was said to it, of a long answer the beginning."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
-            said, raw = b"", asked.raw()
+            reply, raw = b"", asked.raw()
             try:
                 connection.sendall(raw[: asked.sent])
                 if asked.sent < len(raw):
                     connection.shutdown(socket.SHUT_WR)
-                while not is_whole(said, asked.method) and (piece := connection.recv(65536)):
-                    said += piece
+                while not is_whole(reply, asked.method) and (piece := connection.recv(65536)):
+                    reply += piece
             except TimeoutError:
                 raise AssertionError(f"no answer in {PATIENCE} seconds: {asked!r}") from None
             except OSError:
                 pass  # it was told off, or closed, while it still sent
-            return said
+            return reply
 
 
-def is_whole(said, method):
-    head, end, body = said.partition(b"\r\n\r\n")
+def is_whole(reply, method):
+    head, end, body = reply.partition(b"\r\n\r\n")
     if not end or method == b"HEAD":
         return bool(end)
     length = re.search(rb"(?i)content-length: (\d+)", head)
     return len(body) >= min(int(length[1]) if length else 4096, 4096) or body.endswith(b"0\r\n\r\n")
 
 
-def check(asked, said):
-    status = int(said[9:12]) if said.startswith(b"HTTP/1.1 ") and said[9:12].isdigit() else 0
-    assert said == b"" or status, said
-    assert b"Internal Server Error" not in said[:4096].partition(b"\r\n\r\n")[2], asked
+def check(asked, reply):
+    status = int(reply[9:12]) if reply.startswith(b"HTTP/1.1 ") and reply[9:12].isdigit() else 0
+    assert reply == b"" or status, reply
+    assert b"Internal Server Error" not in reply[:4096].partition(b"\r\n\r\n")[2], asked
     if status >= 500 and status not in (501, 503):
         # of a filter without its value, too, which has a text of its own
-        unpaired = b"filter_" in asked.target and (asked.method == b"HEAD" or b'"msg":"filters: ' in said)
-        assert unpaired or RAYS_500.search(asked.target.decode("latin-1")), (asked, said)
+        unpaired = b"filter_" in asked.target and (asked.method == b"HEAD" or b'"msg":"filters: ' in reply)
+        assert unpaired or RAYS_500.search(asked.target.decode("latin-1")), (asked, reply)
     return status
 
 
@@ -382,8 +382,8 @@ def test_whatever_is_sent_the_server_goes_on(server):
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(work, range(THREADS)))
     assert server.process.poll() is None
-    said = server.said.read_text(errors="replace")
-    assert "Traceback" not in said, said[said.index("Traceback") - 500 :][:10_000]
+    text = server.log.read_text(errors="replace")
+    assert "Traceback" not in text, text[text.index("Traceback") - 500 :][:10_000]
     asked = Asked("/healthz", b"GET", b"/healthz", ((b"Host", b"127.0.0.1"),), b"", 10**6)
     assert server.answer(asked).endswith(b"ok\n")
     if SECONDS:

@@ -249,12 +249,12 @@ async def test_what_cannot_be_read_is_refused_with_the_reason(post, broker, head
 
 @pytest.mark.parametrize("post", ["secret"], indirect=True)
 async def test_a_token_is_asked_for(post):
-    for said in ("", "Bearer wrong", "Basic !", "Basic " + base64.b64encode(b"me:wrong").decode()):
-        status, text, headers = await post(LINES, {"authorization": said})
+    for authorization in ("", "Bearer wrong", "Basic !", "Basic " + base64.b64encode(b"me:wrong").decode()):
+        status, text, headers = await post(LINES, {"authorization": authorization})
         assert (status, text) == (401, "send the token of this server\n")
         assert "Bearer" in headers["www-authenticate"]
-    for said in ("Bearer secret", "Basic " + base64.b64encode(b"me:secret").decode()):
-        assert (await post(LINES, {"authorization": said}))[0] == 204
+    for authorization in ("Bearer secret", "Basic " + base64.b64encode(b"me:secret").decode()):
+        assert (await post(LINES, {"authorization": authorization}))[0] == 204
 
 
 @contextlib.asynccontextmanager
@@ -411,8 +411,8 @@ async def test_a_server_that_lets_everybody_in_says_so(made, broker, host, token
     url = await asyncio.wait_for(ready, 10)
     stop.set()
     await serving
-    said = f"whoever reaches {url} may post events to /ingest; set server.ingest_token"
-    assert (said in caplog.messages) is warned
+    warning = f"whoever reaches {url} may post events to /ingest; set server.ingest_token"
+    assert (warning in caplog.messages) is warned
 
 
 SERVES = """

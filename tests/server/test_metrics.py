@@ -30,9 +30,9 @@ async def figures(client):
     }
 
 
-def of_routes(found):
+def of_routes(samples):
     """Return how often each route answered with each status."""
-    return {key[1:]: value for key, value in found.items() if key[0] == "raytrail_server_requests_total"}
+    return {key[1:]: value for key, value in samples.items() if key[0] == "raytrail_server_requests_total"}
 
 
 async def test_requests_are_counted_by_the_route_that_answers_and_never_by_their_address(client):
@@ -44,8 +44,8 @@ async def test_requests_are_counted_by_the_route_that_answers_and_never_by_their
     assert (await client.get("/clusters/varied/at/1795419650000/api/v0/tasks")).status_code == 200
     assert (await client.get("/clusters/varied/api/jobs/team%2Fjob")).status_code == 404
     assert (await client.post("/clusters/varied/api/jobs/")).status_code == 405
-    found = await figures(client)
-    assert of_routes(found) == {
+    samples = await figures(client)
+    assert of_routes(samples) == {
         ("/clusters/{id}/api/v0/{noun}", "200"): 3,
         ("none", "404"): 3,
         ("/clusters/{id}/api/version", "404"): 3,
@@ -54,8 +54,8 @@ async def test_requests_are_counted_by_the_route_that_answers_and_never_by_their
         ("/clusters/{id}/api/jobs/{job}", "404"): 1,
         ("/clusters/{id}/api/jobs/", "405"): 1,
     }
-    assert found["raytrail_server_answer_seconds_count", "/clusters/{id}/api/v0/{noun}"] == 3
-    assert 0 < found["raytrail_server_answer_seconds_sum", "/clusters/{id}/api/v0/{noun}"] < 60
+    assert samples["raytrail_server_answer_seconds_count", "/clusters/{id}/api/v0/{noun}"] == 3
+    assert 0 < samples["raytrail_server_answer_seconds_sum", "/clusters/{id}/api/v0/{noun}"] < 60
     assert (await figures(client))["raytrail_server_requests_total", "/metrics", "200"] == 1
 
 
@@ -64,12 +64,12 @@ async def test_answers_from_the_cache_and_the_store_are_told(client):
     assert before["raytrail_server_cached_answers_total",] == 0
     for _ in range(3):
         await client.get("/clusters/varied/api/v0/nodes")
-    found = await figures(client)
-    assert found["raytrail_server_cached_answers_total",] == 2
-    assert found["raytrail_server_uncached_answers_total",] >= 1
-    assert (found["raytrail_store_clusters", "living"], found["raytrail_store_clusters", "sealed"]) == (0, 1)
-    assert found["raytrail_store_bytes",] > 0
-    assert found["process_resident_memory_bytes",] > 1e6
+    samples = await figures(client)
+    assert samples["raytrail_server_cached_answers_total",] == 2
+    assert samples["raytrail_server_uncached_answers_total",] >= 1
+    assert (samples["raytrail_store_clusters", "living"], samples["raytrail_store_clusters", "sealed"]) == (0, 1)
+    assert samples["raytrail_store_bytes",] > 0
+    assert samples["process_resident_memory_bytes",] > 1e6
 
 
 async def test_a_fault_of_ours_is_counted(store, monkeypatch):
@@ -90,10 +90,10 @@ async def test_who_follows_a_page_is_counted_while_it_lasts(made, add, task):
             async with client.stream("GET", "/api/clusters/latest/live") as answer:
                 lines = answer.aiter_lines()  # which ends the answer once nobody holds it
                 await anext(lines)
-                found = await figures(client)
-                assert found["raytrail_server_open_streams",] == 1
+                samples = await figures(client)
+                assert samples["raytrail_server_open_streams",] == 1
                 # its time is not how long somebody follows it
-                assert found["raytrail_server_requests_total", "/api/clusters/{id}/live", "200"] == 1
+                assert samples["raytrail_server_requests_total", "/api/clusters/{id}/live", "200"] == 1
             with anyio.fail_after(60):
                 while (await figures(client))["raytrail_server_open_streams",]:  # noqa: ASYNC110 (the server tells it when it is asked)
                     await anyio.sleep(0.05)
@@ -139,9 +139,9 @@ async def test_a_server_whose_store_cannot_be_read_is_not_ready_and_says_why(how
             assert answer.status_code == 503
             assert answer.text.startswith("catalogue.sqlite: ")
             assert answer.text.endswith("; see that the store is there and its disk can be read\n")
-            found = await figures(client)
-            assert found["raytrail_store_readable",] == 0
-            assert ("raytrail_store_clusters", "living") not in found
+            samples = await figures(client)
+            assert samples["raytrail_store_readable",] == 0
+            assert ("raytrail_store_clusters", "living") not in samples
             assert (await client.get("/healthz")).status_code == 200
             if how == "gone":
                 (tmp_path / "elsewhere").rename(tmp_path / "made/catalogue.sqlite")

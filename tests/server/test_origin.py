@@ -144,8 +144,8 @@ async def test_a_page_of_another_origin_follows_no_log(store, token):
         cookie = {}
         if token:
             async with httpx.AsyncClient() as client:
-                said = await client.post(f"http://127.0.0.1:{port}/login", data={"token": token})
-            cookie = {"Cookie": f"raytrail={said.cookies['raytrail']}"}
+                login = await client.post(f"http://127.0.0.1:{port}/login", data={"token": token})
+            cookie = {"Cookie": f"raytrail={login.cookies['raytrail']}"}
 
         async def status(headers):
             sent = {name: value.replace(HOST, f"127.0.0.1:{port}") for name, value in headers.items()}
@@ -156,7 +156,7 @@ async def test_a_page_of_another_origin_follows_no_log(store, token):
 
         # 404: that job is none, which whoever may ask is told
         assert [await status(headers) for headers in OURS] == [404] * len(OURS)
-        theirs = [one for one in THEIRS if "\xff" not in one.get("Origin", "")]
+        theirs = [headers for headers in THEIRS if "\xff" not in headers.get("Origin", "")]
         assert [await status(headers) for headers in theirs] == [403] * len(theirs)
 
 

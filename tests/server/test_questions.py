@@ -33,8 +33,8 @@ async def test_a_browser_sees_nodes_where_rays_clients_get_their_json(client):
     assert page.headers["content-type"].startswith("text/html")
     assert "health check failed due to missing too many heartbeats" in page.text
     assert "summary" in (await client.get(f"{CLUSTER}/final/nodes?view=summary")).json()["data"]
-    one = await client.get(f"{CLUSTER}/final/nodes/{NODE}", headers=BROWSER)
-    assert "What ran on it" in one.text
+    page_of_node = await client.get(f"{CLUSTER}/final/nodes/{NODE}", headers=BROWSER)
+    assert "What ran on it" in page_of_node.text
     assert (await client.get(f"{CLUSTER}/final/nodes/{NODE}")).json()["result"] is True
     rows = (await client.get(f"{CLUSTER}/final/nodes.json")).json()["nodes"]
     assert [(row["node_id"] == NODE, row["death_reason"]) for row in rows] == [

@@ -191,18 +191,18 @@ async def follow(served, path):
 
 
 async def test_websockets_and_streams_tell_nothing(served):
-    told: dict[str, list[tuple[int, str]]] = {SESSION: [], FAKE: []}
+    answers: dict[str, list[tuple[int, str]]] = {SESSION: [], FAKE: []}
     async with client_of(served, "token-of-others") as others:
-        for id in told:
+        for id in answers:
             for route in served.routes:
                 if isinstance(route, NamedWebSocketRoute):
                     [path] = addresses(route, id)
                     start, body = await follow(served, path)
-                    told[id].append((start["status"], body["body"].decode().replace(id, "ID")))
+                    answers[id].append((start["status"], body["body"].decode().replace(id, "ID")))
             answer = await others.get(f"/api/clusters/{id}/live")
-            told[id].append((answer.status_code, answer.text.replace(id, "ID")))
-    assert told[SESSION] == told[FAKE]
-    assert {status for status, _ in told[SESSION]} == {404}
+            answers[id].append((answer.status_code, answer.text.replace(id, "ID")))
+    assert answers[SESSION] == answers[FAKE]
+    assert {status for status, _ in answers[SESSION]} == {404}
 
 
 async def test_what_was_answered_to_one_is_not_given_to_another(served):

@@ -26,8 +26,8 @@ def routes(tmp_path_factory):
 def cells(path, doc):
     """The line of the docs that tells of a path. A page of ours and Ray's API may have the same."""
     lines = [line for line in DOCS.read_text().splitlines() if line.startswith("|") and f"`{path}` |" in line]
-    [told] = [parts for line in lines if doc in (parts := [part.strip() for part in line.strip("|").split(" | ")])]
-    return told
+    [row] = [parts for line in lines if doc in (parts := [part.strip() for part in line.strip("|").split(" | ")])]
+    return row
 
 
 def test_each_route_that_the_server_answers_is_in_the_docs(routes):

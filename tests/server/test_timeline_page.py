@@ -96,10 +96,10 @@ def test_the_script_zooms_and_tells_what_is_under_the_pointer(address):
         box = canvas.bounding_box()
         assert box
         page.mouse.move(box["x"] + 150 + share * (box["width"] - 150), box["y"] + 22 + 15 + 8)
-        told = page.locator("#timeline .tip").text_content() or ""
-        assert told.splitlines()[0] == alone["functions"][alone["slices"]["function"][longest]]
-        assert alone["slices"]["task"][longest] in told
-        assert f"worker {alone['rows']['pid'][0]}" in told
+        tip = page.locator("#timeline .tip").text_content() or ""
+        assert tip.splitlines()[0] == alone["functions"][alone["slices"]["function"][longest]]
+        assert alone["slices"]["task"][longest] in tip
+        assert f"worker {alone['rows']['pid'][0]}" in tip
         # dragging selects, and tells statistics of what is selected
         page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 30)
         page.mouse.down()

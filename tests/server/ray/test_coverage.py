@@ -18,8 +18,10 @@ def covered():
     async def covered(client, at=""):
         answer = await client.get(f"/clusters/latest{at}/coverage")
         assert answer.status_code == 200, answer.text
-        resources = {one["resource"]: one for one in answer.json()["resources"]}
-        columns = {(noun, column["column"]): column for noun, one in resources.items() for column in one["columns"]}
+        resources = {resource["resource"]: resource for resource in answer.json()["resources"]}
+        columns = {
+            (noun, column["column"]): column for noun, resource in resources.items() for column in resource["columns"]
+        }
         return resources, columns
 
     return covered
@@ -29,7 +31,7 @@ def covered():
 async def test_every_column_says_how_it_comes_to_be_known(client, covered):
     resources, columns = await covered(client)
     for noun, resource in RESOURCES.items():
-        assert [column["column"] for column in resources[noun]["columns"]] == [one.name for one in resource.fields]
+        assert [column["column"] for column in resources[noun]["columns"]] == [field.name for field in resource.fields]
     assert {column["how"] for column in columns.values()} == {"exact", "derived", "inferred", "not exported"}
     for where, column in columns.items():
         if column["how"] in ("exact", "derived") and where[0] != "cluster_events":
@@ -49,8 +51,10 @@ async def test_a_column_names_the_place_in_rays_events(client, covered):
     assert columns["jobs", "status"]["source"] == ["EXPORT_DRIVER_JOB", "EXPORT_SUBMISSION_JOB"]
     assert columns["tasks", "call_site"]["how"] == "not exported"
     assert columns["tasks", "call_site"]["reason"] == CANNOT["tasks"]["call_site"]
-    assert [one["part"] for one in columns["tasks", "name"]["exceptions"]] == ["name"]
-    exceptions = {one["part"]: one["reason"] for one in columns["tasks", "task_log_info"]["exceptions"]}
+    assert [exception["part"] for exception in columns["tasks", "name"]["exceptions"]] == ["name"]
+    exceptions = {
+        exception["part"]: exception["reason"] for exception in columns["tasks", "task_log_info"]["exceptions"]
+    }
     assert exceptions.keys() == {
         f"task_log_info.std{name}" for name in ("out_start", "err_start", "out_file", "err_file")
     }
@@ -87,7 +91,9 @@ async def test_what_no_event_tells_is_inferred_until_one_does(add, task, made_cl
         [],
         INFERRED["tasks"]["fallback_strategy"],
     )
-    assert [one["part"] for one in column["exceptions"]] == ["fallback_strategy"], "but for those with a label_selector"
+    assert [exception["part"] for exception in column["exceptions"]] == ["fallback_strategy"], (
+        "but for those with a label_selector"
+    )
     add(task(2, fallback_strategy={"options": [1]}))
     _, columns = await covered(made_client)
     assert (columns["tasks", "fallback_strategy"]["how"], columns["tasks", "fallback_strategy"]["source"]) == (
@@ -101,7 +107,7 @@ async def test_the_files_of_output_are_known_once_a_session_with_its_logs_is_sea
 ):
     async def parts(at=""):
         _, columns = await covered(made_client, at)
-        return {one["part"] for one in columns["tasks", "task_log_info"]["exceptions"]}
+        return {exception["part"] for exception in columns["tasks", "task_log_info"]["exceptions"]}
 
     add(task(1))
     made.append(log_chunks("raylet.out", b"x\n"))
@@ -121,6 +127,6 @@ async def test_a_reason_is_words_for_people(client, covered):
 async def test_the_parts_of_a_column_that_some_rows_lack_are_named(made_client, add, covered):
     add(("EXPORT_PLACEMENT_GROUP", {"placement_group_id": "AQ==", "state": "PENDING", "stats": {}}))
     _, columns = await covered(made_client)
-    parts = [one["part"] for one in columns["placement_groups", "stats"]["exceptions"]]
+    parts = [exception["part"] for exception in columns["placement_groups", "stats"]["exceptions"]]
     assert "stats.scheduling_attempt" in parts
-    assert [one["part"] for one in columns["placement_groups", "state"]["exceptions"]] == ["state"]
+    assert [exception["part"] for exception in columns["placement_groups", "state"]["exceptions"]] == ["state"]

@@ -51,17 +51,17 @@ async def ask(client, path):
 
 
 @pytest.mark.slow
-async def test_actors_are_those_of_the_state_api(client, said):
+async def test_actors_are_those_of_the_state_api(client, ground_truth):
     actors = (await client.get("/clusters/varied/logical/actors")).json()["data"]["actors"]
-    assert set(actors) == {row["actor_id"] for row in said["actors"]}
-    for row in said["actors"]:
+    assert set(actors) == {row["actor_id"] for row in ground_truth["actors"]}
+    for row in ground_truth["actors"]:
         shown = actors[row["actor_id"]]
         assert (shown["state"], shown["actorClass"], shown["pid"]) == (row["state"], row["class_name"], row["pid"])
         assert (shown["address"]["nodeId"], shown["numRestarts"]) == (row["node_id"] or "", str(row["num_restarts"]))
-        one = (await client.get(f"/clusters/varied/logical/actors/{row['actor_id']}")).json()["data"]["detail"]
+        detail = (await client.get(f"/clusters/varied/logical/actors/{row['actor_id']}")).json()["data"]["detail"]
         # of one alone Ray writes the names of resources in its dashboard's way, too
-        assert one == {**shown, "requiredResources": one["requiredResources"]}
-        assert list(one["requiredResources"].values()) == list(shown["requiredResources"].values())
+        assert detail == {**shown, "requiredResources": detail["requiredResources"]}
+        assert list(detail["requiredResources"].values()) == list(shown["requiredResources"].values())
 
 
 async def test_some_actors_are_asked_for_by_their_ids(made_client, add):
@@ -164,7 +164,10 @@ async def test_what_a_placement_group_adds_to_resources_is_not_shown(made_client
 async def test_nodes_have_all_without_which_the_pages_break(made_client, add):
     add(node(1), node(2, "DEAD", ended_ms=9_000, death_info={"reason": "UNEXPECTED_TERMINATION"}))
     summary = (await ask(made_client, "final/nodes?view=summary"))["summary"]
-    assert [(one["hostname"], one["raylet"]["state"]) for one in summary] == [("host-1", "ALIVE"), ("host-2", "DEAD")]
+    assert [(node_summary["hostname"], node_summary["raylet"]["state"]) for node_summary in summary] == [
+        ("host-1", "ALIVE"),
+        ("host-2", "DEAD"),
+    ]
     assert summary[1]["raylet"]["stateMessage"] == "Unexpected termination"
     for id in (NODE, OTHER, "03" * 28):
         detail = (await ask(made_client, f"nodes/{id}"))["detail"]
@@ -247,8 +250,8 @@ async def test_the_worker_of_an_actor_that_died_with_its_node_is_shown_until_the
     add(node(1), node(2, "DEAD", ended_ms=5_000), ("EXPORT_WORKER", worker))
     add(actor(1, "DEAD", node_id=b64(OTHER)))
     for at_ms, shown in ((6_000, "0b" * 28), (602_000, None)):
-        [one] = (await ask(made_client, f"at/{at_ms}/logical/actors"))["actors"].values()
-        assert (one["address"]["workerId"], one.get("workerId")) == ("0b" * 28, shown)
+        [shown_actor] = (await ask(made_client, f"at/{at_ms}/logical/actors"))["actors"].values()
+        assert (shown_actor["address"]["workerId"], shown_actor.get("workerId")) == ("0b" * 28, shown)
 
 
 async def test_events_are_given_by_job(made_client, add, chunk, made):
@@ -310,7 +313,7 @@ class TestTheMomentWithoutOneInThePath:
 
 
 @pytest.mark.parametrize(
-    ("info", "message", "told"),
+    ("info", "message", "death_info"),
     [
         (None, None, None),
         ({"reason": "UNEXPECTED_TERMINATION"}, "Unexpected termination", {"reasonMessage": ""}),
@@ -334,12 +337,12 @@ class TestTheMomentWithoutOneInThePath:
     ],
     ids=str,
 )
-async def test_why_a_node_died_is_composed_as_ray_composes_it(info, message, told, made_client, add):
+async def test_why_a_node_died_is_composed_as_ray_composes_it(info, message, death_info, made_client, add):
     add(node(1), node(2, "DEAD", ended_ms=9_000, **({"death_info": info} if info else {})))
     raylet = (await ask(made_client, f"final/nodes/{OTHER}"))["detail"]["raylet"]
     assert raylet["stateMessage"] == message
-    assert ("deathInfo" in raylet) == (told is not None)
-    assert (told or {}).items() <= raylet.get("deathInfo", {}).items()
+    assert ("deathInfo" in raylet) == (death_info is not None)
+    assert (death_info or {}).items() <= raylet.get("deathInfo", {}).items()
     [row] = (await ask(made_client, "final/api/v0/nodes?filter_keys=state&filter_predicates=%3D&filter_values=DEAD"))[
         "result"
     ]["result"]

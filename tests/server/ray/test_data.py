@@ -29,7 +29,9 @@ async def asked(client):
 
 async def test_datasets_are_those_of_the_job_the_newest_first(made_client, add):
     add(progress("old", 1.5), progress("new", 2.5), progress("other", 3.5, job_id="02000000"))
-    assert [(one["dataset"], one["start_time"], one["end_time"]) for one in await asked(made_client)] == [
+    assert [
+        (dataset["dataset"], dataset["start_time"], dataset["end_time"]) for dataset in await asked(made_client)
+    ] == [
         ("new", 2.5, None),
         ("old", 1.5, None),
     ]
@@ -50,17 +52,17 @@ async def test_what_prometheus_would_say_is_0_for_each_dataset_and_operator(made
 
 async def test_a_dataset_that_no_hook_told_of_is_known_from_rays_own_events(made_client, add):
     add(metadata("told", 1.5), progress("told", 1.5, progress=7), metadata("untold", 2.5))
-    untold, told = await asked(made_client)
+    untold, reported = await asked(made_client)
     assert (untold["dataset"], untold["state"], untold["progress"], untold["total"]) == ("untold", "RUNNING", 0, 0)
     [operator] = untold["operators"]
     assert (operator["operator"], operator["name"], operator["state"]) == ("Input_0", "Input", "RUNNING")
-    assert (told["dataset"], told["progress"]) == ("told", 7)
+    assert (reported["dataset"], reported["progress"]) == ("told", 7)
 
 
 async def test_a_dataset_that_was_not_there_yet_within_the_second_is_not_shown(made_client, add):
     add(metadata("early", 1.2), metadata("late", 1.8))
     answer = await made_client.get("/clusters/latest/at/1500/api/data/datasets/01000000")
-    assert [one["dataset"] for one in answer.json()["datasets"]] == ["early"]
+    assert [dataset["dataset"] for dataset in answer.json()["datasets"]] == ["early"]
 
 
 async def test_what_was_open_when_the_session_ended_has_failed_and_its_operators_with_it(made_client, made, add):

@@ -13,7 +13,7 @@ ACTOR = f"{1:024x}01000000"
 
 def query(*filters, **params):
     names = ("filter_keys", "filter_predicates", "filter_values")
-    return [*params.items(), *((name, part) for one in filters for name, part in zip(names, one, strict=True))]
+    return [*params.items(), *((name, part) for filter in filters for name, part in zip(names, filter, strict=True))]
 
 
 @pytest.fixture(scope="module")

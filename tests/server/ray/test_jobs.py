@@ -18,12 +18,12 @@ async def test_clients_learn_a_version_that_they_accept(path, client):
     }
 
 
-async def test_jobs_are_those_of_the_live_cluster_submissions_first(client, said):
+async def test_jobs_are_those_of_the_live_cluster_submissions_first(client, ground_truth):
     jobs = (await client.get(f"/clusters/varied/at/{MOMENT}/api/jobs/")).json()
     types = [job["type"] for job in jobs]
     assert types == sorted(types, reverse=True)
     assert len(jobs) == 11
-    assert all(job in said["jobs"] for job in jobs)
+    assert all(job in ground_truth["jobs"] for job in jobs)
 
 
 async def test_a_driver_that_runs_has_not_ended_at_0(client):

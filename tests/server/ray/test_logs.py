@@ -30,8 +30,8 @@ FILE = f"{LOGS}/file?node_id={NODE}&filename="
 def log_chunks(name, data, *, node=NODE, start=0, report=True):
     file = f"1795420800-{name.encode().hex():0>32}"
     head = {"cluster": "", "session": MADE, "node_id": node}
-    said = {"file": file, "generation": 0, "name": name, "seen": f"{1:013d} {name}", "event_type": "LOG"}
-    line = {"event_data": {**said, "node_id": node}, "source_type": "RAYTRAIL_FILE", "timestamp": 1}
+    fields = {"file": file, "generation": 0, "name": name, "seen": f"{1:013d} {name}", "event_type": "LOG"}
+    line = {"event_data": {**fields, "node_id": node}, "source_type": "RAYTRAIL_FILE", "timestamp": 1}
     chunks = (
         [Chunk(event_type="LOG", segments=(Segment(file, 0, start, len(data)),), data=data, **head)] if data else []
     )
@@ -98,7 +98,7 @@ async def test_logs_are_listed_by_component_as_ray_does(cluster, write, made_cli
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("", "Both node id and node ip are not provided. Please provide at least one of them."),
         (
@@ -108,9 +108,9 @@ async def test_logs_are_listed_by_component_as_ray_does(cluster, write, made_cli
         ("?node_id=x&glob=/etc/*", "Invalid glob filter: /etc/*. It must be a relative path and cannot contain '..'."),
     ],
 )
-async def test_what_ray_refuses_to_list_is_refused_in_its_words(cluster, made_client, query, said):
+async def test_what_ray_refuses_to_list_is_refused_in_its_words(cluster, made_client, query, message):
     answer = await made_client.get(f"{LOGS}{query}")
-    assert (answer.status_code, answer.json()["msg"]) == (400, said)
+    assert (answer.status_code, answer.json()["msg"]) == (400, message)
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,9 @@ async def test_of_one_task_the_log_tells_where_its_output_starts(printed, write,
     end, errors = TASK_LOG.index(b":task_name:f\nthird"), b":job_id:01000000\n:task_name:f\noh\n"
     printed(5, out=end, err=len(errors))
     write(**{f"worker-{WORKER}-01000000-7.out": TASK_LOG, f"worker-{WORKER}-01000000-7.err": errors})
-    [one] = await listed(5)
-    assert (one["stdout_start"], one["stdout_end"]) == (TASK_LOG.index(b"second"), end)
-    assert (one["stderr_start"], one["stderr_end"]) == (errors.index(b"oh"), len(errors))
+    [attempt] = await listed(5)
+    assert (attempt["stdout_start"], attempt["stdout_end"]) == (TASK_LOG.index(b"second"), end)
+    assert (attempt["stderr_start"], attempt["stderr_end"]) == (errors.index(b"oh"), len(errors))
     [row] = await listed()
     assert (row["stdout_start"], row["stderr_start"]) == (0, 0), "a list reads no logs"
 
@@ -278,12 +278,12 @@ async def test_a_log_that_does_not_tell_all_tells_no_start(printed, made, listed
         for chunk in log_chunks(f"{name}-{WORKER}-01000000-7.out", TASK_LOG[start:end], start=start):
             made.append([chunk])
     made.fold()
-    [one] = await listed(5)
-    assert one["stdout_start"] == 0
+    [attempt] = await listed(5)
+    assert attempt["stdout_start"] == 0
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         (f"actor_id={'0f' * 16}", f"Actor ID {'0f' * 16} not found."),
         (
@@ -303,11 +303,11 @@ async def test_a_log_that_does_not_tell_all_tells_no_start(printed, made, listed
         (f"node_id={NODE}&submission_id=none", "Could not find a log file. Please make sure the given option"),
     ],
 )
-async def test_what_is_not_found_is_said_in_rays_words(cluster, write, made_client, query, said):
+async def test_what_is_not_found_is_said_in_rays_words(cluster, write, made_client, query, message):
     write(**{"raylet.out": b"x\n"})
     answer = await made_client.get(f"{LOGS}/file?{query}")
     assert answer.status_code == 500  # for all that is wrong, as Ray, which catches none of its errors here
-    assert said in answer.text
+    assert message in answer.text
 
 
 async def test_logs_of_a_node_that_never_was_are_not_listed(cluster, write, made_client):
@@ -357,8 +357,8 @@ async def test_a_job_is_followed_to_its_end_by_websocket(cluster, job, made):
     async with listening(made) as address:
         url = f"{address.replace('http', 'ws', 1)}/clusters/{MADE}/api/jobs"
         async with connect(f"{url}/s1/logs/tail") as socket:
-            said: list[Any] = [text async for text in socket]
-        assert "".join(said) == JOB_TEXT
+            texts: list[Any] = [text async for text in socket]
+        assert "".join(texts) == JOB_TEXT
         assert socket.close_code == 1000
         for name, status, reason in (
             ("none", 404, b"Job none does not exist"),
@@ -373,8 +373,8 @@ async def test_a_job_is_followed_at_a_moment_only_if_it_was_there(cluster, job, 
     async with listening(made) as address:
         url = f"{address.replace('http', 'ws', 1)}/clusters/{MADE}/at"
         async with connect(f"{url}/1000000000000/api/jobs/s1/logs/tail") as socket:
-            said: list[Any] = [text async for text in socket]
-            assert "".join(said) == JOB_TEXT
+            texts: list[Any] = [text async for text in socket]
+            assert "".join(texts) == JOB_TEXT
         with pytest.raises(InvalidStatus) as refused:
             await connect(f"{url}/0/api/jobs/s1/logs/tail")
         assert (refused.value.response.status_code, refused.value.response.body) == (404, b"Job s1 does not exist")

@@ -22,7 +22,7 @@ def ray(*arguments):
 
 
 @pytest.mark.parametrize("noun", ["tasks", "actors", "nodes", "jobs"])
-def test_ray_list(noun, address, said):
+def test_ray_list(noun, address, ground_truth):
     done = ray(
         "list",
         noun,
@@ -35,22 +35,22 @@ def test_ray_list(noun, address, said):
         "--detail",
     )
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)) == len(said[noun])
+    assert len(json.loads(done.stdout)) == len(ground_truth[noun])
 
 
-def test_ray_list_with_a_filter(address, said):
+def test_ray_list_with_a_filter(address, ground_truth):
     done = ray("list", "tasks", "--address", address, "--filter", "state=failed", "--format", "json")
     assert {row["task_id"] for row in json.loads(done.stdout)} == {
-        row["task_id"] for row in said["tasks"] if row["state"] == "FAILED"
+        row["task_id"] for row in ground_truth["tasks"] if row["state"] == "FAILED"
     }
 
 
-def test_ray_get(address, said):
-    task = said["tasks"][0]
+def test_ray_get(address, ground_truth):
+    task = ground_truth["tasks"][0]
     done = ray("get", "tasks", task["task_id"], "--address", address)
     assert done.returncode == 0, done.stderr
     assert f"task_id: {task['task_id']}" in done.stdout
-    actor = said["actors"][0]
+    actor = ground_truth["actors"][0]
     assert f"actor_id: {actor['actor_id']}" in ray("get", "actors", actor["actor_id"], "--address", address).stdout
 
 
@@ -115,18 +115,19 @@ FILTERS = [
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray calls what its pydantic deprecates
-@pytest.mark.parametrize("one", FILTERS, ids=" ".join)
-def test_a_filter_keeps_the_rows_that_rays_own_code_keeps(one, address, said):
+@pytest.mark.parametrize("filter", FILTERS, ids=" ".join)
+def test_a_filter_keeps_the_rows_that_rays_own_code_keeps(filter, address, ground_truth):
     from ray.dashboard.state_api_utils import do_filter
     from ray.util.state.api import StateApiClient
     from ray.util.state.common import ListApiOptions, StateResource, resource_to_schema
 
-    noun, *condition = one
+    noun, *condition = filter
     resource = StateResource(noun)
     # what Ray's client shows as null is not there where its server filters
     missing = {field.name for field in RESOURCES[noun].fields if field.absent}
     rows = [
-        {name: value for name, value in row.items() if value is not None or name not in missing} for row in said[noun]
+        {name: value for name, value in row.items() if value is not None or name not in missing}
+        for row in ground_truth[noun]
     ]
     kept = do_filter(rows, [tuple(condition)], resource_to_schema(resource), detail=True)
     client = StateApiClient(f"{address}/at/{MOMENT}")

@@ -41,10 +41,10 @@ def listed(then):
     return listed
 
 
-def test_list_get_tasks(listed, then, said):
+def test_list_get_tasks(listed, then, ground_truth):
     rows = listed("tasks", detail=True)
     assert {(row.task_id, row.attempt_number) for row in rows} == {
-        (row["task_id"], row["attempt_number"]) for row in said["tasks"] if row["type"] != "DRIVER_TASK"
+        (row["task_id"], row["attempt_number"]) for row in ground_truth["tasks"] if row["type"] != "DRIVER_TASK"
     }
     once = next(row for row in rows if row.name == "nested")
     assert ray_state.get_task(once.task_id, address=then) == once
@@ -67,26 +67,26 @@ def attempts_of(task, then):
 
 def test_list_get_task_multiple_attempt_all_failed(listed, then):
     attempts = listed("tasks", ("state", "=", "FAILED"), ("name", "=", "A.m"), detail=True)
-    task, count = Counter(one.task_id for one in attempts).most_common(1)[0]
+    task, count = Counter(attempt.task_id for attempt in attempts).most_common(1)[0]
     assert count == 2
     attempts = attempts_of(task, then)
-    assert {one.attempt_number: one.state for one in attempts} == {0: "FAILED", 1: "FAILED"}
-    assert all(one.error_type and one.error_message for one in attempts)
+    assert {attempt.attempt_number: attempt.state for attempt in attempts} == {0: "FAILED", 1: "FAILED"}
+    assert all(attempt.error_type and attempt.error_message for attempt in attempts)
 
 
 def test_list_get_task_multiple_attempt_finished_after_retry(listed, then):
     attempts = listed("tasks", ("name", "=", "flaky"), detail=True)
-    assert {one.attempt_number: one.state for one in attempts} == {0: "FAILED", 1: "FAILED", 2: "FINISHED"}
-    assert {one.task_id for one in attempts} == {attempts[0].task_id}
-    for one in attempts:
-        assert (one.error_type is None) == (one.state == "FINISHED")
-        assert one.creation_time_ms <= one.end_time_ms
-        assert [event["state"] for event in one.events][-1] == one.state
+    assert {attempt.attempt_number: attempt.state for attempt in attempts} == {0: "FAILED", 1: "FAILED", 2: "FINISHED"}
+    assert {attempt.task_id for attempt in attempts} == {attempts[0].task_id}
+    for attempt in attempts:
+        assert (attempt.error_type is None) == (attempt.state == "FINISHED")
+        assert attempt.creation_time_ms <= attempt.end_time_ms
+        assert [event["state"] for event in attempt.events][-1] == attempt.state
     assert len(attempts_of(attempts[0].task_id, then)) == 3
 
 
-def test_list_actor_tasks(listed, said):
-    calls = Counter(row["actor_id"] for row in said["tasks"] if row["type"] == "ACTOR_TASK")
+def test_list_actor_tasks(listed, ground_truth):
+    calls = Counter(row["actor_id"] for row in ground_truth["tasks"] if row["type"] == "ACTOR_TASK")
     actor, count = calls.most_common(1)[0]
     tasks = listed("tasks", ("actor_id", "=", actor), ("type", "=", "ACTOR_TASK"))
     assert len(tasks) == count
@@ -100,37 +100,39 @@ def test_actor_repr_name(listed):
     assert {row.class_name for row in named} == {"A"}
 
 
-def test_actor_task_with_repr_name(listed, said):
+def test_actor_task_with_repr_name(listed, ground_truth):
     tasks = listed("tasks", ("func_or_class_name", "=", "A.m"), ("state", "=", "FINISHED"))
-    expected = {row["task_id"]: row["name"] for row in said["tasks"] if row["func_or_class_name"] == "A.m"}
+    expected = {row["task_id"]: row["name"] for row in ground_truth["tasks"] if row["func_or_class_name"] == "A.m"}
     assert "A(x=0).m" in {task.name for task in tasks}
     assert {task.task_id: task.name for task in tasks}.items() <= expected.items()
 
 
-def test_list_get_actors(listed, then, said):
+def test_list_get_actors(listed, then, ground_truth):
     alive = listed("actors", ("state", "=", "ALIVE"))
-    assert {row.actor_id for row in alive} == {row["actor_id"] for row in said["actors"] if row["state"] == "ALIVE"}
+    assert {row.actor_id for row in alive} == {
+        row["actor_id"] for row in ground_truth["actors"] if row["state"] == "ALIVE"
+    }
     actor = ray_state.get_actor(alive[0].actor_id, address=then)
     assert actor
     assert actor.actor_id == alive[0].actor_id
 
 
-def test_list_actors_namespace(listed, said):
-    expected = {row["actor_id"]: row["ray_namespace"] for row in said["actors"]}
+def test_list_actors_namespace(listed, ground_truth):
+    expected = {row["actor_id"]: row["ray_namespace"] for row in ground_truth["actors"]}
     assert {row.actor_id: row.ray_namespace for row in listed("actors")} == expected
     assert len(set(expected.values())) > 1
 
 
-def test_list_get_nodes(listed, then, said):
+def test_list_get_nodes(listed, then, ground_truth):
     nodes = listed("nodes", detail=True)
     assert {node.node_id: (node.state, node.is_head_node, node.resources_total) for node in nodes} == {
-        row["node_id"]: (row["state"], row["is_head_node"], row["resources_total"]) for row in said["nodes"]
+        row["node_id"]: (row["state"], row["is_head_node"], row["resources_total"]) for row in ground_truth["nodes"]
     }
     assert ray_state.get_node(nodes[0].node_id, address=then) == nodes[0]
 
 
-def test_list_jobs(listed, then, said):
-    submitted = {row["submission_id"] for row in said["jobs"] if row["submission_id"]}
+def test_list_jobs(listed, then, ground_truth):
+    submitted = {row["submission_id"] for row in ground_truth["jobs"] if row["submission_id"]}
     assert {job.submission_id for job in listed("jobs") if job.submission_id} == submitted
     job = ray_state.get_job(min(submitted), address=then)
     assert job
@@ -145,11 +147,11 @@ def test_limit(noun, listed):
     assert listed(noun, limit=2) == some
 
 
-def test_filter(listed, said):
-    actor = said["actors"][0]["actor_id"]
+def test_filter(listed, ground_truth):
+    actor = ground_truth["actors"][0]["actor_id"]
     for value in (actor, actor.upper()):
         assert [row.actor_id for row in listed("actors", ("actor_id", "=", value))] == [actor]
-        assert len(listed("actors", ("actor_id", "!=", value))) == len(said["actors"]) - 1
+        assert len(listed("actors", ("actor_id", "!=", value))) == len(ground_truth["actors"]) - 1
     assert [row.actor_id for row in listed("actors", ("ACTOR_ID", "=", actor))] == [actor]
     assert listed("actors", ("actor_id", "=", actor), ("state", "=", "PENDING_CREATION")) == []
     for wrong in (("is_detached", "=", "true"), ("colour", "=", "red"), ("actor_id", "=", "12")):
@@ -180,9 +182,9 @@ def test_get_id_not_found(noun, id, then):
     assert f"Resource with id={id} not found in the cluster." in shown.output
 
 
-def test_task_summary(then, said):
+def test_task_summary(then, ground_truth):
     tasks = ray_state.summarize_tasks(address=then)["cluster"]
-    rows = [row for row in said["tasks"] if row["type"] != "DRIVER_TASK"]
+    rows = [row for row in ground_truth["tasks"] if row["type"] != "DRIVER_TASK"]
     states = Counter(row["state"] for row in rows if row["name"] == "boom")
     assert tasks["summary"]["boom"]["state_counts"] == dict(states)
     assert tasks["total_tasks"] == sum(row["type"] == "NORMAL_TASK" for row in rows)
@@ -190,11 +192,11 @@ def test_task_summary(then, said):
     assert tasks["total_actor_scheduled"] == sum(row["type"] == "ACTOR_CREATION_TASK" for row in rows)
 
 
-def test_actor_summary(then, said):
+def test_actor_summary(then, ground_truth):
     actors = ray_state.summarize_actors(address=then)["cluster"]
-    states = Counter(row["state"] for row in said["actors"] if row["class_name"] == "A")
+    states = Counter(row["state"] for row in ground_truth["actors"] if row["class_name"] == "A")
     assert actors["summary"]["A"]["state_counts"] == dict(states)
-    assert actors["total_actors"] == len(said["actors"])
+    assert actors["total_actors"] == len(ground_truth["actors"])
 
 
 @pytest.mark.parametrize("noun", ["objects", "runtime-envs", "workers", "placement-groups"])

@@ -57,7 +57,7 @@ async def test_what_no_hook_told_has_what_rays_schema_asks_for_at_least(made_cli
     [(name, shop)] = (await asked(made_client))["applications"].items()
     assert (name, shop["source"], shop["external_scaler_enabled"]) == ("shop", "unknown", False)
     assert shop["deployments"]["Model"]["deployment_config"] == {"name": "Model"}
-    assert [one["replica_id"] for one in shop["deployments"]["Model"]["replicas"]] == ["r01"]
+    assert [shown_replica["replica_id"] for shown_replica in shop["deployments"]["Model"]["replicas"]] == ["r01"]
 
 
 async def test_an_application_that_is_being_deleted_shows_no_deployments_as_serve_does(made_client, add):
@@ -86,8 +86,8 @@ async def test_the_last_ten_replicas_that_stopped_are_remembered_with_their_logs
     model = (await asked(made_client))["applications"]["shop"]["deployments"]["Model"]
     assert not model["replicas"]
     assert len(model["recent_dead_replicas"]) == 10
-    assert {one["state"] for one in model["recent_dead_replicas"]} == {"STOPPED"}
-    assert "r12" not in {one["replica_id"] for one in model["recent_dead_replicas"]}
+    assert {shown_replica["state"] for shown_replica in model["recent_dead_replicas"]} == {"STOPPED"}
+    assert "r12" not in {shown_replica["replica_id"] for shown_replica in model["recent_dead_replicas"]}
 
 
 async def test_requests_come_to_proxies_that_are_well(made_client, add):
@@ -95,9 +95,9 @@ async def test_requests_come_to_proxies_that_are_well(made_client, add):
     add(instance(), proxy(1), proxy(2, "DRAINING"), proxy(3, "STOPPED"), fallback)
     answer = await asked(made_client)
     assert answer["controller_info"]["actor_id"] == "01" * 16
-    assert [one["status"] for one in answer["proxies"].values()] == ["HEALTHY", "DRAINING"]
+    assert [shown_proxy["status"] for shown_proxy in answer["proxies"].values()] == ["HEALTHY", "DRAINING"]
     [group] = answer["target_groups"]
-    assert [(one["name"], one["port"]) for one in group["targets"]] == [("SERVE_PROXY_ACTOR-1", 8001)]
+    assert [(target["name"], target["port"]) for target in group["targets"]] == [("SERVE_PROXY_ACTOR-1", 8001)]
 
 
 async def test_an_older_rays_answer_has_no_field_that_its_clients_would_refuse(made_client, add):

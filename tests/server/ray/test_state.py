@@ -27,7 +27,7 @@ def query(*filters, **params):
     names = ("filter_keys", "filter_predicates", "filter_values")
     return [
         *params.items(),
-        *((name, part) for one in filters for name, part in zip(names, one, strict=True)),
+        *((name, part) for filter in filters for name, part in zip(names, filter, strict=True)),
     ]
 
 
@@ -60,9 +60,9 @@ def different(ours, theirs):
 
 
 @pytest.mark.parametrize("noun", ["actors", "nodes", "jobs"])
-async def test_rows_are_those_of_the_live_cluster(noun, listed, said):
+async def test_rows_are_those_of_the_live_cluster(noun, listed, ground_truth):
     ours = by_key(noun, (await listed(noun, detail=True, limit=10000, at=MOMENT))["result"])
-    theirs = by_key(noun, said[noun])
+    theirs = by_key(noun, ground_truth[noun])
     for row in ours.values():
         # Ray's client, which was asked, makes numbers of them
         row.update({name: int(row[name]) for name in row if name.startswith("num_restarts")})
@@ -70,31 +70,31 @@ async def test_rows_are_those_of_the_live_cluster(noun, listed, said):
     assert different(ours, theirs) == {}
 
 
-async def test_tasks_are_those_of_the_live_cluster(listed, said):
+async def test_tasks_are_those_of_the_live_cluster(listed, ground_truth):
     ours = by_key("tasks", (await listed("tasks", detail=True, limit=10000))["result"])
-    theirs = by_key("tasks", said["tasks"])
+    theirs = by_key("tasks", ground_truth["tasks"])
     assert ours.keys() == theirs.keys()
-    found = Counter(column for _, column in different(ours, theirs) if column not in NOT_EXPORTED)
+    differences = Counter(column for _, column in different(ours, theirs) if column not in NOT_EXPORTED)
     # names of seven tasks were lost with their workers; the death of one worker is known to the second only; what else
     # will do for eleven with a label_selector is not exported
-    assert found == {"name": 7, "events": 1, "end_time_ms": 1, "fallback_strategy": 11}
+    assert differences == {"name": 7, "events": 1, "end_time_ms": 1, "fallback_strategy": 11}
 
 
 @pytest.mark.parametrize("noun", ["tasks", "actors", "nodes", "jobs"])
-async def test_rows_hold_rays_columns_and_no_others(noun, listed, said):
+async def test_rows_hold_rays_columns_and_no_others(noun, listed, ground_truth):
     detailed = (await listed(noun, detail=True))["result"][0]
     plain = (await listed(noun))["result"][0]
-    assert set(detailed) == set(said[noun][0])
+    assert set(detailed) == set(ground_truth[noun][0])
     assert set(plain) == {field.name for field in resources.RESOURCES[noun].fields if not field.detail}
     assert set(plain) < set(detailed)
 
 
-async def test_a_hundred_come_in_order_with_counts_of_all(listed, said):
+async def test_a_hundred_come_in_order_with_counts_of_all(listed, ground_truth):
     answer = await listed("tasks")
     ids = [row["task_id"] for row in answer["result"]]
     assert len(set(ids)) == 100
     assert ids == sorted(ids)
-    assert set(ids) < {row["task_id"] for row in said["tasks"]}
+    assert set(ids) < {row["task_id"] for row in ground_truth["tasks"]}
     assert {name: value for name, value in answer.items() if name != "result"} == {
         "total": 2398,
         "num_after_truncation": 2398,
@@ -109,8 +109,8 @@ async def test_attempts_of_a_task_come_newest_first(listed):
     attempts = Counter(row["task_id"] for row in rows)
     retried = {task for task, count in attempts.items() if count > 1}
     assert len(retried) == 3
-    for one in retried:
-        numbers = [row["attempt_number"] for row in rows if row["task_id"] == one]
+    for retried_task in retried:
+        numbers = [row["attempt_number"] for row in rows if row["task_id"] == retried_task]
         assert numbers == sorted(numbers, reverse=True)
 
 
@@ -383,11 +383,11 @@ async def test_of_what_no_event_tells_there_are_no_rows_and_a_warning(noun, warn
 
 
 async def test_objects_come_with_rays_word_on_where_they_were_made(add, made_client):
-    told = {"worker_id": b64("02" * 28), "change": "CREATED"}
+    reference = {"worker_id": b64("02" * 28), "change": "CREATED"}
     add(
-        ("EXPORT_OBJECT", {**told, "object_id": b64("01" * 28), "call_site": "disabled"}),
+        ("EXPORT_OBJECT", {**reference, "object_id": b64("01" * 28), "call_site": "disabled"}),
         # as Ray says of arguments in any case
-        ("EXPORT_OBJECT", {**told, "object_id": b64("02" * 28), "call_site": "(deserialize task arg) f"}),
+        ("EXPORT_OBJECT", {**reference, "object_id": b64("02" * 28), "call_site": "(deserialize task arg) f"}),
     )
     for path in ("objects", "objects/summarize"):
         answer = (await made_client.get(f"/clusters/latest/api/v0/{path}")).json()["data"]["result"]

@@ -283,7 +283,7 @@ async def test_what_a_dead_nodes_store_held_is_shown_until_the_dashboard_forgets
     add(("EXPORT_NODE", head), ("EXPORT_OBJECT", an_object), ("EXPORT_NODE", died))
     alone = (await report(f"at/{at_ms}/nodes/{OTHER}"))["detail"]
     every = (await report(f"at/{at_ms}/nodes?view=summary"))["summary"]
-    for shown in (alone, *(one for one in every if one["raylet"]["state"] == "DEAD")):
+    for shown in (alone, *(row for row in every if row["raylet"]["state"] == "DEAD")):
         raylet = shown["raylet"]
         assert (raylet["objectStoreUsedMemory"], raylet["objectStoreAvailableMemory"]) == stored
 
@@ -297,22 +297,22 @@ async def test_the_report_is_the_autoscalers(add, report):
     )
     status = (await report())["clusterStatus"]
     metrics, autoscaler = status["loadMetricsReport"], status["autoscalerReport"]
-    one = group_id(1)
+    group_hex = group_id(1)
     assert metrics["usage"] == metrics["usageByNode"][NODE] == {
         "CPU": [0.10000000000000009, 4.0],
         "memory": [0.0, 4.0 * GiB],
         "node:127.0.0.1": [0.0, 1.0],
         "objectStoreMemory": [0.0, 1.0 * GiB],
         "myThing": [0.0, 1.0],
-        f"CPUGroup{one}": [0.0, 0.1],
-        f"CPUGroup0{one}": [0.0, 0.1],
-        f"bundleGroup{one}": [0.0, 1000.0],
-        f"bundleGroup0{one}": [0.0, 1000.0],
+        f"CPUGroup{group_hex}": [0.0, 0.1],
+        f"CPUGroup0{group_hex}": [0.0, 0.1],
+        f"bundleGroup{group_hex}": [0.0, 1000.0],
+        f"bundleGroup0{group_hex}": [0.0, 1000.0],
     }  # fmt: skip
     # what is in lists of lists keeps its names
     assert metrics["resourceDemand"] == [[{"CPU": 0.1, "unob_tainium": 2.0}, 1]]
     assert metrics["pgDemand"] == [[{"bundles": [[{"GPU": 1.0}, 1]], "strategy": "PACK"}, 1]]
-    assert metrics["nodeTypes"][0][0][f"CPU_group_0_{one}"] == 0.1
+    assert metrics["nodeTypes"][0][0][f"CPU_group_0_{group_hex}"] == 0.1
     assert autoscaler["activeNodes"] == {f"node{NODE}": 1}
     assert autoscaler["nodeTypeMapping"] == {NODE: f"node_{NODE}"}
     assert (autoscaler["failedNodes"], autoscaler["legacy"]) == ([], True)

@@ -16,7 +16,7 @@ T = 1795900000000
 def driver(number, submission=None, *, start=0, end=None, entrypoint="python a.py", metadata=(), **config):
     """Yield the events of a driver's start, and of its end: seconds after T."""
     submitted = {"job_submission_id": submission, "job_name": submission} if submission is not None else {}
-    said = {
+    fields = {
         "job_id": base64.b64encode(bytes([number, 0, 0, 0])).decode(),
         "driver_pid": str(number),
         "driver_ip_address": "192.0.2.9",
@@ -26,14 +26,19 @@ def driver(number, submission=None, *, start=0, end=None, entrypoint="python a.p
         "start_time": str(T + start * 1000),
         "is_dead": False,
     }
-    yield "EXPORT_DRIVER_JOB", said
+    yield "EXPORT_DRIVER_JOB", fields
     if end is not None:
-        yield "EXPORT_DRIVER_JOB", {**said, "is_dead": True, "end_time": str(T + end * 1000)}
+        yield "EXPORT_DRIVER_JOB", {**fields, "is_dead": True, "end_time": str(T + end * 1000)}
 
 
 def submission(id, status, start, end=None):
-    said = {"submission_job_id": id, "status": status, "start_time": str(T + start * 1000), "entrypoint": "bash run.sh"}
-    return "EXPORT_SUBMISSION_JOB", said | ({"end_time": str(T + end * 1000)} if end is not None else {})
+    fields = {
+        "submission_job_id": id,
+        "status": status,
+        "start_time": str(T + start * 1000),
+        "entrypoint": "bash run.sh",
+    }
+    return "EXPORT_SUBMISSION_JOB", fields | ({"end_time": str(T + end * 1000)} if end is not None else {})
 
 
 def jobs(store, at=None):
@@ -108,14 +113,14 @@ def test_what_nobody_submitted_and_what_is_rays_own(add, made):
     assert jobs(made) == [(None, f"0{number}000000", "RUNNING") for number in (1, 2, 5)]
 
 
-def test_without_the_submissions_file_what_drivers_tell_of_a_real_ray_is_what_it_said(capture, said, tmp_path):
+def test_without_the_submissions_file_what_drivers_tell_of_a_real_ray_is_what_it_said(capture, ground_truth, tmp_path):
     """As where the SUBMISSION_JOB type is off, or its file is lost."""
     with Store.open(tmp_path / "store", write=True) as store:
         files = sorted((capture / "export_events").glob("*DRIVER_JOB.log"))
         store.append([logged(path, path.read_bytes()) for path in files])
         store.fold()
         ours = {(row["job_id"], row["submission_id"]): row for row in store.snapshot(SESSION).rows("job")}
-    with_driver = [job for job in said["jobs"] if job["job_id"]]
+    with_driver = [job for job in ground_truth["jobs"] if job["job_id"]]
     assert ours.keys() == {(job["job_id"], job["submission_id"]) for job in with_driver}
     for job in with_driver:
         row = ours[job["job_id"], job["submission_id"]]

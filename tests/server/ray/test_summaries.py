@@ -13,13 +13,13 @@ from raytrail.server.ray import summaries
 pytestmark = pytest.mark.anyio
 
 
-async def test_tasks_are_summed_up_by_name(client, said):
+async def test_tasks_are_summed_up_by_name(client, ground_truth):
     answer = (await client.get("/clusters/latest/api/v0/tasks/summarize?timeout=30")).json()
     summary = answer["data"]["result"]
     assert (summary["total"], summary["num_after_truncation"], summary["num_filtered"]) == (2398, 2398, 2398)
     [(where, tasks)] = summary["result"]["node_id_to_summary"].items()
     assert where == "cluster"
-    types = Counter(row["type"] for row in said["tasks"])
+    types = Counter(row["type"] for row in ground_truth["tasks"])
     assert {name: tasks[name] for name in tasks if name != "summary"} == {
         "total_tasks": types["NORMAL_TASK"],
         "total_actor_tasks": types["ACTOR_TASK"],
@@ -29,9 +29,9 @@ async def test_tasks_are_summed_up_by_name(client, said):
     assert tasks["summary"]["f"] == {
         "func_or_class_name": "f",
         "type": "NORMAL_TASK",
-        "state_counts": dict(Counter(row["state"] for row in said["tasks"] if row["name"] == "f")),
+        "state_counts": dict(Counter(row["state"] for row in ground_truth["tasks"] if row["name"] == "f")),
     }
-    counts = [sum(one["state_counts"].values()) for one in tasks["summary"].values()]
+    counts = [sum(row["state_counts"].values()) for row in tasks["summary"].values()]
     assert sum(counts) == 2398
 
 
@@ -43,15 +43,15 @@ async def test_a_summary_minds_filters(client):
     assert list(summary["result"]["node_id_to_summary"]["cluster"]["summary"]) == ["boom"]
 
 
-async def test_actors_are_summed_up_by_class(client, said):
+async def test_actors_are_summed_up_by_class(client, ground_truth):
     answer = (await client.get(f"/clusters/latest/at/{MOMENT}/api/v0/actors/summarize")).json()
     actors = answer["data"]["result"]["result"]["node_id_to_summary"]["cluster"]
     assert (actors["total_actors"], actors["summary_by"]) == (58, "class")
-    states = Counter((row["class_name"], row["state"]) for row in said["actors"])
+    states = Counter((row["class_name"], row["state"]) for row in ground_truth["actors"])
     assert {
-        (name, state): count for name, one in actors["summary"].items() for state, count in one["state_counts"].items()
+        (name, state): count for name, row in actors["summary"].items() for state, count in row["state_counts"].items()
     } == states
-    assert all(one["class_name"] == name for name, one in actors["summary"].items())
+    assert all(row["class_name"] == name for name, row in actors["summary"].items())
 
 
 async def test_a_summary_of_many_names_shows_the_most_frequent(add, task, made_client, monkeypatch):

@@ -48,8 +48,8 @@ def run(task):
             }
             for place, (name, more) in enumerate(spans)
         ]
-        told = {"component_type": kind, "component_id": b64(worker), "node_ip_address": ip, "events": events}
-        return name, data | {"profile_events": told}
+        profile = {"component_type": kind, "component_id": b64(worker), "node_ip_address": ip, "events": events}
+        return name, data | {"profile_events": profile}
 
     return run
 

@@ -44,7 +44,9 @@ async def test_rays_own_code_makes_the_exported_events_of_what_we_answer(client,
     made = {}
     for run in await asked(client):
         made[run["id"]] = train_run_to_proto(TrainRun(**run))
-        made |= {one["attempt_id"]: train_run_attempt_to_proto(TrainRunAttempt(**one)) for one in run["attempts"]}
+        made |= {
+            attempt["attempt_id"]: train_run_attempt_to_proto(TrainRunAttempt(**attempt)) for attempt in run["attempts"]
+        }
     assert {
         id: MessageToDict(proto, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         for id, proto in made.items()

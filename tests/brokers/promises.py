@@ -63,20 +63,20 @@ async def take(deliveries, count):
 
 async def read(url, wanted, group="history", *, ack=True, **how):
     """Read until all `wanted` have come, subscribing again as the history does; return what came, in order."""
-    came, missing = [], set(wanted)
+    received, missing = [], set(wanted)
     async with aclosing(connect(url)) as pubsub:
         while missing:
             try:
                 async with aclosing(pubsub.subscribe(group, **how)) as deliveries:
                     while missing:
                         delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-                        came.append(delivery.chunk)
+                        received.append(delivery.chunk)
                         missing.discard(delivery.chunk)
                         if ack:
                             await delivery.ack()
             except BrokerUnavailable:
                 await asyncio.sleep(AGAIN_SECONDS)
-    return came
+    return received
 
 
 async def check_killed(broker, url, *, under_way_seconds, away_seconds, says):
@@ -92,27 +92,27 @@ async def check_killed(broker, url, *, under_way_seconds, away_seconds, says):
     """
     sent = numbered(600, files=5)
     async with aclosing(connect(url)) as pubsub:
-        await asyncio.gather(*(pubsub.publish(one) for one in sent[:200]))
-        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[200:400]]
+        await asyncio.gather(*(pubsub.publish(sent_chunk) for sent_chunk in sent[:200]))
+        under_way = [asyncio.ensure_future(until_stored(pubsub, sent_chunk)) for sent_chunk in sent[200:400]]
         await asyncio.wait(under_way, timeout=under_way_seconds)
         broker.kill()
-        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
+        under_way += [asyncio.ensure_future(until_stored(pubsub, sent_chunk)) for sent_chunk in sent[400:]]
         await asyncio.sleep(away_seconds)
         broker.start()
         assert sum(await asyncio.gather(*under_way)) > 0, "none failed, so nothing was tried"
 
         deliveries = pubsub.subscribe("history")
-        came = await take(deliveries, 300)
+        received = await take(deliveries, 300)
         broker.kill()
         try:
             while True:
-                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
+                received.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
         except BrokerUnavailable as error:
             assert says in str(error)  # noqa: PT017 (it may rise at any of many turns)
         broker.start()
-        came += await read(url, set(sent) - set(came))
+        received += await read(url, set(sent) - set(received))
         await deliveries.aclose()
-    assert set(came) == set(sent)
+    assert set(received) == set(sent)
 
 
 async def check_away_at_first(broker, url, begins, ends):

@@ -69,12 +69,12 @@ def lines(chunks, event_type=None):
 
 
 def ids(chunks):
-    return {one["eventId"] for one in lines(chunks) if "eventId" in one}
+    return {event["eventId"] for event in lines(chunks) if "eventId" in event}
 
 
 @pytest.fixture(scope="module")
 def defined(captured):
-    return [one for batch in captured for one in batch if one["eventType"] == "TASK_DEFINITION_EVENT"]
+    return [event for batch in captured for event in batch if event["eventType"] == "TASK_DEFINITION_EVENT"]
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def put(tmp_path):
     def put(name, events, session=SESSION, folder=FOLDER):
         file = tmp_path / "bucket" / folder / session / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        data = events if isinstance(events, bytes) else b"".join(json.dumps(one).encode() + b"\n" for one in events)
+        data = events if isinstance(events, bytes) else b"".join(json.dumps(event).encode() + b"\n" for event in events)
         coming = file.with_name(".coming")
         coming.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
         coming.replace(file)
@@ -105,7 +105,7 @@ async def test_files_are_read_as_they_come_and_each_once(root, put, defined, tmp
     assert {(chunk.cluster, chunk.session) for chunk in chunks} == {("team-a_prod-x7k2p", SESSION)}
     put("bb/job_events/01000000/bb-2026-11-23-08-2.jsonl.gz", defined[2:5])
     again = await follow.take(lambda chunks: len(ids(chunks)) >= 3)
-    assert ids(again) == {one["eventId"] for one in defined[2:5]}, "what was read before a restart came again"
+    assert ids(again) == {event["eventId"] for event in defined[2:5]}, "what was read before a restart came again"
 
 
 async def test_what_was_not_acknowledged_comes_again_with_its_file(root, put, defined, tmp_path):
@@ -115,7 +115,7 @@ async def test_what_was_not_acknowledged_comes_again_with_its_file(root, put, de
     lost = defined[2]["eventId"]
     await follow.take(lambda chunks: len(ids(chunks)) == 4, ack=lambda chunk: lost not in ids([chunk]))
     again = await follow.take(lambda chunks: lost in ids(chunks))
-    assert ids(again) <= {one["eventId"] for one in defined[2:4]} | {one["eventId"] for one in defined[:2]}
+    assert ids(again) <= {event["eventId"] for event in defined[2:4]} | {event["eventId"] for event in defined[:2]}
     assert lost in ids(again)
 
 
@@ -202,16 +202,16 @@ async def test_a_file_that_grows_says_its_beginning_again_under_the_same_ranges(
 async def test_a_torn_file_is_named_and_then_no_more(root, put, defined, tmp_path):
     follow = Followed(root, tmp_path / "places")
     name = "aa/node_events/aa-2026-11-23-08-1.jsonl"
-    whole = b"".join(json.dumps(one).encode() + b"\n" for one in defined[:3])
+    whole = b"".join(json.dumps(event).encode() + b"\n" for event in defined[:3])
     put(name, whole[:-30])
 
     def reported(chunks):
-        return [one["event_data"] for one in lines(chunks, "FILE")]
+        return [report["event_data"] for report in lines(chunks, "FILE")]
 
     torn = await follow.take(reported)
-    [said] = reported(torn)
-    assert (said["event_type"], said["name"]) == (COLLECTED, f"{SESSION}/{name}")
-    assert said["unread"].endswith("torn: its end is missing")
+    [report] = reported(torn)
+    assert (report["event_type"], report["name"]) == (COLLECTED, f"{SESSION}/{name}")
+    assert report["unread"].endswith("torn: its end is missing")
     put(name, whole)
     mended = await follow.take(reported)
     assert len(ids(mended)) == 3
@@ -231,7 +231,7 @@ async def test_a_file_that_cannot_be_read_is_tried_again_and_named_once(root, pu
         return opening(path, *rest)
 
     def unread(chunks):
-        return [one["event_data"]["unread"].partition(" ")[2] for one in lines(chunks, "FILE")]
+        return [report["event_data"]["unread"].partition(" ")[2] for report in lines(chunks, "FILE")]
 
     monkeypatch.setattr(disk, "open_file", open_file)
 
@@ -248,7 +248,7 @@ async def test_a_file_that_cannot_be_read_is_tried_again_and_named_once(root, pu
     assert len(tries) == 3
     monkeypatch.setattr(disk, "open_file", opening)
     mended = await follow.take(unread)
-    assert (ids(mended), unread(mended)) == ({one["eventId"] for one in defined[1:3]}, [""])
+    assert (ids(mended), unread(mended)) == ({event["eventId"] for event in defined[1:3]}, [""])
 
 
 async def test_an_answer_takes_the_place_of_the_one_before_also_in_an_idle_cluster(root, put, defined, tmp_path):
@@ -339,16 +339,16 @@ async def test_a_bucket_is_followed_and_one_that_is_away_is_told_from_one_that_i
 
     async def see(deliveries, events):
         seen: set[str] = set()
-        while not seen >= {one["eventId"] for one in events}:
+        while not seen >= {event["eventId"] for event in events}:
             delivery = await asyncio.wait_for(anext(deliveries), 300)
             seen |= ids([delivery.chunk])
             await delivery.ack()
 
     async with aclosing(pubsub.subscribe("g")) as deliveries:
-        await see(deliveries, [one for batch in captured[:3] for one in batch])
+        await see(deliveries, [event for batch in captured[:3] for event in batch])
         node = s3.files / "bucket" / folder / collected.CLUSTER / SESSION / "aa" / "node_events"
         node.mkdir(parents=True, exist_ok=True)
-        (node / "aa-2026-11-23-09-1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in captured[3]))
+        (node / "aa-2026-11-23-09-1.jsonl").write_text("".join(json.dumps(event) + "\n" for event in captured[3]))
         await see(deliveries, captured[3])
     away = KubeRay("kuberay+s3://bucket/x?endpoint=http://127.0.0.1:9&aws_region=x&timeout_seconds=1")
     with pytest.raises(BrokerUnavailable):
@@ -392,7 +392,7 @@ def test_a_bucket_that_grows_under_a_history_that_is_killed_is_stored_once_and_a
     history = start()
     try:
         for name, batches in files:
-            put(name, [one for batch in batches for one in batch])
+            put(name, [event for batch in batches for event in batch])
             if chance.random() < 0.5:
                 time.sleep(chance.random() * 3)
                 history.send_signal(signal.SIGKILL)
@@ -405,8 +405,8 @@ def test_a_bucket_that_grows_under_a_history_that_is_killed_is_stored_once_and_a
         # one that was begun when all was stored already may not be up yet
         wait_for(lambda: history.poll() is not None or catches(history.pid, signal.SIGTERM), 60, "the history is up")
         history.terminate()
-        _, said = history.communicate(timeout=120)
-        assert history.returncode == 0, said
+        _, printed = history.communicate(timeout=120)
+        assert history.returncode == 0, printed
     finally:
         history.kill()
         history.communicate()

@@ -52,7 +52,7 @@ class Read:
         read = list(pieces(collected, unread.append))
         self.bytes = sum(piece.read_bytes for piece in read)
         self.chunks = [chunk for piece in read for chunk in piece.chunks]
-        self.unread = [(one.file.place, one.offset, one.length, one.reason) for one in unread]
+        self.unread = [(fault.file.place, fault.offset, fault.length, fault.reason) for fault in unread]
 
     def lines(self, session=SESSION, event_type=None):
         return Counter(
@@ -88,7 +88,7 @@ def test_a_copy_of_a_bucket_says_what_a_receiver_would_have_written(bucket, capt
     ],
 )
 def test_a_part_of_a_bucket_will_do(bucket, part, cluster):
-    assert [(one.session, one.cluster) for one in find(bucket / part)] == [(SESSION, cluster)]
+    assert [(session.session, session.cluster) for session in find(bucket / part)] == [(SESSION, cluster)]
 
 
 def test_a_directory_without_its_layout_goes_by_what_is_above_the_session(tmp_path):
@@ -97,7 +97,11 @@ def test_a_directory_without_its_layout_goes_by_what_is_above_the_session(tmp_pa
     file.touch()
     for path in (tmp_path, file.parent.parent):
         [session] = find(path)
-        assert (session.session, session.cluster, [one.name for one in session.files]) == (SESSION, "prod", [str(file)])
+        assert (session.session, session.cluster, [session_file.name for session_file in session.files]) == (
+            SESSION,
+            "prod",
+            [str(file)],
+        )
 
 
 def test_nothing_is_found_where_nothing_was_collected(tmp_path):
@@ -143,7 +147,7 @@ def test_the_next_files_are_opened_while_one_is_read_and_none_stays_open(tmp_pat
 @pytest.fixture(scope="module")
 def defined(captured):
     """Events that are a line each."""
-    return [one for batch in captured for one in batch if one["eventType"] == "TASK_DEFINITION_EVENT"]
+    return [event for batch in captured for event in batch if event["eventType"] == "TASK_DEFINITION_EVENT"]
 
 
 @pytest.fixture
@@ -154,7 +158,7 @@ def lay(tmp_path):
         file = tmp_path / "bucket" / "cluster-history/raycluster/team-a/prod" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-        return next(one for one in find(tmp_path / "bucket") if one.session == SESSION)
+        return next(session for session in find(tmp_path / "bucket") if session.session == SESSION)
 
     return lay
 
@@ -168,10 +172,10 @@ def test_a_line_that_is_no_event_is_a_line_of_its_session_with_the_reason_and_th
     session = lay(encoded(good) + b"no json\n\n" + encoded({**good, "eventId": ""}, good, late))
     read = Read(session)
     assert read.unread == []
-    said = [json.loads(line) for line in read.lines(event_type="SET_ASIDE")]
+    set_aside = [json.loads(line) for line in read.lines(event_type="SET_ASIDE")]
     place = f"{SESSION}/aa/node_events/aa-2026-11-23-08-1.jsonl"
     at = len(encoded(good))
-    assert [one["event_data"]["reason"].partition(" (")[0] for one in said] == [
+    assert [refusal["event_data"]["reason"].partition(" (")[0] for refusal in set_aside] == [
         f"{place} at {at}: JSON is malformed: invalid character",
         f"{place} at {at + 9}: missing, empty or longer than 1000 characters - at $.eventId",
     ]
@@ -200,8 +204,8 @@ def _whole(read):
             session=SESSION,
             node_id="",
             event_type=chunks[0].event_type,
-            segments=(chunks[0].segments[0]._replace(length=sum(len(one.data) for one in chunks)),),
-            data=b"".join(one.data for one in chunks),
+            segments=(chunks[0].segments[0]._replace(length=sum(len(part.data) for part in chunks)),),
+            data=b"".join(part.data for part in chunks),
         )
         for chunks in of_file.values()
     ]
@@ -259,8 +263,8 @@ def test_what_can_be_read_of_a_broken_file_is_taken_in_and_the_rest_is_said(
     if reason is None:
         assert read.unread == []
     else:
-        [(place, offset, length, said)] = read.unread
-        assert (place, said.startswith(reason)) == (name, True)
+        [(place, offset, length, why)] = read.unread
+        assert (place, why.startswith(reason)) == (name, True)
         if taken == 2:
             assert (offset, length) == (
                 content[:-1].rindex(b"\n") + 1,
@@ -283,8 +287,8 @@ def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, defined, lay):
     assert peak < 180_000_000
     assert read.bytes == session.size_bytes
     assert sum(read.lines().values()) == 2
-    [(place, offset, _, said)] = read.unread
-    assert (place, offset, said) == (GZ, len(good), "a line of more than 67108864 bytes")
+    [(place, offset, _, reason)] = read.unread
+    assert (place, offset, reason) == (GZ, len(good), "a line of more than 67108864 bytes")
 
 
 def test_a_file_that_cannot_be_opened_ends_no_other(tmp_path, defined, lay):
@@ -452,7 +456,7 @@ def _stored(session, directory, **options):
         cluster="",
         redact=lambda data, _: data,
         wants=lambda _: True,
-        unread=lambda one: pytest.fail(str(one)),
+        unread=lambda fault: pytest.fail(str(fault)),
         **options,
     )
     with Store.open(directory, StoreConfig(threads=1), write=True) as store:

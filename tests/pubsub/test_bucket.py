@@ -40,14 +40,14 @@ def folder(s3):
 )
 def test_what_is_below_a_path_is_found_where_a_star_is_any_name(s3, folder, path, names):
     bucket = open_bucket(s3.place(folder.name + path))
-    found = list(bucket.find())
-    assert sorted(one.path for one in found) == [f"{folder.name}/{name}" for name in names]
-    assert [one.size_bytes for one in found] == [len(one.path) - len(folder.name) - 1 for one in found]
+    files = list(bucket.find())
+    assert sorted(file.path for file in files) == [f"{folder.name}/{name}" for name in names]
+    assert [file.size_bytes for file in files] == [len(file.path) - len(folder.name) - 1 for file in files]
 
 
 def test_a_whole_bucket_may_be_read(s3, folder):
-    found = [one.path for one in open_bucket(s3.place("")).find()]
-    assert f"{folder.name}/ab/1/x" in found
+    paths = [file.path for file in open_bucket(s3.place("")).find()]
+    assert f"{folder.name}/ab/1/x" in paths
 
 
 def test_of_an_object_that_is_large_only_a_part_is_fetched_at_a_time(s3, folder, monkeypatch):

@@ -31,19 +31,19 @@ def line(number, kind="EXPORT_TASK", **data):
 
 
 THREE = [line(n) for n in range(3)]
-WHOLE = "".join(one + "\n" for one in THREE).encode()
+WHOLE = "".join(text + "\n" for text in THREE).encode()
 
 
-def vector(one, path=PATH):
-    return {"file": path, "host": "h", "message": one, "source_type": "file", "timestamp": "2026-11-23T07:40:40.1Z"}
+def vector(text, path=PATH):
+    return {"file": path, "host": "h", "message": text, "source_type": "file", "timestamp": "2026-11-23T07:40:40.1Z"}
 
 
-def fluent_bit(one, path=PATH):
-    return {"date": 1795419640.123, "path": path, "log": one}
+def fluent_bit(text, path=PATH):
+    return {"date": 1795419640.123, "path": path, "log": text}
 
 
-def parsed(one, path=PATH):
-    return {**json.loads(one), "date": 1795419640.123, "filename": path, "host": "h", "message": one}
+def parsed(text, path=PATH):
+    return {**json.loads(text), "date": 1795419640.123, "filename": path, "host": "h", "message": text}
 
 
 def ndjson(records):
@@ -69,12 +69,12 @@ def test_lines_come_out_as_ray_wrote_them(shape, form):
 def test_an_event_that_the_collector_parsed_loses_what_was_added(form):
     [chunk] = from_message(form(map(parsed, THREE)))
     assert (chunk.session, chunk.event_type) == (SESSION, "TASK")
-    assert [json.loads(one) for one in chunk.data.splitlines()] == [json.loads(one) for one in THREE]
+    assert [json.loads(text) for text in chunk.data.splitlines()] == [json.loads(text) for text in THREE]
 
 
 def test_an_array_that_is_printed_over_many_lines_is_one_line_an_event():
-    [chunk] = from_message(json.dumps([json.loads(one) for one in THREE], indent=2).encode())
-    assert [json.loads(one) for one in chunk.data.splitlines()] == [json.loads(one) for one in THREE]
+    [chunk] = from_message(json.dumps([json.loads(text) for text in THREE], indent=2).encode())
+    assert [json.loads(text) for text in chunk.data.splitlines()] == [json.loads(text) for text in THREE]
 
 
 @pytest.mark.parametrize("value", [WHOLE, WHOLE[:-1], WHOLE.replace(b"\n", b"\r\n\r\n")])
@@ -122,7 +122,7 @@ def test_lines_of_other_files_are_left_out_with_a_warning(caplog):
 def test_a_line_that_cannot_be_read_is_passed_on():
     cut = THREE[0][:40]
     [chunk] = from_message(ndjson([vector(THREE[0]), vector(cut), vector(f"{THREE[1]}\n\n{THREE[2]}\n")]))
-    assert chunk.data == "".join(f"{one}\n" for one in (THREE[0], cut, THREE[1], THREE[2])).encode()
+    assert chunk.data == "".join(f"{text}\n" for text in (THREE[0], cut, THREE[1], THREE[2])).encode()
     [chunk] = from_message(b'{"message": "\\ud800", "x": 1}\n\xff\xfe')
     assert (chunk.event_type, chunk.data) == ("UNKNOWN", b'{"message": "\\ud800", "x": 1}\n\xff\xfe\n')
 
@@ -147,7 +147,7 @@ def test_secrets_are_masked_as_an_agent_would_have_and_the_chunk_is_the_same():
 def test_a_large_message_gives_chunks_of_bounded_size():
     lines = [line(n, note="x" * 1000) for n in range(1000)] + [line(1000, note="y" * 300_000), line(1001)]
     chunks = from_message(ndjson(map(vector, lines)))
-    assert b"".join(chunk.data for chunk in chunks) == "".join(f"{one}\n" for one in lines).encode()
+    assert b"".join(chunk.data for chunk in chunks) == "".join(f"{text}\n" for text in lines).encode()
     sizes = [len(chunk.data) for chunk in chunks]
     assert sorted(sizes)[-2] <= 256 * 1024 < max(sizes)
     assert len({chunk.segments[0].file for chunk in chunks}) == len(chunks)
@@ -160,7 +160,7 @@ def test_a_batch_that_comes_again_is_stored_once_and_a_rotated_path_is_no_repeti
             store.append(from_message(array(map(vector, batch))))
         [row] = store.ledger(SESSION)
     assert (row.stored_events, row.missing_bytes, row.rejected_events, row.files) == (100, 0, 0, 2)
-    assert row.written_bytes == row.stored_bytes == sum(len(one) + 1 for one in first + rotated)
+    assert row.written_bytes == row.stored_bytes == sum(len(text) + 1 for text in first + rotated)
 
 
 MANY = 700_000
@@ -266,8 +266,8 @@ def test_events_of_rays_http_export_say_their_type_and_session(shape):
     path = f"/tmp/ray/{posted.SESSION}/logs/export_events/event_EXPORT_X_0123.log"
     records = {
         "as Ray posts them": events,
-        "parsed": [{**one, "file": path, "host": "h"} for one in events],
-        "as text": [{"message": json.dumps(one), "host": "h"} for one in events],
+        "parsed": [{**event, "file": path, "host": "h"} for event in events],
+        "as text": [{"message": json.dumps(event), "host": "h"} for event in events],
     }[shape]
     chunks = from_message(json.dumps(records).encode())
     if shape == "parsed":
@@ -278,7 +278,7 @@ def test_events_of_rays_http_export_say_their_type_and_session(shape):
     assert chunks[0].segments[0].file.startswith("1795421410-collector-")
     lines = [json.loads(line) for chunk in chunks for line in chunk.data.splitlines()]
     assert [line["eventId"] for line in lines] == ["a", "b"]
-    assert [line["eventType"] for line in lines] == [one["eventType"] for one in events]
+    assert [line["eventType"] for line in lines] == [event["eventType"] for event in events]
 
 
 def test_an_event_of_rays_http_export_may_have_the_names_of_its_protobuf():

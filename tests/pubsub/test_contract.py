@@ -142,9 +142,9 @@ class Ending(MemoryPubSub):
     """Ends when it has no more."""
 
     async def subscribe(self, group, *, from_start=False):
-        left = len(self._log.chunks)
+        chunk_count = len(self._log.chunks)
         async with aclosing(super().subscribe(group, from_start=from_start)) as deliveries:
-            for _ in range(left):
+            for _ in range(chunk_count):
                 yield await anext(deliveries)
 
 

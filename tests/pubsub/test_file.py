@@ -44,8 +44,8 @@ def chunk(number, lines=1):
 
 async def publish(url, *chunks):
     async with aclosing(connect(url)) as pubsub:
-        for one in chunks:
-            await pubsub.publish(one)
+        for sent_chunk in chunks:
+            await pubsub.publish(sent_chunk)
 
 
 async def take(url, count, group="g", *, ack=True, from_start=False):
@@ -133,8 +133,8 @@ async def test_what_is_published_while_sizes_are_taken_keeps_its_order(url, tmp_
     def look_and_publish(source):
         look(source)
         while late:
-            publisher, one = late.pop(0)
-            publisher._writer.append([one])
+            publisher, late_chunk = late.pop(0)
+            publisher._writer.append([late_chunk])
 
     monkeypatch.setattr(frames.Source, "look", look_and_publish)
     order: list[Chunk | Unreadable] = []
@@ -155,16 +155,16 @@ async def test_no_cut_of_a_dead_publishers_file_gives_a_torn_frame(url, tmp_path
     await publish(url, *sent)
     (path,) = chunk_files(tmp_path)
     whole = path.read_bytes()
-    ends = [whole.index(one.data) + len(one.data) for one in sent]
+    ends = [whole.index(sent_chunk.data) + len(sent_chunk.data) for sent_chunk in sent]
     await publish(url, chunk(99))
     for cut in range(1, len(whole)):
         path.write_bytes(whole[:cut])
-        survive = [one for one, end in zip(sent, ends, strict=True) if end <= cut]
+        survive = [sent_chunk for sent_chunk, end in zip(sent, ends, strict=True) if end <= cut]
         source = frames.Source(path, 0)
         source.look()
-        found = [frame for some in iter(source.read, []) for frame in some]
-        assert [Chunk.from_wire(f.headers, f.data) for f in found if f.headers] == survive
-        assert all(frame.torn for frame in found if not frame.headers), cut
+        read_frames = [frame for some in iter(source.read, []) for frame in some]
+        assert [Chunk.from_wire(f.headers, f.data) for f in read_frames if f.headers] == survive
+        assert all(frame.torn for frame in read_frames if not frame.headers), cut
         assert source.position == cut
     assert await take(url, 3) == [*sent[:2], chunk(99)]
 
@@ -393,9 +393,9 @@ async def test_a_frame_whose_headers_are_no_chunks_comes_as_what_cannot_be_read(
         file.write(prefix + line + b"x\n")
     await publish(url, chunk(1))
     async with aclosing(connect(url).subscribe("g")) as deliveries:
-        came = [(await anext(deliveries)).chunk for _ in range(3)]
-    assert [one for one in came if isinstance(one, Chunk)] == [chunk(0), chunk(1)]
-    [odd] = [one for one in came if isinstance(one, Unreadable)]
+        received = [(await anext(deliveries)).chunk for _ in range(3)]
+    assert [received_chunk for received_chunk in received if isinstance(received_chunk, Chunk)] == [chunk(0), chunk(1)]
+    [odd] = [received_chunk for received_chunk in received if isinstance(received_chunk, Unreadable)]
     assert (odd.data, odd.session) == (b"x\n", UNKNOWN_SESSION)
 
 
@@ -1002,14 +1002,14 @@ def number_of(taken):
 async def read_all(url, group, wanted):
     """Read as `group` until all that is `wanted` has come."""
     pubsub = connect(url)
-    came: list[int] = []
+    received: list[int] = []
     async with aclosing(pubsub.subscribe(group)) as deliveries:
-        while not wanted.issubset(came):
+        while not wanted.issubset(received):
             delivery = await asyncio.wait_for(anext(deliveries), SECONDS)
-            came.append(number_of(delivery.chunk))
+            received.append(number_of(delivery.chunk))
             await delivery.ack()
     assert pubsub.damaged_bytes == 0
-    return came
+    return received
 
 
 @pytest.mark.slow
@@ -1017,7 +1017,7 @@ async def test_nothing_that_was_published_is_lost_or_torn_when_publishers_are_ki
     url, chance = f"file://{tmp_path}?file_bytes=4000000", random.Random(1)
     stored: set[int] = set()
     first = 0
-    came = set()
+    received = set()
     reading = asyncio.ensure_future(read_all(url, "live", set()))
     for _ in range(12):
         with (
@@ -1026,8 +1026,8 @@ async def test_nothing_that_was_published_is_lost_or_torn_when_publishers_are_ki
         ):
             await asyncio.to_thread(take_printed, chance.randrange(1, 40))
             await asyncio.to_thread(take_others_printed, chance.randrange(1, 40))
-        came.update(await reading)
-        reading = asyncio.ensure_future(read_all(url, "live", stored - came))
+        received.update(await reading)
+        reading = asyncio.ensure_future(read_all(url, "live", stored - received))
         first += 100_000
     assert len(stored) > 200
     await reading
@@ -1038,14 +1038,14 @@ async def test_nothing_that_was_published_is_lost_or_torn_when_publishers_are_ki
 @pytest.mark.slow
 async def test_nothing_is_lost_when_readers_are_killed(tmp_path):
     url = f"file://{tmp_path}?file_bytes=1000000"
-    came: set[int] = set()
+    received: set[int] = set()
     stored: set[int] = set()
     with running(stored, PUBLISHER, url, "0") as take_printed:
         for _ in range(6):
-            with running(came, READER, url) as take_read:
+            with running(received, READER, url) as take_read:
                 await asyncio.to_thread(take_printed, 40)
                 await asyncio.to_thread(take_read, 25)
-    await read_all(url, "killed", stored - came)
+    await read_all(url, "killed", stored - received)
 
 
 async def test_a_group_that_looked_once_does_not_hold_up_retention(tmp_path):

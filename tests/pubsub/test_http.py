@@ -35,7 +35,7 @@ class Endpoint:
     url: str
 
     def __init__(self):
-        self.came = []
+        self.requests = []
         self.answers = []
         self.at_once = self.most_at_once = 0
         self.seconds = 0
@@ -46,7 +46,7 @@ class Endpoint:
         body = await request.body()
         await asyncio.sleep(self.seconds)
         self.at_once -= 1
-        self.came.append((request, body))
+        self.requests.append((request, body))
         status, headers = self.answers.pop(0) if self.answers else (200, {})
         return PlainTextResponse("such are\nthe words", status, headers)
 
@@ -60,8 +60,8 @@ async def endpoint():
 
 
 def chunk(data=LINES, *, file="a", start=0, **fields):
-    said = {"cluster": "ü ,:", "session": "s", "node_id": "", "event_type": "TASK"} | fields
-    return Chunk(segments=(Segment(file, 0, start, len(data)),), data=data, **said)
+    head = {"cluster": "ü ,:", "session": "s", "node_id": "", "event_type": "TASK"} | fields
+    return Chunk(segments=(Segment(file, 0, start, len(data)),), data=data, **head)
 
 
 class Through:
@@ -102,13 +102,13 @@ async def test_our_own_server_takes_an_array_for_the_same_chunk(tmp_path):
 async def test_a_chunk_is_posted_as_ray_wrote_it(endpoint):
     async with aclosing(connect(f"{endpoint.url}?tenant=7&sig=a%2Fb+c&raytrail.timeout_seconds=5&x")) as http:
         await http.publish(chunk())
-    [(request, body)] = endpoint.came
+    [(request, body)] = endpoint.requests
     assert body == LINES
     assert request.url.query == "tenant=7&sig=a%2Fb+c&x"
     assert request.headers["content-type"] == "application/x-ndjson"
     assert "content-encoding" not in request.headers
-    said = {name: unquote(value) for name, value in request.headers.items() if name.startswith("raytrail-")}
-    assert said == {
+    headers = {name: unquote(value) for name, value in request.headers.items() if name.startswith("raytrail-")}
+    assert headers == {
         "raytrail-version": "1",
         "raytrail-cluster": "ü ,:",
         "raytrail-session": "s",
@@ -127,7 +127,7 @@ async def test_a_body_is_compressed_as_told(endpoint, compression, decompress, d
     url = f"{endpoint.url}?raytrail.compression={compression}&raytrail.format=array"
     async with aclosing(connect(url)) as http:
         await http.publish(chunk(data))
-    [(request, body)] = endpoint.came
+    [(request, body)] = endpoint.requests
     assert request.headers["content-encoding"] == compression
     assert request.headers["content-type"] == "application/json"
     assert json.loads(decompress(body)) == [json.loads(line) for line in data.splitlines()]
@@ -138,7 +138,7 @@ async def test_a_password_goes_before_the_token_of_the_environment(endpoint, mon
     for url in (endpoint.url, endpoint.url.replace("//", "//me:a%40b@")):
         async with aclosing(connect(url)) as http:
             await http.publish(chunk())
-    assert [request.headers["authorization"] for request, _ in endpoint.came] == ["Bearer secret", "Basic bWU6YUBi"]
+    assert [request.headers["authorization"] for request, _ in endpoint.requests] == ["Bearer secret", "Basic bWU6YUBi"]
 
 
 async def test_as_many_chunks_are_posted_at_once_as_there_are_connections_though_of_one_file(endpoint):
@@ -146,8 +146,8 @@ async def test_as_many_chunks_are_posted_at_once_as_there_are_connections_though
     sent = [chunk(start=number * 36) for number in range(40)]
     async with aclosing(connect(f"{endpoint.url}?raytrail.connections=3")) as http:
         await asyncio.gather(*map(http.publish, sent))
-    came = [unquote(request.headers["raytrail-segments"]) for request, _ in endpoint.came]
-    assert sorted(came) == sorted(one.headers()["segments"] for one in sent)
+    segments = [unquote(request.headers["raytrail-segments"]) for request, _ in endpoint.requests]
+    assert sorted(segments) == sorted(sent_chunk.headers()["segments"] for sent_chunk in sent)
     assert endpoint.most_at_once == 3
 
 
@@ -157,8 +157,8 @@ async def test_over_one_connection_chunks_arrive_in_the_order_published(endpoint
     sent = [chunk(longest), chunk(file="b"), chunk(start=len(longest)), chunk(file="c")]
     async with aclosing(connect(f"{endpoint.url}?raytrail.connections=1&raytrail.compression=gzip")) as http:
         await asyncio.gather(*map(http.publish, sent))
-    came = [unquote(request.headers["raytrail-segments"]) for request, _ in endpoint.came]
-    assert list(dict.fromkeys(came)) == [one.headers()["segments"] for one in sent]
+    segments = [unquote(request.headers["raytrail-segments"]) for request, _ in endpoint.requests]
+    assert list(dict.fromkeys(segments)) == [sent_chunk.headers()["segments"] for sent_chunk in sent]
 
 
 async def test_over_one_connection_no_chunk_comes_between_the_parts_of_another(endpoint):
@@ -166,7 +166,7 @@ async def test_over_one_connection_no_chunk_comes_between_the_parts_of_another(e
     whole = Chunk(cluster="", session="s", node_id="", event_type="TASK", segments=segments, data=LINES * 75)
     async with aclosing(connect(f"{endpoint.url}?raytrail.connections=1")) as http:
         await asyncio.gather(http.publish(whole), http.publish(chunk(file="later")))
-    assert [len(body) for _, body in endpoint.came] == [64 * 18, 64 * 18, 22 * 18, len(LINES)]
+    assert [len(body) for _, body in endpoint.requests] == [64 * 18, 64 * 18, 22 * 18, len(LINES)]
 
 
 async def test_a_chunk_of_many_files_is_posted_in_parts(endpoint):
@@ -174,9 +174,9 @@ async def test_a_chunk_of_many_files_is_posted_in_parts(endpoint):
     whole = Chunk(cluster="", session="s", node_id="", event_type="TASK", segments=segments, data=LINES * 75)
     async with aclosing(connect(endpoint.url)) as http:
         await http.publish(whole)
-    assert b"".join(body for _, body in endpoint.came) == whole.data
-    assert [len(body) for _, body in endpoint.came] == [64 * 18, 64 * 18, 22 * 18]
-    assert max(len(request.headers["raytrail-segments"]) for request, _ in endpoint.came) < 6000
+    assert b"".join(body for _, body in endpoint.requests) == whole.data
+    assert [len(body) for _, body in endpoint.requests] == [64 * 18, 64 * 18, 22 * 18]
+    assert max(len(request.headers["raytrail-segments"]) for request, _ in endpoint.requests) < 6000
 
 
 async def test_a_chunk_that_is_not_stored_holds_up_no_other_one_of_its_file(endpoint):
@@ -184,7 +184,7 @@ async def test_a_chunk_that_is_not_stored_holds_up_no_other_one_of_its_file(endp
     async with aclosing(connect(f"{endpoint.url}?raytrail.connections=1")) as http:
         results = await asyncio.gather(*(http.publish(chunk(start=n)) for n in (0, 36)), return_exceptions=True)
     assert [type(result) for result in results] == [BrokerUnavailable, type(None)]
-    assert len(endpoint.came) == 2
+    assert len(endpoint.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ async def test_retry_after_is_waited_for_by_all_chunks(endpoint, status, after):
     async with aclosing(connect(endpoint.url)) as http:
         await http.publish(chunk())
         assert 0.9 < time.monotonic() - began < 3
-        assert len(endpoint.came) == 2
+        assert len(endpoint.requests) == 2
 
 
 async def test_a_retry_after_that_is_too_long_is_waited_for_in_bounds(endpoint):
@@ -239,9 +239,9 @@ async def test_a_retry_after_that_is_too_long_is_waited_for_in_bounds(endpoint):
             with pytest.raises(BrokerUnavailable) as caught:
                 await http.publish(chunk())
             # 100, but for what was waited already
-            said = re.sub("in (100|99) seconds", "in N seconds", str(caught.value))
-            assert said == f"{endpoint.url} asks us to come back in N seconds; it is too busy"
-        assert len(endpoint.came) == 1
+            message = re.sub("in (100|99) seconds", "in N seconds", str(caught.value))
+            assert message == f"{endpoint.url} asks us to come back in N seconds; it is too busy"
+        assert len(endpoint.requests) == 1
 
 
 async def test_an_endpoint_that_does_not_answer_is_not_waited_for_for_ever(endpoint):
@@ -270,7 +270,7 @@ async def test_an_endpoint_that_was_away_is_found_again():
             )
             async with served(Route("/in", endpoint.answer, methods=["POST"]), port=port):
                 await http.publish(chunk())
-    assert len(endpoint.came) == 2
+    assert len(endpoint.requests) == 2
 
 
 @pytest.mark.parametrize(

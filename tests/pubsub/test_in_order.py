@@ -25,7 +25,7 @@ class Log:
         await self.may_go_on.wait()
         if self.fails:
             raise BrokerUnavailable("away")
-        self.batches.append([int(one.node_id) for one, _ in batch])
+        self.batches.append([int(stored_chunk.node_id) for stored_chunk, _ in batch])
         settle(stored for _, stored in batch)
 
 
@@ -93,7 +93,7 @@ async def test_a_chunk_whose_publisher_was_cancelled_is_not_stored():
 
 
 async def test_all_that_fails_is_told_before_the_connection_is_given_up():
-    told, given_up, may_end = [], [], asyncio.Event()
+    errors, given_up, may_end = [], [], asyncio.Event()
 
     async def give_up(error):
         await may_end.wait()  # as a server that hangs has it
@@ -103,8 +103,8 @@ async def test_all_that_fails_is_told_before_the_connection_is_given_up():
     log.fails = True
     log.may_go_on.set()
     batches = Batches(log.store, "here", give_up=give_up)
-    told += await ended(await begin(batches.publish, range(2)))
-    assert ([str(error) for error in told], given_up) == (["away", "away"], [])
+    errors += await ended(await begin(batches.publish, range(2)))
+    assert ([str(error) for error in errors], given_up) == (["away", "away"], [])
     log.fails = False
     again = await begin(batches.publish, [0])
     may_end.set()
@@ -115,9 +115,9 @@ async def test_all_that_fails_is_told_before_the_connection_is_given_up():
 async def test_who_waited_for_a_turn_while_something_failed_does_not_get_it():
     turn, may_go_on, taken = Turn(), asyncio.Event(), []
 
-    async def publish(one):
+    async def publish(published):
         async with turn:
-            taken.append(int(one.node_id))
+            taken.append(int(published.node_id))
             await may_go_on.wait()
 
     publishing = await begin(publish, range(3))

@@ -77,11 +77,14 @@ def cluster(tmp_path):
             node.kill()
 
 
-def in_order(came, sent, files):
+def in_order(received, sent, files):
     """Whether what came is what was sent, repetitions aside, each file in its order."""
-    first = list(dict.fromkeys(came))
+    first = list(dict.fromkeys(received))
     assert set(first) == set(sent)
-    return all([one for one in first if one in set(sent[n::files])] == sent[n::files] for n in range(files))
+    return all(
+        [received_chunk for received_chunk in first if received_chunk in set(sent[n::files])] == sent[n::files]
+        for n in range(files)
+    )
 
 
 @asynccontextmanager
@@ -114,32 +117,32 @@ async def test_nothing_is_lost_when_the_broker_is_killed_while_it_is_written_to_
     url = mortal.url(topic, partitions="", envelope=envelope)
     sent = numbered(600, files=5)
     async with aclosing(connect(url)) as pubsub:
-        await asyncio.gather(*(pubsub.publish(one) for one in sent[:200]))
-        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[200:400]]
+        await asyncio.gather(*(pubsub.publish(sent_chunk) for sent_chunk in sent[:200]))
+        under_way = [asyncio.ensure_future(until_stored(pubsub, sent_chunk)) for sent_chunk in sent[200:400]]
         await asyncio.wait(under_way, timeout=0.02)
         mortal.kill()
-        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[400:]]
+        under_way += [asyncio.ensure_future(until_stored(pubsub, sent_chunk)) for sent_chunk in sent[400:]]
         await asyncio.to_thread(mortal.start)
         assert sum(await asyncio.gather(*under_way)) == 0, "failed, though it was back in time"
         assert len(mortal.messages(topic)) == len(sent), "sent again, it was stored again"
 
-        came: list[Chunk | Unreadable] = []
+        received: list[Chunk | Unreadable] = []
         deliveries = pubsub.subscribe("history")
-        while len(came) < 300:
+        while len(received) < 300:
             delivery = await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)
-            came.append(delivery.chunk)
+            received.append(delivery.chunk)
             await delivery.ack()
         mortal.kill()
         restarting = asyncio.create_task(asyncio.to_thread(mortal.start))
         try:
-            while set(came) != set(sent):
-                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
+            while set(received) != set(sent):
+                received.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
         except BrokerUnavailable:
             await restarting
-            came += await read(url, set(sent) - set(came))
+            received += await read(url, set(sent) - set(received))
         await restarting
         await deliveries.aclose()
-    assert in_order(came, sent, files=5)
+    assert in_order(received, sent, files=5)
 
 
 @pytest.mark.slow
@@ -151,13 +154,13 @@ async def test_a_new_leader_has_all_that_the_killed_one_had(cluster):
     reading = asyncio.create_task(read(url, sent))
     async with aclosing(connect(url)) as pubsub:
         await asyncio.gather(*map(pubsub.publish, sent[:300]))
-        under_way = [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[300:600]]
+        under_way = [asyncio.ensure_future(until_stored(pubsub, sent_chunk)) for sent_chunk in sent[300:600]]
         await asyncio.wait(under_way, timeout=0.01)
         partitions = cluster[0].admin.list_topics(topic).topics[topic].partitions.values()
         assert {(len(partition.replicas), len(partition.isrs)) for partition in partitions} == {(3, 3)}
         killed = next(partition.leader for partition in partitions if partition.leader != 1)
         cluster[killed - 1].kill()
-        under_way += [asyncio.ensure_future(until_stored(pubsub, one)) for one in sent[600:]]
+        under_way += [asyncio.ensure_future(until_stored(pubsub, sent_chunk)) for sent_chunk in sent[600:]]
         assert sum(await asyncio.gather(*under_way)) == 0
     assert in_order(await reading, sent, files=9)
     partitions = cluster[0].admin.list_topics(topic).topics[topic].partitions.values()
@@ -191,7 +194,7 @@ async def test_all_lines_of_a_file_go_to_its_partition_whatever_their_keys(kafka
     partitions = {
         (message.key().split()[1].partition(b":")[0], message.partition()) for message in kafka.messages(topic)
     }
-    files = [one.segments[0].file.encode() for one in sent]
+    files = [sent_chunk.segments[0].file.encode() for sent_chunk in sent]
     assert partitions == {(file, crc32(file) % 7) for file in files}
 
 
@@ -204,15 +207,15 @@ async def test_half_a_second_each_way_and_connections_cut_at_random_lose_nothing
     bad = {"delay_seconds": 0.5, "life_seconds": 6}
     async with Proxy(kafka.proxied_port, kafka.behind_port, **bad) as proxy, aclosing(connect(url)) as pubsub:
         reading = asyncio.create_task(read(url, sent))
-        left = iter(sent)
-        while proxy.cuts < 2 and (some := list(itertools.islice(left, 20))):
-            await asyncio.gather(*(until_stored(pubsub, one) for one in some))
+        unsent = iter(sent)
+        while proxy.cuts < 2 and (some := list(itertools.islice(unsent, 20))):
+            await asyncio.gather(*(until_stored(pubsub, sent_chunk) for sent_chunk in some))
         assert proxy.cuts >= 2
-        await asyncio.gather(*(until_stored(pubsub, one) for one in left))
+        await asyncio.gather(*(until_stored(pubsub, sent_chunk) for sent_chunk in unsent))
         proxy.life_seconds = 0
-        came = await reading
-    assert in_order(came, sent, files=4)
-    assert {message.value() for message in kafka.messages(topic)} == {one.data for one in sent}
+        received = await reading
+    assert in_order(received, sent, files=4)
+    assert {message.value() for message in kafka.messages(topic)} == {sent_chunk.data for sent_chunk in sent}
 
 
 @pytest.mark.slow
@@ -258,7 +261,9 @@ async def test_the_first_of_a_partition_is_not_lost_where_its_leader_takes_the_s
             await asyncio.sleep(0.01)
         await asyncio.gather(first, *map(pubsub.publish, sent[1:]))
     values = [message.value() for message in kafka.messages(topic)]
-    assert sorted(values) == sorted(one.data.rstrip(b"\n") if envelope == "event" else one.data for one in sent)
+    assert sorted(values) == sorted(
+        sent_chunk.data.rstrip(b"\n") if envelope == "event" else sent_chunk.data for sent_chunk in sent
+    )
     assert in_order(await read(kafka.url(topic), sent), sent, files=3)
 
 
@@ -277,8 +282,8 @@ async def test_after_a_while_without_any_a_partitions_next_message_goes_alone_ag
         """How many are sent while no answer comes to the first of them."""
         produced.clear()
         sending = []
-        for one in chunks:
-            sending.append(asyncio.create_task(pubsub.publish(one)))
+        for sent_chunk in chunks:
+            sending.append(asyncio.create_task(pubsub.publish(sent_chunk)))
             await asyncio.sleep(0.2)
         count_then = len(produced)
         await asyncio.gather(*sending)
@@ -316,10 +321,10 @@ async def test_a_broker_that_falls_silent_is_given_up_and_what_it_had_all_the_sa
         assert time.monotonic() - began < 8
         proxy.answer_delay_seconds = 0
         proxy.thaw()
-        assert await asyncio.gather(*(until_stored(pubsub, one) for one in sent[1:])) == [0] * 59
-        came = await read(url, sent)
-    assert len(came) > len(sent), "nothing came twice, so nothing was tried"
-    assert in_order(came, sent, files=2)
+        assert await asyncio.gather(*(until_stored(pubsub, sent_chunk) for sent_chunk in sent[1:])) == [0] * 59
+        received = await read(url, sent)
+    assert len(received) > len(sent), "nothing came twice, so nothing was tried"
+    assert in_order(received, sent, files=2)
 
 
 @pytest.mark.slow
@@ -361,15 +366,15 @@ async def test_an_outage_longer_than_the_bound_loses_nothing_and_keeps_the_order
     url = mortal.url(timeout_seconds=2)
     sent = [chunk(number) for number in range(40)]
     async with aclosing(connect(url)) as pubsub:
-        for one in sent[:10]:
-            await pubsub.publish(one)
+        for sent_chunk in sent[:10]:
+            await pubsub.publish(sent_chunk)
         mortal.kill()
         results = await asyncio.gather(*map(pubsub.publish, sent[10:30]), return_exceptions=True)
         assert {type(result) for result in results} == {BrokerUnavailable}
         results = await asyncio.gather(*map(pubsub.publish, sent[10:30]), return_exceptions=True)
         assert {type(result) for result in results} == {BrokerUnavailable}
         mortal.start()
-        await asyncio.gather(*(until_stored(pubsub, one) for one in sent[10:]))
+        await asyncio.gather(*(until_stored(pubsub, sent_chunk) for sent_chunk in sent[10:]))
     assert list(dict.fromkeys(await read(url, sent))) == sent
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "raytrail" in record.name]
 
@@ -441,10 +446,10 @@ async def test_events_are_plain_json_for_whoever_else_reads_them(kafka):
     topic = uuid4().hex
     url = kafka.url(topic, envelope="event", partitions=1)
     lines = [b'{"n":%d}\n' % number for number in range(5)]
-    one = Segment("1795420800-a", 0, 100, 16)
-    two = Segment("1795420800-b", 2, 0, 24)
+    first = Segment("1795420800-a", 0, 100, 16)
+    second = Segment("1795420800-b", 2, 0, 24)
     sent = Chunk(
-        cluster="Zürich", session="s", node_id="n", event_type="TASK", segments=(one, two), data=b"".join(lines)
+        cluster="Zürich", session="s", node_id="n", event_type="TASK", segments=(first, second), data=b"".join(lines)
     )
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(sent)
@@ -468,11 +473,11 @@ async def test_a_chunk_that_came_in_part_is_given_all_the_same(kafka, earlier):
         headers: dict[str, str | bytes | None] = {"raytrail-line": of_line} if earlier else {"traceparent": "00-1"}
         producer.produce(topic, b'{"number":00000}', b"k" if earlier else of_line, headers=headers)
     producer.flush()
-    came: list[Chunk | Unreadable] = []
+    received: list[Chunk | Unreadable] = []
     async with aclosing(connect(url)) as pubsub, aclosing(pubsub.subscribe("history")) as deliveries:
-        while len(came) < 4:
-            came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
-    assert [len(one.data) for one in came] == [18, 34, 34, 17]
+        while len(received) < 4:
+            received.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
+    assert [len(received_chunk.data) for received_chunk in received] == [18, 34, 34, 17]
 
 
 @pytest.mark.slow
@@ -536,13 +541,13 @@ async def test_what_is_no_chunk_comes_as_what_cannot_be_read_and_stops_nobody(ka
     async with aclosing(connect(url)) as pubsub:
         await pubsub.publish(chunk(1))
         async with aclosing(pubsub.subscribe("history")) as deliveries:
-            came = [await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS) for _ in range(8)]
-            for delivery in came:
+            received = [await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS) for _ in range(8)]
+            for delivery in received:
                 await delivery.ack()
         await pubsub.publish(chunk(2))
         async with aclosing(pubsub.subscribe("history")) as deliveries:  # all before it is acknowledged
             assert (await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk == chunk(2)
-    first, newer_one, cut, numbers, in_key, foreign, _, last = [delivery.chunk for delivery in came]
+    first, newer_one, cut, numbers, in_key, foreign, _, last = [delivery.chunk for delivery in received]
     assert [first, last] == [chunk(0), chunk(1)]
     assert isinstance(newer_one, Unreadable)
     assert newer_one.reason == "chunk format '2' is not '1'; a newer agent wrote it: upgrade the reader"
@@ -574,14 +579,14 @@ async def test_what_a_collector_wrote_is_read(kafka):
         producer.produce(topic, "[broken")
         producer.flush()
         await pubsub.publish(chunk(1))
-        came = await read(url, [chunk(1)])
-    broken = came.pop(2)
-    assert [(one.session, one.event_type) for one in came] == [
+        received = await read(url, [chunk(1)])
+    broken = received.pop(2)
+    assert [(received_chunk.session, received_chunk.event_type) for received_chunk in received] == [
         ("s", "TASK"),
         ("session_2026-11-23_07-40-30_867494_13129", "TASK"),
         ("s", "TASK"),
     ]
-    assert came[1].data == line.encode() + b"\n"
+    assert received[1].data == line.encode() + b"\n"
     assert (broken.data, broken.place) == (b"[broken", f"topic {topic}, partition 0, offset 2")
     assert broken.reason.startswith("JSON array of 7 bytes: ")
 
@@ -610,13 +615,13 @@ async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafk
     readers: list[asyncio.Task[None]] = []
 
     async def reading(mine, holds=()):
-        left = set(holds)
+        to_hold = set(holds)
         async with aclosing(pubsub.subscribe("shared")) as deliveries:
             async for delivery in deliveries:
                 mine.append(delivery.chunk)
-                if delivery.chunk not in left:
+                if delivery.chunk not in to_hold:
                     await delivery.ack()
-                left.discard(delivery.chunk)
+                to_hold.discard(delivery.chunk)
 
     async with aclosing(connect(url)) as pubsub:
         await asyncio.gather(*map(pubsub.publish, sent[:200]))
@@ -626,8 +631,8 @@ async def test_two_readers_of_a_group_share_the_partitions_and_lose_nothing(kafk
         await until(readers, lambda: taken[1])
         await asyncio.gather(*map(pubsub.publish, sent[200:]))
         await until(readers, lambda: set(taken[0]) | set(taken[1]) == set(sent))
-        came = Counter(taken[0] + taken[1])
-        assert {one for one in sent[:200] if came[one] > 1} == set(held)
+        counts = Counter(taken[0] + taken[1])
+        assert {sent_chunk for sent_chunk in sent[:200] if counts[sent_chunk] > 1} == set(held)
         for reader in reversed(readers):  # the one that gave partitions up knows least of how far they were read
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -650,7 +655,7 @@ async def test_what_a_killed_reader_had_comes_to_the_other_one(kafka):
     )
     sent = numbered(200, files=10)
 
-    async def said(reader, count):
+    async def printed(reader, count):
         lines = [await asyncio.wait_for(reader.stdout.readline(), DEADLINE_SECONDS) for _ in range(count)]
         return [line.decode().split() for line in lines]
 
@@ -659,15 +664,15 @@ async def test_what_a_killed_reader_had_comes_to_the_other_one(kafka):
         running(program, url, "acks") as survivor,
         running(program, url, "holds") as killed,
     ):
-        asked, at = asyncio.ensure_future(said(killed, 1)), iter(sent)
+        asked, at = asyncio.ensure_future(printed(killed, 1)), iter(sent)
         while not asked.done():
             await pubsub.publish(next(at))
             await asyncio.wait([asked], timeout=0.1)
         await asyncio.gather(*map(pubsub.publish, at))
         killed.kill()
-        missing = {(one.segments[0].file, one.segments[0].start) for one in sent}
+        missing = {(sent_chunk.segments[0].file, sent_chunk.segments[0].start) for sent_chunk in sent}
         while missing:
-            [(file, _, start, _)] = await said(survivor, 1)
+            [(file, _, start, _)] = await printed(survivor, 1)
             missing.discard((file, int(start)))
 
 
@@ -742,15 +747,15 @@ async def test_who_may_no_longer_read_reads_on_once_he_may_again(kafka):
     async with aclosing(connect(kafka.url(topic))) as publisher, aclosing(connect(url)) as pubsub:
         await asyncio.gather(*map(publisher.publish, sent[:10]))
         deadline = time.monotonic() + DEADLINE_SECONDS
-        came: list[Chunk | Unreadable] = []
-        while not came:
+        received: list[Chunk | Unreadable] = []
+        while not received:
             with suppress(ConfigError):  # rights hold some time after they were given
                 deliveries = pubsub.subscribe("history")
-                came.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
+                received.append((await asyncio.wait_for(anext(deliveries), DEADLINE_SECONDS)).chunk)
             assert time.monotonic() < deadline
         right.take(AclOperation.READ)
         with pytest.raises(BrokerUnavailable) as caught:
-            await asyncio.wait_for(read_for_ever(deliveries, came), DEADLINE_SECONDS)
+            await asyncio.wait_for(read_for_ever(deliveries, received), DEADLINE_SECONDS)
         assert str(caught.value) == (
             f"kafka://agent:***@127.0.0.1:{kafka.sasl_port}/{topic}: Fetch from broker 1 failed: "
             "Broker: Topic authorization failed; allow this user Describe, and Write or Read, on the topic"
@@ -759,14 +764,14 @@ async def test_who_may_no_longer_read_reads_on_once_he_may_again(kafka):
             await anext(pubsub.subscribe("history"))
         await asyncio.gather(*map(publisher.publish, sent[10:]))
         right.allow(AclOperation.READ)
-        while set(came) != set(sent):
+        while set(received) != set(sent):
             with suppress(BrokerUnavailable):
                 async for delivery in pubsub.subscribe("history"):
-                    came.append(delivery.chunk)
-                    if set(came) == set(sent):
+                    received.append(delivery.chunk)
+                    if set(received) == set(sent):
                         break
             assert time.monotonic() < deadline
-    assert in_order(came, sent, files=1)
+    assert in_order(received, sent, files=1)
 
 
 class Rights:
@@ -786,9 +791,9 @@ class Rights:
         gone.result()
 
 
-async def read_for_ever(deliveries, came):
+async def read_for_ever(deliveries, received):
     async for delivery in deliveries:
-        came.append(delivery.chunk)
+        received.append(delivery.chunk)
 
 
 async def publish_for_ever(pubsub):
@@ -899,14 +904,14 @@ async def test_a_group_that_may_not_be_read_is_named_with_what_its_name_begins_w
     right.allow(AclOperation.READ)
     group = "nightly-0123456789abcdef"
     deadline = time.monotonic() + DEADLINE_SECONDS
-    said = ""
-    while "on group" not in said:  # rights hold some time after they were given
+    message = ""
+    while "on group" not in message:  # rights hold some time after they were given
         async with aclosing(connect(kafka.url(topic, user="agent:secret"))) as pubsub:
             with pytest.raises(ConfigError) as caught:
                 await asyncio.wait_for(anext(pubsub.subscribe(group)), DEADLINE_SECONDS)
-        said = str(caught.value)
-        assert time.monotonic() < deadline, said
-    assert said.endswith(f"; allow this user Read on group '{group}', or on all that begin with 'nightly'")
+        message = str(caught.value)
+        assert time.monotonic() < deadline, message
+    assert message.endswith(f"; allow this user Read on group '{group}', or on all that begin with 'nightly'")
 
 
 def test_a_last_line_that_has_no_newline_is_a_message_with_its_own_length_where_each_line_is_one():

@@ -24,10 +24,10 @@ def test_a_url_without_a_plain_name_is_refused(url):
 
 
 async def test_names_are_separate():
-    one, other = f"memory://{uuid4().hex}", f"memory://{uuid4().hex}"
-    await connect(one).publish(report(b"1\n"))
-    await connect(other).publish(report(b"2\n"))
-    async with aclosing(connect(other).subscribe("g")) as deliveries:
+    first, second = f"memory://{uuid4().hex}", f"memory://{uuid4().hex}"
+    await connect(first).publish(report(b"1\n"))
+    await connect(second).publish(report(b"2\n"))
+    async with aclosing(connect(second).subscribe("g")) as deliveries:
         assert (await anext(deliveries)).chunk == report(b"2\n")
 
 

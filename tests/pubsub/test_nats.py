@@ -136,8 +136,8 @@ async def test_a_server_that_hangs_is_given_up_in_time_and_nothing_is_lost(morta
 async def test_what_is_sent_again_is_stored_once(server):
     url = server.url()
     large = chunk(7, file="large", data=b"x" * 3_000_000 + b"\n")
-    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
-        for pubsub in (one, other):  # an agent whose answer was lost, and the same after a restart
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as restarted:
+        for pubsub in (agent, restarted):  # an agent whose answer was lost, and the same after a restart
             await asyncio.gather(*(pubsub.publish(chunk(number)) for number in range(10)), pubsub.publish(large))
     assert await stored(url) == 10 + 3
     assert set(await read(url, [*map(chunk, range(10)), large])) == {*map(chunk, range(10)), large}
@@ -331,7 +331,7 @@ async def test_a_store_of_an_older_version_misses_nothing_and_its_old_group_hold
         client = await nats.connect(url.partition("?")[0].rpartition("/")[0])
         try:
             stream = url.partition("?")[0].rpartition("/")[2]
-            return {one.name for one in await client.jetstream().consumers_info(stream)}
+            return {consumer.name for consumer in await client.jetstream().consumers_info(stream)}
         finally:
             await client.close()
 

@@ -100,8 +100,8 @@ class Forgetful:
 
         with contextlib.suppress(OSError):
             await asyncio.gather(there(), back())
-        for one in (writer, their_writer):
-            one.close()
+        for stream in (writer, their_writer):
+            stream.close()
 
 
 async def test_a_put_whose_answer_was_lost_is_stored_once(server):
@@ -180,12 +180,12 @@ async def test_several_groups_have_their_own_places_over_a_restart(server):
 
 async def test_a_group_has_one_reader_and_another_after_it(server):
     url = server.url()
-    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
-        await one.publish(chunk(0))
-        async with aclosing(one.subscribe("history")) as deliveries:
+    async with aclosing(connect(url)) as first, aclosing(connect(url)) as other:
+        await first.publish(chunk(0))
+        async with aclosing(first.subscribe("history")) as deliveries:
             await anext(deliveries)
             waiting = asyncio.ensure_future(anext(deliveries))
-            for second in (one, other):
+            for second in (first, other):
                 with pytest.raises(ConfigError) as caught:
                     await anext(second.subscribe("history"))
                 assert str(caught.value) == (
@@ -375,15 +375,15 @@ def test_an_object_that_holds_more_than_can_be_is_not_unpacked(monkeypatch, comp
 
 
 def test_an_objects_place_is_that_of_its_last_ack_in_any_order():
-    one = Following("w", 5)
-    assert one.place == 5
-    first, second = one.read(2), one.read(1)
-    assert (first, second, one.place) == (5, 6, 5)
-    one.ack(second)
-    one.ack(first)
-    assert one.place == 5
-    one.ack(first)
-    assert one.place == 7
+    following = Following("w", 5)
+    assert following.place == 5
+    first, second = following.read(2), following.read(1)
+    assert (first, second, following.place) == (5, 6, 5)
+    following.ack(second)
+    following.ack(first)
+    assert following.place == 5
+    following.ack(first)
+    assert following.place == 7
 
 
 @pytest.mark.parametrize(

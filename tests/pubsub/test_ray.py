@@ -256,12 +256,12 @@ async def test_a_reader_that_is_behind_is_waited_for(url):
         publishing += [asyncio.create_task(agent.publish(chunk(number))) for number in range(1, 4)]
         await asyncio.sleep(7)  # more than two time-outs
         assert [task.done() for task in publishing] == [True, False, False, False]
-        came: list[Chunk | Unreadable] = []
-        while len(came) < 3:
+        received: list[Chunk | Unreadable] = []
+        while len(received) < 3:
             delivery = await soon(anext(deliveries))
-            came.append(delivery.chunk)
+            received.append(delivery.chunk)
             await delivery.ack()
-        assert came == [chunk(number) for number in range(1, 4)]
+        assert received == [chunk(number) for number in range(1, 4)]
         await soon(asyncio.gather(*publishing))
 
 
@@ -287,7 +287,7 @@ async def mailbox(agent, subscriber_id):
         gcs.subscriber_id = subscriber_id
         payloads = [payload for key, payload in await gcs.poll(2) if key == agent._topic.chunks]
         messages = [wire.decode_message(payload, wire.Message, agent._topic) for payload in payloads]
-        return [one for message in messages for _, one in wire.unpack(message, agent._topic)]
+        return [unpacked for message in messages for _, unpacked in wire.unpack(message, agent._topic)]
     finally:
         await gcs.aclose()
 
@@ -297,7 +297,7 @@ async def test_nothing_is_lost_when_readers_are_killed(url):
     sent = [chunk(number) for number in range(40)]
     safe, killed = set(), []
     async with aclosing(connect(f"{url}?timeout_seconds=20")) as agent:
-        publishing = [asyncio.create_task(stored(agent, one)) for one in sent]
+        publishing = [asyncio.create_task(stored(agent, sent_chunk)) for sent_chunk in sent]
         for _ in range(2):
             reader = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", READER, url, stdout=subprocess.PIPE, start_new_session=True
@@ -323,10 +323,10 @@ async def test_nothing_is_lost_when_readers_are_killed(url):
                 assert chunk(40) not in waiting
         # what the last one had heard is given up when the next one reports, and not at its time-out
         assert time.monotonic() - began < 15
-        number_of = {one: number for number, one in enumerate(sent)}
+        number_of = {sent_chunk: number for number, sent_chunk in enumerate(sent)}
         # one killed between its ack and its line had acked no more than a chunk
         number_of[chunk(40)] = 40
-        assert len(set(range(40)) - safe - {number_of[one] for one in heard}) <= 2
+        assert len(set(range(40)) - safe - {number_of[heard_chunk] for heard_chunk in heard}) <= 2
 
 
 @against_ray
@@ -334,7 +334,7 @@ async def test_chunks_published_at_once_stay_in_order(url):
     sent = [chunk(number, file=f"file{number % 7}", data=b"x" * 50_000 + b"\n") for number in range(200)]
     heard: list[Chunk | Unreadable] = []
     async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, acking(history, heard):
-        await soon(asyncio.gather(*(agent.publish(one) for one in sent)))
+        await soon(asyncio.gather(*(agent.publish(sent_chunk) for sent_chunk in sent)))
     assert heard == sent
 
 
@@ -366,10 +366,10 @@ async def test_a_group_that_acks_has_one_reader(url):
     refusal = (
         f"group 'history' at {url} is being read, and has one reader at a time; stop that one, or read as another group"
     )
-    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as one, aclosing(connect(url)) as other:
-        async with acking(one, []):
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, aclosing(connect(url)) as other:
+        async with acking(history, []):
             await soon(stored(agent, chunk(0)))
-            for reader in (one, other):
+            for reader in (history, other):
                 with pytest.raises(ConfigError) as caught:
                     await soon(anext(reader.subscribe("history")))
                 assert str(caught.value) == refusal
@@ -383,11 +383,11 @@ async def test_a_group_that_acks_has_one_reader(url):
 @against_ray
 @pytest.mark.parametrize("first", ["history", "history-0123456789abcdef"])
 async def test_whichever_store_a_history_keeps_the_acking_group_has_one_reader(url, first):
-    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as one, aclosing(connect(url)) as other:
-        reading = asyncio.create_task(anext(deliveries := one.subscribe(first)))
+    async with aclosing(connect(url)) as agent, aclosing(connect(url)) as history, aclosing(connect(url)) as other:
+        reading = asyncio.create_task(anext(deliveries := history.subscribe(first)))
         publishing = asyncio.create_task(soon(stored(agent, chunk(0))))
         delivery = await soon(reading)
-        for pubsub in (one, other):
+        for pubsub in (history, other):
             with pytest.raises(ConfigError, match="is being read, and has one reader at a time"):
                 await soon(anext(pubsub.subscribe("history-fedcba9876543210")))
         await delivery.ack()
@@ -398,13 +398,15 @@ async def test_whichever_store_a_history_keeps_the_acking_group_has_one_reader(u
 
 @against_ray
 async def test_of_two_readers_that_come_at_once_one_stays(url):
-    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
-        reading = [asyncio.create_task(anext(reader.subscribe("history"))) for reader in (one, other)]
-        done, [left] = await asyncio.wait(reading, timeout=DEADLINE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    async with aclosing(connect(url)) as history, aclosing(connect(url)) as other:
+        reading = [asyncio.create_task(anext(reader.subscribe("history"))) for reader in (history, other)]
+        done, [still_reading] = await asyncio.wait(
+            reading, timeout=DEADLINE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         assert [type(task.exception()) for task in done] == [ConfigError]
         async with aclosing(connect(url)) as agent:
             publishing = asyncio.create_task(agent.publish(chunk(0)))
-            delivery = await soon(left)
+            delivery = await soon(still_reading)
             assert delivery.chunk == chunk(0)
             publishing.cancel()
 
@@ -446,12 +448,12 @@ async def test_a_message_of_somebody_else_comes_as_what_cannot_be_read_and_stops
 def test_chunks_whose_message_was_altered_are_acknowledged_as_what_cannot_be_read():
     topic = connect("ray:///topic")._topic
     packed = msgspec.msgpack.decode(wire.pack("producer", 0, 5, [chunk(0), chunk(1)]), type=wire.Message)
-    assert [one for _, one in wire.unpack(packed, topic)] == [chunk(0), chunk(1)]
+    assert [unpacked for _, unpacked in wire.unpack(packed, topic)] == [chunk(0), chunk(1)]
     altered = msgspec.structs.replace(packed, lines=b"garbage")
     [(numbers, odd)] = wire.unpack(altered, topic)
     assert (list(numbers), odd.data) == ([5, 6], b"garbage")
     short = msgspec.structs.replace(packed, chunks=[(head, length // 2) for head, length in packed.chunks])
-    assert [type(one).__name__ for _, one in wire.unpack(short, topic)] == ["Unreadable", "Unreadable"]
+    assert [type(unpacked).__name__ for _, unpacked in wire.unpack(short, topic)] == ["Unreadable", "Unreadable"]
 
 
 NO_TEXT = b"\xa1\xff"
@@ -482,14 +484,16 @@ def test_the_last_numbers_of_a_message_can_be_acknowledged():
         number for some, _ in wire.unpack(wire.decode_message(packed, wire.Message, topic), topic) for number in some
     ]
     report = wire.Report("history", b"x" * 28, False, {"producer": numbers}, {"producer": [(1, 2**62)]})
-    assert [one.acked for one in wire.read_reports([msgspec.msgpack.encode(report)], topic)] == [{"producer": numbers}]
+    assert [read_report.acked for read_report in wire.read_reports([msgspec.msgpack.encode(report)], topic)] == [
+        {"producer": numbers}
+    ]
 
 
 def test_what_is_no_report_says_nothing():
     topic = connect("ray:///topic")._topic
     report = msgspec.msgpack.encode(("history", b"x" * 28, False, {}, {}))
     odd = [b"\xff", b"", b"\x95" + NO_TEXT + report[9:], b"\x96" + report[1:] + DEEP]
-    assert [one.group for one in wire.read_reports([*odd, report, b"\x93"], topic)] == ["history"]
+    assert [read_report.group for read_report in wire.read_reports([*odd, report, b"\x93"], topic)] == ["history"]
 
 
 def gcs_of(cluster):
@@ -548,14 +552,16 @@ async def test_ray_itself_notices_nothing(cluster, url):
     async with aclosing(connect(url)) as history, acking(history, heard):
         for start in range(0, 200, 4):
             some = sent[start : start + 4]
-            await soon(asyncio.gather(*(agent.publish(one) for agent, one in zip(agents, some, strict=True))))
+            await soon(
+                asyncio.gather(*(agent.publish(sent_chunk) for agent, sent_chunk in zip(agents, some, strict=True)))
+            )
         for agent in agents:
             await agent.aclose()
     assert set(heard) == set(sent)
     grown = [path.read_bytes()[len(old) :].decode() for path, old in zip(logs, before, strict=True)]
     # the GCS itself has something to say in its first seconds, and each minute
-    told = [line for line in grown[1].splitlines() if re.match(r"\[[^]]+ [WEFC] ", line) or url[-32:] in line]
-    assert (grown[0], told) == ("", [])
+    printed = [line for line in grown[1].splitlines() if re.match(r"\[[^]]+ [WEFC] ", line) or url[-32:] in line]
+    assert (grown[0], printed) == ("", [])
     assert cluster.ask("/nodes?view=summary")["result"]
 
 
@@ -714,7 +720,7 @@ def test_gaps_are_known_and_filled_from_the_files_until_the_ledger_is_whole(tmp_
             before = written_bytes()
             wait_for(lambda: written_bytes() >= before + count, 30, "bytes in the files")
 
-        def said(name, words):
+        def count_in_log(name, words):
             return (line.root / f"{name}.log").read_text().count(words)
 
         try:
@@ -727,9 +733,9 @@ def test_gaps_are_known_and_filled_from_the_files_until_the_ledger_is_whole(tmp_
                 history = line.processes["history"]
                 history.send_signal(signal.SIGSTOP)
                 wait_for_more(3_000_000)
-                gaps = said("history", "did not hear")
+                gaps = count_in_log("history", "did not hear")
                 history.send_signal(signal.SIGCONT)
-                wait_for(lambda: said("history", "did not hear") > gaps, 30, "a gap that the history knows of")
+                wait_for(lambda: count_in_log("history", "did not hear") > gaps, 30, "a gap that the history knows of")
 
                 line.kill("history")
                 wait_for_more(500_000)
@@ -738,7 +744,7 @@ def test_gaps_are_known_and_filled_from_the_files_until_the_ledger_is_whole(tmp_
                 wait_for(lambda: stored_chunks(line.store) > stored_before, 30, "chunks after the kill")
 
                 os.kill(pid, signal.SIGKILL)
-                wait_for(lambda: said("history", "does not answer"), 30, "a history that knows of it")
+                wait_for(lambda: count_in_log("history", "does not answer"), 30, "a history that knows of it")
                 gcs = start_gcs()
                 line.kill("agent")
                 line.start("agent")

@@ -183,13 +183,13 @@ async def test_a_chunk_over_the_servers_limit_is_refused_and_those_sent_with_it_
 @pytest.mark.slow
 async def test_a_group_has_one_reader(server):
     url = server.url()
-    async with aclosing(connect(url)) as one, aclosing(connect(url)) as other:
-        await one.publish(chunk(0))
-        async with aclosing(one.subscribe("history")) as deliveries:
+    async with aclosing(connect(url)) as first, aclosing(connect(url)) as other:
+        await first.publish(chunk(0))
+        async with aclosing(first.subscribe("history")) as deliveries:
             await anext(deliveries)
             waiting = asyncio.ensure_future(anext(deliveries))
             began = time.monotonic()
-            for second in (one, other):
+            for second in (first, other):
                 with pytest.raises(ConfigError) as caught:
                     await anext(second.subscribe("history"))
                 assert "is being read, and has one reader at a time; stop that one, or read as another group" in str(
@@ -270,9 +270,9 @@ async def test_retention_trims_what_every_group_has_and_nothing_else(server, mon
                     task.cancel()
                 await asyncio.gather(waiting, both, return_exceptions=True)
             await behind.aclose()
-    said = warnings(caplog)
-    assert all(text.startswith(f"redis://127.0.0.1:{server.port}: stream 'kept' takes ") for text in said)
-    assert [text for text in said if text.endswith(BEHIND)]
+    logged = warnings(caplog)
+    assert all(text.startswith(f"redis://127.0.0.1:{server.port}: stream 'kept' takes ") for text in logged)
+    assert [text for text in logged if text.endswith(BEHIND)]
 
 
 @pytest.mark.slow
@@ -301,13 +301,15 @@ async def test_a_server_that_is_full_is_waited_for(own):
     url = server.url()
     sent = [chunk(number, data=os.urandom(50_000).hex().encode() + b"\n") for number in range(100)]
     async with aclosing(connect(url)) as pubsub:
-        results = [await asyncio.wait_for(attempt(pubsub.publish(one)), DEADLINE_SECONDS) for one in sent]
+        results = [await asyncio.wait_for(attempt(pubsub.publish(sent_chunk)), DEADLINE_SECONDS) for sent_chunk in sent]
         caught = next(result for result in results if result is not None)
         assert isinstance(caught, BrokerUnavailable)
         assert "is out of memory: " in str(caught)
         assert str(caught).endswith("; start the readers of its groups, raise maxmemory, or lower retain_bytes")
         reading = asyncio.ensure_future(read(url, sent))
-        await asyncio.wait_for(asyncio.gather(*(until_stored(pubsub, one) for one in sent)), DEADLINE_SECONDS)
+        await asyncio.wait_for(
+            asyncio.gather(*(until_stored(pubsub, sent_chunk) for sent_chunk in sent)), DEADLINE_SECONDS
+        )
         assert set(await reading) == set(sent)
 
 
@@ -385,7 +387,7 @@ async def test_histories_with_a_store_each_get_everything_under_one_name(server,
 async def test_a_store_of_an_older_version_misses_nothing_and_its_old_group_holds_nothing_back(server, tmp_path):
     async def held_for():
         with server.client() as client:
-            return {one["name"].decode() for one in client.xinfo_groups("upgraded")}
+            return {group["name"].decode() for group in client.xinfo_groups("upgraded")}
 
     await check_an_old_store_goes_on(server.url("upgraded"), tmp_path, held_for)
 

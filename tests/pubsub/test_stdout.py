@@ -62,9 +62,9 @@ def test_a_closed_pipe_ends_with_one_clear_error():
     with run(1000, stdout=subprocess.PIPE) as process:
         process.stdout.read(1)
         process.stdout.close()
-        said = process.stderr.read().decode().splitlines()
-    assert said[-1] == "raytrail.errors.ConfigError: stdout: nobody reads it any more; start both again"
-    assert not any("Exception ignored" in line for line in said)
+        printed = process.stderr.read().decode().splitlines()
+    assert printed[-1] == "raytrail.errors.ConfigError: stdout: nobody reads it any more; start both again"
+    assert not any("Exception ignored" in line for line in printed)
     assert process.returncode == 1
 
 

@@ -6,7 +6,7 @@ from raytrail.pubsub.url import is_misread, shown, shown_whole
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "shown_url"),
     [
         ("kafka://host:9092/topic?sasl.password=x", "kafka://host:9092/topic"),
         ("kafka://me:x@host/topic", "kafka://me:***@host/topic"),
@@ -23,8 +23,8 @@ from raytrail.pubsub.url import is_misread, shown, shown_whole
         ("stdout:", "stdout://"),
     ],
 )
-def test_a_url_is_shown_without_what_is_secret(url, told):
-    assert shown(url) == told
+def test_a_url_is_shown_without_what_is_secret(url, shown_url):
+    assert shown(url) == shown_url
     assert not is_misread(url)
 
 

@@ -184,7 +184,7 @@ class Running:
             text=True,
             env={**_buffered(), **environ},
         )
-        self.said = {"out": "", "err": ""}
+        self.printed = {"out": "", "err": ""}
         self._readers = [
             threading.Thread(target=self._read, args=item)
             for item in (("out", self.process.stdout), ("err", self.process.stderr))
@@ -194,19 +194,19 @@ class Running:
 
     def _read(self, name, stream):
         for line in stream:
-            self.said[name] += line
+            self.printed[name] += line
 
     def wait_for(self, condition, seconds=30):
         deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
+        while not (outcome := condition()):
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < deadline, self.printed
             time.sleep(0.02)
-        return found
+        return outcome
 
     def messages(self, level):
         """Return what was logged at a level, without its time and place."""
-        return re.findall(rf"^\S+ {level} \S+: (.*)$", self.said["err"], re.MULTILINE)
+        return re.findall(rf"^\S+ {level} \S+: (.*)$", self.printed["err"], re.MULTILINE)
 
     def stop(self, number=signal.SIGTERM, seconds=30):
         self.process.send_signal(number)
@@ -268,7 +268,7 @@ def shipped():
     """Return the chunks that a `file://` broker's directory holds, as they were published."""
 
     def shipped(directory):
-        found = []
+        read_chunks = []
         for path in sorted(directory.glob("*.chunks")):
             content, at = path.read_bytes(), 0
             while (frame := _FRAME.match(content, at)) is not None:
@@ -277,8 +277,8 @@ def shipped():
                 if at > len(content):  # it is being written
                     break
                 headers = json.loads(content[frame.end() + 1 : headers_end])
-                found.append(Chunk.from_wire(headers, content[headers_end:at]))
-        return found
+                read_chunks.append(Chunk.from_wire(headers, content[headers_end:at]))
+        return read_chunks
 
     return shipped
 
@@ -287,12 +287,12 @@ def shipped():
 def notified(tmp_path, monkeypatch):
     """What a service has told systemd so far: a function; every process that is started may tell."""
     path = tmp_path / "notify"
-    told, done = [], threading.Event()
+    states, done = [], threading.Event()
 
     def listen(manager):  # all the time: who finds ten unread messages waits
         while not done.is_set():
             with suppress(TimeoutError):
-                told.append(manager.recv(4096).decode())
+                states.append(manager.recv(4096).decode())
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
@@ -300,6 +300,6 @@ def notified(tmp_path, monkeypatch):
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         listening = threading.Thread(target=listen, args=(manager,))
         listening.start()
-        yield lambda: list(told)
+        yield lambda: list(states)
         done.set()
         listening.join()

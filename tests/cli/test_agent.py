@@ -48,7 +48,7 @@ def agent(start, ray_dir, tmp_path):
 
 
 def answers(running):
-    return len(re.findall(r"settings were read again|settings are not taken", running.said["err"]))
+    return len(re.findall(r"settings were read again|settings are not taken", running.printed["err"]))
 
 
 @pytest.fixture
@@ -141,8 +141,10 @@ def test_a_slow_destination_does_not_hold_up_another(agent, arrived, kept, write
     both.wait_for(lambda: arrived("fast")["TASK"] == 1000)
     assert 0 < arrived("slow")["TASK"] < 500
     assert both.stop() == 0
-    [said] = both.messages("WARNING")
-    assert re.fullmatch(r"destination slow: \d+\.\d kB were not shipped in time; the next agent begins with them", said)
+    [warning] = both.messages("WARNING")
+    assert re.fullmatch(
+        r"destination slow: \d+\.\d kB were not shipped in time; the next agent begins with them", warning
+    )
     ledger, tasks = kept("fast", "slow")
     assert whole(ledger, TASK=1000, NODE=1)
     assert tasks == 1000
@@ -168,8 +170,8 @@ def test_a_destination_that_is_away_does_not_hold_up_another_and_gets_everything
     blocked.unlink()
     both.wait_for(lambda: arrived("away") == {"TASK": 3, "NODE": 1})
     assert both.stop() == 0
-    [said] = both.messages("WARNING")
-    assert said.endswith("; trying again every 0.1 seconds")
+    [warning] = both.messages("WARNING")
+    assert warning.endswith("; trying again every 0.1 seconds")
     ledger, tasks = kept("here", "away")
     assert whole(ledger, TASK=3, NODE=1)
     assert tasks == 3
@@ -181,20 +183,20 @@ TO = '[agent]\nto = "file://{here}/events"\n'
 
 
 def test_a_type_that_is_taken_out_and_in_again_is_shipped_from_where_it_was(agent, arrived, kept, write, make):
-    one = agent(TO)
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
-    one.reload(TO + '[tail]\nwithout_event_types = ["TASK"]\n')
+    running = agent(TO)
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    running.reload(TO + '[tail]\nwithout_event_types = ["TASK"]\n')
     write("TASK", make.task(3), make.task(4))
     write("NODE", make.node("DEAD"))
-    one.wait_for(lambda: arrived("events")["NODE"] == 2)
+    running.wait_for(lambda: arrived("events")["NODE"] == 2)
     assert arrived("events")["TASK"] == 2
-    one.reload(TO + '[tail]\nevent_types = ["TASK"]\n')
+    running.reload(TO + '[tail]\nevent_types = ["TASK"]\n')
     write("NODE", make.node("DEAD"))
-    one.wait_for(lambda: arrived("events")["TASK"] == 4)
+    running.wait_for(lambda: arrived("events")["TASK"] == 4)
     assert arrived("events")["NODE"] == 2
-    one.reload(TO)
-    one.wait_for(lambda: arrived("events")["NODE"] == 3)
-    assert one.stop() == 0
+    running.reload(TO)
+    running.wait_for(lambda: arrived("events")["NODE"] == 3)
+    assert running.stop() == 0
     assert arrived("events") == {"TASK": 4, "NODE": 3}
     ledger, tasks = kept("events")
     assert whole(ledger, TASK=4, NODE=3)
@@ -204,18 +206,18 @@ def test_a_type_that_is_taken_out_and_in_again_is_shipped_from_where_it_was(agen
 def test_what_is_written_while_export_is_off_is_shipped_once_it_is_on(
     agent, arrived, kept, write, make, shipped, tmp_path
 ):
-    one = agent(TO + "[tail]\nexport = false\n")
-    one.wait_for(lambda: "following" in one.said["err"])
-    one.reload(TO)
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
-    one.reload(TO + "[tail]\nexport = false\n")
+    running = agent(TO + "[tail]\nexport = false\n")
+    running.wait_for(lambda: "following" in running.printed["err"])
+    running.reload(TO)
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    running.reload(TO + "[tail]\nexport = false\n")
     write("TASK", *map(make.task, range(3, 11)))
     write("ACTOR", make.actor(1))
     time.sleep(0.5)  # many polls, for one that would read it
     assert arrived("events") == {"TASK": 2, "NODE": 1}
-    one.reload(TO)
-    one.wait_for(lambda: arrived("events") == {"TASK": 10, "NODE": 1, "ACTOR": 1})
-    assert one.stop() == 0
+    running.reload(TO)
+    running.wait_for(lambda: arrived("events") == {"TASK": 10, "NODE": 1, "ACTOR": 1})
+    assert running.stop() == 0
     ledger, tasks = kept("events")
     assert whole(ledger, TASK=10, NODE=1, ACTOR=1)
     assert tasks == 10
@@ -223,23 +225,23 @@ def test_what_is_written_while_export_is_off_is_shipped_once_it_is_on(
 
 
 def test_an_agent_whose_export_is_off_reads_nothing_also_at_its_end(agent, arrived):
-    one = agent(TO + "[tail]\nexport = false\n")
-    one.wait_for(lambda: "following" in one.said["err"])
-    assert one.stop() == 0
+    running = agent(TO + "[tail]\nexport = false\n")
+    running.wait_for(lambda: "following" in running.printed["err"])
+    assert running.stop() == 0
     assert arrived("events") == {}
 
 
 def test_speed_and_chunk_size_change_while_it_runs(agent, arrived, kept, write, make, shipped, tmp_path):
     write("TASK", *map(make.task, range(3, 201)))
     slow = TO + "[tail]\nchunk_bytes = 1024\nevents_per_second = {TASK = 1}\n"
-    one = agent(slow)
-    one.wait_for(lambda: arrived("events")["TASK"])
+    running = agent(slow)
+    running.wait_for(lambda: arrived("events")["TASK"])
     assert arrived("events")["TASK"] < 20
-    one.reload(TO + "[tail]\nchunk_bytes = 4096\n")
-    one.wait_for(lambda: arrived("events")["TASK"] == 200)
+    running.reload(TO + "[tail]\nchunk_bytes = 4096\n")
+    running.wait_for(lambda: arrived("events")["TASK"] == 200)
     sizes = [len(chunk.data) for chunk in shipped(tmp_path / "events") if chunk.event_type == "TASK"]
     assert max(sizes[:2]) <= 1024 < max(sizes[-3:]) <= 4096
-    assert one.stop() == 0
+    assert running.stop() == 0
     ledger, tasks = kept("events")
     assert whole(ledger, TASK=200, NODE=1)
     assert tasks == 200
@@ -250,20 +252,20 @@ def test_a_destination_can_be_added_and_another_removed_which_ships_what_is_left
     write("TASK", *map(make.task, range(3, 13)))
     old = '[destinations.old]\nto = "file://{here}/old"\nchunk_bytes = 1024\nevents_per_second = {TASK = 4}\n'
     new = '[destinations.new]\nto = "file://{here}/new"\n'
-    one = agent(old)
-    one.wait_for(lambda: arrived("old")["TASK"])
+    running = agent(old)
+    running.wait_for(lambda: arrived("old")["TASK"])
     assert arrived("old")["TASK"] < 12
-    one.reload(new)
-    assert "destination old: no more; shipping what is left" in one.messages("INFO")
-    one.wait_for(lambda: arrived("new") == {"TASK": 12, "NODE": 1})
-    one.wait_for(lambda: arrived("old") == {"TASK": 12, "NODE": 1})
-    one.reload(new + old)  # waits for the old one's end, as it has the checkpoint
+    running.reload(new)
+    assert "destination old: no more; shipping what is left" in running.messages("INFO")
+    running.wait_for(lambda: arrived("new") == {"TASK": 12, "NODE": 1})
+    running.wait_for(lambda: arrived("old") == {"TASK": 12, "NODE": 1})
+    running.reload(new + old)  # waits for the old one's end, as it has the checkpoint
     write("TASK", make.task(13))
-    one.wait_for(lambda: arrived("new")["TASK"] == arrived("old")["TASK"] == 13)
-    one.reload(new)
+    running.wait_for(lambda: arrived("new")["TASK"] == arrived("old")["TASK"] == 13)
+    running.reload(new)
     write("TASK", make.task(14))
-    one.wait_for(lambda: arrived("new")["TASK"] == 14)
-    assert one.stop() == 0
+    running.wait_for(lambda: arrived("new")["TASK"] == 14)
+    assert running.stop() == 0
     ledger, tasks = kept("new", "old")
     assert whole(ledger, TASK=14, NODE=1)
     assert tasks == 14
@@ -273,23 +275,23 @@ def test_a_destination_that_is_removed_while_it_is_away_may_come_back_before_it_
     (tmp_path / "away").write_text("no directory")
     stays = '[destinations.stays]\nto = "file://{here}/stays"\n'
     away = '[destinations.away]\nto = "file://{here}/away"\ndrain_seconds = 1\nretry_seconds = 0.1\n'
-    one = agent(stays + away)
-    one.wait_for(lambda: arrived("stays") == {"TASK": 2, "NODE": 1})
-    one.reload(stays)
-    one.reload(stays + away)
-    assert one.messages("ERROR") == []
+    running = agent(stays + away)
+    running.wait_for(lambda: arrived("stays") == {"TASK": 2, "NODE": 1})
+    running.reload(stays)
+    running.reload(stays + away)
+    assert running.messages("ERROR") == []
     (tmp_path / "away").unlink()
-    one.wait_for(lambda: arrived("away") == {"TASK": 2, "NODE": 1})
-    assert one.stop() == 0
+    running.wait_for(lambda: arrived("away") == {"TASK": 2, "NODE": 1})
+    assert running.stop() == 0
 
 
 def test_a_changed_url_gets_what_is_not_yet_published(agent, arrived, kept, write, make):
-    one = agent(TO)
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
-    one.reload(TO.replace("events", "elsewhere"))
+    running = agent(TO)
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    running.reload(TO.replace("events", "elsewhere"))
     write("TASK", make.task(3), make.task(4))
-    one.wait_for(lambda: arrived("elsewhere") == {"TASK": 2})
-    assert one.stop() == 0
+    running.wait_for(lambda: arrived("elsewhere") == {"TASK": 2})
+    assert running.stop() == 0
     assert arrived("events") == {"TASK": 2, "NODE": 1}
     ledger, tasks = kept("events", "elsewhere")
     assert whole(ledger, TASK=4, NODE=1)
@@ -298,11 +300,11 @@ def test_a_changed_url_gets_what_is_not_yet_published(agent, arrived, kept, writ
 
 def test_a_url_that_is_mended_brings_what_could_not_be_published(agent, arrived, tmp_path):
     (tmp_path / "wrong").write_text("no directory")
-    one = agent('[agent]\nretry_seconds = 0.1\nto = "file://{here}/wrong"\n')
-    one.wait_for(lambda: one.messages("WARNING"))
-    one.reload(TO)
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
-    assert one.stop() == 0
+    running = agent('[agent]\nretry_seconds = 0.1\nto = "file://{here}/wrong"\n')
+    running.wait_for(lambda: running.messages("WARNING"))
+    running.reload(TO)
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    assert running.stop() == 0
 
 
 @pytest.mark.parametrize(
@@ -329,58 +331,58 @@ def test_a_url_that_is_mended_brings_what_could_not_be_published(agent, arrived,
 def test_wrong_settings_are_refused_in_one_line_and_it_goes_on_by_the_old_ones(
     agent, arrived, write, make, tmp_path, text, says
 ):
-    one = agent(TO)
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
-    one.reload(text)
+    running = agent(TO)
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    running.reload(text)
     says = says.replace("{file}", str(tmp_path / "raytrail.toml"))
-    assert one.messages("ERROR") == [f"settings are not taken: {says}; going on by the old ones"]
+    assert running.messages("ERROR") == [f"settings are not taken: {says}; going on by the old ones"]
     write("TASK", make.task(3))
-    one.wait_for(lambda: arrived("events")["TASK"] == 3)
+    running.wait_for(lambda: arrived("events")["TASK"] == 3)
     assert not (tmp_path / "good").exists()
-    one.reload(TO + '[tail]\nwithout_event_types = ["NODE"]\n')
+    running.reload(TO + '[tail]\nwithout_event_types = ["NODE"]\n')
     write("TASK", make.task(4))
-    one.wait_for(lambda: arrived("events")["TASK"] == 4)
-    assert one.stop() == 0
-    assert len(one.messages("ERROR")) == 1
+    running.wait_for(lambda: arrived("events")["TASK"] == 4)
+    assert running.stop() == 0
+    assert len(running.messages("ERROR")) == 1
 
 
 def test_settings_that_wait_for_a_restart_are_named_and_stay(agent, arrived, write, make, tmp_path, monkeypatch):
     monkeypatch.delenv("RAYTRAIL_TAIL_STATE_DIR")
-    one = agent(TO + '[tail]\nstate_dir = "{here}/state"\n')
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
-    one.reload(TO + 'listen = "127.0.0.1:0"\n[tail]\nstate_dir = "{here}/other"\nsessions = "all"\n')
-    said = [
+    running = agent(TO + '[tail]\nstate_dir = "{here}/state"\n')
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    running.reload(TO + 'listen = "127.0.0.1:0"\n[tail]\nstate_dir = "{here}/other"\nsessions = "all"\n')
+    expected = [
         "sessions is 'new' until the agent is started anew",
         f"state_dir is '{tmp_path}/state' until the agent is started anew",
         "listen is '' until the agent is started anew",
     ]
-    assert one.messages("WARNING") == said
-    one.reload(TO + 'listen = "127.0.0.1:0"\n[tail]\nstate_dir = "{here}/other"\nsessions = "all"\n')
-    assert one.messages("WARNING") == said * 2
+    assert running.messages("WARNING") == expected
+    running.reload(TO + 'listen = "127.0.0.1:0"\n[tail]\nstate_dir = "{here}/other"\nsessions = "all"\n')
+    assert running.messages("WARNING") == expected * 2
     write("TASK", make.task(3))
-    one.wait_for(lambda: arrived("events")["TASK"] == 3)
-    assert one.stop() == 0
+    running.wait_for(lambda: arrived("events")["TASK"] == 3)
+    assert running.stop() == 0
     assert not (tmp_path / "other").exists()
 
 
 def test_settings_that_change_all_the_time_lose_and_double_nothing(agent, arrived, kept, write, make):
     """While tasks are written without a pause, everything that can be changed is, again and again."""
-    one = '[destinations.one]\ndrain_seconds = 0.5\nto = "file://{here}/one"\n'
-    two = '[destinations.two]\ndrain_seconds = 0.5\nto = "file://{here}/two"\n'
+    to_one = '[destinations.one]\ndrain_seconds = 0.5\nto = "file://{here}/one"\n'
+    to_two = '[destinations.two]\ndrain_seconds = 0.5\nto = "file://{here}/two"\n'
     small = "[tail]\nchunk_bytes = 1024\n"
     steps = [
-        small + one,
-        small + one + 'without_event_types = ["TASK"]\n' + two,
-        small + two + "events_per_second = {ALL = 100}\n",
-        "[tail]\nexport = false\n" + one + two,
-        one.replace("/one", "/three") + two + "chunk_bytes = 2048\n",
-        one + "bytes_per_second = {TASK = 50000}\n",
+        small + to_one,
+        small + to_one + 'without_event_types = ["TASK"]\n' + to_two,
+        small + to_two + "events_per_second = {ALL = 100}\n",
+        "[tail]\nexport = false\n" + to_one + to_two,
+        to_one.replace("/one", "/three") + to_two + "chunk_bytes = 2048\n",
+        to_one + "bytes_per_second = {TASK = 50000}\n",
         "[tail\n",
-        one + two + "export = false\n",
-        small + two + "in_flight_bytes = 1024\n",
-        two.replace("/two", "/one") + one.replace("/one", "/two"),
+        to_one + to_two + "export = false\n",
+        small + to_two + "in_flight_bytes = 1024\n",
+        to_two.replace("/two", "/one") + to_one.replace("/one", "/two"),
     ]
-    running = agent(small + one + two)
+    running = agent(small + to_one + to_two)
     written, done = [2], threading.Event()
 
     def writing():
@@ -401,9 +403,9 @@ def test_settings_that_change_all_the_time_lose_and_double_nothing(agent, arrive
     finally:
         done.set()
         writer.join()
-    running.reload((one + two).replace("0.5", "30"))
+    running.reload((to_one + to_two).replace("0.5", "30"))
     assert running.stop() == 0
-    others = [said for said in running.messages("WARNING") if "were not shipped in time" not in said]
+    others = [message for message in running.messages("WARNING") if "were not shipped in time" not in message]
     assert others == []
     ledger, tasks = kept("one", "two", "three")
     assert whole(ledger, TASK=written[0], NODE=1)
@@ -416,7 +418,7 @@ def test_settings_that_change_all_the_time_lose_and_double_nothing(agent, arrive
 def test_a_speed_limit_delays_and_drops_nothing(agent, arrived, kept, write, make):
     write("TASK", *map(make.task, range(3, 1001)))
     began = time.monotonic()
-    one = agent(TO + "[tail]\nchunk_bytes = 1024\nevents_per_second = {TASK = 300}\n")
+    running = agent(TO + "[tail]\nchunk_bytes = 1024\nevents_per_second = {TASK = 300}\n")
     seen = []
 
     def all_there():
@@ -424,12 +426,12 @@ def test_a_speed_limit_delays_and_drops_nothing(agent, arrived, kept, write, mak
         seen.append((count, time.monotonic() - began))
         return count == 1000
 
-    one.wait_for(all_there)
+    running.wait_for(all_there)
     # a second's worth at once, then so many a second, and a chunk over
     over = [(count, seconds) for count, seconds in seen if count > 300 * (1 + seconds) + 5]
     assert over == []
     assert seen[-1][1] < 10  # 2.4 seconds, and what it takes to start
-    assert one.stop() == 0
+    assert running.stop() == 0
     ledger, tasks = kept("events")
     assert whole(ledger, TASK=1000, NODE=1)
     assert tasks == 1000
@@ -439,9 +441,9 @@ def test_where_all_types_share_a_limit_small_ones_come_before_tasks(agent, arriv
     write("TASK", *map(make.task, range(3, 301)))
     write("ACTOR", *map(make.actor, range(1, 601)))
     # 260 actors make a chunk, which is more than a second's worth
-    one = agent(TO + "drain_seconds = 0\n[tail]\nchunk_bytes = 65536\nevents_per_second = {ALL = 200}\n")
-    one.wait_for(lambda: arrived("events")["ACTOR"] == 600)
-    assert one.stop() == 0
+    running = agent(TO + "drain_seconds = 0\n[tail]\nchunk_bytes = 65536\nevents_per_second = {ALL = 200}\n")
+    running.wait_for(lambda: arrived("events")["ACTOR"] == 600)
+    assert running.stop() == 0
     kinds = [chunk.event_type for chunk in shipped(tmp_path / "events")]
     assert "TASK" not in kinds[: len(kinds) - kinds[::-1].index("ACTOR")]
 
@@ -453,14 +455,14 @@ def test_shipping_what_is_left_is_bounded_and_says_what_remains(
     agent, arrived, shipped, write, make, tmp_path, notified
 ):
     write("TASK", *map(make.task, range(3, 501)))
-    one = agent(TO + "drain_seconds = 1\n[tail]\nchunk_bytes = 1024\nevents_per_second = {TASK = 1}\n")
-    one.wait_for(lambda: arrived("events")["TASK"])
+    running = agent(TO + "drain_seconds = 1\n[tail]\nchunk_bytes = 1024\nevents_per_second = {TASK = 1}\n")
+    running.wait_for(lambda: arrived("events")["TASK"])
     began = time.monotonic()
-    assert one.stop() == 0
+    assert running.stop() == 0
     assert 0.9 < time.monotonic() - began < 5
     written = sum(path.stat().st_size for path in (tmp_path / "ray").rglob("event_*.log"))
     there = sum(segment.length for chunk in shipped(tmp_path / "events") for segment in chunk.segments)
-    assert one.messages("WARNING") == [
+    assert running.messages("WARNING") == [
         f"destination default: {size(written - there)} were not shipped in time; the next agent begins with them"
     ]
     assert notified() == ["READY=1", "STOPPING=1"]
@@ -487,48 +489,48 @@ def raylet(make):
 
 
 def test_with_ray_it_ends_once_ray_has_and_after_shipping_what_is_left(agent, arrived, write, make, raylet, notified):
-    one = agent(TO + "with_ray = true\n")
-    one.wait_for(lambda: "Ray runs here; the agent ends once it has" in one.messages("INFO"))
+    running = agent(TO + "with_ray = true\n")
+    running.wait_for(lambda: "Ray runs here; the agent ends once it has" in running.messages("INFO"))
     write("TASK", make.task(3))
     write("NODE", make.node("DEAD"))
     raylet.end()
-    assert one.wait() == 0
-    assert "Ray has ended; shipping what is left" in one.messages("INFO")
+    assert running.wait() == 0
+    assert "Ray has ended; shipping what is left" in running.messages("INFO")
     assert arrived("events") == {"TASK": 3, "NODE": 2}
     assert notified() == ["READY=1", "STOPPING=1"]
 
 
 def test_with_ray_it_waits_for_ray_when_both_are_told_to_stop(agent, arrived, write, make, raylet, notified):
-    one = agent(TO + "with_ray = true\n")
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
-    one.process.send_signal(signal.SIGTERM)
-    one.wait_for(lambda: "STOPPING=1" in notified())
+    running = agent(TO + "with_ray = true\n")
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    running.process.send_signal(signal.SIGTERM)
+    running.wait_for(lambda: "STOPPING=1" in notified())
     write("NODE", make.node("DEAD"))
-    one.wait_for(lambda: arrived("events")["NODE"] == 2)
+    running.wait_for(lambda: arrived("events")["NODE"] == 2)
     later = time.monotonic() + 0.7
-    one.wait_for(lambda: time.monotonic() > later)  # it is still there
+    running.wait_for(lambda: time.monotonic() > later)  # it is still there
     write("TASK", make.task(3))
     raylet.end()
-    assert one.wait() == 0
+    assert running.wait() == 0
     assert arrived("events") == {"TASK": 3, "NODE": 2}
 
 
 def test_with_ray_it_does_not_wait_for_a_ray_that_stays(agent, arrived, raylet):
-    one = agent(TO + "with_ray = true\ndrain_seconds = 1\n")
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    running = agent(TO + "with_ray = true\ndrain_seconds = 1\n")
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
     began = time.monotonic()
-    assert one.stop() == 0
+    assert running.stop() == 0
     assert 0.9 < time.monotonic() - began < 5
 
 
 def test_without_being_told_it_outlives_ray(agent, arrived, write, make, raylet):
-    one = agent(TO)
-    one.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
+    running = agent(TO)
+    running.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
     raylet.end()
     time.sleep(1.5)  # longer than it takes to look
     write("TASK", make.task(3))
-    one.wait_for(lambda: arrived("events")["TASK"] == 3)
-    assert one.stop() == 0
+    running.wait_for(lambda: arrived("events")["TASK"] == 3)
+    assert running.stop() == 0
 
 
 # -- what is refused, and who is
@@ -543,7 +545,7 @@ def test_a_destination_that_does_not_let_us_in_ends_the_start_of_an_agent_with_n
     url, _ = picky
     alone = agent(WRONG.replace("{url}", url))
     assert alone.wait() == USAGE
-    assert alone.said["err"].splitlines()[-1] == f"raytrail: error: {NOT_LET_IN.replace('{url}', url)}"
+    assert alone.printed["err"].splitlines()[-1] == f"raytrail: error: {NOT_LET_IN.replace('{url}', url)}"
 
 
 @pytest.mark.parametrize("at_first", [GOOD + WRONG, GOOD])
@@ -606,10 +608,10 @@ def test_a_refused_line_is_a_dead_letter_that_can_be_read_and_is_missing_in_the_
     agent.wait_for(lambda: sum(c.data.count(b"\n") for c in taken if c.event_type == "TASK") == 49)
     agent.wait_for(lambda: agent.messages("ERROR"))
     assert agent.stop() == 0
-    [said] = agent.messages("ERROR")
+    [error] = agent.messages("ERROR")
     file = next(chunk.segments[0].file for chunk in taken if chunk.event_type == "TASK")
     offset = sum(len(make.task(number)) for number in (1, 2, 3))
-    assert said == (
+    assert error == (
         f"{url} refuses a chunk of {len(poison)} bytes: 422; look at what it expects; "
         f"a line of {len(poison)} bytes (TASK) at offset {offset} of {file} is kept with the dead letters, "
         f"and shows as missing in the ledger"
@@ -645,7 +647,7 @@ def test_a_second_agent_on_a_node_is_refused_the_state_of_the_first(agent, arriv
     first.wait_for(lambda: arrived("events") == {"TASK": 2, "NODE": 1})
     second = start("agent", "--to", f"file://{tmp_path}/other", "--temp-dir", ray_dir)
     assert second.wait() == USAGE
-    assert second.said["err"].splitlines()[-1] == (
+    assert second.printed["err"].splitlines()[-1] == (
         f"raytrail: error: state directory {tmp_path}/state is in use by another agent "
         f"(process {first.process.pid}); stop that one, or give this one a directory of its own with --state-dir"
     )
@@ -662,9 +664,9 @@ def test_two_agents_on_a_node_with_a_state_of_their_own_double_nothing_in_the_st
     ]
     for number in range(3, 303):
         write("TASK", make.task(number))
-    for one in both:
-        one.wait_for(lambda: arrived("events") == {"TASK": 604, "NODE": 2})
-    assert [one.stop() for one in both] == [0, 0]
+    for running in both:
+        running.wait_for(lambda: arrived("events") == {"TASK": 604, "NODE": 2})
+    assert [running.stop() for running in both] == [0, 0]
     ledger, tasks = kept("events")
     assert whole(ledger, TASK=302, NODE=1)
     assert tasks == 302

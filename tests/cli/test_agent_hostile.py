@@ -55,8 +55,8 @@ def test_it_ships_what_is_rays_names_what_is_not_and_ends_when_it_is_told_to(
     write("TASK", make.task(3))
     running.wait_for(lambda: events(shipped, tmp_path) == 4)
     assert running.stop() == 0
-    said = [message for message in running.messages("WARNING") if "and no file" in message]
-    assert sorted(message.partition(": ")[0] for message in said) == sorted(map(str, taken))
+    messages = [message for message in running.messages("WARNING") if "and no file" in message]
+    assert sorted(message.partition(": ")[0] for message in messages) == sorted(map(str, taken))
     assert not any(b"Counter" in chunk.data for chunk in shipped(tmp_path / "events"))
 
 
@@ -82,7 +82,7 @@ def test_names_of_any_bytes_go_all_the_way(agent, ray_dir, make, shipped, tmp_pa
 
     def ship():
         running = agent()
-        running.wait_for(lambda: "following" in running.said["err"] and events(shipped, tmp_path) == 3)
+        running.wait_for(lambda: "following" in running.printed["err"] and events(shipped, tmp_path) == 3)
         assert running.stop() == 0
 
     ship()

@@ -264,11 +264,11 @@ def test_every_command_that_takes_a_time_takes_all_forms_and_says_where_it_lies(
     before = notes.endswith("start: ") and first == "get"
     arguments = ("exec", "--at", at, *rest) if first == "exec" else (*command, "--at", at)
     stderr = run(*arguments, code=DIFFERENT if before else 0).stderr
-    said = stderr.partition("(lab)\n")[2]
-    assert notes in said
+    printed = stderr.partition("(lab)\n")[2]
+    assert notes in printed
     if not notes:
-        assert "at 2026" not in said
-        assert "this cluster" not in said
+        assert "at 2026" not in printed
+        assert "this cluster" not in printed
 
 
 def test_a_time_that_cannot_be_meant_teaches_the_forms(run, history):
@@ -483,9 +483,9 @@ def test_sql_is_given_up_after_a_time_or_by_ctrl_c(start, history, tmp_path):
     before = cpu_ticks(interrupted.process.pid)
     interrupted.wait_for(lambda: cpu_ticks(interrupted.process.pid) > before + 50)
     assert interrupted.stop(signal.SIGINT) == INTERRUPTED
-    assert interrupted.said == {"out": "", "err": ""}
+    assert interrupted.printed == {"out": "", "err": ""}
     assert late.wait() == USAGE
-    assert late.said["err"].startswith("raytrail: error: SQL: not answered within 0.5 seconds; ask for less")
+    assert late.printed["err"].startswith("raytrail: error: SQL: not answered within 0.5 seconds; ask for less")
     assert [*scratch["late"].iterdir(), *scratch["interrupted"].iterdir()] == []
     assert stuck.wait() == BROKEN
     assert stuck.messages("ERROR") == ["SQL: not given up within 5.5 seconds; ended by force; ask for less"]
@@ -498,8 +498,8 @@ def test_sql_hands_on_moments_with_a_time_zone_in_every_format(run, history, tmp
     assert run("sql", query, "--format", "csv").stdout == "moment\n1970-01-01 00:00:01+00\n"
     output = tmp_path / "moments.parquet"
     run("sql", query, "--format", "parquet", "--output", str(output))
-    found = duckdb.execute(f"SELECT epoch(moment), typeof(moment) FROM '{output}'").fetchall()
-    assert found == [(1, "TIMESTAMP WITH TIME ZONE")]
+    rows = duckdb.execute(f"SELECT epoch(moment), typeof(moment) FROM '{output}'").fetchall()
+    assert rows == [(1, "TIMESTAMP WITH TIME ZONE")]
 
 
 def test_the_schema_is_that_of_the_type_or_the_noun(run):

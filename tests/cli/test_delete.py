@@ -110,7 +110,7 @@ def test_a_history_that_runs_does_it(run, root, tmp_path, start):
         *("history", "--from", f"file://{tmp_path}/events", "--sql-seconds", "0.1"),
         *("--batch-seconds", "0.05", "--fold-seconds", "0.05"),
     )
-    history.wait_for(lambda: "reading " in history.said["err"])
+    history.wait_for(lambda: "reading " in history.printed["err"])
     result = run("delete", OLD, "--yes", "--format", "json")
     [row] = json.loads(result.stdout)
     assert row["outcome"] in ("deleted", "deleted; its files go shortly")
@@ -120,7 +120,7 @@ def test_a_history_that_runs_does_it(run, root, tmp_path, start):
     # what the history refuses is not said to be done
     assert f"no session '{LIVING}' was deleted" in run("delete", "--forget", LIVING, code=1).output
     history.wait_for(lambda: not files_of(root, OLD))
-    assert f"deleting session {OLD}" in history.said["err"]
+    assert f"deleting session {OLD}" in history.printed["err"]
 
 
 def test_what_a_history_refuses_is_not_said_to_be_done(run, root):

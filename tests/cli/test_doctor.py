@@ -129,11 +129,11 @@ def test_export_that_is_off_is_bad(machine):
     assert "`raytrail env`" in cure
 
 
-@pytest.mark.parametrize("said", ["é", "!", "bm8=", "/w==", base64.b64encode(b'{"a":' * 10_000).decode()])
-def test_a_process_that_calls_itself_the_gcs_and_says_what_cannot_be_stops_nobody(machine, said):
+@pytest.mark.parametrize("config_list", ["é", "!", "bm8=", "/w==", base64.b64encode(b'{"a":' * 10_000).decode()])
+def test_a_process_that_calls_itself_the_gcs_and_says_what_cannot_be_stops_nobody(machine, config_list):
     machine.ray(ON)
     machine.good()
-    argv = ["gcs_server", f"--config_list={said}", f"--session-dir={machine.session}"]
+    argv = ["gcs_server", f"--config_list={config_list}", f"--session-dir={machine.session}"]
     machine.process(HEAD + 1, argv, ON)
     assert machine.wrong() == []
 
@@ -142,9 +142,9 @@ def test_export_by_system_config_alone_leaves_python_silent(machine):
     machine.ray(environ=without(SWITCH), system_config=export.settings().system_config)
     machine.driver(environ=without(SWITCH))
     machine.good()
-    [(verdict, name, found)] = machine.wrong()
+    [(verdict, name, text)] = machine.wrong()
     assert (verdict, name) == ("warn", "export")
-    assert found.endswith("which Python does not see: submission jobs, Data and Train are silent")
+    assert text.endswith("which Python does not see: submission jobs, Data and Train are silent")
 
 
 def test_export_of_some_types_is_a_warning_that_names_them(machine):
@@ -226,9 +226,9 @@ def test_a_silenced_session_is_known_by_its_files_after_its_end(machine):
 def test_a_small_write_batch_is_a_warning_with_the_rate_that_it_bears(machine, size):
     machine.ray(environ={**ON, BATCH: size} if size else without(BATCH))
     machine.good()
-    [(verdict, name, found)] = machine.wrong()
+    [(verdict, name, text)] = machine.wrong()
     assert (verdict, name) == ("warn", "write batch")
-    assert f"is {size or 10000} (raylet {RAYLET}): a driver above {'125' if size else '2,500'} tasks/s" in found
+    assert f"is {size or 10000} (raylet {RAYLET}): a driver above {'125' if size else '2,500'} tasks/s" in text
 
 
 def test_a_write_batch_in_the_system_config_reaches_all(machine):
@@ -243,9 +243,9 @@ def test_the_rotation_settings_that_ray_misreads_are_bad(machine, name):
     machine.ray()
     machine.driver(environ={**ON, name: "5"})
     machine.good()
-    [(verdict, check_name, found)] = machine.wrong()
+    [(verdict, check_name, text)] = machine.wrong()
     assert (verdict, check_name) == ("bad", "rotation")
-    assert found.startswith(f"{name} is set (driver {DRIVER}); Ray reads it as yes or no")
+    assert text.startswith(f"{name} is set (driver {DRIVER}); Ray reads it as yes or no")
 
 
 @pytest.mark.parametrize(("backup", "verdict"), [(16, None), (17, "warn"), (20, "bad")])
@@ -306,9 +306,9 @@ def test_a_file_that_cannot_be_read_is_bad(machine):
 def test_processes_of_somebody_else_are_said_to_be_unchecked(machine):
     machine.ray(environ=None)
     machine.good()
-    [(verdict, name, found)] = machine.wrong()
+    [(verdict, name, text)] = machine.wrong()
     assert (verdict, name) == ("warn", "processes")
-    assert found.startswith(f"the environment of gcs_server {HEAD}, raylet {RAYLET} cannot be read")
+    assert text.startswith(f"the environment of gcs_server {HEAD}, raylet {RAYLET} cannot be read")
 
 
 def test_train_runs_that_export_nothing_are_a_warning(machine):
@@ -324,12 +324,12 @@ def test_a_train_that_would_be_silent_is_a_warning(machine):
     machine.ray()
     machine.driver(environ=without("RAY_TRAIN_ENABLE_STATE_TRACKING"))
     machine.good()
-    found = f"RAY_TRAIN_ENABLE_STATE_TRACKING is off (driver {DRIVER}): Train runs would export no state"
-    assert machine.wrong() == [("warn", "train", found)]
+    text = f"RAY_TRAIN_ENABLE_STATE_TRACKING is off (driver {DRIVER}): Train runs would export no state"
+    assert machine.wrong() == [("warn", "train", text)]
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "check_name", "found"),
+    ("name", "value", "check_name", "loss"),
     [
         ("task_events_report_interval_ms", 5000, "report interval", "loses what it did in up to 5 s"),
         ("task_events_report_interval_ms", 0, "report interval", "no task event is recorded"),
@@ -340,23 +340,23 @@ def test_a_train_that_would_be_silent_is_a_warning(machine):
     ],
 )
 @pytest.mark.parametrize("where", ["environment", "system config"])
-def test_a_setting_that_loses_events_is_a_warning_that_says_which(machine, name, value, check_name, found, where):
+def test_a_setting_that_loses_events_is_a_warning_that_says_which(machine, name, value, check_name, loss, where):
     if where == "environment":
         machine.ray(environ={**ON, f"RAY_{name}": export.as_text(value)})
     else:
         machine.ray(system_config={name: value})
     machine.good()
-    [(verdict, said_check, said)] = machine.wrong()
-    assert (verdict, said_check) == ("warn", check_name)
-    assert said.startswith(f"{name} is {export.as_text(value)} (raylet {RAYLET}): ")
-    assert found in said
+    [(verdict, shown_check, text)] = machine.wrong()
+    assert (verdict, shown_check) == ("warn", check_name)
+    assert text.startswith(f"{name} is {export.as_text(value)} (raylet {RAYLET}): ")
+    assert loss in text
 
 
 def test_hooks_that_are_wanted_and_not_preloaded_are_a_warning(machine):
     machine.ray(environ={**without("RAY_preload_python_modules"), "RAYTRAIL_SOURCES_TYPES": "SERVE_REPLICA,OBJECT"})
     machine.good()
-    found = f"raylet {RAYLET} does not preload raytrail.sources.preload: no hook writes SERVE_REPLICA"
-    assert machine.wrong() == [("warn", "preload", found)]
+    text = f"raylet {RAYLET} does not preload raytrail.sources.preload: no hook writes SERVE_REPLICA"
+    assert machine.wrong() == [("warn", "preload", text)]
 
 
 @pytest.mark.parametrize(
@@ -373,8 +373,8 @@ def test_hooks_that_are_not_wanted_or_are_preloaded_by_the_head_are_no_matter(ma
 def test_a_publisher_buffer_without_a_bound_is_a_warning(machine):
     machine.ray(environ=without("RAY_publisher_entity_buffer_max_bytes"))
     machine.good()
-    found = f"gcs_server {HEAD} keeps up to 1.1 GB in memory for a slow subscriber of ray://"
-    assert machine.wrong() == [("warn", "publisher buffer", found)]
+    text = f"gcs_server {HEAD} keeps up to 1.1 GB in memory for a slow subscriber of ray://"
+    assert machine.wrong() == [("warn", "publisher buffer", text)]
 
 
 def test_the_command_prints_verdict_and_cure_and_exits_with_1_when_something_is_bad(run, tmp_path, monkeypatch):
@@ -387,5 +387,5 @@ def test_the_command_prints_verdict_and_cure_and_exits_with_1_when_something_is_
         ["cure", "start"],
     ]
     assert done.stderr == "0 ok, 0 warn, 2 bad\n"
-    found = json.loads(run("doctor", "--temp-dir", tmp_path / "none", "--format", "json", code=1).stdout)
-    assert [sorted(finding) for finding in found] == [["check", "cure", "found", "verdict"]] * 2
+    findings = json.loads(run("doctor", "--temp-dir", tmp_path / "none", "--format", "json", code=1).stdout)
+    assert [sorted(finding) for finding in findings] == [["check", "cure", "found", "verdict"]] * 2

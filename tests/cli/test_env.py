@@ -16,8 +16,8 @@ def profile(request):
 
 
 def variables(profile, *types):
-    found = settings(profile, *types).environment
-    return {name: value for name, value in found.items() if value is not None}
+    environment = settings(profile, *types).environment
+    return {name: value for name, value in environment.items() if value is not None}
 
 
 def test_a_shell_takes_it(run, profile):
@@ -44,23 +44,23 @@ def test_a_program_takes_it(run, profile):
 def test_docker_takes_it(run, profile):
     lines = run("env", "--profile", profile, "--format", "docker").stdout.splitlines()
     # docker takes what stands after the first equals sign as it is, quotes included
-    found = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    assert json.loads(found.pop("RAYTRAIL_RAY_SYSTEM_CONFIG")) == settings(profile).system_config
-    assert found == variables(profile)
+    environment = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert json.loads(environment.pop("RAYTRAIL_RAY_SYSTEM_CONFIG")) == settings(profile).system_config
+    assert environment == variables(profile)
 
 
 def test_kubernetes_takes_it(run, profile):
     yaml = pytest.importorskip("yaml")
     shown = yaml.safe_load(run("env", "--profile", profile, "--format", "kubernetes").stdout)
-    assert {one["name"]: one["value"] for one in shown["env"]} == variables(profile)
+    assert {variable["name"]: variable["value"] for variable in shown["env"]} == variables(profile)
     # KubeRay makes a shell's command of it: --<name>=<value>
-    said = subprocess.run(
+    printed = subprocess.run(
         ["sh", "-c", f"printf %s --system-config={shown['rayStartParams']['system-config']}"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     ).stdout
-    assert json.loads(said.removeprefix("--system-config=")) == settings(profile).system_config
+    assert json.loads(printed.removeprefix("--system-config=")) == settings(profile).system_config
 
 
 def test_the_cluster_launcher_takes_it(run, profile):
@@ -74,6 +74,6 @@ def test_the_cluster_launcher_takes_it(run, profile):
         done = subprocess.run(["sh", "-c", f"{ray}\n{start}"], stdout=subprocess.PIPE, text=True, check=True, env={})
         argv, environ = json.loads(done.stdout)
         assert environ.items() >= variables(profile).items()
-        given = [one.partition("=")[2] for one in argv if one.startswith("--system-config=")]
+        given = [argument.partition("=")[2] for argument in argv if argument.startswith("--system-config=")]
         assert list(map(json.loads, given)) == ([settings(profile).system_config] if "--head" in argv else [])
     assert argv[0] == "start"

@@ -36,11 +36,11 @@ def exec(history, *arguments, **options):
 def test_the_command_finds_the_cluster_by_its_environment(at, suffix, state, history, make):
     done = exec(history, "latest", *at, "--", sys.executable, "-c", ASK)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["address"].endswith(f"/clusters/{make.SESSION}{suffix}")
-    assert said["states"] == [state]
-    assert said["same"]
-    assert said["gcs"].startswith(f"{gcs.HOST}:")
+    printed = json.loads(done.stdout)
+    assert printed["address"].endswith(f"/clusters/{make.SESSION}{suffix}")
+    assert printed["states"] == [state]
+    assert printed["same"]
+    assert printed["gcs"].startswith(f"{gcs.HOST}:")
 
 
 def test_what_a_server_for_others_asks_is_not_asked_of_the_command(history):

@@ -75,7 +75,7 @@ def test_what_kuberay_collected_comes_in_whole_and_once_under_its_clusters_name(
     for number, batch in enumerate(batches[:40]):
         file = node / ("job_events/AQAAAA==" if number % 2 else "node_events") / f"aa-2026-11-23-08-{number:019}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(one) + "\n" for one in batch))
+        file.write_text("".join(json.dumps(event) + "\n" for event in batch))
     (node / "node_events" / "aa-2026-11-23-09-0.jsonl").write_text("{}\n")
     first = run("import", tmp_path, code=1)
     [events] = re.findall(rf"^{posted.SESSION}: ([\d,]+) new events, \1 in all$", first.stdout, re.MULTILINE)
@@ -85,10 +85,10 @@ def test_what_kuberay_collected_comes_in_whole_and_once_under_its_clusters_name(
     [cluster] = json.loads(run("clusters", "--format", "json").stdout)
     assert (cluster["cluster"], cluster["session"]) == ("team-a_prod", posted.SESSION)
     submitted = {
-        b64decode(one["taskDefinitionEvent"]["taskId"]).hex()
+        b64decode(event["taskDefinitionEvent"]["taskId"]).hex()
         for batch in batches[:40]
-        for one in batch
-        if one["eventType"] == "TASK_DEFINITION_EVENT"
+        for event in batch
+        if event["eventType"] == "TASK_DEFINITION_EVENT"
     }
     tasks = json.loads(run("list", "tasks", "--all", "--format", "json").stdout)
     assert submitted <= {task["task_id"] for task in tasks}
@@ -107,13 +107,15 @@ def bucket(s3):
 
 def test_what_kuberay_collected_is_read_out_of_its_bucket_as_out_of_a_copy(run, store, s3, bucket):
     out_of_bucket = json.loads(run("import", s3.place(bucket), "--format", "json").stdout)
-    assert [(one["session"], one["cluster"], one["sealed"]) for one in out_of_bucket] == [
+    assert [(summary["session"], summary["cluster"], summary["sealed"]) for summary in out_of_bucket] == [
         (session, "team-a_nightly-x7k2p", True) for session in (posted.SESSION, OTHER)
     ]
-    assert all(one["new_events"] == one["events"] > 0 for one in out_of_bucket)
+    assert all(summary["new_events"] == summary["events"] > 0 for summary in out_of_bucket)
     copy = (s3.files / "bucket" / bucket).as_uri()
     out_of_copy = json.loads(run("import", copy, "--format", "json").stdout)
-    assert [(one["new_events"], one["ledger"]) for one in out_of_copy] == [(0, one["ledger"]) for one in out_of_bucket]
+    assert [(summary["new_events"], summary["ledger"]) for summary in out_of_copy] == [
+        (0, summary["ledger"]) for summary in out_of_bucket
+    ]
 
 
 def test_only_the_sessions_that_are_asked_for_are_read_out_of_a_bucket_and_once(run, store, s3, bucket):
@@ -152,16 +154,16 @@ def test_a_broken_file_of_a_bucket_is_set_aside_alone_until_it_is_whole(run, sto
     broken = next(path for path in whole if posted.SESSION in path.parts)
     broken.write_bytes(whole[broken][:-30])
     first = json.loads(run("import", other, "--format", "json", code=1).stdout)
-    assert [one["session"] for one in first] == [posted.SESSION, OTHER]
-    assert all(one["events"] for one in first)
-    [said] = [end for one in first for row in one["ledger"] for end in row["unread"]]
-    assert said["name"] == broken.relative_to(broken.parents[3]).as_posix()
-    assert said["reason"] == "cut off: its gzip has no end"
+    assert [summary["session"] for summary in first] == [posted.SESSION, OTHER]
+    assert all(summary["events"] for summary in first)
+    [unread] = [end for summary in first for row in summary["ledger"] for end in row["unread"]]
+    assert unread["name"] == broken.relative_to(broken.parents[3]).as_posix()
+    assert unread["reason"] == "cut off: its gzip has no end"
     assert "cut off: its gzip has no end" in run("ledger", "--cluster", posted.SESSION, "--check", code=1).stdout
     run("ledger", "--cluster", OTHER, "--check")
     broken.write_bytes(whole[broken])
     second = json.loads(run("import", bucket, "--format", "json").stdout)
-    assert [one["new_events"] > 0 for one in second] == [True, False]
+    assert [summary["new_events"] > 0 for summary in second] == [True, False]
     run("ledger", "--cluster", posted.SESSION, "--check")
     intact = collected.lay(tmp_path / "intact", batches)
     run("import", intact, "--store", tmp_path / "at-once")
@@ -191,11 +193,11 @@ def test_an_address_that_is_known_only_later_changes_nothing_that_is_stored(run,
     }
     for number, (name, events) in enumerate(files.items()):
         (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_text("" if number == 1 else "".join(json.dumps(one) + "\n" for one in events))
+        (folder / name).write_text("" if number == 1 else "".join(json.dumps(event) + "\n" for event in events))
     run("import", tmp_path / "prod")
     assert {row["pid"]: row["ip"] for row in rows(run, "workers")} == {1: "192.0.2.1", 2: None, 3: "192.0.2.1", 4: None}
     name, events = list(files.items())[1]
-    (folder / name).write_text("".join(json.dumps(one) + "\n" for one in events))
+    (folder / name).write_text("".join(json.dumps(event) + "\n" for event in events))
     run("import", tmp_path / "prod")
     run("ledger", "--check")
     assert {row["pid"]: row["ip"] for row in rows(run, "workers")} == {
@@ -217,28 +219,28 @@ def test_events_of_a_pod_that_was_restarted_are_of_the_session_that_they_name(ru
     file = tmp_path / "prod" / posted.SESSION / "aa" / "node_events" / "aa-2026-11-23-08-1.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text(
-        "".join(json.dumps(one | {"sessionName": name}) + "\n" for name in (posted.SESSION, OTHER) for one in batch)
+        "".join(json.dumps(event | {"sessionName": name}) + "\n" for name in (posted.SESSION, OTHER) for event in batch)
     )
     results = json.loads(run("import", tmp_path, "--format", "json").stdout)
-    assert {one["session"]: one["events"] for one in results} == {posted.SESSION: 2, OTHER: 2}
-    assert {one["cluster"] for one in results} == {"prod"}
+    assert {summary["session"]: summary["events"] for summary in results} == {posted.SESSION: 2, OTHER: 2}
+    assert {summary["cluster"] for summary in results} == {"prod"}
     assert "0 new events, 2 in all" in run("import", tmp_path).stdout
 
 
 def test_placement_groups_and_serve_that_its_collector_polled_are_listed_as_ray_did(run, store, tmp_path, capture):
-    said = json.loads((capture / "ground_truth.json").read_text())["placement_groups"]
+    polled = json.loads((capture / "ground_truth.json").read_text())["placement_groups"]
     bucket = collected.lay(tmp_path, posted.captured()[:2])
     folder = bucket / collected.CLUSTER / posted.SESSION / "fetched_endpoints"
     folder.mkdir()
-    answer = {"result": True, "msg": "", "data": {"result": {"total": len(said), "result": said}}}
+    answer = {"result": True, "msg": "", "data": {"result": {"total": len(polled), "result": polled}}}
     (folder / "restful__api__v0__placement_groups?detail=1&limit=10000").write_text(json.dumps(answer))
     (folder / "restful__api__serve__applications").write_text(json.dumps(ANSWER))
     [cluster] = json.loads(run("import", bucket, "--format", "json").stdout)
     asked_ms = cluster["ended_ms"] - 1
     then = ("--at", str(asked_ms))
     groups = {row["placement_group_id"]: row for row in rows(run, "placement_groups", *then)}
-    assert groups.keys() == {group["placement_group_id"] for group in said}
-    for group in said:
+    assert groups.keys() == {group["placement_group_id"] for group in polled}
+    for group in polled:
         unnamed = {**group, "name": group["name"] or None}
         assert {name: groups[group["placement_group_id"]][name] for name in group} == unnamed
     [app] = rows(run, "serve_applications", *then)
@@ -266,16 +268,16 @@ def test_what_is_torn_in_a_session_that_is_sealed_already_is_named_all_the_same(
 
 
 def test_what_its_collector_polled_is_read_out_of_its_bucket_by_whatever_name(run, store, s3, capture):
-    said = json.loads((capture / "ground_truth.json").read_text())["placement_groups"]
+    polled = json.loads((capture / "ground_truth.json").read_text())["placement_groups"]
     name = uuid4().hex
     folder = s3.files / "bucket" / name / "cluster-history/raycluster/team-a/prod" / OTHER / "fetched_endpoints"
     folder.mkdir(parents=True)
-    answer = json.dumps({"data": {"result": {"result": said}}})
+    answer = json.dumps({"data": {"result": {"result": polled}}})
     (folder / "restful__api__v0__placement_groups?detail=1&limit=10000").write_text(answer)
     [result] = json.loads(run("import", s3.place(name), "--format", "json").stdout)
     assert (result["session"], result["cluster"]) == (OTHER, "team-a_prod")
     assert {row["placement_group_id"] for row in rows(run, "placement_groups")} == {
-        group["placement_group_id"] for group in said
+        group["placement_group_id"] for group in polled
     }
 
 

@@ -45,9 +45,9 @@ def test_a_line_is_one_object_whatever_it_holds():
 
 
 def test_text_stays_as_it_is():
-    said = stderr_of("-c", LOGS, "text")
-    assert re.match(r"[-\dT:.]+Z WARNING raytrail\.tail: a message\nof two \\udcff lines\n", said)
-    assert said.endswith("<string>:12: UserWarning: old\n")
+    printed = stderr_of("-c", LOGS, "text")
+    assert re.match(r"[-\dT:.]+Z WARNING raytrail\.tail: a message\nof two \\udcff lines\n", printed)
+    assert printed.endswith("<string>:12: UserWarning: old\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -69,8 +69,8 @@ def test_what_a_command_says_while_it_runs_and_a_bug_are_lines_of_the_log(tmp_pa
         "loop.run = run; main(sys.argv[1:])"
     )
     arguments = ["history", "--from", f"file://{tmp_path}/events", "--store", str(tmp_path / "store")]
-    said = stderr_of("-c", program, *arguments, "--metrics", "127.0.0.1:0", "--log-format", "json", code=BUG)
-    *notes, metrics, bug = map(json.loads, said.splitlines())
+    printed = stderr_of("-c", program, *arguments, "--metrics", "127.0.0.1:0", "--log-format", "json", code=BUG)
+    *notes, metrics, bug = map(json.loads, printed.splitlines())
     assert notes[0]["message"].startswith(f"reading file://{tmp_path}/events as group 'history-")
     assert metrics["message"].startswith("metrics of the history on http://127.0.0.1:")
     assert (bug["level"], bug["message"]) == ("CRITICAL", "this is a bug in Raytrail; please report it with this line")

@@ -51,7 +51,7 @@ def test_one_is_printed_byte_for_byte_or_its_last_lines(run, imported):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["none.log"], "no log 'none.log'; see `raytrail logs`"),
         (["--actor", "0f" * 16], f"Actor ID {'0f' * 16} not found."),
@@ -60,9 +60,9 @@ def test_one_is_printed_byte_for_byte_or_its_last_lines(run, imported):
         (["--node", "99"], "node '99': there is none; see `raytrail list nodes`"),
     ],
 )
-def test_what_is_not_there_is_said(run, imported, arguments, said):
+def test_what_is_not_there_is_said(run, imported, arguments, message):
     done = run("logs", *arguments, code=1)
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_only_one_log_is_asked_for(run, imported):

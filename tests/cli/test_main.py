@@ -137,7 +137,7 @@ def test_help_shows_the_common_settings_and_help_all_every_one(run):
     assert "--to TEXT" in short
     assert "--sweep-seconds" not in short
     assert "--help-all shows" in short
-    of_the_agent = [one for one in settings() if one.table in ("tail", "sources", "agent")]
-    assert all(one.flag in whole for one in of_the_agent)
+    of_the_agent = [setting for setting in settings() if setting.table in ("tail", "sources", "agent")]
+    assert all(setting.flag in whole for setting in of_the_agent)
     assert "Settings in [tail]" in whole
     assert "[default: 512 KiB]" in whole

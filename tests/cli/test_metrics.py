@@ -46,8 +46,8 @@ def agent(start, ray_dir, tmp_path):
         file = tmp_path / "raytrail.toml"
         file.write_text(text.replace("{here}", str(tmp_path)))
         running = start("agent", "--config", file, "--temp-dir", ray_dir, "--listen", "127.0.0.1:0")
-        said = re.compile(r"metrics on (http://127\.0\.0\.1:\d+)/metrics\n")
-        return running, running.wait_for(lambda: said.search(running.said["err"]))[1]
+        listening = re.compile(r"metrics on (http://127\.0\.0\.1:\d+)/metrics\n")
+        return running, running.wait_for(lambda: listening.search(running.printed["err"]))[1]
 
     return agent
 
@@ -73,17 +73,17 @@ def test_the_figures_are_those_of_what_was_shipped(agent, shipped, write, make, 
     running.wait_for(lambda: metrics_of(url).get((published, "all", "TASK")) == 100)
     running.wait_for(lambda: metrics_of(url).get((published, "few", "NODE")) == 1)
     running.wait_for(lambda: metrics_of(url).get(("raytrail_agent_failed_chunks_total", "away")))
-    found = metrics_of(url)
+    metrics = metrics_of(url)
     sizes = {"TASK": sum(len(make.task(number)) for number in range(1, 101)), "NODE": len(make.node("ALIVE"))}
     for kind, size in sizes.items():
         there = [chunk for chunk in shipped(tmp_path / "all") if chunk.event_type == kind]
-        assert found[published, "all", kind] == sum(chunk.data.count(b"\n") for chunk in there)
-        assert found["raytrail_agent_published_bytes_total", "all", kind] == size == sum(len(c.data) for c in there)
-    assert (published, "few", "TASK") not in found
-    assert (published, "away", "NODE") not in found
+        assert metrics[published, "all", kind] == sum(chunk.data.count(b"\n") for chunk in there)
+        assert metrics["raytrail_agent_published_bytes_total", "all", kind] == size == sum(len(c.data) for c in there)
+    assert (published, "few", "TASK") not in metrics
+    assert (published, "away", "NODE") not in metrics
     by_destination = {
-        name: {key[1]: value for key, value in found.items() if key[0] == name}
-        for name in {key[0] for key in found if key[0].startswith("raytrail_")}
+        name: {key[1]: value for key, value in metrics.items() if key[0] == name}
+        for name in {key[0] for key in metrics if key[0].startswith("raytrail_")}
     }
     assert by_destination["raytrail_agent_broker_up"] == {"all": 1, "few": 1, "away": 0}
     assert by_destination["raytrail_tail_unread_bytes"] == {"all": 0, "few": 0, "away": sum(sizes.values())}
@@ -100,8 +100,8 @@ def test_the_figures_are_those_of_what_was_shipped(agent, shipped, write, make, 
         assert by_destination[f"raytrail_{nothing}"] == {"all": 0, "few": 0, "away": 0}
     assert by_destination["raytrail_agent_in_flight_bytes"]["all"] == 0
     assert set(by_destination["raytrail_tail_checkpoint_age_seconds"]) == {"all", "few", "away"}
-    assert abs(found["raytrail_agent_last_stored_timestamp_seconds", "all"] - time.time()) < 30
-    assert found["process_resident_memory_bytes",] > 1e6
+    assert abs(metrics["raytrail_agent_last_stored_timestamp_seconds", "all"] - time.time()) < 30
+    assert metrics["process_resident_memory_bytes",] > 1e6
     assert running.stop() == 0
 
 
@@ -110,14 +110,14 @@ def test_an_agent_whose_broker_is_away_is_well_and_says_what_failed(agent, make,
     (tmp_path / "away").write_text("no directory")
     running, url = agent(SIDE_BY_SIDE)
 
-    def told():
+    def health_report():
         answer = httpx.get(f"{url}/healthz")
         assert answer.status_code == 200
         return answer.json()
 
-    running.wait_for(lambda: told()["destinations"]["away"]["failure"])
-    running.wait_for(lambda: told()["destinations"]["all"]["published_events"] == 3)
-    health = told()
+    running.wait_for(lambda: health_report()["destinations"]["away"]["failure"])
+    running.wait_for(lambda: health_report()["destinations"]["all"]["published_events"] == 3)
+    health = health_report()
     assert health["status"] == "ok"
     assert health["destinations"]["away"]["failure"] in running.messages("WARNING")[0]
     away = health["destinations"]["away"]
@@ -133,7 +133,7 @@ def test_a_port_that_is_taken_stops_the_start(start, ray_dir, tmp_path):
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         agent = start("agent", "--to", f"file://{tmp_path}/events", "--temp-dir", ray_dir, "--listen", listen)
         assert agent.wait() == USAGE
-    assert agent.said["err"] == (
+    assert agent.printed["err"] == (
         f"raytrail: error: listen='{listen}': [Errno 98] Address already in use; "
         "give host:port of a free port, e.g. 127.0.0.1:8366\n"
     )
@@ -189,7 +189,7 @@ async def test_whoever_says_nothing_holds_up_nobody_and_takes_no_threads():
         idle = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(100)]
         assert (await ask(f"{url}/healthz")).status_code == 200
         # the oldest had to make room
-        assert [await asyncio.to_thread(one.recv, 1) for one in idle[:60]] == [b""] * 60
+        assert [await asyncio.to_thread(connection.recv, 1) for connection in idle[:60]] == [b""] * 60
         until = time.monotonic() + 60
         while threading.active_count() - before >= 60 and time.monotonic() < until:  # noqa: ASYNC110 (threads end by themselves)
             await asyncio.sleep(0.01)  # those of the connections that ended are ending

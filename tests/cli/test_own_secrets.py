@@ -59,11 +59,11 @@ def test_no_error_of_a_url_tells_what_is_secret_in_it(scheme, caplog):
             url = place.format(scheme=scheme, secret=secret, port=port)
             for make in (connect, open_bucket):
                 try:
-                    said = repr(vars(make(url)).get("_shown"))
+                    text = repr(vars(make(url)).get("_shown"))
                 except RaytrailError as error:
-                    said = str(error)
-                if holds(said + shown(url), secret):
-                    leaks.append((url, said, shown(url)))
+                    text = str(error)
+                if holds(text + shown(url), secret):
+                    leaks.append((url, text, shown(url)))
     assert leaks == []
     assert not holds(caplog.text, SECRET)
 
@@ -120,10 +120,16 @@ def test_no_command_tells_what_is_secret_in_what_it_was_given(command, tmp_path)
 
 @pytest.mark.parametrize("form", ["table", "json"])
 def test_settings_tell_no_secret(form, tmp_path):
-    texts = [one for one in settings() if one.type is str]
-    environ = {one.variable: SECRET for one in texts if one.name.endswith(("token", "password", "secret"))}
-    environ |= {one.variable: f"kafka://me:{SECRET}@host/x?sasl.password={SECRET}" for one in texts if one.name == "to"}
-    environ |= {one.variable: f"http://{SECRET}@host/x?token={SECRET}" for one in texts if one.name == "ingest"}
+    texts = [setting for setting in settings() if setting.type is str]
+    environ = {setting.variable: SECRET for setting in texts if setting.name.endswith(("token", "password", "secret"))}
+    environ |= {
+        setting.variable: f"kafka://me:{SECRET}@host/x?sasl.password={SECRET}"
+        for setting in texts
+        if setting.name == "to"
+    }
+    environ |= {
+        setting.variable: f"http://{SECRET}@host/x?token={SECRET}" for setting in texts if setting.name == "ingest"
+    }
     assert len(environ) >= 5
     file = tmp_path / "raytrail.toml"
     file.write_text(f'[destinations.lake]\nto = "kafka://me:{SECRET}@host/x"\n')
@@ -202,12 +208,12 @@ def test_an_agent_tells_and_keeps_no_secret_of_its_settings(start, ray_dir, tmp_
     write("TASK", make.task(1))
     running = start("-v", "agent", "--config", file, "--temp-dir", ray_dir)
     at = re.compile(r"metrics on (http://127\.0\.0\.1:\d+)/metrics\n")
-    url = running.wait_for(lambda: at.search(running.said["err"]))[1]
+    url = running.wait_for(lambda: at.search(running.printed["err"]))[1]
     running.wait_for(lambda: 'failed_chunks_total{destination="away"}' in httpx.get(f"{url}/metrics").text)
     pages = [httpx.get(f"{url}{path}").text for path in ("/metrics", "/healthz")]
     assert SECRET not in "".join(pages)
     running.stop()
-    assert SECRET not in running.said["err"] + running.said["out"]
+    assert SECRET not in running.printed["err"] + running.printed["out"]
     assert files_with_it(tmp_path) == [file]
 
 
@@ -233,7 +239,7 @@ def test_a_server_tells_and_keeps_no_secret_of_its_settings(start, ray_dir, tmp_
     write("TASK", make.task(1))
     running = start("-v", "up", "--config", file, "--temp-dir", ray_dir)
     at = re.compile(r"serving on (http://127\.0\.0\.1:\d+)")
-    url = running.wait_for(lambda: at.search(running.said["err"]))[1]
+    url = running.wait_for(lambda: at.search(running.printed["err"]))[1]
     with httpx.Client(base_url=url, headers={"authorization": f"Bearer {SECRET}"}) as client:
         running.wait_for(lambda: client.get("/api/clusters").json())
         pages = [client.get(path).text for path in ("/", "/api/clusters", "/healthz", "/nothing")]
@@ -242,7 +248,7 @@ def test_a_server_tells_and_keeps_no_secret_of_its_settings(start, ray_dir, tmp_
         pages += [client.post("/ingest", content=b"{", headers={"content-encoding": "gzip"}).text]
     assert SECRET not in "".join(pages)
     running.stop()
-    assert SECRET not in running.said["err"] + running.said["out"]
+    assert SECRET not in running.printed["err"] + running.printed["out"]
     assert files_with_it(tmp_path) == [file]
 
 

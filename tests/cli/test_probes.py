@@ -86,7 +86,7 @@ def test_the_head_is_the_one_that_came_last_where_its_command_line_does_not_say(
     for pid, id in enumerate(ids, start=7):
         port_file(directory, id, pid)
         process(proc, pid, "/opt/ray/raylet", *flags(directory, id))
-    assert {one.node_id: one.is_head for one in raylets([ray_dir], proc)} == {ids[0]: False, ids[1]: True}
+    assert {node.node_id: node.is_head for node in raylets([ray_dir], proc)} == {ids[0]: False, ids[1]: True}
 
 
 def test_a_raylet_of_another_container_is_found_by_its_socket_and_rays_files(proc, ray_dir, make):
@@ -168,7 +168,7 @@ def agent(start, ray_dir, tmp_path, *more, **environ):
 
 
 def started(running):
-    return [said for said in running.messages("INFO") if "are asked for by process" in said]
+    return [message for message in running.messages("INFO") if "are asked for by process" in message]
 
 
 @pytest.mark.slow
@@ -184,15 +184,15 @@ def test_without_ray_it_is_said_once_and_all_else_is_shipped(start, ray_dir, tmp
         f"placement groups of node {NODE}: placement groups, workers, objects and Serve need Ray: there is no Ray "
         "here; run the agent in Ray's environment, with ray[default]; tried again now and then"
     ]
-    assert "Traceback" not in running.said["err"]
+    assert "Traceback" not in running.printed["err"]
 
 
 @pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_tried_again(start, ray_dir, tmp_path, raylet):
     running = agent(start, ray_dir, tmp_path, "--types", "OBJECT")
     running.wait_for(lambda: len(started(running)) > 2, seconds=90)
-    [said] = running.messages("WARNING")
-    assert said.startswith(f"objects of node {NODE}: the GCS at 127.0.0.1:1 does not answer (UNAVAILABLE: ")
+    [warning] = running.messages("WARNING")
+    assert warning.startswith(f"objects of node {NODE}: the GCS at 127.0.0.1:1 does not answer (UNAVAILABLE: ")
     assert running.stop() == 0
 
 
@@ -205,9 +205,9 @@ def test_types_are_switched_on_while_it_runs_and_not_where_export_is_off(start, 
 
     def reload(text):
         file.write_text(text)
-        before = running.said["err"].count("settings were read again")
+        before = running.printed["err"].count("settings were read again")
         running.process.send_signal(signal.SIGHUP)
-        running.wait_for(lambda: running.said["err"].count("settings were read again") > before)
+        running.wait_for(lambda: running.printed["err"].count("settings were read again") > before)
 
     reload('[sources]\ntypes = ["OBJECT"]\n[tail]\nexport = false\n')
     assert started(running) == []

@@ -33,16 +33,16 @@ def environ(tmp_path):
 
 
 @pytest.fixture
-def told(environ):
+def launch(environ):
     """Run a command; returns what it was told, and what was said on stderr."""
 
-    def told(*arguments, **variables):
+    def launch(*arguments, **variables):
         done = start(arguments, {**environ, **variables})
         assert done.returncode == 0, done.stderr
         shown = json.loads(done.stdout)
         return shown["argv"], shown["environ"], done.stderr
 
-    return told
+    return launch
 
 
 def start(arguments, environ, seconds=60):
@@ -50,46 +50,46 @@ def start(arguments, environ, seconds=60):
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=seconds, check=False)
 
 
-def test_a_driver_gets_the_environment_and_its_arguments_as_they_are(told):
-    argv, environ, said = told("--", sys.executable, "-c", SHOW, "--head", "--", "start")
+def test_a_driver_gets_the_environment_and_its_arguments_as_they_are(launch):
+    argv, environ, printed = launch("--", sys.executable, "-c", SHOW, "--head", "--", "start")
     assert argv == ["--head", "--", "start"]
     wanted = {name: value for name, value in settings().environment.items() if value is not None}
     assert environ.items() >= wanted.items()
-    assert said == ""
+    assert printed == ""
 
 
-def test_no_two_dashes_are_needed_and_the_commands_own_are_kept(told):
-    assert told("ray", "job", "submit", "--", "python", "start", "--head")[0] == [
+def test_no_two_dashes_are_needed_and_the_commands_own_are_kept(launch):
+    assert launch("ray", "job", "submit", "--", "python", "start", "--head")[0] == [
         *("job", "submit", "--", "python", "start", "--head"),
     ]
 
 
-def test_a_head_gets_the_system_config_too(told):
-    argv, environ, said = told("--", "ray", "start", "--head", "--port", "6380")
+def test_a_head_gets_the_system_config_too(launch):
+    argv, environ, printed = launch("--", "ray", "start", "--head", "--port", "6380")
     assert [argv[0], argv[1], *argv[3:]] == ["start", "--system-config", "--head", "--port", "6380"]
     assert json.loads(argv[2]) == settings().system_config
     assert environ["RAY_enable_export_api_write"] == "1"
-    assert said == ""
+    assert printed == ""
 
 
-def test_a_node_that_joins_gets_no_system_config_which_it_would_refuse(told):
-    argv, environ, _ = told("--", "ray", "start", "--address", "head:6379")
+def test_a_node_that_joins_gets_no_system_config_which_it_would_refuse(launch):
+    argv, environ, _ = launch("--", "ray", "start", "--address", "head:6379")
     assert argv == ["start", "--address", "head:6379"]
     assert environ["RAY_enable_export_api_write"] == "1"
 
 
 @pytest.mark.parametrize("form", [["--system-config", '{"x": 1}'], ['--system-config={"x": 1}']])
-def test_a_given_system_config_is_joined_with_ours_wherever_it_stands(told, form):
-    argv, _, _ = told("--", "env", "ray", "start", *form, "--head")
+def test_a_given_system_config_is_joined_with_ours_wherever_it_stands(launch, form):
+    argv, _, _ = launch("--", "env", "ray", "start", *form, "--head")
     assert argv.count("--system-config") == 1
     assert json.loads(argv[2]) == {**settings().system_config, "x": 1}
     assert argv[3:] == ["--head"]
 
 
-def test_a_given_key_wins_and_it_is_said_what_it_loses(told):
-    argv, _, said = told("--", "ray", "start", "--head", '--system-config={"enable_export_api_write": false}')
+def test_a_given_key_wins_and_it_is_said_what_it_loses(launch):
+    argv, _, printed = launch("--", "ray", "start", "--head", '--system-config={"enable_export_api_write": false}')
     assert json.loads(argv[2])["enable_export_api_write"] is False
-    assert said == (
+    assert printed == (
         "raytrail: --system-config has enable_export_api_write = 0: "
         "C++ exports nothing: no tasks, actors, nodes and driver jobs\n"
     )
@@ -102,18 +102,18 @@ def test_a_system_config_that_is_no_object_stops_the_start(environ, text):
     assert done.stderr.startswith(f"raytrail: error: --system-config '{text}'")
 
 
-def test_what_silences_files_is_taken_away_and_that_is_said(told):
-    _, environ, said = told("--", "ray", "status", RAY_enable_ray_event="1")
+def test_what_silences_files_is_taken_away_and_that_is_said(launch):
+    _, environ, printed = launch("--", "ray", "status", RAY_enable_ray_event="1")
     assert "RAY_enable_ray_event" not in environ
-    assert said == "raytrail: not passed on, as event files would stay empty or never rotate: RAY_enable_ray_event\n"
+    assert printed == "raytrail: not passed on, as event files would stay empty or never rotate: RAY_enable_ray_event\n"
 
 
-def test_events_over_http_go_where_an_agents_receiver_is(told):
-    argv, environ, said = told("--http-events", "127.0.0.1:8367", "--", "ray", "start", "--head")
+def test_events_over_http_go_where_an_agents_receiver_is(launch):
+    argv, environ, printed = launch("--http-events", "127.0.0.1:8367", "--", "ray", "start", "--head")
     assert environ["RAY_DASHBOARD_AGGREGATOR_AGENT_EVENTS_EXPORT_ADDR"] == "http://127.0.0.1:8367/v1/events"
     assert environ["RAY_enable_ray_event"] == "1"
     assert json.loads(argv[2])["enable_ray_event"] is True
-    assert said == ""
+    assert printed == ""
 
 
 def test_a_ray_that_is_too_old_to_post_events_is_not_started(environ, tmp_path):
@@ -130,14 +130,14 @@ def test_a_ray_that_is_too_old_to_post_events_is_not_started(environ, tmp_path):
     assert start(["--http-events", "127.0.0.1:8367", "--off", "--", "ray", "start", "--head"], environ).returncode == 0
 
 
-def test_the_environments_own_value_is_not_overruled_by_the_system_config(told):
-    argv, environ, _ = told("--", "ray", "start", "--head", RAY_task_events_report_interval_ms="100")
+def test_the_environments_own_value_is_not_overruled_by_the_system_config(launch):
+    argv, environ, _ = launch("--", "ray", "start", "--head", RAY_task_events_report_interval_ms="100")
     assert environ["RAY_task_events_report_interval_ms"] == "100"
     assert "task_events_report_interval_ms" not in json.loads(argv[2])
 
 
-def test_profile_and_types_choose(told):
-    argv, environ, _ = told("--profile", "lean", "--types", "TASK,OBJECT", "--", "ray", "start", "--head")
+def test_profile_and_types_choose(launch):
+    argv, environ, _ = launch("--profile", "lean", "--types", "TASK,OBJECT", "--", "ray", "start", "--head")
     assert json.loads(argv[2]) == settings("lean", ["TASK", "OBJECT"]).system_config
     assert environ["RAY_enable_timeline"] == "0"
     assert environ["RAY_enable_export_api_write_config"] == "EXPORT_TASK"
@@ -151,13 +151,13 @@ def test_a_type_that_there_is_not_stops_the_start(environ):
     assert done.stderr == f"raytrail: error: no event type 'TSAK'; name some of {', '.join(TYPES)}\n"
 
 
-def test_off_switches_all_of_it_off(told):
+def test_off_switches_all_of_it_off(launch):
     inherited = {name: value for name, value in settings().environment.items() if value is not None}
-    argv, environ, said = told("--off", "--", "ray", "start", "--head", **inherited)
+    argv, environ, printed = launch("--off", "--", "ray", "start", "--head", **inherited)
     assert json.loads(argv[2])["enable_export_api_write"] is False
     assert environ["RAY_enable_export_api_write"] == environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] == "0"
     assert "RAY_preload_python_modules" not in environ
-    assert said == ""
+    assert printed == ""
 
 
 def test_the_exit_code_is_the_commands_own(environ):

@@ -39,17 +39,17 @@ def receiving(tmp_path):
     """Have a receiver by some settings, within one event loop."""
 
     async def receiving(*steps):
-        one = Receiving()
+        receiver = Receiving()
         try:
             for sources, check in steps:
                 try:
-                    await one.configure(SourcesConfig(**sources), [tmp_path / "ray"], tmp_path)
+                    await receiver.configure(SourcesConfig(**sources), [tmp_path / "ray"], tmp_path)
                 except ConfigError as error:
                     check(error)
                 else:
                     await asyncio.to_thread(check, None)
         finally:
-            await one.aclose()
+            await receiver.aclose()
 
     return lambda *steps: asyncio.run(receiving(*steps))
 
@@ -93,7 +93,7 @@ def test_an_agent_ships_what_was_posted_to_it_up_to_its_end(start, ray_dir, ship
     listen = f"127.0.0.1:{free_port()}"
     flags = ["--to", f"file://{tmp_path}/sent", "--temp-dir", ray_dir, "--state-dir", tmp_path, "--sessions", "all"]
     agent = start("agent", "--receiver", listen, *flags)
-    agent.wait_for(lambda: re.search("Ray's events are taken on ", agent.said["err"]))
+    agent.wait_for(lambda: re.search("Ray's events are taken on ", agent.printed["err"]))
     assert post(listen, posted("n1"), 7) == 204
     agent.process.terminate()
     assert agent.process.wait(30) == 0

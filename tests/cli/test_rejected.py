@@ -24,8 +24,8 @@ def test_what_was_set_aside_is_listed_with_its_reason_and_its_bytes_are_printed(
     assert kept.id[:12] in listed.stdout
     assert "session_unknown" in listed.stdout
     assert f"{len(odd.data):,}" in listed.stdout
-    [told] = json.loads(run("rejected", "--format", "json").stdout)
-    assert (told["id"], told["headers"], told["reason"]) == (kept.id, odd.headers(), kept.reason)
+    [entry] = json.loads(run("rejected", "--format", "json").stdout)
+    assert (entry["id"], entry["headers"], entry["reason"]) == (kept.id, odd.headers(), kept.reason)
     assert run("rejected", kept.id[:12]).stdout.encode() == odd.data
     assert run("rejected", "0" * 32, code=1).stderr == (
         f"raytrail: error: nothing that was set aside has the id {'0' * 32!r} for itself; "

@@ -30,7 +30,7 @@ SERVICES = ["raytrail-agent.service", "raytrail-history.service", "raytrail-serv
 
 
 def url_of(running):
-    return running.wait_for(lambda: re.search(r"serving on (http://\S+)", running.said["err"]))[1]
+    return running.wait_for(lambda: re.search(r"serving on (http://\S+)", running.printed["err"]))[1]
 
 
 def clusters_of(url):
@@ -84,11 +84,11 @@ def test_agent_history_and_server_do_the_same_as_processes_of_their_own(start, t
     history.wait_for(lambda: len(rows_of(store)) == 2)
     with Store.open(store) as opened:
         group = f"history-{opened.id}"
-    assert history.said["err"].startswith(f"reading {events} as group '{group}', keeping {store}\n")
+    assert history.printed["err"].startswith(f"reading {events} as group '{group}', keeping {store}\n")
     assert (tmp_path / "events" / "groups" / f"{group}.json").exists()
     server = start("serve", "--store", store, "--port", "0")
     assert clusters_of(url_of(server))[0]["tasks"] == 2
-    assert [one.stop() for one in (agent, history, server)] == [0, 0, 0]
+    assert [process.stop() for process in (agent, history, server)] == [0, 0, 0]
 
 
 @pytest.mark.slow
@@ -111,12 +111,12 @@ def test_a_subscriber_prints_what_comes_until_it_is_stopped(start, tmp_path, mak
     url = f"file://{tmp_path}/events"
     subscriber = start("subscribe", url, "--types", "TASK,NODE")
     agent = start("agent", "--to", url, "--temp-dir", ray_dir)
-    subscriber.wait_for(lambda: subscriber.said["out"].count("\n") == 3)
+    subscriber.wait_for(lambda: subscriber.printed["out"].count("\n") == 3)
     assert subscriber.stop(number) == 0
     assert agent.stop() == 0
-    events = [json.loads(line) for line in subscriber.said["out"].splitlines()]
+    events = [json.loads(line) for line in subscriber.printed["out"].splitlines()]
     assert sorted(event["event_type"] for event in events) == ["NODE", "TASK", "TASK"]
-    assert subscriber.said["err"] == ""
+    assert subscriber.printed["err"] == ""
 
 
 def test_a_named_group_goes_on_where_it_left_off(run, tmp_path, make, publish):
@@ -196,10 +196,10 @@ def test_an_agent_tells_systemd_when_it_is_ready_that_it_is_well_and_when_it_sto
     agent = start("agent", "--to", f"file://{tmp_path}/events", "--temp-dir", ray_dir, WATCHDOG_USEC="150000")
     agent.wait_for(lambda: notified().count("WATCHDOG=1") > 3)
     assert agent.stop() == 0
-    told = notified()
-    assert set(told) == {"READY=1", "WATCHDOG=1", "STOPPING=1"}
-    assert (told.count("READY=1"), told.count("STOPPING=1")) == (1, 1)
-    assert told.index("READY=1") < told.index("STOPPING=1")
+    states = notified()
+    assert set(states) == {"READY=1", "WATCHDOG=1", "STOPPING=1"}
+    assert (states.count("READY=1"), states.count("STOPPING=1")) == (1, 1)
+    assert states.index("READY=1") < states.index("STOPPING=1")
 
 
 @pytest.mark.slow
@@ -213,8 +213,8 @@ def test_a_history_and_a_server_tell_systemd_when_they_are_ready_that_they_are_w
         service.wait_for(lambda: "READY=1" in notified()[before:])  # noqa: B023 (it is waited for here)
         service.wait_for(lambda: notified()[before:].count("WATCHDOG=1") > 3)  # noqa: B023 (it is waited for here)
         assert service.stop() == 0
-        told = [state for state in notified()[before:] if state != "WATCHDOG=1"]
-        assert told == ["READY=1", "STOPPING=1"]
+        states = [state for state in notified()[before:] if state != "WATCHDOG=1"]
+        assert states == ["READY=1", "STOPPING=1"]
 
 
 @pytest.mark.slow
@@ -234,8 +234,8 @@ def test_an_agent_that_stops_tells_the_watchdog_that_it_is_well_as_long_as_it_ta
     agent = start("agent", "--to", url, "--temp-dir", ray_dir, *arguments, WATCHDOG_USEC="150000")
     agent.wait_for(lambda: "READY=1" in notified())
     assert agent.stop() == 0
-    told = notified()
-    assert told[told.index("STOPPING=1") :].count("WATCHDOG=1") > 5
+    states = notified()
+    assert states[states.index("STOPPING=1") :].count("WATCHDOG=1") > 5
 
 
 async def test_a_loop_that_does_not_turn_tells_the_watchdog_nothing(notified, monkeypatch):
@@ -299,41 +299,41 @@ def test_a_systemd_that_does_not_listen_holds_nobody_up(monkeypatch, tmp_path):
 def unit(name):
     """Return a unit's settings, each as the list of its values."""
     text = (UNITS / name).read_text()
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line and line[0] not in "#[":
             key, _, value = line.partition("=")
-            found.setdefault(key, []).append(value)
-    return found
+            values.setdefault(key, []).append(value)
+    return values
 
 
 def test_the_agents_unit_reloads_by_sighup_and_gives_it_time_to_ship_what_is_left():
-    said = unit("raytrail-agent.service")
-    assert said["Type"] == ["notify"]
-    assert said["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
-    assert said["Restart"] == ["always"]
-    assert float(said["TimeoutStopSec"][0]) > AgentConfig().drain_seconds + 10
-    assert float(said["WatchdogSec"][0]) >= 30
-    assert said["Environment"] == [f"RAYTRAIL_TAIL_STATE_DIR=%S/{said['StateDirectory'][0]}"]
-    assert said["PrivateTmp"] == ["no"]  # Ray's files are in /tmp
-    assert said["User"] == ["ray"]
+    agent_unit = unit("raytrail-agent.service")
+    assert agent_unit["Type"] == ["notify"]
+    assert agent_unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert agent_unit["Restart"] == ["always"]
+    assert float(agent_unit["TimeoutStopSec"][0]) > AgentConfig().drain_seconds + 10
+    assert float(agent_unit["WatchdogSec"][0]) >= 30
+    assert agent_unit["Environment"] == [f"RAYTRAIL_TAIL_STATE_DIR=%S/{agent_unit['StateDirectory'][0]}"]
+    assert agent_unit["PrivateTmp"] == ["no"]  # Ray's files are in /tmp
+    assert agent_unit["User"] == ["ray"]
 
 
 def test_the_historys_unit_starts_again_and_keeps_its_store_where_it_may_write():
-    said = unit("raytrail-history.service")
-    assert (said["Type"], said["Restart"]) == (["notify"], ["always"])
-    assert float(said["WatchdogSec"][0]) >= 30
-    assert f"RAYTRAIL_STORE_DIR=%S/{said['StateDirectory'][0]}/store" in said["Environment"]
+    history_unit = unit("raytrail-history.service")
+    assert (history_unit["Type"], history_unit["Restart"]) == (["notify"], ["always"])
+    assert float(history_unit["WatchdogSec"][0]) >= 30
+    assert f"RAYTRAIL_STORE_DIR=%S/{history_unit['StateDirectory'][0]}/store" in history_unit["Environment"]
 
 
 def test_the_servers_unit_reads_the_historys_store_and_writes_nowhere():
-    said, store = unit("raytrail-server.service"), unit("raytrail-history.service")
-    [directory] = [one for one in store["Environment"] if one.startswith("RAYTRAIL_STORE_DIR=")]
-    assert (said["Type"], said["Restart"], said["User"]) == (["notify"], ["always"], store["User"])
-    assert said["Environment"] == [directory]
-    assert said["ProtectSystem"] == ["strict"]
-    assert not {"StateDirectory", "ReadWritePaths"} & set(said)
-    assert float(said["WatchdogSec"][0]) >= 30
+    server_unit, store = unit("raytrail-server.service"), unit("raytrail-history.service")
+    [directory] = [variable for variable in store["Environment"] if variable.startswith("RAYTRAIL_STORE_DIR=")]
+    assert (server_unit["Type"], server_unit["Restart"], server_unit["User"]) == (["notify"], ["always"], store["User"])
+    assert server_unit["Environment"] == [directory]
+    assert server_unit["ProtectSystem"] == ["strict"]
+    assert not {"StateDirectory", "ReadWritePaths"} & set(server_unit)
+    assert float(server_unit["WatchdogSec"][0]) >= 30
 
 
 @pytest.mark.parametrize("name", SERVICES)

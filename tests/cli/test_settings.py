@@ -13,10 +13,10 @@ from raytrail.exit_codes import USAGE
 
 def test_every_setting_has_a_meaning_a_kind_and_a_flag_of_its_own():
     every = config.settings()
-    tables = [one.type for one in msgspec.structs.fields(Config) if one.name != "destinations"]
+    tables = [field.type for field in msgspec.structs.fields(Config) if field.name != "destinations"]
     assert len(every) == sum(len(table.__struct_fields__) for table in tables)
-    assert [one.key for one in every if not one.doc or not one.kind] == []
-    assert len({one.flag for one in every}) == len(every)
+    assert [setting.key for setting in every if not setting.doc or not setting.kind] == []
+    assert len({setting.flag for setting in every}) == len(every)
 
 
 def test_later_ones_win_flag_over_environment_over_file(tmp_path):
@@ -165,18 +165,25 @@ def test_a_destination_has_what_it_says_and_else_what_all_have(tmp_path):
         to = "memory://b"
     """
     first, lake, other = of(text, tmp_path, to="memory://a")
-    assert [one.name for one in (first, lake, other)] == ["", "lake", "b-2"]
-    assert [one.agent.to for one in (first, lake, other)] == ["memory://a", "memory://lake", "memory://b"]
-    assert [one.agent.drain_seconds for one in (first, lake, other)] == [5, 7, 5]
-    assert [one.tail.event_types for one in (first, lake, other)] == [("TASK",), (), ("TASK",)]
-    assert [one.tail.events_per_second for one in (first, lake, other)] == [{"TASK": 10}] * 3
-    assert [one.tail.bytes_per_second for one in (first, lake, other)] == [{}, {"ALL": 1000}, {}]
-    assert [str(one.checkpoint_file) for one in (first, lake, other)] == [
+    assert [destination.name for destination in (first, lake, other)] == ["", "lake", "b-2"]
+    assert [destination.agent.to for destination in (first, lake, other)] == [
+        "memory://a",
+        "memory://lake",
+        "memory://b",
+    ]
+    assert [destination.agent.drain_seconds for destination in (first, lake, other)] == [5, 7, 5]
+    assert [destination.tail.event_types for destination in (first, lake, other)] == [("TASK",), (), ("TASK",)]
+    assert [destination.tail.events_per_second for destination in (first, lake, other)] == [{"TASK": 10}] * 3
+    assert [destination.tail.bytes_per_second for destination in (first, lake, other)] == [{}, {"ALL": 1000}, {}]
+    assert [str(destination.checkpoint_file) for destination in (first, lake, other)] == [
         "/x/checkpoint.sqlite",
         "/x/lake.sqlite",
         "/x/b-2.sqlite",
     ]
-    assert [str(one.dead_letters) for one in (first, lake)] == ["/x/dead-letters/checkpoint", "/x/dead-letters/lake"]
+    assert [str(destination.dead_letters) for destination in (first, lake)] == [
+        "/x/dead-letters/checkpoint",
+        "/x/dead-letters/lake",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ def hanging(tmp_path):
 
 def post(running):
     """Post what a server is to publish, and do not wait for its answer."""
-    running.wait_for(lambda: "serving on " in running.said["err"])
-    url = running.said["err"].split("serving on ")[1].split()[0]
+    running.wait_for(lambda: "serving on " in running.printed["err"])
+    url = running.printed["err"].split("serving on ")[1].split()[0]
 
     def send():
         with suppress(httpx.HTTPError):
@@ -67,15 +67,15 @@ def test_all_end_in_bounded_time_though_a_thread_of_them_waits_for_ever(start, r
     running["serve"] = begin(*serve), signal.SIGTERM, 10, "answers were cut off"
     running["subscribe"] = begin("subscribe", hanging, "--follow"), signal.SIGTERM, 10, COMES
     post(running["serve"][0])
-    for one, *_ in running.values():
-        one.wait_for(lambda one=one: waits_for_lock(one.process.pid), seconds=60)
+    for service, *_ in running.values():
+        service.wait_for(lambda service=service: waits_for_lock(service.process.pid), seconds=60)
     began = time.monotonic()
-    for one, number, *_ in running.values():
-        one.process.send_signal(number)
-    for name, (one, _, seconds, left) in sorted(running.items(), key=lambda item: item[1][2]):
-        assert one.wait(120) == BROKEN, name
+    for service, number, *_ in running.values():
+        service.process.send_signal(number)
+    for name, (service, _, seconds, rest) in sorted(running.items(), key=lambda item: item[1][2]):
+        assert service.wait(120) == BROKEN, name
         assert time.monotonic() - began > seconds - 0.1, name
-        assert one.messages("ERROR")[-1] == (
+        assert service.messages("ERROR")[-1] == (
             f"not ended {seconds:g} seconds after it was told to: a disk, a broker or a statement does not answer; "
-            f"ended by force; {left}"
+            f"ended by force; {rest}"
         ), name

@@ -21,13 +21,13 @@ def test_it_is_written_as_ray_writes_it(run, make, tmp_path, monkeypatch):
     with Store.open(store, write=True) as opened:
         opened.append([make.chunk("TASK", make.line("EXPORT_TASK", data))])
         opened.fold()
-    said = run("timeline", "--store", store).stderr
+    printed = run("timeline", "--store", store).stderr
     written = tmp_path / f"timeline-{make.SESSION}.json"
-    assert f"{written.name}: {written.stat().st_size:,} bytes" in said
+    assert f"{written.name}: {written.stat().st_size:,} bytes" in printed
     [event] = json.loads(written.read_text())
     assert (event["name"], event["pid"], event["ts"], event["dur"]) == ("task::f", "127.0.0.1", 1000.0, 2000.0)
     assert event["tid"] == f"worker:{'04' * 28}"
     whole = json.loads(run("timeline", "--store", store, "--style", "dashboard", "--out", "-").stdout)
-    assert {one["ph"] for one in whole} == {"X", "M"}
+    assert {trace_event["ph"] for trace_event in whole} == {"X", "M"}
     assert json.loads(run("timeline", "--store", store, "--job", "02000000", "--out", "-").stdout) == []
     assert "job_id" in run("timeline", "--store", store, "--job", "2", code=USAGE).stderr

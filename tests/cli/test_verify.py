@@ -33,9 +33,9 @@ def test_files_that_are_what_was_written_are_counted(run, root, monkeypatch):
     assert done.stderr.startswith(f"{len(files) + 1} files, ")
     assert done.stderr.endswith(": none is damaged\n")
     assert run("verify", "--cluster", "07-00-00").stderr.startswith(f"cluster {SEALED} (prod)\n")
-    found = json.loads(run("verify", "--format", "json").stdout)
-    assert {one["path"] for one in found} == {"catalogue.sqlite", *(str(path.relative_to(root)) for path in files)}
-    assert {(one["verdict"], one["reason"]) for one in found} == {("ok", "")}
+    checks = json.loads(run("verify", "--format", "json").stdout)
+    assert {check["path"] for check in checks} == {"catalogue.sqlite", *(str(path.relative_to(root)) for path in files)}
+    assert {(check["verdict"], check["reason"]) for check in checks} == {("ok", "")}
 
 
 def test_a_damaged_state_is_named_with_the_command_that_mends_it(run, damaged):
@@ -47,8 +47,8 @@ def test_a_damaged_state_is_named_with_the_command_that_mends_it(run, damaged):
     done = run("verify", code=1)
     assert done.stdout == f"{reason}\n"
     assert done.stderr.endswith(": 1 damaged\n")
-    found = json.loads(run("verify", "--format", "json", code=1).stdout)
-    assert [(one["path"], one["reason"]) for one in found if one["verdict"] == "damaged"] == [
+    checks = json.loads(run("verify", "--format", "json", code=1).stdout)
+    assert [(check["path"], check["reason"]) for check in checks if check["verdict"] == "damaged"] == [
         (f"state/{SEALED}/{path.name}", reason)
     ]
     assert run("sql", "SELECT count(*) FROM task", code=3).stderr == f"raytrail: error: {reason}\n"

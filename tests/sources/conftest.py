@@ -36,8 +36,8 @@ def hooked_session():
                 for name in ("serve_wl.py", "data_wl.py")
             )
             cluster.stop()
-            told = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step"')]
-            yield cluster.session_dir, {one["step"]: one for one in told}
+            steps = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step"')]
+            yield cluster.session_dir, {step["step"]: step for step in steps}
     finally:
         shutil.rmtree(temp_dir, ignore_errors=True)
 

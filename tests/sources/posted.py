@@ -30,7 +30,7 @@ def captured():
 def captured_lines():
     """Return the lines of event files that `captured` events were converted to on their node, by the events' ids."""
     with lzma.open(_CAPTURES / "ray-2.60-lines.ndjson.xz") as file:
-        return {one["id"]: one["lines"] for one in map(json.loads, file)}
+        return {row["id"]: row["lines"] for row in map(json.loads, file)}
 
 
 def odd():

@@ -48,15 +48,15 @@ def life(actor):
 def test_each_report_that_changes_something_is_an_event(actor_class, tmp_path):
     data.lay(actor_class)
     life(actor_class())
-    told = events(tmp_path)
-    assert [(event["state"], event["progress"]) for event in told] == [
+    reports = events(tmp_path)
+    assert [(event["state"], event["progress"]) for event in reports] == [
         ("PENDING", 0),
         ("RUNNING", 1),
         ("RUNNING", 2),
         ("FINISHED", 1),
     ]
-    start_time = told[0]["start_time"]
-    assert told[-1] == {
+    start_time = reports[0]["start_time"]
+    assert reports[-1] == {
         "dataset_id": "set_0",
         "job_id": "01000000",
         "state": "FINISHED",
@@ -93,8 +93,8 @@ def test_no_exception_in_a_hook_reaches_ray_data(actor_class, monkeypatch, tmp_p
     monkeypatch.setattr(hooks.Source, "append", fail)
     life(actor_class())
     assert not events(tmp_path)
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("raytrail")]
-    assert said == ["some DATASET_PROGRESS events are lost: ZeroDivisionError()"]
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("raytrail")]
+    assert logged == ["some DATASET_PROGRESS events are lost: ZeroDivisionError()"]
 
 
 @pytest.mark.usefixtures("switched_on")

@@ -28,28 +28,28 @@ def groups(*rows):
     return json.dumps({"result": True, "msg": "", "data": {"result": {"total": len(rows), "result": rows}}}).encode()
 
 
-def told(name, body):
+def events_of(name, body):
     return [(event_type, json.loads(line)) for event_type, line in endpoints.events(name, body, AT_NS)]
 
 
 @pytest.mark.parametrize("name", [GROUPS, GROUPS.replace("?", "%3F"), GROUPS.partition("?")[0]])
 def test_a_placement_group_is_told_up_to_its_state_at_the_times_that_its_statistics_say(name):
-    events = told(name, groups(GROUP))
-    assert {(event_type, one["time_ns"], one["timestamp"]) for event_type, one in events} == {
+    events = events_of(name, groups(GROUP))
+    assert {(event_type, event["time_ns"], event["timestamp"]) for event_type, event in events} == {
         ("PLACEMENT_GROUP", AT_NS, AT_NS // 10**9)
     }
-    data = [one["event_data"] for _, one in events]
-    assert [(one["state"], one["since_ns"]) for one in data] == [
+    data = [event["event_data"] for _, event in events]
+    assert [(fields["state"], fields["since_ns"]) for fields in data] == [
         ("PENDING", 1795419730168425141),
         ("CREATED", 1795419730174000000),
     ]
     assert data[-1]["placement_group_id"] == "HwZwTqtkGMA/MmRkVW0BAAAA"
     assert data[-1]["creator_job_id"] == "AQAAAA=="
-    assert len({one["event_id"] for _, one in events}) == 2
+    assert len({event["event_id"] for _, event in events}) == 2
 
 
 def test_serve_is_told_as_it_was_polled():
-    events = told(SERVE, json.dumps(ANSWER).encode())
+    events = events_of(SERVE, json.dumps(ANSWER).encode())
     assert sorted(event_type for event_type, _ in events) == [
         "SERVE_APPLICATION",
         "SERVE_DEPLOYMENT",
@@ -57,15 +57,15 @@ def test_serve_is_told_as_it_was_polled():
         "SERVE_PROXY",
         "SERVE_REPLICA",
     ]
-    assert all(one["event_data"]["polled"] for _, one in events)
+    assert all(event["event_data"]["polled"] for _, event in events)
 
 
 def test_the_same_answer_always_says_the_same():
-    assert told(GROUPS, groups(GROUP)) == told(GROUPS, groups(GROUP))
+    assert events_of(GROUPS, groups(GROUP)) == events_of(GROUPS, groups(GROUP))
 
 
 def test_an_answer_that_says_of_nothing_we_know_says_nothing():
-    assert told("restful__timezone", b'{"offset": "+00:00"}') == []
+    assert events_of("restful__timezone", b'{"offset": "+00:00"}') == []
 
 
 def broken_serve():
@@ -91,4 +91,4 @@ def broken_serve():
 )
 def test_what_is_no_such_answer_is_said(name, body):
     with pytest.raises(EventError, match=r"^(expected JSON|no answer of Ray's dashboard): "):
-        told(name, body)
+        events_of(name, body)

@@ -175,8 +175,8 @@ def test_threads_tear_no_line(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    came = [line["event_data"] for path in tmp_path.iterdir() for line in lines(path)]
-    assert sorted((one["who"], one["n"]) for one in came) == [(who, n) for who in range(8) for n in range(200)]
+    written = [line["event_data"] for path in tmp_path.iterdir() for line in lines(path)]
+    assert sorted((event["who"], event["n"]) for event in written) == [(who, n) for who in range(8) for n in range(200)]
 
 
 def test_a_hundred_processes_at_once_lose_no_event(tmp_path):

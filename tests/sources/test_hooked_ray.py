@@ -71,12 +71,12 @@ def milliseconds(seconds):
 def comparable(answer):
     """An answer with its times in milliseconds, as the history keeps them, and its replicas in an order of ours."""
     if isinstance(answer, list):
-        values = [comparable(one) for one in answer]
-        return sorted(values, key=lambda one: one["replica_id"]) if values and "replica_id" in values[0] else values
+        values = [comparable(member) for member in answer]
+        return sorted(values, key=lambda row: row["replica_id"]) if values and "replica_id" in values[0] else values
     if not isinstance(answer, dict):
         return answer
     times = ("last_deployed_time_s", "start_time_s", "start_time", "end_time")
-    return {name: milliseconds(one) if name in times else comparable(one) for name, one in answer.items()}
+    return {name: milliseconds(value) if name in times else comparable(value) for name, value in answer.items()}
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def this_ray(hooked_session):
 
 
 @pytest.fixture
-def told(step, hooked_session, this_ray):
+def recorded(step, hooked_session, this_ray):
     """What Ray said after a step."""
     if step in SCALED_STEPS and not this_ray["is_scaled_from_outside"]:
         pytest.skip("nobody scales this Ray's deployments from outside")
@@ -95,8 +95,10 @@ def told(step, hooked_session, this_ray):
 
 def of_this_ray(ours, live):
     """Our answer without metrics that are newer than Ray 2.48, where Ray's own does not have them."""
-    for one, said in zip(ours.get("datasets", ()), live.get("datasets", ()), strict=True):
-        for own, there in zip([one, *one["operators"]], [said, *said["operators"]], strict=True):
+    for dataset, live_dataset in zip(ours.get("datasets", ()), live.get("datasets", ()), strict=True):
+        for own, there in zip(
+            [dataset, *dataset["operators"]], [live_dataset, *live_dataset["operators"]], strict=True
+        ):
             for name in NEWER_METRICS - there.keys():
                 del own[name]
     return ours
@@ -104,12 +106,12 @@ def of_this_ray(ours, live):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("step", [*SERVE_STEPS, *DATA_STEPS])
-async def test_what_rays_rest_api_said_then_is_what_the_history_says_of_then(step, store, told):
+async def test_what_rays_rest_api_said_then_is_what_the_history_says_of_then(step, store, recorded):
     transport = httpx.ASGITransport(app(store, ServerConfig()))
     async with httpx.AsyncClient(transport=transport, base_url="http://history") as client:
-        answer = await client.get(f"/clusters/latest/at/{told['at_ms']}{told['path']}")
+        answer = await client.get(f"/clusters/latest/at/{recorded['at_ms']}{recorded['path']}")
     assert answer.status_code == 200, answer.text
-    assert comparable(of_this_ray(answer.json(), told["whole"])) == comparable(told["whole"])
+    assert comparable(of_this_ray(answer.json(), recorded["whole"])) == comparable(recorded["whole"])
 
 
 def steps(events, *, of, **which):
@@ -119,39 +121,43 @@ def steps(events, *, of, **which):
 
 
 @pytest.mark.parametrize("step", SERVE_STEPS)
-def test_applications_were_then_what_serve_said(step, store, session, told):
-    rows = store.snapshot(session, told["at_ms"]).rows("serve_application", where=[Filter("status", "!=", "DELETED")])
+def test_applications_were_then_what_serve_said(step, store, session, recorded):
+    rows = store.snapshot(session, recorded["at_ms"]).rows(
+        "serve_application", where=[Filter("status", "!=", "DELETED")]
+    )
     assert {row["name"]: (row["status"], row["message"], row["route_prefix"], row["last_deployed_time_ms"])
             for row in rows} == {
         name: (app["status"], app["message"] or None, app["route_prefix"], milliseconds(app["last_deployed_time_s"]))
-        for name, app in told["answer"].items()
+        for name, app in recorded["answer"].items()
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("step", SERVE_STEPS)
-def test_deployments_were_then_what_serve_said(step, store, session, told):
+def test_deployments_were_then_what_serve_said(step, store, session, recorded):
     fields = ("name", "status", "status_trigger", "message", "target_num_replicas")
-    rows = store.snapshot(session, told["at_ms"]).rows("serve_deployment", where=[Filter("status", "!=", "DELETED")])
+    rows = store.snapshot(session, recorded["at_ms"]).rows(
+        "serve_deployment", where=[Filter("status", "!=", "DELETED")]
+    )
     assert sorted((row["app_name"], *(row[field] or None for field in fields)) for row in rows) == sorted(
         (app, *(deployment[field] or None for field in fields))
-        for app, application in told["answer"].items()
+        for app, application in recorded["answer"].items()
         for deployment in application["deployments"].values()
     )
 
 
 @pytest.mark.parametrize("step", SERVE_STEPS)
-def test_replicas_were_then_what_serve_said(step, store, session, told):
+def test_replicas_were_then_what_serve_said(step, store, session, recorded):
     fields = ("replica_id", "state", "actor_id", "actor_name", "node_id", "node_ip", "pid", "worker_id")
-    rows = store.snapshot(session, told["at_ms"]).rows("serve_replica", where=[Filter("state", "!=", "STOPPED")])
+    rows = store.snapshot(session, recorded["at_ms"]).rows("serve_replica", where=[Filter("state", "!=", "STOPPED")])
     ours = [
         (row["app_name"], row["deployment_name"], row["start_time_ms"], row["log_file_path"], *map(row.get, fields))
         for row in rows
     ]
     assert sorted(ours) == sorted(
-        (app, name, milliseconds(one["start_time_s"]), one["log_file_path"], *map(one.get, fields))
-        for app, application in told["answer"].items()
+        (app, name, milliseconds(replica["start_time_s"]), replica["log_file_path"], *map(replica.get, fields))
+        for app, application in recorded["answer"].items()
         for name, deployment in application["deployments"].items()
-        for one in deployment["replicas"]
+        for replica in deployment["replicas"]
     )
 
 
@@ -176,13 +182,13 @@ def test_serve_status_shows_a_cluster_that_is_gone(store, hooked_session):
         thread.join(30)
         loop.close()
     assert done.returncode == 0, done.stderr
-    told = pytest.importorskip("yaml").safe_load(done.stdout)
-    assert {name: app["status"] for name, app in told["applications"].items()} == {
+    status = pytest.importorskip("yaml").safe_load(done.stdout)
+    assert {name: app["status"] for name, app in status["applications"].items()} == {
         "shop": "RUNNING",
         "broken": "DEPLOY_FAILED",
     }
-    assert told["applications"]["shop"]["deployments"]["Model"]["replica_states"] == {"RUNNING": 1}
-    assert list(told["proxies"].values()) == ["HEALTHY"]
+    assert status["applications"]["shop"]["deployments"]["Model"]["replica_states"] == {"RUNNING": 1}
+    assert list(status["proxies"].values()) == ["HEALTHY"]
 
 
 def test_no_step_of_an_application_is_left_out(written):
@@ -247,27 +253,27 @@ def test_what_is_open_when_the_session_ends_is_closed_as_inferred(store, session
 
 
 @pytest.mark.parametrize("step", DATA_STEPS)
-def test_datasets_were_then_where_ray_data_said(step, store, session, told):
-    then = store.snapshot(session, told["at_ms"])
+def test_datasets_were_then_where_ray_data_said(step, store, session, recorded):
+    then = store.snapshot(session, recorded["at_ms"])
     rows = then.rows("dataset_progress")
     fields = ("job_id", "state", "progress", "total", "total_rows")
     assert sorted(
         (row["dataset_id"], row["start_time_ms"], row["end_time_ms"], *map(str, map(row.get, fields))) for row in rows
     ) == sorted(
         (
-            one["dataset"],
-            milliseconds(one["start_time"]),
-            milliseconds(one["end_time"]),
-            *(str(one[field] if field in ("state", "progress") else one[field] or None) for field in fields),
+            dataset["dataset"],
+            milliseconds(dataset["start_time"]),
+            milliseconds(dataset["end_time"]),
+            *(str(dataset[field] if field in ("state", "progress") else dataset[field] or None) for field in fields),
         )
-        for one in told["answer"]
+        for dataset in recorded["answer"]
     )
     numbers = ("name", "state", "progress", "total", "total_rows", "queued_blocks")
     assert [
         (row["dataset_id"], row["operator_id"], *map(row.get, numbers)) for row in then.rows("operator_progress")
     ] == [
         (dataset["dataset"], operator["operator"], *map(operator.get, numbers))
-        for dataset in sorted(told["answer"], key=lambda one: one["dataset"])
+        for dataset in sorted(recorded["answer"], key=lambda row: row["dataset"])
         for operator in dataset["operators"]
     ]
 
@@ -283,5 +289,7 @@ def test_hooks_are_only_where_there_is_something_to_hook(hooked_session, written
     assert written.keys() == TYPES
     logs = hooked_session[0] / "logs"
     assert len(list((logs / "export_events").glob("event_EXPORT_SERVE_*"))) == 5
-    said = [line for path in logs.glob("worker-*.err") for line in path.read_text().splitlines() if "raytrail" in line]
-    assert not said
+    logged = [
+        line for path in logs.glob("worker-*.err") for line in path.read_text().splitlines() if "raytrail" in line
+    ]
+    assert not logged

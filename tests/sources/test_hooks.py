@@ -60,15 +60,15 @@ def test_what_the_method_raises_is_raised_and_no_hook_called(thing, source):
 def test_an_assignment_is_heard_and_kept_where_it_always_was(thing, source):
     heard = []
     source.on_assignment(thing, "state", lambda this: heard.append(this.state))
-    one, other = thing(), thing()
-    one.state = "up"
-    one.state = one.state
+    first, other = thing(), thing()
+    first.state = "up"
+    first.state = first.state
     assert heard == ["new", "new", "up"]
-    assert (one.state, other.state, vars(one)) == ("up", "new", {"state": "up"})
-    del one.state
-    assert not hasattr(one, "state")
+    assert (first.state, other.state, vars(first)) == ("up", "new", {"state": "up"})
+    del first.state
+    assert not hasattr(first, "state")
     with pytest.raises(AttributeError, match="'Thing' object has no attribute 'state'"):
-        del one.state
+        del first.state
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, RecursionError, MemoryError, LookupError])
@@ -95,9 +95,9 @@ def test_a_log_that_fails_is_not_heard_of_either(thing, source):
 
 
 def test_what_is_told_already_is_not_told_again(thing, source, tmp_path):
-    one, other = thing(), thing()
-    for about, told in ((one, (1, 2)), (one, (1, 2)), (other, (1, 2)), (one, (1, 3)), (one, (1, 2))):
-        source.tell(about, told, lambda: {})
+    first, other = thing(), thing()
+    for about, state in ((first, (1, 2)), (first, (1, 2)), (other, (1, 2)), (first, (1, 3)), (first, (1, 2))):
+        source.tell(about, state, lambda: {})
     [path] = tmp_path.iterdir()
     assert len(path.read_text().splitlines()) == 4
 

@@ -142,7 +142,7 @@ def test_of_a_copy_of_a_bucket_files_alone_are_read_and_the_rest_is_said(tmp_pat
     }
     pieces = in_time(lambda: list(read(session, **keep)))
     what = "a FIFO" if kind == "FIFO" else "a link"
-    assert [(one.file.place, one.reason) for one in unread] == [
+    assert [(fault.file.place, fault.reason) for fault in unread] == [
         (f"{SESSION}/aa/node_events/1.jsonl", f"cannot be read: {what}, and no file")
     ]
     [chunk] = [chunk for piece in pieces for chunk in piece.chunks]

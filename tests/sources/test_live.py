@@ -47,7 +47,7 @@ POSTS = posts_events(version("ray"))
 posting = pytest.mark.skipif(not POSTS, reason="this Ray posts no events")
 POSTED = ("tasks", "actors", "nodes", "jobs") if POSTS else ()
 RESOURCES = (*PROBED, *POSTED)
-WAITING = [one for one in EXCUSES if one.fields[0].startswith("stats.")]
+WAITING = [excuse for excuse in EXCUSES if excuse.fields[0].startswith("stats.")]
 """That of groups that cannot be placed: Ray 2.48 tries even those again that never can be."""
 OUTPUT = {
     field: why
@@ -153,14 +153,14 @@ def compared(live, store, resource, at_ms):
 def differences(session_dir, answers, at_ms):
     """What is not as Ray answered, by resource; nothing where all is."""
     with history(session_dir) as store:
-        found = {}
+        differing = {}
         for resource, rows in answers.items():
             score = compared(rows, store, resource, at_ms)
             # every row of what is probed: else one that has not been answered yet agrees with what went meanwhile
             others = resource in PROBED and (score.missing_rows or score.extra_rows)
             if not score.exact or not score.live_rows or others:
-                found[resource] = str(score)
-        return found
+                differing[resource] = str(score)
+        return differing
 
 
 def agreed(cluster):
@@ -168,7 +168,9 @@ def agreed(cluster):
     last: dict[str, Any] = {}
 
     def agree():
-        last["live"] = {one: cluster.ask(f"/api/v0/{one}?detail=1")["data"]["result"]["result"] for one in RESOURCES}
+        last["live"] = {
+            resource: cluster.ask(f"/api/v0/{resource}?detail=1")["data"]["result"]["result"] for resource in RESOURCES
+        }
         last["at_ms"] = time.time_ns() // 1_000_000
         try:
             last["different"] = differences(cluster.session_dir, last["live"], last["at_ms"])
@@ -208,12 +210,16 @@ def served(cluster):
 def to_milliseconds(answer):
     """Times to the millisecond, as the history has them, and replicas in an order of ours."""
     if isinstance(answer, list):
-        values = [to_milliseconds(one) for one in answer]
-        return sorted(values, key=lambda one: one["replica_id"]) if values and "replica_id" in values[0] else values
+        values = [to_milliseconds(member) for member in answer]
+        return (
+            sorted(values, key=lambda replica: replica["replica_id"])
+            if values and "replica_id" in values[0]
+            else values
+        )
     if not isinstance(answer, dict):
         return answer
     times = ("last_deployed_time_s", "start_time_s")
-    return {name: round(one, 3) if name in times else to_milliseconds(one) for name, one in answer.items()}
+    return {name: round(value, 3) if name in times else to_milliseconds(value) for name, value in answer.items()}
 
 
 class Driver:
@@ -228,10 +234,10 @@ class Driver:
         assert self._process.stdout
         self._in, self._out = self._process.stdin, self._process.stdout
 
-    def until(self, said):
+    def until(self, mark):
         # Ray prints what it has to say there, too
-        while (line := self._out.readline()) != f"{said}\n":
-            assert line, f"the driver ended with {self._process.wait(60)} before it said {said!r}:\n{self._printed()}"
+        while (line := self._out.readline()) != f"{mark}\n":
+            assert line, f"the driver ended with {self._process.wait(60)} before it said {mark!r}:\n{self._printed()}"
 
     def _printed(self):
         self._errors.seek(0)
@@ -247,7 +253,7 @@ class Driver:
         self._errors.close()
 
 
-def told(cluster, story, root, receiver):
+def live_through(cluster, story, root, receiver):
     """Live through it: objects and groups that come and go, a second agent, a probe and an agent that are killed."""
     driver, serving, agents = Driver(cluster), None, [Agent(root / "first", cluster, receiver=receiver)]
     try:
@@ -312,7 +318,7 @@ def story(tmp_path_factory):
         http_events = address.url(receiver) if POSTS else ""
         with ray_cluster(temp_dir=temp_dir, environment=environment, http_events=http_events) as cluster:
             story.session_dir = cluster.session_dir
-            told(cluster, story, tmp_path_factory.mktemp("agents"), receiver)
+            live_through(cluster, story, tmp_path_factory.mktemp("agents"), receiver)
         with history(story.session_dir) as story.store:
             yield story
     finally:

@@ -40,8 +40,8 @@ def reply(held, **more):
             worker_type=common_pb2.WorkerType.Value("DRIVER" if worker == 1 else "WORKER"),
             objects_total=len(refs),
             object_refs=[
-                common_pb2.ObjectRefInfo(**{"object_id": object_id(number), "local_ref_count": 1, **said})
-                for number, said in refs.items()
+                common_pb2.ObjectRefInfo(**{"object_id": object_id(number), "local_ref_count": 1, **fields})
+                for number, fields in refs.items()
             ],
         )
         for worker, refs in held.items()
@@ -60,7 +60,7 @@ def written(directory, event_type="OBJECT"):
     return [json.loads(line)["event_data"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-said = st.fixed_dictionaries(
+reference = st.fixed_dictionaries(
     {},
     optional={
         "object_size": st.integers(-1, 2**40),
@@ -73,7 +73,7 @@ said = st.fixed_dictionaries(
         "call_site": st.sampled_from(["", "f.py:1"]),
     },
 )
-held = st.dictionaries(st.integers(1, 3), st.dictionaries(st.integers(1, 5), said, max_size=4), max_size=3)
+held = st.dictionaries(st.integers(1, 3), st.dictionaries(st.integers(1, 5), reference, max_size=4), max_size=3)
 
 
 def as_ray_lists(answer):
@@ -116,7 +116,7 @@ def test_each_change_of_a_reference_is_an_event(objects, tmp_path):
     objects.take(reply({1: {7: {"object_size": 5, "call_site": "f.py:1", "task_status": 11}}}), 0, 2 * SECOND)
     objects.take(reply({1: {7: {"object_size": 6}}, 2: {7: {}}}), 0, 3 * SECOND)
     objects.take(reply({2: {7: {}}}), 0, 4 * SECOND)
-    changes = [(one["change"], one["worker_id"][:4], one.get("object_size")) for one in written(tmp_path)]
+    changes = [(event["change"], event["worker_id"][:4], event.get("object_size")) for event in written(tmp_path)]
     assert changes == [
         ("CREATED", "AQEB", 5),
         ("CREATED", "AgIC", 0),
@@ -138,7 +138,7 @@ def test_a_row_says_what_made_it_and_who_owns_it(objects, tmp_path, rows):
 def test_an_answer_that_was_cut_short_ends_nothing_and_is_told(objects, tmp_path):
     objects.take(reply({1: {7: {}, 8: {}}}), 0, SECOND)
     objects.take(reply({1: {7: {}}}, total=3), 0, 2 * SECOND)
-    assert [one["change"] for one in written(tmp_path)] == ["CREATED", "CREATED"]
+    assert [event["change"] for event in written(tmp_path)] == ["CREATED", "CREATED"]
     [gap] = written(tmp_path, "OBJECT_GAP")
     assert (gap["truncated"], gap["listed_references"], gap["total_references"]) == (True, 1, 3)
     assert (gap["since_ns"], gap["until_ns"]) == (SECOND, 2 * SECOND)
@@ -151,14 +151,14 @@ def test_of_a_worker_that_told_only_some_nothing_ends_either(objects, tmp_path):
     answer = reply({1: {7: {}}})
     answer.core_workers_stats[0].objects_total = 2
     objects.take(answer, 0, 2 * SECOND)
-    assert [one["change"] for one in written(tmp_path)] == ["CREATED", "CREATED"]
+    assert [event["change"] for event in written(tmp_path)] == ["CREATED", "CREATED"]
 
 
 def test_what_lived_and_died_between_two_answers_is_counted(objects, tmp_path):
     objects.take(reply({1: {7: {}}}), 41, SECOND)  # what was before is nobody's loss
     objects.take(reply({1: {7: {}, 8: {}}}), 242, 2 * SECOND)
     objects.take(reply({1: {7: {}, 8: {}}}), 242, 3 * SECOND)
-    assert [(one["unseen_objects"], one["truncated"]) for one in written(tmp_path, "OBJECT_GAP")] == [(200, False)]
+    assert [(gap["unseen_objects"], gap["truncated"]) for gap in written(tmp_path, "OBJECT_GAP")] == [(200, False)]
 
 
 def test_what_came_between_the_two_questions_is_not_counted_twice(objects, tmp_path):
@@ -173,7 +173,7 @@ def test_what_another_nodes_store_created_hides_nothing_for_long(objects, tmp_pa
     objects.take(reply({1: {number: {"object_size": 10**6} for number in range(1, 41)}}), 0, 2 * SECOND)
     objects.take(reply({}), 0, 3 * SECOND)
     objects.take(reply({}), 30, 4 * SECOND)
-    assert [one["unseen_objects"] for one in written(tmp_path, "OBJECT_GAP")] == [30]
+    assert [gap["unseen_objects"] for gap in written(tmp_path, "OBJECT_GAP")] == [30]
 
 
 def test_a_second_reference_is_no_second_object_and_a_small_return_value_is_in_no_store(objects, tmp_path):
@@ -181,7 +181,7 @@ def test_a_second_reference_is_no_second_object_and_a_small_return_value_is_in_n
     objects.take(reply({1: {8: {}}}), 1, 2 * SECOND)
     small = {"object_id": object_id(9, put=False), "object_size": 100}
     objects.take(reply({1: {8: {}, 9: small}, 2: {8: {}}}), 4, 3 * SECOND)
-    assert [one["unseen_objects"] for one in written(tmp_path, "OBJECT_GAP")] == [3]
+    assert [gap["unseen_objects"] for gap in written(tmp_path, "OBJECT_GAP")] == [3]
 
 
 def test_a_return_value_is_seen_once_its_size_is(objects, tmp_path):
@@ -200,7 +200,7 @@ def test_a_process_that_follows_another_ends_what_that_left_and_nothing_of_other
     (tmp_path / "event_EXPORT_OBJECT_1.log").write_bytes(b'{"event_data":{"object_id":1}}\n')
     before = len(written(tmp_path))
     Objects(EventFiles(tmp_path), NODE, 100, tmp_path).take(reply({1: {8: {}}}), 0, 3 * SECOND)
-    assert [one["change"] for one in written(tmp_path)[before:]] == ["UPDATED", "DELETED"]
+    assert [event["change"] for event in written(tmp_path)[before:]] == ["UPDATED", "DELETED"]
 
 
 def test_a_long_call_site_is_cut(objects, tmp_path):

@@ -17,7 +17,7 @@ MS = 1_000_000
 REQUESTED_MS, PLACED_MS = 1_795_000_000_000, 1_795_000_000_020
 
 
-def group(number=1, state="CREATED", **said):
+def group(number=1, state="CREATED", **fields):
     placed = state in ("CREATED", "REMOVED")
     message = gcs_pb2.PlacementGroupTableData(
         placement_group_id=bytes([number]) * 14 + b"\x01\0\0\0",
@@ -32,7 +32,7 @@ def group(number=1, state="CREATED", **said):
     )
     message.stats.creation_request_received_ns = REQUESTED_MS * MS
     message.stats.scheduling_attempt = 1
-    for name, value in said.items():
+    for name, value in fields.items():
         setattr(message, name, value)
     return message
 
@@ -72,7 +72,7 @@ def test_the_events_add_up_to_what_ray_would_list_last(rows, tmp_path_factory, t
     seen: set[str] = set()
     groups = PlacementGroups(EventFiles(directory), directory)
     for table in tables:
-        answer = [group(number, state, **said) for number, (state, said) in table.items()]
+        answer = [group(number, state, **fields) for number, (state, fields) in table.items()]
         groups.take(answer)
         live = {row["placement_group_id"]: row for row in map(as_ray_lists, answer)}
         seen |= live.keys()
@@ -89,8 +89,8 @@ def test_a_group_is_an_event_each_time_that_it_changes(groups, tmp_path):
     groups.take([group(state="PENDING")])
     groups.take([group(state="CREATED")])
     groups.take([group(state="CREATED", creator_job_dead=True)])
-    said = [(one["state"], one["creator_job_dead"], one["since_ns"]) for one in written(tmp_path)]
-    assert said == [
+    states = [(event["state"], event["creator_job_dead"], event["since_ns"]) for event in written(tmp_path)]
+    assert states == [
         ("PENDING", False, REQUESTED_MS * MS),
         ("CREATED", False, PLACED_MS * MS),
         ("CREATED", True, 0),  # nothing began
@@ -104,7 +104,7 @@ def test_one_that_waits_is_no_event_each_time_that_it_is_tried(groups, tmp_path)
         waiting.stats.scheduling_started_time_ns = REQUESTED_MS * MS + attempt
         waiting.stats.highest_retry_delay_ms = attempt
         groups.take([waiting])
-    assert [one["stats"]["scheduling_attempt"] for one in written(tmp_path)] == [1, 2, 4, 8, 16, 32, 64]
+    assert [event["stats"]["scheduling_attempt"] for event in written(tmp_path)] == [1, 2, 4, 8, 16, 32, 64]
     waiting.stats.scheduling_state = 4
     groups.take([waiting])
     assert written(tmp_path)[-1]["stats"]["scheduling_attempt"] == 100
@@ -112,7 +112,7 @@ def test_one_that_waits_is_no_event_each_time_that_it_is_tried(groups, tmp_path)
 
 def test_a_group_that_lived_between_two_answers_is_told_with_its_times(groups, tmp_path, rows):
     groups.take([group(state="REMOVED")])
-    assert [one["state"] for one in written(tmp_path)] == ["PENDING", "CREATED", "REMOVED"]
+    assert [event["state"] for event in written(tmp_path)] == ["PENDING", "CREATED", "REMOVED"]
     then = {
         at_ms: [row["state"] for row in rows(tmp_path, "placement_group", at_ms)]
         for at_ms in (REQUESTED_MS - 1, REQUESTED_MS, PLACED_MS - 1, PLACED_MS)
@@ -134,20 +134,20 @@ def test_a_group_that_lived_between_two_answers_is_told_with_its_times(groups, t
 
 def test_one_that_was_never_placed_was_never_created(groups, tmp_path):
     groups.take([group(state="REMOVED", placement_group_final_bundle_placement_timestamp_ms=0)])
-    assert [one["state"] for one in written(tmp_path)] == ["PENDING", "REMOVED"]
+    assert [event["state"] for event in written(tmp_path)] == ["PENDING", "REMOVED"]
 
 
 def test_one_that_was_placed_and_removed_between_two_answers_was_created(groups, tmp_path):
     groups.take([group(state="PENDING")])
     groups.take([group(state="REMOVED")])
-    assert [one["state"] for one in written(tmp_path)] == ["PENDING", "CREATED", "REMOVED"]
+    assert [event["state"] for event in written(tmp_path)] == ["PENDING", "CREATED", "REMOVED"]
 
 
 def test_one_that_is_in_the_table_no_more_was_removed(groups, tmp_path):
     groups.take([group(1), group(2, "REMOVED")])
     before = len(written(tmp_path))
     groups.take([])
-    assert [one["state"] for one in written(tmp_path)[before:]] == ["REMOVED"]
+    assert [event["state"] for event in written(tmp_path)[before:]] == ["REMOVED"]
 
 
 def test_a_process_that_follows_another_tells_no_beginnings_again_and_what_ended_between(groups, tmp_path):
@@ -155,5 +155,5 @@ def test_a_process_that_follows_another_tells_no_beginnings_again_and_what_ended
     (tmp_path / "event_EXPORT_PLACEMENT_GROUP_1.log").write_bytes(b'{"event_data":{"state":1}}\n')
     before = len(written(tmp_path))
     PlacementGroups(EventFiles(tmp_path), tmp_path).take([group(1, "REMOVED"), group(2), group(3, "PENDING")])
-    said = sorted((one["state"], one.get("since_ns", 0) > 0) for one in written(tmp_path)[before:])
-    assert said == [("CREATED", False), ("PENDING", True), ("REMOVED", False), ("REMOVED", False)]
+    states = sorted((event["state"], event.get("since_ns", 0) > 0) for event in written(tmp_path)[before:])
+    assert states == [("CREATED", False), ("PENDING", True), ("REMOVED", False), ("REMOVED", False)]

@@ -81,9 +81,9 @@ def test_hooks_that_fail_are_one_line_and_the_import_goes_on(tmp_path):
         import target
         print(target.__name__)
         """
-    printed, said = python(program)
+    printed, logged = python(program)
     assert printed == ["target"]
-    assert said == ["no hooks of ours: ZeroDivisionError('division by zero')"]
+    assert logged == ["no hooks of ours: ZeroDivisionError('division by zero')"]
 
 
 CONTROLLER = "ray.serve._private.controller"
@@ -139,8 +139,8 @@ def test_a_class_loader_of_another_name_turns_data_off_with_one_line():
         import raytrail.sources.preload
         print(hasattr(FunctionActorManager._load_actor_class_from_local, "__wrapped__"))
         """
-    printed, [said] = python(program, RAYTRAIL_SOURCES_TYPES="DATASET_PROGRESS")
+    printed, [warning] = python(program, RAYTRAIL_SOURCES_TYPES="DATASET_PROGRESS")
     assert printed == ["False"]
-    assert said.startswith("DATASET_PROGRESS is not written by process ")
-    assert said.endswith("'FunctionActorManager' has no attribute '_load_actor_class_from_gcs'")
+    assert warning.startswith("DATASET_PROGRESS is not written by process ")
+    assert warning.endswith("'FunctionActorManager' has no attribute '_load_actor_class_from_gcs'")
     assert python(program) == (["False"], [])

@@ -74,7 +74,7 @@ def test_what_this_rays_answers_do_not_have_is_said_once_and_the_others_are_aske
     monkeypatch.setattr(probe, "RayNode", lambda *_: node)
     sources = SourcesConfig(placement_group_seconds=0.01, worker_seconds=0.01)
     probe.run(Probe(str(tmp_path), "h:1", "aa", 0, ("PLACEMENT_GROUP", "WORKER"), sources), pipe[0])
-    assert node.left == 0
+    assert node.answers_left == 0
     assert [record.getMessage() for record in caplog.records] == [
         "workers are not asked for: this version of Ray has no worker_address"
     ]
@@ -193,13 +193,13 @@ class _Node:
     """A node that always has something new to say, and whose raylet ends after so many answers."""
 
     def __init__(self, answers, end):
-        self.left, self._end = answers, end
+        self.answers_left, self._end = answers, end
 
     def placement_groups(self):
-        self.left -= 1
-        if not self.left:
+        self.answers_left -= 1
+        if not self.answers_left:
             os.close(self._end)
-        return [gcs_pb2.PlacementGroupTableData(placement_group_id=bytes([self.left + 1]) * 18)]
+        return [gcs_pb2.PlacementGroupTableData(placement_group_id=bytes([self.answers_left + 1]) * 18)]
 
     def close(self):
         pass
@@ -211,6 +211,6 @@ def test_events_that_cannot_be_written_are_counted_and_nothing_else_happens(tmp_
     (tmp_path / "logs").write_text("not a directory")
     probing = Probe(str(tmp_path), "h:1", "aa", 0, ("PLACEMENT_GROUP",), SourcesConfig(placement_group_seconds=0.01))
     probe.run(probing, pipe[0])
-    assert node.left == 0
-    said = [record.getMessage() for record in caplog.records]
-    assert said[0] == f"1 events could not be written into {tmp_path}/logs/export_events, and are lost"
+    assert node.answers_left == 0
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged[0] == f"1 events could not be written into {tmp_path}/logs/export_events, and are lost"

@@ -148,7 +148,7 @@ def test_a_bad_event_is_set_aside_alone_and_the_batch_goes_on(begin, temp_dir, t
     bad = node("n2", sessionName="../../etc")
     assert begin().take(body(node("n1"), bad, 7, node("n3")))
     assert written(temp_dir) == ["n1", "n3"]
-    assert [(one["reason"], one["event"]) for one in set_aside(tmp_path)] == [
+    assert [(entry["reason"], entry["event"]) for entry in set_aside(tmp_path)] == [
         ("expected a session's name, got '../../etc' - at $.sessionName", bad),
         ("Expected `object`, got `int`", 7),
     ]
@@ -161,7 +161,7 @@ def test_a_session_has_the_longest_name_that_is_read_again_or_is_set_aside(begin
     assert not SESSION_NAME.fullmatch(f"{longest}x")
     assert begin().take(body(node("n1", sessionName=longest), node("n2", sessionName=f"{longest}x")))
     assert written(temp_dir, longest) == ["n1"]
-    assert [one["event"]["eventId"] for one in set_aside(tmp_path)] == ["n2"]
+    assert [entry["event"]["eventId"] for entry in set_aside(tmp_path)] == ["n2"]
 
 
 def test_what_is_set_aside_is_a_line_of_its_session_too_once_and_without_what_it_holds(begin, temp_dir, tmp_path):
@@ -385,12 +385,12 @@ def test_a_body_that_comes_a_byte_at_a_time_is_not_waited_for(begin, monkeypatch
     monkeypatch.setattr("raytrail.sources.receiver._BODY_SECONDS", 0.3)
     with receiver(begin()) as taking, begun(taking.url, HEAD) as slow:
         slow.settimeout(0.02)
-        said, until = b"", time.monotonic() + 60
-        while not said and time.monotonic() < until:
+        reply, until = b"", time.monotonic() + 60
+        while not reply and time.monotonic() < until:
             slow.sendall(b" ")
             with suppress(TimeoutError):
-                said = slow.recv(100)
-    assert said.startswith(b"HTTP/1.1 408 ")
+                reply = slow.recv(100)
+    assert reply.startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize(
@@ -454,4 +454,4 @@ def test_a_batch_whose_answer_a_kill_took_is_in_the_files_once(begin, temp_dir, 
     with receiver(begin()) as taking:
         assert post(taking.url, batch) == (204, "")
     ids = [id for id in written(temp_dir) if "." not in id]
-    assert Counter(ids) == Counter(one["eventId"] for one in captured[3])
+    assert Counter(ids) == Counter(posted_event["eventId"] for posted_event in captured[3])

@@ -36,7 +36,7 @@ DEPLOYMENT = DeploymentID("Model", "shop")
 @pytest.fixture
 def classes(monkeypatch):
     """Serve's classes as its modules have them, which a test may hook: nobody else meets them."""
-    found = SimpleNamespace()
+    hooked = SimpleNamespace()
     for module, name in (
         (application_state, "ApplicationState"),
         (deployment_state, "DeploymentState"),
@@ -46,16 +46,16 @@ def classes(monkeypatch):
     ):
         own = type(name, (getattr(module, name),), {"__module__": module.__name__})
         monkeypatch.setattr(module, name, own)
-        setattr(found, name, own)
+        setattr(hooked, name, own)
     # the end of a life is the controller's to see: the methods that tell of it say so at once
-    found.ApplicationState.is_deleted = lambda self: self.gone
-    found.DeploymentState.check_curr_status = lambda self: (self.gone, False)
-    found.DeploymentReplica.check_stopped = lambda self: self.gone
-    found.ServeController._update_proxy_nodes = found.ServeController._kill_registered_cleanup_actors = lambda self: (
+    hooked.ApplicationState.is_deleted = lambda self: self.gone
+    hooked.DeploymentState.check_curr_status = lambda self: (self.gone, False)
+    hooked.DeploymentReplica.check_stopped = lambda self: self.gone
+    hooked.ServeController._update_proxy_nodes = hooked.ServeController._kill_registered_cleanup_actors = lambda self: (
         None
     )
-    found.ProxyState.shutdown = lambda self: None
-    return found
+    hooked.ProxyState.shutdown = lambda self: None
+    return hooked
 
 
 @pytest.fixture
@@ -91,63 +91,63 @@ def application(classes):
 
 def deployment(classes):
     """Go through the life of a deployment."""
-    one = classes.DeploymentState.__new__(classes.DeploymentState)
-    one._id, one._target_state = DEPLOYMENT, deployment_state.DeploymentTargetState.default()
+    serve_deployment = classes.DeploymentState.__new__(classes.DeploymentState)
+    serve_deployment._id, serve_deployment._target_state = DEPLOYMENT, deployment_state.DeploymentTargetState.default()
     trigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
-    one._curr_status_info = DeploymentStatusInfo("Model", DeploymentStatus.UPDATING, trigger)
-    one._target_state.target_num_replicas = 2
+    serve_deployment._curr_status_info = DeploymentStatusInfo("Model", DeploymentStatus.UPDATING, trigger)
+    serve_deployment._target_state.target_num_replicas = 2
     options = {"num_cpus": 0.5, "runtime_env": {"env_vars": {"KEY": "secret"}}}
     replica_config = ReplicaConfig.create(object, ray_actor_options=options)
-    one._target_state.info = DeploymentInfo(DeploymentConfig(user_config={"a": 1}), replica_config, 0, "")
+    serve_deployment._target_state.info = DeploymentInfo(DeploymentConfig(user_config={"a": 1}), replica_config, 0, "")
     for message in ("", "", "y" * 20_000):
-        one._curr_status_info = DeploymentStatusInfo("Model", DeploymentStatus.UPDATING, trigger, message)
-    one.gone = False
-    for one._target_state.target_num_replicas in (2, 3, 3):
-        one.check_curr_status()
-    for one.gone in (True, True):
-        assert one.check_curr_status() == (True, False)
-    return one
+        serve_deployment._curr_status_info = DeploymentStatusInfo("Model", DeploymentStatus.UPDATING, trigger, message)
+    serve_deployment.gone = False
+    for serve_deployment._target_state.target_num_replicas in (2, 3, 3):
+        serve_deployment.check_curr_status()
+    for serve_deployment.gone in (True, True):
+        assert serve_deployment.check_curr_status() == (True, False)
+    return serve_deployment
 
 
 def replica(classes):
     """Go through the life of a replica."""
     version = DeploymentVersion("1", DeploymentConfig(), {})
-    one = classes.DeploymentReplica(ReplicaID("abc", DEPLOYMENT), version)
-    one.update_actor_details(start_time_s=1.5)
-    one.update_actor_details(pid=7, actor_id="0f", node_id="1f", log_file_path="/serve/x.log")
+    serve_replica = classes.DeploymentReplica(ReplicaID("abc", DEPLOYMENT), version)
+    serve_replica.update_actor_details(start_time_s=1.5)
+    serve_replica.update_actor_details(pid=7, actor_id="0f", node_id="1f", log_file_path="/serve/x.log")
     for state in (ReplicaState.STARTING, ReplicaState.RUNNING, ReplicaState.RUNNING):
-        one.update_state(state)
-    for one.gone in (False, True, True):
-        assert one.check_stopped() is one.gone
-    return one
+        serve_replica.update_state(state)
+    for serve_replica.gone in (False, True, True):
+        assert serve_replica.check_stopped() is serve_replica.gone
+    return serve_replica
 
 
 def proxy(classes):
     """Go through the life of a proxy."""
     wrapper = SimpleNamespace(actor_id="0f", worker_id="3f", log_file_path="/serve/proxy.log")
-    one = classes.ProxyState(wrapper, "SERVE_PROXY_ACTOR-1f", "1f", "10.0.0.1", "i-1")
+    serve_proxy = classes.ProxyState(wrapper, "SERVE_PROXY_ACTOR-1f", "1f", "10.0.0.1", "i-1")
     for status in (ProxyStatus.HEALTHY, ProxyStatus.HEALTHY):
-        one.try_update_status(status)
-    one.update_actor_details(worker_id="3f", log_file_path="/serve/proxy.log")
+        serve_proxy.try_update_status(status)
+    serve_proxy.update_actor_details(worker_id="3f", log_file_path="/serve/proxy.log")
     for _ in range(2):
-        one.shutdown()
-    return one
+        serve_proxy.shutdown()
+    return serve_proxy
 
 
 def instance(classes):
     """Go through the life of a controller."""
-    one = classes.ServeController.__new__(classes.ServeController)
-    one._actor_details = ServeActorDetails(actor_id="0f", node_id="1f", worker_id="3f")
-    one.proxy_state_manager = SimpleNamespace(
+    serve_controller = classes.ServeController.__new__(classes.ServeController)
+    serve_controller._actor_details = ServeActorDetails(actor_id="0f", node_id="1f", worker_id="3f")
+    serve_controller.proxy_state_manager = SimpleNamespace(
         get_config=lambda: HTTPOptions(port=8001),
         get_grpc_config=gRPCOptions,
         get_proxy_location=lambda: ProxyLocation.HeadOnly,
     )
-    for one._target_capacity in (None, None, 50.0):
-        one._update_proxy_nodes()
-    one._kill_registered_cleanup_actors()
-    one._update_proxy_nodes()
-    return one
+    for serve_controller._target_capacity in (None, None, 50.0):
+        serve_controller._update_proxy_nodes()
+    serve_controller._kill_registered_cleanup_actors()
+    serve_controller._update_proxy_nodes()
+    return serve_controller
 
 
 LIVES = {
@@ -161,17 +161,17 @@ LIVES = {
 
 def test_each_change_of_the_instance_is_told_once(laid, events):
     instance(laid)
-    told = events("SERVE_INSTANCE")
-    assert [(event["state"], event["target_capacity"]) for event in told] == [
+    reports = events("SERVE_INSTANCE")
+    assert [(event["state"], event["target_capacity"]) for event in reports] == [
         ("RUNNING", None),
         ("RUNNING", 50.0),
         ("SHUT_DOWN", 50.0),
     ]
-    fields = told[0].pop("rest_fields")
+    fields = reports[0].pop("rest_fields")
     assert set(fields) == set(serve.REST_MODELS)
     assert {"ip", "port"} <= set(fields["Target"])
     assert "controller_info" in fields["ServeInstanceDetails"]
-    assert told[0] == {
+    assert reports[0] == {
         "actor_id": "0f",
         "node_id": "1f",
         "worker_id": "3f",
@@ -185,14 +185,14 @@ def test_each_change_of_the_instance_is_told_once(laid, events):
 
 def test_each_change_of_a_proxy_is_told_once(laid, events):
     proxy(laid)
-    told = events("SERVE_PROXY")
-    assert [(event["status"], event.get("worker_id")) for event in told] == [
+    reports = events("SERVE_PROXY")
+    assert [(event["status"], event.get("worker_id")) for event in reports] == [
         ("STARTING", None),
         ("HEALTHY", None),
         ("HEALTHY", "3f"),
         ("STOPPED", "3f"),
     ]
-    assert told[-1] == {
+    assert reports[-1] == {
         "actor_id": "0f",
         "actor_name": "SERVE_PROXY_ACTOR-1f",
         "node_id": "1f",
@@ -217,8 +217,10 @@ def test_an_application_has_the_config_that_it_was_deployed_with_unless_that_is_
 
 
 def test_a_deployment_has_the_options_that_serve_shows_of_it(laid, events):
-    one = deployment(laid)
-    shown = deployment_state._deployment_info_to_schema("Model", one._target_state.info).model_dump(exclude_unset=True)
+    serve_deployment = deployment(laid)
+    shown = deployment_state._deployment_info_to_schema("Model", serve_deployment._target_state.info).model_dump(
+        exclude_unset=True
+    )
     assert shown["user_config"] == {"a": 1}
     for event in events("SERVE_DEPLOYMENT"):
         assert event["deployment_config"] == json.loads(json.dumps(shown))
@@ -233,8 +235,8 @@ def test_no_exception_in_a_hook_reaches_serve(event_type, laid, events, monkeypa
     monkeypatch.setattr(hooks.Source, "tell", fail)
     LIVES[event_type](laid)
     assert not events(event_type)
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("raytrail")]
-    assert said == [f"some {event_type} events are lost: ZeroDivisionError()"]
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("raytrail")]
+    assert logged == [f"some {event_type} events are lost: ZeroDivisionError()"]
 
 
 @pytest.mark.parametrize(

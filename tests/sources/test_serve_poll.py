@@ -102,14 +102,14 @@ def test_each_change_is_told_once_with_all_that_is_known_and_marked(poll, answer
     answer["applications"]["shop"]["deployments"]["Model"]["target_num_replicas"] = 3
     poll.take(answer)
     assert [event["target_num_replicas"] for event in events("SERVE_DEPLOYMENT")] == [1, 3]
-    assert [len(events(one)) for one in EVENT_TYPES] == [1, 1, 1, 2, 1]
+    assert [len(events(event_type)) for event_type in EVENT_TYPES] == [1, 1, 1, 2, 1]
 
 
 def test_what_is_not_there_any_more_has_ended(poll, answer, events):
     poll.take(answer)
     poll.take({})
     poll.take({})
-    assert {one: states(events, one) for one in EVENT_TYPES} == {
+    assert {event_type: states(events, event_type) for event_type in EVENT_TYPES} == {
         "SERVE_INSTANCE": ["RUNNING", "SHUT_DOWN"],
         "SERVE_PROXY": ["HEALTHY", "STOPPED"],
         "SERVE_APPLICATION": ["RUNNING", "DELETED"],
@@ -133,7 +133,7 @@ def test_a_poll_that_is_started_again_goes_on_where_the_last_one_was(poll, answe
     poll.take(answer)
     again = ServePoll(EventFiles(tmp_path), tmp_path, EVENT_TYPES)
     again.take(answer)
-    assert [len(events(one)) for one in EVENT_TYPES] == [1, 1, 1, 1, 1]
+    assert [len(events(event_type)) for event_type in EVENT_TYPES] == [1, 1, 1, 1, 1]
     again.take({})
     once_more = ServePoll(EventFiles(tmp_path), tmp_path, EVENT_TYPES)
     once_more.take({})
@@ -142,7 +142,7 @@ def test_a_poll_that_is_started_again_goes_on_where_the_last_one_was(poll, answe
 
 def test_only_the_types_that_are_wanted_are_written(answer, tmp_path, events):
     ServePoll(EventFiles(tmp_path), tmp_path, ("SERVE_REPLICA",)).take(answer)
-    assert [len(events(one)) for one in EVENT_TYPES] == [0, 0, 0, 0, 1]
+    assert [len(events(event_type)) for event_type in EVENT_TYPES] == [0, 0, 0, 0, 1]
 
 
 def test_a_file_of_a_hook_is_told_from_those_of_polls(poll, answer, tmp_path):

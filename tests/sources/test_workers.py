@@ -16,7 +16,7 @@ from raytrail.sources.workers import Workers
 STARTED_MS, ENDED_MS = 1_795_000_000_000, 1_795_000_060_000
 
 
-def worker(number=1, *, alive=True, **said):
+def worker(number=1, *, alive=True, **fields):
     message = gcs_pb2.WorkerTableData(
         is_alive=alive,
         worker_address=common_pb2.Address(
@@ -25,7 +25,7 @@ def worker(number=1, *, alive=True, **said):
         worker_type=common_pb2.WorkerType.WORKER,
         pid=100 + number,
         start_time_ms=STARTED_MS,
-        **{"worker_launch_time_ms": STARTED_MS - 20, "worker_launched_time_ms": STARTED_MS - 10, **said},
+        **{"worker_launch_time_ms": STARTED_MS - 20, "worker_launched_time_ms": STARTED_MS - 10, **fields},
     )
     if not alive:
         message.end_time_ms = ENDED_MS

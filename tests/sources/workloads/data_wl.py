@@ -19,12 +19,12 @@ def slowly(batch):
 
 
 def states(datasets):
-    return [one["state"] for one in datasets]
+    return [dataset["state"] for dataset in datasets]
 
 
 def under_way(datasets):
     """Say whether the dataset has put out something, and not all."""
-    return any(one["state"] == "RUNNING" and 0 < one["progress"] < 12 for one in datasets)
+    return any(dataset["state"] == "RUNNING" and 0 < dataset["progress"] < 12 for dataset in datasets)
 
 
 def fails(batch):

@@ -58,7 +58,7 @@ def running(count, apps):
     """Say whether the shop is RUNNING with that many models, and nothing that is on its way out."""
     shop = apps.get("shop", {})
     models = shop.get("deployments", {}).get("Model", {}).get("replicas", [])
-    return shop.get("status") == "RUNNING" and [one["state"] for one in models] == ["RUNNING"] * count
+    return shop.get("status") == "RUNNING" and [replica["state"] for replica in models] == ["RUNNING"] * count
 
 
 def status(name, apps):
@@ -110,7 +110,7 @@ def settled(replicas, route_prefix, apps):
     if status("left", apps) != "RUNNING" or apps["left"]["route_prefix"] != route_prefix:
         return False
     models = apps["left"]["deployments"].get("Model", {}).get("replicas", [])
-    return [one["state"] for one in models] == ["RUNNING"] * replicas
+    return [replica["state"] for replica in models] == ["RUNNING"] * replicas
 
 
 for step, replicas, route_prefix in (

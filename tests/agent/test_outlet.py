@@ -71,14 +71,14 @@ def lines_of(chunk):
 
 def places_of(chunk):
     """Return each line of a chunk with the place in a file that its segments say it has."""
-    found = []
+    places = []
     for segment, data in chunk.parts():
         at = segment.start
         for line in bytes(data).splitlines(keepends=True):
-            found.append((segment.file, segment.generation, at, line))
+            places.append((segment.file, segment.generation, at, line))
             at += len(line)
         assert at == segment.end, "a segment is not cut at a line's end"
-    return found
+    return places
 
 
 LINES = st.lists(

@@ -130,8 +130,8 @@ def test_tasks_that_follow_from_an_actors_end_that_was_wanted_are_not_said_to_be
     )
     cluster = made.find(MADE)
     evidence = run_of(Scope(made, cluster, made.snapshot(cluster.session))).why.evidence
-    [said] = [item.text for item in evidence if item.kind == "actor"]
-    assert said.startswith("2 failures followed from the end of an actor")
+    [sentence] = [item.text for item in evidence if item.kind == "actor"]
+    assert sentence.startswith("2 failures followed from the end of an actor")
 
 
 def test_a_task_whose_argument_failed_is_under_the_arguments_failure(made, add, failed):

@@ -115,7 +115,7 @@ def test_the_newest_come_first_with_what_became_of_them(store):
 
 
 @pytest.mark.parametrize(
-    ("search", "found", "text"),
+    ("search", "expected", "text"),
     [
         ("night", [TUESDAY, MONDAY], None),
         (MONDAY[:20], [MONDAY], None),
@@ -132,9 +132,9 @@ def test_the_newest_come_first_with_what_became_of_them(store):
         ("load%shard", [], None),
     ],
 )
-def test_a_cluster_is_found_by_all_words_of_a_search(store, search, found, text):
+def test_a_cluster_is_found_by_all_words_of_a_search(store, search, expected, text):
     answer = landing(store, search=search)
-    assert sessions(answer) == found
+    assert sessions(answer) == expected
     assert [(match.kind, match.text) for row in answer.rows[:1] for match in row.matched] == ([text] if text else [])
 
 
@@ -153,9 +153,9 @@ def test_facets_count_what_the_others_leave(store):
         "day": {"2026-11-26": 1, "2026-11-25": 1, "2026-11-24": 1, "2026-11-23": 1},
     }
     answer = landing(store, name="nightly", state="failed")
-    left = {facet.name: {value.value: value.count for value in facet.values} for facet in answer.facets}
-    assert left["state"] == {"failed": 1, "ended": 1}
-    assert left["name"] == {"nightly": 1}
+    counts = {facet.name: {value.value: value.count for value in facet.values} for facet in answer.facets}
+    assert counts["state"] == {"failed": 1, "ended": 1}
+    assert counts["name"] == {"nightly": 1}
     assert sessions(answer) == [TUESDAY]
 
 

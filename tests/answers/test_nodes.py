@@ -107,18 +107,18 @@ def test_a_node_that_only_its_tasks_tell_of_is_there(add, attempt, scope):
 def test_a_sealed_session_answers_the_same_from_its_sums(cluster, scope, made, monkeypatch):
     monkeypatch.setattr(spans, "FEW_TASKS", 0)
 
-    def told(scope):
+    def answers(scope):
         return nodes(scope), one_node(scope, LOST)
 
-    live, live_node = told(scope())
+    live, live_node = answers(scope())
     made.seal(scope().cluster.session)
     made.cache(scope().cluster.session)
     assert scope().snapshot.rollup("functions")
-    sealed, sealed_node = told(scope(LAST_MS))
+    sealed, sealed_node = answers(scope(LAST_MS))
     figures = ("tasks", "failed", "functions", "running_total_ms", "lost_tasks", "lost_actors", "slow_functions")
-    for one, other in zip(sealed.nodes, live.nodes, strict=True):
-        assert one.running_share == pytest.approx(other.running_share)
-        assert [getattr(one, name) for name in figures] == [getattr(other, name) for name in figures]
+    for from_sums, from_rows in zip(sealed.nodes, live.nodes, strict=True):
+        assert from_sums.running_share == pytest.approx(from_rows.running_share)
+        assert [getattr(from_sums, name) for name in figures] == [getattr(from_rows, name) for name in figures]
     [slow] = sealed.slow
     assert slow.slower == pytest.approx(live.slow[0].slower, rel=0.05)
     assert sealed_node.lost_tasks == live_node.lost_tasks

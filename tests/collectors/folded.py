@@ -11,7 +11,7 @@ from raytrail.store import Store
 
 def answers(store):
     """Every state of each session, and how many events of each type made them or were rejected."""
-    found: dict[tuple[str, ...], object] = {}
+    facts: dict[tuple[str, ...], object] = {}
     with Store.open(store, StoreConfig(threads=1), write=True) as opened:
         for session in [cluster.session for cluster in opened.clusters()]:
             opened.rebuild(session)
@@ -20,10 +20,10 @@ def answers(store):
                 # not the files: a collector's batches are others than Ray's files
                 if noun != "file":
                     columns = [*entity.key, *filter(None, [entity.life.state])]
-                    found[session, noun] = sorted(map(str, snapshot.rows(noun, columns=columns)))
+                    facts[session, noun] = sorted(map(str, snapshot.rows(noun, columns=columns)))
             for row in opened.ledger(session):
-                found[session, row.event_type, "events"] = row.stored_events, row.rejected_events
-    return found
+                facts[session, row.event_type, "events"] = row.stored_events, row.rejected_events
+    return facts
 
 
 def imported(temp_dir, store):

@@ -49,16 +49,16 @@ def read(pattern, temp_dir):
     assert pattern.startswith("/tmp/ray/")
     paths = glob.glob(pattern.replace("/tmp/ray/", f"{temp_dir}/"))
     files = [(path, iter(Path(path).read_text(encoding="utf-8").splitlines())) for path in sorted(paths)]
-    found = []
+    waiting = []
     while files:
         for path, lines in [*files]:
             some = [(path, line) for line in islice(lines, 50)]
-            found += some
+            waiting += some
             if not some:
                 files.remove((path, lines))
-        while len(found) >= AT_ONCE or (found and not files):
-            yield found[:AT_ONCE]
-            del found[:AT_ONCE]
+        while len(waiting) >= AT_ONCE or (waiting and not files):
+            yield waiting[:AT_ONCE]
+            del waiting[:AT_ONCE]
 
 
 def vector(temp_dir, **changed):
@@ -180,13 +180,13 @@ async def test_what_a_collector_sends_folds_to_what_an_import_of_the_same_files_
                     delivery = await asyncio.wait_for(anext(deliveries), 1)
                     if delivery.chunk.session == session:
                         store.append([delivery.chunk])
-    found = answers(tmp_path / "store")
-    assert sum(written.events.values()) == sum(count for key, (count, _) in numbers(found).items())
-    assert found == imported(tmp_path / "ray", tmp_path / "imported")
+    facts = answers(tmp_path / "store")
+    assert sum(written.events.values()) == sum(count for key, (count, _) in numbers(facts).items())
+    assert facts == imported(tmp_path / "ray", tmp_path / "imported")
 
 
-def numbers(found):
-    return {key: value for key, value in found.items() if key[-1] == "events"}
+def numbers(facts):
+    return {key: value for key, value in facts.items() if key[-1] == "events"}
 
 
 async def test_one_who_does_not_know_the_token_is_told_so_and_nothing_is_kept(served):

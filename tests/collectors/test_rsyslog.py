@@ -47,14 +47,14 @@ class Rsyslog:
         self.root = root
         (root / "state").mkdir(parents=True)
         text = CONFIGURATION.read_text()
-        for said, here in (
+        for default, here in (
             ("/var/lib/raytrail/rsyslog", str(root / "state")),
             ("/tmp/ray/", f"{temp_dir}/"),
             ("broker:9092", f"127.0.0.1:{kafka.port}"),
             ('topic="ray-events"', f'topic="{topic}"'),
         ):
-            assert said in text
-            text = text.replace(said, here)
+            assert default in text
+            text = text.replace(default, here)
         self.configuration = root / "rsyslog.conf"
         self.configuration.write_text(text)
 
@@ -123,6 +123,6 @@ def test_what_rsyslog_ships_again_after_it_was_killed_changes_no_state(shipped, 
     assert ours.keys() <= theirs.keys()
     assert set(ours[SESSION, "node"]) <= set(theirs[SESSION, "node"])
     assert 0 < len(ours[SESSION, "task"]) <= len(theirs[SESSION, "task"])
-    assert not any(rejected for key, found in ours.items() if key[-1] == "events" for rejected in found[1:])
+    assert not any(rejected for key, counts in ours.items() if key[-1] == "events" for rejected in counts[1:])
     lost = max(0, expected - quiet[0])
     print(f"rsyslog killed once: {lost} of {expected} events lost, {max(0, quiet[0] - expected)} repeated")  # noqa: T201

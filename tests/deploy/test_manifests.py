@@ -151,7 +151,7 @@ def test_kubernetes_asks_history_and_server_how_they_are(path):
             assert asked["path"] == page
             assert asked["port"] in ports
     [history, _] = pod["containers"]
-    [listens] = [one["value"] for one in history["env"] if one["name"] == "RAYTRAIL_HISTORY_METRICS"]
+    [listens] = [variable["value"] for variable in history["env"] if variable["name"] == "RAYTRAIL_HISTORY_METRICS"]
     assert listens == f"0.0.0.0:{history['ports'][0]['containerPort']}"
 
 
@@ -170,7 +170,7 @@ def test_users_are_told_apart_by_a_file_of_a_secret_that_is_read_anew():
 def test_nothing_is_deleted_unless_the_values_say_so():
     assert [path.name for path in sorted(RENDERED.glob("*.yaml")) if "_RETAIN_" in path.read_text()] == ["users.yaml"]
     [history, _] = pods(RENDERED / "users.yaml")[0]["containers"]
-    read = load(None, {one["name"]: one.get("value", "") for one in history["env"]}, {}).store
+    read = load(None, {variable["name"]: variable.get("value", "") for variable in history["env"]}, {}).store
     assert (read.retain_days, read.retain_bytes) == (90, 160 * 2**30)
     assert read.retain_days_by_name == {"nightly-*": 7.5, "prod": 0}
 
@@ -237,7 +237,9 @@ def test_a_job_deletes_its_cluster():
 @pytest.mark.parametrize("path", [*sorted(RENDERED.glob("*.yaml")), *WITH_AGENT, HERE / "compose.yaml"], ids=named)
 def test_our_variables_are_settings_of_ours(path):
     ours = [container for pod in pods(path) for container in pod["containers"] if container["name"] in OURS]
-    given = [{one["name"]: one.get("value", "a secret") for one in container["env"]} for container in ours]
+    given = [
+        {variable["name"]: variable.get("value", "a secret") for variable in container["env"]} for container in ours
+    ]
     for document in documents(path):
         given += [document["services"][name]["environment"] for name in OURS_IN_COMPOSE if "services" in document]
     assert given
@@ -262,7 +264,9 @@ def test_prometheus_operator_gets_the_alerts_as_they_are_but_for_the_page_of_run
 
 
 def test_grafana_gets_the_dashboard_as_it_is():
-    [dashboard] = [one for one in of_kind("monitoring.yaml", "ConfigMap") if "raytrail.json" in one["data"]]
+    [dashboard] = [
+        config_map for config_map in of_kind("monitoring.yaml", "ConfigMap") if "raytrail.json" in config_map["data"]
+    ]
     assert json.loads(dashboard["data"]["raytrail.json"]) == json.loads((HERE / "grafana/raytrail.json").read_text())
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
 

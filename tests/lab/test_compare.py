@@ -78,15 +78,15 @@ def test_what_the_files_cannot_give_does_not_count():
 
 
 def test_what_differs_for_want_of_an_event_is_counted_apart_from_what_comes_out_the_same():
-    said = [task(1, call_site="f.py:1"), task(2, call_site=None), task(3, call_site="f.py:3")]
+    live = [task(1, call_site="f.py:1"), task(2, call_site=None), task(3, call_site="f.py:3")]
     lacks = task(3)
-    score = compare(said, [task(1, call_site=None), task(2, call_site=None), lacks], resource="tasks")
+    score = compare(live, [task(1, call_site=None), task(2, call_site=None), lacks], resource="tasks")
     assert score.exact
     assert score.untold == 2
     assert score.values == (21, 21, 24)
-    told = compare(said, [task(1, call_site=None, name="g"), task(2, call_site=None), lacks], resource="tasks")
-    assert not told.exact
-    assert told.untold == 2, "what an event tells is wrong, and no excuse"
+    wrong = compare(live, [task(1, call_site=None, name="g"), task(2, call_site=None), lacks], resource="tasks")
+    assert not wrong.exact
+    assert wrong.untold == 2, "what an event tells is wrong, and no excuse"
 
 
 def test_an_excused_value_counts_as_untold_only_where_it_differs():

@@ -30,15 +30,15 @@ def event_lines(session_dir):
                 yield path.name, line
 
 
-def fold_tasks(attempts, ended_jobs, found):
+def fold_tasks(attempts, ended_jobs, tallies):
     """Count attempts by what they say, and return how many are in each state, before and after their jobs' ends."""
     states: Counter[str] = Counter()
     final_states: Counter[str] = Counter()
     for attempt in attempts:
         info = attempt["task_info"]
-        found["functions"][info["func_or_class_name"]] += 1
-        found["types"][info["type"]] += 1
-        found["tasks_by_job"][base64.b64decode(attempt["job"]).hex()] += 1
+        tallies["functions"][info["func_or_class_name"]] += 1
+        tallies["types"][info["type"]] += 1
+        tallies["tasks_by_job"][base64.b64decode(attempt["job"]).hex()] += 1
         state = NAMES[max(map(int, attempt["states"]), key=lambda number: RANK.get(number, number))]
         states[state] += 1
         open_at_end = state != "FINISHED" and attempt["job"] in ended_jobs
@@ -49,7 +49,7 @@ def fold_tasks(attempts, ended_jobs, found):
 def fold(session_dir):
     """The numbers of a `Generated`, by the plainest of folds."""
     counted = ("events", "bytes", "files", "functions", "types", "tasks_by_job", "errors")
-    found: dict[str, Counter[str | None]] = {name: Counter() for name in counted}
+    tallies: dict[str, Counter[str | None]] = {name: Counter() for name in counted}
     attempts: dict[tuple[str, int], dict[str, Any]] = {}
     actors: dict[str, Any] = {}
     ids, spans, duplicates = set(), 0, 0
@@ -64,9 +64,9 @@ def fold(session_dir):
     for name, line in event_lines(session_dir):
         file_type = name.removeprefix("event_EXPORT_").removesuffix(".log")
         file_type = "TASK" if file_type.startswith("TASK") else file_type
-        found["events"][file_type] += 1
-        found["bytes"][file_type] += len(line)
-        found["files"][name] += len(line)
+        tallies["events"][file_type] += 1
+        tallies["bytes"][file_type] += len(line)
+        tallies["files"][name] += len(line)
         event = json.loads(line)
         if event["event_id"] in ids:
             duplicates += 1
@@ -79,7 +79,7 @@ def fold(session_dir):
             attempt.update({name: body[name] for name in ("task_info",) if name in body})
             attempt["states"].update(body.get("state_updates", {}).get("state_ts_ns", {}))
             error = body.get("state_updates", {}).get("error_info")
-            found["errors"][error["error_type"] if error else None] += 1
+            tallies["errors"][error["error_type"] if error else None] += 1
             spans += len(body.get("profile_events", {}).get("events", ()))
         elif source == "ACTOR":
             actors.setdefault(body["actor_id"], []).append(body["state"])
@@ -91,12 +91,12 @@ def fold(session_dir):
             key = next(body[key] for key in keys if key in body)
             last[source][key] = body.get("status") or body["state"]
     listed = [attempt for attempt in attempts.values() if "task_info" in attempt]
-    states, final_states = fold_tasks(listed, ended_jobs, found)
-    del found["errors"][None]
+    states, final_states = fold_tasks(listed, ended_jobs, tallies)
+    del tallies["errors"][None]
     return {
-        **{name: dict(counts) for name, counts in found.items() if name not in ("functions", "types")},
-        "tasks_by_function": dict(found["functions"]),
-        "task_types": dict(found["types"]),
+        **{name: dict(counts) for name, counts in tallies.items() if name not in ("functions", "types")},
+        "tasks_by_function": dict(tallies["functions"]),
+        "task_types": dict(tallies["types"]),
         "task_states": dict(states),
         "task_final_states": dict(final_states),
         "attempts": len(listed),
@@ -114,8 +114,8 @@ def fold(session_dir):
     }
 
 
-def promised(generated, found):
-    return {name: getattr(generated, name) for name in found}
+def promised(generated, tallies):
+    return {name: getattr(generated, name) for name in tallies}
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -123,8 +123,8 @@ def test_the_files_hold_exactly_what_was_promised(tmp_path, ended):
     generated = generate(
         tmp_path, tasks=3000, files=8, jobs=4, actors=90, open_ratio=0.01, tasks_per_second=60, ended=ended
     )
-    found = fold(generated.directory)
-    assert found == promised(generated, found)
+    tallies = fold(generated.directory)
+    assert tallies == promised(generated, tallies)
     assert set(generated.task_states) == set(NAMES.values())
     assert set(generated.task_final_states) == ({"FINISHED", "FAILED"} if ended else set(NAMES.values()))
     assert generated.orphans > 0
@@ -241,8 +241,8 @@ def test_a_live_session_rotates_and_loses_nothing(tmp_path):
     assert generated.rotations > 3
     assert generated.deleted_bytes == 0
     assert generated.half_lines > 0
-    found = fold(generated.directory)
-    assert found == promised(generated, found)
+    tallies = fold(generated.directory)
+    assert tallies == promised(generated, tallies)
     sizes = {path.name: path.stat().st_size for path in generated.directory.glob("logs/export_events/*.log.*")}
     assert sizes
     assert max(sizes.values()) <= 100_000
@@ -275,8 +275,8 @@ def test_half_lines_are_on_disk_for_a_while_and_then_whole(tmp_path):
 def test_a_live_session_keeps_to_its_time(tmp_path):
     generated = write_live(tmp_path, seconds=0.4, rate=500, half_lines=False)
     assert generated.half_lines == 0
-    found = fold(generated.directory)
-    assert found == promised(generated, found)
+    tallies = fold(generated.directory)
+    assert tallies == promised(generated, tallies)
     assert 20 < sum(generated.events.values()) < 1000
 
 

@@ -50,18 +50,18 @@ def test_at_a_moment_everything_is_asked_that_ray_concludes_something_about():
 def test_the_nodes_and_demands_of_a_status_are_compared_in_no_order():
     path = "/api/cluster_status?format=1"
 
-    def told(*lines, usage=" 1.0/2.0 CPU"):
+    def status(*lines, usage=" 1.0/2.0 CPU"):
         text = "\n".join(
             ("=== 12:00 ===", "Active:", *lines, "Pending:", " (none)", "Total Usage:", usage, " 0B/1B memory")
         )
         return {"data": {"clusterStatus": text}}
 
-    live = told(" 1 node_b", " 1 node_a")
-    assert compared(path, live, told(" 1 node_a", " 1 node_b"))["dashboard status"].exact
-    assert compared(path, live, told(" 1 node_a"))["dashboard status"].missing_rows
-    [difference] = compared(path, live, told(" 1 node_a", " 1 node_c"))["dashboard status"].differences
+    live = status(" 1 node_b", " 1 node_a")
+    assert compared(path, live, status(" 1 node_a", " 1 node_b"))["dashboard status"].exact
+    assert compared(path, live, status(" 1 node_a"))["dashboard status"].missing_rows
+    [difference] = compared(path, live, status(" 1 node_a", " 1 node_c"))["dashboard status"].differences
     assert (difference.live, difference.ours) == (" 1 node_b", " 1 node_c")
-    [difference] = compared(path, live, told(" 1 node_b", " 1 node_a", usage=" 2.0/2.0 CPU"))[
+    [difference] = compared(path, live, status(" 1 node_b", " 1 node_a", usage=" 2.0/2.0 CPU"))[
         "dashboard status"
     ].differences
     assert (difference.live, difference.ours) == (" 1.0/2.0 CPU", " 2.0/2.0 CPU")
@@ -109,4 +109,6 @@ def test_parts_of_a_timeline_are_told_apart_by_process_and_time():
     live = [event, event | {"ts": 2.5}, name]
     assert compared("/api/v0/tasks/timeline", live, list(reversed(live)))["timeline"].exact
     score = compared("/api/v0/tasks/timeline", live, [event, event | {"ts": 2.5, "dur": 2.0}, name])["timeline"]
-    assert [(one.field, one.live, one.ours) for one in score.differences] == [("dur", 1.0, 2.0)]
+    assert [(difference.field, difference.live, difference.ours) for difference in score.differences] == [
+        ("dur", 1.0, 2.0)
+    ]

@@ -82,7 +82,7 @@ def test_a_stopped_cluster_leaves_complete_files_and_no_process():
 
 
 def command_lines_with(text):
-    found = []
+    lines = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
@@ -90,5 +90,5 @@ def command_lines_with(text):
             except OSError:
                 continue
             if text.encode() in line:
-                found.append(line)
-    return found
+                lines.append(line)
+    return lines

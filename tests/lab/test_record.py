@@ -95,7 +95,7 @@ def test_everything_is_asked_and_what_ray_does_not_serve_is_kept_too(dashboard, 
     assert set(asked) == set(paths(["jobs_1"], ["nodes_1"], ["actors_1"]))
     assert (asked["/nodes/nodes_1"]["status"], asked["/nodes/nodes_1"]["body"]) == (200, known["/nodes/nodes_1"])
     assert asked["/logical/actors/actors_1"]["status"] == 404
-    assert all(answers["ended_ms"] <= one["at_ms"] for one in asked.values())
+    assert all(answers["ended_ms"] <= answer["at_ms"] for answer in asked.values())
 
 
 def test_rows_cut_short_are_refused(dashboard, tmp_path):

@@ -41,25 +41,25 @@ async def test_the_figures_are_those_of_what_was_kept(store, tmp_path):
             await until(lambda: stored(store) == 7)
             stop.set()
             await running
-        found = await figures(at)
-        assert found["raytrail_history_appended_chunks_total", "TASK"] == 7
-        assert found["raytrail_history_appended_events_total", "TASK"] == 7
-        assert found["raytrail_history_appended_bytes_total", "TASK"] == sum(len(chunk.data) for chunk in chunks)
+        metrics = await figures(at)
+        assert metrics["raytrail_history_appended_chunks_total", "TASK"] == 7
+        assert metrics["raytrail_history_appended_events_total", "TASK"] == 7
+        assert metrics["raytrail_history_appended_bytes_total", "TASK"] == sum(len(chunk.data) for chunk in chunks)
         for step in ("append", "fold", "seal"):
-            assert found["raytrail_history_step_seconds_count", step] >= 1
-        assert time.time() - found["raytrail_history_last_chunk_timestamp_seconds",] < 60
-        assert time.time() - found["raytrail_history_last_fold_timestamp_seconds",] < 60
-        assert found["raytrail_history_failing_clusters", "fold"] == 0
-        assert found["raytrail_store_open_tables",] == 0
-        assert (found["raytrail_store_clusters", "living"], found["raytrail_store_clusters", "sealed"]) == (1, 0)
-        assert found["raytrail_store_readable",] == 1
-        assert found["raytrail_store_bytes",] >= store.stored_bytes() > 0
-        assert 0 < found["raytrail_store_disk_free_bytes",] < found["raytrail_store_disk_bytes",]
-        assert found["raytrail_history_waiting_chunks",] == found["raytrail_history_seal_queue_clusters",] == 0
-        assert found["process_resident_memory_bytes",] > 1e6
+            assert metrics["raytrail_history_step_seconds_count", step] >= 1
+        assert time.time() - metrics["raytrail_history_last_chunk_timestamp_seconds",] < 60
+        assert time.time() - metrics["raytrail_history_last_fold_timestamp_seconds",] < 60
+        assert metrics["raytrail_history_failing_clusters", "fold"] == 0
+        assert metrics["raytrail_store_open_tables",] == 0
+        assert (metrics["raytrail_store_clusters", "living"], metrics["raytrail_store_clusters", "sealed"]) == (1, 0)
+        assert metrics["raytrail_store_readable",] == 1
+        assert metrics["raytrail_store_bytes",] >= store.stored_bytes() > 0
+        assert 0 < metrics["raytrail_store_disk_free_bytes",] < metrics["raytrail_store_disk_bytes",]
+        assert metrics["raytrail_history_waiting_chunks",] == metrics["raytrail_history_seal_queue_clusters",] == 0
+        assert metrics["process_resident_memory_bytes",] > 1e6
         store.seal(SESSION)
-        found = await figures(at)
-        assert (found["raytrail_store_clusters", "living"], found["raytrail_store_clusters", "sealed"]) == (0, 1)
+        metrics = await figures(at)
+        assert (metrics["raytrail_store_clusters", "living"], metrics["raytrail_store_clusters", "sealed"]) == (0, 1)
 
 
 async def test_what_was_set_aside_is_counted(store):
@@ -67,12 +67,12 @@ async def test_what_was_set_aside_is_counted(store):
     reasons = ["no chunk", *(f"no header {name!r}, of {length}; mend it" for name, length in (("a", 1), ("b", 22)))]
     watch.append([Unreadable(place="topic", reason=reason, headers={}, data=reason.encode()) for reason in reasons])
     with answering("127.0.0.1:0", watch, store) as at:
-        found = await figures(at)
-    assert found["raytrail_store_rejected_total", "chunk"] == 3
-    assert found["raytrail_store_set_aside_chunks", "no chunk"] == 1
-    assert found["raytrail_store_set_aside_chunks", "no header ..., of ..."] == 2
-    assert found["raytrail_store_rejected_total", "line"] == 0
-    assert found["raytrail_history_appended_chunks_total", "unreadable"] == 3
+        metrics = await figures(at)
+    assert metrics["raytrail_store_rejected_total", "chunk"] == 3
+    assert metrics["raytrail_store_set_aside_chunks", "no chunk"] == 1
+    assert metrics["raytrail_store_set_aside_chunks", "no header ..., of ..."] == 2
+    assert metrics["raytrail_store_rejected_total", "line"] == 0
+    assert metrics["raytrail_history_appended_chunks_total", "unreadable"] == 3
 
 
 async def test_reasons_without_number_share_one_figure(store):
@@ -80,8 +80,8 @@ async def test_reasons_without_number_share_one_figure(store):
     words = [f"{chr(97 + number // 5)}{chr(97 + number % 5)}" for number in range(25)]
     watch.append([Unreadable(place="", reason=word, headers={}, data=word.encode()) for word in [*words, *words[:20]]])
     with answering("127.0.0.1:0", watch, store) as at:
-        found = await figures(at)
-    aside = {key[1]: count for key, count in found.items() if key[0] == "raytrail_store_set_aside_chunks"}
+        metrics = await figures(at)
+    aside = {key[1]: count for key, count in metrics.items() if key[0] == "raytrail_store_set_aside_chunks"}
     assert len(aside) == 21
     assert (sum(aside.values()), aside["other"]) == (25, 5)
 
@@ -94,9 +94,9 @@ async def test_types_that_publishers_make_up_share_one_figure(store):
     for number in range(110):
         watch._count(msgspec.structs.replace(chunk, event_type=f"T{number}"))
     with answering("127.0.0.1:0", watch, store) as at:
-        found = await figures(at)
-    assert found["raytrail_history_appended_chunks_total", "T99"] == 1
-    assert found["raytrail_history_appended_chunks_total", "other"] == 12
+        metrics = await figures(at)
+    assert metrics["raytrail_history_appended_chunks_total", "T99"] == 1
+    assert metrics["raytrail_history_appended_chunks_total", "other"] == 12
 
 
 async def test_a_store_that_cannot_be_written_to_is_not_ready_until_it_can(store, monkeypatch):

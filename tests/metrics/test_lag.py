@@ -56,13 +56,13 @@ async def test_what_waits_at_the_broker_is_told_until_it_is_stored(store, tmp_pa
                         return scraped
                     await asyncio.sleep(0.05)
 
-            behind = await asyncio.wait_for(until_told(lambda told: told.get((f"{BEHIND}bytes",))), 60)
+            behind = await asyncio.wait_for(until_told(lambda metrics: metrics.get((f"{BEHIND}bytes",))), 60)
             assert size / 2 < behind[f"{BEHIND}bytes",] < size
             assert behind[f"{BEHIND}events",] > 0
             assert (f"{BEHIND}chunks",) not in behind  # a directory counts no chunks
-            await asyncio.wait_for(until_told(lambda told: told[f"{BEHIND}seconds",] > 0), 60)
+            await asyncio.wait_for(until_told(lambda metrics: metrics[f"{BEHIND}seconds",] > 0), 60)
             monkeypatch.setattr(store, "append", append)
-            done = await asyncio.wait_for(until_told(lambda told: not told[f"{BEHIND}bytes",]), 60)
+            done = await asyncio.wait_for(until_told(lambda metrics: not metrics[f"{BEHIND}bytes",]), 60)
             assert done[f"{BEHIND}seconds",] == done[f"{BEHIND}events",] == 0
             assert done["raytrail_history_newest_event_timestamp_seconds",] == 1795419640
             stop.set()

@@ -123,8 +123,8 @@ def run():
         ]
         wait_for((root / "store").exists, "the history has made no store")
         commands.append(stack.enter_context(running("serve", settings, root)))
-        wait_for(lambda: "http://" in commands[-1].said(), "the server does not listen")
-        [url, *_] = re.findall(r"http://[^\s/]+", commands[-1].said())
+        wait_for(lambda: "http://" in commands[-1].printed(), "the server does not listen")
+        [url, *_] = re.findall(r"http://[^\s/]+", commands[-1].printed())
         history = f"{url}/clusters/{cluster.session_dir.name}"
         asking = Asking(cluster, history, commands)
         recorded = live_through(asking, second, third, root)
@@ -164,7 +164,7 @@ class Asking:
         before = self._ask_ray()
         while True:
             for command in self.commands:
-                assert command.process.poll() is None, command.said()
+                assert command.process.poll() is None, command.printed()
             ours = ask_each(self.history, before, timeout_seconds=60)
             live = self._ask_ray()
             changes = compare_answers(before, of(live))
@@ -322,7 +322,7 @@ class Command(NamedTuple):
     process: subprocess.Popen
     log: Path
 
-    def said(self):
+    def printed(self):
         return self.log.read_text()
 
 

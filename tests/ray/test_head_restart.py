@@ -87,18 +87,18 @@ class Lives:
         if not (self.line.store / "catalogue.sqlite").exists():
             return []
         with self.store() as store:
-            return [row for one in store.clusters() for row in store.snapshot(one.session).rows(noun)]
+            return [row for cluster in store.clusters() for row in store.snapshot(cluster.session).rows(noun)]
 
     def work(self, cluster, name):
         """Run a job and a driver, and wait for what the agent is to hear of them."""
         # a GCS that has just begun knows the head before it from its tables, and takes it for alive at first
-        found = []
-        wait_for(lambda: found.extend(self.new_heads(cluster)) or found, DEADLINE_SECONDS, "a head alone")
-        self.ids.append(head := found[0])
+        heads = []
+        wait_for(lambda: heads.extend(self.new_heads(cluster)) or heads, DEADLINE_SECONDS, "a head alone")
+        self.ids.append(head := heads[0])
         ray = Path(sys.executable).with_name("ray")
         cluster.run([ray, "job", "submit", "--submission-id", f"{name}-job", "--", "echo", f"{name} output"])
-        said = cluster.run([sys.executable, "-c", WORKLOAD, name]).stdout
-        self.tasks[name] = next(line.split()[1] for line in said.splitlines() if line.startswith("TASK"))
+        printed = cluster.run([sys.executable, "-c", WORKLOAD, name]).stdout
+        self.tasks[name] = next(line.split()[1] for line in printed.splitlines() if line.startswith("TASK"))
         wait_for(
             lambda: {"name": name, "state": "CREATED"}.items() <= self.group(name).items(),
             DEADLINE_SECONDS,
@@ -124,7 +124,7 @@ class Lives:
 
 def head_processes(temp_dir):
     """Return the processes of a head's raylet and GCS."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -134,8 +134,8 @@ def head_processes(temp_dir):
             if os.path.basename(command[0]) in (b"raylet", b"gcs_server") and f"{temp_dir}/".encode() in b" ".join(
                 command
             ):
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 def now_ms():
@@ -224,7 +224,7 @@ async def test_jobs_tasks_and_logs_of_both_lives_are_there_each_under_its_own_he
                 printed = await client.get(f"/api/v0/logs/file?task_id={lives.tasks[name]}")
                 assert f"printed in the {name} life" in printed.text.splitlines()
                 listed = (await client.get(f"/api/v0/logs?node_id={id}&glob=**")).json()["data"]["result"]
-                names = {one for names in listed.values() for one in names}
+                names = {file_name for names in listed.values() for file_name in names}
                 own = {f"raylet{number}.out", f"gcs_server{number}.out", f"job-driver-{name}-job.log"}
                 assert own <= names
                 assert not names & {

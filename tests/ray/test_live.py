@@ -94,7 +94,7 @@ async def test_every_row_and_field_is_as_ray_gave_it(resource, client, then, liv
 async def test_a_summary_is_as_ray_gave_it(resource, client, then, live):
     names = UNTOLD | ({} if sums_up_by_name() else {row["name"]: row["func_or_class_name"] for row in live["tasks"]})
 
-    def told(answer):
+    def summed(answer):
         cluster = answer["result"]["node_id_to_summary"]["cluster"]
         states: Counter[tuple[str, str]] = Counter()
         for name, group in cluster["summary"].items():
@@ -104,7 +104,7 @@ async def test_a_summary_is_as_ray_gave_it(resource, client, then, live):
         return answer["total"], answer["num_filtered"], totals, states
 
     ours = await ask(client, f"{then}/api/v0/{resource}/summarize")
-    assert told(ours) == told(live[f"{resource}_summary"])
+    assert summed(ours) == summed(live[f"{resource}_summary"])
 
 
 def compare_told(live, ours, resource):
@@ -118,7 +118,7 @@ def compare_told(live, ours, resource):
 
 def without_lost_drivers(asked, ours):
     """Return the answers without the drivers' own tasks that this Ray left out of its files, as `compare_told`."""
-    told = {}
+    kept = {}
     for path, answer in asked.items():
         if urlsplit(path).path == "/api/v0/tasks" and answer["status"] == 200 and ours[path][0] == 200:
             known = {row["task_id"] for row in ours[path][1]["data"]["result"]["result"]}
@@ -126,8 +126,8 @@ def without_lost_drivers(asked, ours):
             result = answer["body"]["data"]["result"]
             rows = result["result"]
             result["result"] = [row for row in rows if row["type"] != "DRIVER_TASK" or row["task_id"] in known]
-        told[path] = answer
-    return told
+        kept[path] = answer
+    return kept
 
 
 def sums_up_by_name():
@@ -174,13 +174,13 @@ async def test_filters_and_limits_leave_the_rows_that_ray_left(client, session, 
 
 
 async def test_where_a_tasks_output_starts_is_as_ray_gave_it_where_it_alone_is_asked_for(client, then, live):
-    told = [row for row in live["tasks"] if row["task_log_info"] and row["state"] == "FINISHED"]
-    for row in told[:20]:
-        one = f"filter_keys=task_id&filter_predicates=%3D&filter_values={row['task_id']}"
-        answer = await ask(client, f"{then}/api/v0/tasks?detail=1&{one}")
+    finished = [row for row in live["tasks"] if row["task_log_info"] and row["state"] == "FINISHED"]
+    for row in finished[:20]:
+        by_task = f"filter_keys=task_id&filter_predicates=%3D&filter_values={row['task_id']}"
+        answer = await ask(client, f"{then}/api/v0/tasks?detail=1&{by_task}")
         [ours] = [ours for ours in answer["result"] if ours["attempt_number"] == row["attempt_number"]]
         assert ours["task_log_info"] == row["task_log_info"]
-    assert len(told) >= 20
+    assert len(finished) >= 20
 
 
 async def test_the_end_of_the_session_changes_no_task_that_had_ended(client, session, live):
@@ -205,16 +205,16 @@ def test_nothing_that_ray_wrote_is_missing(store, session, recorded_session):
 
 def test_every_log_is_as_ray_left_it(store, session, recorded_session):
     logs = recorded_session[0] / "logs"
-    left = {
+    files = {
         str(path.relative_to(logs)): path
         for path in logs.rglob("*")
         if path.is_file() and path.relative_to(logs).parts[0] not in ("export_events", "events")
     }
     ours = {log.name: log for log in store.logs(session)}
-    assert left.keys() - ours.keys() <= {"debug_state.txt", "debug_state_gcs.txt"}
-    assert ours.keys() <= left.keys()
+    assert files.keys() - ours.keys() <= {"debug_state.txt", "debug_state_gcs.txt"}
+    assert ours.keys() <= files.keys()
     different = [
-        name for name, log in ours.items() if b"".join(store.read_log(session, log)) != left[name].read_bytes()
+        name for name, log in ours.items() if b"".join(store.read_log(session, log)) != files[name].read_bytes()
     ]
     assert not different
 
@@ -222,7 +222,7 @@ def test_every_log_is_as_ray_left_it(store, session, recorded_session):
 async def test_the_logs_of_tasks_actors_and_jobs_are_as_ray_gave_them(client, then, live):
     answers = {path: (await client.get(f"{then}{path}")).text for path in live["logs"]}
 
-    def told(path, text):
+    def as_served(path, text):
         if text == NO_BYTES and has_no_output(live, path):
             return ""
         return json.loads(text) if path.startswith("/api/jobs/") and text.startswith("{") else text
@@ -230,7 +230,7 @@ async def test_the_logs_of_tasks_actors_and_jobs_are_as_ray_gave_them(client, th
     different = {
         path: (text, answers[path])
         for path, text in live["logs"].items()
-        if told(path, text) != told(path, answers[path])
+        if as_served(path, text) != as_served(path, answers[path])
     }
     assert not different
     assert any("actor log" in text for text in live["logs"].values())
@@ -245,16 +245,16 @@ def has_no_output(live, path):
         for row in live["tasks"]
         if (row["task_id"], str(row["attempt_number"])) == (asked.get("task_id"), asked.get("attempt_number"))
     ]
-    start, end = (f"std{asked['suffix']}_{one}" for one in ("start", "end"))
+    start, end = (f"std{asked['suffix']}_{edge}" for edge in ("start", "end"))
     return info.get(end, info[start]) == info[start]  # one that still runs has no end
 
 
 def test_ray_job_logs_follows_a_job_that_is_long_over(store, session, live):
     [job, *_] = [job for job in live["submissions"] if job["submission_id"]]
-    told = json.loads(live["logs"][f"/api/jobs/{job['submission_id']}/logs"])["logs"]
+    log = json.loads(live["logs"][f"/api/jobs/{job['submission_id']}/logs"])["logs"]
     with listening(store) as url:
         shown = ray("job", "logs", job["submission_id"], "--follow", "--address", f"{url}/clusters/{session}")
-    assert told in shown
+    assert log in shown
 
 
 def test_the_unmodified_ray_command_lists_a_dead_cluster(store, session, live):

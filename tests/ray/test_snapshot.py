@@ -137,8 +137,8 @@ def _follow(cluster, root):
             assert {states[row["object_id"]] for row in held if row["object_size"] >= 1_000_000} == {"DELETED"}
             groups = [row["state"] for row in after.rows("placement_group", columns=["state"])]
             assert set(groups) == {"REMOVED"}
-            [told] = after.rows("snapshot", columns=["at_ms", "first_at_ms"], limit=1)
-            assert told["at_ms"] == session.snapshot_ms > told["first_at_ms"]
+            [snapshot_row] = after.rows("snapshot", columns=["at_ms", "first_at_ms"], limit=1)
+            assert snapshot_row["at_ms"] == session.snapshot_ms > snapshot_row["first_at_ms"]
     finally:
         driver.kill()
         driver.communicate()

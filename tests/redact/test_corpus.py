@@ -36,12 +36,14 @@ def test_no_secret_of_the_corpus_passes_and_each_line_stays_as_long_and_json():
 def same(line, masked):
     """Say whether two lines of JSON say the same but for asterisks, and for a 1 in the place of a digit."""
 
-    def equal(one, other):
-        if isinstance(one, dict):
-            return [equal(*pair) for pair in zip(one.items(), other.items(), strict=True)] and len(one) == len(other)
-        if isinstance(one, list | tuple):
-            return len(one) == len(other) and all(map(equal, one, other))
-        return type(one) is type(other) and (one == other or "*" in str(other) or set(str(other)) == {"1"})
+    def equal(before, after):
+        if isinstance(before, dict):
+            return [equal(*pair) for pair in zip(before.items(), after.items(), strict=True)] and len(before) == len(
+                after
+            )
+        if isinstance(before, list | tuple):
+            return len(before) == len(after) and all(map(equal, before, after))
+        return type(before) is type(after) and (before == after or "*" in str(after) or set(str(after)) == {"1"})
 
     return equal(json.loads(line), json.loads(masked))
 

@@ -91,8 +91,10 @@ def test_what_rays_http_export_posts(events, shipped, tmp_path):
     intake.close()
     assert any(SECRET.encode() in path.read_bytes() for path in events.iterdir())
     data = shipped()
-    events = sorted((json.loads(line) for line in data.splitlines()), key=lambda one: one["eventId"])
-    assert [one["eventType"] for one in events] == [one["eventType"] for one in posted()]
+    events = sorted((json.loads(line) for line in data.splitlines()), key=lambda posted_event: posted_event["eventId"])
+    assert [posted_event["eventType"] for posted_event in events] == [
+        posted_event["eventType"] for posted_event in posted()
+    ]
     assert SECRET.encode() not in data
     [label] = events[1]["taskDefinitionEvent"]["refIds"].values()
     assert b64decode(label).decode() == f"Read postgres://me:{'*' * len(SECRET)}@db/x"
@@ -143,10 +145,10 @@ def test_labels_in_base64_are_masked_as_labels_of_event_files_are(labels, name, 
     file_line = json.dumps({"labels": labels}, ensure_ascii=False).encode() + b"\n"
     in_file = json.loads(Redactor()(file_line, "ACTOR"))["labels"]
     for key, value in labels.items():
-        said = b64decode(shown[key])
-        assert SECRET.encode() not in said
-        assert len(said) == len(value.encode())
-        assert said.decode() == in_file[key] or set(said) == set(b"*")
+        plain = b64decode(shown[key])
+        assert SECRET.encode() not in plain
+        assert len(plain) == len(value.encode())
+        assert plain.decode() == in_file[key] or set(plain) == set(b"*")
 
 
 def test_what_kuberay_has_collected(tmp_path, monkeypatch):

@@ -76,5 +76,5 @@ def tail(tmp_path: Path) -> Iterator[Callable[..., Tail]]:
         return made[-1]
 
     yield make
-    for one in made:
-        one.close()
+    for opened in made:
+        opened.close()

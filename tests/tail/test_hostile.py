@@ -156,14 +156,14 @@ def test_a_directory_that_is_a_link_is_not_read(tail, logs, secret, caplog, dire
         (secret.parent / "export_events").symlink_to(".")
     if not later:
         it = tail(inotify=inotify)
-    left = [line(name) for name in DIRECTORIES[directory]]
-    assert sorted(it.ship().splitlines(keepends=True)) == ([] if later else sorted(left))
+    expected = [line(name) for name in DIRECTORIES[directory]]
+    assert sorted(it.ship().splitlines(keepends=True)) == ([] if later else sorted(expected))
     if later:  # the others are read on
         for name in DIRECTORIES[directory]:
             with (logs / name).open("ab") as file:
                 file.write(line("more"))
         it.tailer.look()
-        assert it.ship() == line("more") * len(left)
+        assert it.ship() == line("more") * len(expected)
     assert it.tailer.refused >= 1
     assert set(refusals(caplog)) == {
         message for message in refusals(caplog) if message.startswith(f"{path}: it is a link, and no ")
@@ -180,9 +180,9 @@ def test_what_is_swapped_all_the_time_is_never_followed(tail, logs, secret, tmp_
     (tmp_path / "d").write_bytes(line("d"))
     stop, swaps = threading.Event(), [0]
 
-    def swap(one, other):
-        one.rename(tmp_path / "aside")
-        other.rename(one)
+    def swap(path, other):
+        path.rename(tmp_path / "aside")
+        other.rename(path)
         (tmp_path / "aside").rename(other)
 
     def swap_all():
@@ -249,7 +249,7 @@ def test_of_directories_of_logs_so_many_are_followed(tail, logs, monkeypatch, ca
     followed = 5 if line("serve/controller_2.log") not in shipped else 4
     assert shipped.count(b"x\n") == followed
     assert it.tailer.refused == 21 - 5
-    assert sum("it is one of more than 5 directories of logs; it is not read" in one for one in caplog.messages) == 16
+    assert sum("it is one of more than 5 directories of logs; it is not read" in text for text in caplog.messages) == 16
 
 
 @pytest.mark.slow
@@ -353,9 +353,9 @@ def read_all(root):
             checkpoint.acknowledge(chunk.segments)
             shipped += chunk.data if chunk.session == SESSION and chunk.event_type == "LOG" else b""
     for chunk in tailer.reports():
-        for one in map(json.loads, chunk.data.splitlines()):
-            if chunk.session == SESSION and "seen" in one["event_data"]:
-                reported.add(os.fsencode(disk.unescape_name(one["event_data"]["seen"].split(" ", 1)[1])))
+        for report in map(json.loads, chunk.data.splitlines()):
+            if chunk.session == SESSION and "seen" in report["event_data"]:
+                reported.add(os.fsencode(disk.unescape_name(report["event_data"]["seen"].split(" ", 1)[1])))
     tailer.close()
     checkpoint.close()
     return shipped, reported

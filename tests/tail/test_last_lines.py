@@ -26,8 +26,8 @@ def living(monkeypatch):
 
 def unread(report):
     """Return what a report says is not read: offset, length, reason; None where it is nothing."""
-    _, *said = report["unread"].split(" ", 3)
-    return (int(said[0]), int(said[1]), said[2]) if said else None
+    _, *parts = report["unread"].split(" ", 3)
+    return (int(parts[0]), int(parts[1]), parts[2]) if parts else None
 
 
 def long_ago(path):

@@ -55,8 +55,8 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(text)
-        for one in (path, path.parent, self.session, self.session / "logs"):
-            os.utime(one, (self.time(), self.time()))
+        for place in (path, path.parent, self.session, self.session / "logs"):
+            os.utime(place, (self.time(), self.time()))
 
     def node(self, id: str, *, head: bool = False) -> None:
         """Have a node begin."""
@@ -78,23 +78,23 @@ def world(temp_dir, monkeypatch):
     return world
 
 
-def said(it):
+def reported(it):
     """What the agent says of raylets now, by their nodes, each as when it was seen and when it went."""
-    found = {}
+    spans = {}
     for chunk in it.tailer.reports():
         assert (chunk.event_type, chunk.segments, chunk.session) == ("FILE", (), SESSION)
         for line in map(json.loads, chunk.data.splitlines()):
             if line["source_type"] == "RAYTRAIL_RAYLET":
                 data = line["event_data"]
                 assert line["timestamp"] == data["reported_ms"] // 1000
-                found[data["node_id"]] = (data["seen_ms"], data["gone_ms"])
-    return found
+                spans[data["node_id"]] = (data["seen_ms"], data["gone_ms"])
+    return spans
 
 
 def look(it):
     """Read what there is, then say what is to be said."""
     it.ship()
-    return said(it)
+    return reported(it)
 
 
 def test_a_raylet_that_runs_gives_a_sign_of_life_each_minute_though_nothing_is_written(world, tail):
@@ -225,20 +225,20 @@ def test_a_head_that_restarted_is_followed_and_the_one_before_it_has_gone(world,
     world.event()
     it = tail()
     assert [chunk.node_id for chunk in it.read()] == [OLD]
-    said(it)
+    reported(it)
     world.now_s += 10
     world.run()
     world.node(NEW, head=True)  # its GCS begins seconds before its raylet
     began_ms = world.now_ms
     world.write("logs/export_events/event_EXPORT_TASK_8.log", '{"event_data":{},"timestamp":1795419640}\n')
     assert [chunk.node_id for chunk in it.read()] == [NEW]
-    assert said(it) == {}
+    assert reported(it) == {}
     world.now_s += 5
-    gone = said(it)
+    gone = reported(it)
     assert gone == {OLD: (began_ms, began_ms)}, "a head has ended when the next one begins"
     world.run(NEW)
     world.now_s += 5
-    assert said(it) == {NEW: (world.now_ms, None)}
+    assert reported(it) == {NEW: (world.now_ms, None)}
 
 
 def test_one_that_takes_minutes_to_begin_has_not_gone(world, tail):

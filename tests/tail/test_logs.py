@@ -27,14 +27,14 @@ def logs(events):
 
 def shipped(chunks):
     """Put each log together again from its segments, by its id and generation."""
-    found: dict[tuple[str, int], bytearray] = defaultdict(bytearray)
+    files: dict[tuple[str, int], bytearray] = defaultdict(bytearray)
     for chunk in chunks:
         assert chunk.event_type == "LOG"
         for segment, data in chunk.parts():
-            file = found[segment.file, segment.generation]
+            file = files[segment.file, segment.generation]
             assert len(file) == segment.start, "a gap, or bytes that came twice"
             file += data
-    return sorted(bytes(file) for file in found.values())
+    return sorted(bytes(file) for file in files.values())
 
 
 def ship(it):

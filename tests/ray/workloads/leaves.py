@@ -24,7 +24,7 @@ def main(where, name, how):
     here = on(ray.get_runtime_context().get_node_id())
     running = last.options(**here).remote(never, where / f"{name}-running")
     # each in a variable: what nobody refers to is cancelled, or never listed
-    left = [
+    open_refs = [
         running,
         last.options(resources={"nowhere": 1}).remote(never),
         last.remote(running),
@@ -35,13 +35,13 @@ def main(where, name, how):
     group = placement_group([{"CPU": 0.1}], name=f"{name}-group")
     ray.get(group.ready())
     actor = Owner.options(**here).remote()
-    left += [*ray.get(actor.put.remote(200_000)), actor.last.remote(never), actor.last.remote(never)]
+    open_refs += [*ray.get(actor.put.remote(200_000)), actor.last.remote(never), actor.last.remote(never)]
     keeper = Owner.options(name=f"{name}-keeper", lifetime="detached", max_concurrency=2, **here).remote()
     ray.get(keeper.submit.remote(never, where / f"{name}-kept"))
-    left.append(keeper.last.remote(never))
+    open_refs.append(keeper.last.remote(never))
     for begun in ("running", "parent", "parent-child", "slow", "kept"):
         noted(where / f"{name}-{begun}")
-    print(f"{len(left)} left", flush=True)  # noqa: T201 (the test wants it)
+    print(f"{len(open_refs)} left", flush=True)  # noqa: T201 (the test wants it)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
 

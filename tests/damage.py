@@ -41,7 +41,7 @@ def nodes(state):
 
 def chunk(session, name, events, *, start=0):
     entity = installed()[name]
-    data = b"".join(line(entity, at, said) + b"\n" for at, said in events)
+    data = b"".join(line(entity, at, fields) + b"\n" for at, fields in events)
     segment = Segment(f"{T0}-{name}", 0, start, len(data))
     return Chunk(
         cluster="prod",

@@ -41,9 +41,9 @@ class Sender:
         self.waiting: asyncio.Queue[Any] = asyncio.Queue()
         self.acked, self.sent = 0, 0
 
-    def put(self, one):
+    def put(self, message):
         self.sent += 1
-        self.waiting.put_nowait(one)
+        self.waiting.put_nowait(message)
 
     async def subscribe(self, group, *, from_start=False):
         async def ack():
@@ -55,9 +55,11 @@ class Sender:
 
 def good(number, session):
     """A neighbour: one task that is as it should be."""
-    told = {"task_id": "AQ==", "attempt_number": number, "task_info": {"type": "NORMAL_TASK"}}
-    one = chunk(TASK, [line(TASK, 1795419640, told)], file=f"1795419640-good{number}")
-    return type(one)(**{name: getattr(one, name) for name in one.__struct_fields__} | {"session": session})
+    fields = {"task_id": "AQ==", "attempt_number": number, "task_info": {"type": "NORMAL_TASK"}}
+    neighbour = chunk(TASK, [line(TASK, 1795419640, fields)], file=f"1795419640-good{number}")
+    return type(neighbour)(
+        **{name: getattr(neighbour, name) for name in neighbour.__struct_fields__} | {"session": session}
+    )
 
 
 def anything(chance):
@@ -109,7 +111,7 @@ async def one_round(store, chance, number):
 
 def run(root, seconds, seed):
     """Fuzz for so long, and return what happened."""
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     chance, expected, number = random.Random(seed), 0, 0
     ends, began = time.monotonic() + seconds, 0.0
     while time.monotonic() < ends:
@@ -121,19 +123,19 @@ def run(root, seconds, seed):
             ask(store)
             stored = sum(row.stored_events for row in store.ledger(GOOD))
             assert stored == expected, f"{stored} neighbours of {expected} are stored; seed {seed}, round {number}"
-            told["set aside"] = sum(
+            counts["set aside"] = sum(
                 row.rejected_events
                 for cluster in store.clusters()
                 for row in store.ledger(cluster.session)
                 if row.event_type == "SET_ASIDE"
             )
         number += 1
-        told["messages"] += ROUND
-        told["neighbours"] = expected
+        counts["messages"] += ROUND
+        counts["neighbours"] = expected
         began = began or rss_mb()
         assert rss_mb() < began + MOST_GROWTH_MB, f"{rss_mb():.0f} MB, {began:.0f} after the first round"
-        print(f"round {number}: {dict(told)}, {rss_mb():.0f} MB", flush=True)  # noqa: T201 (it is a program)
-    return told
+        print(f"round {number}: {dict(counts)}, {rss_mb():.0f} MB", flush=True)  # noqa: T201 (it is a program)
+    return counts
 
 
 if __name__ == "__main__":

@@ -63,15 +63,15 @@ async def publish(url, chunks):
 async def check_each_gets_all(url, root, group="history"):
     """Check that two histories with a store each both keep everything, at the same time and one after the other."""
     async with AsyncExitStack() as stack:
-        one, other = (stack.enter_context(Store.open(root / name, CONFIG, write=True)) for name in ("one", "other"))
-        assert one.id != other.id
+        first, other = (stack.enter_context(Store.open(root / name, CONFIG, write=True)) for name in ("one", "other"))
+        assert first.id != other.id
         await publish(url, tasks(range(40)))
-        async with keeping(url, one, group), keeping(url, other, group):
+        async with keeping(url, first, group), keeping(url, other, group):
             await publish(url, tasks(range(40, 80)))
-            await until(lambda: stored(one) == stored(other) == 80)
-        async with keeping(url, one, group):
+            await until(lambda: stored(first) == stored(other) == 80)
+        async with keeping(url, first, group):
             await publish(url, tasks(range(80, 100)))
-            await until(lambda: stored(one) == 100)
+            await until(lambda: stored(first) == 100)
         async with keeping(url, other, group):
             await until(lambda: stored(other) == 100)
 
@@ -132,19 +132,22 @@ async def check_a_copy_is_refused(url, root):
     """Check that two histories do not read at once for a store and its copy, and that one does after the other."""
     Store.open(root / "one", CONFIG, write=True).close()
     shutil.copytree(root / "one", root / "copy")
-    with Store.open(root / "one", CONFIG, write=True) as one, Store.open(root / "copy", CONFIG, write=True) as copy:
+    with (
+        Store.open(root / "one", CONFIG, write=True) as original,
+        Store.open(root / "copy", CONFIG, write=True) as copy,
+    ):
         await publish(url, tasks(range(20)))
-        async with keeping(url, one):
-            await until(lambda: stored(one) == 20)
+        async with keeping(url, original):
+            await until(lambda: stored(original) == 20)
             async with aclosing(connect(url)) as pubsub:
                 with pytest.raises(
-                    ConfigError, match=f"group 'history-{one.id}' .* is being read.* and has one reader"
+                    ConfigError, match=f"group 'history-{original.id}' .* is being read.* and has one reader"
                 ):
                     await asyncio.wait_for(
                         history.run(pubsub, copy, CONFIG, asyncio.Event(), group="history"), DEADLINE_SECONDS
                     )
             await publish(url, tasks(range(20, 40)))
-            await until(lambda: stored(one) == 40)
+            await until(lambda: stored(original) == 40)
         assert stored(copy) == 0
         async with keeping(url, copy):
             await publish(url, tasks(range(40, 50)))

@@ -107,7 +107,7 @@ def line(chance, entity):
 
 def chunk(chance, session=SESSION):
     """A chunk of ours with lines that may be any."""
-    entity = chance.choice([one for one in installed().values() if one.file_types])
+    entity = chance.choice([candidate for candidate in installed().values() if candidate.file_types])
     data = b"".join(line(chance, entity) + b"\n" for _ in range(chance.randrange(1, 6)))
     if chance.random() < 0.1:
         data = data[:-1]
@@ -129,29 +129,29 @@ def chunk(chance, session=SESSION):
 
 def odd_chunk(chance, session=SESSION):
     """A chunk of which something cannot be."""
-    one = chunk(chance, session)
+    intact = chunk(chance, session)
     what = chance.randrange(5)
     if what == 0:
-        return msgspec.structs.replace(one, session=chance.choice(NAMES))
+        return msgspec.structs.replace(intact, session=chance.choice(NAMES))
     if what == 1:
-        return msgspec.structs.replace(one, event_type=chance.choice(NAMES))
-    numbers = (*WHOLE, len(one.data))
+        return msgspec.structs.replace(intact, event_type=chance.choice(NAMES))
+    numbers = (*WHOLE, len(intact.data))
     segments = [
         Segment(chance.choice((*NAMES, "f")), *(chance.choice(numbers) for _ in range(3)))
         for _ in range(chance.randrange(1, 4))
     ]
     if what == 2:  # as long in all as what came
-        segments.append(Segment("f", 0, 0, len(one.data) - sum(segment.length for segment in segments)))
-    return msgspec.structs.replace(one, segments=tuple(segments))
+        segments.append(Segment("f", 0, 0, len(intact.data) - sum(segment.length for segment in segments)))
+    return msgspec.structs.replace(intact, segments=tuple(segments))
 
 
 def headers(chance):
     """Headers of a chunk, some of which are altered."""
-    said = dict(chunk(chance).headers())
-    for name in chance.sample(sorted(said), chance.randrange(len(said))):
+    altered = dict(chunk(chance).headers())
+    for name in chance.sample(sorted(altered), chance.randrange(len(altered))):
         kind = chance.randrange(4)
         if kind == 0:
-            del said[name]
+            del altered[name]
         else:
-            said[name] = (chance.choice(NAMES), chance.choice(TEXTS), chance.randbytes(8))[kind - 1]
-    return said
+            altered[name] = (chance.choice(NAMES), chance.choice(TEXTS), chance.randbytes(8))[kind - 1]
+    return altered

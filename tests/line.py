@@ -82,10 +82,10 @@ class Line:
 
     def ask(self, path):
         """Ask the server that was started last; None where it is not up."""
-        said = [line for line in (self.root / "serve.log").read_text().splitlines() if "http://" in line]
-        if not said:
+        announced = [line for line in (self.root / "serve.log").read_text().splitlines() if "http://" in line]
+        if not announced:
             return None
-        url = next(word for word in said[-1].split() if word.startswith("http://")).rstrip("/.")
+        url = next(word for word in announced[-1].split() if word.startswith("http://")).rstrip("/.")
         try:
             with urllib.request.urlopen(url + path, timeout=10) as answer:
                 return json.load(answer)
@@ -139,7 +139,7 @@ class Line:
                 stored = {row.event_type: getattr(row, f"stored_{what}") for row in ledger}
                 assert stored == {event_type: count for event_type, count in written[what].items() if count}
             for row in ledger:
-                missing = [(one.start, one.end) for one in row.missing]
+                missing = [(gap.start, gap.end) for gap in row.missing]
                 assert missing == (refused or {}).get(row.event_type, []), row
                 assert (row.rejected_events, row.lost_bytes) == (0, 0), row
                 assert row.written_bytes == row.published_bytes == row.stored_bytes + row.missing_bytes, row
@@ -151,8 +151,8 @@ class Line:
             assert len(tasks) == written["attempts"] + written["orphans"]
             assert Counter(row["state"] for row in tasks if row["type"]) == written["task_final_states"]
             for noun, states in (("actor", "actor_final"), ("node", "node"), ("dataset", "dataset")):
-                found = Counter(row["state"] for row in snapshot.rows(noun, columns=["state"]))
-                assert found == written[f"{states}_states"]
+                counted = Counter(row["state"] for row in snapshot.rows(noun, columns=["state"]))
+                assert counted == written[f"{states}_states"]
             named = store._catalogue.query("SELECT path FROM log UNION SELECT path FROM state ORDER BY path")
         # what a kill has torn is named by nobody, and deleted once it is old enough
         for path in (Path(self.store) / name for (name,) in named if name.endswith(".parquet")):

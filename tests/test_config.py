@@ -43,23 +43,24 @@ def test_a_size_may_have_a_unit_wherever_it_is_said(tmp_path, text, size):
         (None, {"RAYTRAIL_TAIL_CHUNK_BYTES": text}, {}),
         (None, {}, {"tail": {"chunk_bytes": text}}),
     )
-    for said in cases:
+    for case in cases:
         if size is None:
             with pytest.raises(ConfigError, match="int"):
-                load(*said)
+                load(*case)
         else:
-            assert load(*said).tail.chunk_bytes == size
+            assert load(*case).tail.chunk_bytes == size
 
 
 def test_a_default_is_shown_as_people_write_it():
-    shown = {one.key: one.shown_default for one in settings()}
+    shown = {setting.key: setting.shown_default for setting in settings()}
     assert shown["tail.chunk_bytes"] == "512 KiB"
     assert shown["tail.rotation_bytes"] == "100 MB"
     assert (shown["tail.redact"], shown["tail.event_types"], shown["tail.export"]) == ("env_vars", "", "true")
     assert (shown["store.threads"], shown["tail.poll_seconds"]) == ("one a core", "0.18")
     # what is shown can be given
-    for one in settings():
-        if one.name.endswith("_bytes"):
+    for setting in settings():
+        if setting.name.endswith("_bytes"):
             assert (
-                getattr(getattr(load(None, {one.variable: one.shown_default}, {}), one.table), one.name) == one.default
+                getattr(getattr(load(None, {setting.variable: setting.shown_default}, {}), setting.table), setting.name)
+                == setting.default
             )

@@ -118,13 +118,13 @@ class Shell:
         self.running = []
 
     def here(self, text):
-        for said, place in self.places.items():
-            text = text.replace(said, place)
+        for written, place in self.places.items():
+            text = text.replace(written, place)
         return text
 
-    def may_run(self, mark, said):
-        commands = said.split(", ") if mark == "needs" else []
-        return mark != "not run" and all(shutil.which(one, path=self.environment["PATH"]) for one in commands)
+    def may_run(self, mark, needed):
+        commands = needed.split(", ") if mark == "needs" else []
+        return mark != "not run" and all(shutil.which(program, path=self.environment["PATH"]) for program in commands)
 
     def run(self, command, expected=None):
         command = self.here(command)
@@ -147,8 +147,10 @@ class Shell:
         printed = "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
         assert done.returncode == 0, f"$ {command}\n{printed}ended with {done.returncode}"
         if expected is not None:
-            said = "".join(f"{self.here(line)}\n" for line in expected)
-            assert pattern(map(self.here, expected)).fullmatch(printed), f"$ {command}\n{printed}--- said:\n{said}"
+            expected_text = "".join(f"{self.here(line)}\n" for line in expected)
+            assert pattern(map(self.here, expected)).fullmatch(printed), (
+                f"$ {command}\n{printed}--- said:\n{expected_text}"
+            )
 
     def start(self, command, expected):
         log = self.directory / f"started-{len(self.running)}.log"
@@ -190,11 +192,11 @@ def test_the_commands_of_a_page_print_what_it_says(page, tmp_path):
     shell = Shell(tmp_path)
     try:
         for line, marks, language, text in blocks(page):
-            for mark, said in marks:
+            for mark, argument in marks:
                 if mark == "file":
-                    (tmp_path / said).write_text(shell.here(text), encoding="utf-8")
-            if language == "console" and all(shell.may_run(*one) for one in marks):
-                for _, command in (one for one in marks if one[0] == "first"):
+                    (tmp_path / argument).write_text(shell.here(text), encoding="utf-8")
+            if language == "console" and all(shell.may_run(*pair) for pair in marks):
+                for _, command in (pair for pair in marks if pair[0] == "first"):
                     shell.run(command)
                 for command, printed in steps(text):
                     try:
@@ -229,7 +231,7 @@ def test_links_lead_somewhere(page):
 
 def links(page):
     text = CODE.sub("", page.read_text(encoding="utf-8"))
-    return [one or other for one, other in LINK.findall(text)]
+    return [markdown or html for markdown, html in LINK.findall(text)]
 
 
 def leads_somewhere(page, target):
@@ -270,6 +272,7 @@ def test_the_docs_name_no_machine():
     for path in (*PAGES, *(DOCS / "example").rglob("*.log")):
         text = path.read_text(encoding="utf-8")
         wrong += [
-            f"{named(path)}: {found}" for found in re.findall(r"/(?:work|opt|root|Users)/\S*|/tmp/(?!ray\b)\S*", text)
+            f"{named(path)}: {machine_path}"
+            for machine_path in re.findall(r"/(?:work|opt|root|Users)/\S*|/tmp/(?!ray\b)\S*", text)
         ]
     assert not wrong

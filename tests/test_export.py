@@ -48,13 +48,17 @@ def test_all_of_rays_types_take_its_one_switch_and_some_take_a_list():
     assert some.environment["RAY_enable_export_api_write_config"] == "EXPORT_TASK,EXPORT_NODE"
 
 
-@pytest.mark.parametrize("one", TYPES)
-def test_a_type_alone_switches_on_what_it_needs_and_nothing_else(one):
-    wanted = settings(types=[one])
-    assert wanted.system_config.get("preload_python_modules") == ([PRELOAD] if one in HOOKED_TYPES else None)
-    assert wanted.environment["RAYTRAIL_SOURCES_TYPES"] == (one if one in (*HOOKED_TYPES, *PROBED_TYPES) else "")
-    assert wanted.environment["RAY_TRAIN_ENABLE_STATE_TRACKING"] == ("1" if one.startswith("TRAIN") else "0")
-    assert wanted.environment["RAY_enable_export_api_write_config"] == (f"EXPORT_{one}" if one in RAY_TYPES else "")
+@pytest.mark.parametrize("event_type", TYPES)
+def test_a_type_alone_switches_on_what_it_needs_and_nothing_else(event_type):
+    wanted = settings(types=[event_type])
+    assert wanted.system_config.get("preload_python_modules") == ([PRELOAD] if event_type in HOOKED_TYPES else None)
+    assert wanted.environment["RAYTRAIL_SOURCES_TYPES"] == (
+        event_type if event_type in (*HOOKED_TYPES, *PROBED_TYPES) else ""
+    )
+    assert wanted.environment["RAY_TRAIN_ENABLE_STATE_TRACKING"] == ("1" if event_type.startswith("TRAIN") else "0")
+    assert wanted.environment["RAY_enable_export_api_write_config"] == (
+        f"EXPORT_{event_type}" if event_type in RAY_TYPES else ""
+    )
 
 
 URL = "http://127.0.0.1:8367/v1/events"
@@ -75,9 +79,9 @@ def test_events_over_http_are_switched_on_for_the_types_that_come_so(types, swit
     assert sorted(name for name in HTTP_SWITCHES if wanted.environment[f"RAY_{name}"] == "1") == switches
     assert wanted.environment[HTTP_ADDRESS] == URL
     assert wanted.environment[HTTP_TYPES] == "ALL"
-    environ, said = in_environment(wanted, {"RAY_enable_ray_task_event_recorder": "1"})
+    environ, notes = in_environment(wanted, {"RAY_enable_ray_task_event_recorder": "1"})
     assert "RAY_enable_ray_task_event_recorder" not in environ
-    assert said == [
+    assert notes == [
         "not passed on, as event files would stay empty or never rotate: RAY_enable_ray_task_event_recorder"
     ]
 
@@ -98,10 +102,10 @@ def test_types_are_named_as_anywhere_else_or_as_ray_does():
 
 def test_what_silences_the_files_is_not_passed_on_and_that_is_said_in_one_line():
     given = {"RAY_enable_ray_event": "1", "RAY_enable_ray_task_event_recorder": "0", "A": "b"}
-    environ, said = in_environment(settings(), {**given, "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT": "5"})
+    environ, notes = in_environment(settings(), {**given, "RAY_EXPORT_EVENT_MAX_BACKUP_COUNT": "5"})
     assert not [name for name in environ if "ray_event" in name or "MAX_BACKUP" in name]
     assert environ["A"] == "b"
-    assert said == [
+    assert notes == [
         "not passed on, as event files would stay empty or never rotate: "
         "RAY_enable_ray_event, RAY_EXPORT_EVENT_MAX_BACKUP_COUNT"
     ]
@@ -114,17 +118,17 @@ def test_how_events_are_written_stays_as_it_is_set_and_what_that_loses_is_said()
         "RAY_enable_timeline": "0",
         "RAY_enable_export_api_write": "0",
     }
-    environ, said = in_environment(settings(), given)
+    environ, notes = in_environment(settings(), given)
     assert environ["RAY_enable_export_api_write"] == "1"  # this is what was asked for
     assert {**environ, "RAY_enable_export_api_write": "0"}.items() >= given.items()
-    assert said == [
+    assert notes == [
         "RAY_enable_timeline=0 is kept, as it is set: no timeline, and no names that options(name=) gave to tasks",
         "RAY_export_task_events_write_batch_size=10000 is kept, as it is set: "
         "a driver above 2,500 tasks/s loses the backlog when it ends",
         "RAY_task_events_report_interval_ms=100 is kept, as it is set (otherwise 500)",
     ]
-    config, said = in_system_config(settings(), {}, given)
-    assert said == []
+    config, notes = in_system_config(settings(), {}, given)
+    assert notes == []
     # the system config would win over the environment
     assert not {"task_events_report_interval_ms", "export_task_events_write_batch_size"} & config.keys()
     assert config["publisher_entity_buffer_max_bytes"] == 64 * 1024 * 1024
@@ -142,9 +146,9 @@ def test_a_given_system_config_wins_and_what_it_loses_is_said():
         "task_events_report_interval_ms": 200,
         "enable_ray_event": True,
     }
-    config, said = in_system_config(settings(), given, {})
+    config, notes = in_system_config(settings(), given, {})
     assert config == {**settings().system_config, **given}
-    assert said == [
+    assert notes == [
         "--system-config has export_task_events_write_batch_size = 500: "
         "a driver above 125 tasks/s loses the backlog when it ends",
         "--system-config has enable_ray_event = 1: the files of ACTOR, NODE and DRIVER_JOB stay empty",
@@ -161,18 +165,18 @@ def test_other_modules_are_preloaded_as_well():
 def test_off_wins_over_all_that_is_set():
     on, _ = in_environment(settings(), {"RAY_preload_python_modules": "theirs"})
     given: dict[str, Any] = {"RAY_enable_export_api_write_config": "EXPORT_TASK", "RAY_enable_timeline": "0"}
-    environ, said = in_environment(off(), {**on, **given})
-    assert said == []  # what is lost was not wanted
+    environ, notes = in_environment(off(), {**on, **given})
+    assert notes == []  # what is lost was not wanted
     assert environ["RAY_enable_export_api_write"] == "0"
     assert environ["RAY_preload_python_modules"] == "theirs"
     assert environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] == "0"
     assert environ["RAYTRAIL_SOURCES_TYPES"] == ""
     assert "RAY_enable_export_api_write_config" not in environ
     given = {"enable_export_api_write": True, "preload_python_modules": [PRELOAD], "x": 1}
-    config, said = in_system_config(off(), given, {})
+    config, notes = in_system_config(off(), given, {})
     assert (config["enable_export_api_write"], config["preload_python_modules"], config["x"]) == (False, [], 1)
     assert config["enable_export_api_write_config"] == []
-    assert said == []
+    assert notes == []
 
 
 def test_what_may_be_switched_on_is_what_there_is():

@@ -85,7 +85,7 @@ def test_any_headers_and_bytes(tmp_path):
         def each(messages):
             arrived = [received(headers, data, "somewhere") for headers, data in messages]
             kept = check(arrived)
-            assert len(kept) >= len({one for one in arrived if isinstance(one, Unreadable)})
+            assert len(kept) >= len({arrival for arrival in arrived if isinstance(arrival, Unreadable)})
 
         each()
 
@@ -99,8 +99,10 @@ def test_any_lines_of_any_type(tmp_path):
         def each(types, lines):
             data = b"".join(line + b"\n" for line in lines) or b"\n"
             check(
-                msgspec.structs.replace(chunk(TASK, [data[:-1]], file=f"0000000000-{next(files)}"), event_type=one)
-                for one in types
+                msgspec.structs.replace(
+                    chunk(TASK, [data[:-1]], file=f"0000000000-{next(files)}"), event_type=event_type
+                )
+                for event_type in types
             )
 
         each()
@@ -144,14 +146,14 @@ def test_chunks_whose_values_lie_at_their_limits_or_beyond(tmp_path, make):
 @many
 @given(wire_headers, st.binary(max_size=60), st.text())
 def test_what_is_received_is_a_chunk_or_says_why_not(headers, data, text):
-    one = received(headers, data, "somewhere")
-    if isinstance(one, Chunk):
-        assert not one.segments or sum(segment.length for segment in one.segments) == len(data)
-        assert all(segment.length > 0 and segment.start >= 0 for segment in one.segments)
+    arrival = received(headers, data, "somewhere")
+    if isinstance(arrival, Chunk):
+        assert not arrival.segments or sum(segment.length for segment in arrival.segments) == len(data)
+        assert all(segment.length > 0 and segment.start >= 0 for segment in arrival.segments)
     else:
-        assert one.reason
-        assert len(one.reason) < 2000
-        assert hash(one) == hash(one)
+        assert arrival.reason
+        assert len(arrival.reason) < 2000
+        assert hash(arrival) == hash(arrival)
     unquoted(text)
     unquoted("%ff%ed%b3%bf" + text)
     header_text(data)
@@ -166,15 +168,15 @@ def test_what_collectors_send_is_read_or_refused(sent):
         chunks = from_message(sent)
     except EventError:
         return
-    for one in chunks:
-        one.check_ranges()
-        list(public_events(one))
+    for received_chunk in chunks:
+        received_chunk.check_ranges()
+        list(public_events(received_chunk))
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a":' * 100_000, b"[" * 100_000 + b"]" * 100_000])
 def test_what_collectors_send_may_nest_however_deep(text):
     with suppress(EventError):
-        assert b"".join(one.data for one in from_message(text)) == text + b"\n"
+        assert b"".join(received_chunk.data for received_chunk in from_message(text)) == text + b"\n"
 
 
 @many
@@ -270,8 +272,8 @@ async def test_a_session_that_cannot_be_folded_or_sealed_holds_up_no_other_and_e
         running = asyncio.create_task(history.run(sender, store, config, stop, group="history"))
         for session in (SESSION, GOOD):
             sender.put(good(1, session))
-        await until(lambda: running.done() or any(one.sealed for one in store.clusters()))
+        await until(lambda: running.done() or any(cluster.sealed for cluster in store.clusters()))
         stop.set()
         await running
-        assert {one.session: one.sealed for one in store.clusters()} == {SESSION: False, GOOD: True}
+        assert {cluster.session: cluster.sealed for cluster in store.clusters()} == {SESSION: False, GOOD: True}
     assert caplog.text.count("ValueError: poison") == 2  # once that it cannot be folded, and once not sealed

@@ -39,7 +39,7 @@ def test_what_the_project_asks_for_is_locked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
     groups += project["dependency-groups"].values()
-    names = {re.split(r"[^A-Za-z0-9._-]", one)[0].lower() for group in groups for one in group}
+    names = {re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower() for group in groups for requirement in group}
     assert names <= {package["name"] for package in PACKAGES}
 
 

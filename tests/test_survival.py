@@ -117,8 +117,8 @@ def arrivals(broker, topic):
         else:
             ranges, data = message.key().rsplit(b" ", 2)[1], message.value() + b"\n"
         begin = 0
-        for one in filter(None, ranges.decode().split(",")):
-            file, generation, start, length = one.split(":")
+        for segment_text in filter(None, ranges.decode().split(",")):
+            file, generation, start, length = segment_text.split(":")
             lines = data[begin : begin + int(length)].splitlines(keepends=True)
             offset = int(start)
             for text in lines:
@@ -146,53 +146,53 @@ def test_nothing_is_lost_or_stored_twice_whoever_is_killed_the_broker_too(mortal
     chosen = random.Random(SEED)
     rounds = ["agent", "history", "broker"] * KILLS
     chosen.shuffle(rounds)
-    with line(tmp_path, mortal) as one, one.writer(seconds=60, rotate_bytes=3_000_000) as writer:
-        begin(one)
+    with line(tmp_path, mortal) as pipeline, pipeline.writer(seconds=60, rotate_bytes=3_000_000) as writer:
+        begin(pipeline)
         for name in rounds:
             time.sleep(chosen.uniform(0.2, 1.5))
             if name == "broker":
-                before = rotated(one)
+                before = rotated(pipeline)
                 mortal.kill()
-                until_rotated(one, writer, before)
+                until_rotated(pipeline, writer, before)
                 mortal.start()
             else:
-                one.kill(name)
-                one.to = mortal.url(one.topic, envelope=chosen.choice(["chunk", "event"]))
-                one.start(name)
+                pipeline.kill(name)
+                pipeline.to = mortal.url(pipeline.topic, envelope=chosen.choice(["chunk", "event"]))
+                pipeline.start(name)
         written = json.loads(writer.communicate(timeout=120)[0])
         assert written["rotations"] >= 4
         assert written["half_lines"] > 0
         assert written["deleted_bytes"] == 0
-        end(one, mortal, written)
+        end(pipeline, mortal, written)
 
 
 @pytest.mark.slow
 def test_nothing_is_lost_when_files_rotate_while_the_broker_is_silent_and_then_gone(mortal, tmp_path):
     with (
-        line(tmp_path, mortal, timeout_seconds=2) as one,
-        one.writer(seconds=2.5 * OUTAGE_SECONDS, rotate_bytes=2_000_000) as writer,
+        line(tmp_path, mortal, timeout_seconds=2) as pipeline,
+        pipeline.writer(seconds=2.5 * OUTAGE_SECONDS, rotate_bytes=2_000_000) as writer,
     ):
-        begin(one)
-        before = rotated(one)
+        begin(pipeline)
+        before = rotated(pipeline)
         with mortal.frozen():
             time.sleep(OUTAGE_SECONDS)
-            assert rotated(one) > before
-        wait_for(lambda: "trying again" in log(one), 10, "a word of the agent")
-        before = rotated(one)
+            assert rotated(pipeline) > before
+        wait_for(lambda: "trying again" in log(pipeline), 10, "a word of the agent")
+        before = rotated(pipeline)
         mortal.kill()
         time.sleep(OUTAGE_SECONDS)
-        assert rotated(one) > before
+        assert rotated(pipeline) > before
         mortal.start()
         written = json.loads(writer.communicate(timeout=120)[0])
-        end(one, mortal, written)
+        end(pipeline, mortal, written)
 
 
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_nothing_is_lost_on_a_slow_network_that_cuts_connections_and_swallows_answers(kafka, tmp_path):
-    with line(tmp_path, kafka, proxied=True) as one, one.writer(seconds=15) as writer:
+    with line(tmp_path, kafka, proxied=True) as pipeline, pipeline.writer(seconds=15) as writer:
         async with Proxy(kafka.proxied_port, kafka.behind_port, delay_seconds=0.5, life_seconds=3, seed=SEED) as proxy:
-            await asyncio.to_thread(begin, one)
+            await asyncio.to_thread(begin, pipeline)
             await asyncio.to_thread(wait_for, lambda: proxy.cuts >= 3, 30, "connections that are cut")
             # now the acks: a connection that is cut before its answer comes has lost none
             proxy.life_seconds = 0
@@ -200,30 +200,32 @@ async def test_nothing_is_lost_on_a_slow_network_that_cuts_connections_and_swall
             await asyncio.to_thread(wait_for, lambda: proxy.lost == 2, 30, "acks that are lost")
             written = json.loads((await asyncio.to_thread(writer.communicate, timeout=60))[0])
             print(f"{proxy.cuts} connections cut, {proxy.lost} acks lost")  # noqa: T201 (with -rP)
-            await asyncio.to_thread(end, one, kafka, written)
+            await asyncio.to_thread(end, pipeline, kafka, written)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("envelope", ["chunk", "event"])
 def test_a_line_over_the_brokers_limit_is_kept_aside_and_all_others_arrive(kafka, tmp_path, envelope):
-    with line(tmp_path, kafka, envelope=envelope) as one:
-        kafka.admin.create_topics([NewTopic(one.topic, 3, config={"max.message.bytes": "100000"})])[one.topic].result()
-        written = made(one.temp_dir, tasks=5000, files=4)
-        [path, *_] = sorted(one.temp_dir.glob("session_2*/logs/export_events/event_EXPORT_TASK_*.log"))
+    with line(tmp_path, kafka, envelope=envelope) as pipeline:
+        kafka.admin.create_topics([NewTopic(pipeline.topic, 3, config={"max.message.bytes": "100000"})])[
+            pipeline.topic
+        ].result()
+        written = made(pipeline.temp_dir, tasks=5000, files=4)
+        [path, *_] = sorted(pipeline.temp_dir.glob("session_2*/logs/export_events/event_EXPORT_TASK_*.log"))
         lines = path.read_bytes().splitlines(keepends=True)
         middle = len(lines) // 2
         poison = b'{"event_data":"%b","source_type":"EXPORT_TASK"}\n' % os.urandom(200_000).hex().encode()
         path.write_bytes(b"".join([*lines[:middle], poison, *lines[middle:]]))
         start = sum(map(len, lines[:middle]))
 
-        begin(one)
-        end(one, kafka, written, refused={"TASK": [(start, start + len(poison))]})
-        [dead] = asyncio.run(read(f"file://{one.root}/state/dead-letters/checkpoint"))
+        begin(pipeline)
+        end(pipeline, kafka, written, refused={"TASK": [(start, start + len(poison))]})
+        [dead] = asyncio.run(read(f"file://{pipeline.root}/state/dead-letters/checkpoint"))
         assert dead.data == poison
         assert [(segment.start, segment.length) for segment in dead.segments] == [(start, len(poison))]
-        said = re.findall(r"a line of .*", log(one))
+        logged = re.findall(r"a line of .*", log(pipeline))
         file = dead.segments[0].file
-        assert said == [
+        assert logged == [
             f"a line of {len(poison)} bytes (TASK) at offset {start} of {file} is kept with the dead letters, "
             "and shows as missing in the ledger"
         ]
@@ -242,28 +244,28 @@ async def read(url):
 
 @pytest.mark.slow
 def test_what_two_agents_of_one_node_ship_is_stored_once(kafka, tmp_path):
-    with line(tmp_path, kafka) as one, one.writer(seconds=8, rotate_bytes=500_000, rate=3000) as writer:
-        other = ("--state-dir", one.root / "other state")
-        begin(one)
-        one.start("other agent", *other, command="agent")
-        wait_for(lambda: "following" in log(one, "other agent"), 60, "another agent")
-        one.kill("other agent")
-        one.start("other agent", *other, command="agent")
+    with line(tmp_path, kafka) as pipeline, pipeline.writer(seconds=8, rotate_bytes=500_000, rate=3000) as writer:
+        other = ("--state-dir", pipeline.root / "other state")
+        begin(pipeline)
+        pipeline.start("other agent", *other, command="agent")
+        wait_for(lambda: "following" in log(pipeline, "other agent"), 60, "another agent")
+        pipeline.kill("other agent")
+        pipeline.start("other agent", *other, command="agent")
         written = json.loads(writer.communicate(timeout=60)[0])
         assert written["rotations"] >= 2
-        doubled = end(one, kafka, written, agents=("agent", "other agent"))
+        doubled = end(pipeline, kafka, written, agents=("agent", "other agent"))
         assert doubled >= sum(written["events"].values())
 
 
 @pytest.mark.slow
 def test_two_thousand_files_that_appear_at_once_arrive(kafka, tmp_path):
-    with line(tmp_path, kafka) as one:
-        begin(one)
+    with line(tmp_path, kafka) as pipeline:
+        begin(pipeline)
         written = made(tmp_path / "made", tasks=20_000, files=2000, jobs=20)
         assert len(written["files"]) > 2000
-        session = one.temp_dir / written["session"]
+        session = pipeline.temp_dir / written["session"]
         (tmp_path / "made" / written["session"]).rename(session)
-        end(one, kafka, written)
+        end(pipeline, kafka, written)
 
 
 def stands_still(state):
@@ -288,26 +290,26 @@ def fill(path):
 @pytest.mark.slow
 def test_nothing_is_lost_when_the_checkpoints_disk_is_full(kafka, tmp_path, small_disk):
     state = ("--state-dir", small_disk / "state")
-    with line(tmp_path, kafka) as one, one.writer(seconds=20, rotate_bytes=500_000) as writer:
-        begin(one, *state)
+    with line(tmp_path, kafka) as pipeline, pipeline.writer(seconds=20, rotate_bytes=500_000) as writer:
+        begin(pipeline, *state)
         ballast = small_disk / "ballast"
         fill(ballast)
-        wait_for(lambda: "disk is full" in log(one), 20, "a word of the agent")
-        before = rotated(one)
-        until_rotated(one, writer, before)
+        wait_for(lambda: "disk is full" in log(pipeline), 20, "a word of the agent")
+        before = rotated(pipeline)
+        until_rotated(pipeline, writer, before)
         wait_for(lambda: stands_still(small_disk / "state"), 20, "a checkpoint that falls behind")
         assert writer.poll() is None
-        one.kill("agent")
-        warnings = [text for text in log(one).splitlines() if "WARNING" in text]
+        pipeline.kill("agent")
+        warnings = [text for text in log(pipeline).splitlines() if "WARNING" in text]
         assert len(warnings) == 1
         assert warnings[0].endswith(
             f"checkpoint {small_disk}/state/checkpoint.sqlite: database or disk is full; nothing is lost, but what is "
             "published from now on will be published again after a restart; make room on that disk"
         )
         ballast.unlink()
-        one.start("agent", *state)
+        pipeline.start("agent", *state)
         written = json.loads(writer.communicate(timeout=60)[0])
-        doubled = end(one, kafka, written)
+        doubled = end(pipeline, kafka, written)
         assert doubled, "nothing came twice, so nothing was tried"
 
 
@@ -325,21 +327,21 @@ time.time_ns = lambda: now_ns() - back() * 10**9
 def test_nothing_is_lost_when_the_clock_is_set_back(kafka, tmp_path):
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK_SET_BACK)
-    with line(tmp_path, kafka) as one, one.writer(seconds=3, rate=10_000, rotate_bytes=1_500_000) as writer:
+    with line(tmp_path, kafka) as pipeline, pipeline.writer(seconds=3, rate=10_000, rotate_bytes=1_500_000) as writer:
         written = json.loads(writer.communicate(timeout=60)[0])
         assert written["rotations"] >= 4
         assert written["deleted_bytes"] == 0
         # as if the clock had been set back by an hour when the last but one of each writer's files was half full
-        for newest in one.temp_dir.glob("session_2*/logs/export_events/*.log"):
+        for newest in pipeline.temp_dir.glob("session_2*/logs/export_events/*.log"):
             set_back(newest, 0)
             if (before := newest.with_name(f"{newest.name}.1")).exists():
                 set_back(before, before.stat().st_size // 2)
-        session = one.temp_dir / written["session"]
+        session = pipeline.temp_dir / written["session"]
         shutil.move(session, tmp_path / "made")
-        begin(one, clock=tmp_path / "clock")
+        begin(pipeline, clock=tmp_path / "clock")
         time.sleep(2)  # until their clocks are set back, too
         shutil.move(tmp_path / "made", session)
-        end(one, kafka, written)
+        end(pipeline, kafka, written)
 
 
 def set_back(path, offset):

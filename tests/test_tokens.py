@@ -26,7 +26,7 @@ def test_a_few_wrong_tries_a_minute_are_answered_and_others_told_when_to_come_ba
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "shared"),
+    ("first", "other", "shared"),
     [
         ("192.0.2.1", "192.0.2.2", False),
         ("192.0.2.1", "::ffff:192.0.2.1", True),
@@ -36,9 +36,9 @@ def test_a_few_wrong_tries_a_minute_are_answered_and_others_told_when_to_come_ba
         ("x" * 60_000, "y" * 60_000, True),  # which a proxy may pass on as an address
     ],
 )
-def test_an_address_is_that_of_one_user(one, other, shared):
+def test_an_address_is_that_of_one_user(first, other, shared):
     counted = Tries(1, Clock())
-    counted.wrong(one)
+    counted.wrong(first)
     assert bool(counted.wrong(other)) is shared
 
 

@@ -4,8 +4,8 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${RAYTRAIL_BROKERS:-$HOME/.cache/raytrail/brokers}
-# chromium opens the dashboard, systemd reads our units
-packages="nats-server redis-server rsyslog rsyslog-kafka chromium systemd"
+# chromium opens the dashboard, systemd reads our units, nginx stands before the server
+packages="nats-server redis-server rsyslog rsyslog-kafka chromium systemd nginx"
 
 # shellcheck disable=SC2086 (several words)
 sh "$here/debian.sh" $packages

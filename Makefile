@@ -7,6 +7,8 @@
 #   make alerts  Prometheus' own checks of the alerts, and each of them fired by a part that is broken
 #   make chart   the Helm chart and KubeRay's manifests against their schemas; builds helm, which takes minutes once
 #   make release  what would be uploaded, built twice and tried in empty environments; needs a commit, takes minutes
+#   make apiserver  the chart and KubeRay's manifests in a real Kubernetes without nodes; builds it, which takes half an hour once
+#   make systemd the units under a real systemd, with a broker; needs root and Debian's packages, takes minutes
 #   make image   the images, built without Docker and each tried; needs root, a commit and Debian's packages, takes minutes
 #   make site    docs/ as a site, in build/site
 #   make release-notes  the newest section of CHANGELOG.md
@@ -34,13 +36,15 @@ HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
 KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.5.0
 PROMETHEUS := github.com/prometheus-operator/prometheus-operator@v0.85.0
 COMPOSE := github.com/compose-spec/compose-go/v2@v2.16.2
+KUBERNETES := 1.37.2
+SYSTEMD := build/systemd
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 1800
 BENCH_ARGS ?=
 # a Ray is dozens of Pythons: without bytecode each of them compiles all that it imports, once more at each start
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs alerts chart chart-write release image site release-notes bench clean
+.PHONY: demo test test-fast test-conclusions test-oldest fuzz fuzz-server fuzz-history brokers lint types docs alerts chart chart-write apiserver systemd release image site release-notes bench clean
 
 $(VENV)/.installed: pyproject.toml uv.lock
 	$(if $(PYTHON),,$(error no Python 3.10 or newer on PATH; name one: make PYTHON=/path/to/python3))
@@ -115,6 +119,28 @@ chart: $(CHART)/.installed
 
 chart-write: CHART_ARGS := --write
 chart-write: chart
+
+$(CHART)/.kubernetes-$(KUBERNETES): $(CHART)/.installed deploy/apiserver/build.sh
+	sh deploy/apiserver/build.sh $(KUBERNETES) $(abspath $(CHART))/bin
+	touch $@
+
+apiserver: $(CHART)/.kubernetes-$(KUBERNETES)
+	sh tests/brokers/debian.sh etcd-server
+	$(BIN)/python -m deploy.apiserver.check --programs $(CHART)/bin \
+		--crds $$(go list -m -f '{{.Dir}}' $(KUBERAY))/config/crd/bases \
+		$(foreach one,podmonitors prometheusrules,--crds $$(go list -m -f '{{.Dir}}' $(PROMETHEUS))/example/prometheus-operator-crd/monitoring.coreos.com_$(one).yaml)
+
+$(SYSTEMD)/.base: $(VENV)/.installed uv.lock deploy/systemd/base.sh
+	sh tests/brokers/debian.sh mmdebstrap systemd-container
+	mkdir -p $(SYSTEMD)
+	$(BIN)/uv export --quiet --frozen --no-emit-project --no-default-groups --extra server --extra redis > $(SYSTEMD)/requirements.txt
+	sh deploy/systemd/base.sh $(SYSTEMD)/base $(SYSTEMD)/requirements.txt
+	touch $@
+
+systemd: $(SYSTEMD)/.base
+	rm -rf $(SYSTEMD)/dist
+	$(BIN)/uv build --quiet --wheel --out-dir $(SYSTEMD)/dist
+	$(BIN)/python -m deploy.systemd.check --base $(SYSTEMD)/base --dist $(SYSTEMD)/dist
 
 $(RELEASE)/.installed: $(VENV)/.installed
 	$(PYTHON) -m venv $(RELEASE)

@@ -35,7 +35,7 @@ CONFIG = StoreConfig(threads=1, batch_seconds=0.05, fold_seconds=0.05)
 LINES = [line(TASK, 1795419640, {"task_id": "AQ==", "attempt_number": n}) for n in (1, 2, 3)]
 
 
-async def test_a_broker_that_goes_away_is_subscribed_to_again(tmp_path):
+async def test_a_broker_that_goes_away_is_subscribed_to_again_and_the_log_says_so_once(tmp_path, caplog):
     broker = connect("memory://test_history_away")
 
     class Away:
@@ -55,6 +55,7 @@ async def test_a_broker_that_goes_away_is_subscribed_to_again(tmp_path):
         await until(lambda: stored(store) == 3)
         stop.set()
         await running
+    assert caplog.text.count("broker: away; it is waited for") == 1
 
 
 async def test_a_broker_that_refuses_for_good_ends_it(tmp_path):

@@ -102,7 +102,7 @@ class Minutes:
         for _ in range(count):
             self._set(len(self.scraped) + 1)
             meanwhile()
-            self.scraped.append(dict(sample for process in self.processes for sample in _scrape(process)))
+            self.scraped.append(dict(sample for process in self.processes for sample in scrape(process)))
 
     def pass_until(self, condition, meanwhile=lambda: None):
         """Let minutes pass until the last one's answers are as they should be."""
@@ -136,7 +136,7 @@ class Minutes:
         return [f"{scrape[name] - shift:.17g}" if name in scrape else "stale" for scrape in self.scraped]
 
 
-def _scrape(process):
+def scrape(process):
     target = f'instance="{process.job}:1", job="{process.job}"'
     text = ""
     with suppress(httpx.TransportError):

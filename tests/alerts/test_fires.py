@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 
 import httpx
 import pytest
-from tests.alerts.minutes import minutes_in, value, wait_for
+from tests.alerts.minutes import minutes_in, scrape, value, wait_for
 from tests.brokers.redis import Server, needed
 from tests.histories import publish
 
@@ -157,7 +157,7 @@ def test_a_history_that_gets_what_is_no_chunk_whose_broker_goes_away_and_that_is
 
     def fail():
         before = value(minutes.scraped[-1], failures)
-        wait_for(lambda: process.log.read_text().count("comes again") > before, "one more failure")
+        wait_for(lambda: value(dict(scrape(process)), failures) > before, "one more failure")
 
     minutes.pass_minutes(8, fail)
     minutes.check_firing("RaytrailHistoryBrokerAway")

@@ -5,7 +5,7 @@ import pytest
 
 from raytrail.entities import installed
 from raytrail.fold import merge, show
-from raytrail.fold.conclude import concluded
+from raytrail.fold.conclude import MANY_ROWS, concluded
 from raytrail.fold.layout import shown
 from raytrail.fold.literals import quote
 from raytrail.fold.moment import Moment, at_times, read_by_times
@@ -54,8 +54,10 @@ def test_every_column_is_answered_by_the_columns_that_it_is_said_to_follow_from(
     with duckdb.connect() as engine:
         for column in shown(entity):
             names = show.read_from(entity, [column])
-            for end_ms in (None, "1"):
-                select = concluded(entity, reported(entity), other, now_ms=1, end_ms=end_ms, names=names)
+            for end_ms, rows in ((None, 1), ("1", 1), ("1", MANY_ROWS)):
+                select = concluded(
+                    entity, reported(entity), other, now_ms=1, end_ms=end_ms, names=names, most_rows=rows
+                )
                 engine.execute(f"EXPLAIN SELECT {show.public(column)} FROM ({select}) s")
             if by := entity.moments:
                 last = states(entity, read_by_times(entity, by, names))

@@ -9,6 +9,7 @@ from raytrail.config import StoreConfig
 from raytrail.entities import installed
 from raytrail.entities.ends import JOB_DONE_DELAY_MS, LEFT_OPEN_MS, WORKER_DEAD_DELAY_MS
 from raytrail.event import Chunk
+from raytrail.fold.conclude import MANY_ROWS
 from raytrail.store import Store
 from raytrail.testing.entities import SESSION, chunk, line
 
@@ -30,6 +31,12 @@ JOB = encoded(JOB_ID)
 DETACHED_ID, ACTOR_ID = (bytes([n]) * 12 + JOB_ID for n in (5, 6))
 DRIVER_WORKER = encoded(JOB_ID + b"\xff" * 24)
 OBJECT = encoded(b"\x07" * 28)
+
+
+@pytest.fixture(autouse=True, params=[0, MANY_ROWS], ids=["many states", "few states"])
+def many_rows(request, monkeypatch):
+    """So many states are concluded by reading them again and again. Fewer are made once."""
+    monkeypatch.setattr("raytrail.fold.conclude.MANY_ROWS", request.param)
 
 
 @pytest.fixture

@@ -25,6 +25,12 @@ Other = Callable[[Entity, Collection[str]], str]
 FromEvents = Callable[[Collection[str] | None], str]
 """Gives the relation of an entity's own states, with these stored columns or all, as their own events left them."""
 
+MANY_ROWS = 10_000
+"""So many states are read several times, each time only the columns that are asked for: to keep all takes longer."""
+
+_OWN = "_own"
+"""The name in a statement of an entity's states as their own events left them."""
+
 
 def follows(entity: Entity, names: Collection[str] | None) -> bool:
     """Return whether one of these columns follows from other states than the entity's own; None: any column."""
@@ -40,6 +46,7 @@ def concluded(
     now_ms: int | None,
     end_ms: str | None = None,
     names: Collection[str] | None = None,
+    most_rows: int,
 ) -> str:
     """
     Return the SELECT of states with their ends, and with what other entities say of them.
@@ -52,6 +59,7 @@ def concluded(
         now_ms: The moment: what Ray concludes later than that is left open. None: all that is ever concluded.
         end_ms: The expression of when the session ended, which closes all that is open then; None while it goes on.
         names: The stored columns that matter; None: all.
+        most_rows: How many there are at most. Few are made once, and read as often as the statement needs them.
     """
     part = _part(entity, names)
     end_ms = end_ms if part.closes else None
@@ -62,11 +70,14 @@ def concluded(
     ending = f", {_open(entity)} AS _open, {life.began_ns} AS _began_ns" if part.closes else ""
     filled = f" REPLACE ({', '.join(f'{value} AS {quote(name)}' for name, value in part.fills)})" if part.fills else ""
     arrivals = "".join(f", {_arrival(number, end)}" for number, end in enumerate(part.ends))
+    shared, own = "", from_events
+    if most_rows < MANY_ROWS and any(beside.entity == entity.name for beside in part.besides):
+        # a relation that a statement reads six times is planned six times, which takes half of a small session's seal
+        shared, source, own = f"WITH {_OWN} AS (FROM {source}) ", _OWN, lambda _: _OWN
     joins = " ".join(
-        f"LEFT JOIN {_relation(entity, beside, other, from_events)} {beside.alias} ON {beside.on}"
-        for beside in part.besides
+        f"LEFT JOIN {_relation(entity, beside, other, own)} {beside.alias} ON {beside.on}" for beside in part.besides
     )
-    states = f"SELECT s.*{filled}{arrivals} FROM (SELECT *{ending} FROM {source}) s {joins}"
+    states = f"{shared}SELECT s.*{filled}{arrivals} FROM (SELECT *{ending} FROM {source}) s {joins}"
     if part.ends or end_ms is not None:
         states = _closed(entity, f"SELECT *, {_ended(part.ends, now_ms, end_ms)} AS ended FROM ({states})", part.ends)
     return merge.with_derived(entity, f"({states})", names)

@@ -387,6 +387,7 @@ class Sealer:
             now_ms=None,
             end_ms=end_ms,
             names=names,
+            most_rows=own.most_rows if own else 0,
         )
         return (own.before if own else "") + select
 

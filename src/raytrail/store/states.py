@@ -104,7 +104,8 @@ class States:
             return self._fold_logs(entity, logs, names, moment.past_ms(entity.when))
 
         others = self._relate_others(session, moment)
-        return f"({concluded(entity, from_events, others, now_ms=moment.at_ms, names=names)})"
+        rows = sum(log.events for log in logs)
+        return f"({concluded(entity, from_events, others, now_ms=moment.at_ms, names=names, most_rows=rows)})"
 
     def last(self, session: str, entity: Entity, names: Collection[str] | None = None, *, attach: bool = True) -> str:
         """Return the relation of an entity's last states; `attach`: of a sealed session's tables, if it has any."""
@@ -114,12 +115,15 @@ class States:
         sealed = [file for file in files if (file.entity, file.kind) == (entity.name, "sealed")]
         if sealed:
             return self._read_sealed(entity, self._files.paths(sealed))
-        begun = any(file.entity == entity.name for file in files) or self._catalogue.log_files(session, entity.name)
+        logs = self._catalogue.log_files(session, entity.name)
+        begun = logs or any(file.entity == entity.name for file in files)
         if not begun or any(file.kind == "sealed" for file in files):
             return _no_states(entity, names)
         now_ms = time.time_ns() // 1_000_000
         from_events = self._read_living(session, entity)
-        return f"({concluded(entity, from_events, self._relate_others(session, None), now_ms=now_ms, names=names)})"
+        others = self._relate_others(session, None)
+        rows = sum(log.events for log in logs)
+        return f"({concluded(entity, from_events, others, now_ms=now_ms, names=names, most_rows=rows)})"
 
     def is_sealed(self, session: str) -> bool:
         """Return whether a session's last states are stored, rather than worked out when they are read."""

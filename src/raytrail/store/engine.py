@@ -403,7 +403,9 @@ def lines(path: Path, columns: str, max_line: int) -> str:
     )
 
 
-def copy_parquet(select: str, path: Path, most_rows: int | None = None, *, divide_by: str = "") -> str:
+def copy_parquet(
+    select: str, path: Path, most_rows: int | None = None, *, divide_by: str = "", threads: bool = True
+) -> str:
     """
     Return the statement that writes a Parquet file that every engine can read. It gives a row of `Copied`.
 
@@ -416,11 +418,12 @@ def copy_parquet(select: str, path: Path, most_rows: int | None = None, *, divid
             column.
         most_rows: How many rows a file can have, or None where nobody knows.
         divide_by: That column, which is in none of the files.
+        threads: Whether threads are to share a file. Each reads files of its own where there are many.
     """
     # version 1: DataFusion 55 cannot skip through version 2's delta pages
     compression = "zstd" if most_rows is None or most_rows > SMALL_ROWS else "snappy"
     options = f"FORMAT parquet, COMPRESSION {compression}, PARQUET_VERSION v1"
-    if most_rows is not None:
+    if most_rows is not None and threads:
         options += f", ROW_GROUP_SIZE {group_rows(most_rows)}"
     options += f", PARTITION_BY ({quote(divide_by)}), RETURN_FILES" if divide_by else ", RETURN_STATS"
     return f"COPY ({select}) TO {literal(str(path))} ({options})"

@@ -125,7 +125,7 @@ class Files:
                 [session] = sessions
                 path = self._name_new(kind, session, name)
                 files.append(Written(session, path, 0, {}))
-                [row] = self._engine.run(copy_parquet(select, path, most_rows))
+                [row] = self._engine.run(copy_parquet(select, path, most_rows, threads=kind != "log"))
                 copied = Copied(*row[: len(Copied._fields)])
                 files[:] = [Written(session, path, copied.rows, copied.statistics)]
             else:

@@ -161,10 +161,16 @@ def by_type(
     return groups
 
 
-def as_lines(events: Sequence[bytes | msgspec.Raw]) -> bytes:
-    """Return events as lines, each ending in a newline. They may have been written in several."""
+def as_lines(events: Sequence[bytes | msgspec.Raw], *, are_lines: bool) -> bytes:
+    """
+    Return events as lines, each ending in a newline.
+
+    Args:
+        events: The events.
+        are_lines: Whether each is known to be written in one line.
+    """
     data = b"\n".join((*events, b""))
-    if data.count(b"\n") == len(events):
+    if are_lines or data.count(b"\n") == len(events):
         return data
     texts = map(bytes, events)
     return b"".join((msgspec.json.format(text, indent=-1) if b"\n" in text else text) + b"\n" for text in texts)

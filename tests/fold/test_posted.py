@@ -9,7 +9,7 @@ from tests.sources import posted
 from tests.sources.posted import declared_event
 
 from raytrail.fold.decode import beyond_limits, decode, line_type
-from raytrail.fold.lines import check, sort_out
+from raytrail.fold.lines import Checked, check, sort_out
 from raytrail.fold.posted import decode_posted, posted_type
 from raytrail.store.engine import lines
 
@@ -88,7 +88,7 @@ def test_an_odd_event_gives_the_rows_of_the_lines_that_were_once_made_of_it_or_i
         rows, _ = rows_of_posted(read, event_type, [odd["event"]])
     except duckdb.Error:
         return  # noticed by the engine
-    if len(rows) != expected:
+    if len(rows) != expected.rows:
         return  # noticed by who counts
     extremes: dict[str, dict[str, Any]] = {
         f'"{name}"': {"min": value, "max": value} for name, value in rows[0].items() if isinstance(value, int)
@@ -128,10 +128,10 @@ def test_a_value_that_the_engine_would_make_another_of_is_noticed_by_the_check(e
     [_, event] = declared_event(event_type)
     line = encode(posted.event(event_type, event.body, {"taskId": "AQ=="}))
 
-    def rows(value):
+    def checked(value):
         return check(event_type, line.replace(b'"AQ=="', b'"AQ==",' + (field % value).encode()))
 
-    assert (rows(usual), rows(odd)) == (1, None)
+    assert (checked(usual), checked(odd)) == (Checked(lines=1, rows=1), None)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,14 @@ class Sorted(NamedTuple):
     """Why it was set aside."""
 
 
+class Checked(NamedTuple):
+    """How much whole lines are."""
+
+    lines: int
+    rows: int
+    """How many rows of the log they give."""
+
+
 @cache
 def _tree(file_type: str) -> dict[str, Any]:
     """Return the fields that a line may have, by name: an object's are a tree, others' a column or None (ignored)."""
@@ -96,9 +104,9 @@ def _fields(tree: dict[str, Any], path: str, keys: frozenset[str]) -> Iterator[F
             yield required(name, msgspec.Raw) if below in keys else raw(name)
 
 
-def check(file_type: str, data: bytes) -> int | None:
+def check(file_type: str, data: bytes) -> Checked | None:
     """
-    Return how many rows whole lines give, if the engine can read them all and they have no field that we do not know.
+    Return how many whole lines these are, if the engine can read them all and they have no field that we do not know.
 
     Else it returns None. It may be that some of them can be read, and that one was.
     """
@@ -109,7 +117,7 @@ def check(file_type: str, data: bytes) -> int | None:
         return None
     if len(decoded) != data.count(b"\n") + (not data.endswith(b"\n")):
         return None  # an empty line, which the decoder passes over
-    return count_rows(posted[1], decoded) if posted else len(decoded)
+    return Checked(len(decoded), count_rows(posted[1], decoded) if posted else len(decoded))
 
 
 def sort_out(file_type: str, line: bytes) -> Sorted:

@@ -86,6 +86,8 @@ class Block(NamedTuple):
     """Where each of them begins. Empty where one comes after the other, with a newline between them."""
     read_bytes: int
     """How many bytes of the file have been read since the last block."""
+    data: bytes = b""
+    """The lines as they stand in the file, one after the other. Empty where others stand between them."""
 
     def offset_of(self, number: int) -> int:
         """Return where a line begins, in what the file holds."""
@@ -138,7 +140,7 @@ def _block(data: bytes, offset: int, read_bytes: int) -> Block:
     lines = data.split(b"\n")
     lines.pop()
     if all(map(bytes.strip, lines)):
-        return Block(lines, offset, [], read_bytes)
+        return Block(lines, offset, [], read_bytes, data)
     placed = []
     at = offset
     for line in lines:

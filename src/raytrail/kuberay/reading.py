@@ -124,7 +124,7 @@ class Reading:
             aside.append(ray_event.set_aside_line(lines[number], f"{place}: {reason}"))
 
         chunks = []
-        heads = ray_event.of_lines(b"\n".join(lines))
+        heads = ray_event.of_lines(block.data or b"\n".join(lines))
         for (session, event_type), numbers in ray_event.by_type(heads, lines, refuse).items():
             seen = self._seen.setdefault(session, set())
             known = not seen.isdisjoint(numbers)
@@ -133,7 +133,7 @@ class Reading:
             if new:
                 if session == self._session:
                     self.last_ns = max(self.last_ns, ray_event.time_ns(new[-1]))
-                chunks.append(self._chunk(session, event_type, ray_event.as_lines(new)))
+                chunks.append(self._chunk(session, event_type, ray_event.as_lines(new, are_lines=bool(block.data))))
         if aside:
             chunks.append(self._chunk(self._session, SET_ASIDE, b"".join(aside)))
         return [chunk for chunk in chunks if self._wants(chunk.event_type)]

@@ -83,9 +83,10 @@ class Intake:
         heads = ray_event.of_array(body)
         refused: dict[int, str] = {}
         groups = ray_event.by_type(heads, batch, refused.__setitem__)
+        are_lines = b"\n" not in body  # as Ray's client writes it: no event has to be looked through for them
         with self._lock:
             asides = [self._put_aside(batch[number], reason) for number, reason in refused.items()]
-            taken = [self._append(*group, batch, numbers) for group, numbers in groups.items()]
+            taken = [self._append(*group, batch, numbers, are_lines=are_lines) for group, numbers in groups.items()]
             return all(asides) and all(taken)
 
     def close(self) -> None:
@@ -96,12 +97,18 @@ class Intake:
             self._sessions.clear()
 
     def _append(
-        self, session_name: str, event_type: str, batch: Sequence[msgspec.Raw], numbers: Mapping[str, int]
+        self,
+        session_name: str,
+        event_type: str,
+        batch: Sequence[msgspec.Raw],
+        numbers: Mapping[str, int],
+        *,
+        are_lines: bool,
     ) -> bool:
         """Append events of a type, which are given by their ids and their numbers in the batch, if they are new."""
         session = self._open_session(session_name)
         ids = [id for id in numbers if id not in session.ids]
-        lines = ray_event.as_lines([batch[numbers[id]] for id in ids])
+        lines = ray_event.as_lines([batch[numbers[id]] for id in ids], are_lines=are_lines)
         written = session.files.append_lines(event_type, lines, len(ids)) if ids else 0
         for id in numbers.keys() - ids if len(ids) < len(numbers) else ():
             session.ids.move_to_end(id)
@@ -323,14 +330,15 @@ class _Handler(Handler):
                 "%.20s bytes were posted at once, which is more than receiver_body_bytes: nothing was taken", length
             )
             raise
-        body = bytearray()
+        pieces, held = list[bytes](), 0
         try:
             for piece in self._read_pieces(int(length)):
                 self.room.take(len(piece))
-                body += piece
-            yield bytes(body)
+                held += len(piece)
+                pieces.append(piece)
+            yield b"".join(pieces)
         finally:
-            self.room.take(-len(body))
+            self.room.take(-held)
 
     def _read_pieces(self, length: int) -> Iterator[bytes]:
         until = time.monotonic() + _BODY_SECONDS

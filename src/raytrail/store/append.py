@@ -391,22 +391,22 @@ def _fill(spools: Spools, group: Group, mark: _Mark) -> None:
     """Write a group's good lines."""
     suspects: list[Line] = []
     for segment, data in group.pieces:
-        rows = check(group.event_type, data)
-        if rows is None:
+        checked = check(group.event_type, data)
+        if checked is None:
             suspects += lines_of(segment, data)
         else:
             spools.add_checked(mark(group.session, segment, data))
-            group.good += data.count(b"\n")
-            group.rows += rows
+            group.good += checked.lines
+            group.rows += checked.rows
     for line in suspects:
         whole = line.data + b"\n"
-        rows = check(group.event_type, whole)
-        if rows is None:
+        checked = check(group.event_type, whole)
+        if checked is None:
             _sort(spools, group, line, mark)
         else:
             spools.add_checked(mark(group.session, line.segment, whole))
-            group.good += 1
-            group.rows += rows
+            group.good += checked.lines
+            group.rows += checked.rows
 
 
 def _sort(spools: Spools, group: Group, line: Line, mark: _Mark) -> None:

@@ -192,8 +192,8 @@ def manifests(cluster: Cluster) -> Iterator[str]:
         tried = [(manifest, "ray"), *((yaml.safe_dump(pod), "ray-baseline") for pod in pods)]
         if "collector" not in path.name:
             tried += [(yaml.safe_dump(hardened(pod)), "ray") for pod in pods]
-        for one, namespace in tried:
-            code, printed = applied(cluster, one, "--dry-run=server", f"--namespace={namespace}")
+        for document, namespace in tried:
+            code, printed = applied(cluster, document, "--dry-run=server", f"--namespace={namespace}")
             if code:
                 yield f"{path.name}: {printed}"
         print(f"{path.name}: {len(pods)} pods", flush=True)
@@ -202,7 +202,7 @@ def manifests(cluster: Cluster) -> Iterator[str]:
 def hardened(pod: Any) -> Any:
     """Return a pod whose Ray has no more rights than the agent, so that Pod Security speaks of the agent."""
     copied = copy.deepcopy(pod)
-    [agent] = [one for one in copied["spec"]["containers"] if one["name"] == "raytrail"]
+    [agent] = [container for container in copied["spec"]["containers"] if container["name"] == "raytrail"]
     for container in copied["spec"]["containers"]:
         container["securityContext"] = agent["securityContext"]
     return copied
@@ -225,7 +225,7 @@ def refused(cluster: Cluster) -> Iterator[str]:
     rendered = cluster.must(
         "helm", "template", "history", str(CHART), "--validate", f"--values={files('helm/values')[0]}"
     )
-    [stateful] = [one for one in yaml.safe_load_all(rendered) if one and one["kind"] == "StatefulSet"]
+    [stateful] = [item for item in yaml.safe_load_all(rendered) if item and item["kind"] == "StatefulSet"]
     cluster.must("kubectl", "apply", "--server-side", "--filename=-", typed=rendered)
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": stateful["spec"]["template"]["spec"]}
     ray = yaml.safe_load((HERE / "kuberay" / "raycluster.yaml").read_text(encoding="utf-8"))

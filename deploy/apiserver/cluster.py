@@ -50,7 +50,7 @@ class Cluster:
     def named(self, kind: str) -> dict[str, Any]:
         """Return the objects of a kind in the current namespace, by name."""
         listed = json.loads(self.must("kubectl", "get", kind, "--output=json"))["items"]
-        return {one["metadata"]["name"]: one for one in listed}
+        return {item["metadata"]["name"]: item for item in listed}
 
 
 @contextmanager

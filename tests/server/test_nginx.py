@@ -66,7 +66,7 @@ async def nginx(directory, history, proxy):
     }.items():
         assert old in block
         block = block.replace(old, new)
-    places = "".join(f"{one}_temp_path {directory}/{one};\n" for one in ("proxy", "fastcgi", "uwsgi", "scgi"))
+    places = "".join(f"{kind}_temp_path {directory}/{kind};\n" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
     config = directory / "nginx.conf"
     config.write_text(
         f"daemon off;\npid {directory}/pid;\nevents {{}}\n"

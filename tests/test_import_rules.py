@@ -65,7 +65,7 @@ MAY_IMPORT = {
         "systemd",
         "exit_codes",
     },
-    "history": {"metrics", "pubsub", "store", "config"},
+    "history": {"metrics", "pubsub", "store", "config", "log"},
     "testing": {"event", "entities", "fold", "pubsub", "store", "config"},
     "__main__": {"cli"},
     "terminal": {

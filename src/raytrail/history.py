@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from contextlib import aclosing
 
 from raytrail.config import StoreConfig
 from raytrail.errors import PublishError, StoreError
+from raytrail.log import seldom
 from raytrail.metrics.history import Watch
 from raytrail.pubsub import Delivery, Subscriber
 from raytrail.pubsub.groups import OwnGroup
 from raytrail.store import Store
 
-log = logging.getLogger(__name__)
+log = seldom(__name__)
 
 WAITING = 64
 """The most chunks that wait for the store. Above that the broker keeps them."""
-
-SAID_SECONDS = 60.0
-"""How often the log says that a broker or a disk is still away."""
-
-
-class _Seldom:
-    """Whether it is time again to say that something lasts: an outage of a night fills no disk with its log."""
-
-    def __init__(self) -> None:
-        self._again_at = 0.0
-
-    def due(self) -> bool:
-        """Return whether nothing was said for `SAID_SECONDS`. The caller says it then."""
-        if (now := time.monotonic()) < self._again_at:
-            return False
-        self._again_at = now + SAID_SECONDS
-        return True
 
 
 async def run(
@@ -63,7 +46,6 @@ async def run(
 
 
 async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], group: str, config: StoreConfig) -> None:
-    away = _Seldom()
     while True:
         try:
             async with aclosing(subscriber.subscribe(group)) as deliveries:
@@ -72,8 +54,7 @@ async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], gro
         except PublishError as error:
             if not error.retryable:
                 raise
-            if away.due():
-                log.warning("%s; it is tried again, and what was not acknowledged comes again", error)
+            log.warning("%s; what was not acknowledged comes again", error)
         await asyncio.sleep(config.batch_seconds)
 
 
@@ -91,15 +72,13 @@ async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list
 
 
 async def _append(store: Watch, batch: list[Delivery], config: StoreConfig, stop: asyncio.Event) -> None:
-    full = _Seldom()
     while not stop.is_set():
         try:
             await asyncio.to_thread(store.append, [delivery.chunk for delivery in batch])
         except StoreError as error:
             if not error.retryable:
                 raise
-            if full.due():
-                log.error("%s; nothing is lost, %d chunks wait at the broker", error, len(batch))
+            log.error("%s; nothing is lost, %d chunks wait at the broker", error, len(batch))
             await asyncio.sleep(config.batch_seconds)
         else:
             for delivery in batch:

@@ -11,6 +11,8 @@ from typing import Final
 FORMATS: Final = ("text", "json")
 """The forms of a line."""
 
+_SAID_SECONDS = 60.0
+
 
 class _Formatter(logging.Formatter):
     """Times in UTC with their zone, as everywhere in Raytrail."""
@@ -61,3 +63,28 @@ def log_as(form: str) -> None:
 def log_format() -> str:
     """Return the form that is logged in."""
     return "json" if any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers) else "text"
+
+
+def seldom(name: str) -> logging.Logger:
+    """Return a logger that warns of the same thing once a minute: an outage of a night fills no disk with its log."""
+    log = logging.getLogger(name)
+    log.addFilter(_Seldom())
+    return log
+
+
+class _Seldom(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._again_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Pass what is no warning, and of the same warnings one a minute."""
+        now, message = time.monotonic(), record.getMessage()
+        if record.levelno < logging.WARNING:
+            return True
+        if now < self._again_at.get(message, now):
+            return False
+        # those that are over are forgotten
+        self._again_at = {other: at for other, at in self._again_at.items() if at > now}
+        self._again_at[message] = now + _SAID_SECONDS
+        return True

@@ -251,7 +251,7 @@ def total(machine: Machine, session: str) -> int:
 def stored(machine: Machine) -> int:
     """Return how many events are stored."""
     code, printed = as_raytrail(machine, "clusters", "--format", "json")
-    return sum(int(one["events"]) for one in json.loads(printed)) if not code else 0
+    return sum(int(row["events"]) for row in json.loads(printed)) if not code else 0
 
 
 def as_raytrail(machine: Machine, *words: str) -> tuple[int, str]:

@@ -131,8 +131,8 @@ def _leader(notified: socket.socket, nspawn: subprocess.Popen[bytes], console: P
         except TimeoutError:
             nspawn.kill()
             raise SystemExit(f"it does not boot: {console.read_text(errors='replace')[-3000:]}") from None
-        told = _LEADER.search(message)
-        leader = told[1].decode() if told else leader
+        pid = _LEADER.search(message)
+        leader = pid[1].decode() if pid else leader
         if b"READY=1" in message.splitlines() and leader:
             return leader
 

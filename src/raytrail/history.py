@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import aclosing
 
 from raytrail.config import StoreConfig
 from raytrail.errors import PublishError, StoreError
-from raytrail.log import seldom
+from raytrail.log import Seldom
 from raytrail.metrics.history import Watch
 from raytrail.pubsub import Delivery, Subscriber
 from raytrail.pubsub.groups import OwnGroup
 from raytrail.store import Store
 
-log = seldom(__name__)
+log = logging.getLogger(__name__)
 
 WAITING = 64
 """The most chunks that wait for the store. Above that the broker keeps them."""
@@ -46,6 +47,7 @@ async def run(
 
 
 async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], group: str, config: StoreConfig) -> None:
+    say = Seldom(log)
     while True:
         try:
             async with aclosing(subscriber.subscribe(group)) as deliveries:
@@ -54,7 +56,7 @@ async def _consume(subscriber: Subscriber, waiting: asyncio.Queue[Delivery], gro
         except PublishError as error:
             if not error.retryable:
                 raise
-            log.warning("%s; what was not acknowledged comes again", error)
+            say(logging.WARNING, "%s; what was not acknowledged comes again", error)
         await asyncio.sleep(config.batch_seconds)
 
 
@@ -72,13 +74,14 @@ async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list
 
 
 async def _append(store: Watch, batch: list[Delivery], config: StoreConfig, stop: asyncio.Event) -> None:
+    say = Seldom(log)
     while not stop.is_set():
         try:
             await asyncio.to_thread(store.append, [delivery.chunk for delivery in batch])
         except StoreError as error:
             if not error.retryable:
                 raise
-            log.error("%s; nothing is lost, %d chunks wait at the broker", error, len(batch))
+            say(logging.ERROR, "%s; nothing is lost, %d chunks wait at the broker", error, len(batch))
             await asyncio.sleep(config.batch_seconds)
         else:
             for delivery in batch:

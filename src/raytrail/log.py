@@ -65,26 +65,19 @@ def log_format() -> str:
     return "json" if any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers) else "text"
 
 
-def seldom(name: str) -> logging.Logger:
-    """Return a logger that warns of the same thing once a minute: an outage of a night fills no disk with its log."""
-    log = logging.getLogger(name)
-    log.addFilter(_Seldom())
-    return log
+class Seldom:
+    """Logs the same thing once a minute: an outage of a night fills no disk with its log."""
 
-
-class _Seldom(logging.Filter):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
         self._again_at: dict[str, float] = {}
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Pass what is no warning, and of the same warnings one a minute."""
-        now, message = time.monotonic(), record.getMessage()
-        if record.levelno < logging.WARNING:
-            return True
-        if now < self._again_at.get(message, now):
-            return False
+    def __call__(self, level: int, message: str, *args: object) -> None:
+        """Log a message, unless the same was logged less than a minute ago."""
+        now, text = time.monotonic(), message % args
+        if now < self._again_at.get(text, now):
+            return
         # those that are over are forgotten
         self._again_at = {other: at for other, at in self._again_at.items() if at > now}
-        self._again_at[message] = now + _SAID_SECONDS
-        return True
+        self._again_at[text] = now + _SAID_SECONDS
+        self._log.log(level, "%s", text)

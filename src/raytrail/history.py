@@ -16,7 +16,6 @@ from raytrail.pubsub.groups import OwnGroup
 from raytrail.store import Store
 
 log = logging.getLogger(__name__)
-
 WAITING = 64
 """The most chunks that wait for the store. Above that the broker keeps them."""
 
@@ -35,9 +34,8 @@ async def run(
         while not stop.is_set():
             if consuming.done():
                 consuming.result()
-            batch = await _gather(waiting, config)
-            if batch:
-                await _append(watch, batch, config, stop)
+            if batch := await _gather(waiting, config):
+                await _append(watch, batch, config, stop, Seldom(log))
             if time.monotonic() - folded >= config.fold_seconds:
                 folded = await _fold(watch)
     finally:
@@ -73,8 +71,7 @@ async def _gather(waiting: asyncio.Queue[Delivery], config: StoreConfig) -> list
     return batch
 
 
-async def _append(store: Watch, batch: list[Delivery], config: StoreConfig, stop: asyncio.Event) -> None:
-    say = Seldom(log)
+async def _append(store: Watch, batch: list[Delivery], config: StoreConfig, stop: asyncio.Event, say: Seldom) -> None:
     while not stop.is_set():
         try:
             await asyncio.to_thread(store.append, [delivery.chunk for delivery in batch])

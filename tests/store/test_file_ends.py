@@ -11,6 +11,8 @@ import pytest
 from raytrail.errors import StoreUnavailable
 from raytrail.event import Chunk, Segment
 from raytrail.store import Store
+from raytrail.store.catalogue import RANGE_COLUMNS
+from raytrail.store.ranges import FileKey
 from raytrail.testing.entities import SESSION
 
 FILES = 40
@@ -62,6 +64,26 @@ def anew(store):
     """Return the ledger as somebody counts it who has just opened the store."""
     with Store.open(store._root, store._config) as reader:
         return reader.ledger(SESSION)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 100])
+def test_all_ranges_come_once_in_pieces_of_whole_files(store, task, monkeypatch, piece):
+    monkeypatch.setattr("raytrail.store.catalogue._PIECE", piece)
+    names = ["0000000000-0", "0000000000-1", "0000000000-2"]
+    grow(store, task, names)
+    for start in (2, 4, 6):
+        grow(store, task, names[1:2], start=start)
+    lines = [json.loads(line) for line in store._catalogue.lines_of_ranges(SESSION, None)]
+    assert {line["session"] for line in lines} == {SESSION}
+    keys = [set(line["file"]) for line in lines]
+    assert sum(map(len, keys)) == len(set().union(*keys)) == 3
+    rows = [row for line in lines for row in zip(*(line[name] for name in RANGE_COLUMNS), strict=True)]
+    assert sorted(rows) == sorted(
+        (name, 0, *range_) for name in names for range_ in store._catalogue.ranges(FileKey(SESSION, name, 0))
+    )
+    assert len(rows) == 6
+    [alone] = store._catalogue.lines_of_ranges(SESSION, [(names[1], 0)])
+    assert len(json.loads(alone)["start"]) == 4
 
 
 def test_only_what_grew_is_looked_at_again(store, task, monkeypatch):

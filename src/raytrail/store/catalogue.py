@@ -33,8 +33,9 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 AT_ONCE = 500
 """How many files are looked up one by one, rather than all of their session."""
-_PIECE = 250_000
+_PIECE = 50_000
 """How many ranges are given as one text: of any number, SQLite would refuse the text."""
+RANGE_COLUMNS = ("file", "generation", "start", "end")
 _GROWN_BATCHES = 256
 """The number of batches whose grown files are noted."""
 _GROWN_FILES = 2_000
@@ -402,25 +403,34 @@ class Catalogue:
             files: The files. None is all.
 
         Yields:
-            Some lines of CSV at a time: session, file, generation, start, end. No name holds a comma.
+            A line of JSON at a time, without its newline: an object with the ``session``, and with an array for each of
+            the others of `RANGE_COLUMNS`.
         """
         if files is not None:
             for key in files:
-                for start, end in self.ranges(FileKey(session, *key)):
-                    yield f"{session},{key[0]},{key[1]},{start},{end}\n"
+                rows = [(*key, start, end) for start, end in self.ranges(FileKey(session, *key))]
+                arrays = {name: [row[place] for row in rows] for place, name in enumerate(RANGE_COLUMNS)}
+                yield msgspec.json.encode({"session": session, **arrays}).decode()
             return
-        after = ("", "-1", "-1")
-        while True:
-            [(lines,)] = self.query(
-                "SELECT group_concat(printf('%s,%s,%d,%d,%d', session, file, generation, start, end), char(10)) FROM ("
-                "SELECT * FROM ranges WHERE session = ? AND (file, generation, start) > (?, ?, ?) "
-                "ORDER BY file, generation, start LIMIT ?)",
-                *(session, after[0], int(after[1]), int(after[2]), _PIECE),
+        columns = ", ".join(f"'{name}', json_group_array(\"{name}\")" for name in RANGE_COLUMNS)
+        first: str | None = ""
+        while first is not None:
+            # where the next piece begins is looked up first, as a LIMIT takes longer than to read the rows
+            after = self.query(
+                "SELECT file FROM ranges WHERE session = ? AND file >= ? ORDER BY file LIMIT 1 OFFSET ?",
+                *(session, first, _PIECE),
             )
-            if lines is None:
-                return
-            yield f"{lines}\n"
-            after = tuple(lines[lines.rfind("\n") + 1 :].split(",")[1:4])
+            if after == [(first,)]:  # a file of very many ranges, which stay together
+                after = self.query("SELECT min(file) FROM ranges WHERE session = ? AND file > ?", session, first)
+            until: str | None = after[0][0] if after else None
+            bounds = [first] if until is None else [first, until]
+            [(line,)] = self.query(
+                f"SELECT json_object('session', ?, {columns}) FROM ranges "
+                f"WHERE session = ? AND file >= ?{'' if until is None else ' AND file < ?'}",
+                *(session, session, *bounds),
+            )
+            yield line
+            first = until
 
     def grown(self, session: str, since: int | None) -> tuple[int, list[tuple[str, int]] | None]:
         """

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from raytrail import disk
 from raytrail.errors import StoreUnavailable
+from raytrail.fold.literals import literal, quote
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, Run
+from raytrail.store.engine import lines as read_lines
 
 MOST_KEPT = 4
 """The tables of so many sessions are kept."""
@@ -22,17 +24,16 @@ MOST_GROWN = 10_000
 """So many files that grew are looked up one by one. If more did, all of the session is read."""
 
 _ENDS = """
-SELECT session, file, generation, max("end") AS last, sum("end" - start)::BIGINT AS bytes FROM {ranges} GROUP BY ALL
+SELECT session, file, generation, max("end") AS last, sum("end" - start)::BIGINT AS bytes
+FROM (SELECT session, unnest(file) AS file, unnest(generation) AS generation, unnest(start) AS start,
+             unnest("end") AS "end" FROM {lines})
+GROUP BY ALL
 """
-_CSV = """
-read_csv(
-  ?, header = false, auto_detect = false, delim = ',', quote = '', escape = '', columns = {
-    'session': 'VARCHAR', 'file': 'VARCHAR', 'generation': 'BIGINT', 'start': 'BIGINT', 'end': 'BIGINT'})
-"""
-_TEXT = """
-(SELECT part[1] AS session, part[2] AS file, part[3]::BIGINT AS generation, part[4]::BIGINT AS start,
-        part[5]::BIGINT AS "end"
- FROM (SELECT string_split(unnest(string_split(?, chr(10))), ',') AS part) WHERE len(part) = 5)
+_LINE = {"session": "VARCHAR", "file": "VARCHAR[]", "generation": "BIGINT[]", "start": "BIGINT[]", "end": "BIGINT[]"}
+_COLUMNS = "{" + ", ".join(f"{quote(name)}: {literal(kind)}" for name, kind in _LINE.items()) + "}"
+_TYPE = "STRUCT(" + ", ".join(f"{quote(name)} {kind}" for name, kind in _LINE.items()) + ")"
+_TEXT = f"""
+(SELECT unnest(line::JSON::{_TYPE}) FROM (SELECT unnest(string_split(?, chr(10))) AS line) WHERE line != '')
 """
 
 
@@ -45,7 +46,7 @@ def table_of_few(run: Run, name: str, lines: Iterable[str]) -> None:
         name: What the table is to be called.
         lines: The ranges, as `Catalogue.lines_of_ranges` yields them.
     """
-    run(f"CREATE TEMP TABLE {name} AS {_ENDS.format(ranges=_TEXT)}", ["".join(lines)])
+    run(f"CREATE TEMP TABLE {name} AS {_ENDS.format(lines=_TEXT)}", ["\n".join(lines)])
 
 
 def table_of_many(run: Run, name: str, lines: Iterable[str], *, temporary: bool = True) -> None:
@@ -61,20 +62,23 @@ def table_of_many(run: Run, name: str, lines: Iterable[str], *, temporary: bool 
     Raises:
         StoreUnavailable: The disk is full, or fails.
     """
-    with _written(run, lines) as path:
-        run(f"CREATE {'TEMP ' if temporary else ''}TABLE {name} AS {_ENDS.format(ranges=_CSV)}", [str(path)])
+    with _written(run, lines) as (path, longest):
+        source = read_lines(path, _COLUMNS, longest)
+        run(f"CREATE {'TEMP ' if temporary else ''}TABLE {name} AS {_ENDS.format(lines=source)}")
 
 
 @contextmanager
-def _written(run: Run, lines: Iterable[str]) -> Iterator[Path]:
-    """Write lines to a file where the engine may spill, and remove it at the end."""
+def _written(run: Run, lines: Iterable[str]) -> Iterator[tuple[Path, int]]:
+    """Write lines to a file where the engine may spill, give the longest's bytes, too, and remove it at the end."""
     [(directory,)] = run("SELECT current_setting('temp_directory')")
-    path = Path(directory, f"ranges-{uuid.uuid4().hex}.csv")
+    path = Path(directory, f"ranges-{uuid.uuid4().hex}.ndjson")
     try:
         disk.create_private(path)
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-        yield path
+        longest = 0
+        with path.open("wb") as file:
+            for line in lines:
+                longest = max(longest, file.write(line.encode() + b"\n"))
+        yield path, longest
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error}; make room on the disk or mend it, and ask again") from error
     finally:

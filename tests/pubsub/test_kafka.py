@@ -349,15 +349,15 @@ async def test_a_broker_that_is_away_at_first_is_waited_for_by_who_publishes_and
             began = time.monotonic()
             results = await asyncio.gather(*(pubsub.publish(chunk(n)) for n in range(20)), return_exceptions=True)
             assert {type(result) for result in results} == {BrokerUnavailable}
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < 10  # one after the other they would take 20
         assert str(results[0]).startswith(f"kafka://127.0.0.1:{mortal.port}/away: ")
         assert "Connection refused" in str(results[0])
         with pytest.raises(BrokerUnavailable):
             await anext(pubsub.subscribe("history"))
         assert not [record for record in caplog.records if record.levelno >= logging.INFO and "raytrail" in record.name]
         mortal.start()
-        await pubsub.publish(chunk(0))
-    assert await read(mortal.url("away"), [chunk(0)]) == [chunk(0)]
+        await until_stored(pubsub, chunk(0))
+    assert set(await read(mortal.url("away"), [chunk(0)])) == {chunk(0)}
 
 
 @pytest.mark.slow
@@ -367,7 +367,7 @@ async def test_an_outage_longer_than_the_bound_loses_nothing_and_keeps_the_order
     sent = [chunk(number) for number in range(40)]
     async with aclosing(connect(url)) as pubsub:
         for sent_chunk in sent[:10]:
-            await pubsub.publish(sent_chunk)
+            await until_stored(pubsub, sent_chunk)
         mortal.kill()
         results = await asyncio.gather(*map(pubsub.publish, sent[10:30]), return_exceptions=True)
         assert {type(result) for result in results} == {BrokerUnavailable}

@@ -35,7 +35,8 @@ from raytrail.export import in_environment, off, settings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_NO_DASHBOARD = "Failed to start the dashboard"
+_LATE = ("Failed to start the dashboard", "The current node timed out during startup")
+"""What Ray prints before it ends where a part of it took longer to start than the 20 or 30 s that it gives it."""
 _PORTS = (
     "port",
     "dashboard-port",
@@ -129,23 +130,24 @@ class RayCluster:
         ]
         environment = {name: value for name, value in self.environment.items() if name not in _OF_DRIVERS}
         log_path = self.temp_dir / f"start-{ip}.log"
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
         deadline = time.monotonic() + start_seconds
-        while process.poll() is None and time.monotonic() < deadline:
-            nodes = self.ask("/api/v0/nodes?detail=1")["data"]["result"]["result"]
-            for row in nodes:
-                if row["state"] == "ALIVE" and row["node_ip"] == ip:
-                    self._nodes.append(RayNode(row["node_id"], process))
-                    return self._nodes[-1]
-            time.sleep(0.2)
-        process.kill()
-        process.wait()
-        raise RaytrailError(
-            f"no node {ip} at {self.address} in time; it printed:\n{log_path.read_text('utf-8', 'replace')}"
-        )
+        while True:
+            with log_path.open("wb") as log:
+                process = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+            while process.poll() is None and time.monotonic() < deadline:
+                nodes = self.ask("/api/v0/nodes?detail=1")["data"]["result"]["result"]
+                for row in nodes:
+                    if row["state"] == "ALIVE" and row["node_ip"] == ip:
+                        self._nodes.append(RayNode(row["node_id"], process))
+                        return self._nodes[-1]
+                time.sleep(0.2)
+            process.kill()
+            process.wait()
+            printed = log_path.read_text("utf-8", "replace")
+            if not _is_late(printed) or time.monotonic() > deadline:
+                raise RaytrailError(f"no node {ip} at {self.address} in time; it printed:\n{printed}")
 
     @property
     def session_dir(self) -> Path:
@@ -281,6 +283,8 @@ def ray_cluster(
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # else a Ray kills its workers where it is others that take the machine's memory
         "RAY_memory_monitor_refresh_ms": "0",
+        # else a node or a driver waits 20 s for the GCS, which a busy machine may take to start it
+        "RAY_gcs_server_port_wait_time_s": "120",
     }
     if not prefix:
         variables, _ = in_environment(wanted, variables)
@@ -328,11 +332,15 @@ def _started(command: Sequence[str], directory: Path, variables: Mapping[str, st
             return cluster
         except RaytrailError:
             # on a busy machine one alone may need longer, too
-            if _NO_DASHBOARD not in cluster.log or time.monotonic() > deadline:
+            if not _is_late(cluster.log) or time.monotonic() > deadline:
                 raise
         finally:
             if not ready:
                 cluster.stop()
+
+
+def _is_late(printed: str) -> bool:
+    return any(words in printed for words in _LATE)
 
 
 def _processes_of(leader: int, temp_dir: Path) -> set[tuple[int, str]]:

@@ -46,9 +46,12 @@ def test_no_two_rays_of_one_environment_start_at_once(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_ray_whose_dashboard_was_late_is_started_again(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "printed", ["Failed to start the dashboard", "The current node timed out during startup. This"]
+)
+def test_a_ray_of_which_a_part_was_late_is_started_again(monkeypatch, tmp_path, printed):
     (tmp_path / "ray").write_text(
-        "#!/bin/sh\nmkdir $(dirname $0)/late 2>/dev/null && echo 'Failed to start the dashboard' && exit 1\nexit 3\n"
+        f"#!/bin/sh\nmkdir $(dirname $0)/late 2>/dev/null && echo '{printed}' && exit 1\nexit 3\n"
     )
     (tmp_path / "ray").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))

@@ -255,6 +255,33 @@ async def test_its_last_report_is_not_an_earlier_one_where_it_is_told_to_stop_wh
     assert broker.reports[-1]["published_events"] == 4
 
 
+class Clock:
+    """The time, ahead by some seconds."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+async def test_a_report_that_is_due_as_all_is_published_is_sent(tailed: tuple[Tailer, Checkpoint], path, monkeypatch):
+    broker, stop, clock, take = Broker(), asyncio.Event(), Clock(), tailed[0].take
+
+    def take_late(room, wait):
+        taken = take(room, wait)
+        if taken == [] and broker.lines:
+            clock.ahead += 3600
+        return taken
+
+    monkeypatch.setattr("raytrail.agent.loop.time", clock)
+    monkeypatch.setattr(tailed[0], "take", take_late)
+    append(path, lines(0, 3))
+    stop.set()
+    config = msgspec.structs.replace(AGENT, drain_seconds=1_000_000)
+    await agent.run(*tailed, broker, lambda: config, stop)
+    assert [report["published_events"] for report in broker.reports] == [3]
+
+
 async def test_it_reports_as_often_as_it_must_say_that_ray_lives(tailed, path, monkeypatch):
     monkeypatch.setattr("raytrail.agent.loop.HEARTBEAT_SECONDS", 0.05)
     append(path, lines(0, 3))

@@ -146,7 +146,8 @@ class _Shipper:
             self._reports.append(chunk)
 
     async def _report(self) -> None:
-        self._reports = await asyncio.to_thread(self._tailer.reports)
+        reports = await asyncio.to_thread(self._tailer.reports)
+        self._reports += reports  # beside one that was due in the very round that found all published
         self._report_at = time.monotonic() + self._report_seconds()
 
     def _report_seconds(self) -> float:

@@ -150,7 +150,9 @@ async def test_all_that_was_asked_is_answered_as_ray_did(client, session, live):
         ours[path] = reply.status_code, reply.json() if reply.status_code == 200 else None
     asked = live["asked"] if SAME_API else without_lost_drivers(live["asked"], ours)
     scores = compare_answers(asked, lambda path, _: ours[path], types=SAME_API)
-    scores = [score for score in scores if score.resource not in FROM_SOURCES]
+    # an older Ray sums tasks up by their functions, and not by their names
+    otherwise = FROM_SOURCES if SAME_API else {*FROM_SOURCES, "tasks summary"}
+    scores = [score for score in scores if score.resource not in otherwise]
     assert {"lineage", "timeline", "dashboard nodes", "dashboard actors"} <= {score.resource for score in scores}
     equal, possible, every = map(sum, zip(*(score.values for score in scores), strict=True))
     report = "\n".join(str(score) for score in scores if score.equal_ratio < 1)

@@ -68,7 +68,7 @@ brokers:
 
 test: $(VENV)/.installed brokers
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore $(CONCLUSIONS) --ignore $(FIRES) --cov --cov-report=
-	$(BIN)/coverage report --skip-covered --fail-under=90
+	$(BIN)/coverage report --skip-covered --fail-under=95
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

@@ -11,7 +11,7 @@ from typing import Final
 FORMATS: Final = ("text", "json")
 """The forms of a line."""
 
-_SAID_SECONDS = 60.0
+_REPEAT_SECONDS = 60.0
 
 
 class _Formatter(logging.Formatter):
@@ -79,5 +79,5 @@ class Seldom:
             return
         # those that are over are forgotten
         self._again_at = {other: at for other, at in self._again_at.items() if at > now}
-        self._again_at[text] = now + _SAID_SECONDS
+        self._again_at[text] = now + _REPEAT_SECONDS
         self._log.log(level, "%s", text)

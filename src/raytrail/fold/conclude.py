@@ -26,7 +26,7 @@ FromEvents = Callable[[Collection[str] | None], str]
 """Gives the relation of an entity's own states, with these stored columns or all, as their own events left them."""
 
 MANY_ROWS = 10_000
-"""So many states are read several times, each time only the columns that are asked for: to keep all takes longer."""
+"""From so many states on, each use in a statement reads them anew, and only its columns. To keep all takes longer."""
 
 _OWN = "_own"
 """The name in a statement of an entity's states as their own events left them."""

@@ -61,8 +61,8 @@ def at_times(entity: Entity, by: Moments, source: str, moment: Moment, names: Se
         moment: The moment.
         names: The columns to show, of those of `source`. No other is written: the engine takes longer to plan a
             statement with all of them than to answer most questions.
-        once: Whether the relation is named once only: one that is worked out takes as long to plan as it is long.
-            Otherwise it is named twice, by which the engine skips most of what is stored.
+        once: Whether the statement names the relation once, for one that is worked out: the engine plans it each time
+            that it is named. A stored relation is named twice, so that the engine skips most of it by its statistics.
     """
     settled, began = is_settled(by, moment), moment.past_ns(quote(by.earliest))
     later = f"({quote(by.latest)} > {moment.last_ns} AND {began})"

@@ -62,3 +62,12 @@ def test_only_states_that_were_known_before_are_joined(store, event, planned):
     assert [joins("ALIVE"), joins("RESTARTING")] == [0, 1]
     [actor] = store.snapshot(SESSION).rows("actor")
     assert (actor["state"], actor["num_restarts"]) == ("RESTARTING", 1)
+
+
+@pytest.mark.parametrize("at_ms", [None, T0 * 1000 + 999])
+def test_what_failed_in_a_living_session_is_asked_of_the_columns_that_it_is_told_by(alive, planned, at_ms):
+    snapshot = alive.snapshot(SESSION, at_ms)
+    assert snapshot.run(f"SELECT count(*) FROM {snapshot.failures()} WHERE counted") == [(0,)]
+    statement = planned[-1]
+    assert 'AS "death_cause"' in statement
+    assert 'try_cast(("label_selector") AS JSON)' not in statement

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from raytrail.entities import Column, Derived, Entity
@@ -31,6 +32,12 @@ def view(entity: Entity, source: str, names: Iterable[str] | None = None) -> str
     """Return the SELECT that shows states to the world, with these columns or all."""
     wanted = shown(entity) if names is None else [find(entity, name) for name in names]
     return f"SELECT {', '.join(f'{public(c)} AS {quote(c.name)}' for c in wanted)} FROM {source}"
+
+
+def columns_in(entity: Entity, statement: str) -> list[Column | Derived]:
+    """Return the columns of an entity's view that a SELECT of ours names. The engine plans each that the view has."""
+    words = set(re.findall(r"\w+", statement))
+    return [column for column in shown(entity) if column.name in words]
 
 
 def read_from(entity: Entity, wanted: Iterable[Column | Derived]) -> list[str]:

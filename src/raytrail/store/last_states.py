@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Protocol
 
 from raytrail.entities import Entity, installed
 from raytrail.fold import merge, show
-from raytrail.fold.layout import find, shown
+from raytrail.fold.layout import find
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.sessions import SESSION, of_many
 from raytrail.store.catalogue import Catalogue
@@ -86,24 +85,25 @@ class SnapshotOfOne:
         return {self._snapshot.session: self._ledgers.of(self._snapshot)}
 
 
-def over_views(statement: str, files: Mapping[str, Sequence[Path]], catalogue: Catalogue, engine: Engine) -> str:
+def over_views(
+    statement: str, names: Collection[str], files: Mapping[str, Sequence[Path]], catalogue: Catalogue, engine: Engine
+) -> str:
     """
     Return a SELECT of ours as one over views of entities, each with ``session`` before its columns.
 
     Args:
-        statement: The SELECT. It names each view and each column that it reads.
+        statement: The SELECT. It names each column that it reads.
+        names: The entities whose views it reads.
         files: The files of the sealed states of sessions, by entity.
         catalogue: The store's catalogue.
         engine: Reads the files.
     """
     source = FilesOfMany(files, catalogue, engine)
-    # a column that is not read takes as long to plan as one that is
-    words = set(re.findall(r"\w+", statement))
     views = []
     for name, entity in installed().items():
-        if name in words:
+        if name in names:
             relation = f"({view_of(entity, source)})" if entity.view else source(entity, None)
-            items = [f"{show.public(c)} AS {quote(c.name)}" for c in shown(entity) if c.name in words]
+            items = [f"{show.public(c)} AS {quote(c.name)}" for c in show.columns_in(entity, statement)]
             views.append(
                 f"{quote(name)} AS (SELECT {', '.join([f'{SESSION.name} AS session', *items])} FROM {relation} s)"
             )

@@ -450,7 +450,7 @@ class Snapshot:
         """Return the relation of what failed until the moment, with the columns of `raytrail.fold.failures`."""
         table = self._find_failures()
         if table is None:
-            return f"({self._over_views(failures.failures(), set(failures.READ))})"
+            return f"({self._over_views(failures.failures(), failures.READ, ours=True)})"
         if self.at_ms is None:
             return table
         until = f"<= {self.at_ms}"
@@ -468,14 +468,16 @@ class Snapshot:
         names = [column.name for column in failures.COLUMNS]
         return self._states.table(self.session, failures.TABLE, names) if self._attach else None
 
-    def _over_views(self, statement: str, named: Collection[str]) -> str:
-        """Return a SELECT over views of these entities."""
-        views = ", ".join(
-            f"{quote(entity.name)} AS (SELECT {literal(self.session)} AS session, * FROM "
-            f"({show.view(entity, f'{self.source(entity)} s')}))"
-            for entity in installed().values()
-            if entity.name in named
-        )
+    def _over_views(self, statement: str, named: Collection[str], *, ours: bool = False) -> str:
+        """Return a SELECT over views of these entities; `ours`: one that names each column that it reads."""
+
+        def view(entity: Entity) -> str:
+            wanted = show.columns_in(entity, statement) if ours else shown(entity)
+            source = self.source(entity, show.read_from(entity, wanted))
+            select = show.view(entity, f"{source} s", [column.name for column in wanted])
+            return f"{quote(entity.name)} AS (SELECT {literal(self.session)} AS session, * FROM ({select}))"
+
+        views = ", ".join(view(entity) for entity in installed().values() if entity.name in named)
         return f"{'WITH ' if views else ''}{views} SELECT * FROM ({statement.rstrip().rstrip(';')}\n)"
 
 

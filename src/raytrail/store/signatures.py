@@ -109,7 +109,7 @@ class Signatures:
         self._note(sessions, [row for row in rows if row[0] in sessions])
 
     def _over_views(self, files: Mapping[str, Sequence[Path]], statement: str) -> str:
-        return over_views(statement, files, self._catalogue, self._engine)
+        return over_views(statement, failures.READ, files, self._catalogue, self._engine)
 
     def keep_one(self, session: str) -> None:
         """Keep those of a sealed session that has a table of what failed. Reading that is quick."""

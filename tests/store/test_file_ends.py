@@ -11,7 +11,7 @@ import pytest
 from raytrail.errors import StoreUnavailable
 from raytrail.event import Chunk, Segment
 from raytrail.store import Store
-from raytrail.store.catalogue import RANGE_COLUMNS
+from raytrail.store.file_ends import RANGE_COLUMNS, lines_of_ranges
 from raytrail.store.ranges import FileKey
 from raytrail.testing.entities import SESSION
 
@@ -22,7 +22,7 @@ FILES = 40
 def of_any_number(monkeypatch):
     """Keep tables of sessions of few files, too, and make pieces of a few ranges."""
     monkeypatch.setattr("raytrail.store.ledger.AT_ONCE", 1)
-    monkeypatch.setattr("raytrail.store.catalogue._PIECE", 7)
+    monkeypatch.setattr("raytrail.store.file_ends._PIECE", 7)
 
 
 def grow(store, task, files, start=0, session=SESSION):
@@ -44,13 +44,14 @@ def grow(store, task, files, start=0, session=SESSION):
 def asked(store, monkeypatch):
     """Return the list of what is asked of the catalogue: how many files, None for all."""
     calls = []
-    lines = store._catalogue.lines_of_ranges
 
-    def lines_of_ranges(session, files):
-        calls.append(None if files is None else len(files))
-        return lines(session, files)
+    def lines(catalogue, session, files=None):
+        if catalogue is store._catalogue:
+            calls.append(None if files is None else len(files))
+        return lines_of_ranges(catalogue, session, files)
 
-    monkeypatch.setattr(store._catalogue, "lines_of_ranges", lines_of_ranges)
+    for module in ("file_ends", "ledger"):
+        monkeypatch.setattr(f"raytrail.store.{module}.lines_of_ranges", lines)
     return calls
 
 
@@ -68,12 +69,12 @@ def anew(store):
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 100])
 def test_all_ranges_come_once_in_pieces_of_whole_files(store, task, monkeypatch, piece):
-    monkeypatch.setattr("raytrail.store.catalogue._PIECE", piece)
+    monkeypatch.setattr("raytrail.store.file_ends._PIECE", piece)
     names = ["0000000000-0", "0000000000-1", "0000000000-2"]
     grow(store, task, names)
     for start in (2, 4, 6):
         grow(store, task, names[1:2], start=start)
-    lines = [json.loads(line) for line in store._catalogue.lines_of_ranges(SESSION, None)]
+    lines = [json.loads(line) for line in lines_of_ranges(store._catalogue, SESSION)]
     assert {line["session"] for line in lines} == {SESSION}
     keys = [set(line["file"]) for line in lines]
     assert sum(map(len, keys)) == len(set().union(*keys)) == 3
@@ -82,7 +83,7 @@ def test_all_ranges_come_once_in_pieces_of_whole_files(store, task, monkeypatch,
         (name, 0, *range_) for name in names for range_ in store._catalogue.ranges(FileKey(SESSION, name, 0))
     )
     assert len(rows) == 6
-    [alone] = store._catalogue.lines_of_ranges(SESSION, [(names[1], 0)])
+    [alone] = lines_of_ranges(store._catalogue, SESSION, [(names[1], 0)])
     assert len(json.loads(alone)["start"]) == 4
 
 

@@ -188,7 +188,7 @@ def many_reported(store, task):
 
 def test_many_reported_files_are_added_up_where_they_are(store, task, monkeypatch):
     length = many_reported(store, task)
-    monkeypatch.setattr("raytrail.store.catalogue._PIECE", 500)
+    monkeypatch.setattr("raytrail.store.file_ends._PIECE", 500)
     asked = []
     ranges = store._catalogue.ranges
     monkeypatch.setattr(store._catalogue, "ranges", lambda key: asked.append(key.file) or ranges(key))

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,9 +33,6 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 AT_ONCE = 500
 """How many files are looked up one by one, rather than all of their session."""
-_PIECE = 50_000
-"""How many ranges are given as one text: of any number, SQLite would refuse the text."""
-RANGE_COLUMNS = ("file", "generation", "start", "end")
 _GROWN_BATCHES = 256
 """The number of batches whose grown files are noted."""
 _GROWN_FILES = 2_000
@@ -391,46 +388,6 @@ class Catalogue:
         return Ranges(
             self.query("SELECT start, end FROM ranges WHERE session = ? AND file = ? AND generation = ?", *key)
         )
-
-    def lines_of_ranges(self, session: str, files: Collection[tuple[str, int]] | None) -> Iterator[str]:
-        """
-        Yield the ranges of these files and generations, or of all of a session, as text.
-
-        There may be a million, for each of which a row of Python's would take longer than all that is done with it.
-
-        Args:
-            session: Its whole name.
-            files: The files. None is all.
-
-        Yields:
-            A line of JSON at a time, without its newline: an object with the ``session``, and with an array for each of
-            the others of `RANGE_COLUMNS`.
-        """
-        if files is not None:
-            for key in files:
-                rows = [(*key, start, end) for start, end in self.ranges(FileKey(session, *key))]
-                arrays = {name: [row[place] for row in rows] for place, name in enumerate(RANGE_COLUMNS)}
-                yield msgspec.json.encode({"session": session, **arrays}).decode()
-            return
-        columns = ", ".join(f"'{name}', json_group_array(\"{name}\")" for name in RANGE_COLUMNS)
-        first: str | None = ""
-        while first is not None:
-            # where the next piece begins is looked up first, as a LIMIT takes longer than to read the rows
-            after = self.query(
-                "SELECT file FROM ranges WHERE session = ? AND file >= ? ORDER BY file LIMIT 1 OFFSET ?",
-                *(session, first, _PIECE),
-            )
-            if after == [(first,)]:  # a file of very many ranges, which stay together
-                after = self.query("SELECT min(file) FROM ranges WHERE session = ? AND file > ?", session, first)
-            until: str | None = after[0][0] if after else None
-            bounds = [first] if until is None else [first, until]
-            [(line,)] = self.query(
-                f"SELECT json_object('session', ?, {columns}) FROM ranges "
-                f"WHERE session = ? AND file >= ?{'' if until is None else ' AND file < ?'}",
-                *(session, session, *bounds),
-            )
-            yield line
-            first = until
 
     def grown(self, session: str, since: int | None) -> tuple[int, list[tuple[str, int]] | None]:
         """

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+
+import msgspec
 
 from raytrail import disk
 from raytrail.errors import StoreUnavailable
@@ -16,6 +18,7 @@ from raytrail.fold.literals import literal, quote
 from raytrail.store.catalogue import Catalogue
 from raytrail.store.engine import Engine, Run
 from raytrail.store.engine import lines as read_lines
+from raytrail.store.ranges import FileKey
 
 MOST_KEPT = 4
 """The tables of so many sessions are kept."""
@@ -29,12 +32,60 @@ FROM (SELECT session, unnest(file) AS file, unnest(generation) AS generation, un
              unnest("end") AS "end" FROM {lines})
 GROUP BY ALL
 """
-_LINE = {"session": "VARCHAR", "file": "VARCHAR[]", "generation": "BIGINT[]", "start": "BIGINT[]", "end": "BIGINT[]"}
+RANGE_COLUMNS = {"file": "VARCHAR", "generation": "BIGINT", "start": "BIGINT", "end": "BIGINT"}
+"""What a range is told by, each with its type."""
+_PIECE = 50_000
+"""How many ranges are given as one line: of any number, SQLite would refuse the text."""
+_LINE = {"session": "VARCHAR", **{name: f"{kind}[]" for name, kind in RANGE_COLUMNS.items()}}
 _COLUMNS = "{" + ", ".join(f"{quote(name)}: {literal(kind)}" for name, kind in _LINE.items()) + "}"
 _TYPE = "STRUCT(" + ", ".join(f"{quote(name)} {kind}" for name, kind in _LINE.items()) + ")"
 _TEXT = f"""
 (SELECT unnest(line::JSON::{_TYPE}) FROM (SELECT unnest(string_split(?, chr(10))) AS line) WHERE line != '')
 """
+
+
+def lines_of_ranges(
+    catalogue: Catalogue, session: str, files: Collection[tuple[str, int]] | None = None
+) -> Iterator[str]:
+    """
+    Yield the stored ranges of these files and generations, or of all of a session, as text.
+
+    There may be a million, for each of which a row of Python's would take longer than all that is done with it.
+
+    Args:
+        catalogue: The catalogue of the store.
+        session: Its whole name.
+        files: The files. None is all.
+
+    Yields:
+        A line of JSON at a time, without its newline: an object with the ``session``, and with an array for each of
+        `RANGE_COLUMNS`.
+    """
+    if files is not None:
+        for key in files:
+            rows = [(*key, start, end) for start, end in catalogue.ranges(FileKey(session, *key))]
+            arrays = {name: [row[place] for row in rows] for place, name in enumerate(RANGE_COLUMNS)}
+            yield msgspec.json.encode({"session": session, **arrays}).decode()
+        return
+    columns = ", ".join(f"'{name}', json_group_array(\"{name}\")" for name in RANGE_COLUMNS)
+    first: str | None = ""
+    while first is not None:
+        # where the next piece begins is looked up first, as a LIMIT takes longer than to read the rows
+        after = catalogue.query(
+            "SELECT file FROM ranges WHERE session = ? AND file >= ? ORDER BY file LIMIT 1 OFFSET ?",
+            *(session, first, _PIECE),
+        )
+        if after == [(first,)]:  # a file of very many ranges, which stay together
+            after = catalogue.query("SELECT min(file) FROM ranges WHERE session = ? AND file > ?", session, first)
+        until: str | None = after[0][0] if after else None
+        bounds = [first] if until is None else [first, until]
+        [(line,)] = catalogue.query(
+            f"SELECT json_object('session', ?, {columns}) FROM ranges "
+            f"WHERE session = ? AND file >= ?{'' if until is None else ' AND file < ?'}",
+            *(session, session, *bounds),
+        )
+        yield line
+        first = until
 
 
 def table_of_few(run: Run, name: str, lines: Iterable[str]) -> None:
@@ -44,7 +95,7 @@ def table_of_few(run: Run, name: str, lines: Iterable[str]) -> None:
     Args:
         run: Runs statements.
         name: What the table is to be called.
-        lines: The ranges, as `Catalogue.lines_of_ranges` yields them.
+        lines: The ranges, as `lines_of_ranges` yields them.
     """
     run(f"CREATE TEMP TABLE {name} AS {_ENDS.format(lines=_TEXT)}", ["\n".join(lines)])
 
@@ -130,7 +181,7 @@ class FileEnds:
             return False
         extents = list(self._catalogue.extents(session).values())
         with self._engine.steps() as run:
-            table_of_few(run, "grown", self._catalogue.lines_of_ranges(session, grown))
+            table_of_few(run, "grown", lines_of_ranges(self._catalogue, session, grown))
             same = f"{table}.file = grown.file AND {table}.generation = grown.generation"
             run(f"UPDATE {table} SET last = grown.last, bytes = grown.bytes FROM grown WHERE {same}")
             run(f"INSERT INTO {table} FROM grown WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {same})")
@@ -144,7 +195,7 @@ class FileEnds:
         mark, _ = self._catalogue.grown(session, None)
         table = f"ends_{next(self._numbers)}"
         with self._engine.steps() as run:
-            table_of_many(run, table, self._catalogue.lines_of_ranges(session, None), temporary=False)
+            table_of_many(run, table, lines_of_ranges(self._catalogue, session), temporary=False)
         self._tables[session] = table, mark
 
     def _drop(self, session: str) -> None:

@@ -16,7 +16,7 @@ from raytrail.entities import Entity, of_file_type
 from raytrail.event import COLLECTED, LOG
 from raytrail.store.catalogue import AT_ONCE, Catalogue
 from raytrail.store.engine import Engine, Run
-from raytrail.store.file_ends import FileEnds, table_of_few, table_of_many
+from raytrail.store.file_ends import FileEnds, lines_of_ranges, table_of_few, table_of_many
 from raytrail.store.ranges import NOTHING, Extent, FileKey, Ranges
 from raytrail.store.read import Snapshot
 
@@ -272,7 +272,7 @@ def read_reports(
         with ends.table_of(sessions[0]) as table:
             run(_FILES.format(stored=table), [COLLECTED, sealed, LOG])
     else:
-        lines = chain.from_iterable(catalogue.lines_of_ranges(*item) for item in few.items())
+        lines = chain.from_iterable(lines_of_ranges(catalogue, *item) for item in few.items())
         # a full disk keeps nobody from looking why it is
         (table_of_many if None in few.values() else table_of_few)(run, "stored", lines)
         run(_FILES.format(stored="stored"), [COLLECTED, sealed, LOG])

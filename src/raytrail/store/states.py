@@ -115,14 +115,13 @@ class States:
         sealed = [file for file in files if (file.entity, file.kind) == (entity.name, "sealed")]
         if sealed:
             return self._read_sealed(entity, self._files.paths(sealed))
-        logs = self._catalogue.log_files(session, entity.name)
-        begun = logs or any(file.entity == entity.name for file in files)
-        if not begun or any(file.kind == "sealed" for file in files):
+        rows = sum(file.rows for file in files if file.entity == entity.name)
+        rows = rows or sum(log.events for log in self._catalogue.log_files(session, entity.name))
+        if not rows or any(file.kind == "sealed" for file in files):
             return _no_states(entity, names)
         now_ms = time.time_ns() // 1_000_000
         from_events = self._read_living(session, entity)
         others = self._relate_others(session, None)
-        rows = sum(log.events for log in logs)
         return f"({concluded(entity, from_events, others, now_ms=now_ms, names=names, most_rows=rows)})"
 
     def is_sealed(self, session: str) -> bool:

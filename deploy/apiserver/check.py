@@ -20,17 +20,17 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from deploy.apiserver.cluster import Cluster, started
 from deploy.rendered import CHART, HERE
+from deploy.waiting import waited
 
 PAGE = HERE.parent / "docs" / "how-to" / "kubernetes.md"
 POD, CLAIM = "history-raytrail-0", "history-raytrail-store"
-WAIT_SECONDS = 60
 _COMMANDS = re.compile(r"^<!-- not run: needs a cluster -->\n```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SAME = (
     "--set=store.existingClaim=",
@@ -266,16 +266,6 @@ def applied(cluster: Cluster, manifests: str, *flags: str) -> tuple[int, str]:
 def files(directory: str) -> list[Path]:
     """Return the YAML files of a directory here."""
     return sorted((HERE / directory).glob("*.yaml"))
-
-
-def waited(condition: Callable[[], bool]) -> bool:
-    """Wait until something holds. Return whether it does."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 if __name__ == "__main__":

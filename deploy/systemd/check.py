@@ -22,10 +22,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.systemd.machine import Machine, booted
+from deploy.waiting import waited
 from lab.generate import SESSION, Generated, generate
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,6 @@ KILLS = 3
 TASKS = 40_000
 OWNER = "train"
 """Whoever runs Ray on this machine."""
-WAIT_SECONDS = 120
 LATER = "session_2026-11-24_07-40-30_867494_13129"
 """The session that is written while the broker is away."""
 _COMMANDS = re.compile(r"^<!-- not run: needs root and systemd -->\n```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -140,7 +140,7 @@ def confined(machine: Machine, ray: Path) -> Iterator[str]:
             yield f"{unit}: {last}"
         for path in ("/etc/raytrail/x", "/usr/local/x", "/root/x", "/tmp/ray/x", "/var/lib/x"):  # noqa: S108 (in the machine)
             own = machine.run("nsenter", "--target", machine.pid(unit), "--mount", "touch", path)
-            # a /tmp of their own, where there is no Ray, have those that do not read Ray's files
+            # units that do not read Ray's files have a /tmp of their own, without Ray
             if not own[0]:
                 yield f"{unit}: it may write to {path}"
         print(f"{last.strip()}", flush=True)
@@ -260,16 +260,6 @@ def as_raytrail(machine: Machine, *words: str) -> tuple[int, str]:
     return machine.run(
         "setpriv", "--reuid=raytrail", "--regid=raytrail", "--clear-groups", "env", store, "raytrail", *words
     )
-
-
-def waited(condition: Callable[[], bool]) -> bool:
-    """Wait until something holds. Return whether it does."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 if __name__ == "__main__":

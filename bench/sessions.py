@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 from lab.generate import BEGAN_SECONDS, generate
 
@@ -11,25 +12,42 @@ SESSIONS = 1000
 
 
 def measure_sessions(data, work):
-    """`raytrail import` of a directory of 1,000 sessions of 50 events, as a user runs it."""
+    """`raytrail import` of a directory of 1,000 sessions of 50 events, and a question over all, as a user runs them."""
     there = data.parent / "sessions"
     if not there.exists():
         make(there)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "raytrail", "import", str(there), "--store", str(work / "store")]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    wall = time.perf_counter() - began
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    imported = run(work, "import", str(there))
+    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    asked = run(work, "sql", "SELECT cluster, state, count(*) FROM task GROUP BY ALL")
     files = [path for path in (work / "store").rglob("*") if path.is_file()]
     return {
         "events a session": lines(there) / SESSIONS,
-        "CPU-s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "wall s": wall,
-        "peak MB": after.ru_maxrss / 1024,
+        "CPU-s": imported.cpu,
+        "wall s": imported.wall,
+        "peak MB": peak_mb,
+        "raytrail sql over all, CPU-s": asked.cpu,
+        "raytrail sql over all, wall s": asked.wall,
         "files a session": len(files) / SESSIONS,
         "kB a session on disk": sum(path.stat().st_blocks * 512 for path in files) / SESSIONS / 1000,
     }
+
+
+class Ran(NamedTuple):
+    """What a command took."""
+
+    cpu: float
+    wall: float
+
+
+def run(work, *command):
+    """Run one of Raytrail's commands on the store."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    run_on_store = [sys.executable, "-m", "raytrail", *command, "--store", str(work / "store")]
+    subprocess.run(run_on_store, stdout=subprocess.DEVNULL, check=True)
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Ran(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
 
 
 def make(directory):

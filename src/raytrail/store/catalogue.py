@@ -448,13 +448,22 @@ class Catalogue:
 
     def state_files(self, session: str, entity: str | None = None) -> list[StateFile]:
         """Return the files of a session's states."""
-        sums = "bytes, crc32" if self.keeps_sums else "NULL, NULL"
-        sql = f"SELECT entity, kind, path, rows, {sums} FROM state WHERE session = ?"
+        sql = f"SELECT {self._state_columns} FROM state WHERE session = ?"
         params: list[Any] = [session]
         if entity is not None:
             sql += " AND entity = ?"
             params.append(entity)
         return [StateFile(*row) for row in self.query(sql, *params)]
+
+    def sealed_files(self, entities: Sequence[str]) -> list[tuple[str, StateFile]]:
+        """Return the files of entities' sealed states in all sessions, each with its session."""
+        entity = f"entity IN ({', '.join('?' * len(entities))})"
+        sql = f"SELECT session, {self._state_columns} FROM state WHERE kind = 'sealed' AND {entity}"
+        return [(session, StateFile(*row)) for session, *row in self.query(sql, *entities)]
+
+    @property
+    def _state_columns(self) -> str:
+        return f"entity, kind, path, rows, {'bytes, crc32' if self.keeps_sums else 'NULL, NULL'}"
 
 
 def name_state(db: sqlite3.Connection, session: str, state: StateFile) -> None:

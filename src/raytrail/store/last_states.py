@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -112,11 +112,15 @@ def over_views(
 
 def has(entity: Entity, begun: Collection[str]) -> bool:
     """Return whether an entity may have a state where these have some. A view may if it reads one of them."""
-    read = [name for name in installed() if f"{{{name}}}" in entity.view] if entity.view else [entity.name]
-    return any(name in begun for name in read)
+    return any(name in begun for name in read_by(entity))
 
 
-def view_of(entity: Entity, source: StateSource) -> str:
+def read_by(entity: Entity) -> list[str]:
+    """Return the names of the entities that an entity's states are read from: itself, or those that it is a view of."""
+    return [name for name in installed() if f"{{{name}}}" in entity.view] if entity.view else [entity.name]
+
+
+def view_of(entity: Entity, source: Callable[[Entity, Sequence[str] | None], str]) -> str:
     """Return the SELECT of an entity that is a view over others, with `SESSION`."""
     view = of_many(entity).view
     for name, other in installed().items():

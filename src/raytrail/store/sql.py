@@ -11,9 +11,11 @@ from raytrail.entities import Entity, installed
 from raytrail.fold import merge, show
 from raytrail.fold.layout import shown
 from raytrail.fold.literals import literal, quote
+from raytrail.fold.sessions import SESSION
 from raytrail.store import ask
-from raytrail.store.catalogue import Catalogue
+from raytrail.store.catalogue import Catalogue, StateFile
 from raytrail.store.engine import Engine, Limits, Rows
+from raytrail.store.last_states import read_by, view_of
 from raytrail.store.read import Snapshot
 from raytrail.store.states import States
 
@@ -90,15 +92,46 @@ class Sql:
     def _unite(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
         """Return the relation of an entity's last states in all of these sessions."""
         names = ", ".join(quote(column.name) for column in shown(entity))
+        files = self._find_sealed(entity)
         parts = [
             f"SELECT {literal(cluster)} AS cluster, {literal(session)} AS session, {names} FROM "
             f"({show.view(entity, f'{self._read_from_files(session).source(entity)} s')})"
             for session, cluster in sessions
-        ] or [
-            "SELECT '' AS cluster, '' AS session, * FROM "
-            f"({show.view(entity, f'({merge.empty(entity, partial=False)}) s')})"
+            if session not in files
         ]
+        if sealed := [(session, cluster) for session, cluster in sessions if session in files]:
+            parts.append(self._unite_sealed(entity, sealed, [file for session, _ in sealed for file in files[session]]))
+        if not parts:
+            empty = show.view(entity, f"({merge.empty(entity, partial=False)}) s")
+            parts.append(f"SELECT '' AS cluster, '' AS session, * FROM ({empty})")
         return f"({' UNION ALL BY NAME '.join(parts)})"
+
+    def _find_sealed(self, entity: Entity) -> dict[str, list[StateFile]]:
+        """Return the files of what an entity's states are made of, by session, of all sessions that are sealed."""
+        sealed = "SELECT DISTINCT session FROM state WHERE kind = 'sealed'"
+        files: dict[str, list[StateFile]] = {session: [] for (session,) in self._catalogue.query(sealed)}
+        for session, file in self._catalogue.sealed_files(read_by(entity)):
+            files.setdefault(session, []).append(file)
+        return files
+
+    def _unite_sealed(self, entity: Entity, sessions: Sequence[tuple[str, str]], files: Sequence[StateFile]) -> str:
+        """
+        Return the SELECT of an entity's states in sealed sessions.
+
+        It reads all of their files at once: a SELECT for each of a thousand sessions takes minutes to plan.
+        """
+
+        def source(read: Entity, _: Sequence[str] | None) -> str:
+            return self._states.last_of_many(read, [file for file in files if file.entity == read.name])
+
+        relation = f"({view_of(entity, source)})" if entity.view else source(entity, None)
+        items = ", ".join(f"{show.public(column)} AS {quote(column.name)}" for column in shown(entity))
+        clusters = ", ".join(f"({literal(session)}, {literal(cluster)})" for session, cluster in sessions)
+        return (
+            f"SELECT cluster, session, * EXCLUDE (cluster, session, _of) FROM "
+            f"(SELECT {SESSION.name} AS session, {items} FROM {relation} s) "
+            f"JOIN (VALUES {clusters}) c(_of, cluster) ON _of = session"
+        )
 
     def _read_from_files(self, session: str) -> Snapshot:
         """Return a session's last states as an engine sees them that has nothing attached."""

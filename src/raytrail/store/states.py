@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +23,7 @@ from raytrail.fold.layout import stored
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import Moment, at_times, read_by_times
 from raytrail.fold.older import filled, filled_log
+from raytrail.fold.sessions import of_many
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile
 from raytrail.store.closed import current, partial_states
 from raytrail.store.engine import Engine, parquet
@@ -68,6 +70,8 @@ class States:
         self._counts = counts
         self._partials = Partials(engine)
         self._columns: dict[Path, frozenset[str]] = {}
+        self._alike: dict[frozenset[str], frozenset[str]] = {}
+        """Each of these sets, by itself."""
         self._attached: dict[str, _Attached] = {}
         self._lost: set[str] = set()
         """Damaged caches. A cache that is made anew has another name."""
@@ -124,6 +128,18 @@ class States:
         others = self._relate_others(session, None)
         return f"({concluded(entity, from_events, others, now_ms=now_ms, names=names, most_rows=rows)})"
 
+    def last_of_many(self, entity: Entity, files: Sequence[StateFile]) -> str:
+        """Return the relation of an entity's states in sealed sessions, whose files these are, with `SESSION`."""
+        alike = defaultdict[frozenset[str], list[Path]](list)
+        paths = self._files.paths(files)
+        self._learn_columns(paths)
+        for path in paths:
+            alike[self._columns[path]].append(path)
+        if not alike:
+            return f"({merge.empty(of_many(entity), partial=False)})"
+        relations = [self._read_sealed(entity, of_version, by_session=True) for of_version in alike.values()]
+        return f"({' UNION ALL BY NAME '.join(f'FROM {relation}' for relation in relations)})"
+
     def is_sealed(self, session: str) -> bool:
         """Return whether a session's last states are stored, rather than worked out when they are read."""
         return any(file.kind == "sealed" for file in self._catalogue.state_files(session))
@@ -165,16 +181,30 @@ class States:
         log = f"(SELECT * FROM {filled_log(entity, parquet(paths))} WHERE {condition})"
         return f"({merge.bare(entity, f'({merge.folded(entity, log, names)})', names)})"
 
-    def _read_sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
-        """Return the relation of sealed states. Columns that an older version did not store are worked out."""
-        for path in paths:
-            if path not in self._columns:
-                schema = self._engine.run(f"SELECT name FROM parquet_schema({literal(str(path))})")
-                self._columns[path] = frozenset(name for (name,) in schema)
+    def _learn_columns(self, paths: Sequence[Path]) -> None:
+        """Find out which columns files have."""
+        if unknown := [path for path in paths if path not in self._columns]:
+            listed = ", ".join(literal(str(path)) for path in unknown)
+            schema = f"parquet_schema([{listed}])"
+            for path, names in self._engine.run(f"SELECT file_name, list(name) FROM {schema} GROUP BY file_name"):
+                columns = frozenset(names)
+                # one set for all files of a version: there are files by the thousand
+                self._columns[Path(path)] = self._alike.setdefault(columns, columns)
+
+    def _read_sealed(self, entity: Entity, paths: Sequence[Path], *, by_session: bool = False) -> str:
+        """
+        Return the relation of sealed states. Columns that an older version did not store are worked out.
+
+        Args:
+            entity: The entity of the states.
+            paths: Their files.
+            by_session: Whether the column `SESSION` gives the session of each.
+        """
+        self._learn_columns(paths)
         missing = stored(entity).keys() - frozenset.intersection(*(self._columns[path] for path in paths))
         if not missing:
-            return parquet(paths)
-        states = filled(entity, parquet(paths), partial=False)
+            return parquet(paths, by_session=by_session)
+        states = filled(entity, parquet(paths, by_session=by_session), partial=False)
         derived = [quote(column.name) for column in entity.derived if column.stored]
         exclude = f" EXCLUDE ({', '.join(derived)})" if derived else ""
         return f"({merge.with_derived(entity, f'(SELECT *{exclude} FROM {states})')})"

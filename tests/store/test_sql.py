@@ -1,0 +1,78 @@
+"""SQL over many sessions: each is what it is by itself, and a thousand are planned as one is."""
+
+import tarfile
+
+import msgspec
+import pytest
+from lab.generate import generate
+from tests.store.fixtures import make_store
+from tests.store.test_many import CONFIG, SHAPES, chunks, name
+
+from raytrail.entities import installed
+from raytrail.store import Store
+from raytrail.store.engine import Limits
+from raytrail.store.sql import Sql
+
+LIMITS = Limits(rows=10, seconds=60)
+
+
+@pytest.fixture(scope="module")
+def arrived(tmp_path_factory):
+    """The chunks of sessions that share ids."""
+    directory = tmp_path_factory.mktemp("ray")
+    for number, shape in enumerate(SHAPES):
+        usual = {"tasks": 40, "files": 2, "jobs": 1, "actors": 2, "nodes": 1, "session": name(number)}
+        generate(directory, **{**usual, **shape})
+    return chunks(directory, directory)
+
+
+def answers(store):
+    """Return what SQL says of each entity."""
+    return {noun: sorted(store.sql(f"SELECT * FROM {noun}").rows, key=repr) for noun in installed()}
+
+
+def by_itself(store, monkeypatch):
+    """Return the same, each session read by a SELECT of its own."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Sql, "_find_sealed", lambda self, entity: {})
+        return answers(store)
+
+
+def test_sessions_that_are_asked_at_once_say_what_each_does_by_itself(arrived, tmp_path, monkeypatch):
+    with Store.open(tmp_path / "store", CONFIG, write=True) as store:
+        named = [msgspec.structs.replace(c, cluster=f"of {c.session[-3:]}'s") for c in arrived]
+        store.append(named)
+        store.seal_all(map(name, range(1, len(SHAPES))))
+        store.fold()
+        expected = by_itself(store, monkeypatch)
+        assert answers(store) == expected
+        assert {noun for noun, rows in expected.items() if rows} > {"task", "actor", "node", "job"}
+        assert {row[1] for row in expected["job"]} == set(map(name, range(len(SHAPES))))
+        for condition in (f"session = '{name(2)}'", "cluster = 'of 102''s'"):
+            [(count,)] = store.sql(f"SELECT count(*) FROM task WHERE {condition}").rows
+            assert count == sum(row[1] == name(2) for row in expected["task"]) > 0
+
+
+@pytest.mark.parametrize("version", sorted(path.stem.split("-", 1)[1] for path in make_store.HERE.glob("store-*.json")))
+def test_sessions_that_older_versions_sealed_are_asked_with_others(arrived, version, tmp_path, monkeypatch):
+    with tarfile.open(make_store.HERE / f"store-{version}.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    with Store.open(tmp_path / "store", CONFIG, write=True) as store:
+        store.append([chunk for chunk in arrived if chunk.session == name(3)])
+        store.seal(name(3))
+        expected = by_itself(store, monkeypatch)
+        assert answers(store) == expected
+        assert {row[1] for row in expected["task"]} == {make_store.LIVE, make_store.SEALED, name(3)}
+
+
+@pytest.mark.parametrize("noun", ["task", "job"])
+def test_a_question_over_many_sessions_is_planned_as_one_over_a_few(arrived, noun, tmp_path):
+    def explained(times):
+        with Store.open(tmp_path / str(times), CONFIG, write=True) as store:
+            several = [msgspec.structs.replace(c, session=f"{c.session}{n}") for n in range(times) for c in arrived]
+            store.append(several)
+            store.seal_all({copy.session for copy in several})
+            plan = store.explain(f"SELECT count(*) FROM {noun}", LIMITS)
+            return plan.count("READ_PARQUET")
+
+    assert explained(1) == explained(3) > 0

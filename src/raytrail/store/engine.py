@@ -373,7 +373,9 @@ def _errors(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         raise StoreUnavailable(f"{str(error).splitlines()[0]}; make room, or mend the store's disk") from error
 
 
-def parquet(paths: Iterable[str | Path], *, by_session: bool = False, numbered: bool = False) -> str:
+def parquet(
+    paths: Iterable[str | Path], *, by_session: bool = False, numbered: bool = False, alike: bool = False
+) -> str:
     """
     Return the relation of Parquet files that have the same columns.
 
@@ -381,12 +383,14 @@ def parquet(paths: Iterable[str | Path], *, by_session: bool = False, numbered: 
         paths: The files.
         by_session: Whether the column `SESSION` gives the session of each row, which is the name of a file's directory.
         numbered: Whether ``_file`` gives the name of each row's file, and ``_row`` its number in it.
+        alike: Whether each column is known to have one type in all of them. The engine then plans by the first file,
+            and does not read the schemas of all.
     """
     listed = ", ".join(literal(str(path)) for path in paths)
     extra = ", filename = true" if by_session or numbered else ""
     extra += ", file_row_number = true" if numbered else ""
     # a path may hold `=`, which is not a partition
-    files = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true{extra})"
+    files = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {not alike}{extra})"
     if numbered:
         place = "parse_filename(filename) AS _file, file_row_number AS _row"
         return f"(SELECT * EXCLUDE (filename, file_row_number), {place} FROM {files})"

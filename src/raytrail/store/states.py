@@ -48,6 +48,14 @@ class _Attached(NamedTuple):
     """The names of each table's columns."""
 
 
+class _Schema(NamedTuple):
+    """The columns of a file of states, in any order."""
+
+    names: frozenset[str]
+    kinds: frozenset[str]
+    """The name of each with its type."""
+
+
 class States:
     """
     The relations of all sessions' states.
@@ -69,9 +77,9 @@ class States:
         self._files = files
         self._counts = counts
         self._partials = Partials(engine)
-        self._columns: dict[Path, frozenset[str]] = {}
-        self._alike: dict[frozenset[str], frozenset[str]] = {}
-        """Each of these sets, by itself."""
+        self._schemas: dict[Path, _Schema] = {}
+        self._alike: dict[_Schema, _Schema] = {}
+        """Each of these schemas, by itself."""
         self._attached: dict[str, _Attached] = {}
         self._lost: set[str] = set()
         """Damaged caches. A cache that is made anew has another name."""
@@ -130,14 +138,17 @@ class States:
 
     def last_of_many(self, entity: Entity, files: Sequence[StateFile]) -> str:
         """Return the relation of an entity's states in sealed sessions, whose files these are, with `SESSION`."""
-        alike = defaultdict[frozenset[str], list[Path]](list)
+        alike = defaultdict[_Schema, list[Path]](list)
         paths = self._files.paths(files)
-        self._learn_columns(paths)
+        self._learn_schemas(paths)
         for path in paths:
-            alike[self._columns[path]].append(path)
+            alike[self._schemas[path]].append(path)
         if not alike:
             return f"({merge.empty(of_many(entity), partial=False)})"
-        relations = [self._read_sealed(entity, of_version, by_session=True) for of_version in alike.values()]
+        relations = [
+            self._fill(entity, parquet(same, by_session=True, alike=True), schema.names)
+            for schema, same in alike.items()
+        ]
         return f"({' UNION ALL BY NAME '.join(f'FROM {relation}' for relation in relations)})"
 
     def is_sealed(self, session: str) -> bool:
@@ -181,30 +192,29 @@ class States:
         log = f"(SELECT * FROM {filled_log(entity, parquet(paths))} WHERE {condition})"
         return f"({merge.bare(entity, f'({merge.folded(entity, log, names)})', names)})"
 
-    def _learn_columns(self, paths: Sequence[Path]) -> None:
+    def _learn_schemas(self, paths: Sequence[Path]) -> None:
         """Find out which columns files have."""
-        if unknown := [path for path in paths if path not in self._columns]:
-            listed = ", ".join(literal(str(path)) for path in unknown)
-            schema = f"parquet_schema([{listed}])"
-            for path, names in self._engine.run(f"SELECT file_name, list(name) FROM {schema} GROUP BY file_name"):
-                columns = frozenset(names)
-                # one set for all files of a version: there are files by the thousand
-                self._columns[Path(path)] = self._alike.setdefault(columns, columns)
+        if unknown := [path for path in paths if path not in self._schemas]:
+            schema = f"parquet_schema([{', '.join(literal(str(path)) for path in unknown)}])"
+            kind = "concat_ws(' ', name, type, converted_type, logical_type)"
+            for path, names, kinds in self._engine.run(
+                f"SELECT file_name, list(name), list({kind}) FROM {schema} GROUP BY file_name"
+            ):
+                known = _Schema(frozenset(names), frozenset(kinds))
+                # one for all files of a version: there are files by the thousand
+                self._schemas[Path(path)] = self._alike.setdefault(known, known)
 
-    def _read_sealed(self, entity: Entity, paths: Sequence[Path], *, by_session: bool = False) -> str:
-        """
-        Return the relation of sealed states. Columns that an older version did not store are worked out.
+    def _read_sealed(self, entity: Entity, paths: Sequence[Path]) -> str:
+        """Return the relation of a session's sealed states. Columns that an older version did not store are filled."""
+        self._learn_schemas(paths)
+        names = frozenset.intersection(*(self._schemas[path].names for path in paths))
+        return self._fill(entity, parquet(paths), names)
 
-        Args:
-            entity: The entity of the states.
-            paths: Their files.
-            by_session: Whether the column `SESSION` gives the session of each.
-        """
-        self._learn_columns(paths)
-        missing = stored(entity).keys() - frozenset.intersection(*(self._columns[path] for path in paths))
-        if not missing:
-            return parquet(paths, by_session=by_session)
-        states = filled(entity, parquet(paths, by_session=by_session), partial=False)
+    def _fill(self, entity: Entity, relation: str, names: frozenset[str]) -> str:
+        """Return the relation of sealed states with all columns. Those that their files lack are worked out."""
+        if not stored(entity).keys() - names:
+            return relation
+        states = filled(entity, relation, partial=False)
         derived = [quote(column.name) for column in entity.derived if column.stored]
         exclude = f" EXCLUDE ({', '.join(derived)})" if derived else ""
         return f"({merge.with_derived(entity, f'(SELECT *{exclude} FROM {states})')})"

@@ -12,7 +12,9 @@ from raytrail.entities import installed
 from raytrail.store import Store
 from raytrail.store.engine import Limits
 from raytrail.store.sql import Sql
+from raytrail.testing.entities import chunk, line
 
+PROGRESS = installed()["dataset_progress"]
 LIMITS = Limits(rows=10, seconds=60)
 
 
@@ -24,6 +26,13 @@ def arrived(tmp_path_factory):
         usual = {"tasks": 40, "files": 2, "jobs": 1, "actors": 2, "nodes": 1, "session": name(number)}
         generate(directory, **{**usual, **shape})
     return chunks(directory, directory)
+
+
+def progress(session):
+    """Return a chunk that says how far the operators of a dataset are."""
+    operators = [{"operator_id": "Input0", "state": "FINISHED"}, {"operator_id": "Map1", "state": "RUNNING"}]
+    event = {"dataset_id": "dataset_1", "state": "RUNNING", "operators": operators}
+    return msgspec.structs.replace(chunk(PROGRESS, [line(PROGRESS, 1795419640, event)]), session=session)
 
 
 def answers(store):
@@ -41,13 +50,14 @@ def by_itself(store, monkeypatch):
 def test_sessions_that_are_asked_at_once_say_what_each_does_by_itself(arrived, tmp_path, monkeypatch):
     with Store.open(tmp_path / "store", CONFIG, write=True) as store:
         named = [msgspec.structs.replace(c, cluster=f"of {c.session[-3:]}'s") for c in arrived]
-        store.append(named)
+        store.append([*named, *(progress(name(number)) for number in range(len(SHAPES)))])
         store.seal_all(map(name, range(1, len(SHAPES))))
         store.fold()
         expected = by_itself(store, monkeypatch)
         assert answers(store) == expected
         assert {noun for noun, rows in expected.items() if rows} > {"task", "actor", "node", "job"}
-        assert {row[1] for row in expected["job"]} == set(map(name, range(len(SHAPES))))
+        for view in ("job", "operator_progress"):
+            assert {row[1] for row in expected[view]} == set(map(name, range(len(SHAPES)))), view
         for condition in (f"session = '{name(2)}'", "cluster = 'of 102''s'"):
             [(count,)] = store.sql(f"SELECT count(*) FROM task WHERE {condition}").rows
             assert count == sum(row[1] == name(2) for row in expected["task"]) > 0
@@ -58,7 +68,7 @@ def test_sessions_that_older_versions_sealed_are_asked_with_others(arrived, vers
     with tarfile.open(make_store.HERE / f"store-{version}.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     with Store.open(tmp_path / "store", CONFIG, write=True) as store:
-        store.append([chunk for chunk in arrived if chunk.session == name(3)])
+        store.append([c for c in arrived if c.session == name(3)])
         store.seal(name(3))
         expected = by_itself(store, monkeypatch)
         assert answers(store) == expected

@@ -9,9 +9,11 @@ from tests.store.fixtures import make_store
 from tests.store.test_many import CONFIG, SHAPES, chunks, name
 
 from raytrail.entities import installed
+from raytrail.event import Segment
+from raytrail.fold.layout import shown
 from raytrail.store import Store
+from raytrail.store.closed import SUPERSEDED
 from raytrail.store.engine import Limits
-from raytrail.store.sql import Sql
 from raytrail.testing.entities import chunk, line
 
 PROGRESS = installed()["dataset_progress"]
@@ -40,20 +42,39 @@ def answers(store):
     return {noun: sorted(store.sql(f"SELECT * FROM {noun}").rows, key=repr) for noun in installed()}
 
 
-def by_itself(store, monkeypatch):
-    """Return the same, each session read by a SELECT of its own."""
-    with monkeypatch.context() as patched:
-        patched.setattr(Sql, "_find_sealed", lambda self, entity: {})
-        return answers(store)
+def by_itself(store):
+    """Return the same, each session asked alone."""
+    clusters = {cluster.session: cluster.cluster for cluster in store.clusters()}
+    return {
+        noun: sorted(
+            (
+                (cluster, session, *row)
+                for session, cluster in clusters.items()
+                for row in store._engine.run(*store.snapshot(session).select(entity, shown(entity)))
+            ),
+            key=repr,
+        )
+        for noun, entity in installed().items()
+    }
 
 
 def test_sessions_that_are_asked_at_once_say_what_each_does_by_itself(arrived, tmp_path, monkeypatch):
+    monkeypatch.setattr("raytrail.store.live.SETTLE_SECONDS", -1)
     with Store.open(tmp_path / "store", CONFIG, write=True) as store:
         named = [msgspec.structs.replace(c, cluster=f"of {c.session[-3:]}'s") for c in arrived]
-        store.append([*named, *(progress(name(number)) for number in range(len(SHAPES)))])
-        store.seal_all(map(name, range(1, len(SHAPES))))
+        # the first lives, and has closed states that returned. The second lives, and is not folded yet
+        first = [c for c in named if c.session == name(0)]
+        store.append(first)
         store.fold()
-        expected = by_itself(store, monkeypatch)
+        [tasks, *_] = [c for c in first if c.event_type == "TASK"]
+        other_file = Segment("0000000001-again", 0, 0, len(tasks.data))
+        store.append([msgspec.structs.replace(tasks, segments=(other_file,))])
+        store.fold()
+        store.append([*named, *(progress(name(number)) for number in range(len(SHAPES)))])
+        store.seal_all(map(name, range(2, len(SHAPES))))
+        kinds = {kind for (kind,) in store._catalogue.query("SELECT kind FROM state WHERE session = ?", name(0))}
+        assert kinds == {"open", "closed", SUPERSEDED}
+        expected = by_itself(store)
         assert answers(store) == expected
         assert {noun for noun, rows in expected.items() if rows} > {"task", "actor", "node", "job"}
         for view in ("job", "operator_progress"):
@@ -64,24 +85,27 @@ def test_sessions_that_are_asked_at_once_say_what_each_does_by_itself(arrived, t
 
 
 @pytest.mark.parametrize("version", sorted(path.stem.split("-", 1)[1] for path in make_store.HERE.glob("store-*.json")))
-def test_sessions_that_older_versions_sealed_are_asked_with_others(arrived, version, tmp_path, monkeypatch):
+def test_sessions_that_older_versions_sealed_are_asked_with_others(arrived, version, tmp_path):
     with tarfile.open(make_store.HERE / f"store-{version}.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     with Store.open(tmp_path / "store", CONFIG, write=True) as store:
         store.append([c for c in arrived if c.session == name(3)])
         store.seal(name(3))
-        expected = by_itself(store, monkeypatch)
+        expected = by_itself(store)
         assert answers(store) == expected
         assert {row[1] for row in expected["task"]} == {make_store.LIVE, make_store.SEALED, name(3)}
 
 
 @pytest.mark.parametrize("noun", ["task", "job"])
-def test_a_question_over_many_sessions_is_planned_as_one_over_a_few(arrived, noun, tmp_path):
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_question_over_many_sessions_is_planned_as_one_over_a_few(arrived, noun, sealed, tmp_path):
     def explained(times):
         with Store.open(tmp_path / str(times), CONFIG, write=True) as store:
             several = [msgspec.structs.replace(c, session=f"{c.session}{n}") for n in range(times) for c in arrived]
             store.append(several)
-            store.seal_all({copy.session for copy in several})
+            if sealed:
+                store.seal_all({copy.session for copy in several})
+            store.fold()
             plan = store.explain(f"SELECT count(*) FROM {noun}", LIMITS)
             return plan.count("READ_PARQUET")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raytrail.config import StoreConfig
@@ -16,7 +16,6 @@ from raytrail.store import ask
 from raytrail.store.catalogue import Catalogue, StateFile
 from raytrail.store.engine import Engine, Limits, Rows
 from raytrail.store.last_states import read_by, view_of
-from raytrail.store.read import Snapshot
 from raytrail.store.states import States
 
 
@@ -91,16 +90,20 @@ class Sql:
 
     def _unite(self, entity: Entity, sessions: Sequence[tuple[str, str]]) -> str:
         """Return the relation of an entity's last states in all of these sessions."""
-        names = ", ".join(quote(column.name) for column in shown(entity))
         files = self._find_sealed(entity)
+        sealed = [(session, cluster) for session, cluster in sessions if session in files]
+        living = [(session, cluster) for session, cluster in sessions if session not in files]
+        own = [file for session, _ in sealed for file in files[session]]
+
+        def last(read: Entity, _: Sequence[str] | None) -> str:
+            return self._states.last_of_many(read, [file for file in own if file.entity == read.name])
+
+        def now(read: Entity, _: Sequence[str] | None) -> str:
+            return self._states.living_of_many(read, [session for session, _ in living])
+
         parts = [
-            f"SELECT {literal(cluster)} AS cluster, {literal(session)} AS session, {names} FROM "
-            f"({show.view(entity, f'{self._read_from_files(session).source(entity)} s')})"
-            for session, cluster in sessions
-            if session not in files
+            self._select(entity, several, source) for several, source in ((sealed, last), (living, now)) if several
         ]
-        if sealed := [(session, cluster) for session, cluster in sessions if session in files]:
-            parts.append(self._unite_sealed(entity, sealed, [file for session, _ in sealed for file in files[session]]))
         if not parts:
             empty = show.view(entity, f"({merge.empty(entity, partial=False)}) s")
             parts.append(f"SELECT '' AS cluster, '' AS session, * FROM ({empty})")
@@ -114,16 +117,22 @@ class Sql:
             files.setdefault(session, []).append(file)
         return files
 
-    def _unite_sealed(self, entity: Entity, sessions: Sequence[tuple[str, str]], files: Sequence[StateFile]) -> str:
+    def _select(
+        self,
+        entity: Entity,
+        sessions: Sequence[tuple[str, str]],
+        source: Callable[[Entity, Sequence[str] | None], str],
+    ) -> str:
         """
-        Return the SELECT of an entity's states in sealed sessions.
+        Return the SELECT of an entity's last states in sessions, each with its cluster.
 
-        It reads all of their files at once: a SELECT for each of a thousand sessions takes minutes to plan.
+        It reads all of them at once: a SELECT for each of a thousand sessions takes minutes to plan.
+
+        Args:
+            entity: The entity.
+            sessions: The sessions, and their clusters.
+            source: The relation of an entity's states in these sessions, with `SESSION`.
         """
-
-        def source(read: Entity, _: Sequence[str] | None) -> str:
-            return self._states.last_of_many(read, [file for file in files if file.entity == read.name])
-
         relation = f"({view_of(entity, source)})" if entity.view else source(entity, None)
         items = ", ".join(f"{show.public(column)} AS {quote(column.name)}" for column in shown(entity))
         clusters = ", ".join(f"({literal(session)}, {literal(cluster)})" for session, cluster in sessions)
@@ -132,7 +141,3 @@ class Sql:
             f"(SELECT {SESSION.name} AS session, {items} FROM {relation} s) "
             f"JOIN (VALUES {clusters}) c(_of, cluster) ON _of = session"
         )
-
-    def _read_from_files(self, session: str) -> Snapshot:
-        """Return a session's last states as an engine sees them that has nothing attached."""
-        return Snapshot(self._engine, session, None, self._states, attach=False)

@@ -23,9 +23,9 @@ from raytrail.fold.layout import stored
 from raytrail.fold.literals import literal, quote
 from raytrail.fold.moment import Moment, at_times, read_by_times
 from raytrail.fold.older import filled, filled_log
-from raytrail.fold.sessions import of_many
+from raytrail.fold.sessions import SESSION, of_many
 from raytrail.store.catalogue import Catalogue, LogFile, StateFile
-from raytrail.store.closed import current, partial_states
+from raytrail.store.closed import SUPERSEDED, current, partial_states
 from raytrail.store.engine import Engine, parquet
 from raytrail.store.files import Files
 from raytrail.store.older import Partials
@@ -151,6 +151,46 @@ class States:
         ]
         return f"({' UNION ALL BY NAME '.join(f'FROM {relation}' for relation in relations)})"
 
+    def living_of_many(self, entity: Entity, sessions: Collection[str], names: Collection[str] | None = None) -> str:
+        """Return the relation of an entity's states in living sessions, with these columns or all, and `SESSION`."""
+        many = of_many(entity)
+        folded, logs, rows = self._find_living(entity, sessions)
+        if not rows:
+            return f"({merge.empty(many, partial=False, names=names)})"
+
+        def from_events(names: Collection[str] | None) -> str:
+            parts = list(folded)
+            if logs:
+                log = filled_log(many, parquet(self._files.paths(logs), by_session=True))
+                parts.append(merge.folded(many, log, names))
+            return f"({merge.bare(many, '(' + ' UNION ALL BY NAME '.join(parts) + ')', names)})"
+
+        def others(other: Entity, names: Collection[str]) -> str:
+            return self.living_of_many(other, sessions, names)
+
+        now_ms = time.time_ns() // 1_000_000
+        return f"({concluded(many, from_events, others, now_ms=now_ms, names=names, most_rows=rows)})"
+
+    def _find_living(self, entity: Entity, sessions: Iterable[str]) -> tuple[list[str], list[LogFile], int]:
+        """Return SELECTs of living sessions' partial states, the log of the others, and how many rows all have."""
+        folded: list[str] = []
+        paths: list[Path] = []
+        logs: list[LogFile] = []
+        rows = 0
+        for session in sessions:
+            states = self._catalogue.state_files(session, entity.name)
+            if not self._can_be_read(entity, states):
+                logs += self._find_logs(session, entity, states)
+                continue
+            rows += sum(file.rows for file in states)
+            if any(file.kind == SUPERSEDED for file in states):
+                folded.append(f"SELECT {literal(session)} AS {SESSION.name}, * FROM {current(self._files, states)}")
+            else:
+                paths += self._files.paths(partial_states(states))
+        if paths:
+            folded.append(f"FROM {parquet(paths, by_session=True)}")
+        return folded, logs, rows + sum(log.events for log in logs)
+
     def is_sealed(self, session: str) -> bool:
         """Return whether a session's last states are stored, rather than worked out when they are read."""
         return any(file.kind == "sealed" for file in self._catalogue.state_files(session))
@@ -173,14 +213,21 @@ class States:
     def _read_living(self, session: str, entity: Entity) -> FromEvents:
         """Give a living session's states as events left them."""
         states = self._catalogue.state_files(session, entity.name)
-        paths = self._files.paths(partial_states(states))
-        if paths and self._partials.usable(entity, paths):
+        if self._can_be_read(entity, states):
             relation = current(self._files, states)
             return lambda names: f"({merge.bare(entity, relation, names)})"
-        # not folded yet, or by another version: the log says the same, if more slowly
+        return partial(self._fold_logs, entity, self._find_logs(session, entity, states))
+
+    def _can_be_read(self, entity: Entity, states: Sequence[StateFile]) -> bool:
+        """Return whether a living session's states of an entity are folded, and by a version that has its columns."""
+        paths = self._files.paths(partial_states(states))
+        return bool(paths) and self._partials.usable(entity, paths)
+
+    def _find_logs(self, session: str, entity: Entity, states: Sequence[StateFile]) -> list[LogFile]:
+        """Return the log of what such states would say, which is slower to read."""
         logs = self._catalogue.log_files(session, entity.name)
-        waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if paths else []
-        return partial(self._fold_logs, entity, [log for log in logs if log not in waiting])
+        waiting = self._catalogue.log_files(session, entity.name, unfolded=True) if partial_states(states) else []
+        return [log for log in logs if log not in waiting]
 
     def _fold_logs(
         self, entity: Entity, logs: Sequence[LogFile], names: Collection[str] | None, condition: str = "true"

@@ -2,7 +2,7 @@
 #   make demo    see a dead Ray cluster's tasks (DEMO_ARGS=--once: compare, print, exit)
 #   make test    all tests, brokers included;  make test-fast: those that are quick each
 #   make test-conclusions  what a living Ray and its history say side by side, at each moment of some ten minutes
-#   make test-oldest  those that start a Ray, with the oldest one that is supported, in .venv-oldest
+#   make test-oldest  those that start a Ray, and those of answers, with the oldest Ray and DuckDB, in .venv-oldest
 #   make fuzz    a server, and then a history, that is sent what means harm, each for FUZZ_SECONDS (1800)
 #   make alerts  Prometheus' own checks of the alerts, and each of them fired by a part that is broken
 #   make chart   the Helm chart and KubeRay's manifests against their schemas; builds helm, which takes minutes once
@@ -21,8 +21,10 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 # of that Ray's time: its Serve asks for what protobuf 7 has not, which grpcio-reflection asks for
 OLDEST_RAY := ray[data,default,serve]==2.48.0 protobuf==6.33.6
+# what Python 3.10 gets
+OLDEST_DUCKDB := duckdb==1.5.6
 CONCLUSIONS := tests/ray/test_conclusions.py
-OLDEST_TESTS := tests/ray/test_live.py tests/ray/test_snapshot.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
+OLDEST_TESTS := tests/answers tests/ray/test_live.py tests/ray/test_snapshot.py tests/sources/test_hooked_ray.py tests/sources/test_live.py
 FIRES := tests/alerts/test_fires.py
 CHART := .venv-chart
 RELEASE := .venv-release
@@ -56,8 +58,8 @@ $(VENV)/.installed: pyproject.toml uv.lock
 $(OLDEST)/.installed: $(VENV)/.installed
 	$(PYTHON) -m venv $(OLDEST)
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv export --quiet --frozen --all-extras --all-groups $(NO_GROUPS) --no-emit-project --no-hashes \
-		| grep -vE '^(ray|protobuf|grpcio-reflection)==' > $(OLDEST)/requirements.txt
-	VIRTUAL_ENV=$(abspath $(OLDEST)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(OLDEST)/requirements.txt $(foreach requirement,$(OLDEST_RAY),'$(requirement)') -e .
+		| grep -vE '^(ray|protobuf|grpcio-reflection|duckdb)==' > $(OLDEST)/requirements.txt
+	VIRTUAL_ENV=$(abspath $(OLDEST)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(OLDEST)/requirements.txt $(foreach requirement,$(OLDEST_RAY) $(OLDEST_DUCKDB),'$(requirement)') -e .
 	touch $@
 
 demo: $(VENV)/.installed

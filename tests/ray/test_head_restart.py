@@ -118,6 +118,11 @@ class Lives:
         alive = [node["node_id"] for node in nodes if node["state"] == "ALIVE"]
         return [] if len(alive) != 1 or alive[0] in self.ids else alive
 
+    def is_placed(self, name, node_id):
+        """Return whether the history has a placement group on a node."""
+        group = self.group(name)
+        return group["state"] == "CREATED" and node_id in str(group["bundles"])
+
     def group(self, name):
         return next((row for row in self.rows("placement_group") if row["name"] == name), {})
 
@@ -162,6 +167,8 @@ def lives(redis):
         with ray_cluster(temp_dir=line.temp_dir, environment=environment) as cluster:
             assert cluster.session_dir == first, "the session is the same"
             lives.work(cluster, "new")
+            # the head knows it from its tables, and places it anew, sooner or later
+            wait_for(lambda: lives.is_placed("old", lives.ids[1]), DEADLINE_SECONDS, "the old group is placed again")
             cluster.stop()
             lives.stopped_ms = now_ms()
         wait_for(lambda: all(row["gone_ms"] for row in lives.rows("raylet")), DEADLINE_SECONDS, "the raylets have gone")

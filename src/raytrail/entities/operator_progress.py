@@ -36,7 +36,7 @@ OPERATOR_PROGRESS = Entity(
         "WITH o AS (SELECT *, unnest(json_extract(operators, '$[*]')) AS o, "
         "generate_subscripts(json_extract(operators, '$[*]'), 1) - 1 AS position FROM {dataset_progress}) "
         "SELECT {session}dataset_id, o->>'operator_id' AS operator_id, position, o->>'name' AS name, "
-        "CASE WHEN inferred IS NOT NULL AND o->>'state' NOT IN ('FINISHED', 'FAILED') THEN state "
+        "CASE WHEN inferred IS NOT NULL AND (o->>'state') NOT IN ('FINISHED', 'FAILED') THEN state "
         "ELSE o->>'state' END AS state, "
         "try_cast(o->>'progress' AS BIGINT) AS progress, try_cast(o->>'total' AS BIGINT) AS total, "
         "try_cast(o->>'total_rows' AS BIGINT) AS total_rows, try_cast(o->>'queued_blocks' AS BIGINT) AS queued_blocks, "

@@ -228,14 +228,14 @@ def _texts_of(metadata: str | None) -> dict[str, str]:
 
 def _read_tasks(states: _States) -> list[tuple[Any, ...]]:
     """Return the functions that sessions called most, the errors that they met most, and how many tasks failed."""
-    line = _last_line("error_message")
+    line, failed = _last_line("error_message"), "state = 'FAILED'"
     return states.ask(
         "task",
         ["type", "state", "func_or_class_name", "error_type", "error_message"],
         # all of a session's tasks are read once
         f", met AS MATERIALIZED (SELECT {_BY}, func_or_class_name AS function, error_type AS kind, "
-        f"state = 'FAILED' AS failed, CASE WHEN failed THEN {_without_numbers(line)} END AS signature, "
-        f"min(CASE WHEN failed THEN {_masked(line)} END) AS line, count(*) AS rows FROM rows GROUP BY ALL) "
+        f"{failed} AS failed, CASE WHEN {failed} THEN {_without_numbers(line)} END AS signature, "
+        f"min(CASE WHEN {failed} THEN {_masked(line)} END) AS line, count(*) AS rows FROM rows GROUP BY ALL) "
         + _select_most("function", "function", "function", "true", MOST_NAMES)
         + " UNION ALL "
         + _select_most("error", "kind", "kind", "failed", MOST_ERRORS)
@@ -250,13 +250,13 @@ def _read_actors(states: _States) -> list[tuple[Any, ...]]:
     message = f"left(json_extract_string(death_cause, '$.*.error_message')[1], {TEXT_CHARACTERS})"
     reason = "coalesce(json_extract_string(death_cause, '$.*.reason')[1], '')"
     wanted = ", ".join(map(literal, WANTED_ENDS))
+    failed = f"(state = 'DEAD' AND {reason} NOT IN ({wanted}))"
     return states.ask(
         "actor",
         ["state", "class_name", "death_cause"],
         f", met AS MATERIALIZED (SELECT {_BY}, class_name AS class, "
-        f"state = 'DEAD' AND {reason} NOT IN ({wanted}) AS failed, "
-        f"CASE WHEN failed THEN {_without_numbers(message)} END AS signature, "
-        f"min(CASE WHEN failed THEN {_masked(message)} END) AS line, count(*) AS rows FROM rows GROUP BY ALL) "
+        f"{failed} AS failed, CASE WHEN {failed} THEN {_without_numbers(message)} END AS signature, "
+        f"min(CASE WHEN {failed} THEN {_masked(message)} END) AS line, count(*) AS rows FROM rows GROUP BY ALL) "
         + _select_most("class", "class", "class", "true", MOST_NAMES)
         + " UNION ALL "
         + _select_most("error", "min(line)", "signature", "failed", MOST_ERRORS),

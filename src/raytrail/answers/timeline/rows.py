@@ -20,7 +20,9 @@ def choose_rows(
 ) -> tuple[tuple[TimelineNode, ...], Rows, int, Literal["worker", "node"]]:
     """Return the rows of a window, and how many there would be. The table ``shown`` says the row of each lane."""
     chosen = f"FROM {tables.lanes} WHERE {window.chosen.condition()}"
-    [(workers, nodes)] = tables.run(f"SELECT count(DISTINCT (node_id, worker_id)), count(DISTINCT (node_id,)) {chosen}")
+    [(workers, nodes)] = tables.run(
+        f"SELECT count(DISTINCT (node_id, worker_id)), count(DISTINCT row(node_id)) {chosen}"
+    )
     by_node = workers > MOST_ROWS and nodes > 1
     rows = nodes if by_node else workers
     if rows > MOST_ROWS:  # others come into view with their time

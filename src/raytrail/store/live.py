@@ -238,7 +238,7 @@ class LiveFold:
             numbered = f"SELECT *, {number} AS division FROM {self._select_events(entity, part)}"
             self._engine.run(
                 f"COPY ({numbered}) TO {literal(str(directory))} "
-                "(FORMAT parquet, COMPRESSION lz4, PARTITION_BY (division))"
+                "(FORMAT parquet, COMPRESSION lz4, WRITE_BLOOM_FILTER false, PARTITION_BY (division))"
             )
             for division in directory.iterdir():
                 divisions.setdefault(division.name, []).extend(division.iterdir())

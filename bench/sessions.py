@@ -33,7 +33,7 @@ def measure_sessions(data, work):
 
 
 class Ran(NamedTuple):
-    """What a command took."""
+    """What a command took, in seconds."""
 
     cpu: float
     wall: float

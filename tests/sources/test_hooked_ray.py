@@ -56,16 +56,15 @@ def session(store):
 @pytest.fixture(scope="module")
 def written(hooked_session):
     """The events of each type until Ray was stopped, in the order of their files."""
-    # while it stops, Serve may see a replica die, and begin another one
-    last_ms = max(step["at_ms"] for step in hooked_session[1].values() if "at_ms" in step)
+    # While it stops, Serve may see a replica die, and begin another one. The last step is one of Ray Data's, seconds
+    # after the last of Serve's, and the lines tell whole seconds.
+    last_s = max(step["at_ms"] for step in hooked_session[1].values() if "at_ms" in step) // 1000
     events: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((hooked_session[0] / "logs" / "export_events").iterdir()):
         kind = path.name.removeprefix("event_EXPORT_").rpartition("_")[0]
         if kind in TYPES:
             lines = map(json.loads, path.read_text().splitlines())
-            events.setdefault(kind, []).extend(
-                line["event_data"] for line in lines if line["timestamp"] * 1000 <= last_ms
-            )
+            events.setdefault(kind, []).extend(line["event_data"] for line in lines if line["timestamp"] < last_s)
     return events
 
 

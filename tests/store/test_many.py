@@ -45,13 +45,18 @@ def of(session, *lines):
     return msgspec.structs.replace(chunk(TASK, lines), session=session)
 
 
+def write_sessions(directory):
+    """Write sessions that share ids."""
+    for number, shape in enumerate(SHAPES):
+        usual = {"tasks": 40, "files": 2, "jobs": 1, "actors": 2, "nodes": 1, "session": name(number)}
+        generate(directory, **{**usual, **shape})
+
+
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
     """Sessions that share ids."""
     directory = tmp_path_factory.mktemp("ray")
-    for number, shape in enumerate(SHAPES):
-        usual = {"tasks": 40, "files": 2, "jobs": 1, "actors": 2, "nodes": 1, "session": name(number)}
-        generate(directory, **{**usual, **shape})
+    write_sessions(directory)
     return directory
 
 

@@ -4,9 +4,8 @@ import tarfile
 
 import msgspec
 import pytest
-from lab.generate import generate
 from tests.store.fixtures import make_store
-from tests.store.test_many import CONFIG, SHAPES, chunks, name
+from tests.store.test_many import CONFIG, SHAPES, chunks, name, write_sessions
 
 from raytrail.entities import installed
 from raytrail.event import Segment
@@ -24,9 +23,7 @@ LIMITS = Limits(rows=10, seconds=60)
 def arrived(tmp_path_factory):
     """The chunks of sessions that share ids."""
     directory = tmp_path_factory.mktemp("ray")
-    for number, shape in enumerate(SHAPES):
-        usual = {"tasks": 40, "files": 2, "jobs": 1, "actors": 2, "nodes": 1, "session": name(number)}
-        generate(directory, **{**usual, **shape})
+    write_sessions(directory)
     return chunks(directory, directory)
 
 
@@ -124,7 +121,7 @@ def test_ids_are_found_in_files_by_every_engine(arrived, sealed, tmp_path):
         counted = {job: snapshot.count("task", [Filter("job_id", "=", job)]) for job in jobs}
         assert sum(counted.values()) == snapshot.count("task")
         assert 0 not in counted.values()
-        # by DuckDB 1.5 they say of no id that it is there
+        # Bloom filters, by which DuckDB 1.5 finds no id
         for path in (tmp_path / "store").glob("*/*/*.parquet"):
             written = f"SELECT count(bloom_filter_offset) FROM parquet_metadata('{path}')"
             assert store._engine.run(written) == [(0,)], path
